@@ -1,0 +1,73 @@
+"""What can go wrong, in one place.
+
+Every refusal of the harness is a `HarnessError`: a problem, where it is, what was expected, what was
+found, and the next command to type. The command line prints it and exits with code 2.
+
+    HarnessError
+    ├── GoldenError       the artifact: missing, foreign, damaged, newer, another level
+    ├── CorpusError       the prompts: malformed corpus, unknown case, wrong token ids
+    ├── CheckpointError   the weights: missing or extra parameter, another checkpoint, unsupported config
+    ├── PortError         the port under test: not importable, raises, breaks its contract
+    ├── RecordError       the recording: not reproducible, no room, another recording at work
+    └── UsageError        the question: unknown precision, unknown mode, nothing selected
+"""
+
+from __future__ import annotations
+
+
+class HarnessError(Exception):
+    """A refusal with its remedy.
+
+    Args:
+        problem: one sentence, what is wrong.
+        where: the file, array, tap, parameter or field.
+        expected: what would have been right.
+        found: what is there instead.
+        hint: the next thing to do, best of all a command.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        found: object = None,
+        hint: str,
+    ) -> None:
+        self.problem = problem
+        self.where = where
+        self.expected = expected
+        self.found = found
+        self.hint = hint
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        facts = (("where", self.where), ("expected", self.expected), ("found", self.found))
+        lines = [self.problem]
+        lines += [f"  {label + ':':<9} {value}" for label, value in facts if value is not None]
+        return "\n".join([*lines, "", f"hint: {self.hint}"])
+
+
+class GoldenError(HarnessError):
+    """The golden is missing, foreign, damaged, of a newer format, or lacks what was asked of it."""
+
+
+class CorpusError(HarnessError):
+    """The corpus is malformed, or its token ids are not what they must be."""
+
+
+class CheckpointError(HarnessError):
+    """The checkpoint is incomplete, another one, or of an architecture that is not supported."""
+
+
+class PortError(HarnessError):
+    """The port cannot be imported, raises, or does not keep its contract."""
+
+
+class RecordError(HarnessError):
+    """The recording cannot be trusted or cannot be finished."""
+
+
+class UsageError(HarnessError):
+    """The question itself is wrong: an unknown name, or nothing selected."""

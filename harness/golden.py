@@ -1,0 +1,173 @@
+"""The golden as plain data: what its manifest says, and where its arrays lie.
+
+The manifest is canonical JSON; the sha256 of its bytes is the golden's identity. It holds nothing that
+differs between two recordings of the same thing on the same machine: no time, no path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from harness.errors import GoldenError
+from harness.taps import Tap
+
+FORMAT = "goldens"
+FORMAT_VERSION = 1
+NOISE_PRECISIONS = ("float32", "bfloat16")
+NOISE_KINDS = ("forward", "replay")
+STATISTICS = ("rms", "max")
+
+
+@dataclass(frozen=True)
+class ArrayEntry:
+    """One stored array: little-endian, C order; sha256 over exactly those bytes."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    dims: tuple[str, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ParameterEntry:
+    """One tensor of the checkpoint, hashed as it is stored there."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """Phase 1 facts: what was recorded."""
+
+    id: str
+    config: dict[str, Any]
+    parameters: dict[str, ParameterEntry]
+    parameter_count: int
+    biases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TokenizerEntry:
+    """Phase 2 facts: sha256 of tokenizer.json, and whether it is the published Qwen2 tokenizer."""
+
+    sha256: str
+    is_qwen2: bool
+
+
+@dataclass(frozen=True)
+class CaseEntry:
+    """One case: where it comes from, how deep it was recorded, and which taps in which order."""
+
+    name: str
+    kind: str
+    text: str
+    why: str
+    tags: tuple[str, ...]
+    level: str
+    shape: tuple[int, int]
+    taps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a golden except its arrays. See goldens/README.md, the format's specification."""
+
+    format: str
+    version: int
+    model: ModelEntry
+    tokenizer: TokenizerEntry
+    corpus_sha256: str
+    level: str
+    truth_dtype: str
+    precisions: tuple[str, ...]
+    taps: tuple[Tap, ...]
+    cases: tuple[CaseEntry, ...]
+    environment: dict[str, Any]
+    command: str
+    arrays: dict[str, ArrayEntry]
+
+    def case(self, name: str) -> CaseEntry:
+        """The entry of one case.
+
+        Raises:
+            GoldenError: the golden has no case of that name.
+        """
+        for case in self.cases:
+            if case.name == name:
+                return case
+        raise GoldenError(
+            "the golden has no case of this name",
+            where=name,
+            expected=", ".join(case.name for case in self.cases),
+            found=name,
+            hint="`goldens show GOLDEN` lists its cases",
+        )
+
+
+def input_path(case: str, name: str) -> str:
+    """Where `input_ids`, `positions` and `mask` lie: int32, int32 and bool [batch, position]."""
+    return f"cases/{case}/{name}"
+
+
+def tap_path(case: str, tap: str) -> str:
+    """Where the truth of a tap lies: float64 (or float32 by choice), dimensions as in `Tap.dims`."""
+    return f"cases/{case}/taps/{tap}"
+
+
+def noise_path(case: str, precision: str, kind: str) -> str:
+    """Where a case's noise floors lie: float32 [tap, statistic, batch, position].
+
+    One array for all taps (in the order of `CaseEntry.taps`), since every tap has one value per position:
+    a golden then has a hundred noise arrays instead of ten thousand.
+    """
+    return f"cases/{case}/noise/{precision}/{kind}"
+
+
+NOISE_DIMS = ("tap", "statistic", "batch", "position")
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as canonical JSON: keys sorted, no white space."""
+    return msgspec.json.encode(manifest, order="deterministic")
+
+
+def identity(encoded: bytes) -> str:
+    """The golden's id: the sha256 of its encoded manifest."""
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def decode(encoded: bytes, where: object) -> Manifest:
+    """Read a manifest, strictly.
+
+    Raises:
+        GoldenError: not JSON, not a golden's, of a newer format version, or a field is wrong.
+    """
+    damaged = "fetch the golden again, or record it anew with generate_goldens.py"
+    try:
+        document = msgspec.json.decode(encoded)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise GoldenError(f"the manifest is damaged: {error}", where=where, hint=damaged) from None
+    kind = document.get("format") if isinstance(document, dict) else None
+    if kind != FORMAT:
+        raise GoldenError(
+            "this is not a golden", where=where, expected=f"format {FORMAT!r}", found=kind, hint=damaged
+        )
+    version = document.get("version")
+    if version != FORMAT_VERSION:
+        raise GoldenError(
+            "this golden has a format version that this release does not read",
+            where=where,
+            expected=FORMAT_VERSION,
+            found=version,
+            hint="upgrade this package, or record the golden again with this release",
+        )
+    try:
+        return msgspec.convert(document, Manifest)
+    except msgspec.ValidationError as error:
+        raise GoldenError(f"the manifest is malformed: {error}", where=where, hint=damaged) from None

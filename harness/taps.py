@@ -1,0 +1,130 @@
+"""The taps: one grammar, one order, one graph, the same on both sides.
+
+    embed
+    layers.{i}.attn_norm
+    layers.{i}.q  .k  .v            after the bias
+    layers.{i}.q_norm  .k_norm      where the architecture has them
+    layers.{i}.q_rope  .k_rope
+    layers.{i}.probs                attention probabilities
+    layers.{i}.context              probs @ v, before the output projection
+    layers.{i}.attn_out
+    layers.{i}.resid_mid
+    layers.{i}.mlp_norm
+    layers.{i}.gate  .up  .act      act = activation(gate) * up
+    layers.{i}.mlp_out
+    layers.{i}.resid_post
+    final_norm
+    logits
+
+Every tap has a leading batch axis, also where the batch is 1: a single prompt, a padded batch and a
+decode step are then one kind of thing. `Tap.inputs` says which taps feed it, so that "upstream" is
+data and not a guess. Nothing is matched fuzzily.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+LEVELS = ("logits", "layers", "ops")
+LAYER_LEVEL_KINDS = frozenset({"embed", "resid_post", "final_norm", "logits"})
+
+TOKENS = ("batch", "position")
+Q_HEADS = (*TOKENS, "head", "head_dim")
+KV_HEADS = (*TOKENS, "kv_head", "head_dim")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One named intermediate.
+
+    Attributes:
+        name: its full name, `layers.3.q_rope`.
+        dims: the names of its dimensions; `batch` first, then `position` (for `probs`: `batch`,
+            `head`, `position`, `key`).
+        inputs: the names of the taps that it is computed from, in data-flow order.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        """The name without its layer: `q_rope`."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def stage(self) -> str:
+        """The part of the model that it belongs to: `layers.3`, or `` outside the layers."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def position_axis(self) -> int:
+        return self.dims.index("position")
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Its shape where every dimension has the size given."""
+        return tuple(sizes[dim] for dim in self.dims)
+
+
+def decoder_taps(layers: int, qk_norm: bool = False) -> tuple[Tap, ...]:
+    """All taps of a decoder with that many layers, in data-flow order."""
+    taps = [Tap("embed", (*TOKENS, "hidden"), ())]
+    for index in range(layers):
+        taps += _layer_taps(index, residual=taps[-1].name, qk_norm=qk_norm)
+    taps.append(Tap("final_norm", (*TOKENS, "hidden"), (taps[-1].name,)))
+    taps.append(Tap("logits", (*TOKENS, "vocab"), ("final_norm",)))
+    return tuple(taps)
+
+
+def _layer_taps(index: int, residual: str, qk_norm: bool) -> list[Tap]:
+    def tap(kind: str, dims: tuple[str, ...], *inputs: str) -> Tap:
+        names = tuple(name if name == residual else f"layers.{index}.{name}" for name in inputs)
+        return Tap(f"layers.{index}.{kind}", dims, names)
+
+    hidden, wide = (*TOKENS, "hidden"), (*TOKENS, "intermediate")
+    norms = [tap("q_norm", Q_HEADS, "q"), tap("k_norm", KV_HEADS, "k")] if qk_norm else []
+    return [
+        tap("attn_norm", hidden, residual),
+        tap("q", Q_HEADS, "attn_norm"),
+        tap("k", KV_HEADS, "attn_norm"),
+        tap("v", KV_HEADS, "attn_norm"),
+        *norms,
+        tap("q_rope", Q_HEADS, "q_norm" if qk_norm else "q"),
+        tap("k_rope", KV_HEADS, "k_norm" if qk_norm else "k"),
+        tap("probs", ("batch", "head", "position", "key"), "q_rope", "k_rope"),
+        tap("context", Q_HEADS, "probs", "v"),
+        tap("attn_out", hidden, "context"),
+        tap("resid_mid", hidden, residual, "attn_out"),
+        tap("mlp_norm", hidden, "resid_mid"),
+        tap("gate", wide, "mlp_norm"),
+        tap("up", wide, "mlp_norm"),
+        tap("act", wide, "gate", "up"),
+        tap("mlp_out", hidden, "act"),
+        tap("resid_post", hidden, "resid_mid", "mlp_out"),
+    ]
+
+
+def at_level(taps: Iterable[Tap], level: str) -> tuple[Tap, ...]:
+    """The taps that a level records: `logits`, `layers` (the residual stream) or `ops` (all)."""
+    if level == "ops":
+        return tuple(taps)
+    kinds = LAYER_LEVEL_KINDS if level == "layers" else {"logits"}
+    return tuple(tap for tap in taps if tap.kind in kinds)
+
+
+def recorded_inputs(taps: Sequence[Tap], recorded: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """For each recorded tap the nearest recorded taps that it is computed from.
+
+    Where everything is recorded these are its `inputs`; at a shallower level an input that is not
+    recorded is followed back to those that are. A tap that depends on token ids alone has none.
+    """
+    kept = set(recorded)
+    nearest: dict[str, tuple[str, ...]] = {}
+    for tap in taps:  # data-flow order: inputs come first
+        found: dict[str, None] = {}
+        for name in tap.inputs:
+            found.update(dict.fromkeys((name,) if name in kept else nearest[name]))
+        nearest[tap.name] = tuple(found)
+    return {name: inputs for name, inputs in nearest.items() if name in kept}
