@@ -37,6 +37,11 @@ class Architecture:
     activation: str
     tied_head: bool
 
+    @staticmethod
+    def kinds() -> frozenset[str]:
+        """The kinds of taps that any decoder here may have."""
+        return frozenset(tap.kind for tap in decoder_taps(layers=1))
+
     def taps(self) -> tuple[Tap, ...]:
         """All taps of this architecture, in data-flow order."""
         return decoder_taps(self.layers)

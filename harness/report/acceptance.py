@@ -1,0 +1,59 @@
+"""The phase-3 acceptance of the original team, on the logits: what their scripts would have said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.comparison import TapResult
+from harness.report.document import Acceptance
+
+MAX_ABS, MEAN_ABS, POSITION_CORRELATION = 1e-4, 1e-5, 0.1
+PREFERENCE = ("float32", "float64", "bfloat16")
+
+
+def acceptance(results: Sequence[TapResult]) -> Acceptance | None:
+    """Judge the forward logits of all cases; None where no logits were compared.
+
+    float32 where it was checked: the precision at which the criteria make sense.
+    """
+    logits = [r for r in results if r.tap == "logits" and r.mode == "forward"]
+    precision = next((p for p in PREFERENCE if any(r.precision == p for r in logits)), None)
+    if precision is None:
+        return None
+    logits = [r for r in logits if r.precision == precision]
+    max_abs = _largest([r.max_abs for r in logits])
+    mean_abs = _largest([r.mean_abs for r in logits])
+    meaningful = [r.position_r for r in logits if r.position_r is not None and r.position_note is None]
+    correlation = max(meaningful, key=abs, default=None)
+    passed = (
+        max_abs is not None
+        and max_abs < MAX_ABS
+        and mean_abs is not None
+        and mean_abs < MEAN_ABS
+        and (correlation is None or abs(correlation) < POSITION_CORRELATION)
+    )
+    return Acceptance(
+        precision=precision,
+        max_abs=max_abs,
+        mean_abs=mean_abs,
+        position_correlation=correlation,
+        passed=passed,
+        remark=_remark(precision, logits),
+    )
+
+
+def _remark(precision: str, logits: Sequence[TapResult]) -> str | None:
+    if precision != "bfloat16":
+        return None
+    own = [r.noise_max for r in logits if r.noise_max is not None]
+    if not own:
+        return None
+    return (
+        f"{MAX_ABS:g} is below PyTorch's own bfloat16 noise of {max(own):.2g} on these logits: no bfloat16 "
+        "port can reach it, right or wrong; judge it by the noise multiples, and the function in float32"
+    )
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    finite = [value for value in values if value is not None]
+    return max(finite) if len(finite) == len(values) else None

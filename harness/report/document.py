@@ -1,0 +1,85 @@
+"""The report as plain data. Its JSON is the report; everything that a person sees is a view of it.
+
+`schema.json` beside this file is generated from these classes (`python -m harness.report.document`), and a
+test compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from harness.comparison import TapResult
+from harness.verdict import Divergence
+
+SCHEMA_FILE = Path(__file__).with_name("schema.json")
+
+
+@dataclass(frozen=True)
+class GoldenReference:
+    """Which golden was checked against."""
+
+    id: str
+    path: str
+
+
+class Acceptance(msgspec.Struct, frozen=True, kw_only=True, rename={"passed": "pass"}):
+    """The logits criteria of the team that this project began with, as they would have read them.
+
+    Attributes:
+        precision: the precision that was judged: float32 where it was checked.
+        position_correlation: Pearson's r of the error with position, the largest in size over the cases
+            where it means something; None where it means nothing in any of them.
+        remark: what the numbers do not say by themselves.
+    """
+
+    precision: str
+    max_abs: float | None
+    mean_abs: float | None
+    position_correlation: float | None
+    passed: bool
+    remark: str | None = None
+
+
+@dataclass(frozen=True)
+class LimitEntry:
+    """The limits in force at one precision, and what they rest on."""
+
+    rms: float
+    max: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of one check. `taps` maps every tap, in data-flow order, to the taps that feed it."""
+
+    schema: Literal[1]
+    golden: GoldenReference
+    port: str
+    environment: dict[str, Any]
+    verdict: Literal["match", "diverged"]
+    introduced: tuple[str, ...]
+    first_divergence: Divergence | None
+    acceptance: Acceptance | None
+    limits: dict[str, LimitEntry]
+    taps: dict[str, tuple[str, ...]]
+    not_covered: tuple[str, ...]
+    results: tuple[TapResult, ...]
+
+
+def encode(report: Report) -> bytes:
+    """The report as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
+
+
+def schema() -> bytes:
+    """The JSON Schema of a report."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Report)), indent=2) + b"\n"
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_bytes(schema())

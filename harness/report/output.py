@@ -1,0 +1,63 @@
+"""Files that a command writes: refused before the work if they cannot be written, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from harness.errors import UsageError
+
+STDOUT = Path("-")
+
+
+def check_output(path: Path) -> None:
+    """Refuse an output that could not be written, before minutes are spent on it.
+
+    Raises:
+        UsageError: the folder does not exist or cannot be written to, or the path is a folder.
+    """
+    if path == STDOUT:
+        return
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(
+            "the output cannot be written",
+            where=path,
+            expected="a file in a folder that exists and can be written to",
+            hint=f"create the folder: mkdir -p {folder}",
+        )
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; `-` is stdout.
+
+    Raises:
+        UsageError: it cannot be written; what was there before is still there.
+    """
+    if path == STDOUT:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise UsageError(
+            f"the output could not be written: {error.strerror}",
+            where=path,
+            hint="free some space or choose another place",
+        ) from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

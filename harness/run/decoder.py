@@ -1,0 +1,194 @@
+"""The project's own port: a Flax (nnx) Qwen2 decoder, driven by the checkpoint's config.
+
+It is the example of a port, the subject of the embedded golden, and the body in which bugs are planted: every
+operation can be replaced (`Decoder.load(..., operations=replace(OPERATIONS, scores=mine))`).
+
+It works layer-major. One layer's weights are in memory at a time, and one compiled function serves all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from harness.architecture import Architecture, Config, architecture_of
+from harness.errors import CheckpointError, PortError
+from harness.run.operations import OPERATIONS, Heads, Hidden, Operations
+from harness.run.port import Call
+from harness.run.tapping import TapFunction, Tapped
+from harness.run.weights import Weights, layer_state
+
+Ids = Int[Array, "batch position"]
+Mask = Bool[Array, "batch position"]
+KINDS = Architecture.kinds()
+
+
+class Projection(nnx.Module):
+    """A matrix and, where the architecture has one, a bias."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, dtype: jnp.dtype) -> None:
+        self.kernel = nnx.Param(jnp.zeros((inputs, outputs), dtype))
+        self.bias = nnx.Param(jnp.zeros(outputs, dtype)) if bias else None
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with RoPE."""
+
+    def __init__(self, arch: Architecture, ops: Operations, dtype: jnp.dtype) -> None:
+        self.arch, self.ops = arch, ops
+        q, kv = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
+        self.q = Projection(arch.hidden, q, bias=True, dtype=dtype)
+        self.k = Projection(arch.hidden, kv, bias=True, dtype=dtype)
+        self.v = Projection(arch.hidden, kv, bias=True, dtype=dtype)
+        self.o = Projection(q, arch.hidden, bias=False, dtype=dtype)
+
+    def __call__(self, x: Hidden, positions: Ids, mask: Mask, tap: TapFunction) -> Hidden:
+        arch, ops = self.arch, self.ops
+        q = tap("q", self._heads(self.q, x, arch.heads))
+        k = tap("k", self._heads(self.k, x, arch.kv_heads))
+        v = tap("v", self._heads(self.v, x, arch.kv_heads))
+        frequencies = ops.inverse_frequencies(arch.rope_theta, arch.head_dim)
+        angles = ops.rope_angles(positions, frequencies, x.dtype)
+        q = tap("q_rope", ops.rotate_q(q, angles))
+        k = tap("k_rope", ops.rotate_k(k, angles))
+        groups = arch.heads // arch.kv_heads
+        scores = ops.scores(q, ops.repeat_k(k, groups))
+        probs = tap("probs", ops.probabilities(scores, ops.allowed(mask)))
+        context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))
+        merged = context.reshape(*context.shape[:2], -1)
+        return tap("attn_out", _apply(ops, self.o, merged))
+
+    def _heads(self, projection: Projection, x: Hidden, heads: int) -> Heads:
+        y = _apply(self.ops, projection, x)
+        return y.reshape(*y.shape[:2], heads, self.arch.head_dim)
+
+
+class Mlp(nnx.Module):
+    """SwiGLU."""
+
+    def __init__(self, arch: Architecture, ops: Operations, dtype: jnp.dtype) -> None:
+        self.ops = ops
+        self.gate = Projection(arch.hidden, arch.intermediate, bias=False, dtype=dtype)
+        self.up = Projection(arch.hidden, arch.intermediate, bias=False, dtype=dtype)
+        self.down = Projection(arch.intermediate, arch.hidden, bias=False, dtype=dtype)
+
+    def __call__(self, x: Hidden, tap: TapFunction) -> Hidden:
+        gate = tap("gate", _apply(self.ops, self.gate, x))
+        up = tap("up", _apply(self.ops, self.up, x))
+        return tap("mlp_out", _apply(self.ops, self.down, tap("act", self.ops.gated(gate, up))))
+
+
+class DecoderLayer(nnx.Module):
+    """Pre-norm attention and MLP, each added to the residual stream."""
+
+    def __init__(self, arch: Architecture, ops: Operations, dtype: jnp.dtype) -> None:
+        self.arch, self.ops = arch, ops
+        self.attn_norm = nnx.Param(jnp.zeros(arch.hidden, dtype))
+        self.attn = Attention(arch, ops, dtype)
+        self.mlp_norm = nnx.Param(jnp.zeros(arch.hidden, dtype))
+        self.mlp = Mlp(arch, ops, dtype)
+
+    def __call__(self, x: Hidden, positions: Ids, mask: Mask, tap: TapFunction) -> Hidden:
+        ops, eps = self.ops, self.arch.rms_norm_eps
+        normed = tap("attn_norm", ops.attn_norm(x, self.attn_norm[...], eps))
+        x = tap("resid_mid", ops.attn_residual(x, self.attn(normed, positions, mask, tap)))
+        normed = tap("mlp_norm", ops.mlp_norm(x, self.mlp_norm[...], eps))
+        return tap("resid_post", ops.mlp_residual(x, self.mlp(normed, tap)))
+
+
+class Decoder:
+    """The built-in port. See `harness.run.port` for the contract.
+
+    Args:
+        arch: what the config describes.
+        weights: the checkpoint's parameters, converted to the dtype of the check as they are read.
+        operations: the arithmetic.
+    """
+
+    def __init__(self, arch: Architecture, weights: Weights, operations: Operations = OPERATIONS) -> None:
+        self.arch, self.weights, self.ops = arch, weights, operations
+        # Shapes only: no parameter ever has an initial value that a load could fail to replace.
+        skeleton = nnx.eval_shape(lambda: DecoderLayer(arch, operations, weights.dtype))
+        graph, self._abstract = nnx.split(skeleton)
+        self._embed = Tapped(partial(_embed, operations), KINDS)
+        self._layer = Tapped(partial(_layer, graph), KINDS)
+        self._head = Tapped(partial(_head, operations, arch.rms_norm_eps), KINDS)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Path,
+        config: Config,
+        dtype: jnp.dtype,
+        mesh: jax.sharding.Mesh | None = None,
+        *,
+        operations: Operations = OPERATIONS,
+    ) -> Self:
+        """Open a checkpoint directory in Hugging Face format; parameters are read layer by layer.
+
+        Raises:
+            CheckpointError: an architecture or an activation that this decoder does not compute.
+            PortError: a mesh, which it does not use.
+        """
+        if mesh is not None:
+            raise PortError("the built-in decoder runs on one device", found=mesh, hint="pass no mesh")
+        arch = architecture_of(config)
+        if arch.activation != "silu":
+            raise CheckpointError(
+                "the built-in decoder does not compute this activation",
+                where="config.json: hidden_act",
+                expected="silu",
+                found=arch.activation,
+                hint="bring a port that does: --port package.module:Name",
+            )
+        return cls(arch, Weights(checkpoint, dtype), operations)
+
+    def forward(
+        self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any, tap: TapFunction
+    ) -> tuple[Float[Array, "batch position vocab"], None]:
+        """Logits of one input."""
+        return self.forward_all([Call(input_ids, positions, mask, cache, tap)])[0]
+
+    def forward_all(self, calls: Sequence[Call]) -> list[tuple[Float[Array, "batch position vocab"], None]]:
+        """Logits of many inputs, each layer's weights read once for all of them."""
+        if any(call.cache is not None for call in calls):
+            raise PortError(
+                "the built-in decoder has no KV cache yet", where="cache", hint="pass None: whole prompts only"
+            )
+        table = self.weights.read("model.embed_tokens.weight")
+        hidden = [self._embed(call.tap, "", table, call.input_ids) for call in calls]
+        for index in range(self.arch.layers):
+            state = layer_state(self.weights, index, self._abstract)
+            hidden = [
+                self._layer(call.tap, f"layers.{index}", state, x, call.positions, call.mask)
+                for call, x in zip(calls, hidden, strict=True)
+            ]
+        norm = self.weights.read("model.norm.weight")
+        head = table if self.arch.tied_head else self.weights.read("lm_head.weight")
+        return [(self._head(c.tap, "", norm, head.T, x), None) for c, x in zip(calls, hidden, strict=True)]
+
+
+def _embed(ops: Operations, tap: TapFunction, table: Array, ids: Ids) -> Hidden:
+    return tap("embed", ops.embed(table, ids))
+
+
+def _layer(
+    graph: nnx.GraphDef[DecoderLayer], tap: TapFunction, state: nnx.State, x: Hidden, positions: Ids, mask: Mask
+) -> Hidden:
+    return nnx.merge(graph, state)(x, positions, mask, tap)
+
+
+def _head(ops: Operations, eps: float, tap: TapFunction, norm: Array, head: Array, x: Hidden) -> Array:
+    return ops.head(tap("final_norm", ops.final_norm(x, norm, eps)), head, None)
+
+
+def _apply(ops: Operations, projection: Projection, x: Array) -> Array:
+    bias = None if projection.bias is None else projection.bias[...]
+    return ops.linear(x, projection.kernel[...], bias)

@@ -1,0 +1,135 @@
+"""The operations of a decoder, each a pure function that can be replaced by itself.
+
+`Operations` is the decoder's whole arithmetic: `dataclasses.replace(OPERATIONS, rotate=mine)` is another decoder.
+Formulas follow transformers' Qwen2: sums of squares, softmax and rotation angles in at least float32, all else
+in the dtype of the activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+Hidden = Float[Array, "batch position hidden"]
+Heads = Float[Array, "batch position head head_dim"]
+Probs = Float[Array, "batch head position key"]
+Angles = Float[Array, "batch position half"]
+
+
+def wide(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype for sums: float32, or float64 where the activations are."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def embed(table: Float[Array, "vocab hidden"], ids: Int[Array, "batch position"]) -> Hidden:
+    """Rows of the table. An id outside it is refused before the run: JAX would clamp it."""
+    return table[ids]
+
+
+def rms_norm(x: Hidden, weight: Float[Array, " hidden"], eps: float) -> Hidden:
+    """weight * (x / sqrt(mean(x^2) + eps)): normalized wide, then cast, then weighted (Zhang & Sennrich 2019)."""
+    y = x.astype(wide(x.dtype))
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    return weight * y.astype(x.dtype)
+
+
+def linear(
+    x: Float[Array, "... inputs"],
+    kernel: Float[Array, "inputs outputs"],
+    bias: Float[Array, " outputs"] | None,
+) -> Float[Array, "... outputs"]:
+    """x @ kernel + bias; the kernel is the checkpoint's weight, transposed."""
+    y = x @ kernel
+    return y if bias is None else y + bias
+
+
+def inverse_frequencies(theta: float, head_dim: int) -> Float[np.ndarray, " half"]:
+    """theta^(-2i / head_dim), float64 (Su et al. 2021, RoFormer)."""
+    return theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+
+
+def rope_angles(
+    positions: Int[Array, "batch position"], frequencies: Float[np.ndarray, " half"], dtype: jnp.dtype
+) -> Angles:
+    """position * frequency, wide: bfloat16 cannot count beyond 256."""
+    return positions[..., None].astype(wide(dtype)) * jnp.asarray(frequencies, wide(dtype))
+
+
+def rotate(x: Heads, angles: Angles) -> Heads:
+    """RoPE on pairs (i, i + head_dim / 2), the half-split layout of Hugging Face checkpoints."""
+    cos = jnp.cos(angles).astype(x.dtype)[:, :, None]
+    sin = jnp.sin(angles).astype(x.dtype)[:, :, None]
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def repeat_kv(
+    x: Float[Array, "batch position kv_head head_dim"], groups: int
+) -> Float[Array, "batch position head head_dim"]:
+    """Each KV head serves `groups` neighbouring query heads: [k0, k0, k1, k1], not [k0, k1, k0, k1]."""
+    return jnp.repeat(x, groups, axis=2)
+
+
+def scores(q: Heads, k: Heads) -> Probs:
+    """q . k / sqrt(head_dim)."""
+    return jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
+
+
+def allowed(mask: Bool[Array, "batch position"]) -> Bool[Array, "batch 1 position key"]:
+    """Which key a query may see: none after itself, and no padding."""
+    length = mask.shape[1]
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    return causal[None, None] & mask[:, None, None, :]
+
+
+def probabilities(scores: Probs, allowed: Bool[Array, "batch 1 position key"]) -> Probs:
+    """Masked softmax, wide, then cast. The finite minimum keeps a fully masked row from becoming NaN."""
+    y = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
+    return jax.nn.softmax(y.astype(wide(scores.dtype)), axis=-1).astype(scores.dtype)
+
+
+def context(probs: Probs, v: Heads) -> Heads:
+    """The probabilities' mean of the values."""
+    return jnp.einsum("bhqk,bkhd->bqhd", probs, v)
+
+
+def gated(gate: Hidden, up: Hidden) -> Hidden:
+    """silu(gate) * up (Shazeer 2020, SwiGLU)."""
+    return jax.nn.silu(gate) * up
+
+
+def residual(x: Hidden, update: Hidden) -> Hidden:
+    return x + update
+
+
+@dataclass(frozen=True)
+class Operations:
+    """One function for every operation of the decoder. Norms and residuals at each place are their own."""
+
+    embed: Callable[..., Array] = embed
+    attn_norm: Callable[..., Array] = rms_norm
+    linear: Callable[..., Array] = linear
+    inverse_frequencies: Callable[..., np.ndarray] = inverse_frequencies
+    rope_angles: Callable[..., Array] = rope_angles
+    rotate_q: Callable[..., Array] = rotate
+    rotate_k: Callable[..., Array] = rotate
+    repeat_k: Callable[..., Array] = repeat_kv
+    repeat_v: Callable[..., Array] = repeat_kv
+    scores: Callable[..., Array] = scores
+    allowed: Callable[..., Array] = allowed
+    probabilities: Callable[..., Array] = probabilities
+    context: Callable[..., Array] = context
+    attn_residual: Callable[..., Array] = residual
+    mlp_norm: Callable[..., Array] = rms_norm
+    gated: Callable[..., Array] = gated
+    mlp_residual: Callable[..., Array] = residual
+    final_norm: Callable[..., Array] = rms_norm
+    head: Callable[..., Array] = linear
+
+
+OPERATIONS = Operations()

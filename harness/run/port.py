@@ -1,0 +1,189 @@
+"""The port contract: what the harness needs from a JAX model, and how a port is found.
+
+A port is a class (or a module) with
+
+    load(checkpoint_dir, config, dtype, mesh) -> port
+    port.forward(input_ids, positions, mask, cache, tap) -> (logits, cache)
+
+`input_ids` and `positions` are int32 [B, S], `mask` is bool [B, S] (False = padding), `logits` is [B, S, V] in
+`dtype`. `cache` is None for a whole prompt. `tap(name, value) -> value` is called with every intermediate of
+harness/taps.py that the model has, each of shape [B, S, ...]; the port goes on with what comes back.
+
+What a port cannot do, it declares; the report lists it as not covered, never as passed:
+
+    without = ("probs",)                kinds of taps that the model does not expose
+    dtypes = {"logits": "float32"}      kinds of taps that are wider than `dtype` by design
+
+A port may also offer `forward_all(calls)`, to push many cases through one layer before it loads the next.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+from harness.architecture import Config
+from harness.errors import PortError
+from harness.run.tapping import TapFunction
+
+BUILT_IN = "harness.run.decoder:Decoder"
+
+
+class Port(Protocol):
+    """What the harness calls."""
+
+    def forward(
+        self, input_ids: jax.Array, positions: jax.Array, mask: jax.Array, cache: Any, tap: TapFunction
+    ) -> tuple[jax.Array, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The arguments of one `forward`."""
+
+    input_ids: jax.Array
+    positions: jax.Array
+    mask: jax.Array
+    cache: Any
+    tap: TapFunction
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """What a port says that it cannot do, or does differently by design."""
+
+    without: tuple[str, ...]
+    dtypes: Mapping[str, str]
+
+
+def find_port(spec: str) -> Any:
+    """Import the class or module that `package.module:Name` (or `package.module`) names.
+
+    The current directory is importable, as it is for `python -m`.
+
+    Raises:
+        PortError: a malformed spec, an import that fails, a missing name, or no `load`.
+    """
+    module_name, _, name = spec.partition(":")
+    if not module_name:
+        raise PortError(
+            "this is not a port", where=f"--port {spec}", expected="package.module:Name", hint=_SPEC_HINT
+        )
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = importlib.import_module(module_name)
+        for part in filter(None, name.split(".")):
+            found = getattr(found, part)
+    except Exception as error:
+        raise PortError(
+            f"the port cannot be imported: {type(error).__name__}: {error}",
+            where=f"--port {spec}",
+            expected="package.module:Name",
+            hint=_SPEC_HINT,
+        ) from error
+    if not callable(getattr(found, "load", None)):
+        raise PortError(
+            "the port has no load()",
+            where=f"--port {spec}",
+            expected="load(checkpoint_dir, config, dtype, mesh) -> port",
+            found=found,
+            hint="see the contract at the head of harness/run/port.py",
+        )
+    return found
+
+
+def load_port(spec: str, checkpoint: Path, config: Config, dtype: Any) -> Port:
+    """Find a port and load it.
+
+    Raises:
+        PortError: it cannot be found, its `load` raises, or what it returns has no `forward`.
+    """
+    factory = find_port(spec)
+    with blaming_the_port(f"{spec}: load"):
+        port = factory.load(checkpoint, config, dtype, None)
+    if not callable(getattr(port, "forward", None)):
+        raise PortError(
+            "what the port's load() returned has no forward()",
+            where=spec,
+            expected="forward(input_ids, positions, mask, cache, tap) -> (logits, cache)",
+            found=type(port).__name__,
+            hint="see the contract at the head of harness/run/port.py",
+        )
+    return port
+
+
+def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
+    """What the port declares.
+
+    Raises:
+        PortError: it declares a kind of tap that the architecture does not have.
+    """
+    without = tuple(getattr(port, "without", ()))
+    dtypes = dict(getattr(port, "dtypes", {}))
+    for kind in (*without, *dtypes):
+        if kind not in kinds:
+            raise PortError(
+                "the port declares a kind of tap that does not exist",
+                where=kind,
+                expected=", ".join(sorted(kinds)),
+                hint="`without` and `dtypes` take kinds such as probs, without layer numbers",
+            )
+    return Declarations(without, dtypes)
+
+
+def run_calls(port: Port, calls: Sequence[Call]) -> list[jax.Array]:
+    """The logits of all calls, layer by layer where the port can.
+
+    Raises:
+        PortError: the port raises, or does not return (logits, cache).
+    """
+    with blaming_the_port("forward"):
+        if hasattr(port, "forward_all"):
+            returned = port.forward_all(calls)
+        else:
+            returned = [port.forward(c.input_ids, c.positions, c.mask, c.cache, c.tap) for c in calls]
+    for value in returned:
+        if not (isinstance(value, tuple) and len(value) == 2 and hasattr(value[0], "shape")):
+            raise PortError(
+                "forward() does not return (logits, cache)",
+                expected="a tuple of two: logits [B, S, V], cache",
+                found=type(value).__name__,
+                hint="return (logits, cache); a port without a cache returns (logits, None)",
+            )
+    return [logits for logits, _ in returned]
+
+
+class blaming_the_port:  # noqa: N801 - reads as a sentence at its call sites
+    """Turn whatever the port raises into a PortError that says where; the traceback stays attached."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        from harness.errors import HarnessError
+
+        if error is None or isinstance(error, HarnessError) or not isinstance(error, Exception):
+            return
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        line = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame is not None else None
+        first_line = str(error).strip().splitlines()[:1]
+        raise PortError(
+            f"the port raised {type(error).__name__}: {' '.join(first_line)}",
+            where=f"{self._where} ({line})",
+            hint="run the same command with GOLDENS_TRACEBACK=1 for the whole traceback",
+        ) from error
+
+
+_SPEC_HINT = f"for example --port {BUILT_IN}, or my_package.my_port:Port with my_package importable"

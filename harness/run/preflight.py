@@ -1,0 +1,95 @@
+"""What must be equal before a forward pass means anything: config, weights, token ids, vocabulary.
+
+These are phases 1 and 2 of the port that this project began with. Each refuses with its own message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from harness.architecture import Config, architecture_of, difference, read_config
+from harness.checkpoint import Checkpoint, verify_parameters
+from harness.corpus import check_vocabulary
+from harness.errors import CheckpointError, CorpusError
+from harness.golden import CaseEntry
+from harness.store import Golden
+
+
+def preflight(golden: Golden, checkpoint: Path, cases: Sequence[CaseEntry]) -> Config:
+    """Everything that can be refused before the port runs.
+
+    Returns:
+        The checkpoint's config, which is handed to the port.
+
+    Raises:
+        CheckpointError: another architecture, or not byte for byte the golden's weights.
+        CorpusError: the checkpoint's own tokenizer gives other ids, or an id is outside the vocabulary.
+    """
+    if not checkpoint.is_dir():
+        raise CheckpointError(
+            "there is no checkpoint directory",
+            where=checkpoint,
+            expected=f"the checkpoint of {golden.manifest.model.id}",
+            found="nothing",
+            hint="say where it is: --weights DIR",
+        )
+    config = read_config(checkpoint)
+    same_config(golden.manifest.model.config, config, checkpoint)
+    verify_parameters(Checkpoint(checkpoint), golden.manifest.model.parameters)
+    same_token_ids(golden, checkpoint, cases)
+    for entry in cases:
+        check_vocabulary(golden.case(entry.name), architecture_of(config).vocab)
+    return config
+
+
+def same_config(golden: Config, candidate: Config, checkpoint: Path) -> None:
+    """Refuse a config that describes another function than the golden's, whatever dialect it uses."""
+    for field, expected, found in difference(golden, candidate):
+        raise CheckpointError(
+            "the config describes another architecture than the golden's",
+            where=f"{checkpoint / 'config.json'}: {field}",
+            expected=expected,
+            found=found,
+            hint="use the config.json that the golden was recorded with; `goldens show` prints it",
+        )
+
+
+def same_token_ids(golden: Golden, checkpoint: Path, cases: Sequence[CaseEntry]) -> None:
+    """Tokenize every prompt again with the checkpoint's own tokenizer, and refuse any other ids.
+
+    A tokenizer file that differs from the recorded one is fine as long as it gives the same ids.
+    """
+    path = checkpoint / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise CorpusError(
+            f"the checkpoint's tokenizer cannot be read: {error}",
+            where=path,
+            hint="put the tokenizer.json that belongs to the checkpoint beside its weights",
+        ) from None
+    same_file = hashlib.sha256(path.read_bytes()).hexdigest() == golden.manifest.tokenizer.sha256
+    for entry in cases:
+        recorded = golden.case(entry.name).input_ids[0].tolist()
+        found = tokenizer.encode(entry.text, add_special_tokens=False).ids
+        if found != recorded:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(recorded, found, strict=False)) if a != b),
+                min(len(recorded), len(found)),
+            )
+            raise CorpusError(
+                "the checkpoint's tokenizer gives other token ids than the golden holds",
+                where=f"case {entry.name}, token {at} ({'same' if same_file else 'another'} tokenizer.json)",
+                expected=_around(recorded, at),
+                found=_around(found, at),
+                hint="use the tokenizer.json that the golden was recorded with",
+            )
+
+
+def _around(ids: Sequence[int], at: int) -> str:
+    shown = ", ".join(str(i) for i in ids[max(0, at - 2) : at + 6])
+    return f"[{'..., ' if at > 2 else ''}{shown}{', ...' if at + 6 < len(ids) else ''}] ({len(ids)} ids)"

@@ -1,0 +1,123 @@
+"""One case in one mode: hands goldens to the port, takes its values, and compares them as they come.
+
+Nothing is kept: a value is compared when it arrives and then dropped, so that memory holds one stage's taps.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Num
+
+from harness.comparison import Place, TapResult, compare
+from harness.golden import CaseEntry
+from harness.run.port import Declarations
+from harness.run.precision import round_to
+from harness.run.tapping import fired_twice, refuse_tracer
+from harness.store import Golden
+from harness.taps import Tap
+from harness.tolerances import Limit
+
+# Two layers' worth: forward and replay of a case ask for the same taps, one after the other.
+CACHED_TAPS = 48
+
+
+class GoldenSource:
+    """Golden values at one precision, each read and verified once for forward and replay together."""
+
+    def __init__(self, golden: Golden, precision: str) -> None:
+        self.golden = golden
+        self.precision = precision
+        self.taps: Mapping[str, Tap] = {tap.name: tap for tap in golden.manifest.taps}
+        self.truth = functools.lru_cache(CACHED_TAPS)(golden.tap)
+        self.rounded = functools.lru_cache(CACHED_TAPS)(self._rounded)
+        self.noise = functools.lru_cache(2)(golden.noise)
+
+    def _rounded(self, case: str, tap: str) -> Num[np.ndarray, "..."]:
+        return round_to(self.truth(case, tap), self.precision)
+
+    def floor(self, case: CaseEntry, mode: str, tap: str) -> Float[np.ndarray, "2 batch position"] | None:
+        """Recorded rms and max noise of a tap, per position; None at float64, which has no floor."""
+        if self.precision == "float64":
+            return None
+        return self.noise(case.name, self.precision, mode)[case.taps.index(tap)]
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """How a session compares, and where its results go."""
+
+    limit: Limit
+    declared: Declarations
+    sink: Callable[[TapResult], None]
+
+
+class CaseSession:
+    """The tap of one case in one mode. Implements `harness.run.tapping.Session`."""
+
+    def __init__(self, source: GoldenSource, case: CaseEntry, mode: str, judgement: Judgement) -> None:
+        self.replaying = mode == "replay"
+        self._source = source
+        self._case = case
+        self._mode = mode
+        self._judgement = judgement
+        without = judgement.declared.without
+        self._wanted = {n: source.taps[n] for n in case.taps if source.taps[n].kind not in without}
+        self._by_stage: dict[str, list[Tap]] = {}
+        for tap in self._wanted.values():
+            self._by_stage.setdefault(tap.stage, []).append(tap)
+        self._seen: set[str] = set()
+
+    def __call__(self, name: str, value: jax.Array) -> jax.Array:
+        """Compare a value; in replay, hand back the golden."""
+        refuse_tracer(name, value)
+        self._compare(name, value)
+        tap = self._wanted.get(name)
+        if not self.replaying or tap is None:
+            return value
+        golden = self._source.rounded(self._case.name, name)
+        return jnp.asarray(golden, value.dtype) if golden.shape == value.shape else value
+
+    def goldens(self, stage: str) -> dict[str, jax.Array]:
+        taps = self._by_stage.get(stage, ())
+        return {tap.kind: jnp.asarray(self._source.rounded(self._case.name, tap.name)) for tap in taps}
+
+    def absorb(self, stage: str, recorded: Mapping[str, jax.Array]) -> None:
+        for kind, value in recorded.items():
+            self._compare(f"{stage}.{kind}" if stage else kind, value)
+
+    def finish(self) -> None:
+        """Report the taps that never came."""
+        for name, tap in self._wanted.items():
+            if name not in self._seen:
+                self._judgement.sink(self._place(tap).result("missing", "tapped once", "never tapped"))
+
+    def _compare(self, name: str, value: jax.Array) -> None:
+        if name in self._seen:
+            raise fired_twice(name)
+        self._seen.add(name)
+        tap = self._source.taps.get(name)
+        if tap is None:
+            invented = Place(self._case.name, self._source.precision, self._mode, Tap(name, (), ()))
+            self._judgement.sink(invented.result("extra", "a tap of the golden", f"a tap called {name}"))
+            return
+        if name not in self._wanted:
+            return  # not recorded at this case's level, or declared as not exposed
+        self._judgement.sink(
+            compare(
+                self._place(tap),
+                np.asarray(value),
+                self._source.truth(self._case.name, name),
+                self._source.floor(self._case, self._mode, name),
+                self._judgement.limit,
+                self._judgement.declared.dtypes.get(tap.kind, self._source.precision),
+            )
+        )
+
+    def _place(self, tap: Tap) -> Place:
+        return Place(self._case.name, self._source.precision, self._mode, tap)

@@ -1,0 +1,123 @@
+"""How taps reach the harness: from plain Python, and from inside `jax.jit`.
+
+A port calls `tap(name, value)` and goes on with what comes back. Outside a check the value itself comes back
+(`no_tap`); in a check it is compared; in replay the golden comes back. Inside `jax.jit` nothing can be handed
+over while the function runs, so `tapped_jit` passes the goldens in as arguments and the values out as results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from harness.errors import PortError
+
+Goldens = Mapping[str, jax.Array]
+
+
+class TapFunction(Protocol):
+    """What a port is given: `tap(name, value) -> value`."""
+
+    def __call__(self, name: str, value: jax.Array) -> jax.Array: ...
+
+
+def no_tap(name: str, value: jax.Array) -> jax.Array:
+    """The tap outside a check: it returns its argument."""
+    return value
+
+
+@runtime_checkable
+class Session(TapFunction, Protocol):
+    """A tap that is part of a check: one case in one mode (see `harness.run.session`)."""
+
+    replaying: bool
+
+    def goldens(self, stage: str) -> Goldens:
+        """The golden values of a stage's taps, by kind, rounded to the precision of the check."""
+        ...
+
+    def absorb(self, stage: str, recorded: Mapping[str, jax.Array]) -> None:
+        """Take over what a stage's taps were, by kind."""
+        ...
+
+
+class TracedTap:
+    """The tap inside a traced function: it collects values, and selects the golden where replaying.
+
+    Both modes are one compiled function: `replaying` is an argument of it, not part of its structure.
+    """
+
+    def __init__(self, goldens: Goldens, replaying: jax.Array | bool, known: frozenset[str]) -> None:
+        self._goldens = goldens
+        self._replaying = replaying
+        self._known = known
+        self.recorded: dict[str, jax.Array] = {}
+
+    def __call__(self, name: str, value: jax.Array) -> jax.Array:
+        if name in self.recorded:
+            raise fired_twice(name)
+        golden = self._goldens.get(name)
+        if golden is None:
+            if name not in self._known:
+                self.recorded[name] = value  # invented: the session reports it as `extra`
+            return value
+        self.recorded[name] = value
+        if golden.shape != value.shape:
+            return value  # the session reports the shape
+        return jnp.where(self._replaying, golden.astype(value.dtype), value)
+
+
+class Tapped:
+    """A jitted `function(tap, *args)` whose taps work in a check and cost nothing outside one.
+
+    One compilation per shape serves all stages that share the function (all layers, say) and both modes.
+
+    Args:
+        function: called as `function(tap, *args)`; it taps by kind (`q_rope`), without the stage's name.
+        kinds: the kinds it may tap. A tap that is not in the golden is then not computed for nothing.
+    """
+
+    def __init__(self, function: Callable[..., Any], kinds: frozenset[str]) -> None:
+        def traced(goldens: Goldens, replaying: jax.Array, *args: Any) -> tuple[Any, dict[str, jax.Array]]:
+            tap = TracedTap(goldens, replaying, kinds)
+            result = function(tap, *args)
+            return result, tap.recorded
+
+        self._checked = jax.jit(traced)
+        self._plain = jax.jit(lambda *args: function(no_tap, *args))
+
+    def __call__(self, tap: TapFunction, stage: str, *args: Any) -> Any:
+        """Run it as the given stage (`layers.3`, or `` outside the layers)."""
+        if not isinstance(tap, Session):
+            return self._plain(*args)
+        result, recorded = self._checked(tap.goldens(stage), jnp.asarray(tap.replaying), *args)
+        tap.absorb(stage, recorded)
+        return result
+
+
+def refuse_tracer(name: str, value: object) -> None:
+    """A session's tap cannot see a value that only exists while JAX traces.
+
+    Raises:
+        PortError: the tap was called inside the port's own `jax.jit`.
+    """
+    if isinstance(value, Tracer):
+        raise PortError(
+            "a tap was called inside the port's own jax.jit, where its value cannot be handed over",
+            where=name,
+            hint="jit the function with harness.run.tapping.Tapped, which carries taps in and out",
+        )
+
+
+def fired_twice(name: str) -> PortError:
+    return PortError(
+        "the port tapped one name twice in one forward pass",
+        where=name,
+        expected="every tap once",
+        hint="give each intermediate the name that harness/taps.py has for it; `logits` is tapped by the "
+        "harness itself, from what forward returns",
+    )

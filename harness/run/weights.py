@@ -1,0 +1,71 @@
+"""Parameters of a Hugging Face checkpoint as JAX arrays, one layer at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from harness.checkpoint import Checkpoint
+from harness.errors import CheckpointError
+
+# Path in the nnx module -> name in the checkpoint, under `model.layers.{i}.`. Kernels are stored transposed.
+LAYER_PARAMETERS = {
+    "attn_norm": "input_layernorm.weight",
+    "attn.q.kernel": "self_attn.q_proj.weight",
+    "attn.q.bias": "self_attn.q_proj.bias",
+    "attn.k.kernel": "self_attn.k_proj.weight",
+    "attn.k.bias": "self_attn.k_proj.bias",
+    "attn.v.kernel": "self_attn.v_proj.weight",
+    "attn.v.bias": "self_attn.v_proj.bias",
+    "attn.o.kernel": "self_attn.o_proj.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
+    "mlp.gate.kernel": "mlp.gate_proj.weight",
+    "mlp.up.kernel": "mlp.up_proj.weight",
+    "mlp.down.kernel": "mlp.down_proj.weight",
+}
+
+
+class Weights:
+    """A checkpoint's parameters, converted to one dtype as they are read."""
+
+    def __init__(self, directory: Path, dtype: jnp.dtype) -> None:
+        self.dtype = dtype
+        self._checkpoint = Checkpoint(directory)
+
+    def read(self, name: str) -> Float[Array, "..."]:
+        """One parameter, as the checkpoint lays it out.
+
+        Raises:
+            CheckpointError: the checkpoint lacks it.
+        """
+        return jnp.asarray(np.asarray(self._checkpoint.read(name)).astype(self.dtype))
+
+
+def layer_state(weights: Weights, index: int, abstract: nnx.State) -> nnx.State:
+    """The parameters of one layer, in the form of `abstract` (the shapes of a `DecoderLayer`).
+
+    Raises:
+        CheckpointError: a parameter is missing, or has another shape than the config says.
+    """
+
+    def load(path: tuple[str, ...], shape: jax.ShapeDtypeStruct) -> Array:
+        name = f"model.layers.{index}.{LAYER_PARAMETERS['.'.join(path)]}"
+        value = weights.read(name)
+        value = value.T if path[-1] == "kernel" else value
+        if value.shape != shape.shape:
+            raise CheckpointError(
+                "a parameter does not have the shape that the config implies",
+                where=name,
+                expected=shape.shape,
+                found=value.shape,
+                hint="config.json and the weights must come from one checkpoint",
+            )
+        return value
+
+    flat = nnx.to_flat_state(abstract)
+    return nnx.from_flat_state([(path, leaf.replace(load(path, leaf.get_value()))) for path, leaf in flat])
