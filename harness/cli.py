@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import click
@@ -14,10 +15,37 @@ import click
 from harness import __version__
 from harness.errors import HarnessError
 
-MATCH, DIVERGED, COULD_NOT = 0, 1, 2
+MATCH, DIVERGED, COULD_NOT, INTERRUPTED = 0, 1, 2, 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Refusing(click.Group):
+    """A group whose commands refuse: a HarnessError is its message on stderr, and exit code 2.
+
+    Python would exit with 1 on anything that it does not expect, and 1 means "diverged" here; so that is 2 too.
+    """
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+        except HarnessError as error:
+            if os.environ.get("GOLDENS_TRACEBACK"):
+                traceback.print_exc()
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(COULD_NOT)
+        except Exception:
+            traceback.print_exc()
+            click.echo("error: this is a bug in goldens, not an answer about the port", err=True)
+            ctx.exit(COULD_NOT)
+
+
+@click.group(
+    cls=_Refusing, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="goldens")
 def cli() -> None:
     """Check a JAX port of a PyTorch model against recorded goldens, without PyTorch.
@@ -30,12 +58,21 @@ def cli() -> None:
 @click.argument("golden", required=False)
 @click.option("--port", default="harness.run.decoder:Decoder", metavar="PKG.MODULE:NAME", show_default=True)
 @click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="The golden's checkpoint.")
-@click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
+@click.option(
+    "--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too."
+)
 @click.option("--mode", type=click.Choice(["both", "forward", "replay"]), default="both", show_default=True)
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Also write JSON; - is stdout.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write JSON; - is stdout.",
+)
 @click.option("--limit-rms", type=float, metavar="X", help="Largest rms noise multiple that still matches.")
-@click.option("--limit-max", type=float, metavar="Y", help="Largest max-abs noise multiple that still matches.")
+@click.option(
+    "--limit-max", type=float, metavar="Y", help="Largest max-abs noise multiple that still matches."
+)
 def check(
     golden: str | None,
     port: str,
@@ -112,17 +149,6 @@ def verify(golden: str | None) -> None:
     click.echo(f"ok  {count:,} arrays verified  {opened.id}")
 
 
-def main() -> None:
-    """The entry point: a HarnessError becomes its message on stderr and exit code 2."""
-    try:
-        cli.main(prog_name="goldens", standalone_mode=True)
-    except HarnessError as error:
-        if os.environ.get("GOLDENS_TRACEBACK"):
-            raise
-        _console(stderr=True).print(f"error: {error}", style=None, highlight=False, markup=False, soft_wrap=True)
-        sys.exit(COULD_NOT)
-
-
 def _refuse_broken_contract(report: object) -> None:
     """Where something could not be compared the answer is neither match nor diverged.
 
@@ -174,4 +200,4 @@ class _status:  # noqa: N801 - used as a function: `with _status("check") as sta
 
 
 if __name__ == "__main__":
-    main()
+    cli()

@@ -150,9 +150,7 @@ def load_corpus(path: Path) -> Corpus:
     names = [prompt.name for prompt in prompts]
     for name in names:
         if names.count(name) > 1:
-            raise CorpusError(
-                "two prompts have one name", where=path, found=name, hint="rename one of them"
-            )
+            raise CorpusError("two prompts have one name", where=path, found=name, hint="rename one of them")
     return Corpus(prompts)
 
 

@@ -26,7 +26,9 @@ def _facts(golden: Golden) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_row("golden", golden.path)
     grid.add_row("id", golden.id)
-    grid.add_row("size", f"{golden.nbytes / 1e6:.1f} MB, {len(arrays):,} arrays, truth in {manifest.truth_dtype}")
+    grid.add_row(
+        "size", f"{golden.nbytes / 1e6:.1f} MB, {len(arrays):,} arrays, truth in {manifest.truth_dtype}"
+    )
     grid.add_row("format", f"version {manifest.version}, level {manifest.level}")
     grid.add_row(
         "model", f"{model.id}: {model.parameter_count:,} parameters in {len(model.parameters)} tensors"

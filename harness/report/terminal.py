@@ -113,9 +113,7 @@ def _finding(finding: Finding, report: Report) -> Table:
 
 def _times_noise(result: TapResult, limit: float) -> str:
     relative = "" if result.rel_rms is None else f"; {result.rel_rms:.1e} of the tap's own rms"
-    against = (
-        "half an ulp" if result.precision == "float64" else f"PyTorch's own {result.precision} error"
-    )
+    against = "half an ulp" if result.precision == "float64" else f"PyTorch's own {result.precision} error"
     return f"{result.rms_multiple:.2g} x {against}   (up to {limit:g} allowed{relative})"
 
 
@@ -135,7 +133,9 @@ def _inherited(report: Report) -> Text:
 
 
 def _summary(results: Sequence[TapResult], report: Report) -> Padding:
-    table = _table("precision", "mode", "taps", "match", "largest rms multiple", "largest max", "largest rel. rms")
+    table = _table(
+        "precision", "mode", "taps", "match", "largest rms multiple", "largest max", "largest rel. rms"
+    )
     for precision, mode in dict.fromkeys((r.precision, r.mode) for r in results):
         group = [r for r in results if (r.precision, r.mode) == (precision, mode)]
         worst, limit = max(group, key=multiple), report.limits[precision]

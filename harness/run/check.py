@@ -173,9 +173,7 @@ def _report(
     )
 
 
-def _not_covered(
-    question: Question, cases: Sequence[CaseEntry], declared: Declarations
-) -> Iterator[str]:
+def _not_covered(question: Question, cases: Sequence[CaseEntry], declared: Declarations) -> Iterator[str]:
     yield from (f"precision {p}: not asked for" for p in PRECISIONS if p not in question.precisions)
     yield from (f"mode {mode}: not asked for" for mode in MODES if mode not in question.modes)
     yield from (f"tap {kind}: the port declares that it does not expose it" for kind in declared.without)

@@ -160,7 +160,9 @@ class Decoder:
         """Logits of many inputs, each layer's weights read once for all of them."""
         if any(call.cache is not None for call in calls):
             raise PortError(
-                "the built-in decoder has no KV cache yet", where="cache", hint="pass None: whole prompts only"
+                "the built-in decoder has no KV cache yet",
+                where="cache",
+                hint="pass None: whole prompts only",
             )
         table = self.weights.read("model.embed_tokens.weight")
         hidden = [self._embed(call.tap, "", table, call.input_ids) for call in calls]
@@ -180,7 +182,12 @@ def _embed(ops: Operations, tap: TapFunction, table: Array, ids: Ids) -> Hidden:
 
 
 def _layer(
-    graph: nnx.GraphDef[DecoderLayer], tap: TapFunction, state: nnx.State, x: Hidden, positions: Ids, mask: Mask
+    graph: nnx.GraphDef[DecoderLayer],
+    tap: TapFunction,
+    state: nnx.State,
+    x: Hidden,
+    positions: Ids,
+    mask: Mask,
 ) -> Hidden:
     return nnx.merge(graph, state)(x, positions, mask, tap)
 

@@ -1,0 +1,93 @@
+from harness.comparison import TapResult
+from harness.taps import decoder_taps, recorded_inputs
+from harness.verdict import first_divergence, introduced, judge, overall
+
+TAPS = decoder_taps(layers=2)
+ORDER = [tap.name for tap in TAPS]
+GRAPHS = {"a": recorded_inputs(TAPS, ORDER), "b": recorded_inputs(TAPS, ORDER)}
+
+
+def results(mode, wrong=(), case="a", precision="float32", verdict="diverged", multiple=100.0):
+    return [
+        TapResult(case, precision, mode, name, verdict if name in wrong else "match", rms_multiple=multiple)
+        for name in ORDER
+    ]
+
+
+def verdict_of(judged, mode, tap):
+    return next(r.verdict for r in judged if (r.mode, r.tap) == (mode, tap))
+
+
+DOWNSTREAM = ORDER[ORDER.index("layers.0.q_rope") :]
+
+
+def test_replay_says_which_tap_is_introduced_and_the_rest_is_inherited():
+    judged = judge([*results("forward", DOWNSTREAM), *results("replay", ["layers.0.q_rope"])], GRAPHS)
+    assert introduced(judged, ORDER) == ("layers.0.q_rope",)
+    assert verdict_of(judged, "forward", "layers.0.q_rope") == "introduced"
+    assert verdict_of(judged, "forward", "layers.0.context") == "inherited"
+    assert verdict_of(judged, "forward", "layers.0.q") == "match"
+
+
+def test_a_second_bug_downstream_is_introduced_too():
+    wrong = ["layers.0.q_rope", "layers.1.act"]
+    judged = judge([*results("forward", DOWNSTREAM), *results("replay", wrong)], GRAPHS)
+    assert introduced(judged, ORDER) == tuple(wrong)
+    assert verdict_of(judged, "forward", "layers.1.act") == "introduced"
+
+
+def test_without_replay_the_first_in_data_flow_is_introduced():
+    judged = judge(results("forward", DOWNSTREAM), GRAPHS)
+    assert introduced(judged, ORDER) == ("layers.0.q_rope", "layers.0.k_rope")
+    assert verdict_of(judged, "forward", "layers.1.q") == "inherited"
+
+
+def test_an_error_that_only_adds_up_is_inherited_from_nowhere_and_still_diverges():
+    judged = judge([*results("forward", ["logits"]), *results("replay")], GRAPHS)
+    assert introduced(judged, ORDER) == ()
+    assert overall(judged) == "diverged"
+    assert first_divergence(judged, ORDER).tap == "logits"
+
+
+def test_nan_is_introduced_where_it_arises_and_inherited_downstream():
+    judged = judge(
+        [
+            *results("forward", DOWNSTREAM, verdict="nonfinite"),
+            *results("replay", ["layers.0.q_rope"], verdict="nonfinite"),
+        ],
+        GRAPHS,
+    )
+    assert introduced(judged, ORDER) == ("layers.0.q_rope",)
+    assert verdict_of(judged, "replay", "layers.0.q_rope") == "nonfinite"
+    assert verdict_of(judged, "forward", "logits") == "inherited"
+
+
+def test_the_first_divergence_is_the_earliest_introduced_tap_in_its_clearest_case():
+    judged = judge(
+        [
+            *results("replay", ["layers.1.act"], case="a"),
+            *results("replay", ["layers.0.up"], case="a", multiple=50.0),
+            *results("replay", ["layers.0.up"], case="b", multiple=500.0),
+        ],
+        GRAPHS,
+    )
+    first = first_divergence(judged, ORDER)
+    assert (first.tap, first.case) == ("layers.0.up", "b")
+
+
+def test_order_is_recording_order_not_alphabetical():
+    many = [tap.name for tap in decoder_taps(layers=11)]
+    wrong = [TapResult("a", "float32", "replay", n, "introduced") for n in ("layers.10.q", "layers.2.q")]
+    assert introduced(wrong, many) == ("layers.2.q", "layers.10.q")
+    assert first_divergence(wrong, many).tap == "layers.2.q"
+
+
+def test_nothing_compared_is_not_a_pass():
+    assert overall([]) == "diverged"
+    assert overall(results("replay")) == "match"
+
+
+def test_a_missing_tap_is_not_a_match():
+    judged = judge(results("replay", ["layers.0.q"], verdict="missing"), GRAPHS)
+    assert overall(judged) == "diverged"
+    assert verdict_of(judged, "replay", "layers.0.q") == "missing"
