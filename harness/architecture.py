@@ -81,9 +81,7 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
             f"config.json cannot be read: {error}", where=path, hint="copy the checkpoint again"
         ) from None
     if not isinstance(config, dict):
-        raise CheckpointError(
-            "config.json is not a JSON object", where=path, hint="copy the checkpoint again"
-        )
+        raise CheckpointError("config.json is not a JSON object", where=path, hint="copy the checkpoint again")
     return config
 
 

@@ -1,7 +1,7 @@
 """A checkpoint directory in Hugging Face format, read tensor by tensor: neither torch nor jax.
 
-One `model.safetensors`, or shards with `model.safetensors.index.json`. Tensors are memory-mapped: reading one
-touches only its own bytes.
+One `model.safetensors`, or shards with `model.safetensors.index.json`. Reading a tensor touches only its own
+bytes, and leaves none of them mapped: memory holds what is in use, however large the file is.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ class Checkpoint:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._files = {path: _open(path) for path in _files(directory)}
         self._home: dict[str, Path] = {}
-        for path, file in self._files.items():
-            for name in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
+        for path in _files(directory):
+            with _open(path) as file:
+                names = tuple(file.keys())
+            for name in names:
                 if name in self._home:
                     raise CheckpointError(
                         "two shards hold one parameter",
@@ -56,13 +57,16 @@ class Checkpoint:
         """
         if name not in self._home:
             raise missing_parameter(name, self.directory)
-        tensor: np.ndarray = self._files[self._home[name]].get_tensor(name)
+        # Opened anew for each tensor: a mapping that stays open keeps every page that was ever read, so that a
+        # pass over 15 GB of weights would end with 15 GB resident.
+        with _open(self._home[name]) as file:
+            tensor: np.ndarray = file.get_tensor(name)
         return tensor
 
     def entry(self, name: str) -> ParameterEntry:
         """Shape, dtype and sha256 (over the stored bytes) of one parameter."""
         tensor = np.ascontiguousarray(self.read(name))
-        digest = hashlib.sha256(tensor.reshape(-1).view(np.uint8)).hexdigest()
+        digest = hashlib.sha256(tensor.reshape(-1).view(np.uint8).data).hexdigest()
         return ParameterEntry(tuple(tensor.shape), tensor.dtype.name, digest)
 
     def table(self) -> dict[str, ParameterEntry]:

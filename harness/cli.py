@@ -43,9 +43,7 @@ class _Refusing(click.Group):
             ctx.exit(COULD_NOT)
 
 
-@click.group(
-    cls=_Refusing, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=_Refusing, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="goldens")
 def cli() -> None:
     """Check a JAX port of a PyTorch model against recorded goldens, without PyTorch.
@@ -58,9 +56,7 @@ def cli() -> None:
 @click.argument("golden", required=False)
 @click.option("--port", default="harness.run.decoder:Decoder", metavar="PKG.MODULE:NAME", show_default=True)
 @click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="The golden's checkpoint.")
-@click.option(
-    "--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too."
-)
+@click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
 @click.option("--mode", type=click.Choice(["both", "forward", "replay"]), default="both", show_default=True)
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @click.option(
@@ -70,9 +66,7 @@ def cli() -> None:
     help="Also write JSON; - is stdout.",
 )
 @click.option("--limit-rms", type=float, metavar="X", help="Largest rms noise multiple that still matches.")
-@click.option(
-    "--limit-max", type=float, metavar="Y", help="Largest max-abs noise multiple that still matches."
-)
+@click.option("--limit-max", type=float, metavar="Y", help="Largest max-abs noise multiple that still matches.")
 def check(
     golden: str | None,
     port: str,

@@ -66,8 +66,8 @@ class TapResult:
     """The comparison of one tap in one case, precision and mode.
 
     A number that is not finite, or that nothing was there to compute from, is None. `profile` is the rms
-    noise multiple per position, three digits, for the batch row that has the worst one. `noise_max` is PyTorch's own
-    largest absolute error at this precision.
+    noise multiple per position, three digits, for the batch row that has the worst one. `noise_max` is
+    PyTorch's own largest absolute error at this precision.
     """
 
     case: str
@@ -118,6 +118,7 @@ def compare(
     """Compare a tap of the port with the golden's truth.
 
     Args:
+        place: which comparison this is.
         actual: what the port handed over.
         truth: the golden's value, same shape.
         floor: recorded rms and max noise per position; None where there is none (float64).

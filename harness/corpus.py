@@ -178,8 +178,6 @@ def _prompt(entry: Mapping[str, Any], where: str) -> Prompt:
     )
     for wrong, problem, expected, found in problems:
         if wrong:
-            raise CorpusError(
-                problem, where=where, expected=expected, found=found, hint="mend the corpus file"
-            )
+            raise CorpusError(problem, where=where, expected=expected, found=found, hint="mend the corpus file")
     tags = tuple(str(tag) for tag in entry.get("tags", ()))
     return Prompt(entry["name"], entry["text"], entry["why"], tags, level)

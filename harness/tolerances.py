@@ -67,9 +67,7 @@ def limit(precision: str, rms: float | None = None, max_abs: float | None = None
         )
     for option, value in (("--limit-rms", rms), ("--limit-max", max_abs)):
         if value is not None and not 0 < value < float("inf"):
-            raise UsageError(
-                "a limit must be a positive number", where=option, found=value, hint="for example 4"
-            )
+            raise UsageError("a limit must be a positive number", where=option, found=value, hint="for example 4")
     base = LIMITS[precision]
     if rms is None and max_abs is None:
         return base

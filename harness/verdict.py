@@ -48,8 +48,7 @@ def judge(results: Iterable[TapResult], graphs: Mapping[str, Graph]) -> tuple[Ta
             return replayed == "match"
         inputs = graphs[result.case].get(result.tap, ())
         return any(
-            verdicts.get((result.case, result.precision, result.mode, name), "match") != "match"
-            for name in inputs
+            verdicts.get((result.case, result.precision, result.mode, name), "match") != "match" for name in inputs
         )
 
     def judged(result: TapResult) -> TapResult:

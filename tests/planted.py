@@ -81,9 +81,7 @@ BUGS = (
     Bug(
         "norm_eps",
         _kinds("attn_norm", "mlp_norm"),
-        _ops(
-            attn_norm=lambda x, w, eps: rms_norm(x, w, 1e-5), mlp_norm=lambda x, w, eps: rms_norm(x, w, 1e-5)
-        ),
+        _ops(attn_norm=lambda x, w, eps: rms_norm(x, w, 1e-5), mlp_norm=lambda x, w, eps: rms_norm(x, w, 1e-5)),
     ),
     Bug("norm_eps_outside", _kinds("attn_norm"), _ops(attn_norm=_eps_outside)),
     Bug("rope_interleaved", _kinds("q_rope", "k_rope"), _ops(rotate_q=_interleaved, rotate_k=_interleaved)),
@@ -111,9 +109,7 @@ BUGS = (
     Bug("attn_residual_missing", _kinds("resid_mid"), _ops(attn_residual=lambda x, update: update)),
     Bug("mlp_residual_halved", _kinds("resid_post"), _ops(mlp_residual=lambda x, update: x + update / 2)),
     Bug("final_norm_missing", _kinds("final_norm"), _ops(final_norm=lambda x, w, eps: x)),
-    Bug(
-        "embedding_off_by_one", _kinds("embed"), _ops(embed=lambda table, ids: table[jnp.maximum(ids - 1, 0)])
-    ),
+    Bug("embedding_off_by_one", _kinds("embed"), _ops(embed=lambda table, ids: table[jnp.maximum(ids - 1, 0)])),
     Bug("head_scaled", _kinds("logits"), _ops(head=lambda x, kernel, bias: (x @ kernel) / 8)),
     Bug("another_layers_weights", LAYER_KINDS, rename=_layer_below, layers=(2,)),
 )

@@ -45,9 +45,7 @@ def test_two_thetas_that_disagree_are_refused():
         architecture_of({**TRANSFORMERS_5, "rope_theta": 10000.0})
 
 
-@pytest.mark.parametrize(
-    "field", [f for f in HUB if f not in ("torch_dtype", "use_sliding_window", "model_type")]
-)
+@pytest.mark.parametrize("field", [f for f in HUB if f not in ("torch_dtype", "use_sliding_window", "model_type")])
 def test_every_missing_field_is_refused_by_name(field):
     config = {k: v for k, v in HUB.items() if k != field}
     with pytest.raises(CheckpointError) as caught:

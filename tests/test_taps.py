@@ -45,9 +45,7 @@ def test_shapes_follow_the_named_dimensions():
 
 def test_levels_nest():
     taps = decoder_taps(layers=2)
-    logits, layers, ops = (
-        [tap.name for tap in at_level(taps, level)] for level in ("logits", "layers", "ops")
-    )
+    logits, layers, ops = ([tap.name for tap in at_level(taps, level)] for level in ("logits", "layers", "ops"))
     assert logits == ["logits"]
     assert layers == ["embed", "layers.0.resid_post", "layers.1.resid_post", "final_norm", "logits"]
     assert ops == [tap.name for tap in taps]

@@ -26,13 +26,9 @@ def _facts(golden: Golden) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_row("golden", golden.path)
     grid.add_row("id", golden.id)
-    grid.add_row(
-        "size", f"{golden.nbytes / 1e6:.1f} MB, {len(arrays):,} arrays, truth in {manifest.truth_dtype}"
-    )
+    grid.add_row("size", f"{golden.nbytes / 1e6:.1f} MB, {len(arrays):,} arrays, truth in {manifest.truth_dtype}")
     grid.add_row("format", f"version {manifest.version}, level {manifest.level}")
-    grid.add_row(
-        "model", f"{model.id}: {model.parameter_count:,} parameters in {len(model.parameters)} tensors"
-    )
+    grid.add_row("model", f"{model.id}: {model.parameter_count:,} parameters in {len(model.parameters)} tensors")
     grid.add_row("biases", f"{len(model.biases)}: {_kinds(model.biases)}")
     grid.add_row("config", ", ".join(f"{k} {v}" for k, v in sorted(model.config.items()) if _is_plain(v)))
     whose = "the published Qwen2 one" if manifest.tokenizer.is_qwen2 else "the checkpoint's own"

@@ -73,9 +73,7 @@ def _evidence(report: Report, kind: str, results: Sequence[TapResult]) -> Iterab
         yield f"{CLEAN_POSITION_TEXT} in every case"
     same = {(r.precision, r.mode) for r in results}
     single = [
-        r
-        for r in report.results
-        if _kind(r.tap) == kind and len(r.profile) == 1 and (r.precision, r.mode) in same
+        r for r in report.results if _kind(r.tap) == kind and len(r.profile) == 1 and (r.precision, r.mode) in same
     ]
     if single and all(r.verdict in ("match", "inherited") for r in single):
         yield "every single-token case is clean: rotation by 0 and a softmax over one key change nothing"

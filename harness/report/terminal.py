@@ -27,17 +27,18 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield from _broken(report)
     found = findings(report)
     for finding in found[:SHOWN_FINDINGS]:
-        yield Padding(_finding(finding, report), (1, 0, 0, 2))
+        yield _spaced(_finding(finding, report), indent=2)
     if len(found) > SHOWN_FINDINGS:
         rest = ", ".join(f.kind for f in found[SHOWN_FINDINGS:])
-        yield Padding(Text(f"also introduced at: {rest}"), (1, 0, 0, 2))
-    yield Padding(_inherited(report), (1, 0, 0, 2))
+        yield _spaced(Text(f"also introduced at: {rest}"), indent=2)
+    if any(r.verdict == "inherited" for r in report.results):
+        yield _spaced(_inherited(report), indent=2)
     yield _summary(report.results, report)
     yield _logits(report.results)
     if report.acceptance is not None:
-        yield Padding(_acceptance(report.acceptance), (1, 0, 0, 0))
+        yield _spaced(_acceptance(report.acceptance))
     if report.not_covered:
-        yield Padding(Text("\n".join(["not covered", *(f"  {x}" for x in report.not_covered)])), (1, 0, 0, 0))
+        yield _spaced(Text("\n".join(["not covered", *(f"  {x}" for x in report.not_covered)])))
 
 
 def _head(report: Report) -> Table:
@@ -60,7 +61,8 @@ def _head(report: Report) -> Table:
 def _verdict(report: Report) -> Text:
     cases = {r.case for r in report.results}
     matched = sum(r.verdict == "match" for r in report.results)
-    counts = f"{matched:,} of {len(report.results):,} comparisons match, {len(cases)} cases"
+    plural = "" if len(cases) == 1 else "s"
+    counts = f"{matched:,} of {len(report.results):,} comparisons match, {len(cases)} case{plural}"
     if report.verdict == "match":
         return Text.assemble(("PASS", "bold green"), f"  {counts}")
     return Text.assemble(("FAIL", "bold red"), f"  {counts}")
@@ -73,14 +75,11 @@ def _broken(report: Report) -> Iterator[RenderableType]:
         of_kind = [r for r in broken if r.verdict == verdict]
         first = of_kind[0]
         taps = list(dict.fromkeys(r.tap for r in of_kind))
-        yield Padding(
-            Text.assemble(
-                (f"{verdict}: ", "bold red"),
-                f"{_some(taps)}\n  expected  {first.expected}\n  found     {first.found}   "
-                f"(case {first.case}, {first.precision}, {first.mode})",
-            ),
-            (1, 0, 0, 2),
+        text = (
+            f"{_some(taps)}\n  expected  {first.expected}\n  found     {first.found}   "
+            f"(case {first.case}, {first.precision}, {first.mode})"
         )
+        yield _spaced(Text.assemble((f"{verdict}: ", "bold red"), text), indent=2)
 
 
 def _finding(finding: Finding, report: Report) -> Table:
@@ -119,8 +118,6 @@ def _times_noise(result: TapResult, limit: float) -> str:
 
 def _inherited(report: Report) -> Text:
     inherited = {r.tap for r in report.results if r.verdict == "inherited"}
-    if not inherited:
-        return Text()
     if report.introduced:
         return Text(f"inherited: {len(inherited)} taps further downstream, each right on golden inputs")
     first = report.first_divergence
@@ -133,9 +130,7 @@ def _inherited(report: Report) -> Text:
 
 
 def _summary(results: Sequence[TapResult], report: Report) -> Padding:
-    table = _table(
-        "precision", "mode", "taps", "match", "largest rms multiple", "largest max", "largest rel. rms"
-    )
+    table = _table("precision", "mode", "taps", "match", "largest rms multiple", "largest max", "largest rel. rms")
     for precision, mode in dict.fromkeys((r.precision, r.mode) for r in results):
         group = [r for r in results if (r.precision, r.mode) == (precision, mode)]
         worst, limit = max(group, key=multiple), report.limits[precision]
@@ -150,7 +145,7 @@ def _summary(results: Sequence[TapResult], report: Report) -> Padding:
             f"{_number(largest)} of {limit.max:g}",
             _number(relative),
         )
-    return Padding(table, (1, 0, 0, 0))
+    return _spaced(table)
 
 
 def _logits(results: Iterable[TapResult]) -> RenderableType:
@@ -175,7 +170,7 @@ def _logits(results: Iterable[TapResult]) -> RenderableType:
             str(sum(not flip.tie for flip in flips)),
             str(sum(flip.tie for flip in flips)),
         )
-    return Padding(table, (1, 0, 0, 0))
+    return _spaced(table)
 
 
 def _acceptance(acceptance: Acceptance) -> Text:
@@ -204,6 +199,10 @@ def _layers(finding: Finding) -> str:
 def _some(names: Sequence[str], shown: int = 4) -> str:
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
+
+
+def _spaced(content: RenderableType, indent: int = 0) -> Padding:
+    return Padding(content, (1, 0, 0, indent), expand=False)
 
 
 def _table(*columns: str) -> Table:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from harness.architecture import Architecture, Config, architecture_of
+from harness.architecture import Architecture, Config
 from harness.comparison import TapResult
 from harness.errors import UsageError
 from harness.golden import CaseEntry
@@ -54,7 +54,7 @@ def check(
     golden_path: Path | str,
     checkpoint: Path,
     spec: str = BUILT_IN,
-    question: Question = Question(),  # noqa: B008 - frozen
+    question: Question = Question(),
     *,
     load: Loader | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -65,6 +65,7 @@ def check(
         golden_path: a golden, HDF5 or Zarr.
         checkpoint: the directory of the weights that it was recorded with.
         spec: the port, `package.module:Name`; also what the report calls it.
+        question: what is asked of it.
         load: loads the port instead of `spec` (tests plant bugs this way).
         progress: told what is being done.
 
@@ -78,7 +79,6 @@ def check(
         cases = select_cases(golden.manifest.cases, question.cases)
         progress("config, weights, token ids")
         config = preflight(golden, checkpoint, cases)
-        arch = architecture_of(config)
         results: list[TapResult] = []
         settings: dict[str, object] = {}
         declared = Declarations((), {})

@@ -107,7 +107,7 @@ def load_port(spec: str, checkpoint: Path, config: Config, dtype: Any) -> Port:
     """
     factory = find_port(spec)
     with blaming_the_port(f"{spec}: load"):
-        port = factory.load(checkpoint, config, dtype, None)
+        port: Port = factory.load(checkpoint, config, dtype, None)
     if not callable(getattr(port, "forward", None)):
         raise PortError(
             "what the port's load() returned has no forward()",

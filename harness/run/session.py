@@ -45,7 +45,8 @@ class GoldenSource:
         """Recorded rms and max noise of a tap, per position; None at float64, which has no floor."""
         if self.precision == "float64":
             return None
-        return self.noise(case.name, self.precision, mode)[case.taps.index(tap)]
+        floors: np.ndarray = self.noise(case.name, self.precision, mode)
+        return floors[case.taps.index(tap)]
 
 
 @dataclass(frozen=True, eq=False)

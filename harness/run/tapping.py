@@ -2,7 +2,7 @@
 
 A port calls `tap(name, value)` and goes on with what comes back. Outside a check the value itself comes back
 (`no_tap`); in a check it is compared; in replay the golden comes back. Inside `jax.jit` nothing can be handed
-over while the function runs, so `tapped_jit` passes the goldens in as arguments and the values out as results.
+over while the function runs, so `Tapped` passes the goldens in as arguments and the values out as results.
 """
 
 from __future__ import annotations

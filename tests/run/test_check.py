@@ -102,9 +102,7 @@ def test_one_compilation_per_shape_serves_all_layers_modes_and_cases(golden_path
     def load(directory, config, dtype):
         return Decoder.load(directory, config, dtype, operations=replace(OPERATIONS, gated=counted))
 
-    question = Question(
-        precisions=("float32",), cases=("hello", "the", "digits", "quick-brown", "hello-world")
-    )
+    question = Question(precisions=("float32",), cases=("hello", "the", "digits", "quick-brown", "hello-world"))
     check(golden_path, checkpoint, question=question, load=load)
     assert sorted(shape[1] for shape in traces) == [1, 2, 3]  # 5 cases, 4 layers, 2 modes: 40 calls
 

@@ -56,9 +56,7 @@ def test_what_cannot_be_run_is_refused(golden_path, checkpoint, name, message):
         ("YieldsNan", "logits", "nonfinite"),
     ],
 )
-def test_what_cannot_be_compared_has_its_own_verdict_and_exit_code_2(
-    golden_path, checkpoint, name, tap, verdict
-):
+def test_what_cannot_be_compared_has_its_own_verdict_and_exit_code_2(golden_path, checkpoint, name, tap, verdict):
     report = checked(golden_path, checkpoint, name)
     assert report.verdict == "diverged"
     assert verdicts(report)[tap] == verdict

@@ -1,0 +1,80 @@
+"""A small failing report, as a check with a wrong RoPE would give it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.comparison import Flip, LogitStatistics, TapResult, Worst
+from harness.report.acceptance import acceptance
+from harness.report.document import GoldenReference, LimitEntry, Report
+from harness.taps import decoder_taps
+from harness.verdict import first_divergence, introduced, overall
+
+TAPS = {tap.name: tap for tap in decoder_taps(layers=2)}
+ROPE = ("layers.0.q_rope", "layers.1.q_rope")
+ENVIRONMENT = {
+    "libraries": {"jax": "0.10", "flax": "0.12", "python": "3.11"},
+    "backend": "cpu",
+    "devices": ["cpu"],
+    "precision": {"float32": {"dtype": "float32", "x64": False, "matmul_precision": "highest"}},
+}
+
+
+def result(tap, mode="replay", verdict="match", multiple=1.2, case="code", profile=(1.0, 1.1, 1.2, 1.2)):
+    return TapResult(
+        case=case,
+        precision="float32",
+        mode=mode,
+        tap=tap,
+        verdict=verdict,
+        rms_multiple=multiple,
+        max_multiple=multiple,
+        max_abs=1e-6 * multiple,
+        mean_abs=1e-7 * multiple,
+        rel_rms=1e-7 * multiple,
+        position_r=0.9,
+        position_note=None if verdict != "match" else "r means nothing: the error is within the noise",
+        growth_p=0.001 if verdict != "match" else None,
+        worst=Worst({"batch": 0, "position": 3, "head": 1, "head_dim": 2}, -0.5, 2.0),
+        profile=profile,
+    )
+
+
+def build(*results: TapResult) -> Report:
+    return Report(
+        schema=1,
+        golden=GoldenReference("ab" * 32, "golden.h5"),
+        port="my_port:Port",
+        environment=ENVIRONMENT,
+        verdict=overall(results),
+        introduced=introduced(results, list(TAPS)),
+        first_divergence=first_divergence(results, list(TAPS)),
+        acceptance=acceptance(results),
+        limits={"float32": LimitEntry(4.0, 8.0, "measured")},
+        taps={name: tap.inputs for name, tap in TAPS.items()},
+        not_covered=("precision bfloat16: not asked for",),
+        results=tuple(results),
+    )
+
+
+LOGITS = replace(
+    result("logits", "forward", "inherited", 5e5),
+    logits=LogitStatistics(0.1, 0.4, 0.5, 0.5, (Flip(3, 7, 9, 1.5, 1e-6, tie=False),), 0.01, 0.98),
+)
+GROWING = (0.5, 1e5, 2e5, 4e5)
+
+REPORT = build(
+    *(result(tap, verdict="introduced", multiple=4.1e5, profile=GROWING) for tap in ROPE),
+    *(result(tap, case="hello", profile=(0.5,)) for tap in ROPE),
+    *(result(name) for name in TAPS if name not in ROPE),
+    result("layers.0.probs", "forward", "inherited", 3e5),
+    LOGITS,
+)
+
+PASSING = build(
+    *(result(name) for name in TAPS),
+    replace(
+        result("logits", "forward"),
+        logits=LogitStatistics(1e-9, 1e-9, 1e-9, 1.0, (), 1e-14, 1.0),
+    ),
+)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+from rich.console import Console
+
+from harness.report.terminal import print_report
+from tests.report.samples import PASSING, REPORT, build, result
+
+
+def printed(report, **options):
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=130, **options))
+    return out.getvalue()
+
+
+def test_a_failing_report_says_which_operation_where_and_how_much():
+    text = printed(REPORT)
+    assert "FAIL" in text
+    assert "layers.*.q_rope" in text
+    assert "wrong even on golden inputs" in text
+    assert "4.1e+05 x PyTorch's own float32 error" in text
+    assert "up to 4 allowed" in text
+    assert "position 3, head 1, head_dim 2:  actual -0.5, golden 2" in text
+    assert "position 0 is clean in every case" in text
+    assert "every single-token case is clean" in text
+    assert "grows with position" in text
+    assert "fed by" in text
+    assert "layers.0.q, which matched" in text
+    assert "inherited: 2 taps further downstream" in text
+
+
+def test_a_passing_report_says_how_much_was_compared_and_names_nothing():
+    text = printed(PASSING)
+    assert "PASS" in text
+    assert f"{len(PASSING.results)} of {len(PASSING.results)} comparisons match, 1 case" in text
+    assert "introduced" not in text
+    assert "inherited" not in text
+
+
+def test_what_was_not_covered_is_listed():
+    assert "precision bfloat16: not asked for" in printed(PASSING)
+
+
+def test_a_correlation_that_means_nothing_is_not_printed_as_a_number():
+    assert "means nothing here" in printed(PASSING)
+    assert "position correlation +0.90" in printed(REPORT)
+
+
+def test_flips_and_ties_are_counted():
+    lines = printed(REPORT).splitlines()
+    row = next(lines[i + 1] for i, line in enumerate(lines) if "top-1 agreement" in line)
+    assert row.split()[-5:] == ["3", "of", "4", "1", "0"]
+
+
+def test_errors_that_only_add_up_are_told_from_a_wrong_operation():
+    text = printed(build(result("layers.1.up"), result("layers.1.up", "forward", "inherited", 9.0)))
+    assert "no operation is wrong on golden inputs" in text
+    assert "first layers.1.up (case code, float32)" in text
+
+
+def test_what_could_not_be_compared_is_said_first():
+    missing = replace(result("layers.0.probs", verdict="missing"), expected="tapped once", found="never tapped")
+    text = printed(build(missing, result("layers.0.q")))
+    assert "missing: layers.0.probs" in text
+    assert "expected  tapped once" in text
+
+
+def test_nan_is_named_as_such():
+    nan = replace(result("layers.0.probs", verdict="nonfinite"), rms_multiple=None, max_abs=None)
+    text = printed(build(nan))
+    assert "NaN or infinity where the golden is finite" in text
+
+
+def test_without_colour_there_are_no_escape_codes():
+    assert "\x1b" not in printed(REPORT)
+    assert "\x1b" not in printed(REPORT, force_terminal=True, no_color=True, color_system=None)
+    assert "\x1b" in printed(REPORT, force_terminal=True, color_system="standard")

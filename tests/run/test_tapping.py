@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harness.errors import PortError
+from harness.run.tapping import Tapped, no_tap
+
+KINDS = frozenset({"double", "square", "unused"})
+
+
+def model(tap, x):
+    doubled = tap("double", 2 * x)
+    return tap("square", doubled * doubled)
+
+
+class Recorder:
+    """A session without a golden file."""
+
+    def __init__(self, goldens, replaying):
+        self._goldens, self.replaying, self.seen = goldens, replaying, {}
+
+    def __call__(self, name, value):
+        raise AssertionError("the jitted function must not call the session")
+
+    def goldens(self, stage):
+        return self._goldens
+
+    def absorb(self, stage, recorded):
+        self.seen = {f"{stage}.{kind}": np.asarray(value).tolist() for kind, value in recorded.items()}
+
+
+X = jnp.array([1.0, 3.0])
+GOLDENS = {"double": jnp.array([10.0, 20.0]), "square": jnp.array([0.0, 0.0])}
+
+
+def test_outside_a_check_a_tapped_function_is_the_function():
+    assert Tapped(model, KINDS)(no_tap, "s", X).tolist() == [4.0, 36.0]
+
+
+def test_forward_records_the_ports_own_values():
+    session = Recorder(GOLDENS, replaying=False)
+    assert Tapped(model, KINDS)(session, "s", X).tolist() == [4.0, 36.0]
+    assert session.seen == {"s.double": [2.0, 6.0], "s.square": [4.0, 36.0]}
+
+
+def test_replay_records_what_was_computed_from_golden_inputs_and_hands_on_the_golden():
+    session = Recorder(GOLDENS, replaying=True)
+    assert Tapped(model, KINDS)(session, "s", X).tolist() == [0.0, 0.0]
+    assert session.seen == {"s.double": [2.0, 6.0], "s.square": [100.0, 400.0]}
+
+
+def test_a_golden_replaces_even_a_nan():
+    session = Recorder({"double": jnp.ones(2), "square": jnp.ones(2)}, replaying=True)
+    Tapped(model, KINDS)(session, "s", jnp.array([jnp.nan, jnp.inf]))
+    assert session.seen["s.square"] == [1.0, 1.0]
+
+
+def test_a_tap_that_was_not_recorded_is_neither_computed_out_nor_reported():
+    session = Recorder({"square": GOLDENS["square"]}, replaying=False)
+    Tapped(model, KINDS)(session, "s", X)
+    assert list(session.seen) == ["s.square"]
+
+
+def test_an_invented_tap_is_handed_to_the_session():
+    session = Recorder(GOLDENS, replaying=False)
+    Tapped(lambda tap, x: tap("cube", model(tap, x)), KINDS)(session, "s", X)
+    assert "s.cube" in session.seen
+
+
+def test_another_shape_is_handed_to_the_session_and_not_broadcast():
+    session = Recorder({"double": jnp.ones((2, 2)), "square": jnp.ones(2)}, replaying=True)
+    Tapped(model, KINDS)(session, "s", X)
+    assert session.seen == {"s.double": [2.0, 6.0], "s.square": [4.0, 36.0]}
+
+
+def test_tapping_twice_is_refused():
+    session = Recorder(GOLDENS, replaying=False)
+    with pytest.raises(PortError, match="tapped one name twice"):
+        Tapped(lambda tap, x: model(tap, model(tap, x)), KINDS)(session, "s", X)
+
+
+def test_both_modes_and_all_stages_are_one_compilation():
+    traces = []
+
+    def counted(tap, x):
+        traces.append(x.shape)
+        return model(tap, x)
+
+    tapped = Tapped(counted, KINDS)
+    for stage in ("a", "b"):
+        for replaying in (False, True):
+            tapped(Recorder(GOLDENS, replaying), stage, X)
+    assert traces == [(2,)]

@@ -1,0 +1,64 @@
+"""What is imported where, seen from outside: in a fresh process that refuses the forbidden packages.
+
+Where torch is not installed its absence would prove nothing, so the imports themselves are refused; the same
+tests run in both environments.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+REFUSE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {forbidden}:
+            raise ImportError("forbidden import: " + name)
+sys.meta_path.insert(0, Refuse())
+{code}
+"""
+
+
+def run(code: str, *forbidden: str) -> subprocess.CompletedProcess[str]:
+    program = REFUSE.format(forbidden=set(forbidden), code=code)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+
+
+def command(*args: str) -> str:
+    return f"from harness.cli import cli; cli({list(args)!r})"
+
+
+def test_a_check_never_imports_torch():
+    args = ("check", "--precision", "float32", "--case", "hello")
+    result = run(command(*args), "torch", "transformers")
+    assert result.returncode == 0, result.stderr
+    assert "PASS" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["show", "verify"])
+def test_reading_a_golden_needs_neither_torch_nor_jax(name):
+    result = run(command(name), "torch", "transformers", "jax", "jaxlib", "flax")
+    assert result.returncode == 0, result.stderr
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ("torch", "transformers", "jax", "flax", "numpy", "h5py", "zarr", "rich", "msgspec", "tokenizers")
+    for args in (["--help"], ["check", "--help"], ["show", "--help"]):
+        result = run(command(*args), *heavy)
+        assert result.returncode == 0, result.stderr
+        assert "Usage: goldens" in result.stdout
+
+
+def test_these_tests_would_notice():
+    result = run("import harness.run.check", "jax")
+    assert result.returncode == 1
+    assert "forbidden import: jax" in result.stderr
+
+
+def test_the_import_contracts_hold():
+    from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+    assert lint_imports(no_cache=True) == EXIT_STATUS_SUCCESS
