@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import ml_dtypes  # noqa: F401 - importing it teaches bfloat16 to numpy, and so to safetensors
 import numpy as np
 from jaxtyping import Num
 from safetensors import SafetensorError, safe_open

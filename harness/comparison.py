@@ -91,6 +91,24 @@ class TapResult:
     found: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """PyTorch's own error at one tap of one case. Axis 0 is the statistic: rms, max.
+
+    Attributes:
+        recorded: per position of this case.
+        typical: the median over all positions of all cases of the golden.
+    """
+
+    recorded: Float[np.ndarray, "2 batch position"]
+    typical: Float[np.ndarray, "2"]
+
+    @classmethod
+    def none(cls, shape: tuple[int, ...]) -> Noise:
+        """No noise recorded (float64): half an ulp of the values is all that is allowed for."""
+        return cls(np.zeros((2, *shape)), np.zeros(2))
+
+
 @dataclass(frozen=True)
 class Place:
     """Which comparison this is."""
@@ -111,7 +129,7 @@ def compare(
     place: Place,
     actual: Num[np.ndarray, "..."],
     truth: Float[np.ndarray, "..."],
-    floor: Float[np.ndarray, "statistic batch position"] | None,
+    noise: Noise | None,
     limit: Limit,
     dtype: str,
 ) -> TapResult:
@@ -121,7 +139,7 @@ def compare(
         place: which comparison this is.
         actual: what the port handed over.
         truth: the golden's value, same shape.
-        floor: recorded rms and max noise per position; None where there is none (float64).
+        noise: PyTorch's own error; None where none is recorded (float64).
         limit: the largest noise multiples that still match.
         dtype: the dtype that the port has to use.
 
@@ -136,9 +154,11 @@ def compare(
 
     error = metrics.errors(actual, truth, place.tap.position_axis)
     unit = metrics.UNIT_ROUNDOFF[place.precision]
-    rms_floor, max_floor = (np.zeros_like(error.rms),) * 2 if floor is None else floor
-    rms = metrics.noise_multiple(error.rms, rms_floor, error.scale_rms, unit)
-    largest = metrics.noise_multiple(error.max, max_floor, error.scale_max, unit)
+    own = noise or Noise.none(error.rms.shape)
+    rms_floor = metrics.noise_floor(own.recorded[0], own.typical[0], error.scale_rms, unit)
+    max_floor = metrics.noise_floor(own.recorded[1], own.typical[1], error.scale_max, unit)
+    rms = metrics.noise_multiple(error.rms, rms_floor)
+    largest = metrics.noise_multiple(error.max, max_floor)
     within = bool(rms.max() <= limit.rms and largest.max() <= limit.max)
     row = int(rms.max(axis=1).argmax())
     r, note = _position_correlation(error.rms[row], within)
@@ -154,7 +174,7 @@ def compare(
         max_abs=finite(error.max_abs),
         mean_abs=finite(error.mean_abs),
         rel_rms=finite(error.relative_rms),
-        noise_max=None if floor is None else finite(max_floor.max()),
+        noise_max=None if noise is None else finite(noise.recorded[1].max()),
         position_r=r,
         position_note=note,
         growth_p=metrics.growth_p_value(rms[row]) if above_noise else None,
@@ -164,9 +184,7 @@ def compare(
             float(truth[error.worst]),
         ),
         profile=tuple(finite(float(f"{value:.3g}")) for value in rms[row]),
-        logits=_logit_statistics(actual, truth, np.maximum(max_floor, unit * error.scale_max))
-        if place.tap.kind == "logits"
-        else None,
+        logits=_logit_statistics(actual, truth, max_floor) if place.tap.kind == "logits" else None,
     )
 
 

@@ -69,14 +69,25 @@ def per_position(values: Values, position_axis: int) -> tuple[PerPosition, PerPo
     return np.sqrt(np.square(magnitude).mean(axis=axes)), magnitude.max(axis=axes)
 
 
-def noise_multiple(error: PerPosition, floor: PerPosition, scale: PerPosition, unit: float) -> PerPosition:
-    """Error divided by the noise floor, per position: 1 means "as good as PyTorch itself".
+def noise_floor(recorded: PerPosition, typical: float, scale: PerPosition, unit: float) -> PerPosition:
+    """The error that counts as 1 noise multiple, per position.
 
-    The floor is never taken below half an ulp of the values themselves (`unit * scale`): at a position
-    where PyTorch happened to round exactly, another correct order of operations may not.
+    PyTorch's recorded error is one draw of its rounding noise, and at some position it is small by luck. So no
+    position is held to less than what is typical of the tap in this golden, nor to less than half an ulp of the
+    values there.
+
+    Args:
+        recorded: PyTorch's own error.
+        typical: the median of PyTorch's own error at this tap, over all positions of all cases.
+        scale: size of the values themselves.
+        unit: unit roundoff of the precision.
     """
-    allowed = np.maximum(floor, unit * scale)
-    multiple: PerPosition = np.divide(error, allowed, out=np.where(error > 0, np.inf, 0.0), where=allowed > 0)
+    return np.maximum(np.maximum(recorded, typical), unit * scale)
+
+
+def noise_multiple(error: PerPosition, floor: PerPosition) -> PerPosition:
+    """Error divided by the noise floor: 1 means "as good as PyTorch itself"."""
+    multiple: PerPosition = np.divide(error, floor, out=np.where(error > 0, np.inf, 0.0), where=floor > 0)
     return multiple
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from harness.comparison import Place, compare
+from harness.comparison import Noise, Place, compare
 from harness.taps import Tap
 from harness.tolerances import limit
 
@@ -10,8 +10,8 @@ LOGITS = Tap("logits", ("batch", "position", "vocab"), ())
 UNIT = 2.0**-24
 
 
-def run(actual, truth, floor=None, tap=TAP, precision="float32", dtype="float32"):
-    return compare(Place("case", precision, "replay", tap), actual, truth, floor, limit(precision), dtype)
+def run(actual, truth, noise=None, tap=TAP, precision="float32", dtype="float32"):
+    return compare(Place("case", precision, "replay", tap), actual, truth, noise, limit(precision), dtype)
 
 
 def values(shape=(1, 6, 8), seed=0):
@@ -56,10 +56,12 @@ def test_one_wrong_element_among_many_is_not_averaged_away():
 
 def test_a_recorded_floor_allows_what_pytorch_itself_does():
     truth = values().astype(np.float64)
-    floor = np.full((2, 1, 6), 1e-3)
-    assert run(truth + 3e-3, truth, floor, dtype="float64").verdict == "match"
-    assert run(truth + 5e-3, truth, floor, dtype="float64").verdict == "diverged"
-    assert run(truth + 5e-3, truth, floor, dtype="float64").noise_max == 1e-3
+    noise = Noise(np.full((2, 1, 6), 1e-3), np.zeros(2))
+    assert run(truth + 3e-3, truth, noise, dtype="float64").verdict == "match"
+    assert run(truth + 5e-3, truth, noise, dtype="float64").verdict == "diverged"
+    assert run(truth + 5e-3, truth, noise, dtype="float64").noise_max == 1e-3
+    typical = Noise(np.zeros((2, 1, 6)), np.full(2, 1e-3))
+    assert run(truth + 3e-3, truth, typical, dtype="float64").verdict == "match"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -121,8 +123,8 @@ def test_a_flip_within_the_noise_is_a_tie_and_beyond_it_is_not():
     truth[0, 0, 1] = 1.0 - 1e-3  # a narrow margin at position 0, a wide one at position 1
     actual = truth.copy()
     actual[0, :, 1] = 1.1
-    floor = np.full((2, 1, 2), 1e-3)
-    result = run(actual, truth, floor, tap=LOGITS, dtype="float64")
+    noise = Noise(np.full((2, 1, 2), 1e-3), np.zeros(2))
+    result = run(actual, truth, noise, tap=LOGITS, dtype="float64")
     assert result.logits is not None
     tie, flip = result.logits.flips
     assert (tie.position, tie.golden, tie.actual, tie.tie) == (0, 0, 1, True)

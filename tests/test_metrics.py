@@ -50,17 +50,25 @@ def test_unsigned_zero_against_one_differs_by_one_not_255():
     assert found.max_abs == 1.0
 
 
+UNIT = metrics.UNIT_ROUNDOFF["float32"]
+
+
 def test_the_floor_is_never_below_half_an_ulp_of_the_values():
     one = np.ones((1, 1))
-    unit = metrics.UNIT_ROUNDOFF["float32"]
-    assert metrics.noise_multiple(unit * one, 0 * one, one, unit).item() == 1.0
-    assert metrics.noise_multiple(unit * one, 4 * unit * one, one, unit).item() == 0.25
+    assert metrics.noise_floor(0 * one, 0.0, one, UNIT).item() == UNIT
+    assert metrics.noise_floor(4 * UNIT * one, 0.0, one, UNIT).item() == 4 * UNIT
+
+
+def test_a_position_where_pytorch_was_lucky_is_held_to_what_is_typical():
+    recorded = np.array([[3.0, 1e-9, 2.0, 9.0]])
+    assert metrics.noise_floor(recorded, 2.5, np.zeros((1, 4)), UNIT).tolist() == [[3.0, 2.5, 2.5, 9.0]]
 
 
 def test_an_error_where_nothing_is_allowed_is_infinite_and_none_is_zero():
     zero, one = np.zeros((1, 1)), np.ones((1, 1))
-    assert metrics.noise_multiple(one, zero, zero, 1e-8).item() == np.inf
-    assert metrics.noise_multiple(zero, zero, zero, 1e-8).item() == 0.0
+    assert metrics.noise_multiple(one, zero).item() == np.inf
+    assert metrics.noise_multiple(zero, zero).item() == 0.0
+    assert metrics.noise_multiple(3 * one, 2 * one).item() == 1.5
 
 
 def test_unit_roundoff_is_half_the_gap_above_one():

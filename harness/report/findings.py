@@ -43,6 +43,8 @@ def findings(report: Report) -> tuple[Finding, ...]:
 
 
 def _finding(report: Report, kind: str, results: Sequence[TapResult]) -> Finding:
+    # Replay speaks about the operation alone; forward figures hold what came in from upstream as well.
+    results = [r for r in results if r.mode == "replay"] or results
     taps = tuple(tap for tap in report.introduced if _kind(tap) == kind)
     worst = max(results, key=multiple)
     return Finding(

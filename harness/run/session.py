@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Num
 
-from harness.comparison import Place, TapResult, compare
+from harness.comparison import Noise, Place, TapResult, compare
 from harness.golden import CaseEntry
 from harness.run.port import Declarations
 from harness.run.precision import round_to
@@ -36,17 +36,29 @@ class GoldenSource:
         self.taps: Mapping[str, Tap] = {tap.name: tap for tap in golden.manifest.taps}
         self.truth = functools.lru_cache(CACHED_TAPS)(golden.tap)
         self.rounded = functools.lru_cache(CACHED_TAPS)(self._rounded)
-        self.noise = functools.lru_cache(2)(golden.noise)
+        self._noise = functools.cache(self._all_noise)
+        self._typical = functools.cache(self._median_noise)
 
     def _rounded(self, case: str, tap: str) -> Num[np.ndarray, "..."]:
         return round_to(self.truth(case, tap), self.precision)
 
-    def floor(self, case: CaseEntry, mode: str, tap: str) -> Float[np.ndarray, "2 batch position"] | None:
-        """Recorded rms and max noise of a tap, per position; None at float64, which has no floor."""
+    def noise(self, case: CaseEntry, mode: str, tap: str) -> Noise | None:
+        """PyTorch's own error at a tap; None at float64, for which none is recorded."""
         if self.precision == "float64":
             return None
-        floors: np.ndarray = self.noise(case.name, self.precision, mode)
-        return floors[case.taps.index(tap)]
+        return Noise(self._noise(mode)[case.name][case.taps.index(tap)], self._typical(mode)[tap])
+
+    def _all_noise(self, mode: str) -> dict[str, Float[np.ndarray, "tap 2 batch position"]]:
+        cases = self.golden.manifest.cases
+        return {case.name: self.golden.noise(case.name, self.precision, mode) for case in cases}
+
+    def _median_noise(self, mode: str) -> dict[str, Float[np.ndarray, "2"]]:
+        """By tap, the median over the positions of every case: a selection of cases changes no verdict."""
+        by_tap: dict[str, list[np.ndarray]] = {}
+        for case in self.golden.manifest.cases:
+            for tap, noise in zip(case.taps, self._noise(mode)[case.name], strict=True):
+                by_tap.setdefault(tap, []).append(noise.reshape(2, -1))
+        return {tap: np.median(np.concatenate(noise, axis=1), axis=1) for tap, noise in by_tap.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +126,7 @@ class CaseSession:
                 self._place(tap),
                 np.asarray(value),
                 self._source.truth(self._case.name, name),
-                self._source.floor(self._case, self._mode, name),
+                self._source.noise(self._case, self._mode, name),
                 self._judgement.limit,
                 self._judgement.declared.dtypes.get(tap.kind, self._source.precision),
             )
