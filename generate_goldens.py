@@ -18,7 +18,10 @@ COULD_NOT, INTERRUPTED = 2, 130
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--model", metavar="DIR_OR_HUB_ID", help="A checkpoint in Hugging Face format (Qwen2, Qwen2.5).")
 @click.option(
-    "--corpus", type=click.Path(path_type=Path), metavar="FILE", help="The prompts.  [default: goldens/corpus.toml]"
+    "--corpus",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The prompts.  [default: goldens/corpus.toml]",
 )
 @click.option("--out", metavar="PATH.h5|PATH.zarr|URL", help="Where to write.  [default: MODEL.h5, here]")
 @click.option(
