@@ -165,16 +165,24 @@ class Decoder:
                 hint="pass None: whole prompts only",
             )
         table = self.weights.read("model.embed_tokens.weight")
-        hidden = [self._embed(call.tap, "", table, call.input_ids) for call in calls]
+        hidden = self._stage(self._embed, "", calls, [(table, call.input_ids) for call in calls])
         for index in range(self.arch.layers):
             state = layer_state(self.weights, index, self._abstract)
-            hidden = [
-                self._layer(call.tap, f"layers.{index}", state, x, call.positions, call.mask)
-                for call, x in zip(calls, hidden, strict=True)
-            ]
+            inputs = [(state, x, c.positions, c.mask) for c, x in zip(calls, hidden, strict=True)]
+            hidden = self._stage(self._layer, f"layers.{index}", calls, inputs)
         norm = self.weights.read("model.norm.weight")
         head = table if self.arch.tied_head else self.weights.read("lm_head.weight")
-        return [(self._head(c.tap, "", norm, head.T, x), None) for c, x in zip(calls, hidden, strict=True)]
+        logits = self._stage(self._head, "", calls, [(norm, head.T, x) for x in hidden])
+        return [(one, None) for one in logits]
+
+    @staticmethod
+    def _stage(
+        function: Tapped, stage: str, calls: Sequence[Call], inputs: Sequence[tuple[Any, ...]]
+    ) -> list[Array]:
+        """One stage for all calls, compiled for all of their shapes at once."""
+        taps = [call.tap for call in calls]
+        function.compile_for((tap, stage, args) for tap, args in zip(taps, inputs, strict=True))
+        return [function(tap, stage, *args) for tap, args in zip(taps, inputs, strict=True)]
 
 
 def _embed(ops: Operations, tap: TapFunction, table: Array, ids: Ids) -> Hidden:

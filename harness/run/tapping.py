@@ -7,7 +7,9 @@ over while the function runs, so `Tapped` passes the goldens in as arguments and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -38,6 +40,10 @@ class Session(TapFunction, Protocol):
 
     def goldens(self, stage: str) -> Goldens:
         """The golden values of a stage's taps, by kind, rounded to the precision of the check."""
+        ...
+
+    def shapes(self, stage: str) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """The shapes and dtypes of `goldens(stage)`, without reading them."""
         ...
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array]) -> None:
@@ -89,14 +95,39 @@ class Tapped:
 
         self._checked = jax.jit(traced)
         self._plain = jax.jit(lambda *args: function(no_tap, *args))
+        self._compiled: dict[Hashable, Callable[..., Any]] = {}
+
+    def compile_for(self, invocations: Iterable[tuple[TapFunction, str, tuple[Any, ...]]]) -> None:
+        """Compile for all shapes among the invocations `(tap, stage, args)`, side by side on all cores.
+
+        It changes nothing but the time: XLA compiles one module on one core, and a check has many shapes.
+        """
+        lowered = {}
+        for tap, stage, args in invocations:
+            if not isinstance(tap, Session):
+                continue
+            inputs = (tap.shapes(stage), jax.ShapeDtypeStruct((), jnp.bool_), *args)
+            key = _signature(inputs)
+            if key not in self._compiled and key not in lowered:
+                lowered[key] = self._checked.lower(*inputs)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            # What was lowered is closed: no thread-local setting (x64, matmul precision) is looked at any more.
+            self._compiled.update(zip(lowered, pool.map(lambda one: one.compile(), lowered.values()), strict=True))
 
     def __call__(self, tap: TapFunction, stage: str, *args: Any) -> Any:
         """Run it as the given stage (`layers.3`, or `` outside the layers)."""
         if not isinstance(tap, Session):
             return self._plain(*args)
-        result, recorded = self._checked(tap.goldens(stage), jnp.asarray(tap.replaying), *args)
+        inputs = (tap.goldens(stage), jnp.asarray(tap.replaying), *args)
+        result, recorded = self._compiled.get(_signature(inputs), self._checked)(*inputs)
         tap.absorb(stage, recorded)
         return result
+
+
+def _signature(inputs: tuple[Any, ...]) -> Hashable:
+    """What decides whether two calls can share a compilation: structure, shapes and dtypes."""
+    leaves, structure = jax.tree.flatten(inputs)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def refuse_tracer(name: str, value: object) -> None:

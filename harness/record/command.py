@@ -1,0 +1,158 @@
+"""What `generate_goldens.py` does with its arguments. torch is imported only once they make sense."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from harness import embedded
+from harness.corpus import Corpus, load_corpus
+from harness.errors import CheckpointError, RecordError, UsageError
+from harness.store import check_writable
+
+if TYPE_CHECKING:
+    from harness.record.recorder import Summary
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments as they were given; None where one was not."""
+
+    model: str | None = None
+    corpus: Path | None = None
+    out: str | None = None
+    level: str | None = None
+    dtype: str | None = None
+    cases: tuple[str, ...] = ()
+    device: str | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One golden to record: which model, where to, and whether a golden there is replaced."""
+
+    model: str
+    model_id: str
+    out: str
+    overwrite: bool
+
+
+def run(request: Request, console: Console) -> list[Summary]:
+    """Record what was asked for, with progress on the console.
+
+    Raises:
+        HarnessError: refused, or stopped; what was done so far is kept for the next run.
+    """
+    jobs = plan(request)
+    corpus = load_corpus(request.corpus or embedded.directory() / "corpus.toml")
+    corpus.select(request.cases)  # refuses an unknown name before torch is imported
+    for job in jobs:
+        check_writable(job.out, job.overwrite)
+    require_torch()
+    return [_record(job, corpus, request, console) for job in jobs]
+
+
+def plan(request: Request) -> list[Job]:
+    """The goldens that the arguments ask for.
+
+    Without `--model` and `--out` these are the embedded goldens, each beside its checkpoint and recorded as a
+    whole: an option that would record them differently is refused rather than applied to them.
+
+    Raises:
+        UsageError: the embedded goldens would be recorded in part.
+    """
+    if request.model is None and request.out is None:
+        changed = [name for name in ("corpus", "level", "dtype", "device") if getattr(request, name)]
+        if changed or request.cases:
+            raise UsageError(
+                "the embedded golden is only recorded as a whole",
+                where=f"--{(changed or ['case'])[0]}",
+                expected="no other option, or --out",
+                found="no --out",
+                hint="say where another recording goes: --out PATH.h5",
+            )
+        return [
+            Job(str(config.parent), config.parent.name, f"{config.parent}.h5", overwrite=True)
+            for config in sorted(embedded.directory().glob("*/config.json"))
+        ]
+    model = request.model or str(embedded.directory() / "qwen2-tiny")
+    local = Path(model).is_dir()
+    name = Path(model).resolve().name if local else model
+    out = request.out or f"{name.rpartition('/')[2]}.h5"
+    return [Job(model, name, out, request.force)]
+
+
+def require_torch() -> None:
+    """Refuse to go on without the libraries of the recording side.
+
+    Raises:
+        RecordError: naming those that are missing.
+    """
+    missing = [name for name in ("torch", "transformers", "filelock") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RecordError(
+            "recording needs libraries that are not installed here",
+            where="the Python environment",
+            expected="torch, transformers, filelock",
+            found=f"no {', no '.join(missing)}",
+            hint="pip install -e '.[record]' (checking needs none of them: goldens check)",
+        )
+
+
+def checkpoint_directory(model: str) -> Path:
+    """The directory of a model: as given, or downloaded from the hub.
+
+    Raises:
+        CheckpointError: no such directory, and no such model on the hub, or no way to it.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    if not HUB_ID.fullmatch(model) or model.startswith("."):
+        raise CheckpointError(
+            "there is no such checkpoint",
+            where=model,
+            expected="a directory with config.json, or an id on the hub (Qwen/Qwen2.5-0.5B)",
+            found="nothing",
+            hint="check --model",
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = ["*.json", "*.safetensors", "merges.txt", "vocab.txt"]
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except Exception as error:  # the hub's client raises its own errors, the network's and the file system's
+        raise CheckpointError(
+            f"the model cannot be fetched from the hub: {_first_line(error)}",
+            where=model,
+            hint="check the id and the network, or download it elsewhere and give the directory to --model",
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _record(job: Job, corpus: Corpus, request: Request, console: Console) -> Summary:
+    checkpoint = checkpoint_directory(job.model)
+    from harness.record.progress import Bars, show_summary
+    from harness.record.recorder import Options, record
+
+    options = Options(
+        level=request.level or "ops",
+        dtype=request.dtype or "float64",
+        cases=request.cases,
+        device=request.device or "cpu",
+        overwrite=job.overwrite,
+    )
+    with Bars(console, f"{job.model_id} to {job.out}") as bars:
+        summary = record(checkpoint, job.model_id, corpus, job.out, options, bars)
+    show_summary(console, summary)
+    return summary

@@ -1,0 +1,187 @@
+"""A recording: checkpoint + corpus -> golden. The only module that knows the whole order of events."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from harness import golden
+from harness.corpus import Case, Corpus
+from harness.golden import CaseEntry, Manifest
+from harness.record.arrays import Loudest, Tally, golden_arrays
+from harness.record.environment import check_device, provenance, reproducible
+from harness.record.layer_major import run_units
+from harness.record.model import Reference
+from harness.record.parameters import model_entry, parameter_table
+from harness.record.tokens import Tokenized, tokenize
+from harness.record.work import Work
+from harness.store import check_writable, write_golden
+from harness.taps import LEVELS, at_level
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is recorded, and how.
+
+    Attributes:
+        level: the deepest level; a prompt may have a shallower one of its own.
+        dtype: in which truth is stored; it is always computed in float64.
+        cases: names of prompts; none means all.
+        overwrite: replace the golden that is there.
+    """
+
+    level: str = "ops"
+    dtype: str = "float64"
+    cases: tuple[str, ...] = ()
+    device: str = "cpu"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of it. `resumed` units were done by an earlier, unfinished recording."""
+
+    id: str
+    path: str
+    cases: int
+    taps: int
+    nbytes: int
+    seconds: float
+    units: int
+    resumed: int
+    loudest: Loudest
+
+
+class Progress(Protocol):
+    """Told what happens. See `harness.record.progress` for the one that draws bars."""
+
+    def notice(self, text: str) -> None: ...
+
+    def plan(self, units: int, done: int) -> None: ...
+
+    def unit(self, stage: str, case: str, nbytes: int) -> None: ...
+
+
+class Silent:
+    """The progress that nobody watches."""
+
+    def notice(self, text: str) -> None:
+        pass
+
+    def plan(self, units: int, done: int) -> None:
+        pass
+
+    def unit(self, stage: str, case: str, nbytes: int) -> None:
+        pass
+
+
+def record(
+    checkpoint: Path,
+    model_id: str,
+    corpus: Corpus,
+    out: str,
+    options: Options = Options(),
+    progress: Progress = Silent(),  # noqa: B008 - without state
+) -> Summary:
+    """Record a golden.
+
+    Args:
+        checkpoint: a directory in Hugging Face format.
+        model_id: what the golden calls it: the directory's name, or the id on the hub.
+        out: a path ending in .h5 or .zarr, or a URL.
+
+    Raises:
+        HarnessError: the recording is refused, or stops. What was at `out` is untouched then, and where work was
+            done the same call goes on with it.
+    """
+    started = time.monotonic()
+    check_writable(out, options.overwrite)
+    check_device(options.device)
+    selected = corpus.select(options.cases)
+    with reproducible():
+        model = Reference(checkpoint, options.device)
+        tokenized = tokenize(checkpoint, selected, model.arch.vocab)
+        work = Work(out)
+        with work.locked():
+            progress.notice(f"hashing {len(model.checkpoint.names)} parameters")
+            manifest = _manifest(model, model_id, corpus, selected, tokenized, options)
+            units = len(model.stages) * len(tokenized.cases)
+            resumed = _take_up(work, model, manifest, tokenized.cases, progress)
+            progress.plan(units, resumed)
+            run_units(model, manifest, tokenized.cases, work, progress.unit)
+            progress.notice(f"writing {out}")
+            tally = Tally()
+            identity = write_golden(
+                out,
+                golden_arrays(model, manifest, tokenized.cases, work, tally),
+                lambda arrays: replace(manifest, arrays=arrays),
+                overwrite=options.overwrite,
+            )
+            work.finish()
+    return Summary(
+        id=identity,
+        path=out,
+        cases=len(manifest.cases),
+        taps=sum(len(entry.taps) for entry in manifest.cases),
+        nbytes=tally.nbytes,
+        seconds=time.monotonic() - started,
+        units=units,
+        resumed=resumed,
+        loudest=tally.loudest,
+    )
+
+
+def _manifest(
+    model: Reference, model_id: str, corpus: Corpus, selected: Corpus, tokenized: Tokenized, options: Options
+) -> Manifest:
+    """Everything that the golden says of itself, but for its arrays."""
+    table = parameter_table(model.checkpoint, model.shapes, model.arch.tied_head)
+    taps = model.arch.taps()
+    entries = []
+    for prompt, case in zip(selected.prompts, tokenized.cases, strict=True):
+        level = min(prompt.level, options.level, key=LEVELS.index)
+        names = tuple(tap.name for tap in at_level(taps, level))
+        shape = (case.batch, case.length)
+        entries.append(CaseEntry(case.name, "prompt", prompt.text, prompt.why, prompt.tags, level, shape, names))
+    return Manifest(
+        format=golden.FORMAT,
+        version=golden.FORMAT_VERSION,
+        model=model_entry(model_id, model.config, table),
+        tokenizer=tokenized.tokenizer,
+        corpus_sha256=corpus.digest,
+        level=options.level,
+        truth_dtype=options.dtype,
+        precisions=golden.NOISE_PRECISIONS,
+        taps=taps,
+        cases=tuple(entries),
+        environment=provenance(options.device),
+        command=_command(model_id, corpus, options),
+        arrays={},
+    )
+
+
+def _command(model_id: str, corpus: Corpus, options: Options) -> str:
+    """The command in a canonical form: only what decides the content, and no path."""
+    words = ["generate_goldens.py", "--model", model_id, "--corpus", f"sha256:{corpus.digest}"]
+    words += ["--level", options.level, "--dtype", options.dtype, "--device", options.device]
+    for name in sorted(options.cases):
+        words += ["--case", name]
+    return " ".join(words)
+
+
+def _take_up(work: Work, model: Reference, manifest: Manifest, cases: tuple[Case, ...], progress: Progress) -> int:
+    """Go on with work that was done under the same settings; returns how many units are done."""
+    ids = hashlib.sha256()
+    for case in cases:
+        ids.update(f"{case.name} {case.input_ids.tolist()}\n".encode())
+    settings = {"ids_sha256": ids.hexdigest(), "golden": json.loads(golden.encode(manifest))}
+    if work.begin(json.dumps(settings, indent=1).encode()):
+        progress.notice("discarding unfinished work: it was begun with another checkpoint, corpus or options")
+    done = sum(work.has(stage, case.name) for stage in model.stages for case in cases)
+    if done:
+        progress.notice(f"going on with unfinished work: {done} units are done")
+    return done

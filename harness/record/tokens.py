@@ -1,0 +1,98 @@
+"""Prompts to token ids, trusted only where three sources agree.
+
+transformers' AutoTokenizer gives the ids. The `tokenizers` library on the bare tokenizer.json, which the checking
+side uses, must give the same; and where the tokenizer is Qwen2's, so must the published facts in
+goldens/qwen2_ids.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from harness import embedded
+from harness.corpus import Case, Corpus, Prompt, check_vocabulary, prompt_case
+from harness.errors import CorpusError
+from harness.golden import TokenizerEntry
+
+# What tells Qwen2's tokenizer from any other: the ids of its first two special tokens.
+QWEN2_SPECIAL = {"<|endoftext|>": 151643, "<|im_start|>": 151644}
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenized:
+    """Phase 2 facts: the tokenizer, and a case per prompt."""
+
+    tokenizer: TokenizerEntry
+    cases: tuple[Case, ...]
+
+
+def tokenize(checkpoint: Path, corpus: Corpus, vocab: int) -> Tokenized:
+    """The cases of a corpus, with the checkpoint's own tokenizer.
+
+    Raises:
+        CorpusError: no tokenizer, its two readers or the published ids disagree, a prompt without any token, or an
+            id outside the vocabulary.
+    """
+    file = checkpoint / "tokenizer.json"
+    try:
+        bare = Tokenizer.from_file(str(file))
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    except Exception as error:  # tokenizers raises bare Exception, transformers nearly anything
+        raise CorpusError(
+            f"the checkpoint's tokenizer cannot be read: {error}",
+            where=file,
+            hint="put tokenizer.json and tokenizer_config.json of the checkpoint beside its weights",
+        ) from None
+    is_qwen2 = all(bare.token_to_id(token) == known for token, known in QWEN2_SPECIAL.items())
+    published = _published() if is_qwen2 else {}
+    cases = []
+    for prompt in corpus.prompts:
+        ids = tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+        _same_from_the_file(prompt, ids, bare.encode(prompt.text, add_special_tokens=False).ids)
+        _same_as_published(prompt, ids, published.get(prompt.text))
+        if not ids:
+            raise CorpusError("a prompt has no tokens", where=prompt.name, hint="give it a text with content")
+        case = prompt_case(prompt.name, ids)
+        check_vocabulary(case, vocab)
+        cases.append(case)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return Tokenized(TokenizerEntry(digest, is_qwen2), tuple(cases))
+
+
+def _published() -> Mapping[str, Sequence[Sequence[int]]]:
+    """Text -> the ids that Qwen2's tokenizer gives; two where it depends on Unicode normalization."""
+    document = json.loads((embedded.directory() / "qwen2_ids.json").read_text(encoding="utf-8"))
+    normalized = document["normalized"]
+    return {
+        text: (ids, normalized[text]) if text in normalized else (ids,) for text, ids in document["ids"].items()
+    }
+
+
+def _same_from_the_file(prompt: Prompt, ids: Sequence[int], bare: Sequence[int]) -> None:
+    if list(ids) != list(bare):
+        raise CorpusError(
+            "transformers and tokenizer.json give different token ids",
+            where=f"prompt {prompt.name}",
+            expected=f"{list(bare)} (tokenizers library, tokenizer.json)",
+            found=f"{list(ids)} (transformers, AutoTokenizer)",
+            hint="transformers changes this tokenizer as it loads it (often its normalizer): save it again with "
+            "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+        )
+
+
+def _same_as_published(prompt: Prompt, ids: Sequence[int], published: Sequence[Sequence[int]] | None) -> None:
+    if published is not None and list(ids) not in [list(known) for known in published]:
+        raise CorpusError(
+            "this is Qwen2's tokenizer, but it does not give Qwen2's token ids",
+            where=f"prompt {prompt.name}",
+            expected=" or ".join(str(list(known)) for known in published),
+            found=list(ids),
+            hint="the tokenizer files are damaged or mixed: copy tokenizer.json from the published checkpoint",
+        )

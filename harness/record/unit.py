@@ -1,0 +1,151 @@
+"""The unit of work: one case through one stage, in all precision streams.
+
+The streams are truth (float64), and at float32 and bfloat16 a forward and a replay pass. In replay every recorded
+tap is replaced by truth rounded to the precision, what comes into the stage as well. So a replay pass needs
+nothing from the replay pass of the stage before, and what goes from stage to stage is truth and forward passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.errors import RecordError
+from harness.golden import NOISE_PRECISIONS
+from harness.record.capture import Collector
+from harness.record.model import Inputs, Stage
+from harness.record.noise import Floors, noise_floors, not_finite, rounded
+from harness.taps import Tap
+
+PRECISIONS = ("float64", *NOISE_PRECISIONS)
+State = Mapping[str, Tensor]  # precision -> hidden states [batch, position, hidden]
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """What a unit of work yields.
+
+    Attributes:
+        state: precision -> hidden states for the next stage; empty after the last.
+        truth: tap -> float64, dimensions as in `Tap.dims`.
+        noise: (precision, kind) -> float32 [tap, statistic, batch, position], the stage's recorded taps in order.
+    """
+
+    state: State
+    truth: Mapping[str, Tensor]
+    noise: Mapping[tuple[str, str], Floors]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is asked of a unit.
+
+    Attributes:
+        taps: of this stage, those that the case records.
+        replayed: whether replay differs from forward: only where something upstream of the last tap is recorded.
+        repeat: run every pass twice, and refuse any difference.
+    """
+
+    inputs: Inputs
+    taps: Sequence[Tap]
+    replayed: bool
+    repeat: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass of one stream: the wanted taps by kind, and what goes out."""
+
+    values: Mapping[str, Tensor]
+    out: Tensor
+
+
+def compute(stage: Stage, task: Task, state: State) -> Unit:
+    """Run all streams of one case through one stage.
+
+    Args:
+        state: what the stage before gave; empty for the first.
+
+    Raises:
+        RecordError: a tap fires twice or never, the reference is not finite, or a repeat differs.
+    """
+    truth = _run(stage, task, "truth", "float64", state.get("float64"), None)
+    _refuse_non_finite(stage, truth)
+    noise = {}
+    out = {"float64": truth.out}
+    for precision in NOISE_PRECISIONS:
+        stream = f"{precision} forward"
+        forward = _run(stage, task, stream, precision, state.get(precision), None)
+        out[precision] = forward.out
+        if not task.taps:
+            continue
+        floors = noise_floors(forward.values, truth.values, task.taps, stream)
+        noise[precision, "forward"] = floors
+        noise[precision, "replay"] = (
+            _replay_noise(stage, task, precision, state, truth) if task.replayed else floors
+        )
+    last = stage.kinds[-1] == "logits"
+    names = {tap.kind: tap.name for tap in task.taps}
+    return Unit({} if last else out, {names[kind]: value for kind, value in truth.values.items()}, noise)
+
+
+def _replay_noise(stage: Stage, task: Task, precision: str, state: State, truth: Pass) -> Floors:
+    stream = f"{precision} replay"
+    replacements = {kind: rounded(value, precision) for kind, value in truth.values.items()}
+    entry = rounded(state["float64"], precision) if state else None
+    replay = _run(stage, task, stream, precision, entry, replacements)
+    return noise_floors(replay.values, truth.values, task.taps, stream)
+
+
+def _run(
+    stage: Stage,
+    task: Task,
+    stream: str,
+    precision: str,
+    state: Tensor | None,
+    replacements: Mapping[str, Tensor] | None,
+) -> Pass:
+    def once() -> Pass:
+        tap = Collector(stage.prefix, [tap.kind for tap in task.taps], replacements)
+        # A copy, since a replacement in place must not reach what the next pass starts from.
+        out = stage.run(precision, None if state is None else state.clone(), task.inputs, tap)
+        return Pass(tap.values, out)
+
+    return _agreed(stage, stream, once) if task.repeat else once()
+
+
+def _agreed(stage: Stage, stream: str, once: Callable[[], Pass]) -> Pass:
+    """Run a pass twice: a reference that does not agree with itself, bit for bit, is none."""
+    first, second = once(), once()
+    for kind, value, again in (
+        *((kind, value, second.values[kind]) for kind, value in first.values.items()),
+        (stage.kinds[-1], first.out, second.out),
+    ):
+        if not torch.equal(_bits(value), _bits(again)):
+            difference = (value.to(torch.float64) - again.to(torch.float64)).abs().max()
+            raise RecordError(
+                "the reference does not agree with itself: the same pass, run twice, gave different bits",
+                where=f"{_name(stage, kind)}, {stream}",
+                expected="the same bits",
+                found=f"a difference of up to {difference:.3g}",
+                hint="an operation here is not deterministic: record on another device (--device cpu)",
+            )
+    return first
+
+
+def _bits(value: Tensor) -> Tensor:
+    return value.contiguous().view(torch.uint8)
+
+
+def _refuse_non_finite(stage: Stage, truth: Pass) -> None:
+    for kind in stage.kinds:
+        value = truth.out if kind == stage.kinds[-1] else truth.values.get(kind)
+        if value is not None and not torch.isfinite(value).all():
+            raise not_finite(_name(stage, kind), "truth")
+
+
+def _name(stage: Stage, kind: str) -> str:
+    return f"{stage.prefix}.{kind}" if stage.prefix else kind

@@ -1,0 +1,150 @@
+"""Unfinished work on disk: `{out}.partial/`, from which a killed recording goes on.
+
+settings.json                        everything that decides the result; other settings, and the work is discarded
+lock                                 held while a recording runs
+units/{stage}/{case}.safetensors     one unit of work, complete or not there: written aside, then renamed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from harness.errors import RecordError
+from harness.record.unit import Unit
+from harness.store.location import local_of, url_of
+
+
+def partial_directory(out: str) -> Path:
+    """Where the work for an output lies: beside it, or here where the output is a URL."""
+    if url_of(out):
+        return Path(f"{out.rstrip('/').rpartition('/')[2]}.partial")
+    local = local_of(out)
+    return local.with_name(f"{local.name}.partial")
+
+
+class Work:
+    """The work directory of one output."""
+
+    def __init__(self, out: str) -> None:
+        self.directory = partial_directory(out)
+        self._settings = self.directory / "settings.json"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory against a second recording to the same path.
+
+        Raises:
+            RecordError: another recording is at work there, or the directory cannot be made.
+        """
+        with _writing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.directory / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:  # a kind of OSError
+            raise RecordError(
+                "another recording to this path is at work",
+                where=self.directory,
+                hint="wait for it, or record to another path: --out",
+            ) from None
+        except OSError as error:
+            raise _unwritable(self.directory, error) from None
+        try:
+            yield
+        finally:
+            if not self._settings.exists():  # nothing was begun, or everything is finished
+                shutil.rmtree(self.directory, ignore_errors=True)
+            lock.release()
+
+    def begin(self, settings: bytes) -> bool:
+        """Take up the work that is there, if it was done under the same settings; otherwise discard it.
+
+        Returns:
+            Whether work under other settings was discarded.
+        """
+        found = self._settings.read_bytes() if self._settings.exists() else None
+        if found != settings:
+            with _writing(self.directory):
+                shutil.rmtree(self.directory / "units", ignore_errors=True)
+                _write_aside(self._settings, settings)
+        return found not in (None, settings)
+
+    def finish(self) -> None:
+        """The golden is written: nothing here is needed any more."""
+        self._settings.unlink()
+
+    def has(self, stage: str, case: str) -> bool:
+        """Whether this unit is done, and its file as long as its header says."""
+        try:
+            with safe_open(self._path(stage, case), framework="pt"):
+                return True
+        except (OSError, SafetensorError):
+            return False
+
+    def save(self, stage: str, case: str, unit: Unit) -> int:
+        """Write one unit; returns its size in bytes.
+
+        Raises:
+            RecordError: no room, or not writable. What is done so far stays.
+        """
+        tensors = {f"state/{precision}": value for precision, value in unit.state.items()}
+        tensors |= {f"truth/{tap}": value for tap, value in unit.truth.items()}
+        tensors |= {
+            f"noise/{precision}/{kind}": torch.from_numpy(floors.copy())
+            for (precision, kind), floors in unit.noise.items()
+        }
+        content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        path = self._path(stage, case)
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_aside(path, content)
+        return len(content)
+
+    def state(self, stage: str, case: str, device: torch.device) -> dict[str, Tensor]:
+        """The hidden states that a unit handed on, by precision."""
+        with safe_open(self._path(stage, case), framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith("state/")]  # noqa: SIM118
+            return {name.partition("/")[2]: file.get_tensor(name).to(device) for name in names}
+
+    @contextlib.contextmanager
+    def reading(self, stage: str, case: str) -> Iterator[Any]:
+        """A unit's file, open for reading."""
+        with safe_open(self._path(stage, case), framework="pt") as file:
+            yield file
+
+    def _path(self, stage: str, case: str) -> Path:
+        return self.directory / "units" / stage / f"{case}.safetensors"
+
+
+def _write_aside(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whenever this process ends."""
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.write_bytes(content)
+    os.replace(aside, path)  # noqa: PTH105 - named for what it does: atomic
+
+
+@contextlib.contextmanager
+def _writing(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(where, error) from None
+
+
+def _unwritable(where: Path, error: OSError) -> RecordError:
+    return RecordError(
+        f"the work in progress cannot be written: {error.strerror or error}",
+        where=where,
+        hint="make room there, or make it writable, and run the same command: it goes on where it stopped",
+    )

@@ -1,0 +1,155 @@
+"""What a backend is: a way to read one golden's arrays and a way to write them.
+
+The backends know nothing of cases and taps. They are given paths that `contents` has checked, and
+entries of a manifest whose own sha256 has been checked, and hold the disk to them.
+tests/store/test_store.py, run on every backend, is the definition of what they must do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+
+from harness.errors import GoldenError
+from harness.golden import ArrayEntry
+from harness.store.refusals import FETCH_AGAIN, reading
+
+MANIFEST = "manifest"
+MANIFEST_DIM = "manifest_byte"
+SHA256 = "sha256"
+DTYPES = ("float64", "float32", "int32", "bool", "uint8")
+
+
+def sha256(data: bytes | np.ndarray) -> str:
+    """The hex digest of bytes, or of a C-ordered little-endian array's bytes, without copying them."""
+    return hashlib.sha256(data if isinstance(data, bytes) else raw(data)).hexdigest()
+
+
+def raw(array: np.ndarray) -> memoryview:
+    """The bytes of a C-ordered array, not copied."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def little_endian(name: str) -> np.dtype:
+    """The numpy dtype of one of the names in `DTYPES`, as it lies on disk."""
+    return np.dtype(name).newbyteorder("<")
+
+
+def scale_path(path: str, dim: str) -> str:
+    """Where the dimension scale lies: every case has its own, so that `position` has one length in each."""
+    parts = path.split("/")
+    return "/".join([*parts[:2], dim]) if len(parts) > 2 else dim
+
+
+def agree(what: str, where: str, expected: object, found: object) -> None:
+    """Hold the disk to the manifest.
+
+    Raises:
+        GoldenError: they differ.
+    """
+    if expected != found:
+        raise GoldenError(
+            f"{what} on disk is not what the manifest says",
+            where=where,
+            expected=expected,
+            found=found,
+            hint=FETCH_AGAIN,
+        )
+
+
+class Reader(ABC):
+    """One golden open for reading. `where` is its path or URL, for messages."""
+
+    where: str
+
+    def array(self, path: str, entry: ArrayEntry) -> np.ndarray:
+        """The array at `path`, of the entry's shape and dtype, read-only: nobody edits a golden by mistake.
+
+        Raises:
+            GoldenError: it is missing, differs from its entry, or does not have its sha256.
+        """
+        where = f"{self.where}: {path}"
+        with reading(where):
+            array = self.read(path, entry)
+        agree("the sha256 of an array", where, entry.sha256, sha256(array))
+        array.flags.writeable = False
+        return array
+
+    def manifest(self) -> bytes:
+        """The manifest's bytes, verified against the sha256 stored beside it.
+
+        Raises:
+            GoldenError: this is not a golden, or its manifest is damaged.
+        """
+        where = f"{self.where}: {MANIFEST}"
+        with reading(where):
+            encoded, digest = self.read_manifest()
+        if sha256(encoded) != digest:
+            raise GoldenError(
+                "the manifest is damaged: it does not have the sha256 stored beside it",
+                where=where,
+                expected=digest,
+                found=sha256(encoded),
+                hint=FETCH_AGAIN,
+            )
+        return encoded
+
+    @abstractmethod
+    def read_manifest(self) -> tuple[bytes, str]:
+        """The manifest's bytes and the sha256 stored beside it.
+
+        Raises:
+            GoldenError: there is no manifest.
+        """
+
+    @abstractmethod
+    def read(self, path: str, entry: ArrayEntry) -> np.ndarray:
+        """The bytes at `path` as an array, once shape, dtype and stored size are known to be the entry's.
+
+        Raises:
+            GoldenError: missing, or not as the entry says. Nothing has been allocated then.
+        """
+
+    @abstractmethod
+    def check_structure(self, path: str, entry: ArrayEntry) -> None:
+        """Hold everything on disk about the array but its data to its entry, dimension names included.
+
+        Raises:
+            GoldenError: something differs.
+        """
+
+    @abstractmethod
+    def arrays(self) -> Iterator[str]:
+        """The paths of all arrays on disk, without the manifest.
+
+        Raises:
+            GoldenError: there is something that is no part of a golden.
+        """
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int | None:
+        """The size on disk; None where finding out would mean asking for every object."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the file. Closing twice is allowed."""
+
+
+class Writer(ABC):
+    """One golden being written, not yet visible under its name."""
+
+    @abstractmethod
+    def add(self, path: str, dims: tuple[str, ...], array: np.ndarray) -> None:
+        """Store one array: little-endian, C order, of a dtype in `DTYPES`, not empty."""
+
+    @abstractmethod
+    def finish(self, manifest: bytes, digest: str) -> None:
+        """Store the manifest, last, and close."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the file, finished or not. Closing twice is allowed."""

@@ -1,0 +1,172 @@
+"""Named blobs below one root: a local directory, or an fsspec URL. All that the Zarr layout needs.
+
+fsspec is imported only for a URL; it and the file systems behind it are the `remote` extra.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.errors import GoldenError
+from harness.store.refusals import FETCH_AGAIN
+
+REMOTE_EXTRA = "pip install 'goldens[remote]'"
+
+
+class Files(ABC):
+    """Blobs by relative path, with `/` between the parts. `where` is the root, for messages."""
+
+    where: str
+
+    @abstractmethod
+    def exists(self, path: str) -> bool:
+        """Whether there is a blob at `path`."""
+
+    @abstractmethod
+    def read(self, path: str, limit: int) -> bytes:
+        """The whole blob.
+
+        Raises:
+            FileNotFoundError: there is none.
+            GoldenError: it is longer than `limit` bytes; nothing of that size has been allocated.
+        """
+
+    @abstractmethod
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        """Store a new blob."""
+
+    @abstractmethod
+    def paths(self) -> Iterator[str]:
+        """The paths of all blobs, without those whose name begins with a dot."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int | None:
+        """The size of all blobs; None where it is not known without asking for each."""
+
+    def too_long(self, path: str, limit: int) -> GoldenError:
+        return GoldenError(
+            "a file of the golden is longer than it can be",
+            where=f"{self.where}/{path}",
+            expected=f"at most {limit:,} bytes",
+            found="more",
+            hint=FETCH_AGAIN,
+        )
+
+
+class LocalFiles(Files):
+    """Files below a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)  # not Path: joining thousands of them costs more than reading
+        self.where = self._root
+        self._made = {self._root}
+
+    def exists(self, path: str) -> bool:
+        return os.path.isfile(f"{self._root}/{path}")  # noqa: PTH113
+
+    def read(self, path: str, limit: int) -> bytes:
+        with open(f"{self._root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123
+            if os.fstat(file.fileno()).st_size > limit:
+                raise self.too_long(path, limit)
+            return file.readall()
+
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        target = f"{self._root}/{path}"
+        folder = target.rpartition("/")[0]
+        if folder not in self._made:
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+            self._made.add(folder)
+        with open(target, "xb") as file:  # noqa: PTH123
+            file.write(data)
+
+    def paths(self) -> Iterator[str]:
+        for folder, _, names in os.walk(self._root):
+            below = folder[len(self._root) :].replace(os.sep, "/").strip("/")
+            for name in names:
+                if not name.startswith("."):
+                    yield f"{below}/{name}" if below else name
+
+    @property
+    def nbytes(self) -> int:
+        root = Path(self._root)
+        return sum((root / path).stat().st_size for path in self.paths())
+
+
+class RemoteFiles(Files):
+    """Objects below an fsspec URL: `gs://`, `s3://`, `memory://` and so on."""
+
+    def __init__(self, url: str) -> None:
+        self.where = url
+        self._files, root = _filesystem(url)
+        self._root = root.rstrip("/")
+
+    def exists(self, path: str) -> bool:
+        return bool(self._files.exists(f"{self._root}/{path}"))
+
+    def read(self, path: str, limit: int) -> bytes:
+        # A range request for one byte more than allowed: the answer is bounded whatever lies there.
+        data = bytes(self._files.cat_file(f"{self._root}/{path}", start=0, end=limit + 1))
+        if len(data) > limit:
+            raise self.too_long(path, limit)
+        return data
+
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        target = f"{self._root}/{path}"
+        try:
+            self._files.pipe_file(target, bytes(data))
+        except FileNotFoundError:  # no object store, but something with directories, such as sftp://
+            self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            self._files.pipe_file(target, bytes(data))
+
+    def paths(self) -> Iterator[str]:
+        self._files.invalidate_cache()
+        above = self._root.strip("/") + "/"  # some file systems answer with a leading slash, some without
+        for found in self._files.find(self._root):
+            path = found.lstrip("/").removeprefix(above)
+            if not path.rpartition("/")[2].startswith("."):
+                yield path
+
+    def occupied(self) -> bool:
+        """Whether anything lies below the URL."""
+        self._files.invalidate_cache()
+        return bool(self._files.find(self._root)) if self._files.exists(self._root) else False
+
+    def remove(self, path: str = "") -> None:
+        """Delete one blob, or everything, where it is there."""
+        target = f"{self._root}/{path}".rstrip("/")
+        if self._files.exists(target):
+            self._files.rm(target, recursive=not path)
+
+    @property
+    def nbytes(self) -> None:
+        return None
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    """The file system of a URL and the path in it.
+
+    Raises:
+        GoldenError: fsspec or the package for this kind of URL is not installed, or the kind is unknown.
+    """
+    try:
+        from fsspec.core import url_to_fs
+
+        files, root = url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        raise GoldenError(
+            f"this kind of URL needs a package that is not installed: {error}",
+            where=url,
+            hint=f"`{REMOTE_EXTRA}`, or copy the golden to a local path",
+        ) from None
+    except Exception as error:
+        raise GoldenError(
+            f"this URL cannot be opened: {error}",
+            where=url,
+            hint="give a URL that fsspec knows, such as gs://bucket/name.zarr or s3://bucket/name.zarr",
+        ) from error
+    return files, root

@@ -1,0 +1,178 @@
+"""Reading the HDF5 form of a golden: one file, every array contiguous and uncompressed.
+
+h5py's low-level interface, because what is read must be what is on disk. Data is read in the type that
+the file declares, so that no conversion stands between the disk and the sha256 (h5py would turn a
+bool of value 5 into True), and every link is seen to be a hard one before it is followed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5d, h5ds, h5g, h5l, h5o, h5r, h5s
+
+from harness.errors import GoldenError
+from harness.golden import ArrayEntry
+from harness.store.abc import MANIFEST, SHA256, Reader, agree, little_endian, scale_path
+from harness.store.refusals import FETCH_AGAIN, reading
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+DEPTH = 5  # cases/{case}/noise/{precision}/{kind}
+DIGEST_LENGTH = 64
+
+
+class Hdf5Reader(Reader):
+    """An open file. Arrays are found by name, in the index that HDF5 keeps per group."""
+
+    def __init__(self, path: Path) -> None:
+        self.where = str(path)
+        with reading(self.where):
+            self._check_signature(path)
+            # No lock: a golden is replaced, never changed, and read-only media cannot lock.
+            self._file = h5py.File(path, "r", locking=False)
+            self._size = os.fstat(self._file.id.get_vfd_handle()).st_size
+        self._groups: dict[str, h5g.GroupID] = {"": h5g.open(self._file.id, b"/")}
+        self._scales: dict[str, tuple[int, tuple[int, ...]]] = {}
+
+    def _check_signature(self, path: Path) -> None:
+        with path.open("rb") as file:
+            found = file.read(len(SIGNATURE))
+        if found != SIGNATURE:
+            raise GoldenError(
+                "this file is not a golden: it is not HDF5" if found else "the golden is an empty file",
+                where=self.where,
+                expected=f"a file that begins with {SIGNATURE!r}",
+                found=found,
+                hint=FETCH_AGAIN,
+            )
+
+    def read_manifest(self) -> tuple[bytes, str]:
+        if not self._groups[""].links.exists(MANIFEST.encode()):
+            raise GoldenError(
+                "this HDF5 file is not a golden: it has no manifest",
+                where=self.where,
+                found=", ".join(name.decode(errors="replace") for name in self._groups[""]) or "nothing",
+                hint="give the path of a golden; `python generate_goldens.py` records one",
+            )
+        dataset = self._dataset(MANIFEST)
+        data = self._data(MANIFEST, dataset, (dataset.shape[0],) if dataset.rank == 1 else (), "uint8")
+        digest = np.empty((), f"S{DIGEST_LENGTH}")
+        h5py.h5a.open(dataset, SHA256.encode()).read(digest)
+        return data.tobytes(), digest.item().decode("ascii")
+
+    def read(self, path: str, entry: ArrayEntry) -> np.ndarray:
+        return self._data(path, self._dataset(path), entry.shape, entry.dtype)
+
+    def check_structure(self, path: str, entry: ArrayEntry) -> None:
+        where = f"{self.where}: {path}"
+        with reading(where):
+            dataset = self._dataset(path)
+            self._check_form(path, dataset, entry.shape, entry.dtype)
+            sizes = zip(entry.dims, entry.shape, strict=True)
+            scales = [self._scale(scale_path(path, dim), size) for dim, size in sizes]
+            # By address: HDF5 finds the name behind a reference only by walking the file.
+            references = h5py.Dataset(dataset).attrs["DIMENSION_LIST"]
+            found = [
+                [h5o.get_info(h5r.dereference(one, self._file.id)).addr for one in axis] for axis in references
+            ]
+            if found != [[scale] for scale in scales]:
+                agree("the naming of an array's dimensions", where, entry.dims, "other dimension scales")
+
+    def arrays(self) -> Iterator[str]:
+        yield from self._walk("", 0)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._size)
+
+    def close(self) -> None:
+        self._groups.clear()
+        self._file.close()
+
+    def _walk(self, group: str, depth: int) -> Iterator[str]:
+        names = [name.decode() for name in self._group(group)]
+        for name in names:
+            path = f"{group}/{name}" if group else name
+            member = self._member(group, name)
+            if isinstance(member, h5g.GroupID) and depth < DEPTH:
+                yield from self._walk(path, depth + 1)
+            elif isinstance(member, h5d.DatasetID):
+                # A scale is a name and a length; one that holds data would be an array in disguise.
+                if path != MANIFEST and not (h5ds.is_scale(member) and member.get_storage_size() == 0):
+                    yield path
+            else:
+                raise self._foreign(path, type(member).__name__)
+
+    def _scale(self, path: str, size: int) -> int:
+        """The address of a dimension scale of that length."""
+        if path not in self._scales:
+            scale = self._dataset(path)
+            self._scales[path] = (h5o.get_info(scale).addr, scale.shape)
+        address, shape = self._scales[path]
+        agree("the length of a dimension", f"{self.where}: {path}", (size,), shape)
+        return address
+
+    def _data(self, path: str, dataset: h5d.DatasetID, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        self._check_form(path, dataset, shape, dtype)
+        array = np.empty(shape, little_endian(dtype))
+        dataset.read(h5s.ALL, h5s.ALL, array, dataset.get_type())
+        return array
+
+    def _check_form(self, path: str, dataset: h5d.DatasetID, shape: tuple[int, ...], dtype: str) -> None:
+        where = f"{self.where}: {path}"
+        agree("the shape of an array", where, shape, dataset.shape)
+        agree("the dtype of an array", where, little_endian(dtype).str, dataset.dtype.str)
+        plist = dataset.get_create_plist()
+        contiguous = plist.get_layout() == h5d.CONTIGUOUS and plist.get_external_count() == 0
+        agree("the layout of an array", where, "contiguous", "contiguous" if contiguous else "another")
+        nbytes = math.prod(shape) * little_endian(dtype).itemsize
+        agree("the number of stored bytes", where, nbytes, dataset.get_storage_size())
+        start = dataset.get_offset()
+        inside = start is not None and start + nbytes <= self._size
+        agree("the place of an array", where, "inside the file", "inside the file" if inside else "outside")
+
+    def _dataset(self, path: str) -> h5d.DatasetID:
+        group, _, name = path.rpartition("/")
+        member = self._member(group, name)
+        if not isinstance(member, h5d.DatasetID):
+            raise self._foreign(path, type(member).__name__)
+        return member
+
+    def _group(self, path: str) -> h5g.GroupID:
+        if path not in self._groups:
+            group, _, name = path.rpartition("/")
+            member = self._member(group, name)
+            if not isinstance(member, h5g.GroupID):
+                raise self._foreign(path, type(member).__name__)
+            self._groups[path] = member
+        return self._groups[path]
+
+    def _member(self, group: str, name: str) -> h5g.GroupID | h5d.DatasetID:
+        parent, key = self._group(group), name.encode()
+        try:
+            link = parent.links.get_info(key)
+        except (KeyError, RuntimeError, OSError):  # versions of h5py differ
+            if parent.links.exists(key):
+                raise
+            raise GoldenError(
+                "the golden lacks an array that its manifest lists",
+                where=f"{self.where}: {group}/{name}",
+                hint=FETCH_AGAIN,
+            ) from None
+        if link.type != h5l.TYPE_HARD:
+            raise self._foreign(f"{group}/{name}", "a link")
+        return h5o.open(parent, key)
+
+    def _foreign(self, path: str, found: str) -> GoldenError:
+        return GoldenError(
+            "the file holds something that is no part of a golden",
+            where=f"{self.where}: {path}",
+            expected="groups and arrays",
+            found=found,
+            hint=FETCH_AGAIN,
+        )

@@ -1,0 +1,155 @@
+"""Where a golden lies, which backend that means, and whether it can be written there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+from harness.errors import GoldenError
+from harness.store.files import LocalFiles, RemoteFiles
+from harness.store.hdf5 import Hdf5Reader
+from harness.store.publish import interrupted
+from harness.store.refusals import reading, writing
+from harness.store.zarr3 import DOCUMENT, ZarrReader, is_golden
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+ZARR_SUFFIX = ".zarr"
+
+
+def url_of(path: str | Path) -> str | None:
+    """The URL, if it is one; a file:// URL is a local path like any other."""
+    text = str(path)
+    return text if "://" in text and not text.startswith("file://") else None
+
+
+def local_of(path: str | Path) -> Path:
+    """The local path, symbolic links resolved: what a link points to is replaced, not the link."""
+    return Path(str(path).removeprefix("file://")).resolve()
+
+
+def is_zarr(path: str | Path) -> bool:
+    """Whether a golden written to this path is a Zarr.
+
+    Raises:
+        GoldenError: neither a known suffix nor a URL.
+    """
+    suffix = PurePosixPath(str(path)).suffix.lower()
+    if suffix in HDF5_SUFFIXES and url_of(path):
+        raise GoldenError(
+            "an HDF5 golden is a local file, and this is a URL",
+            where=path,
+            expected="a Zarr URL, such as gs://bucket/name.zarr",
+            found=suffix,
+            hint="copy the file from or to the URL yourself, or use a .zarr URL",
+        )
+    if url_of(path) or suffix == ZARR_SUFFIX:
+        return True
+    if suffix not in HDF5_SUFFIXES:
+        raise GoldenError(
+            "the suffix does not say in which format to write the golden",
+            where=path,
+            expected=".h5, .hdf5, .zarr, or a URL",
+            found=suffix or "none",
+            hint=f"for example --out {Path(path).name or 'golden'}.h5",
+        )
+    return False
+
+
+def open_reader(path: str | Path) -> Hdf5Reader | ZarrReader:
+    """The backend for what lies at the path: a file is HDF5, a directory or URL is Zarr.
+
+    Raises:
+        GoldenError: nothing is there, or it cannot be opened.
+    """
+    url = url_of(path)
+    if url and is_zarr(path):
+        return ZarrReader(RemoteFiles(url))
+    local = local_of(path)
+    with reading(path):
+        if local.is_dir():
+            return ZarrReader(LocalFiles(local))
+        if local.exists():
+            return Hdf5Reader(local)
+    old = interrupted(local)
+    raise GoldenError(
+        "a write of this golden was interrupted" if old else "the golden does not exist",
+        where=path,
+        found=f"the golden of before, at {old}" if old else None,
+        hint=f"`mv {old} {local}` restores it, and so does the next recording to this path"
+        if old
+        else "check the path; `python generate_goldens.py --out PATH` records a golden",
+    )
+
+
+def check_writable(path: str | Path, overwrite: bool) -> None:
+    """Refuse before hours of recording what `write_golden` would refuse after them.
+
+    Raises:
+        GoldenError: unknown suffix; something is there and `overwrite` is False, or it is no golden; the
+            parent directory is missing or read-only; the package for the URL is not installed.
+    """
+    zarr, url = is_zarr(path), url_of(path)
+    if url:
+        _check_url(url, overwrite)
+        return
+    local = local_of(path)
+    with writing(path):
+        if not local.parent.is_dir():
+            raise GoldenError(
+                "the directory to write to does not exist",
+                where=local.parent,
+                expected="a directory",
+                found="something else" if local.parent.exists() else "nothing",
+                hint=f"`mkdir -p {local.parent}`, or give another --out",
+            )
+        if not os.access(local.parent, os.W_OK | os.X_OK):
+            raise GoldenError(
+                "the directory to write to is read-only",
+                where=local.parent,
+                hint="give an --out in a directory of your own",
+            )
+        if local.exists():
+            _refuse_existing(path, overwrite)
+            _check_replaceable(local, zarr)
+
+
+def _check_replaceable(local: Path, zarr: bool) -> None:
+    """A directory is deleted only where it is surely a golden, and never for a file or the reverse."""
+    if zarr != local.is_dir():
+        raise GoldenError(
+            "something of another kind has the golden's name",
+            where=local,
+            expected="a directory (Zarr)" if zarr else "a file (HDF5)",
+            found="a directory" if local.is_dir() else "a file",
+            hint="remove it yourself, or give another --out",
+        )
+    if zarr and any(local.iterdir()) and not is_golden(LocalFiles(local)):
+        raise _not_ours(str(local))
+
+
+def _check_url(url: str, overwrite: bool) -> None:
+    files = RemoteFiles(url)
+    with writing(url):
+        if files.occupied():
+            _refuse_existing(url, overwrite)
+            if not is_golden(files):
+                raise _not_ours(url)
+
+
+def _not_ours(where: str) -> GoldenError:
+    return GoldenError(
+        "what lies there is not a golden, and is not deleted",
+        where=where,
+        expected=f"a {DOCUMENT} that says goldens",
+        found="another directory",
+        hint="remove it yourself, or give another --out",
+    )
+
+
+def _refuse_existing(path: str | Path, overwrite: bool) -> None:
+    if not overwrite:
+        raise GoldenError(
+            "there is something at this path already",
+            where=path,
+            hint="--force replaces it; goldens change on purpose only",
+        )

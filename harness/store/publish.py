@@ -1,0 +1,147 @@
+"""Atomic publishing: a golden appears whole under its name, or not at all.
+
+The new golden is written to a dot-prefixed sibling and takes the name in one step: `rename` for a file or
+a new directory, an exchange of the two names (`renameat2`, Linux) for a directory that is there. Where
+the exchange is not to be had, two renames do: a kill between them leaves the old golden under a sibling
+name ending in `.old`, from which the next write restores it and which `interrupted` lets the reader name.
+
+A sibling in the making is locked, and the kernel drops the lock when its writer dies, so a leftover
+can be told from another writer at work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from harness.errors import GoldenError
+from harness.store.refusals import writing
+
+UNFINISHED = ".tmp"
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+
+
+def interrupted(final: Path) -> Path | None:
+    """Where the old golden lies, if a write was killed between two renames; None in all other cases."""
+    old = _old(final)
+    return old if old.exists() and not final.exists() else None
+
+
+@contextmanager
+def publishing(final: Path, directory: bool) -> Iterator[Path]:
+    """A temporary path to write to. Leaving the block publishes it; an exception removes it.
+
+    Raises:
+        GoldenError: another write to `final` is under way, or the file system refuses.
+    """
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    with writing(final):
+        _clean(final)
+        lock = _create(temporary, directory)
+    try:
+        yield temporary
+        with writing(final):
+            _publish(temporary, final, directory, lock)
+    finally:
+        with suppress(OSError):
+            os.close(lock)
+        _remove(temporary)
+
+
+def _publish(temporary: Path, final: Path, directory: bool, lock: int) -> None:
+    if directory:
+        os.sync()  # thousands of small files: one call for all of them
+    else:
+        os.fsync(lock)
+    if directory and final.exists():
+        if not _exchange(temporary, final):
+            final.rename(_old(final))
+            temporary.rename(final)
+            _remove(_old(final))
+    else:
+        temporary.replace(final)
+    with suppress(OSError):  # published already; not every file system lets a directory be synced
+        parent = os.open(final.parent, os.O_RDONLY)
+        os.fsync(parent)
+        os.close(parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where system or file system cannot."""
+    if sys.platform != "linux":
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError):
+        return False
+    return bool(renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
+
+
+def _create(temporary: Path, directory: bool) -> int:
+    """Make the temporary file or directory and lock it; the lock goes with the process."""
+    if directory:
+        temporary.mkdir()
+        handle = os.open(temporary, os.O_RDONLY)
+    else:
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    _try_lock(handle)
+    return handle
+
+
+def _clean(final: Path) -> None:
+    """Remove what killed writes to the same path left behind; finish what they had begun."""
+    old = interrupted(final)
+    if old:
+        old.rename(final)
+    for path in final.parent.iterdir():
+        if path.name.startswith(f".{final.name}.") and path.name.endswith(UNFINISHED):
+            _refuse_if_alive(path, final)
+            _remove(path)
+    _remove(_old(final))
+
+
+def _refuse_if_alive(path: Path, final: Path) -> None:
+    with suppress(FileNotFoundError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            free = _try_lock(handle)
+        finally:
+            os.close(handle)
+        if not free:
+            raise GoldenError(
+                "another write to this golden is under way",
+                where=final,
+                found=path.name,
+                hint="wait for it to end, or give another --out",
+            )
+
+
+def _try_lock(handle: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: then leftovers cannot be told from writers at work
+        return True
+    return True
+
+
+def _old(final: Path) -> Path:
+    return final.with_name(f".{final.name}.old")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

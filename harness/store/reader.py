@@ -1,0 +1,186 @@
+"""Reading a golden: the manifest at once, an array when it is asked for, each verified as it is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from harness.corpus import Case
+from harness.errors import GoldenError
+from harness.golden import (
+    NOISE_KINDS,
+    ArrayEntry,
+    Manifest,
+    decode,
+    encode,
+    identity,
+    input_path,
+    noise_path,
+    tap_path,
+)
+from harness.store.abc import MANIFEST, MANIFEST_DIM, Reader
+from harness.store.contents import check_contents
+from harness.store.location import open_reader
+from harness.store.refusals import FETCH_AGAIN, reading
+from harness.taps import LEVELS, at_level
+
+
+def open_golden(path: str | Path) -> Golden:
+    """Open a golden: an HDF5 file, a Zarr directory, or a Zarr URL. Reads the manifest and no array.
+
+    Raises:
+        GoldenError: missing, not a golden, of a newer format version, damaged, or inconsistent.
+    """
+    reader = open_reader(path)
+    try:
+        return Golden(str(path), reader)
+    except BaseException:
+        reader.close()
+        raise
+
+
+class Golden:
+    """A golden open for reading; use it as a context manager.
+
+    Attributes:
+        path: as it was given.
+        id: the sha256 of the manifest, the golden's identity.
+        manifest: everything but the arrays.
+    """
+
+    def __init__(self, path: str, reader: Reader) -> None:
+        encoded = reader.manifest()
+        self.path = path
+        self.id = identity(encoded)
+        self._manifest_size = len(encoded)
+        self._reader = reader
+        with reading(path):
+            self.manifest: Manifest = decode(encoded, path)
+            if encode(self.manifest) != encoded:
+                raise GoldenError(
+                    "the manifest has fields that this release does not know, or is not canonical JSON",
+                    where=path,
+                    hint=FETCH_AGAIN,
+                )
+            check_contents(self.manifest, path)
+
+    def __enter__(self) -> Golden:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file. Closing twice is allowed."""
+        self._reader.close()
+
+    @property
+    def nbytes(self) -> int:
+        """The size on disk; of a URL, the size of manifest and arrays."""
+        with reading(self.path):
+            on_disk = self._reader.nbytes
+        if on_disk is not None:
+            return on_disk
+        return self._manifest_size + sum(
+            math.prod(entry.shape) * np.dtype(entry.dtype).itemsize for entry in self.manifest.arrays.values()
+        )
+
+    def case(self, name: str) -> Case:
+        """What the model saw: ids and positions int32, mask bool, all [batch, position].
+
+        Raises:
+            GoldenError: there is no such case, or its arrays are damaged.
+        """
+        self.manifest.case(name)
+        input_ids, positions, mask = (
+            self._array(input_path(name, field)) for field in ("input_ids", "positions", "mask")
+        )
+        return Case(name, input_ids, positions, mask)
+
+    def tap(self, case: str, tap: str) -> np.ndarray:
+        """The truth of a tap, in the manifest's `truth_dtype`, dimensions as in `Tap.dims`. Read-only.
+
+        Raises:
+            GoldenError: there is no such case or tap, this case did not record it, or it is damaged.
+        """
+        entry = self.manifest.case(case)
+        if tap not in entry.taps:
+            raise self._not_recorded(case, tap)
+        return self._array(tap_path(case, tap))
+
+    def noise(self, case: str, precision: str, kind: str) -> np.ndarray:
+        """A case's noise floors: float32 [tap, statistic, batch, position], taps as in `CaseEntry.taps`.
+
+        Raises:
+            GoldenError: there is no such case, precision or kind, or the array is damaged.
+        """
+        self.manifest.case(case)
+        recorded = [(p, k) for p in self.manifest.precisions for k in NOISE_KINDS]
+        if (precision, kind) not in recorded:
+            raise GoldenError(
+                "the golden has no noise floor of this precision and kind",
+                where=f"{self.path}: {case}",
+                expected=", ".join(f"{p} {k}" for p, k in recorded) or "none was recorded",
+                found=f"{precision} {kind}",
+                hint="check at a precision that was recorded; `goldens show GOLDEN` lists them",
+            )
+        return self._array(noise_path(case, precision, kind))
+
+    def verify(self, progress: Callable[[str], None] | None = None) -> int:
+        """Read everything: every array against its sha256 and its form, and nothing else on disk.
+
+        Args:
+            progress: called with the path of each array before it is read.
+
+        Returns:
+            The number of arrays verified.
+
+        Raises:
+            GoldenError: the first thing that is wrong.
+        """
+        with reading(self.path):
+            for path in self._reader.arrays():
+                if path not in self.manifest.arrays:
+                    raise GoldenError(
+                        "there is an array that the manifest does not list",
+                        where=f"{self.path}: {path}",
+                        hint=FETCH_AGAIN,
+                    )
+        itself = ArrayEntry((self._manifest_size,), "uint8", (MANIFEST_DIM,), self.id)
+        self._reader.check_structure(MANIFEST, itself)
+        for path, entry in self.manifest.arrays.items():
+            if progress is not None:
+                progress(path)
+            with reading(f"{self.path}: {path}"):
+                self._reader.check_structure(path, entry)
+            self._reader.array(path, entry)
+        return len(self.manifest.arrays)
+
+    def _array(self, path: str) -> np.ndarray:
+        return self._reader.array(path, self.manifest.arrays[path])
+
+    def _not_recorded(self, case: str, tap: str) -> GoldenError:
+        known = {one.name: one for one in self.manifest.taps}
+        if tap not in known:
+            return GoldenError(
+                "the golden has no tap of this name",
+                where=f"{self.path}: {case}",
+                expected=f"one of {len(known)} names, {', '.join(list(known)[:3])} and so on",
+                found=tap,
+                hint="names are matched exactly; the grammar is in harness/taps.py",
+            )
+        needed = next(level for level in LEVELS if at_level([known[tap]], level))
+        level = self.manifest.case(case).level
+        return GoldenError(
+            f"this case did not record that tap: it was recorded at level {level!r}",
+            where=f"{self.path}: {case}",
+            expected=f"level {needed!r}, at which {tap} is recorded",
+            found=f"level {level!r}",
+            hint=f"record it again with `generate_goldens.py --level {needed}`, or ask for a tap it has",
+        )

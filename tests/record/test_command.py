@@ -1,0 +1,150 @@
+"""`generate_goldens.py` as a user types it: help, defaults, refusals, summary."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.record
+
+from rich.console import Console
+
+import harness
+from harness import embedded
+from harness.errors import CheckpointError, HarnessError, RecordError, UsageError
+from harness.record import command
+from harness.record.command import Job, Request, checkpoint_directory, plan, require_torch
+from harness.store import open_golden
+
+ROOT = Path(harness.__file__).parents[1]
+SCRIPT = ROOT / "generate_goldens.py"
+OPTIONS = ("--model", "--corpus", "--out", "--level", "--dtype", "--case", "--device", "--force")
+
+
+PROBE = """
+import runpy, sys
+sys.argv = ["generate_goldens.py", "--help"]
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+except SystemExit:
+    pass
+assert not {{"torch", "transformers", "jax"}} & set(sys.modules)
+"""
+
+
+def run(*args, **environment):
+    env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, args)], capture_output=True, text=True, timeout=120, env=env
+    )
+
+
+def test_help_names_every_option_and_imports_no_torch():
+    probe = PROBE.format(script=str(SCRIPT))
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for option in OPTIONS:
+        assert option in done.stdout
+    assert "Examples:" in done.stdout and "Exit codes:" in done.stdout
+
+
+def test_a_recording_prints_its_id_on_stdout_and_its_summary_on_stderr(tiny, tmp_path):
+    out = tmp_path / "a.h5"
+    done = run("--model", tiny, "--out", out, "--case", "hello", "--case", "digits", "--level", "layers")
+    assert done.returncode == 0, done.stderr
+    with open_golden(out) as golden:
+        assert done.stdout.strip() == golden.id
+        assert golden.manifest.model.id == "qwen2-tiny"
+        assert [case.name for case in golden.manifest.cases] == ["hello", "digits"]
+    for word in ("2 cases", "14 taps", "noise", str(out), "layers.3"):
+        assert word in done.stderr
+
+
+def test_a_refusal_is_a_message_on_stderr_and_exit_code_2(tiny, tmp_path):
+    done = run("--model", tiny, "--out", tmp_path / "a.h5", "--case", "no-such-case")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the corpus has no prompt of this name")
+    assert "hint:" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_arguments_the_embedded_goldens_are_recorded_over_those_that_are_there():
+    (job,) = plan(Request())
+    directory = embedded.directory()
+    assert job == Job(str(directory / "qwen2-tiny"), "qwen2-tiny", str(directory / "qwen2-tiny.h5"), True)
+    assert Path(job.out) == embedded.golden()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [Request(level="logits"), Request(cases=("hello",)), Request(dtype="float32"), Request(corpus=Path("x.toml"))],
+)
+def test_the_embedded_goldens_are_not_recorded_in_part(request_):
+    with pytest.raises(UsageError, match="only recorded as a whole"):
+        plan(request_)
+
+
+def test_another_recording_of_the_embedded_checkpoint_does_not_overwrite(tmp_path):
+    (job,) = plan(Request(out=str(tmp_path / "a.h5"), level="logits"))
+    assert job.model_id == "qwen2-tiny" and not job.overwrite
+    assert plan(Request(out="a.h5", force=True))[0].overwrite
+
+
+def test_the_output_is_named_after_the_model(tiny):
+    assert plan(Request(model=str(tiny)))[0].out == "qwen2-tiny.h5"
+    assert plan(Request(model="Qwen/Qwen2.5-0.5B"))[0] == Job(
+        "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B.h5", False
+    )
+
+
+def test_a_golden_is_called_by_its_directory_not_by_its_path(tiny, monkeypatch):
+    monkeypatch.chdir(tiny)
+    assert plan(Request(model="."))[0].model_id == "qwen2-tiny"
+
+
+@pytest.mark.parametrize("model", ["no-such-directory", "./no/such", "/no/such/directory"])
+def test_a_directory_that_is_not_there_is_refused(model):
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        checkpoint_directory(model)
+
+
+def test_a_hub_that_cannot_be_reached_is_a_clear_refusal(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise ConnectionError("Name or service not known\nand forty more lines")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(CheckpointError, match="cannot be fetched from the hub: Name or service") as refusal:
+        checkpoint_directory("Qwen/Qwen2.5-0.5B")
+    assert "directory to --model" in refusal.value.hint
+    assert "forty" not in str(refusal.value)
+
+
+def test_missing_torch_is_a_clear_refusal_before_anything_is_read(monkeypatch, tiny, tmp_path):
+    find = command.importlib.util.find_spec
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+    with pytest.raises(RecordError, match="not installed") as refusal:
+        command.run(Request(model=str(tiny), out=str(tmp_path / "a.h5")), Console(stderr=True))
+    assert refusal.value.found == "no torch"
+    assert "pip install -e '.[record]'" in refusal.value.hint
+
+
+def test_with_everything_installed_nothing_is_missing():
+    require_torch()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[[prompt]]\nname = 'a'\n", "not toml", "[[prompt]]\nname='A B'\ntext='x'\nwhy='y'\n"]
+)
+def test_a_bad_corpus_is_refused_before_torch_is_imported(tiny, tmp_path, content, monkeypatch):
+    monkeypatch.setattr(command, "require_torch", lambda: pytest.fail("went on with a bad corpus"))
+    file = tmp_path / "corpus.toml"
+    file.write_text(content)
+    with pytest.raises(HarnessError):
+        command.run(Request(model=str(tiny), corpus=file, out=str(tmp_path / "a.h5")), Console(stderr=True))

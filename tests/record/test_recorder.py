@@ -1,0 +1,219 @@
+"""A recording as a whole: the same id every time, levels and dtypes, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.record
+
+import torch
+
+from harness import embedded
+from harness.architecture import architecture_of
+from harness.corpus import Corpus, Prompt
+from harness.errors import CorpusError, GoldenError, RecordError, UsageError
+from harness.golden import encode
+from harness.record import unit
+from harness.record.model import Layer
+from harness.record.recorder import Options, record
+from harness.store import open_golden
+from harness.taps import at_level
+
+WORDS = Corpus((Prompt("words", "The quick brown", "short"),))
+
+
+def test_recording_twice_gives_the_same_id_whatever_the_path_and_format(tiny, small, tmp_path):
+    elsewhere = tmp_path / "deep" / "er"
+    elsewhere.mkdir(parents=True)
+    first = record(tiny, "qwen2-tiny", small, str(tmp_path / "a.h5"))
+    second = record(tiny, "qwen2-tiny", small, str(elsewhere / "b.zarr"))
+    assert first.id == second.id
+    with open_golden(tmp_path / "a.h5") as golden:
+        assert golden.id == first.id
+        assert str(tmp_path) not in encode(golden.manifest).decode(), "no path is part of a golden"
+        golden.verify()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"level": "layers"}, {"dtype": "float32"}, {"cases": ("deep",)}],
+    ids=["level", "dtype", "cases"],
+)
+def test_every_option_that_decides_the_content_changes_the_id(tiny, small, tmp_path, change):
+    ids = {
+        record(tiny, "t", small, str(tmp_path / f"{n}.h5"), Options(**c)).id for n, c in enumerate(({}, change))
+    }
+    assert len(ids) == 2
+
+
+def test_the_committed_golden_is_what_this_recorder_records(tiny, corpus, tmp_path):
+    """On another machine the last bits may differ, and so the id; the truth may not."""
+    names = ("hello", "quick-brown", "repetition", "chinese")
+    record(tiny, "qwen2-tiny", corpus, str(tmp_path / "again.h5"), Options(cases=names))
+    with open_golden(embedded.golden()) as committed, open_golden(tmp_path / "again.h5") as again:
+        assert committed.manifest.model == again.manifest.model
+        assert committed.manifest.tokenizer == again.manifest.tokenizer
+        assert committed.manifest.corpus_sha256 == corpus.digest
+        assert [case.name for case in committed.manifest.cases] == [prompt.name for prompt in corpus.prompts]
+        for name in names:
+            entry = committed.manifest.case(name)
+            assert entry == again.manifest.case(name)
+            for tap in entry.taps:
+                expected = committed.tap(name, tap)
+                scale = np.abs(expected).max()
+                assert np.abs(again.tap(name, tap) - expected).max() <= 1e-12 * scale, f"{name}: {tap}"
+
+
+def test_a_case_is_recorded_at_the_shallower_of_its_own_level_and_the_one_asked_for(tiny, small, tmp_path):
+    for level, expected in (
+        ("ops", ["ops", "layers", "logits"]),
+        ("layers", ["layers", "layers", "logits"]),
+        ("logits", ["logits"] * 3),
+    ):
+        path = tmp_path / f"{level}.h5"
+        record(tiny, "t", small, str(path), Options(level=level))
+        with open_golden(path) as golden:
+            assert [case.level for case in golden.manifest.cases] == expected
+            every = architecture_of(golden.manifest.model.config).taps()
+            for case in golden.manifest.cases:
+                assert case.taps == tuple(tap.name for tap in at_level(every, case.level))
+
+
+def test_the_level_does_not_change_what_is_recorded(tiny, small, tmp_path):
+    for level in ("ops", "logits"):
+        record(tiny, "t", small, str(tmp_path / f"{level}.h5"), Options(level=level))
+    with open_golden(tmp_path / "ops.h5") as ops, open_golden(tmp_path / "logits.h5") as logits:
+        assert np.array_equal(ops.tap("deep", "logits"), logits.tap("deep", "logits"))
+        forward = [golden.noise("deep", "float32", "forward")[-1] for golden in (ops, logits)]
+        assert np.array_equal(*forward)
+
+
+def test_float32_truth_is_float64_truth_rounded(tiny, tmp_path):
+    for dtype in ("float64", "float32"):
+        record(tiny, "t", WORDS, str(tmp_path / f"{dtype}.h5"), Options(dtype=dtype))
+    with open_golden(tmp_path / "float64.h5") as double, open_golden(tmp_path / "float32.h5") as single:
+        for tap in single.manifest.case("words").taps:
+            assert single.tap("words", tap).dtype == np.float32
+            assert np.array_equal(single.tap("words", tap), double.tap("words", tap).astype(np.float32))
+        floors = [golden.noise("words", "bfloat16", "replay") for golden in (single, double)]
+        assert np.array_equal(*floors)
+
+
+def test_provenance_says_what_ran_where_and_how(tiny, tmp_path):
+    record(tiny, "qwen2-tiny", WORDS, str(tmp_path / "a.h5"))
+    with open_golden(tmp_path / "a.h5") as golden:
+        environment = golden.manifest.environment
+        assert environment["libraries"]["torch"] == torch.__version__.partition("+")[0] or "+" in torch.__version__
+        assert {"python", "torch", "transformers", "numpy", "safetensors", "tokenizers"} <= set(
+            environment["libraries"]
+        )
+        assert environment["hardware"]["device"] == "cpu"
+        assert environment["precision"]["deterministic_algorithms"] is True
+        assert environment["precision"]["float32_matmul_precision"] == "highest"
+        assert "eager" in environment["precision"]["attention"]
+        assert golden.manifest.command.startswith("generate_goldens.py --model qwen2-tiny --corpus sha256:")
+
+
+def test_a_reference_that_does_not_agree_with_itself_is_refused(tiny, small, tmp_path, monkeypatch):
+    calls = []
+    forward = Layer._forward
+
+    def drifting(self, precision, state, inputs, tap):
+        """As a nondeterministic kernel would: one bit of one value in one pass of one stream."""
+        out = forward(self, precision, state, inputs, tap)
+        if self.prefix == "layers.2" and precision == "bfloat16":
+            calls.append(precision)
+            if len(calls) % 2 == 0:
+                tap.values["gate"].view(torch.int16)[0, 0, 0] ^= 1
+        return out
+
+    monkeypatch.setattr(Layer, "_forward", drifting)
+    with pytest.raises(RecordError, match="does not agree with itself") as refusal:
+        record(tiny, "t", small, str(tmp_path / "a.h5"))
+    assert refusal.value.where == "layers.2.gate, bfloat16 forward"
+    assert not (tmp_path / "a.h5").exists()
+
+
+def test_drift_that_only_reaches_the_next_stage_is_noticed_too(tiny, small, tmp_path, monkeypatch):
+    passes = iter(range(1000))
+    forward = Layer._forward
+
+    def drifting(self, precision, state, inputs, tap):
+        out = forward(self, precision, state, inputs, tap)
+        return out + 1e-15 * next(passes) if self.prefix == "layers.1" and precision == "float64" else out
+
+    monkeypatch.setattr(Layer, "_forward", drifting)
+    with pytest.raises(RecordError, match="does not agree with itself") as refusal:
+        record(tiny, "t", small, str(tmp_path / "a.h5"), Options(level="logits"))
+    assert refusal.value.where == "layers.1.resid_post, truth"
+
+
+def test_every_stream_of_one_case_is_run_twice_in_every_stage(tiny, small, tmp_path, monkeypatch):
+    seen = []
+    agreed = unit._agreed
+    monkeypatch.setattr(
+        unit, "_agreed", lambda stage, stream, once: seen.append(stream) or agreed(stage, stream, once)
+    )
+    record(tiny, "t", small, str(tmp_path / "a.h5"))
+    streams = ["truth", "float32 forward", "float32 replay", "bfloat16 forward", "bfloat16 replay"]
+    assert seen == streams * 6
+
+
+@pytest.mark.parametrize(
+    ("parameter", "tap"),
+    [
+        ("model.embed_tokens.weight", "embed"),
+        ("model.layers.1.self_attn.k_proj.bias", "layers.1.k"),
+        ("model.layers.1.mlp.up_proj.weight", "layers.1.up"),
+        ("lm_head.weight", "logits"),
+    ],
+)
+def test_a_weight_that_is_not_finite_is_refused_at_the_tap_where_it_shows(shallow_copy, tmp_path, parameter, tap):
+    def spoil(weights):
+        weights[parameter] = weights[parameter].copy()
+        weights[parameter][..., 0] = np.nan
+
+    with pytest.raises(RecordError, match="not finite") as refusal:
+        record(shallow_copy(weights=spoil), "t", WORDS, str(tmp_path / "a.h5"))
+    assert refusal.value.where == f"{tap}, truth"
+
+
+def test_a_value_that_is_not_finite_is_refused_even_where_its_tap_is_not_recorded(shallow_copy, tmp_path):
+    def spoil(weights):
+        weights["model.layers.0.mlp.up_proj.weight"][:] = np.inf
+
+    with pytest.raises(RecordError, match="not finite") as refusal:
+        record(shallow_copy(weights=spoil), "t", WORDS, str(tmp_path / "a.h5"), Options(level="logits"))
+    assert refusal.value.where == "layers.0.resid_post, truth"
+
+
+def test_a_golden_that_is_there_is_replaced_only_by_force(tiny, tmp_path):
+    path = tmp_path / "a.h5"
+    record(tiny, "t", WORDS, str(path), Options(level="logits"))
+    before = path.read_bytes()
+    with pytest.raises(GoldenError, match="already"):
+        record(tiny, "t", WORDS, str(path))
+    assert path.read_bytes() == before
+    record(tiny, "t", WORDS, str(path), Options(overwrite=True))
+    with open_golden(path) as golden:
+        assert golden.manifest.level == "ops"
+
+
+def test_an_unknown_case_is_refused_with_the_names_there_are(tiny, small, tmp_path):
+    with pytest.raises(CorpusError, match="no prompt of this name") as refusal:
+        record(tiny, "t", small, str(tmp_path / "a.h5"), Options(cases=("deep", "deeper")))
+    assert refusal.value.expected == "deep, residual, shallow"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_refused(tiny, small, tmp_path):
+    with pytest.raises(UsageError, match="no CUDA device"):
+        record(tiny, "t", small, str(tmp_path / "a.h5"), Options(device="cuda"))
+
+
+def test_settings_of_torch_are_as_they_were_after_a_recording(tiny, tmp_path):
+    record(tiny, "t", WORDS, str(tmp_path / "a.h5"), Options(level="logits"))
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_default_dtype() == torch.float32

@@ -1,0 +1,72 @@
+"""The embedded checkpoint: the same bytes every time, and shaped so that bugs can be seen on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.record
+
+from harness.record import tiny as maker
+from harness.store import open_golden
+from tests.record.conftest import read_weights
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+def test_the_committed_checkpoint_is_what_the_module_makes(tiny, tmp_path):
+    made = tmp_path / "made"
+    environment = os.environ | {"PYTHONHASHSEED": "7", "RAYON_NUM_THREADS": "3"}
+    subprocess.run(
+        [sys.executable, "-m", "harness.record.tiny", str(made)], check=True, timeout=60, env=environment
+    )
+    assert sorted(path.name for path in tiny.iterdir()) == sorted(FILES)
+    for name in FILES:
+        assert (made / name).read_bytes() == (tiny / name).read_bytes(), name
+
+
+def test_another_seed_makes_another_checkpoint():
+    one, other = maker.parameters(), maker.parameters(seed=1)
+    assert not any(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_its_config_has_no_accidental_symmetry(tiny):
+    config = json.loads((tiny / "config.json").read_text())
+    assert 1 < config["num_key_value_heads"] < config["num_attention_heads"]
+    assert np.log2(config["hidden_size"]) % 1 != 0
+    assert config["hidden_size"] == config["num_attention_heads"] * maker.HEAD_DIM, "a transposed q or o fits"
+    assert config["vocab_size"] > maker.TOKENS + len(maker.SPECIAL), "padded, as the published one is"
+    assert not config["tie_word_embeddings"]
+
+
+def test_its_weights_are_structured(tiny):
+    weights = {name: tensor.astype(np.float64) for name, tensor in read_weights(tiny).items()}
+    biases = np.concatenate([tensor for name, tensor in weights.items() if name.endswith(".bias")])
+    assert 0.45 < biases.std() < 0.55
+    norms = np.concatenate([tensor for name, tensor in weights.items() if "norm" in name])
+    assert 0.7 <= norms.min() < 0.75 and 1.25 < norms.max() <= 1.3
+    assert 0.9 < weights["model.layers.0.mlp.down_proj.weight"].std() * np.sqrt(maker.INTERMEDIATE) < 1.1
+
+
+def test_attention_is_neither_flat_nor_saturated_and_the_logits_have_size_1(golden_path):
+    """Scores are ratios of probabilities: their std over the keys of a row is that of log(probs)."""
+    with open_golden(golden_path) as golden:
+        for layer in range(maker.LAYERS):
+            probs = golden.tap("code", f"layers.{layer}.probs")
+            rows = [np.log(probs[0, head, row, : row + 1]) for head in range(maker.HEADS) for row in range(8, 40)]
+            spread = np.mean([row.std() for row in rows])
+            assert 1 < spread < 3, f"layer {layer}: {spread:.2f}"
+        assert 0.8 < golden.tap("code", "logits").std() < 1.2
+
+
+def test_a_wrong_norm_eps_shows_at_the_first_norm(golden_path):
+    with open_golden(golden_path) as golden:
+        square = (golden.tap("code", "embed") ** 2).mean(-1)
+    change = np.sqrt((square + 1e-6) / (square + 1e-5)) - 1
+    assert np.abs(change).min() > 1e-3

@@ -1,0 +1,18 @@
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from tests.store import places
+
+
+@pytest.fixture(params=["h5", "zarr", "zarr-memory-url"])
+def place(request, tmp_path):
+    """Where a golden can lie. A test that takes it is part of the definition of a backend."""
+    yield places.make(request.param, tmp_path)
+    MemoryFileSystem.store.clear()
+
+
+@pytest.fixture
+def golden(place):
+    """A place with the small golden in it."""
+    place.write()
+    return place

@@ -1,0 +1,151 @@
+"""A place where a golden can lie, one per backend, with a way to get at its raw bytes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import fsspec
+import h5py
+
+from harness.golden import ArrayEntry
+from harness.store import open_golden, write_golden
+from harness.store.abc import sha256
+from harness.store.files import LocalFiles, RemoteFiles
+from harness.store.hdf5_writer import LIBVER, Hdf5Writer
+from harness.store.zarr3 import DOCUMENT, ZarrWriter, array_document, chunk, encode
+from tests.store import small_golden
+
+NUMBERS = itertools.count()
+
+
+class Place(ABC):
+    """`path` is what a user would type. A blob is a file of which a golden consists."""
+
+    path: str
+    has_rename = True
+
+    def write(self, overwrite=False, **changes) -> str:
+        return write_golden(
+            self.path, small_golden.arrays(), small_golden.manifest(**changes), overwrite=overwrite
+        )
+
+    def contents(self):
+        """Everything that can be read from it, verified, in a form that compares bit for bit."""
+        with open_golden(self.path) as golden:
+            golden.verify()
+            return golden.id, {path: golden._array(path).tobytes() for path in golden.manifest.arrays}
+
+    @abstractmethod
+    def blobs(self) -> dict[str, bytes]: ...
+
+    @abstractmethod
+    def put(self, blob: str, data: bytes) -> None: ...
+
+    @abstractmethod
+    def remove(self, blob: str) -> None: ...
+
+    @abstractmethod
+    def data_of(self, path: str, rank: int) -> tuple[str, int]:
+        """The blob in which an array's bytes lie, and the offset."""
+
+    @abstractmethod
+    def claim(self, path: str, shape: tuple[int, ...]) -> None:
+        """Let the metadata of a float64 array say that it has this shape; its data stays small."""
+
+    @abstractmethod
+    def raw_writer(self):
+        """The backend's writer, without the checks of write_golden."""
+
+
+class Hdf5Place(Place):
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "small.h5"
+        self.path = str(self.file)
+
+    def blobs(self):
+        return {"": self.file.read_bytes()}
+
+    def put(self, blob, data):
+        self.file.write_bytes(data)
+
+    def remove(self, blob):
+        self.file.unlink()
+
+    def data_of(self, path, rank):
+        with h5py.File(self.file) as file:
+            return "", file[path].id.get_offset()
+
+    def claim(self, path, shape):
+        with h5py.File(self.file, "r+", libver=LIBVER) as file:
+            del file[path]
+            plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            plist.set_layout(h5py.h5d.CONTIGUOUS)
+            space = h5py.h5s.create_simple(shape)
+            h5py.h5d.create(file.id, path.encode(), h5py.h5t.IEEE_F64LE, space, plist)
+
+    def raw_writer(self):
+        return Hdf5Writer(self.file)
+
+
+class ZarrPlace(Place):
+    """A directory, through fsspec as well, so that one class serves both kinds of Zarr."""
+
+    def __init__(self, root: str, path: str) -> None:
+        self.files, self.root = fsspec.core.url_to_fs(root)
+        self.path = path
+
+    def blobs(self):
+        found = self.files.find(self.root)
+        return {path.removeprefix(self.root).strip("/"): self.files.cat_file(path) for path in sorted(found)}
+
+    def put(self, blob, data):
+        self.files.makedirs(f"{self.root}/{blob}".rpartition("/")[0], exist_ok=True)
+        self.files.pipe_file(f"{self.root}/{blob}", data)
+
+    def remove(self, blob):
+        self.files.rm(f"{self.root}/{blob}")
+
+    def data_of(self, path, rank):
+        return f"{path}/{chunk(rank)}", 0
+
+    def claim(self, path, shape):
+        dims = tuple(json.loads(self.blobs()[f"{path}/{DOCUMENT}"])["dimension_names"])
+        self.put(f"{path}/{DOCUMENT}", encode(array_document(shape, "float64", dims)))
+
+    def raw_writer(self):
+        if not self.has_rename:
+            return ZarrWriter(RemoteFiles(self.path))
+        Path(self.path).mkdir()
+        return ZarrWriter(LocalFiles(Path(self.path)))
+
+
+class UrlPlace(ZarrPlace):
+    has_rename = False  # object stores cannot: what a failed write leaves behind has a test of its own
+
+
+def make(kind: str, folder: Path) -> Place:
+    if kind == "h5":
+        return Hdf5Place(folder)
+    if kind == "zarr":
+        return ZarrPlace(f"local://{folder}/small.zarr", f"{folder}/small.zarr")
+    url = f"memory://{folder.name}-{next(NUMBERS)}/small.zarr"
+    return UrlPlace(url, url)
+
+
+def write_unchecked(place: Place, encoded: bytes) -> None:
+    """Store a golden as a defective or newer recorder would: nothing is compared."""
+    writer = place.raw_writer()
+    for new in small_golden.arrays():
+        writer.add(new.path, new.dims, new.array)
+    writer.finish(encoded, sha256(encoded))
+    writer.close()
+
+
+def entries() -> dict[str, ArrayEntry]:
+    return {
+        new.path: ArrayEntry(new.array.shape, new.array.dtype.name, new.dims, sha256(new.array))
+        for new in small_golden.arrays()
+    }

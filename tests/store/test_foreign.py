@@ -1,0 +1,151 @@
+"""Files of other makers: refused, and never followed, executed or deleted."""
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from harness.errors import GoldenError
+from harness.golden import tap_path
+from harness.store import check_writable, open_golden, write_golden
+from tests.store import places, small_golden
+from tests.store.test_store import refusal
+
+TAP = tap_path("two-tokens", "embed")
+
+
+@pytest.fixture
+def file(tmp_path):
+    place = places.make("h5", tmp_path)
+    place.write()
+    return place.file
+
+
+def replace(file, make):
+    """Put something else in the place of an array, as HDF5 allows."""
+    with h5py.File(file, "r+") as opened:
+        data = opened[TAP][...]
+        del opened[TAP]
+        make(opened, data)
+
+
+def refuse_tap(file, *words):
+    refusal(file, *words, read=lambda golden: golden.tap("two-tokens", "embed"))
+    refusal(file)
+
+
+def test_hdf5_of_somebody_else_is_refused(tmp_path):
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        file["weights"] = np.zeros(3)
+    refusal(tmp_path / "theirs.h5", "not a golden", "weights")
+
+
+@pytest.mark.parametrize("manifest", [np.zeros(3), np.zeros((2, 2), "u1"), np.uint8(1), "text", np.zeros(9, "u1")])
+def test_hdf5_with_a_manifest_of_another_kind_is_refused(tmp_path, manifest):
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        file["manifest"] = manifest
+    refusal(tmp_path / "theirs.h5")
+
+
+def test_hdf5_whose_manifest_is_a_group_is_refused(tmp_path):
+    with h5py.File(tmp_path / "theirs.h5", "w") as file:
+        file.create_group("manifest")
+    refusal(tmp_path / "theirs.h5", "no part of a golden")
+
+
+def test_zarr_of_somebody_else_is_refused_and_never_deleted(tmp_path):
+    path = tmp_path / "theirs.zarr"
+    zarr.create_group(path).create_array("weights", shape=(3,), dtype="f4")
+    refusal(path, "not a golden")
+    with pytest.raises(GoldenError, match="not deleted"):
+        check_writable(path, True)
+    with pytest.raises(GoldenError, match="not deleted"):
+        write_golden(path, small_golden.arrays(), small_golden.manifest(), overwrite=True)
+    assert (path / "weights").is_dir()
+
+
+def test_a_directory_with_other_files_is_refused_and_never_deleted(tmp_path):
+    path = tmp_path / "photos.zarr"
+    path.mkdir()
+    check_writable(path, True)
+    (path / "me.jpg").write_bytes(b"me")
+    refusal(path, "not a golden")
+    with pytest.raises(GoldenError, match="not deleted"):
+        check_writable(path, True)
+
+
+def test_a_soft_link_is_not_followed(file):
+    def link(opened, data):
+        opened["cases/two-tokens/hidden_elsewhere"] = data
+        opened[TAP] = h5py.SoftLink("/cases/two-tokens/hidden_elsewhere")
+
+    replace(file, link)
+    refuse_tap(file, "a link")
+
+
+def test_an_external_link_is_not_followed(file, tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["data"] = np.zeros((1, 2, 6))
+    replace(file, lambda opened, data: opened.__setitem__(TAP, h5py.ExternalLink("other.h5", "data")))
+    refuse_tap(file, "a link")
+
+
+def test_data_in_another_file_is_not_read(file, tmp_path):
+    def outside(opened, data):
+        (tmp_path / "raw").write_bytes(data.tobytes())
+        opened.create_dataset(TAP, data.shape, data.dtype, external=[(tmp_path / "raw", 0, data.nbytes)])
+
+    replace(file, outside)
+    refuse_tap(file, "another")
+
+
+@pytest.mark.parametrize(
+    "how", [{"chunks": (1, 2, 6)}, {"compression": "gzip"}, {"maxshape": (None, 2, 6)}, {"fletcher32": True}]
+)
+def test_another_layout_is_refused(file, how):
+    replace(file, lambda opened, data: opened.create_dataset(TAP, data=data, **how))
+    refuse_tap(file, "layout")
+
+
+@pytest.mark.parametrize("dtype", [">f8", "<f4", "<i8", h5py.string_dtype(), h5py.ref_dtype, "V8"])
+def test_another_type_on_disk_is_refused(file, dtype):
+    replace(file, lambda opened, data: opened.create_dataset(TAP, data.shape, dtype))
+    refuse_tap(file)
+
+
+def test_a_bool_that_is_neither_true_nor_false_is_refused(file):
+    with h5py.File(file) as opened:
+        offset = opened["cases/padded/mask"].id.get_offset()
+    data = bytearray(file.read_bytes())
+    data[offset] = 5
+    file.write_bytes(data)
+    refusal(file, "sha256", "cases/padded/mask", read=lambda golden: golden.case("padded"))
+
+
+def test_a_group_that_contains_itself_is_refused(file):
+    with h5py.File(file, "r+") as opened:
+        opened["cases/padded/again"] = opened["cases"]
+    refusal(file, "no part of a golden")
+
+
+def test_a_scale_that_holds_data_is_refused(file):
+    with h5py.File(file, "r+") as opened:
+        opened["cases/padded/secret"] = np.zeros(3)
+        opened["cases/padded/secret"].make_scale()
+    refusal(file, "does not list")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "cases/padded/mask/c.0.1", "cases/padded/taps/embed/zarr.bak"])
+def test_a_stray_file_in_a_zarr_is_refused(tmp_path, name):
+    place = places.make("zarr", tmp_path)
+    place.write()
+    place.put(name, b"x")
+    refusal(place.path, "no part of the golden", name)
+
+
+def test_dot_files_that_systems_leave_behind_are_not_minded(tmp_path):
+    place = places.make("zarr", tmp_path)
+    place.write()
+    place.put(".DS_Store", b"x")
+    with open_golden(place.path) as golden:
+        golden.verify()

@@ -1,0 +1,98 @@
+"""Other readers see the same golden: xarray, zarr-python, h5py's scales. And the store needs none of them."""
+
+import subprocess
+import sys
+import textwrap
+
+import h5py
+import numpy as np
+import pytest
+import xarray
+import zarr
+
+from harness.golden import NOISE_DIMS
+from harness.taps import TOKENS
+from tests.store import places, small_golden
+
+ENGINES = {"h5": {"engine": "h5netcdf"}, "zarr": {"engine": "zarr", "consolidated": False}}
+
+
+@pytest.fixture(params=list(ENGINES))
+def written(request, tmp_path):
+    place = places.make(request.param, tmp_path)
+    place.write()
+    return place.path, ENGINES[request.param]
+
+
+def test_xarray_reads_the_whole_tree_with_named_dimensions(written):
+    path, engine = written
+    with xarray.open_datatree(path, **engine) as tree:
+        for new in small_golden.arrays():
+            variable = tree[new.path]
+            assert variable.dims == new.dims
+            assert variable.dtype == new.array.dtype
+            assert np.array_equal(variable.values, new.array)
+
+
+def test_xarray_reads_one_group_with_named_dimensions(written):
+    path, engine = written
+    with xarray.open_dataset(path, group="cases/two-tokens/taps", **engine) as taps:
+        assert taps["layers.0.probs"].dims == ("batch", "head", "position", "key")
+        assert taps.sizes["position"] == taps.sizes["key"] == 2
+    with xarray.open_dataset(path, group="cases/padded", **engine) as case:
+        assert set(case.variables) == {"input_ids", "positions", "mask"}
+        assert case["mask"].dims == TOKENS
+    with xarray.open_dataset(path, group="cases/padded/noise/float32", **engine) as noise:
+        assert noise["forward"].dims == NOISE_DIMS
+
+
+def test_the_same_dimension_has_its_own_length_in_every_case(written):
+    path, engine = written
+    lengths = []
+    for case in small_golden.CASES:
+        with xarray.open_dataset(path, group=f"cases/{case}", **engine) as opened:
+            lengths.append(opened.sizes["position"])
+    assert lengths == [2, 3]
+
+
+def test_zarr_python_reads_every_array_and_finds_the_layout_that_is_promised(tmp_path):
+    place = places.make("zarr", tmp_path)
+    place.write()
+    group = zarr.open_group(place.path, mode="r")
+    for new in small_golden.arrays():
+        array = group[new.path]
+        assert array[...].tobytes() == new.array.tobytes()
+        assert array.dtype == new.array.dtype
+        assert array.metadata.dimension_names == new.dims
+        assert array.chunks == array.shape
+        assert array.compressors == ()
+
+
+def test_h5py_finds_standard_scales_without_storage(tmp_path):
+    place = places.make("h5", tmp_path)
+    place.write()
+    with h5py.File(place.path) as file:
+        for new in small_golden.arrays():
+            dataset = file[new.path]
+            for axis, dim in enumerate(new.dims):
+                (scale,) = dataset.dims[axis].values()
+                assert h5py.h5ds.is_attached(dataset.id, scale.id, axis)
+                case = new.path.split("/")[1]
+                assert scale.name == f"/dimensions/{case}/{dim}"
+                assert scale == file[f"cases/{case}/{dim}"]
+                assert scale.id.get_storage_size() == 0
+            assert dataset.chunks is None
+
+
+def test_the_store_needs_neither_torch_nor_jax_nor_what_only_its_tests_need(tmp_path):
+    place = places.make("h5", tmp_path)
+    place.write()
+    code = f"""
+        import sys
+        from harness.store import open_golden
+        with open_golden({place.path!r}) as golden:
+            golden.verify()
+        print([name for name in ("torch", "jax", "xarray", "h5netcdf", "zarr", "fsspec") if name in sys.modules])
+        """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

@@ -1,0 +1,306 @@
+"""A golden appears whole under its name or not at all: failures, SIGKILL, a full disk, two writers."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from harness.errors import GoldenError
+from harness.store import check_writable, open_golden, publish, write_golden
+from harness.store.publish import interrupted
+from tests.store import places, small_golden
+from tests.store.test_store import refusal
+
+
+@pytest.fixture(params=["h5", "zarr"])
+def local(request, tmp_path):
+    """A place with a name that can be exchanged for another."""
+    place = places.make(request.param, tmp_path)
+    place.folder = tmp_path
+    return place
+
+
+def siblings(place):
+    return [path.name for path in place.folder.iterdir() if path.name != os.path.basename(place.path)]  # noqa: PTH119
+
+
+def in_another_process(place, prelude="", overwrite=True):
+    """Write the golden of seed 1; `prelude` runs before, with `publish`, `write_golden` and so on in scope."""
+    code = """
+    import os, resource, signal
+    import numpy as np
+    from harness.store import publish, write_golden, writer
+    from tests.store import small_golden
+
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    arrays, manifest = small_golden.arrays(seed=1), small_golden.manifest()
+    """
+    code = textwrap.dedent(code) + textwrap.dedent(prelude)
+    code += f"\nwrite_golden({place.path!r}, arrays, manifest, overwrite={overwrite})\n"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+KILLS = {
+    "before the first array": "arrays = (die() for _ in range(1))",
+    "in the middle": """
+        def half(given):
+            for index, new in enumerate(given):
+                if index == 20:
+                    die()
+                yield new
+        arrays = half(arrays)
+        """,
+    "before the manifest": "manifest = die",
+    "before it is synced": "publish.os.fsync = publish.os.sync = die",
+    "before it takes the name": "publish._exchange = publish.Path.replace = die",
+}
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_sigkill_leaves_the_old_golden_and_the_next_write_cleans_up(local, kill):
+    local.write()
+    before = local.contents()
+    assert in_another_process(local, KILLS[kill]).returncode == -signal.SIGKILL
+    assert local.contents() == before
+    assert siblings(local)
+    assert all(name.startswith(".small.") and name.endswith(".tmp") for name in siblings(local))
+    local.write(overwrite=True)
+    assert siblings(local) == []
+    assert local.contents() == before
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_sigkill_where_nothing_was_leaves_nothing(local, kill):
+    assert in_another_process(local, KILLS[kill]).returncode == -signal.SIGKILL
+    refusal(local.path, "the golden does not exist")
+
+
+def test_a_sigkill_once_the_name_is_taken_leaves_the_new_golden(local):
+    local.write()
+    done = in_another_process(local, "publish.os.close = die")
+    assert done.returncode == -signal.SIGKILL
+    id_ = local.contents()[0]
+    assert id_ == write_golden(local.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
+    assert siblings(local) == []
+
+
+def fail_while_iterating():
+    yield from list(small_golden.arrays(seed=1))[:20]
+    raise RuntimeError("the recording went wrong")
+
+
+def fail_in_manifest(entries):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    ("arrays", "manifest", "error"),
+    [
+        (fail_while_iterating, small_golden.manifest(), RuntimeError),
+        (small_golden.arrays, fail_in_manifest, KeyboardInterrupt),
+    ],
+)
+def test_an_exception_of_the_recorder_passes_and_changes_nothing(local, there, arrays, manifest, error):
+    before = (local.write(), local.contents())[1] if there else None
+    with pytest.raises(error):
+        write_golden(local.path, arrays(), manifest, overwrite=True)
+    assert siblings(local) == []
+    if there:
+        assert local.contents() == before
+    else:
+        refusal(local.path, "the golden does not exist")
+
+
+@pytest.mark.parametrize("room", [100, 4096, 20_000])
+def test_a_full_disk_is_a_refusal_and_changes_nothing(local, room):
+    """A limit on the size of a file stands for the full disk: the same failure of the same write.
+
+    The first array is larger than the limit where the files of a Zarr are all smaller.
+    """
+    local.write()
+    before = local.contents()
+    done = in_another_process(
+        local,
+        f"""
+        import itertools
+        from harness.store import NewArray
+        large = NewArray("cases/large/taps/embed", ("a",), np.ones(10_000))
+        arrays = itertools.chain(arrays, [large])
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
+        """,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "harness.errors.GoldenError: the golden cannot be written" in done.stderr
+    assert "Segmentation" not in done.stderr
+    assert local.contents() == before
+    assert siblings(local) == []
+
+
+def test_a_disk_that_fills_with_the_last_metadata_is_a_refusal(local):
+    """Every size of a file up to the one that is needed, in steps: also the failures at closing."""
+    local.write()
+    before = local.contents()
+    largest = max(len(data) for data in local.blobs().values())
+    done = in_another_process(
+        local,
+        f"""
+        from harness.errors import GoldenError
+        for room in range(50, {largest}, {max(largest // 25, 1)}):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+            try:
+                write_golden({local.path!r}, small_golden.arrays(seed=1), manifest, overwrite=True)
+            except GoldenError as error:
+                assert "cannot be written" in error.problem, error
+            else:
+                raise SystemExit(f"{{room}} bytes were enough")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        die()
+        """,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert local.contents() == before
+    assert siblings(local) == []
+
+
+def test_a_parent_that_is_missing_or_a_file_is_refused_early(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for parent, found in (("missing", "nothing"), ("file", "something else")):
+        path = tmp_path / parent / "golden.h5"
+        for attempt in (
+            lambda path=path: check_writable(path, True),
+            lambda path=path: write_golden(path, [], small_golden.manifest()),
+        ):
+            with pytest.raises(GoldenError, match="directory to write to does not exist") as caught:
+                attempt()
+            assert caught.value.found == found
+
+
+def test_a_name_that_the_file_system_does_not_take_is_refused(tmp_path):
+    for attempt in (check_writable, lambda path, _: write_golden(path, [], small_golden.manifest())):
+        with pytest.raises(GoldenError, match="cannot be written"):
+            attempt(tmp_path / ("n" * 300 + ".h5"), False)
+
+
+def test_a_read_only_parent_is_refused_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root, as whom CI may run, may write anywhere
+    with pytest.raises(GoldenError, match="read-only"):
+        check_writable(tmp_path / "golden.h5", False)
+
+
+@pytest.mark.parametrize("name", ["golden", "golden.npz", "golden.h5.bak", "golden.ZIP"])
+def test_an_unknown_suffix_is_refused_early(tmp_path, name):
+    with pytest.raises(GoldenError, match="suffix does not say") as caught:
+        check_writable(tmp_path / name, False)
+    assert ".h5" in caught.value.hint
+
+
+def test_file_urls_are_local_paths(tmp_path):
+    for name in ("small.h5", "small.zarr"):
+        id_ = write_golden(f"file://{tmp_path}/{name}", small_golden.arrays(), small_golden.manifest())
+        for path in (tmp_path / name, f"file://{tmp_path}/{name}"):
+            with open_golden(path) as golden:
+                assert golden.id == id_
+
+
+def test_a_file_is_not_replaced_by_a_directory_nor_the_reverse(tmp_path):
+    (tmp_path / "golden.h5").mkdir()
+    (tmp_path / "golden.zarr").write_text("x")
+    for name in ("golden.h5", "golden.zarr"):
+        with pytest.raises(GoldenError, match="another kind"):
+            check_writable(tmp_path / name, True)
+
+
+def test_a_symbolic_link_stays_and_its_target_is_replaced(local):
+    local.write()
+    suffix = local.path[local.path.rindex(".") :]
+    link = local.folder / f"link{suffix}"
+    link.symlink_to(local.path)
+    id_ = write_golden(link, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
+    assert link.is_symlink()
+    assert local.contents()[0] == id_
+
+
+def test_a_second_writer_is_refused_and_the_first_unharmed(local):
+    def arrays():
+        for index, new in enumerate(small_golden.arrays()):
+            if index == 5:
+                with pytest.raises(GoldenError, match="another write to this golden is under way"):
+                    write_golden(local.path, small_golden.arrays(seed=1), small_golden.manifest())
+            yield new
+
+    write_golden(local.path, arrays(), small_golden.manifest())
+    assert local.contents()[0]
+    assert siblings(local) == []
+
+
+def test_a_golden_open_for_reading_is_not_disturbed_by_its_replacement(tmp_path):
+    place = places.make("h5", tmp_path)
+    place.write()
+    with open_golden(place.path) as golden:
+        write_golden(place.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
+        assert golden.verify()
+
+
+def test_a_zarr_replaced_while_it_is_read_is_refused_not_mixed(tmp_path):
+    place = places.make("zarr", tmp_path)
+    place.write()
+    with open_golden(place.path) as golden:
+        write_golden(place.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
+        with pytest.raises(GoldenError, match="sha256"):
+            golden.tap("padded", "embed")
+
+
+@pytest.fixture
+def no_exchange(monkeypatch):
+    """A system or file system without an atomic exchange of names."""
+    monkeypatch.setattr(publish, "_exchange", lambda one, other: False)
+
+
+def test_without_exchange_two_renames_do(tmp_path, no_exchange):
+    place = places.make("zarr", tmp_path)
+    place.folder = tmp_path
+    place.write()
+    id_ = write_golden(place.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
+    assert place.contents()[0] == id_
+    assert siblings(place) == []
+
+
+def test_a_kill_between_two_renames_is_explained_and_the_next_write_restores(tmp_path):
+    place = places.make("zarr", tmp_path)
+    place.folder = tmp_path
+    place.write()
+    before = place.contents()
+    prelude = """
+        publish._exchange = lambda *_: False
+        rename, calls = publish.Path.rename, []
+        def second_dies(path, target):
+            calls.append(target)
+            return die() if len(calls) == 2 else rename(path, target)
+        publish.Path.rename = second_dies
+        """
+    assert in_another_process(place, prelude).returncode == -signal.SIGKILL
+    old = interrupted(tmp_path / "small.zarr")
+    message = refusal(place.path, "a write of this golden was interrupted", str(old))
+    assert f"mv {old} {place.path}" in message
+    with pytest.raises(RuntimeError):
+        write_golden(place.path, fail_while_iterating(), small_golden.manifest(), overwrite=True)
+    assert place.contents() == before
+    assert siblings(place) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
+def test_names_are_exchanged_in_one_step_on_linux(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    (one / "first").touch()
+    assert publish._exchange(one, other)
+    assert (other / "first").exists()
+    assert not (one / "first").exists()
+    assert not publish._exchange(one, tmp_path / "missing")

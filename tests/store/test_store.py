@@ -1,0 +1,362 @@
+"""What a backend must do. Every test here runs on every backend; this suite is the definition of one."""
+
+import dataclasses
+import weakref
+
+import ml_dtypes
+import msgspec
+import numpy as np
+import pytest
+
+from harness.errors import GoldenError
+from harness.golden import FORMAT_VERSION, encode, tap_path
+from harness.store import NewArray, check_writable, open_golden, write_golden
+from harness.taps import TOKENS
+from tests.store import places, small_golden
+
+TAP = tap_path("two-tokens", "layers.0.probs")
+
+
+def refusal(path, *words, read=None):
+    """The message with which opening, verifying or `read` is refused; it must hold these words."""
+    with pytest.raises(GoldenError) as caught, open_golden(path) as golden:
+        if read is None:
+            golden.verify()
+        else:
+            read(golden)
+    message = str(caught.value)
+    assert caught.value.hint
+    for word in words:
+        assert word in message
+    return message
+
+
+def test_what_is_read_is_what_was_written_bit_for_bit(golden):
+    with open_golden(golden.path) as opened:
+        assert list(opened.manifest.arrays) == sorted(opened.manifest.arrays)
+        for new in small_golden.arrays():
+            read = opened._array(new.path)
+            assert (read.shape, read.dtype) == (new.array.shape, new.array.dtype)
+            assert read.tobytes() == new.array.tobytes()
+
+
+def test_cases_taps_and_noise_come_with_the_shapes_and_dtypes_of_the_specification(golden):
+    with open_golden(golden.path) as opened:
+        case = opened.case("padded")
+        assert (case.name, case.batch, case.length) == ("padded", 2, 3)
+        assert [one.dtype.name for one in (case.input_ids, case.positions, case.mask)] == [
+            "int32", "int32", "bool",
+        ]  # fmt: skip
+        assert opened.tap("two-tokens", "layers.0.probs").shape == (1, 3, 2, 2)
+        noise = opened.noise("padded", "bfloat16", "replay")
+        assert (noise.shape, noise.dtype.name) == ((4, 2, 2, 3), "float32")
+        assert opened.nbytes >= sum(len(data) for name, data in golden.blobs().items() if "/c." in name)
+
+
+def test_the_id_does_not_depend_on_the_backend(golden, tmp_path):
+    elsewhere = places.make("h5", tmp_path / "elsewhere")
+    elsewhere.file.parent.mkdir()
+    with open_golden(golden.path) as opened:
+        assert elsewhere.write() == opened.id
+
+
+def test_writing_twice_gives_the_same_id_and_the_same_bytes(golden):
+    before, first = golden.blobs(), golden.contents()
+    golden.write(overwrite=True)
+    assert golden.contents() == first
+    assert golden.blobs() == before
+
+
+def test_arrays_cannot_be_changed_by_who_reads_them(golden):
+    with open_golden(golden.path) as opened, pytest.raises(ValueError, match="read-only"):
+        opened.tap("padded", "embed")[...] = 0
+
+
+def test_special_values_survive(place):
+    special = np.array([np.nan, -0.0, np.inf, 5e-324, np.float64.fromhex("0x1.fffffffffffffp1023"), -np.nan])
+    arrays = list(small_golden.arrays())
+    index = next(i for i, new in enumerate(arrays) if new.path == tap_path("two-tokens", "embed"))
+    arrays[index].array[...] = special
+    write_golden(place.path, arrays, small_golden.manifest())
+    with open_golden(place.path) as opened:
+        assert opened.tap("two-tokens", "embed").tobytes() == np.tile(special, (1, 2, 1)).tobytes()
+
+
+def test_an_array_of_zeros_is_stored_like_any_other(place):
+    arrays = [dataclasses.replace(new, array=np.zeros_like(new.array)) for new in small_golden.arrays()]
+    write_golden(place.path, arrays, small_golden.manifest())
+    with open_golden(place.path) as opened:
+        assert opened.verify() == len(arrays)
+
+
+def test_strided_and_big_endian_arrays_are_stored_in_order(place):
+    plain, arrays = list(small_golden.arrays()), list(small_golden.arrays())
+    for i, new in enumerate(arrays):
+        twisted = np.asfortranarray(new.array.astype(new.array.dtype.newbyteorder(">")))
+        arrays[i] = dataclasses.replace(new, array=twisted)
+    id_ = write_golden(place.path, arrays, small_golden.manifest())
+    assert id_ == write_golden(place.path, plain, small_golden.manifest(), overwrite=True)
+
+
+def test_order_is_data_flow_order_not_alphabetical(place):
+    model = small_golden.config(num_hidden_layers=11)
+    cases = {"one": ("layers", (1, 2))}
+    arrays = list(small_golden.arrays(model, cases))
+    write_golden(place.path, arrays, small_golden.manifest(model, cases))
+    with open_golden(place.path) as opened:
+        taps = opened.manifest.case("one").taps
+        assert taps.index("layers.2.resid_post") < taps.index("layers.10.resid_post")
+        assert [tap.name for tap in opened.manifest.taps if tap.name in taps] == list(taps)
+        for tap in taps:
+            new = next(new for new in arrays if new.path == tap_path("one", tap))
+            assert np.array_equal(opened.tap("one", tap), new.array)
+
+
+def test_position_and_key_of_one_length_stay_two_dimensions(golden):
+    with open_golden(golden.path) as opened:
+        assert opened.manifest.arrays[TAP].dims == ("batch", "head", "position", "key")
+        assert opened.verify() == len(opened.manifest.arrays)
+
+
+def test_opening_reads_no_array(golden):
+    for path in list(places.entries()):
+        blob, offset = golden.data_of(path, len(places.entries()[path].shape))
+        data = bytearray(golden.blobs()[blob])
+        data[offset] ^= 1
+        golden.put(blob, bytes(data))
+    with open_golden(golden.path) as opened:
+        assert opened.manifest.case("padded").level == "layers"
+        with pytest.raises(GoldenError, match="the sha256 of an array"):
+            opened.tap("padded", "embed")
+
+
+def test_arrays_are_taken_one_by_one_and_let_go(place):
+    alive = []
+
+    def watched():
+        for new in small_golden.arrays():
+            assert all(reference() is None for reference in alive)
+            array = new.array.copy()
+            alive.append(weakref.ref(array))
+            yield NewArray(new.path, new.dims, array)
+            del array
+
+    write_golden(place.path, watched(), small_golden.manifest())
+    assert len(alive) == len(places.entries())
+
+
+def test_verify_counts_the_arrays_and_tells_its_progress(golden):
+    told = []
+    with open_golden(golden.path) as opened:
+        assert opened.verify(told.append) == len(told) == len(places.entries())
+    assert set(told) == set(places.entries())
+
+
+def test_a_tap_above_the_level_of_its_case_is_refused_with_the_level(golden):
+    message = refusal(golden.path, "padded", read=lambda opened: opened.tap("padded", "layers.0.q"))
+    assert "it was recorded at level 'layers'" in message
+    assert "generate_goldens.py --level ops" in message
+
+
+@pytest.mark.parametrize(
+    ("read", "problem"),
+    [
+        (lambda golden: golden.case("nobody"), "no case of this name"),
+        (lambda golden: golden.tap("nobody", "embed"), "no case of this name"),
+        (lambda golden: golden.tap("padded", "layers.9.q"), "no tap of this name"),
+        (lambda golden: golden.tap("padded", "../../manifest"), "no tap of this name"),
+        (lambda golden: golden.noise("padded", "float16", "replay"), "no noise floor"),
+        (lambda golden: golden.noise("padded", "float32", "sideways"), "no noise floor"),
+    ],
+)
+def test_an_unknown_name_is_refused(golden, read, problem):
+    refusal(golden.path, problem, read=read)
+
+
+def test_a_missing_golden_is_refused(place):
+    refusal(place.path, "no manifest" if not place.has_rename else "the golden does not exist")
+
+
+@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99, "2"])
+def test_another_format_version_is_refused_before_anything_else_of_the_manifest(place, version):
+    document = {"format": "goldens", "version": version, "of": "tomorrow"}
+    places.write_unchecked(place, msgspec.json.encode(document))
+    refusal(place.path, "a format version that this release does not read", f"found:    {version}")
+
+
+def test_a_field_that_this_release_does_not_know_is_refused(place):
+    document = msgspec.json.decode(encode(small_golden.manifest()(places.entries())))
+    document["cases"][0]["tolerance"] = "generous"
+    places.write_unchecked(place, msgspec.json.encode(document, order="deterministic"))
+    refusal(place.path, "fields that this release does not know")
+
+
+def test_a_manifest_that_is_not_canonical_is_refused(place):
+    encoded = encode(small_golden.manifest()(places.entries()))
+    places.write_unchecked(place, msgspec.json.format(encoded, indent=1))
+    refusal(place.path, "canonical")
+
+
+def test_another_format_is_refused(place):
+    places.write_unchecked(place, b'{"format": "silver"}')
+    refusal(place.path, "this is not a golden", "silver")
+
+
+@pytest.mark.parametrize("encoded", [b"[]", b"null", b"\xff", b"{", b"[" * 100_000])
+def test_a_manifest_that_is_no_manifest_is_refused(place, encoded):
+    places.write_unchecked(place, encoded)
+    refusal(place.path)
+
+
+def test_something_there_is_replaced_only_on_request(golden):
+    before = golden.contents()
+    for attempt in (golden.write, lambda: check_writable(golden.path, False)):
+        with pytest.raises(GoldenError, match="something at this path already") as caught:
+            attempt()
+        assert "--force" in caught.value.hint
+    assert golden.contents() == before
+    arrays = small_golden.arrays(seed=1)
+    id_ = write_golden(golden.path, arrays, small_golden.manifest(), overwrite=True)
+    assert golden.contents()[0] == id_ != before[0]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((1, 2), ml_dtypes.bfloat16),
+        np.zeros((1, 2), np.float16),
+        np.zeros((1, 2), np.int64),
+        np.zeros((1, 2), np.complex64),
+        np.zeros((1, 2), object),
+        np.zeros((1, 2), "S3"),
+        np.zeros((1, 2), [("a", "f4")]),
+    ],
+    ids=lambda array: array.dtype.name,
+)
+def test_a_dtype_that_a_golden_does_not_hold_is_refused_by_the_writer(place, array):
+    new = NewArray("cases/one/input_ids", TOKENS, array)
+    with pytest.raises(GoldenError, match="does not hold this dtype") as caught:
+        write_golden(place.path, [new], small_golden.manifest())
+    assert "float64, float32, int32, bool, uint8" in str(caught.value)
+    refusal(place.path, "does not exist" if place.has_rename else "no manifest")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "manifest",
+        "/cases/a/mask",
+        "cases/../../mask",
+        "cases/A/mask",
+        "cases/a/mask\n",
+        "cases/a/taps/../x",
+        "cases/a/taps/a/b",
+        "cases/a/taps/.",
+        "cases/a/taps/layers.x.q",
+        "cases/a/noise/float32/../x",
+    ],
+)
+def test_a_path_outside_the_grammar_is_refused_by_the_writer(place, path):
+    with pytest.raises(GoldenError, match="no path of an array"):
+        write_golden(place.path, [NewArray(path, ("batch",), np.ones(1))], small_golden.manifest())
+
+
+@pytest.mark.parametrize(
+    ("news", "problem"),
+    [
+        ([NewArray("cases/a/mask", TOKENS, np.ones((1, 0), bool))], "an array is empty"),
+        ([NewArray("cases/a/mask", ("batch",), np.ones((1, 2), bool))], "not one name per dimension"),
+        ([NewArray("cases/a/mask", ("batch", "batch"), np.ones((1, 1), bool))], "two dimensions have one name"),
+        ([NewArray("cases/a/mask", TOKENS, np.ones((1, 2), bool))] * 2, "given twice"),
+    ],
+)
+def test_an_array_that_cannot_be_stored_is_refused_by_the_writer(place, news, problem):
+    with pytest.raises(GoldenError, match=problem):
+        write_golden(place.path, news, small_golden.manifest())
+
+
+def drop(entries, *names):
+    return {path: entry for path, entry in entries.items() if path not in names}
+
+
+def swap(entries, path, **changes):
+    return entries | {path: dataclasses.replace(entries[path], **changes)}
+
+
+LIES = {
+    "an array too few": (lambda m: {"arrays": drop(m.arrays, TAP)}, "lacks an array"),
+    "an array too many": (
+        lambda m: {"arrays": m.arrays | {"cases/two-tokens/taps/extra": m.arrays[TAP]}},
+        "belongs to no case",
+    ),
+    "another shape": (lambda m: {"arrays": swap(m.arrays, TAP, shape=(1, 3, 2, 3))}, "another form"),
+    "another dtype": (lambda m: {"arrays": swap(m.arrays, TAP, dtype="float32")}, "another form"),
+    "other dimensions": (lambda m: {"arrays": swap(m.arrays, TAP, dims=("a", "b", "c", "d"))}, "another form"),
+    "another config": (
+        lambda m: {"model": dataclasses.replace(m.model, config=small_golden.config(num_attention_heads=2))},
+        "another form",
+    ),
+    "an unknown model": (
+        lambda m: {"model": dataclasses.replace(m.model, config={"model_type": "gpt2"})},
+        "not known to this release",
+    ),
+    "a case twice": (lambda m: {"cases": (*m.cases, m.cases[0])}, "one case name"),
+    "an empty case": (lambda m: {"cases": (dataclasses.replace(m.cases[0], shape=(1, 0)),)}, "case is empty"),
+    "a case elsewhere": (lambda m: {"cases": (dataclasses.replace(m.cases[0], name=".."),)}, "grammar"),
+    "a tap elsewhere": (lambda m: {"taps": (dataclasses.replace(m.taps[0], name="../x"),)}, "grammar"),
+    "taps out of order": (
+        lambda m: {"cases": (dataclasses.replace(m.cases[0], taps=m.cases[0].taps[::-1]),)},
+        "not those of its level",
+    ),
+    "a tap not recorded": (
+        lambda m: {"cases": (dataclasses.replace(m.cases[0], taps=m.cases[0].taps[:-1]),)},
+        "not those of its level",
+    ),
+    "an unknown level": (lambda m: {"cases": (dataclasses.replace(m.cases[0], level="all"),)}, "level"),
+    "an unknown precision": (lambda m: {"precisions": ("../x",)}, "unknown precision"),
+    "truth in bfloat16": (lambda m: {"truth_dtype": "bfloat16"}, "unknown dtype"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_manifest_that_contradicts_itself_is_refused_on_opening(place, lie):
+    change, problem = LIES[lie]
+    manifest = small_golden.manifest()(places.entries())
+    manifest = dataclasses.replace(manifest, **change(manifest))
+    places.write_unchecked(place, encode(manifest))
+    refusal(place.path, problem)
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_manifest_that_contradicts_itself_is_never_published(golden, lie):
+    before = golden.contents()
+
+    def manifest(entries):
+        honest = small_golden.manifest()(entries)
+        return dataclasses.replace(honest, **LIES[lie][0](honest))
+
+    with pytest.raises(GoldenError):
+        write_golden(golden.path, small_golden.arrays(), manifest, overwrite=True)
+    if golden.has_rename:
+        assert golden.contents() == before
+
+
+def test_a_manifest_of_another_version_is_never_published(place):
+    with pytest.raises(GoldenError, match="does not describe what was written"):
+        place.write(version=FORMAT_VERSION + 1)
+
+
+def test_an_array_of_a_trillion_elements_is_refused_before_it_is_allocated(place):
+    """Manifest, case and disk agree that it is so large; only the stored bytes say otherwise."""
+    model = small_golden.config(vocab_size=10**12)
+    honest = small_golden.manifest()(places.entries())
+    arrays = dict(honest.arrays)
+    for name, (batch, length) in (("two-tokens", (1, 2)), ("padded", (2, 3))):
+        path = tap_path(name, "logits")
+        arrays |= swap(arrays, path, shape=(batch, length, 10**12))
+    manifest = dataclasses.replace(honest, arrays=arrays, model=dataclasses.replace(honest.model, config=model))
+    places.write_unchecked(place, encode(manifest))
+    refusal(place.path, "shape")
+    place.claim(tap_path("two-tokens", "logits"), (1, 2, 10**12))
+    refusal(place.path, "the number of stored bytes", read=lambda golden: golden.tap("two-tokens", "logits"))
