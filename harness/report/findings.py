@@ -10,6 +10,8 @@ from harness.report.document import Report
 
 CLEAN_POSITION_TEXT = "position 0 is clean"
 GROWTH_P = 0.01
+# "x PyTorch's own float32 error" says more to a person than half-ulps of float64 do.
+READABLE = "float32"
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Finding:
         taps: the taps of that kind that are introduced, in data-flow order.
         layers: in how many layers the kind exists at all (0 for embed, final_norm, logits).
         precisions: where it shows.
-        worst: the result with the largest multiple.
+        worst: the result with the largest multiple, in float32 where it shows there.
         matched: the taps that feed the first of them and matched there.
         evidence: what the positions say.
     """
@@ -46,7 +48,7 @@ def _finding(report: Report, kind: str, results: Sequence[TapResult]) -> Finding
     # Replay speaks about the operation alone; forward figures hold what came in from upstream as well.
     results = [r for r in results if r.mode == "replay"] or results
     taps = tuple(tap for tap in report.introduced if _kind(tap) == kind)
-    worst = max(results, key=multiple)
+    worst = max(results, key=lambda r: (r.precision == READABLE, multiple(r)))
     return Finding(
         kind=kind,
         taps=taps,

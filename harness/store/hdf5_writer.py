@@ -37,7 +37,9 @@ class Hdf5Writer(Writer):
         self._plist = h5p.create(h5p.DATASET_CREATE)
         self._plist.set_layout(h5d.CONTIGUOUS)
         self._plist.set_fill_time(h5d.FILL_TIME_NEVER)
-        self._plist.set_obj_track_times(False)
+        self._group_plist = h5p.create(h5p.GROUP_CREATE)
+        for plist in (self._plist, self._group_plist):
+            plist.set_obj_track_times(False)  # the same golden is the same file, byte for byte
         self._references = h5t.py_create(h5py.vlen_dtype(h5py.ref_dtype), logical=True)
         self._groups: dict[str, h5g.GroupID] = {"": h5g.open(self._file.id, b"/")}
         self._group(DIMENSIONS)  # before all others
@@ -75,7 +77,7 @@ class Hdf5Writer(Writer):
     def _group(self, path: str) -> h5g.GroupID:
         if path not in self._groups:
             group, _, name = path.rpartition("/")
-            self._groups[path] = h5g.create(self._group(group), name.encode())
+            self._groups[path] = h5g.create(self._group(group), name.encode(), gcpl=self._group_plist)
         return self._groups[path]
 
     def _attach(self, path: str, dims: tuple[str, ...], shape: tuple[int, ...], dataset: h5d.DatasetID) -> None:

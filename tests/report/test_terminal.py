@@ -77,3 +77,17 @@ def test_without_colour_there_are_no_escape_codes():
     assert "\x1b" not in printed(REPORT)
     assert "\x1b" not in printed(REPORT, force_terminal=True, no_color=True, color_system=None)
     assert "\x1b" in printed(REPORT, force_terminal=True, color_system="standard")
+
+
+def test_a_finding_speaks_of_replay_at_float32_where_it_can():
+    """float64 multiples are larger, and forward figures hold what came in from upstream."""
+    report = build(
+        replace(result("layers.0.q", verdict="introduced", multiple=9e15), precision="float64"),
+        result("layers.0.q", verdict="introduced", multiple=50.0),
+        result("layers.0.q", "forward", "introduced", multiple=70.0),
+    )
+    report = replace(report, limits={**report.limits, "float64": report.limits["float32"]})
+    environment = {**report.environment, "precision": {}}
+    text = printed(replace(report, environment=environment))
+    assert "50 x PyTorch's own float32 error" in text
+    assert "(in 1 of 2 layers, wrong even on golden inputs; float64, float32)" in text

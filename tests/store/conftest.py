@@ -1,7 +1,15 @@
+import os
+
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.store import places
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch):
+    """A hundred writes need not wait for the disk a hundred times; test_publish sees that sync is called."""
+    monkeypatch.setattr(os, "sync", lambda: None)
 
 
 @pytest.fixture(params=["h5", "zarr", "zarr-memory-url"])

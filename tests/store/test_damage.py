@@ -13,7 +13,7 @@ from tests.store import places
 from tests.store.test_store import refusal
 
 TAP = tap_path("two-tokens", "layers.0.probs")
-FLIPS = 400
+FLIPS = 300
 LENGTHS = 60
 
 

@@ -294,6 +294,18 @@ def test_a_kill_between_two_renames_is_explained_and_the_next_write_restores(tmp
     assert siblings(place) == []
 
 
+def test_everything_is_on_the_disk_before_the_name_is_taken(local, monkeypatch):
+    local.write()
+    calls = []
+    for name in ("sync", "fsync"):
+        monkeypatch.setattr(os, name, lambda *_, name=name: calls.append(name))
+    exchange, replace = publish._exchange, publish.Path.replace
+    monkeypatch.setattr(publish, "_exchange", lambda *names: (calls.append("name"), exchange(*names))[1])
+    monkeypatch.setattr(publish.Path, "replace", lambda *names: (calls.append("name"), replace(*names))[1])
+    local.write(overwrite=True)
+    assert calls == ["fsync" if local.path.endswith("h5") else "sync", "name", "fsync"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
 def test_names_are_exchanged_in_one_step_on_linux(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
