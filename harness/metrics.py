@@ -82,7 +82,8 @@ def noise_floor(recorded: PerPosition, typical: float, scale: PerPosition, unit:
         scale: size of the values themselves.
         unit: unit roundoff of the precision.
     """
-    return np.maximum(np.maximum(recorded, typical), unit * scale)
+    floor: PerPosition = np.maximum(np.maximum(recorded, typical), unit * scale)
+    return floor
 
 
 def noise_multiple(error: PerPosition, floor: PerPosition) -> PerPosition:
