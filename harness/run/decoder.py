@@ -4,6 +4,7 @@ It is the example of a port, the subject of the embedded golden, and the body in
 operation can be replaced (`Decoder.load(..., operations=replace(OPERATIONS, scores=mine))`).
 
 It works layer-major. One layer's weights are in memory at a time, and one compiled function serves all layers.
+Inputs are padded on the right to a few lengths, so that it serves prompts of many lengths as well.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from harness.architecture import Architecture, Config, architecture_of
 from harness.errors import CheckpointError, PortError
 from harness.run.operations import OPERATIONS, Heads, Hidden, Operations
+from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction, Tapped
 from harness.run.weights import Weights, layer_state
@@ -164,25 +166,19 @@ class Decoder:
                 where="cache",
                 hint="pass None: whole prompts only",
             )
+        padded = [pad(call) for call in calls]
         table = self.weights.read("model.embed_tokens.weight")
-        hidden = self._stage(self._embed, "", calls, [(table, call.input_ids) for call in calls])
+        hidden = [self._embed(call.tap, "", table, call.input_ids) for call in padded]
         for index in range(self.arch.layers):
             state = layer_state(self.weights, index, self._abstract)
-            inputs = [(state, x, c.positions, c.mask) for c, x in zip(calls, hidden, strict=True)]
-            hidden = self._stage(self._layer, f"layers.{index}", calls, inputs)
+            hidden = [
+                self._layer(call.tap, f"layers.{index}", state, x, call.positions, call.mask)
+                for call, x in zip(padded, hidden, strict=True)
+            ]
         norm = self.weights.read("model.norm.weight")
-        head = table if self.arch.tied_head else self.weights.read("lm_head.weight")
-        logits = self._stage(self._head, "", calls, [(norm, head.T, x) for x in hidden])
-        return [(one, None) for one in logits]
-
-    @staticmethod
-    def _stage(
-        function: Tapped, stage: str, calls: Sequence[Call], inputs: Sequence[tuple[Any, ...]]
-    ) -> list[Array]:
-        """One stage for all calls, compiled for all of their shapes at once."""
-        taps = [call.tap for call in calls]
-        function.compile_for((tap, stage, args) for tap, args in zip(taps, inputs, strict=True))
-        return [function(tap, stage, *args) for tap, args in zip(taps, inputs, strict=True)]
+        head = (table if self.arch.tied_head else self.weights.read("lm_head.weight")).T
+        logits = [self._head(call.tap, "", norm, head, x) for call, x in zip(padded, hidden, strict=True)]
+        return [(x[:, : call.input_ids.shape[1]], None) for call, x in zip(calls, logits, strict=True)]
 
 
 def _embed(ops: Operations, tap: TapFunction, table: Array, ids: Ids) -> Hidden:

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from harness.comparison import Noise, Place, TapResult, compare
-from harness.golden import CaseEntry, tap_path
+from harness.golden import CaseEntry
 from harness.run.port import Declarations
-from harness.run.precision import jax_dtype, round_to
+from harness.run.precision import round_to
 from harness.run.tapping import fired_twice, refuse_tracer
 from harness.store import Golden
 from harness.taps import Tap
@@ -41,9 +41,6 @@ class GoldenSource:
 
     def _rounded(self, case: str, tap: str) -> Num[np.ndarray, "..."]:
         return round_to(self.truth(case, tap), self.precision)
-
-    def shape(self, case: str, tap: str) -> tuple[int, ...]:
-        return self.golden.manifest.arrays[tap_path(case, tap)].shape
 
     def noise(self, case: CaseEntry, mode: str, tap: str) -> Noise | None:
         """PyTorch's own error at a tap; None at float64, for which none is recorded."""
@@ -99,18 +96,11 @@ class CaseSession:
         golden = self._source.rounded(self._case.name, name)
         return jnp.asarray(golden, value.dtype) if golden.shape == value.shape else value
 
-    def goldens(self, stage: str) -> dict[str, jax.Array]:
+    def goldens(self, stage: str) -> dict[str, np.ndarray]:
         taps = self._by_stage.get(stage, ())
-        return {tap.kind: jnp.asarray(self._source.rounded(self._case.name, tap.name)) for tap in taps}
+        return {tap.kind: self._source.rounded(self._case.name, tap.name) for tap in taps}
 
-    def shapes(self, stage: str) -> dict[str, jax.ShapeDtypeStruct]:
-        dtype = jax_dtype(self._source.precision)
-        return {
-            tap.kind: jax.ShapeDtypeStruct(self._source.shape(self._case.name, tap.name), dtype)
-            for tap in self._by_stage.get(stage, ())
-        }
-
-    def absorb(self, stage: str, recorded: Mapping[str, jax.Array]) -> None:
+    def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         for kind, value in recorded.items():
             self._compare(f"{stage}.{kind}" if stage else kind, value)
 
@@ -120,7 +110,7 @@ class CaseSession:
             if name not in self._seen:
                 self._judgement.sink(self._place(tap).result("missing", "tapped once", "never tapped"))
 
-    def _compare(self, name: str, value: jax.Array) -> None:
+    def _compare(self, name: str, value: jax.Array | np.ndarray) -> None:
         if name in self._seen:
             raise fired_twice(name)
         self._seen.add(name)

@@ -7,18 +7,17 @@ over while the function runs, so `Tapped` passes the goldens in as arguments and
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from harness.errors import PortError
 
-Goldens = Mapping[str, jax.Array]
+Goldens = Mapping[str, np.ndarray]
 
 
 class TapFunction(Protocol):
@@ -42,11 +41,7 @@ class Session(TapFunction, Protocol):
         """The golden values of a stage's taps, by kind, rounded to the precision of the check."""
         ...
 
-    def shapes(self, stage: str) -> Mapping[str, jax.ShapeDtypeStruct]:
-        """The shapes and dtypes of `goldens(stage)`, without reading them."""
-        ...
-
-    def absorb(self, stage: str, recorded: Mapping[str, jax.Array]) -> None:
+    def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         """Take over what a stage's taps were, by kind."""
         ...
 
@@ -57,7 +52,7 @@ class TracedTap:
     Both modes are one compiled function: `replaying` is an argument of it, not part of its structure.
     """
 
-    def __init__(self, goldens: Goldens, replaying: jax.Array | bool, known: frozenset[str]) -> None:
+    def __init__(self, goldens: Mapping[str, jax.Array], replaying: jax.Array, known: frozenset[str]) -> None:
         self._goldens = goldens
         self._replaying = replaying
         self._known = known
@@ -88,46 +83,23 @@ class Tapped:
     """
 
     def __init__(self, function: Callable[..., Any], kinds: frozenset[str]) -> None:
-        def traced(goldens: Goldens, replaying: jax.Array, *args: Any) -> tuple[Any, dict[str, jax.Array]]:
+        def traced(
+            goldens: Mapping[str, jax.Array], replaying: jax.Array, *args: Any
+        ) -> tuple[Any, dict[str, jax.Array]]:
             tap = TracedTap(goldens, replaying, kinds)
             result = function(tap, *args)
             return result, tap.recorded
 
         self._checked = jax.jit(traced)
         self._plain = jax.jit(lambda *args: function(no_tap, *args))
-        self._compiled: dict[Hashable, Callable[..., Any]] = {}
-
-    def compile_for(self, invocations: Iterable[tuple[TapFunction, str, tuple[Any, ...]]]) -> None:
-        """Compile for all shapes among the invocations `(tap, stage, args)`, side by side on all cores.
-
-        It changes nothing but the time: XLA compiles one module on one core, and a check has many shapes.
-        """
-        lowered = {}
-        for tap, stage, args in invocations:
-            if not isinstance(tap, Session):
-                continue
-            inputs = (tap.shapes(stage), jax.ShapeDtypeStruct((), jnp.bool_), *args)
-            key = _signature(inputs)
-            if key not in self._compiled and key not in lowered:
-                lowered[key] = self._checked.lower(*inputs)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            # What was lowered is closed: no thread-local setting (x64, matmul precision) is looked at any more.
-            self._compiled.update(zip(lowered, pool.map(lambda one: one.compile(), lowered.values()), strict=True))
 
     def __call__(self, tap: TapFunction, stage: str, *args: Any) -> Any:
         """Run it as the given stage (`layers.3`, or `` outside the layers)."""
         if not isinstance(tap, Session):
             return self._plain(*args)
-        inputs = (tap.goldens(stage), jnp.asarray(tap.replaying), *args)
-        result, recorded = self._compiled.get(_signature(inputs), self._checked)(*inputs)
+        result, recorded = self._checked(tap.goldens(stage), np.bool_(tap.replaying), *args)
         tap.absorb(stage, recorded)
         return result
-
-
-def _signature(inputs: tuple[Any, ...]) -> Hashable:
-    """What decides whether two calls can share a compilation: structure, shapes and dtypes."""
-    leaves, structure = jax.tree.flatten(inputs)
-    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def refuse_tracer(name: str, value: object) -> None:

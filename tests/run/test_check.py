@@ -88,7 +88,7 @@ def test_forward_alone_and_replay_alone(golden_path, checkpoint):
         assert any(line.startswith("mode ") for line in found.not_covered)
 
 
-def test_one_compilation_per_shape_serves_all_layers_modes_and_cases(golden_path, checkpoint):
+def test_one_compilation_per_padded_length_serves_all_layers_modes_and_cases(golden_path, checkpoint):
     from dataclasses import replace
 
     from harness.run.decoder import Decoder
@@ -104,7 +104,7 @@ def test_one_compilation_per_shape_serves_all_layers_modes_and_cases(golden_path
 
     question = Question(precisions=("float32",), cases=("hello", "the", "digits", "quick-brown", "hello-world"))
     check(golden_path, checkpoint, question=question, load=load)
-    assert sorted(shape[1] for shape in traces) == [1, 2, 3]  # 5 cases, 4 layers, 2 modes: 40 calls
+    assert sorted(shape[1] for shape in traces) == [1, 8]  # 5 cases of 3 lengths, 4 layers, 2 modes: 40 calls
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,77 @@
+"""Few lengths instead of many: an input is padded on the right, so that prompts share a compilation.
+
+A causal decoder's valid positions do not see what is to the right of them, and the mask is False there; taps are
+cut back to the real length before anything is compared. Only the built-in decoder does this: a port of yours is
+run on exactly the shapes that the golden has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from harness.run.port import Call
+from harness.run.tapping import Goldens, Session
+from harness.taps import decoder_taps
+
+SHORT = (1, 8, 64)
+DIMS = {tap.kind: tap.dims for tap in decoder_taps(layers=1)}
+PADDED_DIMS = ("position", "key")
+
+
+def padded_length(length: int) -> int:
+    """1, 8, 64, then powers of two. 1 stays 1: a softmax over one key is a case of its own."""
+    for size in SHORT:
+        if length <= size:
+            return size
+    return 1 << (length - 1).bit_length()
+
+
+def pad(call: Call) -> Call:
+    """The call at its padded length; a tap that is part of a check goes on seeing the real one."""
+    length = call.input_ids.shape[1]
+    target = padded_length(length)
+    if target == length:
+        return call
+
+    def widened(values: jax.Array) -> np.ndarray:
+        return np.pad(np.asarray(values), ((0, 0), (0, target - length)))
+
+    return replace(
+        call,
+        input_ids=widened(call.input_ids),
+        positions=widened(call.positions),
+        mask=widened(call.mask),
+        tap=PaddedSession(call.tap, length, target) if isinstance(call.tap, Session) else call.tap,
+    )
+
+
+class PaddedSession:
+    """A session seen from padded arrays: goldens are widened on the way in, values cut on the way out."""
+
+    def __init__(self, session: Session, length: int, target: int) -> None:
+        self._session, self._length, self._target = session, length, target
+        self.replaying = session.replaying
+
+    def __call__(self, name: str, value: jax.Array) -> jax.Array:
+        return self._session(name, value)
+
+    def goldens(self, stage: str) -> Goldens:
+        more = self._target - self._length
+        return {
+            kind: np.pad(value, [(0, more if dim in PADDED_DIMS else 0) for dim in DIMS[kind]])
+            for kind, value in self._session.goldens(stage).items()
+        }
+
+    def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
+        self._session.absorb(stage, {kind: self._cut(kind, np.asarray(v)) for kind, v in recorded.items()})
+
+    def _cut(self, kind: str, value: np.ndarray) -> np.ndarray:
+        """Cut what is padded; a value of another rank than its tap is left for the session to refuse."""
+        dims = DIMS.get(kind, ())
+        if value.ndim != len(dims):
+            return value
+        return value[tuple(slice(self._length if dim in PADDED_DIMS else None) for dim in dims)]

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harness.architecture import read_config
+from harness.run.decoder import Decoder
+from harness.run.padding import PaddedSession, padded_length
+from harness.run.tapping import no_tap
+
+
+@pytest.mark.parametrize(
+    ("length", "padded"), [(1, 1), (2, 8), (8, 8), (9, 64), (65, 128), (128, 128), (129, 256), (628, 1024)]
+)
+def test_lengths_are_padded_to_few(length, padded):
+    assert padded_length(length) == padded
+
+
+class Session:
+    replaying = True
+
+    def __init__(self):
+        self.seen = {}
+
+    def goldens(self, stage):
+        return {"probs": np.ones((1, 2, 3, 3)), "q": np.ones((1, 3, 2, 4)), "final_norm": np.ones((1, 3, 5))}
+
+    def absorb(self, stage, recorded):
+        self.seen = {kind: value.shape for kind, value in recorded.items()}
+
+
+def test_goldens_are_widened_along_positions_and_keys_and_values_cut_back():
+    session = Session()
+    padded = PaddedSession(session, 3, 8)
+    wide = padded.goldens("layers.0")
+    assert {kind: value.shape for kind, value in wide.items()} == {
+        "probs": (1, 2, 8, 8),
+        "q": (1, 8, 2, 4),
+        "final_norm": (1, 8, 5),
+    }
+    padded.absorb("layers.0", wide)
+    assert session.seen == {kind: value.shape for kind, value in session.goldens("layers.0").items()}
+
+
+def test_a_wrong_shape_is_still_a_wrong_shape_after_cutting():
+    session = Session()
+    padded = PaddedSession(session, 3, 8)
+    padded.absorb("layers.0", {"q": np.ones((1, 8, 8)), "probs": np.ones((1, 5, 8, 8)), "invented": np.ones(2)})
+    assert session.seen == {"q": (1, 8, 8), "probs": (1, 5, 3, 3), "invented": (2,)}
+
+
+def test_padding_does_not_reach_the_logits(checkpoint):
+    """The same tokens alone, and as the beginning of more than a padded length: equal to float64 rounding."""
+    ids = np.arange(20, dtype=np.int32)[None] + 40
+    with jax.enable_x64(True):
+        decoder = Decoder.load(checkpoint, read_config(checkpoint), jnp.dtype("float64"))
+
+        def logits(n):
+            positions, mask = jnp.arange(n, dtype=jnp.int32)[None], jnp.ones((1, n), bool)
+            return np.asarray(decoder.forward(jnp.asarray(ids[:, :n]), positions, mask, None, no_tap)[0])
+
+        short, long = logits(5), logits(20)
+    assert short.shape[1] == 5
+    np.testing.assert_allclose(short, long[:, :5], atol=1e-13)
