@@ -4,7 +4,7 @@ It is the example of a port, the subject of the embedded golden, and the body in
 operation can be replaced (`Decoder.load(..., operations=replace(OPERATIONS, scores=mine))`).
 
 It works layer-major. One layer's weights are in memory at a time, and one compiled function serves all layers.
-Inputs are padded on the right to a few lengths, so that it serves prompts of many lengths as well.
+In a check, inputs are padded on the right to a few lengths, so that it serves prompts of many lengths as well.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Few lengths instead of many: an input is padded on the right, so that prompts share a compilation.
 
 A causal decoder's valid positions do not see what is to the right of them, and the mask is False there; taps are
-cut back to the real length before anything is compared. Only the built-in decoder does this: a port of yours is
-run on exactly the shapes that the golden has.
+cut back to the real length before anything is compared. Only the built-in decoder does this, and only in a check:
+a port of yours is run on exactly the shapes that the golden has.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def padded_length(length: int) -> int:
 
 
 def pad(call: Call) -> Call:
-    """The call at its padded length; a tap that is part of a check goes on seeing the real one."""
+    """The call at its padded length, where it is part of a check; its session goes on seeing the real one."""
     length = call.input_ids.shape[1]
     target = padded_length(length)
-    if target == length:
+    if target == length or not isinstance(call.tap, Session):
         return call
 
     def widened(values: jax.Array) -> np.ndarray:
@@ -45,7 +45,7 @@ def pad(call: Call) -> Call:
         input_ids=widened(call.input_ids),
         positions=widened(call.positions),
         mask=widened(call.mask),
-        tap=PaddedSession(call.tap, length, target) if isinstance(call.tap, Session) else call.tap,
+        tap=PaddedSession(call.tap, length, target),
     )
 
 

@@ -24,6 +24,9 @@ class Session:
     def __init__(self):
         self.seen = {}
 
+    def __call__(self, name, value):
+        return value
+
     def goldens(self, stage):
         return {"probs": np.ones((1, 2, 3, 3)), "q": np.ones((1, 3, 2, 4)), "final_norm": np.ones((1, 3, 5))}
 
@@ -51,16 +54,30 @@ def test_a_wrong_shape_is_still_a_wrong_shape_after_cutting():
     assert session.seen == {"q": (1, 8, 8), "probs": (1, 5, 3, 3), "invented": (2,)}
 
 
+class Unrecorded(Session):
+    replaying = False
+
+    def goldens(self, stage):
+        return {}
+
+
 def test_padding_does_not_reach_the_logits(checkpoint):
-    """The same tokens alone, and as the beginning of more than a padded length: equal to float64 rounding."""
-    ids = np.arange(20, dtype=np.int32)[None] + 40
+    """The same tokens, padded in a check and as they are outside one: equal to float64 rounding."""
+    ids = np.arange(5, dtype=np.int32)[None] + 40
     with jax.enable_x64(True):
         decoder = Decoder.load(checkpoint, read_config(checkpoint), jnp.dtype("float64"))
 
-        def logits(n):
-            positions, mask = jnp.arange(n, dtype=jnp.int32)[None], jnp.ones((1, n), bool)
-            return np.asarray(decoder.forward(jnp.asarray(ids[:, :n]), positions, mask, None, no_tap)[0])
+        def logits(tap):
+            positions, mask = jnp.arange(5, dtype=jnp.int32)[None], jnp.ones((1, 5), bool)
+            return np.asarray(decoder.forward(jnp.asarray(ids), positions, mask, None, tap)[0])
 
-        short, long = logits(5), logits(20)
-    assert short.shape[1] == 5
-    np.testing.assert_allclose(short, long[:, :5], atol=1e-13)
+        padded, plain = logits(Unrecorded()), logits(no_tap)
+    assert padded.shape == plain.shape == (1, 5, 608)
+    np.testing.assert_allclose(padded, plain, atol=1e-13)
+
+
+def test_outside_a_check_the_decoder_can_be_jitted_as_a_whole(checkpoint):
+    decoder = Decoder.load(checkpoint, read_config(checkpoint), jnp.dtype("float32"))
+    positions, mask = jnp.arange(5, dtype=jnp.int32)[None], jnp.ones((1, 5), bool)
+    forward = jax.jit(lambda ids: decoder.forward(ids, positions, mask, None, no_tap)[0])
+    assert forward(jnp.zeros((1, 5), jnp.int32)).shape == (1, 5, 608)
