@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from harness.store.refusals import FETCH_AGAIN, reading
 
 MANIFEST = "manifest"
 MANIFEST_DIM = "manifest_byte"
+DIMENSIONS = "dimensions"
 SHA256 = "sha256"
 DTYPES = ("float64", "float32", "int32", "bool", "uint8")
 
@@ -42,6 +43,17 @@ def scale_path(path: str, dim: str) -> str:
     """Where the dimension scale lies: every case has its own, so that `position` has one length in each."""
     parts = path.split("/")
     return "/".join([*parts[:2], dim]) if len(parts) > 2 else dim
+
+
+def early_scale_path(scale: str) -> str:
+    """The second name of a dimension scale, which HDF5 comes across first: see `hdf5_writer`."""
+    return f"{DIMENSIONS}/{scale.removeprefix('cases/')}"
+
+
+def parents(path: str) -> list[str]:
+    """The groups above a path, outermost first, the root not among them."""
+    parts = path.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
 def agree(what: str, where: str, expected: object, found: object) -> None:
@@ -122,11 +134,13 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    def arrays(self) -> Iterator[str]:
-        """The paths of all arrays on disk, without the manifest.
+    def check_nothing_else(self, arrays: Mapping[str, ArrayEntry]) -> None:
+        """Refuse whatever is on disk beside these arrays, the manifest, and what the layout itself needs.
+
+        Called when all arrays have been found whole.
 
         Raises:
-            GoldenError: there is something that is no part of a golden.
+            GoldenError: there is something that is no part of the golden.
         """
 
     @property

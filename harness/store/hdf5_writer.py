@@ -19,11 +19,10 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5ds, h5g, h5p, h5r, h5s, h5t
 
-from harness.store.abc import MANIFEST, MANIFEST_DIM, SHA256, Writer, scale_path
+from harness.store.abc import DIMENSIONS, MANIFEST, MANIFEST_DIM, SHA256, Writer, early_scale_path, scale_path
 from harness.store.sink import Sink
 
 LIBVER = ("v110", "v110")  # its metadata carries checksums; the default of old would not
-DIMENSIONS = "dimensions"
 NOT_A_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
 REFERENCE_LIST = np.dtype([("dataset", h5py.ref_dtype), ("dimension", "<i4")])
 
@@ -96,7 +95,7 @@ class Hdf5Writer(Writer):
 
     def _scale(self, name: str, size: int) -> h5d.DatasetID:
         """A new scale: a name and a length, no data."""
-        early = f"{DIMENSIONS}/{name.removeprefix('cases/')}"
+        early = early_scale_path(name)
         scale = self._create(early, (size,), np.dtype("<f4"))
         root = self._group("")
         root.links.create_hard(name.encode(), root, early.encode())

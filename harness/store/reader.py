@@ -144,22 +144,17 @@ class Golden:
         Raises:
             GoldenError: the first thing that is wrong.
         """
-        with reading(self.path):
-            for path in self._reader.arrays():
-                if path not in self.manifest.arrays:
-                    raise GoldenError(
-                        "there is an array that the manifest does not list",
-                        where=f"{self.path}: {path}",
-                        hint=FETCH_AGAIN,
-                    )
         itself = ArrayEntry((self._manifest_size,), "uint8", (MANIFEST_DIM,), self.id)
-        self._reader.check_structure(MANIFEST, itself)
+        with reading(f"{self.path}: {MANIFEST}"):
+            self._reader.check_structure(MANIFEST, itself)
         for path, entry in self.manifest.arrays.items():
             if progress is not None:
                 progress(path)
             with reading(f"{self.path}: {path}"):
                 self._reader.check_structure(path, entry)
             self._reader.array(path, entry)
+        with reading(self.path):
+            self._reader.check_nothing_else(self.manifest.arrays)
         return len(self.manifest.arrays)
 
     def _array(self, path: str) -> np.ndarray:

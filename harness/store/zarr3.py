@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from harness.errors import GoldenError
 from harness.golden import ArrayEntry
-from harness.store.abc import MANIFEST, MANIFEST_DIM, SHA256, Reader, Writer, agree, little_endian, raw
+from harness.store.abc import MANIFEST, MANIFEST_DIM, SHA256, Reader, Writer, agree, little_endian, parents, raw
 from harness.store.files import Files
 from harness.store.refusals import FETCH_AGAIN
 
@@ -99,24 +99,17 @@ class ZarrReader(Reader):
         if path != MANIFEST:  # the manifest's own document is compared as it is read
             self._compare(path, array_document(entry.shape, entry.dtype, entry.dims), self._document(path))
 
-    def arrays(self) -> Iterator[str]:
-        """The paths of all arrays. Groups are checked on the way: other readers depend on them."""
-        files = set(self._files.paths())
-        documents = sorted(path for path in files if path.rpartition("/")[2] == DOCUMENT)
-        for name in documents:
-            files.discard(name)
-            path = name.rpartition("/")[0]
-            document = self._document(path)
-            if document.get("node_type") == "group":
-                self._compare(path, GROUP if path else ROOT, document)
-                continue
-            files.discard(f"{path}/{chunk(len(document.get('shape', ())))}")
-            if path != MANIFEST:
-                yield path
-        groups = {"/".join(name.split("/")[:depth]) for name in documents for depth in range(name.count("/"))}
+    def check_nothing_else(self, arrays: Mapping[str, ArrayEntry]) -> None:
+        """Groups are checked on the way: this reader does not need them, but others do."""
+        expected = {f"{MANIFEST}/{DOCUMENT}", f"{MANIFEST}/{chunk(1)}"}
+        groups = {""}
+        for path, entry in arrays.items():
+            expected |= {f"{path}/{DOCUMENT}", f"{path}/{chunk(len(entry.shape))}"}
+            groups.update(parents(path))
         for group in sorted(groups):
-            self._document(group)
-        for path in sorted(files):
+            expected.add(f"{group}/{DOCUMENT}".lstrip("/"))
+            self._compare(group, GROUP if group else ROOT, self._document(group))
+        for path in sorted(set(self._files.paths()) - expected):
             raise GoldenError(
                 "there is a file that is no part of the golden",
                 where=f"{self.where}/{path}",
@@ -158,9 +151,7 @@ class ZarrWriter(Writer):
         files.write(DOCUMENT, encode(ROOT))
 
     def add(self, path: str, dims: tuple[str, ...], array: np.ndarray) -> None:
-        parts = path.split("/")
-        for depth in range(1, len(parts)):
-            group = "/".join(parts[:depth])
+        for group in parents(path):
             if group not in self._groups:
                 self._files.write(f"{group}/{DOCUMENT}", encode(GROUP))
                 self._groups.add(group)

@@ -37,7 +37,7 @@ def refuse_tap(file, *words):
 def test_hdf5_of_somebody_else_is_refused(tmp_path):
     with h5py.File(tmp_path / "theirs.h5", "w") as file:
         file["weights"] = np.zeros(3)
-    refusal(tmp_path / "theirs.h5", "not a golden", "weights")
+    refusal(tmp_path / "theirs.h5", "not a golden", "1 other members")
 
 
 @pytest.mark.parametrize("manifest", [np.zeros(3), np.zeros((2, 2), "u1"), np.uint8(1), "text", np.zeros(9, "u1")])
@@ -128,11 +128,24 @@ def test_a_group_that_contains_itself_is_refused(file):
     refusal(file, "no part of a golden")
 
 
-def test_a_scale_that_holds_data_is_refused(file):
+def test_a_scale_that_belongs_to_nothing_is_refused(file):
     with h5py.File(file, "r+") as opened:
         opened["cases/padded/secret"] = np.zeros(3)
         opened["cases/padded/secret"].make_scale()
-    refusal(file, "does not list")
+    refusal(file, "no part of a golden", "cases/padded/secret")
+
+
+def test_a_scale_that_holds_data_is_refused(file):
+    with h5py.File(file, "r+") as opened:
+        opened["cases/padded/hidden"][...] = 1
+    refusal(file, "a dimension scale", "cases/padded/hidden")
+
+
+def test_scales_with_another_second_name_are_refused(file):
+    with h5py.File(file, "r+") as opened:
+        del opened["dimensions/padded/hidden"]
+        opened["dimensions/padded/hidden"] = opened["cases/padded/position"]
+    refusal(file, "second name", "cases/padded/hidden")
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "cases/padded/mask/c.0.1", "cases/padded/taps/embed/zarr.bak"])
