@@ -16,11 +16,11 @@ def acceptance(results: Sequence[TapResult]) -> Acceptance | None:
 
     float32 where it was checked: the precision at which the criteria make sense.
     """
-    logits = [r for r in results if r.tap == "logits" and r.mode == "forward"]
-    precision = next((p for p in PREFERENCE if any(r.precision == p for r in logits)), None)
+    forward = [r for r in results if r.tap == "logits" and r.mode == "forward"]
+    precision = next((p for p in PREFERENCE if any(r.precision == p for r in forward)), None)
     if precision is None:
         return None
-    logits = [r for r in logits if r.precision == precision]
+    logits = [r for r in forward if r.precision == precision]
     max_abs = _largest([r.max_abs for r in logits])
     mean_abs = _largest([r.mean_abs for r in logits])
     meaningful = [r.position_r for r in logits if r.position_r is not None and r.position_note is None]
@@ -38,14 +38,13 @@ def acceptance(results: Sequence[TapResult]) -> Acceptance | None:
         mean_abs=mean_abs,
         position_correlation=correlation,
         passed=passed,
-        remark=_remark(precision, logits),
+        remark=_bfloat16_remark(forward),
     )
 
 
-def _remark(precision: str, logits: Sequence[TapResult]) -> str | None:
-    if precision != "bfloat16":
-        return None
-    own = [r.noise_max for r in logits if r.noise_max is not None]
+def _bfloat16_remark(forward: Sequence[TapResult]) -> str | None:
+    """What to make of bfloat16 logits, where they were checked: the criteria are below the noise there."""
+    own = [r.noise_max for r in forward if r.precision == "bfloat16" and r.noise_max is not None]
     if not own:
         return None
     return (

@@ -73,6 +73,13 @@ def test_bfloat16_matches_and_says_that_the_old_target_is_below_the_noise(golden
     assert "below PyTorch's own bfloat16 noise of" in found.acceptance.remark
 
 
+def test_the_bfloat16_remark_is_made_beside_a_float32_judgement_too(golden_path, checkpoint):
+    question = Question(precisions=("float32", "bfloat16"), cases=("digits",))
+    found = check(golden_path, checkpoint, question=question).acceptance
+    assert (found.precision, found.passed) == ("float32", True)
+    assert "below PyTorch's own bfloat16 noise of" in found.remark
+
+
 def test_a_limit_below_the_noise_makes_the_same_port_diverge(golden_path, checkpoint):
     question = Question(precisions=("float32",), cases=("code",), limit_rms=0.01)
     found = check(golden_path, checkpoint, question=question)
