@@ -1,4 +1,4 @@
-"""(precision, tap) -> limit, and why that limit.
+"""precision -> limit, and why that limit.
 
 Limits are in noise multiples, so that one number serves every tap, position and model. They stand where
 measurement put them: well above every correct port, well below the weakest known bug.
