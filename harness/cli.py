@@ -54,10 +54,22 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("golden", required=False)
-@click.option("--port", default="harness.run.decoder:Decoder", metavar="PKG.MODULE:NAME", show_default=True)
+@click.option(
+    "--port",
+    default="harness.run.decoder:Decoder",
+    metavar="PKG.MODULE:NAME",
+    show_default=True,
+    help="The JAX model.",
+)
 @click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="The golden's checkpoint.")
 @click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
-@click.option("--mode", type=click.Choice(["both", "forward", "replay"]), default="both", show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice(["both", "forward", "replay"]),
+    default="both",
+    show_default=True,
+    help="On its own activations, on golden inputs, or both.",
+)
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @click.option(
     "--json",
