@@ -125,9 +125,15 @@ class Reader(ABC):
             GoldenError: missing, or not as the entry says. Nothing has been allocated then.
         """
 
+    def is_whole(self) -> bool:
+        """Whether what is on disk is, byte for byte, what was written, as far as the layout can tell."""
+        return True
+
     @abstractmethod
     def check_structure(self, path: str, entry: ArrayEntry) -> None:
         """Hold everything on disk about the array but its data to its entry, dimension names included.
+
+        Called only where `is_whole`.
 
         Raises:
             GoldenError: something differs.

@@ -19,6 +19,7 @@ from h5py import h5d, h5g, h5l, h5o, h5r, h5s
 
 from harness.errors import GoldenError
 from harness.golden import ArrayEntry
+from harness.store import seal
 from harness.store.abc import (
     MANIFEST,
     MANIFEST_DIM,
@@ -41,6 +42,7 @@ class Hdf5Reader(Reader):
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
+        self._path = path
         with reading(self.where):
             self._check_signature(path)
             # No lock: a golden is replaced, never changed, and read-only media cannot lock.
@@ -92,6 +94,9 @@ class Hdf5Reader(Reader):
             ]
             if found != [[scale] for scale in scales]:
                 agree("the naming of an array's dimensions", where, entry.dims, "other dimension scales")
+
+    def is_whole(self) -> bool:
+        return seal.is_whole(self._path)
 
     def check_nothing_else(self, arrays: Mapping[str, ArrayEntry]) -> None:
         """By counting. Listing a group whose index is damaged takes the process down in HDF5 1.14, while a

@@ -7,8 +7,8 @@ its REFERENCE_LIST at the end.
 
 Every scale has two names: in its case's group, where netCDF looks for it, and below `dimensions`, the
 first group of the file. h5netcdf asks HDF5 for the name of every scale of every array, and HDF5 answers
-by walking the file until it comes across it. That was 60 of the 76 s in which xarray opened a tree of 1,700
-arrays; with a place that is met early it is 6.
+by walking the file until it comes across it. xarray opens a tree of 1,560 arrays in 30 s without the
+second name, and in 9 to 14 s with it; a single group in 1.3 and in 0.4 to 0.7 s.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5ds, h5g, h5p, h5r, h5s, h5t
+from h5py import h5a, h5d, h5ds, h5f, h5fd, h5g, h5p, h5r, h5s, h5t
 
+from harness.store import seal
 from harness.store.abc import DIMENSIONS, MANIFEST, MANIFEST_DIM, SHA256, Writer, early_scale_path, scale_path
 from harness.store.sink import Sink
 
-LIBVER = ("v110", "v110")  # its metadata carries checksums; the default of old would not
+LIBVER = h5f.LIBVER_V110  # its metadata carries checksums; the default of old would not
 NOT_A_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
 REFERENCE_LIST = np.dtype([("dataset", h5py.ref_dtype), ("dimension", "<i4")])
 
@@ -31,8 +32,9 @@ class Hdf5Writer(Writer):
     """A file in the making, at a temporary path."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._sink = Sink(path)
-        self._file = h5py.File(self._sink, "w", libver=LIBVER)
+        self._file = _create_file(self._sink)
         self._plist = h5p.create(h5p.DATASET_CREATE)
         self._plist.set_layout(h5d.CONTIGUOUS)
         self._plist.set_fill_time(h5d.FILL_TIME_NEVER)
@@ -61,6 +63,7 @@ class Hdf5Writer(Writer):
             h5py.Dataset(self._scales[name]).attrs["REFERENCE_LIST"] = np.array(attached, REFERENCE_LIST)
         self.close()
         self._sink.check()
+        seal.append(self._path)
 
     def close(self) -> None:
         self._groups.clear()
@@ -101,3 +104,12 @@ class Hdf5Writer(Writer):
         root.links.create_hard(name.encode(), root, early.encode())
         h5ds.set_scale(scale, f"{NOT_A_VARIABLE}{size:10d}".encode())
         return scale
+
+
+def _create_file(sink: Sink) -> h5py.File:
+    """A new file. By hand, since versions of h5py differ in whether the root group carries a time."""
+    access, creation = h5p.create(h5p.FILE_ACCESS), h5p.create(h5p.FILE_CREATE)
+    access.set_libver_bounds(LIBVER, LIBVER)
+    access.set_fileobj_driver(h5fd.fileobj_driver, sink)
+    creation.set_obj_track_times(False)
+    return h5py.File(h5f.create(b"golden", h5f.ACC_TRUNC, fapl=access, fcpl=creation))

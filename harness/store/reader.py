@@ -144,16 +144,21 @@ class Golden:
         Raises:
             GoldenError: the first thing that is wrong.
         """
-        itself = ArrayEntry((self._manifest_size,), "uint8", (MANIFEST_DIM,), self.id)
-        with reading(f"{self.path}: {MANIFEST}"):
-            self._reader.check_structure(MANIFEST, itself)
         for path, entry in self.manifest.arrays.items():
             if progress is not None:
                 progress(path)
-            with reading(f"{self.path}: {path}"):
-                self._reader.check_structure(path, entry)
             self._reader.array(path, entry)
+        itself = ArrayEntry((self._manifest_size,), "uint8", (MANIFEST_DIM,), self.id)
         with reading(self.path):
+            if not self._reader.is_whole():
+                raise GoldenError(
+                    "the file is not as it was written: it does not have the sha256 at its end",
+                    where=self.path,
+                    found="every array is whole; the metadata around them, or the end of the file, is not",
+                    hint=FETCH_AGAIN,
+                )
+            for path, entry in [(MANIFEST, itself), *self.manifest.arrays.items()]:
+                self._reader.check_structure(path, entry)
             self._reader.check_nothing_else(self.manifest.arrays)
         return len(self.manifest.arrays)
 

@@ -37,9 +37,6 @@ class Sink:
     def tell(self) -> int:
         return self._file.tell()
 
-    def read(self, size: int = -1) -> bytes:
-        return self._file.read(size) or b""
-
     def readinto(self, buffer: memoryview) -> int:
         return self._file.readinto(buffer) or 0
 

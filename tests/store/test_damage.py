@@ -9,6 +9,7 @@ import pytest
 from harness.errors import GoldenError
 from harness.golden import tap_path
 from harness.store import open_golden
+from harness.store.hdf5 import Hdf5Reader
 from tests.store import places
 from tests.store.test_store import refusal
 
@@ -40,7 +41,8 @@ def test_any_single_flipped_byte_is_refused_or_changes_nothing(golden):
         golden.put(blob, bytes(damaged))
         outcomes.append(outcome(golden, original))
         golden.put(blob, blobs[blob])
-    assert outcomes.count("refused") > FLIPS // 4
+    sealed = golden.path.endswith("h5")
+    assert outcomes.count("refused") >= (FLIPS if sealed else FLIPS // 4)
     assert golden.contents() == original
 
 
@@ -85,6 +87,28 @@ def test_a_golden_cut_off_anywhere_is_refused(golden):
         golden.put(blob, data)
 
 
+def test_metadata_is_not_followed_before_the_seal_is_seen_to_be_whole(tmp_path, monkeypatch):
+    """HDF5 1.14 crashes on some damaged metadata and never returns from other; arrays are read without it."""
+    place = places.make("h5", tmp_path)
+    place.write()
+    data = bytearray(place.blobs()[""])
+    data[data.index(b"GCOL") + 16] ^= 4  # the heap of references, the one thing in the file without a checksum
+    place.put("", bytes(data))
+    for follows in ("check_structure", "check_nothing_else"):
+        monkeypatch.setattr(Hdf5Reader, follows, lambda *_: pytest.fail("followed"))
+    refusal(place.path, "not as it was written", "every array is whole")
+    with open_golden(place.path) as golden:
+        assert golden.tap("two-tokens", "embed").shape == (1, 2, 6)
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data[:-40], lambda data: data + b"x"])
+def test_an_hdf5_file_without_its_seal_does_not_verify(tmp_path, change):
+    place = places.make("h5", tmp_path)
+    place.write()
+    place.put("", change(place.blobs()[""]))
+    refusal(place.path, "not as it was written")
+
+
 def test_a_golden_of_which_a_file_is_missing_is_refused(golden):
     original = golden.contents()
     for blob, data in golden.blobs().items():
@@ -106,7 +130,7 @@ def test_two_arrays_exchanged_are_refused(golden):
     """Same shape, same dtype, whole data: only the name is wrong."""
     one, other = tap_path("two-tokens", "embed"), tap_path("two-tokens", "final_norm")
     if golden.path.endswith("h5"):
-        with h5py.File(golden.path, "r+") as file:
+        with places.editing(golden.path) as file:
             file.move(one, "aside")
             file.move(other, one)
             file.move("aside", other)
@@ -120,7 +144,7 @@ def test_two_arrays_exchanged_are_refused(golden):
 
 def test_an_array_that_the_manifest_does_not_list_is_refused(golden):
     if golden.path.endswith("h5"):
-        with h5py.File(golden.path, "r+") as file:
+        with places.editing(golden.path) as file:
             file["cases/padded/taps/extra"] = np.zeros(3)
     else:
         for name in ("zarr.json", "c.0.0.0"):
@@ -130,7 +154,7 @@ def test_an_array_that_the_manifest_does_not_list_is_refused(golden):
 
 def test_other_dimension_names_on_disk_are_refused(golden):
     if golden.path.endswith("h5"):
-        with h5py.File(golden.path, "r+") as file:
+        with places.editing(golden.path) as file:
             scales = file[TAP].attrs["DIMENSION_LIST"]
             scales[3] = scales[2]
             file[TAP].attrs.create("DIMENSION_LIST", scales, dtype=h5py.vlen_dtype(h5py.ref_dtype))
@@ -142,7 +166,7 @@ def test_other_dimension_names_on_disk_are_refused(golden):
 
 def test_a_missing_array_is_refused_by_name(golden):
     if golden.path.endswith("h5"):
-        with h5py.File(golden.path, "r+") as file:
+        with places.editing(golden.path) as file:
             del file[TAP]
     else:
         for blob in [blob for blob in golden.blobs() if blob.startswith(TAP)]:

@@ -23,7 +23,7 @@ def file(tmp_path):
 
 def replace(file, make):
     """Put something else in the place of an array, as HDF5 allows."""
-    with h5py.File(file, "r+") as opened:
+    with places.editing(file) as opened:
         data = opened[TAP][...]
         del opened[TAP]
         make(opened, data)
@@ -123,26 +123,26 @@ def test_a_bool_that_is_neither_true_nor_false_is_refused(file):
 
 
 def test_a_group_that_contains_itself_is_refused(file):
-    with h5py.File(file, "r+") as opened:
+    with places.editing(file) as opened:
         opened["cases/padded/again"] = opened["cases"]
     refusal(file, "no part of a golden")
 
 
 def test_a_scale_that_belongs_to_nothing_is_refused(file):
-    with h5py.File(file, "r+") as opened:
+    with places.editing(file) as opened:
         opened["cases/padded/secret"] = np.zeros(3)
         opened["cases/padded/secret"].make_scale()
     refusal(file, "no part of a golden", "cases/padded/secret")
 
 
 def test_a_scale_that_holds_data_is_refused(file):
-    with h5py.File(file, "r+") as opened:
+    with places.editing(file) as opened:
         opened["cases/padded/hidden"][...] = 1
     refusal(file, "a dimension scale", "cases/padded/hidden")
 
 
 def test_scales_with_another_second_name_are_refused(file):
-    with h5py.File(file, "r+") as opened:
+    with places.editing(file) as opened:
         del opened["dimensions/padded/hidden"]
         opened["dimensions/padded/hidden"] = opened["cases/padded/position"]
     refusal(file, "second name", "cases/padded/hidden")
