@@ -105,8 +105,8 @@ def check(
     from harness.report.document import encode
     from harness.report.output import check_output, write_output
     from harness.report.terminal import print_report
-    from harness.run.check import MODES, Question
     from harness.run.check import check as run_check
+    from harness.run.question import MODES, Question
     from harness.store import open_golden
 
     question = Question(

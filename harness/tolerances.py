@@ -23,11 +23,13 @@ class Limit:
         rms: limit on the rms noise multiple, at the worst position.
         max: limit on the max-abs noise multiple, at the worst position.
         why: the measurements that it rests on.
+        weakest_bug: the rms multiple of the weakest planted bug, at the tap where it sits (embedded golden).
     """
 
     rms: float
     max: float
     why: str
+    weakest_bug: float
 
 
 LIMITS = {
@@ -37,18 +39,21 @@ LIMITS = {
         why="float64 has no recorded floor, so multiples count half-ulps of the values themselves: the built-in "
         "port reaches 33 (rms) and 58 (max) on the embedded golden, a constant rounded to float32 would be 5e8, "
         "the weakest planted bug (eps added outside the root) is 7e12 where it sits",
+        weakest_bug=7e12,
     ),
     "float32": Limit(
         rms=4.0,
         max=8.0,
         why="the built-in port reaches 3.1 (rms) and 3.9 (max) on the embedded golden, the weakest planted bug "
         "(eps added outside the root) is 1.3e4 where it sits",
+        weakest_bug=1.3e4,
     ),
     "bfloat16": Limit(
         rms=4.0,
         max=8.0,
         why="the built-in port reaches 2.9 (rms) and 3.5 (max) on the embedded golden; bugs smaller than "
         "bfloat16's own rounding (a wrong eps) are invisible here and belong to float32 and float64",
+        weakest_bug=1.0,
     ),
 }
 
@@ -73,4 +78,4 @@ def limit(precision: str, rms: float | None = None, max_abs: float | None = None
     base = LIMITS[precision]
     if rms is None and max_abs is None:
         return base
-    return Limit(rms or base.rms, max_abs or base.max, "set on the command line")
+    return Limit(rms or base.rms, max_abs or base.max, "set on the command line", base.weakest_bug)

@@ -9,7 +9,8 @@ import click
 import pytest
 
 from harness.cli import cli
-from harness.run.check import Question, check
+from harness.run.check import check
+from harness.run.question import Question
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

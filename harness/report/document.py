@@ -20,10 +20,19 @@ SCHEMA_FILE = Path(__file__).with_name("schema.json")
 
 @dataclass(frozen=True)
 class GoldenReference:
-    """Which golden was checked against."""
+    """Which golden was checked against.
+
+    Attributes:
+        id: the sha256 of its manifest.
+        path: as it was given.
+        model: what was recorded.
+        provenance: how: libraries, hardware, precision settings, command.
+    """
 
     id: str
     path: str
+    model: str
+    provenance: dict[str, Any]
 
 
 class Acceptance(msgspec.Struct, frozen=True, kw_only=True, rename={"passed": "pass"}):
@@ -46,21 +55,30 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True, rename={"passed": "p
 
 @dataclass(frozen=True)
 class LimitEntry:
-    """The limits in force at one precision, and what they rest on."""
+    """The limits in force at one precision, what they rest on, and the weakest planted bug's multiple there."""
 
     rms: float
     max: float
     why: str
+    weakest_bug: float
 
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of one check. `taps` maps every tap, in data-flow order, to the taps that feed it."""
+    """The outcome of one check.
+
+    Attributes:
+        notes: what a reader has to know about how the port was run, such as a waived precision setting.
+        taps: every tap of the golden, in data-flow order, with the taps that feed it.
+        not_covered: what this check says nothing about, and why.
+    """
 
     schema: Literal[1]
+    kind: Literal["check"]
     golden: GoldenReference
     port: str
     environment: dict[str, Any]
+    notes: tuple[str, ...]
     verdict: Literal["match", "diverged"]
     introduced: tuple[str, ...]
     first_divergence: Divergence | None

@@ -55,6 +55,8 @@ def _head(report: Report) -> Table:
     for name, settings in environment["precision"].items():
         x64 = "on" if settings["x64"] else "off"
         grid.add_row("in force", f"{name}: x64 {x64}, matmul precision {settings['matmul_precision']}")
+    for note in report.notes:
+        grid.add_row("note", note)
     return grid
 
 

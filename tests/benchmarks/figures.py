@@ -16,7 +16,8 @@ from rich.table import Table
 from harness import embedded
 from harness.comparison import TapResult
 from harness.report.findings import multiple
-from harness.run.check import Question, check
+from harness.run.check import check
+from harness.run.question import Question
 from harness.tolerances import LIMITS, PRECISIONS
 from tests.planted import BUGS, load_with
 from tests.run.test_planted_bugs import CASES

@@ -43,14 +43,16 @@ def result(tap, mode="replay", verdict="match", multiple=1.2, case="code", profi
 def build(*results: TapResult) -> Report:
     return Report(
         schema=1,
-        golden=GoldenReference("ab" * 32, "golden.h5"),
+        kind="check",
+        golden=GoldenReference("ab" * 32, "golden.h5", "org/model", {"torch": "2.13", "hardware": {"cpu": "x"}}),
         port="my_port:Port",
         environment=ENVIRONMENT,
+        notes=(),
         verdict=overall(results),
         introduced=introduced(results, list(TAPS)),
         first_divergence=first_divergence(results, list(TAPS)),
         acceptance=acceptance(results),
-        limits={"float32": LimitEntry(4.0, 8.0, "measured")},
+        limits={"float32": LimitEntry(4.0, 8.0, "measured", 1.3e4)},
         taps={name: tap.inputs for name, tap in TAPS.items()},
         not_covered=("precision bfloat16: not asked for",),
         results=tuple(results),

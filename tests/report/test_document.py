@@ -40,9 +40,9 @@ def test_a_spoiled_report_does_not(spoil):
 
 def test_the_documented_keys_are_there():
     document = json.loads(encode(REPORT))
-    keys = "schema golden port environment verdict introduced first_divergence acceptance not_covered results"
+    keys = "schema kind golden port environment verdict introduced first_divergence acceptance not_covered results"
     assert set(keys.split()) <= set(document)
-    assert set(document["golden"]) == {"id", "path"}
+    assert set(document["golden"]) == {"id", "path", "model", "provenance"}
     assert set(document["first_divergence"]) == {"tap", "case", "precision"}
     assert {"max_abs", "mean_abs", "position_correlation", "pass"} <= set(document["acceptance"])
     result = "case precision mode tap verdict rms_multiple max_multiple max_abs mean_abs rel_rms position_r"

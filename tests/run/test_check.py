@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from harness.errors import GoldenError, UsageError
-from harness.run.check import Question, check
+from harness.run.check import check
 from harness.run.operations import OPERATIONS
+from harness.run.question import Question
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.run.check import Question, check
+from harness.run.check import check
+from harness.run.question import Question
 from tests.planted import BUGS, load_with
 
 # Short prompts recorded at every operation: enough positions for a mask, a scale and RoPE to show.

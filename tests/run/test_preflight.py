@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from harness.errors import CheckpointError, CorpusError
-from harness.run.check import Question, check
+from harness.run.check import check
+from harness.run.question import Question
 
 QUESTION = Question(precisions=("float32",), cases=("digits",))
 

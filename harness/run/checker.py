@@ -1,0 +1,132 @@
+"""A golden, its checkpoint and a port, opened once; cases are then run as they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import jax.numpy as jnp
+
+from harness.architecture import Architecture, Config
+from harness.comparison import TapResult
+from harness.golden import CaseEntry
+from harness.report.document import Report
+from harness.run import precision as precisions
+from harness.run.port import Call, Declarations, Port, declarations, load_port, run_calls
+from harness.run.preflight import preflight
+from harness.run.question import Question, select_cases
+from harness.run.reporting import Run, assemble
+from harness.run.session import CaseSession, GoldenSource, Judgement
+from harness.store import Golden, open_golden
+
+Loader = Callable[[Path, Config, Any], Port]
+
+
+class Checker:
+    """Checks one port against one golden, a selection of cases at a time. Use it as a context manager.
+
+    The port is loaded once per precision; only the one used last is kept.
+
+    Args:
+        golden_path: a golden, HDF5 or Zarr.
+        checkpoint: the directory of the weights that it was recorded with.
+        spec: the port, `package.module:Name`; also what the report calls it.
+        question: what is asked of it.
+        load: loads the port instead of `spec`.
+
+    Raises:
+        HarnessError: whatever can be refused before the port runs.
+    """
+
+    def __init__(
+        self,
+        golden_path: Path | str,
+        checkpoint: Path,
+        spec: str,
+        question: Question,
+        *,
+        load: Loader | None = None,
+    ) -> None:
+        self.question = question
+        self.limits = question.limits()
+        self._spec = spec
+        self._checkpoint = checkpoint
+        self._load = load or (lambda directory, config, dtype: load_port(spec, directory, config, dtype))
+        self._loaded: tuple[str, Port] | None = None
+        self._sources: dict[str, GoldenSource] = {}
+        self._settings: dict[str, object] = {}
+        self._declared = Declarations((), {})
+        self.golden: Golden = open_golden(golden_path)
+        try:
+            self.cases = select_cases(self.golden.manifest.cases, question.cases)
+            self._config = preflight(self.golden, checkpoint, self.cases)
+        except BaseException:
+            self.golden.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.golden.close()
+
+    def run(self, precision: str, cases: Sequence[CaseEntry] | None = None) -> list[TapResult]:
+        """Run cases at one precision, in every mode asked for.
+
+        Args:
+            precision: one of the question's.
+            cases: some of `self.cases`; None means all.
+
+        Returns:
+            Raw results; `report` judges them.
+
+        Raises:
+            PortError: the port cannot be loaded, raises, or breaks its contract.
+        """
+        cases = self.cases if cases is None else cases
+        results: list[TapResult] = []
+        with precisions.in_force(precision) as in_force:
+            self._settings[precision] = asdict(in_force)
+            port = self._port(precision)
+            self._declared = declarations(port, Architecture.kinds())
+            judgement = Judgement(self.limits[precision], self._declared, results.append)
+            source = self._sources.setdefault(precision, GoldenSource(self.golden, precision))
+            sessions = [
+                CaseSession(source, case, mode, judgement) for case in cases for mode in self.question.modes
+            ]
+            calls = [
+                _call(self.golden, case, session)
+                for case, session in zip((c for c in cases for _ in self.question.modes), sessions, strict=True)
+            ]
+            for session, logits in zip(sessions, run_calls(port, calls), strict=True):
+                session("logits", logits)
+                session.finish()
+        return results
+
+    def report(self, results: Sequence[TapResult]) -> Report:
+        """Judge the raw results of one or more runs."""
+        seen = {(result.precision, result.case) for result in results}
+        run = Run(
+            port=self._spec,
+            question=self.question,
+            limits={p: limit for p, limit in self.limits.items() if any(p == seen_p for seen_p, _ in seen)},
+            cases=[case for case in self.cases if any(case.name == name for _, name in seen)],
+            declared=self._declared,
+            settings=self._settings,
+        )
+        return assemble(self.golden, run, results)
+
+    def _port(self, precision: str) -> Port:
+        if self._loaded is None or self._loaded[0] != precision:
+            self._loaded = None  # release the last one's weights before the next one's are read
+            port = self._load(self._checkpoint, self._config, precisions.jax_dtype(precision))
+            self._loaded = (precision, port)
+        return self._loaded[1]
+
+
+def _call(golden: Golden, entry: CaseEntry, session: CaseSession) -> Call:
+    case = golden.case(entry.name)
+    ids, positions = jnp.asarray(case.input_ids, jnp.int32), jnp.asarray(case.positions, jnp.int32)
+    return Call(ids, positions, jnp.asarray(case.mask), None, session)

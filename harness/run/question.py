@@ -1,0 +1,64 @@
+"""What is asked of a port: precisions, modes, cases, limits."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.errors import UsageError
+from harness.golden import CaseEntry
+from harness.tolerances import PRECISIONS, Limit, limit
+
+MODES = ("forward", "replay")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a port.
+
+    Attributes:
+        precisions: any of float64, float32, bfloat16.
+        modes: `forward`, `replay` or both.
+        cases: glob patterns of case names; none means all.
+        limit_rms, limit_max: the user's own limits, in noise multiples.
+    """
+
+    precisions: tuple[str, ...] = ("float64", "float32")
+    modes: tuple[str, ...] = MODES
+    cases: tuple[str, ...] = ()
+    limit_rms: float | None = None
+    limit_max: float | None = None
+
+    def limits(self) -> Mapping[str, Limit]:
+        """The limit at every precision asked for.
+
+        Raises:
+            UsageError: nothing is asked for, an unknown precision, or a limit that is not a positive number.
+        """
+        found = {p: limit(p, self.limit_rms, self.limit_max) for p in self.precisions}
+        if not found or not self.modes:
+            raise UsageError("nothing is to be checked", hint=f"--precision takes {', '.join(PRECISIONS)}")
+        return found
+
+
+STANDARD = Question()
+
+
+def select_cases(cases: Sequence[CaseEntry], patterns: Sequence[str]) -> tuple[CaseEntry, ...]:
+    """The cases whose names match any of the glob patterns, in the golden's order.
+
+    Raises:
+        UsageError: a pattern that matches nothing.
+    """
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(case.name, pattern) for case in cases):
+            raise UsageError(
+                "no case of the golden matches",
+                where=f"--case {pattern}",
+                expected=", ".join(case.name for case in cases),
+                hint="`goldens show GOLDEN` lists the cases; patterns take * and ?",
+            )
+    return tuple(
+        case for case in cases if not patterns or any(fnmatch.fnmatchcase(case.name, p) for p in patterns)
+    )

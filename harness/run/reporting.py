@@ -1,0 +1,105 @@
+"""From the raw results of a check to its report: verdicts, provenance, and what was not covered."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import jax
+
+from harness.comparison import TapResult
+from harness.golden import CaseEntry
+from harness.report.acceptance import acceptance
+from harness.report.document import GoldenReference, LimitEntry, Report
+from harness.run.port import Declarations
+from harness.run.question import MODES, Question
+from harness.store import Golden
+from harness.taps import recorded_inputs
+from harness.tolerances import PRECISIONS, Limit
+from harness.verdict import first_divergence, introduced, judge, overall
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a check was, apart from its results.
+
+    Attributes:
+        port: the port as the report calls it.
+        settings: by precision, what was in force while the port ran.
+        notes: what a reader has to know about how it was run: waivers, lifted casts.
+    """
+
+    port: str
+    question: Question
+    limits: Mapping[str, Limit]
+    cases: Sequence[CaseEntry]
+    declared: Declarations
+    settings: Mapping[str, object]
+    notes: Sequence[str] = ()
+
+
+def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
+    """Judge raw results and put the report together."""
+    manifest = golden.manifest
+    order = tuple(tap.name for tap in manifest.taps)
+    without = run.declared.without
+    graphs = {
+        case.name: recorded_inputs(manifest.taps, [n for n in case.taps if n.rpartition(".")[2] not in without])
+        for case in run.cases
+    }
+    results = judge(raw, graphs)
+    return Report(
+        schema=1,
+        kind="check",
+        golden=reference(golden),
+        port=run.port,
+        environment={**_environment(), "precision": dict(run.settings)},
+        notes=tuple(run.notes),
+        verdict=overall(results),
+        introduced=introduced(results, order),
+        first_divergence=first_divergence(results, order),
+        acceptance=acceptance(results),
+        limits={
+            name: LimitEntry(value.rms, value.max, value.why, value.weakest_bug)
+            for name, value in run.limits.items()
+        },
+        taps={tap.name: tap.inputs for tap in manifest.taps},
+        not_covered=tuple(_not_covered(run)),
+        results=results,
+    )
+
+
+def reference(golden: Golden) -> GoldenReference:
+    """Which golden it was, and where that came from."""
+    manifest = golden.manifest
+    provenance = {
+        **manifest.environment,
+        "command": manifest.command,
+        "parameters": manifest.model.parameter_count,
+        "level": manifest.level,
+    }
+    return GoldenReference(golden.id, golden.path, manifest.model.id, provenance)
+
+
+def _not_covered(run: Run) -> Iterator[str]:
+    question = run.question
+    yield from (f"precision {p}: not asked for" for p in PRECISIONS if p not in question.precisions)
+    yield from (f"mode {mode}: not asked for" for mode in MODES if mode not in question.modes)
+    yield from (f"tap {kind}: the port declares that it does not expose it" for kind in run.declared.without)
+    for level, what in (("logits", "the logits"), ("layers", "the residual stream")):
+        names = [case.name for case in run.cases if case.level == level]
+        if names:
+            yield f"operations inside {len(names)} cases recorded at {what} only: {', '.join(names)}"
+
+
+def _environment() -> dict[str, Any]:
+    libraries = ("jax", "jaxlib", "flax", "numpy", "goldens")
+    return {
+        "libraries": {"python": platform.python_version()} | {name: version(name) for name in libraries},
+        "backend": jax.default_backend(),
+        "devices": sorted({device.device_kind for device in jax.devices()}),
+        "platform": platform.platform(),
+    }
