@@ -19,6 +19,8 @@ from harness.run.preflight import preflight
 from harness.run.question import Question, select_cases
 from harness.run.reporting import Run, assemble
 from harness.run.session import CaseSession, GoldenSource, Judgement
+from harness.run.tracing.lift import CannotLift
+from harness.run.tracing.lifted_port import LiftedPort
 from harness.store import Golden, open_golden
 
 Loader = Callable[[Path, Config, Any], Port]
@@ -50,14 +52,16 @@ class Checker:
         load: Loader | None = None,
     ) -> None:
         self.question = question
-        self.limits = question.limits()
+        question.check()
         self._spec = spec
         self._checkpoint = checkpoint
         self._load = load or (lambda directory, config, dtype: load_port(spec, directory, config, dtype))
         self._loaded: tuple[str, Port] | None = None
         self._sources: dict[str, GoldenSource] = {}
         self._settings: dict[str, object] = {}
-        self._declared = Declarations((), {})
+        self._declared = Declarations()
+        self._notes: dict[str, None] = {}
+        self._not_lifted: dict[str, None] = {}
         self.golden: Golden = open_golden(golden_path)
         try:
             self.cases = select_cases(self.golden.manifest.cases, question.cases)
@@ -80,18 +84,29 @@ class Checker:
             cases: some of `self.cases`; None means all.
 
         Returns:
-            Raw results; `report` judges them.
+            Raw results; `report` judges them. Where float64 was to be lifted and cannot be, they are of float32,
+            unless that was asked for anyway.
 
         Raises:
             PortError: the port cannot be loaded, raises, or breaks its contract.
         """
         cases = self.cases if cases is None else cases
+        try:
+            return self._run(precision, cases)
+        except CannotLift as error:
+            asked = "float32" in self.question.precisions
+            instead = "see float32" if asked else "float32 was checked instead"
+            reason = f"precision float64: {error.operation} cannot be lifted from float32; {instead}"
+            self._not_lifted[reason] = None
+            return [] if asked else self._run("float32", cases)
+
+    def _run(self, precision: str, cases: Sequence[CaseEntry]) -> list[TapResult]:
         results: list[TapResult] = []
         with precisions.in_force(precision) as in_force:
             self._settings[precision] = asdict(in_force)
             port = self._port(precision)
             self._declared = declarations(port, Architecture.kinds())
-            judgement = Judgement(self.limits[precision], self._declared, results.append)
+            judgement = Judgement(self.question.limit(precision), self._declared, results.append)
             source = self._sources.setdefault(precision, GoldenSource(self.golden, precision))
             sessions = [
                 CaseSession(source, case, mode, judgement) for case in cases for mode in self.question.modes
@@ -103,18 +118,22 @@ class Checker:
             for session, logits in zip(sessions, run_calls(port, calls), strict=True):
                 session("logits", logits)
                 session.finish()
+            self._notes |= dict.fromkeys(getattr(port, "notes", ()))
         return results
 
     def report(self, results: Sequence[TapResult]) -> Report:
         """Judge the raw results of one or more runs."""
-        seen = {(result.precision, result.case) for result in results}
+        precisions_seen = dict.fromkeys(result.precision for result in results)
+        cases_seen = {result.case for result in results}
         run = Run(
             port=self._spec,
             question=self.question,
-            limits={p: limit for p, limit in self.limits.items() if any(p == seen_p for seen_p, _ in seen)},
-            cases=[case for case in self.cases if any(case.name == name for _, name in seen)],
+            limits={precision: self.question.limit(precision) for precision in precisions_seen},
+            cases=[case for case in self.cases if case.name in cases_seen],
             declared=self._declared,
-            settings=self._settings,
+            settings={p: self._settings[p] for p in precisions_seen},
+            notes=tuple(self._notes),
+            not_lifted=tuple(self._not_lifted),
         )
         return assemble(self.golden, run, results)
 
@@ -122,6 +141,8 @@ class Checker:
         if self._loaded is None or self._loaded[0] != precision:
             self._loaded = None  # release the last one's weights before the next one's are read
             port = self._load(self._checkpoint, self._config, precisions.jax_dtype(precision))
+            if precision == "float64" and self.question.lift and not getattr(port, "lifts", False):
+                port = LiftedPort(port, self._config)
             self._loaded = (precision, port)
         return self._loaded[1]
 

@@ -12,9 +12,11 @@ harness/taps.py that the model has, each of shape [B, S, ...]; the port goes on 
 What a port cannot do, it declares; the report lists it as not covered, never as passed:
 
     without = ("probs",)                kinds of taps that the model does not expose
-    dtypes = {"logits": "float32"}      kinds of taps that are wider than `dtype` by design
+    recorded_only = ("probs",)          kinds that it records, but does not go on with: replay cannot replace them
+    dtypes = {"logits": "float32"}      kinds of taps that are wider than `dtype` by design (float64 aside)
 
-A port may also offer `forward_all(calls)`, to push many cases through one layer before it loads the next.
+A port may also offer `forward_all(calls)`, to push many cases through one layer before it loads the next, and
+`notes`, lines that the report has to show. `harness.run.adapters` makes ports of models that nobody edits.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,8 +60,9 @@ class Call:
 class Declarations:
     """What a port says that it cannot do, or does differently by design."""
 
-    without: tuple[str, ...]
-    dtypes: Mapping[str, str]
+    without: tuple[str, ...] = ()
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    recorded_only: tuple[str, ...] = ()
 
 
 def find_port(spec: str) -> Any:
@@ -127,15 +130,16 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
     """
     without = tuple(getattr(port, "without", ()))
     dtypes = dict(getattr(port, "dtypes", {}))
-    for kind in (*without, *dtypes):
+    recorded_only = tuple(getattr(port, "recorded_only", ()))
+    for kind in (*without, *dtypes, *recorded_only):
         if kind not in kinds:
             raise PortError(
                 "the port declares a kind of tap that does not exist",
                 where=kind,
                 expected=", ".join(sorted(kinds)),
-                hint="`without` and `dtypes` take kinds such as probs, without layer numbers",
+                hint="`without`, `recorded_only` and `dtypes` take kinds such as probs, without layer numbers",
             )
-    return Declarations(without, dtypes)
+    return Declarations(without, dtypes, recorded_only)
 
 
 def run_calls(port: Port, calls: Sequence[Call]) -> list[jax.Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import UsageError
@@ -22,6 +22,7 @@ class Question:
         modes: `forward`, `replay` or both.
         cases: glob patterns of case names; none means all.
         limit_rms, limit_max: the user's own limits, in noise multiples.
+        lift: in float64, lift the narrower floats that are hard-coded in the port.
     """
 
     precisions: tuple[str, ...] = ("float64", "float32")
@@ -29,17 +30,22 @@ class Question:
     cases: tuple[str, ...] = ()
     limit_rms: float | None = None
     limit_max: float | None = None
+    lift: bool = False
 
-    def limits(self) -> Mapping[str, Limit]:
-        """The limit at every precision asked for.
+    def check(self) -> None:
+        """Refuse what cannot be asked.
 
         Raises:
             UsageError: nothing is asked for, an unknown precision, or a limit that is not a positive number.
         """
-        found = {p: limit(p, self.limit_rms, self.limit_max) for p in self.precisions}
-        if not found or not self.modes:
+        for precision in self.precisions:
+            self.limit(precision)
+        if not self.precisions or not self.modes:
             raise UsageError("nothing is to be checked", hint=f"--precision takes {', '.join(PRECISIONS)}")
-        return found
+
+    def limit(self, precision: str) -> Limit:
+        """The limit in force at a precision."""
+        return limit(precision, self.limit_rms, self.limit_max)
 
 
 STANDARD = Question()

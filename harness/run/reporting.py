@@ -30,6 +30,7 @@ class Run:
         port: the port as the report calls it.
         settings: by precision, what was in force while the port ran.
         notes: what a reader has to know about how it was run: waivers, lifted casts.
+        not_lifted: why float64 was not checked, where it was asked for.
     """
 
     port: str
@@ -39,6 +40,7 @@ class Run:
     declared: Declarations
     settings: Mapping[str, object]
     notes: Sequence[str] = ()
+    not_lifted: Sequence[str] = ()
 
 
 def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
@@ -89,6 +91,11 @@ def _not_covered(run: Run) -> Iterator[str]:
     yield from (f"precision {p}: not asked for" for p in PRECISIONS if p not in question.precisions)
     yield from (f"mode {mode}: not asked for" for mode in MODES if mode not in question.modes)
     yield from (f"tap {kind}: the port declares that it does not expose it" for kind in run.declared.without)
+    yield from (
+        f"replay of tap {kind}: the port records it, but does not go on with the golden in its place"
+        for kind in run.declared.recorded_only
+    )
+    yield from run.not_lifted
     for level, what in (("logits", "the logits"), ("layers", "the residual stream")):
         names = [case.name for case in run.cases if case.level == level]
         if names:

@@ -20,7 +20,7 @@ from harness.run.port import Declarations
 from harness.run.precision import round_to
 from harness.run.tapping import fired_twice, refuse_tracer
 from harness.store import Golden
-from harness.taps import Tap
+from harness.taps import Tap, recorded_inputs
 from harness.tolerances import Limit
 
 # Two layers' worth: forward and replay of a case ask for the same taps, one after the other.
@@ -84,6 +84,7 @@ class CaseSession:
         self._by_stage: dict[str, list[Tap]] = {}
         for tap in self._wanted.values():
             self._by_stage.setdefault(tap.stage, []).append(tap)
+        self._spanning = _spanning(source, case, judgement.declared)
         self._seen: set[str] = set()
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
@@ -126,11 +127,29 @@ class CaseSession:
                 self._place(tap),
                 np.asarray(value),
                 self._source.truth(self._case.name, name),
-                self._source.noise(self._case, self._mode, name),
+                self._source.noise(self._case, "forward" if name in self._spanning else self._mode, name),
                 self._judgement.limit,
-                self._judgement.declared.dtypes.get(tap.kind, self._source.precision),
+                self._dtype(tap.kind),
             )
         )
 
     def _place(self, tap: Tap) -> Place:
         return Place(self._case.name, self._source.precision, self._mode, tap)
+
+    def _dtype(self, kind: str) -> str:
+        """A port may be wider than the precision by design; nothing is wider than float64."""
+        precision = self._source.precision
+        return precision if precision == "float64" else self._judgement.declared.dtypes.get(kind, precision)
+
+
+def _spanning(source: GoldenSource, case: CaseEntry, declared: Declarations) -> frozenset[str]:
+    """Taps that span several recorded operations in this port, since taps between are not exposed or not replaced.
+
+    Their replay error is the rounding of all those operations; PyTorch's replay noise is of the last one alone.
+    The forward noise, rounding gathered from the first layer on, is the recorded figure that holds them all.
+    """
+    unreplaced = {*declared.without, *declared.recorded_only}
+    if not unreplaced:
+        return frozenset()
+    inputs = recorded_inputs(tuple(source.taps.values()), case.taps)
+    return frozenset(tap for tap in case.taps if any(source.taps[n].kind in unreplaced for n in inputs[tap]))

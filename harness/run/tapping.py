@@ -90,13 +90,16 @@ class Tapped:
             result = function(tap, *args)
             return result, tap.recorded
 
+        self._function = function
         self._checked = jax.jit(traced)
         self._plain = jax.jit(lambda *args: function(no_tap, *args))
 
     def __call__(self, tap: TapFunction, stage: str, *args: Any) -> Any:
         """Run it as the given stage (`layers.3`, or `` outside the layers)."""
-        if not isinstance(tap, Session):
+        if tap is no_tap:
             return self._plain(*args)
+        if not isinstance(tap, Session):
+            return self._function(lambda kind, value: tap(f"{stage}.{kind}" if stage else kind, value), *args)
         result, recorded = self._checked(tap.goldens(stage), np.bool_(tap.replaying), *args)
         tap.absorb(stage, recorded)
         return result

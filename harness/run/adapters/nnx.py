@@ -1,0 +1,120 @@
+"""A Flax nnx module tree as a port: calls of its sub-modules are marked by path, in a copy made for the trace."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flax import nnx
+from jax import Array
+
+from harness.architecture import Config
+from harness.errors import PortError
+from harness.run.adapters.base import AdaptedPort
+from harness.run.adapters.calls import marked_call
+from harness.run.adapters.table import Row
+from harness.run.tracing.program import Ids, Mask, Traced
+
+
+class NnxPort(AdaptedPort):
+    """A port of an nnx model. Write `load`, which ends in `return cls(model, config, dtype)`, and `run`.
+
+    The model itself is never touched: it is split, and merged anew for each trace.
+
+    Raises:
+        PortError: the table names a path at which the model has no sub-module.
+    """
+
+    def __init__(self, model: nnx.Module, config: Config, dtype: Any) -> None:
+        super().__init__(config, dtype)
+        self._graph, self._state = nnx.split(model)
+        _places(model, self.rows)  # a wrong path is refused now, not in the middle of a forward pass
+
+    def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask) -> Array:
+        """Call the model; returns logits [batch, position, vocab]."""
+        raise NotImplementedError
+
+    def _model(self, input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
+        model = nnx.merge(self._graph, self._state)
+        for module, methods in _places(model, self.rows):
+            object.__setattr__(module, "__class__", _marking(module.__class__, tuple(methods)))
+            module.golden_rows = _Static(tuple(methods.items()))
+        return self.run(model, input_ids, positions, mask), {}
+
+
+@dataclass(frozen=True)
+class _Static:
+    """Rows by method, as an attribute that nnx takes for structure: it goes along through its transforms."""
+
+    rows: tuple[tuple[str, tuple[Row, ...]], ...]
+
+
+@functools.cache
+def _marking(original: Any, methods: tuple[str, ...]) -> Any:
+    """A subclass in which the methods mark their arguments and results by the instance's rows."""
+
+    def marked(name: str) -> Callable[..., Any]:
+        method = getattr(original, name)
+
+        @functools.wraps(method)
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            rows = dict(self.golden_rows.rows)[name]
+            return marked_call(rows, functools.partial(method, self), args, kwargs)
+
+        return call
+
+    return type(original)(original.__name__, (original,), {name: marked(name) for name in methods})
+
+
+def _places(model: nnx.Module, rows: tuple[Row, ...]) -> list[tuple[Any, Mapping[str, tuple[Row, ...]]]]:
+    """Every sub-module that the rows name, with its rows by method."""
+    found: dict[int, tuple[Any, dict[str, tuple[Row, ...]]]] = {}
+    for row in rows:
+        module, method = _follow(model, row.path)
+        methods = found.setdefault(id(module), (module, {}))[1]
+        methods[method] = (*methods.get(method, ()), row)
+    return list(found.values())
+
+
+def _follow(model: nnx.Module, path: str) -> tuple[nnx.Module, str]:
+    """The sub-module at a path, and which of its methods: the path's last name, or `__call__`."""
+    parent, node = None, model
+    for part in path.split("."):
+        parent, node = node, _child(node, part)
+        if node is None:
+            raise PortError(
+                "the model has nothing at a path of the port's table",
+                where=f"{path}, at {part!r}",
+                expected="a sub-module, or a method of one",
+                found=f"a {type(parent).__name__} with {', '.join(_names(parent)) or 'nothing in it'}",
+                hint="correct the path in the table",
+            )
+    if isinstance(node, nnx.Module) and callable(node):
+        return node, "__call__"
+    if isinstance(parent, nnx.Module) and getattr(node, "__self__", None) is parent:
+        return parent, path.rpartition(".")[2]
+    raise PortError(
+        "what the model has at a path of the port's table cannot be called",
+        where=path,
+        expected="a sub-module, or a method of one",
+        found=type(node).__name__,
+        hint="name the sub-module whose output is the tap",
+    )
+
+
+def _child(node: Any, part: str) -> Any:
+    if isinstance(node, Mapping):
+        return node.get(part, node.get(int(part)) if part.isdigit() else None)
+    if part.isdigit() and hasattr(node, "__getitem__"):
+        return node[int(part)] if int(part) < len(node) else None
+    return getattr(node, part, None)
+
+
+def _names(node: Any) -> list[str]:
+    if isinstance(node, Mapping):
+        return [str(key) for key in node]
+    if isinstance(node, nnx.Module):
+        return [name for name, value in vars(node).items() if isinstance(value, nnx.Module)]
+    return [f"0 to {len(node) - 1}"] if hasattr(node, "__len__") and len(node) else []

@@ -1,0 +1,252 @@
+"""Run a jaxpr and hand over its taps. Nested code is opened where there are taps in it, and left whole elsewhere.
+
+Taps are values that `mark` has marked, or outputs that are watched. What the handler gives back goes on in the
+place of the value, for every later reader. A scan with taps in it is unrolled, so that each iteration has its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
+
+from harness.errors import PortError
+from harness.run.tracing.mark import TAP
+
+OnTap = Callable[[str, jax.Array], jax.Array]
+Watched = Sequence[str | None]  # per output: the tap that it is, if any
+ITERATION = "{i}"
+
+# Nested code that runs exactly once: evaluating its body in place computes the same.
+INLINE = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
+
+
+class Arithmetic(Protocol):
+    """How equations without taps in them are computed."""
+
+    opens_everything: bool
+
+    def constant(self, value: Any) -> Any:
+        """A constant or an argument, on its way in."""
+        ...
+
+    def literal(self, literal: Literal) -> Any:
+        """A number that stands in the jaxpr itself."""
+        ...
+
+    def apply(self, equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+        """One equation."""
+        ...
+
+
+class Native:
+    """Every equation as it stands."""
+
+    opens_everything = False
+
+    def constant(self, value: Any) -> Any:
+        return value
+
+    def literal(self, literal: Literal) -> Any:
+        return literal.val
+
+    def apply(self, equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+        return bind(equation, operands, equation.params)
+
+
+def bind(equation: JaxprEqn, operands: Sequence[Any], params: dict[str, Any]) -> list[Any]:
+    """Apply an equation's primitive under the settings that it was traced with."""
+    with equation.ctx.manager:
+        found = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(params))
+    return list(found) if equation.primitive.multiple_results else [found]
+
+
+class Evaluator:
+    """Evaluates jaxprs with one handler of taps and one arithmetic."""
+
+    def __init__(self, on_tap: OnTap, arithmetic: Arithmetic) -> None:
+        self._on_tap = on_tap
+        self._arithmetic = arithmetic
+
+    def __call__(
+        self, jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[Any], watched: Watched = ()
+    ) -> list[Any]:
+        """Evaluate a jaxpr.
+
+        Args:
+            watched: for every output the name of the tap that it is, or None.
+
+        Raises:
+            PortError: a tap where it cannot be handed over: in a while loop, a branch, or a shard_map.
+        """
+        constants = [self._arithmetic.constant(value) for value in constants]
+        arguments = [self._arithmetic.constant(value) for value in arguments]
+        return self._run(jaxpr, constants, arguments, watched, ())
+
+    def _run(
+        self,
+        jaxpr: Jaxpr,
+        constants: Sequence[Any],
+        arguments: Sequence[Any],
+        watched: Watched,
+        iterations: tuple[int, ...],
+    ) -> list[Any]:
+        values: dict[Var, Any] = {}
+        names = _names(jaxpr, watched)
+
+        def hand_over(var: Var, value: Any) -> Any:
+            for name in names.get(var, ()):
+                value = self._on_tap(_resolved(name, iterations), value)
+            return value
+
+        def read(atom: Var | Literal) -> Any:
+            return self._arithmetic.literal(atom) if isinstance(atom, Literal) else values[atom]
+
+        for var, value in zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *arguments), strict=True):
+            values[var] = hand_over(var, value)
+        for equation in jaxpr.eqns:
+            operands = [read(atom) for atom in equation.invars]
+            if equation.primitive is TAP:
+                marked = self._on_tap(_resolved(equation.params["name"], iterations), operands[0])
+                # Whoever else reads this value later on reads what has replaced it: it is one value.
+                values[equation.invars[0]] = values[equation.outvars[0]] = marked
+                continue
+            inner = [next(iter(names.get(var, ())), None) for var in equation.outvars]
+            found, handed_over = self._equation(equation, operands, inner, iterations)
+            for var, value, done in zip(equation.outvars, found, handed_over, strict=True):
+                values[var] = value if done else hand_over(var, value)
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _equation(
+        self, equation: JaxprEqn, operands: list[Any], watched: Watched, iterations: tuple[int, ...]
+    ) -> tuple[list[Any], list[bool]]:
+        """The equation's outputs, and which of them have been handed over inside it."""
+        name, params = equation.primitive.name, equation.params
+        here = [False] * len(equation.outvars)
+        tapped = _has_taps(params) or any(watched)
+        if name in INLINE and (tapped or self._arithmetic.opens_everything):
+            body = params[INLINE[name]]
+            found = self._run(*_opened(body), operands, watched, iterations)
+            return found, [tap is not None for tap in watched]
+        if name == "scan" and (_has_taps(params) or any(_is_iterated(tap) for tap in watched)):
+            return self._unrolled(equation, operands, watched, iterations)
+        if _has_taps(params):
+            raise PortError(
+                "a tap stands where its value cannot be handed over",
+                where=f"inside {name}",
+                expected="taps in plain code, jit, scan, remat, custom_jvp or custom_vjp",
+                hint="leave this tap out of the port's table; it is then reported as not covered",
+            )
+        if self._arithmetic.opens_everything and name in ("scan", "while", "cond"):
+            return getattr(self, f"_{name}")(equation, operands, iterations), here
+        return self._arithmetic.apply(equation, operands), here
+
+    def _unrolled(
+        self, equation: JaxprEqn, operands: list[Any], watched: Watched, iterations: tuple[int, ...]
+    ) -> tuple[list[Any], list[bool]]:
+        """A scan as a Python loop, for the sake of the taps in its body."""
+        params = equation.params
+        consts, carried = params["num_consts"], params["num_carry"]
+        body, constants = _opened(params["jaxpr"])
+        fixed, carry, stacked = operands[:consts], operands[consts:][:carried], operands[consts + carried :]
+        inner = [name if _is_iterated(name) else None for name in watched]
+        inner[:carried] = [None] * carried
+        steps = range(params["length"])
+        rows: dict[int, list[Any]] = {}
+        for step in reversed(steps) if params["reverse"] else steps:
+            outputs = self._run(
+                body, constants, [*fixed, *carry, *(x[step] for x in stacked)], inner, (*iterations, step)
+            )
+            carry, rows[step] = outputs[:carried], outputs[carried:]
+        columns = [jax.numpy.stack([rows[step][n] for step in steps]) for n in range(len(watched) - carried)]
+        return [*carry, *columns], [name is not None for name in inner]
+
+    def _scan(self, equation: JaxprEqn, operands: list[Any], iterations: tuple[int, ...]) -> list[Any]:
+        params = equation.params
+        consts, carried = params["num_consts"], params["num_carry"]
+        body, constants = _opened(params["jaxpr"])
+
+        def step(carry: list[Any], rows: list[Any]) -> tuple[list[Any], list[Any]]:
+            found = self._run(body, constants, [*operands[:consts], *carry, *rows], (), iterations)
+            return found[:carried], found[carried:]
+
+        carry, columns = jax.lax.scan(
+            step,
+            operands[consts:][:carried],
+            operands[consts + carried :],
+            length=params["length"],
+            reverse=params["reverse"],
+            unroll=params["unroll"],
+        )
+        return [*carry, *columns]
+
+    def _while(self, equation: JaxprEqn, operands: list[Any], iterations: tuple[int, ...]) -> list[Any]:
+        params = equation.params
+        of_condition, of_body = params["cond_nconsts"], params["body_nconsts"]
+        condition, body = _opened(params["cond_jaxpr"]), _opened(params["body_jaxpr"])
+        first, second = operands[:of_condition], operands[of_condition:][:of_body]
+        found: list[Any] = jax.lax.while_loop(
+            lambda carry: self._run(*condition, [*first, *carry], (), iterations)[0],
+            lambda carry: self._run(*body, [*second, *carry], (), iterations),
+            operands[of_condition + of_body :],
+        )
+        return found
+
+    def _cond(self, equation: JaxprEqn, operands: list[Any], iterations: tuple[int, ...]) -> list[Any]:
+        def evaluated(branch: ClosedJaxpr) -> Callable[..., list[Any]]:
+            return lambda *given: self._run(*_opened(branch), given, (), iterations)
+
+        branches = [evaluated(branch) for branch in equation.params["branches"]]
+        found: list[Any] = jax.lax.switch(operands[0], branches, *operands[1:])
+        return found
+
+
+def _opened(body: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence[Any]]:
+    return (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, ())
+
+
+def _names(jaxpr: Jaxpr, watched: Watched) -> dict[Var, list[str]]:
+    """The watched outputs by variable: one value may be two outputs."""
+    names: dict[Var, list[str]] = {}
+    for var, name in zip(jaxpr.outvars, watched, strict=False):
+        if name is not None and isinstance(var, Var):
+            names.setdefault(var, []).append(name)
+    return names
+
+
+def _is_iterated(name: str | None) -> bool:
+    return name is not None and ITERATION in name
+
+
+def _resolved(name: str, iterations: tuple[int, ...]) -> str:
+    if ITERATION not in name:
+        return name
+    if not iterations:
+        raise PortError(
+            "a tap's name has {i}, but its value is not made inside a scan",
+            where=name,
+            expected="{i} in the path as well, or a scan over the layers",
+            hint="write {i} on both sides of the table: 'layers.{i}.attn' -> 'layers.{i}.attn_out'",
+        )
+    return name.replace(ITERATION, str(iterations[-1]))
+
+
+def _has_taps(params: dict[str, Any]) -> bool:
+    return any(_holds_taps(inner) for inner in jaxprs_in_params(params))
+
+
+@lru_cache(maxsize=4096)
+def _holds_taps(jaxpr: Jaxpr) -> bool:
+    return any(eqn.primitive is TAP or _has_taps(eqn.params) for eqn in jaxpr.eqns)

@@ -1,0 +1,60 @@
+"""What a jaxpr says about taps before it is run: which there are, and whether a value goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jax.extend.core import ClosedJaxpr, Jaxpr, Var, jaxprs_in_params
+
+from harness.run.tracing.evaluate import INLINE
+from harness.run.tracing.mark import TAP
+
+
+def tap_names(jaxpr: Jaxpr) -> set[str]:
+    """The names of all marked values, nested code included; `{i}` where a scan counts."""
+    names = {eqn.params["name"] for eqn in jaxpr.eqns if eqn.primitive is TAP}
+    for eqn in jaxpr.eqns:
+        for inner in jaxprs_in_params(eqn.params):
+            names |= tap_names(inner)
+    return names
+
+
+def goes_on(jaxpr: Jaxpr, slot: int, live: Sequence[bool] | None = None) -> bool:
+    """Whether anything but the output itself is computed from the value of output `slot`.
+
+    Only then does replay, which puts the golden in its place, change what comes after.
+
+    Args:
+        live: by output, whether something outside goes on with it; without it the first one (the logits) is.
+    """
+    outputs = list(jaxpr.outvars)
+    var = outputs[slot]
+    if not isinstance(var, Var):
+        return False
+    live = [n == 0 for n in range(len(outputs))] if live is None else live
+    if any(var is atom for eqn in jaxpr.eqns for atom in eqn.invars):
+        return True
+    if any(other is var and live[n] for n, other in enumerate(outputs) if n != slot):
+        return True
+    maker = next((eqn for eqn in jaxpr.eqns if any(var is made for made in eqn.outvars)), None)
+    if maker is None:
+        return False
+    inner_slot = next(n for n, made in enumerate(maker.outvars) if made is var)
+    inner_live = [_is_live(jaxpr, made, live, slot) for made in maker.outvars]
+    name = maker.primitive.name
+    if name in INLINE:
+        return goes_on(_open(maker.params[INLINE[name]]), inner_slot, inner_live)
+    if name == "scan" and inner_slot >= maker.params["num_carry"]:
+        inner_live[: maker.params["num_carry"]] = [True] * maker.params["num_carry"]
+        return goes_on(_open(maker.params["jaxpr"]), inner_slot, inner_live)
+    return False
+
+
+def _is_live(jaxpr: Jaxpr, var: object, live: Sequence[bool], slot: int) -> bool:
+    if any(var is atom for eqn in jaxpr.eqns for atom in eqn.invars):
+        return True
+    return any(other is var and live[n] for n, other in enumerate(jaxpr.outvars) if n != slot)
+
+
+def _open(body: Jaxpr | ClosedJaxpr) -> Jaxpr:
+    return body.jaxpr if isinstance(body, ClosedJaxpr) else body

@@ -1,0 +1,125 @@
+"""Float64 in place of float32, bfloat16 and float16, equation by equation.
+
+A port that says `astype(float32)` in its norm computes float32 there whatever it is given, and a float64 check of
+it would see nothing below 1e-7. Its jaxpr has every one of those casts as data, so they can be lifted. What
+cannot be lifted is refused (`CannotLift`), never left narrow in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
+from jax.extend.source_info_util import summarize
+
+from harness.errors import PortError
+from harness.run.tracing.evaluate import Evaluator, bind
+
+WIDE = {
+    jnp.dtype(narrow): jnp.dtype(wide)
+    for narrow, wide in {
+        "float32": "float64",
+        "bfloat16": "float64",
+        "float16": "float64",
+        "complex64": "complex128",
+    }.items()
+}
+# They name bits, not numbers, or leave JAX: their float32 cannot be told from the outside.
+OPAQUE = frozenset({
+    "bitcast_convert_type",
+    "pallas_call",
+    "tpu_custom_call",
+    "ffi_call",
+    "custom_call",
+    "pure_callback",
+    "io_callback",
+    "shard_map",
+})  # fmt: skip
+
+
+class CannotLift(PortError):  # noqa: N818 - an outcome: a check falls back to float32
+    """An operation stays narrow whatever is done around it."""
+
+    def __init__(self, equation: JaxprEqn) -> None:
+        self.operation = f"{equation.primitive.name} at {summarize(equation.source_info)}"
+        super().__init__(
+            "an operation of the port cannot be lifted to float64",
+            where=self.operation,
+            expected="operations on numbers, whose dtype is a matter of choice",
+            hint="check this port in float32: --precision float32",
+        )
+
+
+class Lifted:
+    """Arithmetic for `Evaluator` in which every narrow float is wide. Trace and run it under `enable_x64`.
+
+    Attributes:
+        casts, literals: how many narrow casts and how many narrow numbers were lifted.
+    """
+
+    opens_everything = True
+
+    def __init__(self) -> None:
+        self.casts = 0
+        self.literals = 0
+
+    def constant(self, value: Any) -> Any:
+        wide = WIDE.get(jnp.dtype(value.dtype)) if hasattr(value, "dtype") else None
+        return value if wide is None else jnp.asarray(value).astype(wide)
+
+    def literal(self, literal: Literal) -> Any:
+        """The number that was meant: the shortest decimal that rounds to the literal.
+
+        `eps=1e-6` stands in a float32 jaxpr as 9.99999997e-07. Its shortest decimal is 1e-06, exactly what was
+        written; a number that no short decimal rounds to, such as sqrt(2 / pi), stays within its own rounding.
+        """
+        value = np.asarray(literal.val)
+        wide = WIDE.get(value.dtype)
+        if wide is None:
+            return literal.val
+        self.literals += 1
+        meant = value if wide.kind == "c" else np.asarray(float(str(value)))
+        return jnp.asarray(meant, wide)
+
+    def apply(self, equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+        name = equation.primitive.name
+        if name == "reduce_precision":  # rounding is all that it does
+            self.casts += 1
+            return [operands[0]]
+        if name in OPAQUE and _touches_floats(equation):
+            raise CannotLift(equation)
+        params = {key: self._parameter(value) for key, value in equation.params.items()}
+        if name in ("dot_general", "conv_general_dilated"):
+            params["precision"] = None  # presets name narrow types; float64 has only one precision
+        found = bind(equation, operands, params)
+        if any(value.dtype in WIDE for value in found):
+            raise CannotLift(equation)
+        return found
+
+    def _parameter(self, value: Any) -> Any:
+        """A parameter that names a dtype, or holds code (the sum in a scatter-add), lifted."""
+        if isinstance(value, np.dtype) and value in WIDE:
+            self.casts += 1
+            return WIDE[value]
+        if isinstance(value, ClosedJaxpr):
+            return self._code(value)
+        if isinstance(value, Jaxpr):
+            return self._code(ClosedJaxpr(value, ())).jaxpr
+        return value
+
+    def _code(self, code: ClosedJaxpr) -> ClosedJaxpr:
+        arguments = [
+            jax.ShapeDtypeStruct(v.aval.shape, WIDE.get(v.aval.dtype, v.aval.dtype)) for v in code.jaxpr.invars
+        ]
+        evaluate = Evaluator(lambda _, value: value, self)
+        return jax.make_jaxpr(lambda *given: evaluate(code.jaxpr, code.consts, given))(*arguments)
+
+
+def _touches_floats(equation: JaxprEqn) -> bool:
+    atoms = (*equation.invars, *equation.outvars)
+    inner = [v for jaxpr in jaxprs_in_params(equation.params) for v in (*jaxpr.invars, *jaxpr.outvars)]
+    return any(getattr(atom.aval, "dtype", None) in WIDE for atom in (*atoms, *inner))

@@ -1,0 +1,39 @@
+"""Any port that can be traced, computing in float64 what it hard-codes in narrower floats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.architecture import Config, architecture_of
+from harness.run.port import Port
+from harness.run.tapping import TapFunction
+from harness.run.tracing.mark import mark
+from harness.run.tracing.program import Ids, Logits, Mask, Program, Source, Traced
+
+
+class LiftedPort:
+    """A port whose `forward` is traced with marks for taps, and evaluated in float64.
+
+    Its declarations are those of the port. A port that lifts by itself (`harness.run.adapters`) stays as it is.
+    """
+
+    def __init__(self, port: Port, config: Config) -> None:
+        self.without = getattr(port, "without", ())
+        self.recorded_only = getattr(port, "recorded_only", ())
+        self.dtypes = getattr(port, "dtypes", {})
+
+        def model(input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
+            logits, _ = port.forward(input_ids, positions, mask, None, mark)
+            return logits, {}
+
+        self._program = Program(Source(model, architecture_of(config).taps()), lift=True)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._program.notes
+
+    def forward(
+        self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any, tap: TapFunction
+    ) -> tuple[Logits, None]:
+        """The port contract, for whole prompts."""
+        return self._program(input_ids, positions, mask, tap), None

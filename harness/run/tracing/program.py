@@ -1,0 +1,161 @@
+"""A model as a function of its input and of its taps: traced once per shape, compiled, checked by a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr
+from jaxtyping import Array, Bool, Float, Int
+
+from harness.errors import PortError
+from harness.run.tapping import Session, TapFunction, TracedTap
+from harness.run.tracing.evaluate import Evaluator, Native
+from harness.run.tracing.inspect import goes_on, tap_names
+from harness.run.tracing.lift import Lifted
+from harness.taps import Tap
+
+Ids = Int[Array, "batch position"]
+Mask = Bool[Array, "batch position"]
+Logits = Float[Array, "batch position vocab"]
+Traced = tuple[Logits, Mapping[str, Array]]
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation:
+    """How a value of the model becomes its tap, and the golden a value of the model: inverse to each other."""
+
+    to_tap: Callable[[Array], Array]
+    from_tap: Callable[[Array], Array]
+
+
+AS_IT_IS = Adaptation(lambda value: value, lambda value: value)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a program is made from.
+
+    Attributes:
+        model: `model(input_ids, positions, mask) -> (logits, watched)`. It marks values (`mark`) with the names
+            of their taps, or returns them in `watched`; `{i}` in a name is the iteration of a scan.
+        taps: all taps of the architecture.
+        adaptations: by kind of tap, where the model's values have another layout.
+        expected: the names that have to appear.
+        recorded_only: kinds that replay need not replace.
+    """
+
+    model: Callable[[Ids, Ids, Mask], Traced]
+    taps: Sequence[Tap]
+    adaptations: Mapping[str, Adaptation] = field(default_factory=dict)
+    expected: frozenset[str] = frozenset()
+    recorded_only: frozenset[str] = frozenset()
+
+
+class Program:
+    """Runs a model on its own or on golden values, tap by tap.
+
+    Args:
+        lift: compute in float64 what the model computes in narrower floats (under `enable_x64`).
+    """
+
+    def __init__(self, source: Source, *, lift: bool = False) -> None:
+        self._source = source
+        self._lift = lift
+        self._traced: dict[tuple[int, ...], tuple[Callable[..., Any], Sequence[Any]]] = {}
+        self.lifted: Lifted | None = None
+
+    def __call__(self, input_ids: Ids, positions: Ids, mask: Mask, tap: TapFunction) -> Logits:
+        """The logits; where `tap` is a session, it is given all taps.
+
+        Raises:
+            PortError: a tap that the model never makes, or that replay could not replace.
+            CannotLift: an operation that stays narrow.
+        """
+        shape = tuple(input_ids.shape)
+        if shape not in self._traced:
+            self._traced[shape] = self._trace(input_ids, positions, mask)
+        run, constants = self._traced[shape]
+        if not isinstance(tap, Session):
+            logits, _ = run(constants, {}, np.bool_(False), input_ids, positions, mask)
+            return logits
+        goldens = {
+            f"{stage}.{kind}" if stage else kind: value
+            for stage in dict.fromkeys(one.stage for one in self._source.taps)
+            for kind, value in tap.goldens(stage).items()
+        }
+        goldens.pop("logits", None)  # what forward returns is tapped by the check itself
+        logits, recorded = run(constants, goldens, np.bool_(tap.replaying), input_ids, positions, mask)
+        tap.absorb("", recorded)
+        return logits
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a report has to say about how it was run."""
+        if self.lifted is None:
+            return ()
+        return (
+            f"float64: {self.lifted.casts} narrower dtypes and {self.lifted.literals} narrower numbers in the "
+            "port's own code were lifted",
+        )
+
+    def _trace(self, input_ids: Ids, positions: Ids, mask: Mask) -> tuple[Callable[..., Any], Sequence[Any]]:
+        """The compiled function, and the constants (parameters) that it takes."""
+
+        def model(ids: Ids, positions: Ids, mask: Mask) -> tuple[Logits, dict[str, Array]]:
+            logits, watched = self._source.model(ids, positions, mask)
+            return logits, dict(watched)
+
+        closed, (_, watched) = jax.make_jaxpr(model, return_shape=True)(input_ids, positions, mask)
+        names = [None, *sorted(watched)]  # JAX flattens a dict in the order of its keys
+        self._refuse_silent(closed, names)
+        self._refuse_dead(closed, names)
+        known = frozenset(tap.name for tap in self._source.taps)
+
+        def run(
+            constants: Sequence[Any], goldens: Mapping[str, Array], replaying: Array, *arguments: Any
+        ) -> tuple[Logits, dict[str, Array]]:
+            tap = TracedTap(goldens, replaying, known)
+            arithmetic = Lifted() if self._lift else Native()
+            self.lifted = arithmetic if isinstance(arithmetic, Lifted) else None
+            outputs = Evaluator(self._adapted(tap), arithmetic)(closed.jaxpr, constants, arguments, names)
+            return outputs[0], tap.recorded
+
+        return jax.jit(run), closed.consts
+
+    def _adapted(self, tap: TracedTap) -> Callable[[str, Array], Array]:
+        def on_tap(name: str, value: Array) -> Array:
+            adaptation = self._source.adaptations.get(name.rpartition(".")[2], AS_IT_IS)
+            seen = adaptation.to_tap(value)
+            goes_on = tap(name, seen)
+            return value if goes_on is seen else adaptation.from_tap(goes_on)
+
+        return on_tap
+
+    def _refuse_silent(self, closed: ClosedJaxpr, watched: Sequence[str | None]) -> None:
+        made = tap_names(closed.jaxpr) | set(watched)
+        for name in sorted(self._source.expected - made):
+            raise PortError(
+                "the model never makes a value that the port's table names",
+                where=name,
+                expected="one call of that sub-module in every forward pass",
+                found="none",
+                hint="correct the path in the table, or leave it out: it is then reported as not covered",
+            )
+
+    def _refuse_dead(self, closed: ClosedJaxpr, watched: Sequence[str | None]) -> None:
+        for slot, name in enumerate(watched):
+            if name is None or name.rpartition(".")[2] in self._source.recorded_only:
+                continue
+            if not goes_on(closed.jaxpr, slot):
+                raise PortError(
+                    "replay cannot put the golden in place of an intermediate: nothing is computed from it",
+                    where=name,
+                    expected="the value that the model goes on with",
+                    found="a value made for the dictionary alone",
+                    hint=f"return the value itself and declare its layout, or declare that it can only be "
+                    f"recorded: recorded_only = ({name.rpartition('.')[2]!r},)",
+                )
