@@ -37,7 +37,7 @@ class NnxPort(AdaptedPort):
         raise NotImplementedError
 
     def _model(self, input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
-        model = nnx.merge(self._graph, self._state)
+        model = nnx.merge(self._graph, self._state, copy=True)
         for module, methods in _places(model, self.rows):
             object.__setattr__(module, "__class__", _marking(module.__class__, tuple(methods)))
             module.golden_rows = _Static(tuple(methods.items()))

@@ -1,0 +1,95 @@
+"""A Qwen2 as a function that returns its intermediates: in a list of dicts by layer, or stacked by a scan."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from harness.architecture import architecture_of
+from harness.run.adapters import FunctionPort, To
+from tests.run.adapters.functions import grouped, parameters, probabilities, rms_norm, rope
+
+LAYER = (
+    "input_layernorm.weight",
+    "post_attention_layernorm.weight",
+    *(f"self_attn.{n}_proj.{part}" for n in "qkv" for part in ("weight", "bias")),
+    *("self_attn.o_proj.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"),
+)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def block(arch, w, x, positions, mask):
+    """One layer; returns its output, and its intermediates (`resid_post` is both)."""
+
+    def project(y, name):
+        z = y @ w[f"{name}.weight"]
+        return z + w[f"{name}.bias"] if f"{name}.bias" in w else z
+
+    found = {"attn_norm": rms_norm(x, w["input_layernorm.weight"], arch.rms_norm_eps)}
+    for name in "qkv":
+        found[name] = project(found["attn_norm"], f"self_attn.{name}_proj")
+    q, k, v = (found[name].reshape(*x.shape[:2], -1, arch.head_dim) for name in "qkv")
+    found["q_rope"], found["k_rope"] = rope(q, positions, arch.rope_theta), rope(k, positions, arch.rope_theta)
+    found["probs"] = probabilities(grouped(found["q_rope"], arch.kv_heads), found["k_rope"], mask)
+    context = jnp.einsum("bkgts,bskd->btkgd", found["probs"], v)
+    found["context"] = context.reshape(*x.shape[:2], -1)
+    found["attn_out"] = project(found["context"], "self_attn.o_proj")
+    found["resid_mid"] = x + found["attn_out"]
+    y = found["mlp_norm"] = rms_norm(found["resid_mid"], w["post_attention_layernorm.weight"], arch.rms_norm_eps)
+    found["gate"], found["up"] = project(y, "mlp.gate_proj"), project(y, "mlp.up_proj")
+    found["act"] = jax.nn.silu(found["gate"]) * found["up"]
+    found["mlp_out"] = project(found["act"], "mlp.down_proj")
+    found["resid_post"] = found["resid_mid"] + found["mlp_out"]
+    return found["resid_post"], found
+
+
+Q, KV = "batch position (head head_dim)", "batch position (kv_head head_dim)"
+PROBS = "batch kv_head group position key -> batch (kv_head group) position key"
+LAYOUTS = {"q": Q, "k": KV, "v": KV, "context": Q, "probs": PROBS}
+KINDS = (
+    *("attn_norm", "q", "k", "v", "q_rope", "k_rope", "probs", "context", "attn_out", "resid_mid"),
+    *("mlp_norm", "gate", "up", "act", "mlp_out", "resid_post"),
+)
+
+
+class ByLayer(FunctionPort):
+    taps = {"embed": "embed", "norm": "final_norm"} | {
+        f"layers.{{i}}.{kind}": To(f"layers.{{i}}.{kind}", LAYOUTS.get(kind)) for kind in KINDS
+    }
+
+    def __init__(self, directory, config, dtype):
+        super().__init__(config, dtype)
+        self.arch, self.w = architecture_of(config), parameters(directory, dtype)
+
+    @classmethod
+    def load(cls, directory, config, dtype, mesh):
+        return cls(directory, config, dtype)
+
+    def run(self, input_ids, positions, mask):
+        x = embed = self.w["model.embed_tokens.weight"][input_ids]
+        x, layers = self.blocks(x, positions, mask)
+        norm = rms_norm(x, self.w["model.norm.weight"], self.arch.rms_norm_eps)
+        return norm @ self.w["lm_head.weight"], {"embed": embed, "norm": norm, **layers}
+
+    def blocks(self, x, positions, mask):
+        layers = []
+        for index in range(self.arch.layers):
+            x, found = block(self.arch, self.layer(index), x, positions, mask)
+            layers.append(found)
+        return x, {"layers": layers}
+
+    def layer(self, index):
+        return {name: self.w[f"model.layers.{index}.{name}"] for name in LAYER}
+
+
+class Stacked(ByLayer):
+    taps = {"embed": "embed", "norm": "final_norm"} | {
+        kind: To(f"layers.{{i}}.{kind}", LAYOUTS.get(kind)) for kind in KINDS
+    }
+
+    def blocks(self, x, positions, mask):
+        layers = [self.layer(index) for index in range(self.arch.layers)]
+        stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *layers)
+        return jax.lax.scan(lambda x, w: block(self.arch, w, x, positions, mask), x, stacked)
