@@ -62,7 +62,7 @@ def test_no_placeholder_is_left():
 
 
 def test_the_port_in_the_readme_matches_as_it_is_written(tmp_path, monkeypatch, golden_path, checkpoint):
-    section = README[README.index("## A port of your own") :]
+    section = README[README.index("<!-- port: by hand -->") :]
     code = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL).group(1)
     (tmp_path / "readme_port.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)

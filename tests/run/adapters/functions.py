@@ -37,7 +37,7 @@ def rope(x, positions, theta):
 
 
 def probabilities(q, k, mask):
-    """q [batch, position, kv_head, group, head_dim], k [batch, position, kv_head, head_dim]; grouped heads stay."""
+    """q [batch, position, kv_head, group, head_dim], k [batch, position, kv_head, head_dim]."""
     scores = jnp.einsum("btkgd,bskd->bkgts", q, k) * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     length = mask.shape[1]
     visible = jnp.tril(jnp.ones((length, length), bool)) & mask[:, None, None, None, :]
