@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_three_commands_that_ci_runs_are_there():
-    for name in ("main", "test", "record"):
+def test_the_commands_that_ci_runs_are_there():
+    for name in ("main", "test", "record", "tunix"):
         assert README.count(f"<!-- ci: {name} -->\n```sh\n") == 1
 
 
