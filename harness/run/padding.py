@@ -1,8 +1,8 @@
 """Few lengths instead of many: an input is padded on the right, so that prompts share a compilation.
 
 A causal decoder's valid positions do not see what is to the right of them, and the mask is False there; taps are
-cut back to the real length before anything is compared. Only the built-in decoder does this, and only in a check:
-a port of yours is run on exactly the shapes that the golden has.
+cut back to the real length before anything is compared. The built-in decoder does this, and adapted ports that
+declare it (`pads`), and only in a check: any other port is run on exactly the shapes that the golden has.
 """
 
 from __future__ import annotations

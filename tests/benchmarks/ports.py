@@ -59,8 +59,8 @@ def main() -> None:
             cells = []
             for p in PRECISIONS:
                 results = [r for r in report.results if r.precision == p]
-                rms = max(r.rms_multiple or float("inf") for r in results)
-                largest = max(r.max_multiple or float("inf") for r in results)
+                assert all(r.rms_multiple is not None and r.max_multiple is not None for r in results), spec
+                rms, largest = (max(getattr(r, f"{n}_multiple") for r in results) for n in ("rms", "max"))
                 cells.append(f"{rms:.2g}, {largest:.2g}")
             relative = max(r.rel_rms or 0.0 for r in report.results if r.precision == "float64")
             table.add_row(spec.rpartition(".")[2], *cells, f"{relative:.2g}", f"{seconds:.0f}")

@@ -11,6 +11,8 @@ from harness.architecture import Architecture, Config, architecture_of
 from harness.errors import PortError
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.table import Row, To, rows
+from harness.run.padding import pad
+from harness.run.port import Call
 from harness.run.tapping import TapFunction
 from harness.run.tracing.program import Ids, Logits, Mask, Program, Source, Traced
 
@@ -24,6 +26,8 @@ class AdaptedPort:
         taps: path in the model -> tap (see `table.py`). What is not in it is reported as not covered.
         dtypes: kinds of taps that are wider than the dtype of the check by design.
         recorded_only: kinds that replay cannot replace, since the model does not go on with them.
+        pads: prompts may be padded on the right to a few lengths, so that they share compilations. For causal
+            models alone, in which no position sees what is to its right.
 
     Args:
         config: the checkpoint's, as `load` was given it.
@@ -33,6 +37,7 @@ class AdaptedPort:
     taps: ClassVar[Mapping[str, str | To]] = {}
     dtypes: ClassVar[Mapping[str, str]] = {}
     recorded_only: ClassVar[tuple[str, ...]] = ()
+    pads: ClassVar[bool] = False
     lifts: ClassVar[bool] = True  # float64 is lifted here already
 
     def __init__(self, config: Config, dtype: Any) -> None:
@@ -61,7 +66,10 @@ class AdaptedPort:
         """
         if cache is not None:
             raise PortError("an adapted port has no KV cache", where="cache", hint="pass None: whole prompts only")
-        return self._program(input_ids, positions, mask, tap), None
+        call = Call(input_ids, positions, mask, None, tap)
+        padded = pad(call) if self.pads else call
+        logits = self._program(padded.input_ids, padded.positions, padded.mask, padded.tap)
+        return logits[:, : input_ids.shape[1]], None
 
     @property
     def notes(self) -> tuple[str, ...]:

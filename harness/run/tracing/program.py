@@ -89,7 +89,8 @@ class Program:
         }
         goldens.pop("logits", None)  # what forward returns is tapped by the check itself
         logits, recorded = run(constants, goldens, np.bool_(tap.replaying), input_ids, positions, mask)
-        tap.absorb("", recorded)
+        for stage, values in _by_stage(recorded).items():
+            tap.absorb(stage, values)
         return logits
 
     @property
@@ -159,3 +160,12 @@ class Program:
                     hint=f"return the value itself and declare its layout, or declare that it can only be "
                     f"recorded: recorded_only = ({name.rpartition('.')[2]!r},)",
                 )
+
+
+def _by_stage(recorded: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
+    """`layers.3.q` is `q` of stage `layers.3`; `embed` is of the stage without a name."""
+    stages: dict[str, dict[str, Array]] = {}
+    for name, value in recorded.items():
+        stage, _, kind = name.rpartition(".")
+        stages.setdefault(stage, {})[kind] = value
+    return stages

@@ -144,6 +144,7 @@ def table(block):
 
 class Unrolled(LinenPort):
     taps = table("layers_{i}")
+    pads = True
     scanned = False
 
     @classmethod

@@ -131,6 +131,7 @@ def table(block):
 
 class Listed(NnxPort):
     taps = table("layers.{i}")
+    pads = True
     model_class = Model
 
     @classmethod
