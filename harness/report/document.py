@@ -89,9 +89,9 @@ class Report:
     results: tuple[TapResult, ...]
 
 
-def encode(report: Report) -> bytes:
-    """The report as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
+def encode(document: object) -> bytes:
+    """A report (or a diff) as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
 
 def schema() -> bytes:

@@ -1,0 +1,118 @@
+"""Saved reports, read back strictly: what contradicts itself is refused, never repaired."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.difference import STATUSES
+from harness.errors import UsageError
+from harness.report.diff_document import Diff
+from harness.report.document import Report
+from harness.verdict import overall
+
+SCHEMA = 1
+KINDS: dict[str, type[Report] | type[Diff]] = {"check": Report, "diff": Diff}
+_SAVE = "save one with `goldens check --json FILE` or `goldens diff --json FILE`"
+_AGAIN = "the file is incomplete or was edited: save it again with the command that made it"
+
+
+def read_report(path: Path) -> Report | Diff:
+    """Read what `goldens check --json` or `goldens diff --json` has saved.
+
+    Raises:
+        UsageError: the file cannot be read, is not JSON (truncated, NaN), is of another kind or schema version,
+            lacks a field or has a wrong one, or contradicts itself.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the report cannot be read: {error.strerror}", where=path, hint=_SAVE) from None
+    document = _json(content, path)
+    kind = document.get("kind") if isinstance(document, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise UsageError(
+            "this is not a report",
+            where=path,
+            expected="kind check or diff",
+            found="no kind" if kind is None else f"kind {kind!r}",
+            hint=_SAVE,
+        )
+    if document.get("schema") != SCHEMA:
+        raise UsageError(
+            "this report has a schema version that this release does not read",
+            where=path,
+            expected=SCHEMA,
+            found=document.get("schema"),
+            hint="upgrade this package, or save the report again with this release",
+        )
+    try:
+        report = msgspec.convert(document, KINDS[kind])
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the report is malformed: {error}", where=path, hint=_AGAIN) from None
+    contradictions = _of_check(report) if isinstance(report, Report) else _of_diff(report)
+    for where, expected, found in contradictions:
+        raise UsageError(
+            "the report contradicts itself",
+            where=f"{path}: {where}",
+            expected=expected,
+            found=found,
+            hint=_AGAIN,
+        )
+    return report
+
+
+def _json(content: bytes, path: Path) -> Any:
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the report is not JSON: {error}", where=path, hint=_AGAIN) from None
+
+
+def _of_check(report: Report) -> Iterable[tuple[str, object, object]]:
+    """Where a check's report says two things: (where, expected, found)."""
+    seen = Counter((r.case, r.precision, r.mode, r.tap) for r in report.results)
+    for (case, precision, mode, tap), count in seen.items():
+        place = f"{tap} in case {case}, {precision}, {mode}"
+        if count > 1:
+            yield place, "one result", f"{count} results"
+        if precision not in report.limits:
+            yield place, "limits for its precision", f"limits for {', '.join(report.limits) or 'none'}"
+            return
+    for r in report.results:
+        place = f"{r.tap} in case {r.case}, {r.precision}, {r.mode}"
+        if r.verdict == "diverged":
+            yield place, "a judged verdict", "diverged"
+        if r.verdict != "extra" and r.tap not in report.taps:
+            yield place, "a tap of the golden", f"verdict {r.verdict} for a tap that is not in `taps`"
+        limit = report.limits[r.precision]
+        for name, multiple, allowed in (
+            ("rms_multiple", r.rms_multiple, limit.rms),
+            ("max_multiple", r.max_multiple, limit.max),
+        ):
+            if multiple is not None and multiple < 0:
+                yield place, f"{name} of 0 or more", multiple
+            if r.verdict == "match" and (multiple is None or multiple > allowed):
+                yield place, f"{name} up to {allowed:g}, since it is a match", multiple
+    if report.verdict != overall(report.results):
+        yield "verdict", overall(report.results), report.verdict
+
+
+def _of_diff(diff: Diff) -> Iterable[tuple[str, object, object]]:
+    """Where a diff says two things: (where, expected, found)."""
+    changed = Counter(change.status for change in diff.changes)
+    for status in STATUSES:
+        found = diff.counts.get(status)
+        if found is None or (status != "unchanged" and found != changed[status]):
+            yield f"counts: {status}", changed[status], found
+    if changed["unchanged"]:
+        yield "changes", "only what changed", f"{changed['unchanged']} of status unchanged"
+    for name, tallies in (("operations", diff.operations), ("cases", diff.cases)):
+        for status in STATUSES:
+            total = sum(counts.get(status, 0) for counts in tallies.values())
+            if total != diff.counts[status]:
+                yield f"{name}: {status}", f"{diff.counts[status]} in all", total

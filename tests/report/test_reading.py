@@ -1,0 +1,109 @@
+"""Saved reports come back as they were; whatever is not one, or contradicts itself, is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from harness.errors import UsageError
+from harness.report.document import encode
+from harness.report.reading import read_report
+from tests.report.samples import PASSING, REPORT
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves a document (or bytes) and gives back its path."""
+
+    def save(content):
+        path = tmp_path / "report.json"
+        path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        return path
+
+    return save
+
+
+def refusal(path):
+    with pytest.raises(UsageError) as caught:
+        read_report(path)
+    assert str(path) in str(caught.value)
+    assert "hint: " in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("report", [REPORT, PASSING])
+def test_a_saved_report_comes_back_as_it_was(saved, report):
+    assert read_report(saved(encode(report))) == report
+
+
+@pytest.mark.parametrize("content", [b"", b"not json", b"\xff\xfe", encode(REPORT)[:-100], encode(REPORT) + b"}"])
+def test_what_is_not_whole_json_is_refused(saved, content):
+    assert "the report is not JSON" in refusal(saved(content))
+
+
+def test_nan_is_refused(saved):
+    content = encode(REPORT).replace(b'"rms_multiple": 1.2', b'"rms_multiple": NaN', 1)
+    assert content != encode(REPORT)
+    assert "the report is not JSON" in refusal(saved(content))
+
+
+@pytest.mark.parametrize("content", [[], 5, None, {}, {"kind": "golden"}, {"kind": ["check"]}])
+def test_json_of_something_else_is_refused(saved, content):
+    assert "this is not a report" in refusal(saved(content))
+
+
+@pytest.mark.parametrize("version", [2, 0, None, "1"])
+def test_another_schema_version_is_refused(saved, version):
+    document = json.loads(encode(REPORT)) | {"schema": version}
+    assert "a schema version that this release does not read" in refusal(saved(document))
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    assert "No such file" in refusal(tmp_path / "none.json")
+    assert "Is a directory" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field"),
+    [
+        (lambda d: d.pop("results"), "results"),
+        (lambda d: d.update(verdict="ok"), "$.verdict"),
+        (lambda d: d["results"][0].update(verdict="fine"), "$.results[0].verdict"),
+        (lambda d: d["results"][0].update(rms_multiple="4"), "$.results[0].rms_multiple"),
+        (lambda d: d["golden"].pop("id"), "$.golden"),
+    ],
+)
+def test_a_missing_or_wrong_field_is_refused_by_name(saved, spoil, field):
+    document = json.loads(encode(REPORT))
+    spoil(document)
+    message = refusal(saved(document))
+    assert "the report is malformed" in message
+    assert field in message
+
+
+MATCHING = next(i for i, r in enumerate(REPORT.results) if r.verdict == "match")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda d: d["results"].append(d["results"][0]), ("expected: one result", "found:    2 results")),
+        (lambda d: d.update(verdict="match"), ("verdict", "expected: diverged", "found:    match")),
+        (lambda d: d.update(results=[], verdict="match"), ("expected: diverged",)),
+        (lambda d: d.update(limits={}), ("limits for its precision",)),
+        (lambda d: d["results"][0].update(verdict="diverged"), ("a judged verdict",)),
+        (lambda d: d["results"][0].update(tap="layers.9.q"), ("layers.9.q", "a tap of the golden")),
+        (lambda d: d["results"][MATCHING].update(rms_multiple=4.01), ("rms_multiple up to 4", "found:    4.01")),
+        (lambda d: d["results"][MATCHING].update(max_multiple=8.01), ("max_multiple up to 8", "found:    8.01")),
+        (lambda d: d["results"][MATCHING].update(rms_multiple=None), ("rms_multiple up to 4",)),
+        (lambda d: d["results"][0].update(rms_multiple=-1.0), ("rms_multiple of 0 or more",)),
+    ],
+)
+def test_a_report_that_contradicts_itself_is_refused(saved, spoil, words):
+    document = json.loads(encode(REPORT))
+    spoil(document)
+    message = refusal(saved(document))
+    assert "the report contradicts itself" in message
+    for word in words:
+        assert word in message
