@@ -1,4 +1,4 @@
-"""The command line: `goldens check`, `show`, `verify`. Imports happen inside commands, so that help is instant.
+"""The command line: `goldens check`, `diff`, `show`, `verify`. Imports happen inside commands: help is instant.
 
 Exit codes: 0 match, 1 diverged, 2 could not check.
 """
@@ -112,7 +112,7 @@ def check(
     from harness.store import open_golden
 
     question = Question(
-        precisions=tuple(dict.fromkeys(p.strip() for p in precision.split(",") if p.strip())),
+        precisions=_listed(precision),
         modes=MODES if mode == "both" else (mode,),
         cases=cases,
         limit_rms=limit_rms,
@@ -132,6 +132,77 @@ def check(
     print_report(report, _console(stderr=json_file == Path("-")))
     _refuse_broken_contract(report)
     sys.exit(MATCH if report.verdict == "match" else DIVERGED)
+
+
+@cli.command()
+@click.argument("golden", required=False)
+@click.option("--before", required=True, metavar="SIDE", help="What it was.")
+@click.option("--after", required=True, metavar="SIDE", help="What it is now.")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="The golden's checkpoint.")
+@click.option("--precision", metavar="LIST", help="Comma-separated. [default: a saved side's, or as check]")
+@click.option(
+    "--mode",
+    type=click.Choice(["both", "forward", "replay"]),
+    help="As for check. [default: a saved side's, or both]",
+)
+@click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
+@click.option("--intersection", is_flag=True, help="Leave out, and name, what only one side was asked.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write JSON; - is stdout.",
+)
+def diff(
+    golden: str | None,
+    before: str,
+    after: str,
+    weights: Path | None,
+    precision: str | None,
+    mode: str | None,
+    cases: tuple[str, ...],
+    intersection: bool,
+    json_file: Path | None,
+) -> None:
+    """What a candidate fix changes: fixed, improved, worse or broken, beyond the noise, operation by operation.
+
+    \b
+    A SIDE is one of
+      package.module:Name           a port, checked now
+      report.json                   a check saved with goldens check --json
+      git:REV                       the other side's port as it stands at a git revision
+      git:REV:package.module:Name   the same, where it had another name then
+
+    A git: side runs in a temporary worktree: it never sees uncommitted changes, and your checkout is not touched.
+
+    \b
+    goldens diff --before git:main --after my_port:Port
+    goldens diff my-golden.h5 --before before.json --after after.json --json diff.json
+
+    Exit codes: 0 nothing is worse, 1 something is worse, broken or no longer covered, 2 could not compare.
+    """
+    from harness.difference import WORSE
+    from harness.report.diff_terminal import print_diff
+    from harness.report.document import encode
+    from harness.report.output import check_output, write_output
+    from harness.report.selection import Selection
+    from harness.run.question import MODES
+    from harness.run.sides import Request, diff_of
+
+    if json_file is not None:
+        check_output(json_file)
+    selection = Selection(
+        precisions=None if precision is None else _listed(precision),
+        modes=None if mode is None else MODES if mode == "both" else (mode,),
+        cases=cases,
+    )
+    request = Request(golden, weights, before, after, selection, intersection)
+    with _status("diff") as status:
+        found = diff_of(request, status)
+    if json_file is not None:
+        write_output(json_file, encode(found))
+    print_diff(found, _console(stderr=json_file == Path("-")))
+    sys.exit(DIVERGED if any(found.counts[kind] for kind in WORSE) else MATCH)
 
 
 @cli.command()
@@ -156,6 +227,11 @@ def verify(golden: str | None) -> None:
     with open_golden(golden or str(embedded.golden())) as opened, _status("verify") as status:
         count = opened.verify(status)
     click.echo(f"ok  {count:,} arrays verified  {opened.id}")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The items of a comma-separated option, once each."""
+    return tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
 
 
 def _refuse_broken_contract(report: object) -> None:

@@ -1,20 +1,52 @@
 """From two checks to what changed: fixed, improved, unchanged, worse, broken, comparison by comparison.
 
-Both sides are judged on noise multiples, and a change within the noise is no change.
+Both sides are judged on noise multiples, the rms and the max. A change within the noise is no change:
+
+- match to match is `unchanged`, whatever the multiples.
+- wrong to match is `fixed` and match to wrong is `broken`, where a multiple moved by more than the noise. One of
+  3.9 that becomes 4.1 has crossed the limit (`crosses`), and nothing has happened to the port.
+- wrong to wrong is `improved` or `worse` where a multiple moved by more than the noise and by a factor as well
+  (`FACTORS`). Where the rms falls and the max rises, it is `worse`.
+
+What could not be compared (missing, extra, shape, dtype, not finite) is wrong with an infinite multiple.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-from harness.comparison import Verdict
+from harness.comparison import TapResult, Verdict
+from harness.tolerances import limit
+
+# The figures in the reasons come from `python -m tests.benchmarks.bench_diff`.
+
+# By how much noise alone moves a multiple, as a share of the limit. The built-in port at other roundings (SSE4.2,
+# AVX, not jitted) moves by at most 1.5 (rms, of 4) and 1.9 (max, of 8) at any tap of the embedded golden.
+NOISE = 0.5
+
+# The factor by which an error that stays wrong has to change. In replay an operation is judged on golden inputs
+# alone, so what is left of its error is its own. In forward, mending one of two bugs moves the error inherited
+# from the other either way: up by 2.9 at most, in 212 such mendings.
+FACTORS = {"replay": 1.1, "forward": 4.0}
 
 # `lost` was compared before and is not any more; `gained` is compared only now: the port covers other taps.
 Status = Literal["fixed", "improved", "unchanged", "worse", "broken", "lost", "gained"]
 STATUSES: tuple[Status, ...] = ("fixed", "improved", "unchanged", "worse", "broken", "lost", "gained")
 BETTER: tuple[Status, ...] = ("fixed", "improved", "gained")
 WORSE: tuple[Status, ...] = ("broken", "worse", "lost")
+
+
+class Limits(Protocol):
+    """The largest noise multiples that still match."""
+
+    @property
+    def rms(self) -> float: ...
+
+    @property
+    def max(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -38,3 +70,80 @@ class Change:
     status: Status
     before: Outcome | None
     after: Outcome | None
+
+
+def compare_results(
+    before: Iterable[TapResult], after: Iterable[TapResult], limits: Mapping[str, Limits]
+) -> tuple[Change, ...]:
+    """Every comparison that either side made, once, in the order of `before` and then of `after`.
+
+    Args:
+        before, after: judged results of the same cases, precisions and modes.
+        limits: by precision, in force on both sides.
+    """
+    old, new = _by_key(before), _by_key(after)
+    return tuple(
+        Change(*key, classify(old.get(key), new.get(key), limits[key[1]]), _outcome(old, key), _outcome(new, key))
+        for key in dict.fromkeys([*old, *new])
+    )
+
+
+def classify(before: TapResult | None, after: TapResult | None, limits: Limits) -> Status:
+    """What became of one comparison; None where that side did not make it.
+
+    An `extra` tap, one that the golden does not have, exists only on the side that invents it.
+    """
+    if after is None:
+        assert before is not None
+        return "fixed" if before.verdict == "extra" else "lost"
+    if before is None:
+        return "broken" if after.verdict == "extra" else "gained"
+    right = before.verdict == "match", after.verdict == "match"
+    if all(right):
+        return "unchanged"
+    measured = limit(after.precision)
+    factor = 1.0 if any(right) else FACTORS[after.mode]
+    moves = {
+        # However tight the user's own limit, it does not make the noise smaller.
+        _move(before.rms_multiple, after.rms_multiple, NOISE * max(limits.rms, measured.rms), factor),
+        _move(before.max_multiple, after.max_multiple, NOISE * max(limits.max, measured.max), factor),
+    }
+    if "up" in moves and not right[1]:
+        return "broken" if right[0] else "worse"
+    if "down" in moves and not right[0]:
+        return "fixed" if right[1] else "improved"
+    return "unchanged"
+
+
+def crosses(change: Change) -> bool:
+    """Whether the verdict changed and the error did not: the limit was crossed within the noise."""
+    if change.status != "unchanged" or change.before is None or change.after is None:
+        return False
+    return (change.before.verdict == "match") != (change.after.verdict == "match")
+
+
+def _move(before: float | None, after: float | None, noise: float, factor: float) -> Literal["up", "down"] | None:
+    old, new = _size(before), _size(after)
+    if old == new:
+        return None
+    smaller, larger = min(old, new), max(old, new)
+    if larger - smaller <= noise or larger <= factor * smaller:
+        return None
+    return "up" if new > old else "down"
+
+
+def _size(multiple: float | None) -> float:
+    return math.inf if multiple is None else multiple
+
+
+def _by_key(results: Iterable[TapResult]) -> dict[tuple[str, str, str, str], TapResult]:
+    return {(r.case, r.precision, r.mode, r.tap): r for r in results}
+
+
+def _outcome(
+    results: Mapping[tuple[str, str, str, str], TapResult], key: tuple[str, str, str, str]
+) -> Outcome | None:
+    result = results.get(key)
+    if result is None:
+        return None
+    return Outcome(result.verdict, result.rms_multiple, result.max_multiple, result.max_abs)

@@ -52,7 +52,7 @@ class Tap:
     @property
     def kind(self) -> str:
         """The name without its layer: `q_rope`."""
-        return self.name.rpartition(".")[2]
+        return kind_of(self.name)
 
     @property
     def stage(self) -> str:
@@ -104,6 +104,11 @@ def _layer_taps(index: int, residual: str, qk_norm: bool) -> list[Tap]:
         tap("mlp_out", hidden, "act"),
         tap("resid_post", hidden, "resid_mid", "mlp_out"),
     ]
+
+
+def kind_of(name: str) -> str:
+    """The name of a tap without its layer: `q_rope` of `layers.3.q_rope`."""
+    return name.rpartition(".")[2]
 
 
 def at_level(taps: Iterable[Tap], level: str) -> tuple[Tap, ...]:

@@ -106,6 +106,7 @@ class Diff:
         operations: the same by kind of tap (`q_rope`, in whatever layers), in data-flow order.
         cases: the same by case.
         changes: every comparison that is not `unchanged`.
+        still_wrong: what is wrong by itself after: introduced there, or not to be compared, whatever its status.
     """
 
     schema: Literal[1]
@@ -124,6 +125,7 @@ class Diff:
     largest: tuple[Largest, ...]
     logits: tuple[LogitsEntry, ...]
     changes: tuple[Change, ...]
+    still_wrong: tuple[Change, ...]
 
 
 def schema() -> bytes:

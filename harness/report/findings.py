@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from harness.comparison import TapResult
 from harness.report.document import Report
+from harness.taps import kind_of
 
 CLEAN_POSITION_TEXT = "position 0 is clean"
 GROWTH_P = 0.01
@@ -40,19 +41,19 @@ class Finding:
 def findings(report: Report) -> tuple[Finding, ...]:
     """One finding per kind of introduced tap, in data-flow order."""
     wrong = [r for r in report.results if r.verdict in ("introduced", "nonfinite")]
-    kinds = dict.fromkeys(_kind(tap) for tap in report.introduced)
-    return tuple(_finding(report, kind, [r for r in wrong if _kind(r.tap) == kind]) for kind in kinds)
+    kinds = dict.fromkeys(kind_of(tap) for tap in report.introduced)
+    return tuple(_finding(report, kind, [r for r in wrong if kind_of(r.tap) == kind]) for kind in kinds)
 
 
 def _finding(report: Report, kind: str, results: Sequence[TapResult]) -> Finding:
     # Replay speaks about the operation alone; forward figures hold what came in from upstream as well.
     results = [r for r in results if r.mode == "replay"] or results
-    taps = tuple(tap for tap in report.introduced if _kind(tap) == kind)
+    taps = tuple(tap for tap in report.introduced if kind_of(tap) == kind)
     worst = max(results, key=lambda r: (r.precision == READABLE, multiple(r)))
     return Finding(
         kind=kind,
         taps=taps,
-        layers=sum(_kind(name) == kind for name in report.taps if name.startswith("layers.")),
+        layers=sum(kind_of(name) == kind for name in report.taps if name.startswith("layers.")),
         precisions=tuple(dict.fromkeys(r.precision for r in results)),
         worst=worst,
         matched=_matched_inputs(report, taps[0], worst),
@@ -77,7 +78,9 @@ def _evidence(report: Report, kind: str, results: Sequence[TapResult]) -> Iterab
         yield f"{CLEAN_POSITION_TEXT} in every case"
     same = {(r.precision, r.mode) for r in results}
     single = [
-        r for r in report.results if _kind(r.tap) == kind and len(r.profile) == 1 and (r.precision, r.mode) in same
+        r
+        for r in report.results
+        if kind_of(r.tap) == kind and len(r.profile) == 1 and (r.precision, r.mode) in same
     ]
     if single and all(r.verdict in ("match", "inherited") for r in single):
         yield "every single-token case is clean: rotation by 0 and a softmax over one key change nothing"
@@ -91,5 +94,7 @@ def multiple(result: TapResult) -> float:
     return float("inf") if result.rms_multiple is None else result.rms_multiple
 
 
-def _kind(tap: str) -> str:
-    return tap.rpartition(".")[2]
+def largest_of(values: Iterable[float | None]) -> float | None:
+    """The largest of some figures; None where one of them is not finite, or there are none."""
+    found = list(values)
+    return None if any(v is None for v in found) else max((v for v in found if v is not None), default=None)

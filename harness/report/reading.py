@@ -11,8 +11,10 @@ import msgspec
 
 from harness.difference import STATUSES
 from harness.errors import UsageError
+from harness.golden import NOISE_KINDS
 from harness.report.diff_document import Diff
 from harness.report.document import Report
+from harness.tolerances import PRECISIONS
 from harness.verdict import overall
 
 SCHEMA = 1
@@ -80,9 +82,10 @@ def _of_check(report: Report) -> Iterable[tuple[str, object, object]]:
         place = f"{tap} in case {case}, {precision}, {mode}"
         if count > 1:
             yield place, "one result", f"{count} results"
-        if precision not in report.limits:
-            yield place, "limits for its precision", f"limits for {', '.join(report.limits) or 'none'}"
-            return
+        if mode not in NOISE_KINDS:
+            yield place, f"mode {' or '.join(NOISE_KINDS)}", mode
+        if precision not in PRECISIONS or precision not in report.limits:
+            yield place, "a known precision with its limits", f"limits for {', '.join(report.limits) or 'none'}"
     for r in report.results:
         place = f"{r.tap} in case {r.case}, {r.precision}, {r.mode}"
         if r.verdict == "diverged":

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from harness.comparison import TapResult
 from harness.report.document import Acceptance, Report
-from harness.report.findings import Finding, findings, multiple
+from harness.report.findings import Finding, findings, largest_of, multiple
+from harness.report.layout import folded, number, some, spaced, table
 
 SHOWN_FINDINGS = 6
 
@@ -27,18 +28,18 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield from _broken(report)
     found = findings(report)
     for finding in found[:SHOWN_FINDINGS]:
-        yield _spaced(_finding(finding, report), indent=2)
+        yield spaced(_finding(finding, report), indent=2)
     if len(found) > SHOWN_FINDINGS:
         rest = ", ".join(f.kind for f in found[SHOWN_FINDINGS:])
-        yield _spaced(Text(f"also introduced at: {rest}"), indent=2)
+        yield spaced(Text(f"also introduced at: {rest}"), indent=2)
     if any(r.verdict == "inherited" for r in report.results):
-        yield _spaced(_inherited(report), indent=2)
+        yield spaced(_inherited(report), indent=2)
     yield _summary(report.results, report)
     yield _logits(report.results)
     if report.acceptance is not None:
-        yield _spaced(_acceptance(report.acceptance))
+        yield spaced(_acceptance(report.acceptance))
     if report.not_covered:
-        yield _spaced(Text("\n".join(["not covered", *(f"  {x}" for x in report.not_covered)])))
+        yield spaced(Text("\n".join(["not covered", *(f"  {x}" for x in report.not_covered)])))
 
 
 def _head(report: Report) -> Table:
@@ -78,10 +79,10 @@ def _broken(report: Report) -> Iterator[RenderableType]:
         first = of_kind[0]
         taps = list(dict.fromkeys(r.tap for r in of_kind))
         text = (
-            f"{_some(taps)}\n  expected  {first.expected}\n  found     {first.found}   "
+            f"{some(taps)}\n  expected  {first.expected}\n  found     {first.found}   "
             f"(case {first.case}, {first.precision}, {first.mode})"
         )
-        yield _spaced(Text.assemble((f"{verdict}: ", "bold red"), text), indent=2)
+        yield spaced(Text.assemble((f"{verdict}: ", "bold red"), text), indent=2)
 
 
 def _finding(finding: Finding, report: Report) -> Table:
@@ -92,7 +93,9 @@ def _finding(finding: Finding, report: Report) -> Table:
     how = "wrong even on golden inputs" if worst.mode == "replay" else "first to be wrong; not replayed"
     grid.add_row(
         Text("introduced at", "bold red"),
-        Text.assemble((_layers(finding), "bold"), f"   ({where}{how}; {', '.join(finding.precisions)})"),
+        Text.assemble(
+            (folded(finding.taps, finding.layers), "bold"), f"   ({where}{how}; {', '.join(finding.precisions)})"
+        ),
     )
     if worst.verdict == "nonfinite":
         grid.add_row("value", "NaN or infinity where the golden is finite")
@@ -132,22 +135,24 @@ def _inherited(report: Report) -> Text:
 
 
 def _summary(results: Sequence[TapResult], report: Report) -> Padding:
-    table = _table("precision", "mode", "taps", "match", "largest rms multiple", "largest max", "largest rel. rms")
+    figures = table(
+        "precision", "mode", "taps", "match", "largest rms multiple", "largest max", "largest rel. rms"
+    )
     for precision, mode in dict.fromkeys((r.precision, r.mode) for r in results):
         group = [r for r in results if (r.precision, r.mode) == (precision, mode)]
         worst, limit = max(group, key=multiple), report.limits[precision]
         largest = max((r.max_multiple for r in group if r.max_multiple is not None), default=None)
         relative = max((r.rel_rms for r in group if r.rel_rms is not None), default=None)
-        table.add_row(
+        figures.add_row(
             precision,
             mode,
             f"{len(group):,}",
             f"{sum(r.verdict == 'match' for r in group):,}",
-            f"{_number(worst.rms_multiple)} of {limit.rms:g}  {worst.tap} in {worst.case}",
-            f"{_number(largest)} of {limit.max:g}",
-            _number(relative),
+            f"{number(worst.rms_multiple)} of {limit.rms:g}  {worst.tap} in {worst.case}",
+            f"{number(largest)} of {limit.max:g}",
+            number(relative),
         )
-    return _spaced(table)
+    return spaced(figures)
 
 
 def _logits(results: Iterable[TapResult]) -> RenderableType:
@@ -155,24 +160,24 @@ def _logits(results: Iterable[TapResult]) -> RenderableType:
     if not logits:
         return Text()
     columns = ("max abs", "mean abs", "max KL", "NMSE", "lowest PCC", "top-1 agreement", "flips", "ties")
-    table = _table("logits", *columns)
+    figures = table("logits", *columns)
     for precision in dict.fromkeys(r.precision for r in logits):
         group = [r for r in logits if r.precision == precision]
         statistics = [r.logits for r in group if r.logits is not None]
         flips = [flip for s in statistics for flip in s.flips]
         positions = sum(len(r.profile) for r in group)
-        table.add_row(
+        figures.add_row(
             precision,
-            _number(_max(r.max_abs for r in group)),
-            _number(_max(r.mean_abs for r in group)),
-            _number(_max(s.max_kl for s in statistics)),
-            _number(_max(s.nmse for s in statistics)),
-            _number(min((s.pcc for s in statistics if s.pcc is not None), default=None), ".9g"),
+            number(largest_of(r.max_abs for r in group)),
+            number(largest_of(r.mean_abs for r in group)),
+            number(largest_of(s.max_kl for s in statistics)),
+            number(largest_of(s.nmse for s in statistics)),
+            number(min((s.pcc for s in statistics if s.pcc is not None), default=None), ".9g"),
             f"{positions - len(flips):,} of {positions:,}",
             str(sum(not flip.tie for flip in flips)),
             str(sum(flip.tie for flip in flips)),
         )
-    return _spaced(table)
+    return spaced(figures)
 
 
 def _acceptance(acceptance: Acceptance) -> Text:
@@ -186,38 +191,7 @@ def _acceptance(acceptance: Acceptance) -> Text:
     text = Text.assemble(
         f"acceptance at {acceptance.precision}: ",
         word,
-        f"   max abs {_number(acceptance.max_abs)} (< 1e-4), mean abs {_number(acceptance.mean_abs)} (< 1e-5), "
+        f"   max abs {number(acceptance.max_abs)} (< 1e-4), mean abs {number(acceptance.mean_abs)} (< 1e-5), "
         f"position correlation {correlation}",
     )
     return text.append(f"\n  {acceptance.remark}") if acceptance.remark else text
-
-
-def _layers(finding: Finding) -> str:
-    if len(finding.taps) > 1 and len(finding.taps) == finding.layers:
-        return f"layers.*.{finding.kind}"
-    return _some(finding.taps)
-
-
-def _some(names: Sequence[str], shown: int = 4) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
-
-
-def _spaced(content: RenderableType, indent: int = 0) -> Padding:
-    return Padding(content, (1, 0, 0, indent), expand=False)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _number(value: float | None, form: str = ".2g") -> str:
-    return "not finite" if value is None else format(value, form)
-
-
-def _max(values: Iterable[float | None]) -> float | None:
-    found = list(values)
-    return None if any(v is None for v in found) else max((v for v in found if v is not None), default=None)

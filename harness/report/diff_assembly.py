@@ -1,0 +1,156 @@
+"""Two checks -> their diff."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from harness.comparison import TapResult
+from harness.difference import BETTER, NOISE, STATUSES, WORSE, Change, Status, compare_results, crosses
+from harness.report.acceptance import acceptance
+from harness.report.diff_document import Counts, Diff, Extreme, Largest, LogitFigures, LogitsEntry, Side
+from harness.report.findings import largest_of, multiple
+from harness.report.pairing import Candidate, pair
+from harness.taps import kind_of
+from harness.verdict import first_divergence, introduced, overall
+
+
+def diff(before: Candidate, after: Candidate, *, intersection: bool = False) -> Diff:
+    """What changed from one check to another.
+
+    Args:
+        intersection: where only one side was asked something, leave it out and name it, instead of refusing.
+
+    Raises:
+        UsageError: the two cannot be compared (see `harness.report.pairing.pair`).
+    """
+    both = pair(before, after, intersection)
+    report = after.report
+    precisions = dict.fromkeys(result.precision for result in both.after)
+    limits = {precision: report.limits[precision] for precision in precisions}
+    order = {name: place for place, name in enumerate(report.taps)}
+    changes = sorted(
+        compare_results(both.before, both.after, limits), key=lambda change: order.get(change.tap, len(order))
+    )
+    kinds = dict.fromkeys([*map(kind_of, report.taps), *(kind_of(change.tap) for change in changes)])
+    counts = _counts(changes)
+    return Diff(
+        schema=1,
+        kind="diff",
+        golden=report.golden,
+        before=_side(before, both.before),
+        after=_side(after, both.after),
+        verdict=_verdict(counts),
+        notes=tuple(_notes(before, after, changes)),
+        left_out=both.left_out,
+        limits=limits,
+        taps=report.taps,
+        counts=counts,
+        operations=_tallies(changes, kinds, lambda change: kind_of(change.tap)),
+        cases=_tallies(changes, dict.fromkeys(result.case for result in both.before), lambda change: change.case),
+        largest=tuple(_largest(both.before, both.after)),
+        logits=tuple(_logits(both.before, both.after)),
+        changes=tuple(change for change in changes if change.status != "unchanged"),
+        still_wrong=tuple(c for c in changes if c.after and c.after.verdict not in ("match", "inherited")),
+    )
+
+
+def _side(candidate: Candidate, results: Sequence[TapResult]) -> Side:
+    report, order = candidate.report, tuple(candidate.report.taps)
+    return Side(
+        label=candidate.label,
+        port=report.port,
+        git=candidate.git,
+        environment=report.environment,
+        notes=report.notes,
+        not_covered=report.not_covered,
+        verdict=overall(results),
+        wrong=sum(result.verdict != "match" for result in results),
+        introduced=introduced(results, order),
+        first_divergence=first_divergence(results, order),
+        acceptance=acceptance(results),
+    )
+
+
+def _counts(changes: Iterable[Change]) -> Counts:
+    counts: Counts = dict.fromkeys(STATUSES, 0)
+    for change in changes:
+        counts[change.status] += 1
+    return counts
+
+
+def _tallies(
+    changes: Sequence[Change], names: Iterable[str], name_of: Callable[[Change], str]
+) -> dict[str, Counts]:
+    """Counts by name, for the names that occur."""
+    groups: dict[str, list[Change]] = {name: [] for name in names}
+    for change in changes:
+        groups[name_of(change)].append(change)
+    return {name: _counts(group) for name, group in groups.items() if group}
+
+
+def _verdict(counts: Mapping[Status, int]) -> Literal["better", "same", "worse", "mixed"]:
+    better, worse = (any(counts[status] for status in group) for group in (BETTER, WORSE))
+    if better and worse:
+        return "mixed"
+    return "better" if better else "worse" if worse else "same"
+
+
+def _notes(before: Candidate, after: Candidate, changes: Iterable[Change]) -> Iterator[str]:
+    old, new = _flat(before.report.environment), _flat(after.report.environment)
+    for name in dict.fromkeys([*old, *new]):
+        if name.startswith("precision ") and not (name in old and name in new):
+            continue  # what only one side was asked is left out, and said there
+        if old.get(name) != new.get(name):
+            yield f"another {name}: {old.get(name, 'none')} before, {new.get(name, 'none')} after"
+    crossed = [change for change in changes if crosses(change)]
+    if crossed:
+        example = crossed[0]
+        yield (
+            f"{len(crossed)} comparisons crossed a limit by less than the noise ({NOISE:g} of the limit): no "
+            f"change; first {example.tap} in case {example.case}, {example.precision}, {example.mode}"
+        )
+
+
+def _flat(environment: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested settings by their full names: `libraries jax`."""
+    flat: dict[str, object] = {}
+    for name, value in environment.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name} ")
+        else:
+            flat[f"{prefix}{name}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return flat
+
+
+def _largest(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterator[Largest]:
+    for precision, mode in dict.fromkeys((r.precision, r.mode) for r in before):
+        sides = ([r for r in side if (r.precision, r.mode) == (precision, mode)] for side in (before, after))
+        worst = [max(results, key=multiple) for results in sides]
+        old, new = (Extreme(r.tap, r.case, r.rms_multiple) for r in worst)
+        yield Largest(precision, mode, old, new)
+
+
+def _logits(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterator[LogitsEntry]:
+    old, new = _logit_figures(before), _logit_figures(after)
+    yield from (LogitsEntry(precision, old[precision], new[precision]) for precision in old if precision in new)
+
+
+def _logit_figures(results: Iterable[TapResult]) -> dict[str, LogitFigures]:
+    """By precision, where the forward logits could be compared."""
+    groups: dict[str, list[TapResult]] = {}
+    for result in results:
+        if result.logits is not None and result.mode == "forward":
+            groups.setdefault(result.precision, []).append(result)
+    found = {}
+    for precision, group in groups.items():
+        statistics = [result.logits for result in group if result.logits is not None]
+        flips = [flip for one in statistics for flip in one.flips]
+        found[precision] = LogitFigures(
+            max_abs=largest_of(result.max_abs for result in group),
+            max_kl=largest_of(one.max_kl for one in statistics),
+            positions=sum(len(result.profile) for result in group),
+            flips=sum(not flip.tie for flip in flips),
+            ties=sum(flip.tie for flip in flips),
+        )
+    return found

@@ -1,0 +1,132 @@
+"""Two checks side by side: whether they asked the same, and what both of them compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.comparison import TapResult
+from harness.difference import Limits
+from harness.errors import UsageError
+from harness.report.document import Report
+
+Cell = tuple[str, str, str]  # precision, mode, case
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One side of a diff.
+
+    Attributes:
+        label: what the user asked for.
+        git: the commit that the port was run at, where it was run at one.
+    """
+
+    label: str
+    report: Report
+    git: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The results of both sides in the cases, precisions and modes that they share, and what was left out."""
+
+    before: tuple[TapResult, ...]
+    after: tuple[TapResult, ...]
+    left_out: tuple[str, ...]
+
+
+def pair(before: Candidate, after: Candidate, intersection: bool) -> Pair:
+    """What both sides compared.
+
+    Whether a port covers a tap is not part of the question: a tap that only one side has, in a case that both
+    ran, stays in, and shows as lost or gained.
+
+    Args:
+        intersection: leave out what only one side was asked, instead of refusing.
+
+    Raises:
+        UsageError: another golden, other limits, other cases, precisions or modes, or nothing in common.
+    """
+    _same_golden(before, after)
+    cells = _cells(before.report), _cells(after.report)
+    left_out = (*_left_out(before, cells[1], "before"), *_left_out(after, cells[0], "after"))
+    if left_out and not intersection:
+        raise UsageError(
+            "the two sides were not asked the same",
+            where=f"{before.label} and {after.label}",
+            expected="the same cases, precisions and modes",
+            found="; ".join(left_out),
+            hint="--intersection compares what both have; or save both with the same options of goldens check",
+        )
+    common = cells[0] & cells[1]
+    if not common:
+        raise UsageError(
+            "the two sides have nothing in common",
+            where=f"{before.label} and {after.label}",
+            expected="at least one case at one precision in one mode on both sides",
+            found="; ".join(left_out) or "no results",
+            hint="save both with the same options of goldens check",
+        )
+    same_limits(before.report.limits, after.report.limits, f"{before.label} and {after.label}")
+    return Pair(_within(before.report.results, common), _within(after.report.results, common), left_out)
+
+
+def _same_golden(before: Candidate, after: Candidate) -> None:
+    old, new = before.report.golden, after.report.golden
+    if old.id != new.id:
+        raise UsageError(
+            "the two sides were checked against different goldens",
+            where=f"{before.label} and {after.label}",
+            expected=f"{old.id[:12]} on both sides ({old.path}, {old.model})",
+            found=f"{new.id[:12]} after ({new.path}, {new.model})",
+            hint="check both against one golden: goldens diff GOLDEN --before ... --after ...",
+        )
+
+
+def same_limits(before: Mapping[str, Limits], after: Mapping[str, Limits], where: str) -> None:
+    """A verdict is made by its limits, so verdicts under other limits are never comparable.
+
+    Raises:
+        UsageError: at a precision that both sides have, the limits differ.
+    """
+    for precision in before:
+        old, new = before[precision], after.get(precision, before[precision])
+        if (old.rms, old.max) != (new.rms, new.max):
+            raise UsageError(
+                f"the two sides are judged by different limits at {precision}",
+                where=where,
+                expected=f"rms {old.rms:g}, max {old.max:g} on both sides",
+                found=f"rms {new.rms:g}, max {new.max:g}",
+                hint="save both with the same --limit-rms and --limit-max of goldens check",
+            )
+
+
+def _cells(report: Report) -> frozenset[Cell]:
+    return frozenset(_cell(result) for result in report.results)
+
+
+def _cell(result: TapResult) -> Cell:
+    return result.precision, result.mode, result.case
+
+
+def _within(results: Sequence[TapResult], cells: frozenset[Cell]) -> tuple[TapResult, ...]:
+    return tuple(result for result in results if _cell(result) in cells)
+
+
+def _left_out(side: Candidate, other: frozenset[Cell], when: str) -> Iterator[str]:
+    """What only this side has, named by the widest thing that explains it, with its number of comparisons."""
+    results = [result for result in side.report.results if _cell(result) not in other]
+    known = [{cell[axis] for cell in other} for axis in range(3)]
+
+    def name(cell: Cell) -> str:
+        for what, value, seen in zip(("precision", "mode", "case"), cell, known, strict=True):
+            if value not in seen:
+                return f"{what} {value}"
+        return f"case {cell[2]} at {cell[0]}, {cell[1]}"
+
+    counts: dict[str, int] = {}
+    for result in results:
+        label = name(_cell(result))
+        counts[label] = counts.get(label, 0) + 1
+    yield from (f"{label}: only {when}, {count:,} comparisons" for label, count in counts.items())

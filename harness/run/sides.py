@@ -1,0 +1,192 @@
+"""The two sides of a diff: saved checks, ports, and ports as they stand at a git revision."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness import embedded
+from harness.errors import HarnessError, UsageError
+from harness.report.diff_assembly import diff
+from harness.report.diff_document import Diff
+from harness.report.document import Report
+from harness.report.pairing import Candidate, same_limits
+from harness.report.reading import read_report
+from harness.report.selection import Selection, narrowed
+from harness.run.question import STANDARD, Question
+from harness.run.revision import check_at
+from harness.run.worktree import Revision, resolve
+from harness.store import open_golden
+from harness.store.location import local_of, url_of
+
+GIT = "git:"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A diff as it was asked for.
+
+    Attributes:
+        golden: None is the embedded one.
+        weights: None is the golden's own checkpoint beside it.
+        before, after: `package.module:Name`, `git:REV[:package.module:Name]`, or a saved check, `report.json`.
+        intersection: leave out what only one side was asked, and name it.
+    """
+
+    golden: str | None
+    weights: Path | None
+    before: str
+    after: str
+    selection: Selection
+    intersection: bool
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side, read as far as it can be without running anything. Either `saved` or `spec` is there."""
+
+    option: str
+    label: str
+    saved: Report | None = None
+    revision: Revision | None = None
+    spec: str | None = None
+
+
+def diff_of(request: Request, progress: Callable[[str], None] = lambda _: None) -> Diff:
+    """Check what has to be checked, and compare.
+
+    Raises:
+        HarnessError: a side cannot be read or checked, or the two cannot be compared.
+    """
+    sides = _parse(request)
+    _same_golden(request, sides)
+    question = _question(request.selection, [side.saved for side in sides if side.saved is not None])
+    _same_limits(question, sides)
+    found: dict[str, Candidate] = {}
+    # Revisions first: their process needs the accelerator that a port in this one would hold on to.
+    for side in sorted(sides, key=lambda side: side.revision is None):
+        progress(side.label)
+        with _blaming(side):
+            report = side.saved or _check(side, request, question)
+        report = narrowed(report, request.selection, side.label)
+        found[side.option] = Candidate(side.label, report, None if side.revision is None else side.revision.sha)
+    return diff(found["--before"], found["--after"], intersection=request.intersection)
+
+
+def _parse(request: Request) -> list[_Side]:
+    """Both sides; one at a revision takes its port from the other where it does not name one."""
+    given = {"--before": request.before, "--after": request.after}
+    sides = [_side(option, text) for option, text in given.items()]
+    specs = [side.saved.port if side.saved is not None else side.spec for side in sides]
+    for index, side in enumerate(sides):
+        if side.saved is None and side.spec is None:
+            other = specs[1 - index]
+            if other is None:
+                raise UsageError(
+                    "neither side says which port it is",
+                    where=f"--before {request.before} --after {request.after}",
+                    expected="git:REV:package.module:Name on one side at least",
+                    hint=f"for example {side.option} {side.label}:my_package.my_port:Port",
+                )
+            sides[index] = replace(side, spec=other)
+    if request.weights is not None and all(side.saved is not None for side in sides):
+        raise UsageError(
+            "both sides are saved checks, so nothing is run that would need weights",
+            where=f"--weights {request.weights}",
+            hint="leave --weights out",
+        )
+    return sides
+
+
+def _side(option: str, text: str) -> _Side:
+    if text.startswith(GIT):
+        name, _, spec = text.removeprefix(GIT).partition(":")
+        return _Side(option, f"{GIT}{name}", revision=resolve(name), spec=spec or None)
+    if text.endswith(".json") or Path(text).is_file():
+        report = read_report(Path(text))
+        if not isinstance(report, Report):
+            raise UsageError(
+                "a diff cannot be a side of a diff",
+                where=f"{option} {text}",
+                expected="a saved check",
+                found="a saved diff",
+                hint="save the check itself: goldens check --json FILE",
+            )
+        return _Side(option, text, saved=report)
+    return _Side(option, text, spec=text)
+
+
+def _golden(request: Request) -> str:
+    return request.golden or str(embedded.golden())
+
+
+def _same_golden(request: Request, sides: Sequence[_Side]) -> None:
+    """Refuse a saved check of another golden before anything runs."""
+    if request.golden is None and all(side.saved is not None for side in sides):
+        return
+    with open_golden(_golden(request)) as golden:
+        for side in sides:
+            if side.saved is not None and side.saved.golden.id != golden.id:
+                raise UsageError(
+                    "the saved check was made against another golden",
+                    where=f"{side.option} {side.label}",
+                    expected=f"{golden.id[:12]} ({golden.path})",
+                    found=f"{side.saved.golden.id[:12]} ({side.saved.golden.path})",
+                    hint=f"name its golden: goldens diff {side.saved.golden.path} --before ... --after ...",
+                )
+
+
+def _question(selection: Selection, saved: Sequence[Report]) -> Question:
+    """What a port is asked: what was selected, or what the saved side was asked."""
+    results = [result for report in saved for result in report.results]
+    return Question(
+        precisions=selection.precisions
+        if selection.precisions is not None
+        else tuple(dict.fromkeys(r.precision for r in results)) or STANDARD.precisions,
+        modes=selection.modes or tuple(dict.fromkeys(r.mode for r in results)) or STANDARD.modes,
+        cases=selection.cases or tuple(dict.fromkeys(glob.escape(r.case) for r in results)),
+    )
+
+
+def _same_limits(question: Question, sides: Sequence[_Side]) -> None:
+    """Refuse limits that a port which is checked now will not be judged by, before it runs."""
+    limits = question.limits()
+    live = [side.label for side in sides if side.saved is None]
+    for side in sides:
+        if side.saved is not None and live:
+            same_limits(side.saved.limits, limits, f"{side.label} and {live[0]}")
+
+
+def _check(side: _Side, request: Request, question: Question) -> Report:
+    assert side.spec is not None
+    golden = _golden(request)
+    weights = request.weights
+    if weights is None:
+        with open_golden(golden) as opened:
+            weights = embedded.checkpoint_beside(golden, opened.manifest.model.id)
+    if side.revision is None:
+        from harness.run.check import check  # saved checks are compared without jax
+
+        return check(golden, weights, side.spec, question)
+    place = golden if url_of(golden) else str(local_of(golden))
+    return check_at(side.revision, side.spec, place, weights.resolve(), question)
+
+
+@contextlib.contextmanager
+def _blaming(side: _Side) -> Iterator[None]:
+    """Say which side a refusal is about."""
+    try:
+        yield
+    except HarnessError as error:
+        commit = f" ({side.revision.sha[:12]})" if side.revision is not None else ""
+        where = f"{side.option} {side.label}{commit}"
+        raise type(error)(
+            error.problem,
+            where=where if error.where is None else f"{where}: {error.where}",
+            expected=error.expected,
+            found=error.found,
+            hint=error.hint,
+        ) from error
