@@ -10,6 +10,7 @@ from harness.difference import BETTER, NOISE, STATUSES, WORSE, Change, Status, c
 from harness.report.acceptance import acceptance
 from harness.report.diff_document import Counts, Diff, Extreme, Largest, LogitFigures, LogitsEntry, Side
 from harness.report.findings import largest_of, multiple
+from harness.report.layout import counted
 from harness.report.pairing import Candidate, pair
 from harness.taps import kind_of
 from harness.verdict import first_divergence, introduced, overall
@@ -107,7 +108,7 @@ def _notes(before: Candidate, after: Candidate, changes: Iterable[Change]) -> It
     if crossed:
         example = crossed[0]
         yield (
-            f"{len(crossed)} comparisons crossed a limit by less than the noise ({NOISE:g} of the limit): no "
+            f"{counted(len(crossed), 'comparison')} crossed a limit by less than the noise, {NOISE:g} of it: no "
             f"change; first {example.tap} in case {example.case}, {example.precision}, {example.mode}"
         )
 

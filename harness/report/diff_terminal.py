@@ -13,7 +13,7 @@ from harness.difference import BETTER, STATUSES, Change, Outcome, Status
 from harness.report.diff_document import Diff, Extreme, LogitFigures
 from harness.report.document import Acceptance
 from harness.report.findings import READABLE
-from harness.report.layout import folded, number, some, spaced, table
+from harness.report.layout import counted, folded, number, some, spaced, table
 from harness.taps import kind_of
 
 SHOWN_KINDS = 6
@@ -78,26 +78,22 @@ def _verdict(diff: Diff) -> Text:
         for status in STATUSES
         if diff.counts[status] or status not in ("lost", "gained")
     )
-    plural = "" if cases == 1 else "s"
     return Text.assemble(
         (diff.verdict.upper(), COLOURS[diff.verdict]),
-        f"  {counts}   ({total:,} comparisons, {cases} case{plural})",
+        f"  {counts}   ({counted(total, 'comparison')}, {counted(cases, 'case')})",
     )
 
 
-def _changed(diff: Diff, status: Status, changes: Sequence[Change]) -> Table:
+def _changed(diff: Diff, status: Status, changes: Sequence[Change]) -> RenderableType:
     """One status: its operations one by one, and what only inherited from upstream as a number."""
     own = [change for change in changes if not _inherited(change)]
-    grid = Table.grid(padding=(0, 2))
-    title: RenderableType = Text(status, "bold green" if status in BETTER else "bold red")
-    for what, figures in _operations(diff, own):
-        grid.add_row(title, what, figures)
-        title = Text()
     rest = {change.tap for change in changes} - {change.tap for change in own}
-    if rest:
-        also = "also " if own else ""
-        grid.add_row(title, f"{also}{len(rest)} taps that only inherit from upstream", "")
-    return grid
+    title = (status, "bold green" if status in BETTER else "bold red")
+    inherited = f"{counted(len(rest), 'tap')} downstream, by inheritance alone"
+    if not own:
+        return Text.assemble(title, f"  {inherited}")
+    grid = _operations(diff, title, own)
+    return Group(grid, Text(f"and {inherited}")) if rest else grid
 
 
 def _still_wrong(diff: Diff) -> RenderableType:
@@ -109,23 +105,20 @@ def _still_wrong(diff: Diff) -> RenderableType:
     start = f"{first.tap} (case {first.case}, {first.precision})"
     if not diff.still_wrong:
         return Text(
-            f"still wrong: {after.wrong:,} comparisons, yet no operation on golden inputs; small errors add up, "
-            f"first beyond the limit at {start}"
+            f"still wrong: {counted(after.wrong, 'comparison')}, yet no operation on golden inputs; small errors "
+            f"add up,\nfirst beyond the limit at {start}"
         )
-    grid = Table.grid(padding=(0, 2))
-    title: RenderableType = Text("still wrong", "bold red")
-    for what, figures in _operations(diff, diff.still_wrong):
-        grid.add_row(title, what, figures)
-        title = Text()
-    grid.add_row(Text(), f"starts at {start}; {after.wrong:,} comparisons in all", "")
-    return grid
+    grid = _operations(diff, ("still wrong", "bold red"), diff.still_wrong)
+    return Group(grid, Text(f"which starts at {start}; {counted(after.wrong, 'comparison')} in all"))
 
 
-def _operations(diff: Diff, changes: Sequence[Change]) -> Iterator[tuple[Text, str]]:
+def _operations(diff: Diff, title: tuple[str, str], changes: Sequence[Change]) -> Table:
     """One line per kind of tap: where, and the largest multiple before and after."""
     kinds: dict[str, list[Change]] = {}
     for change in changes:
         kinds.setdefault(kind_of(change.tap), []).append(change)
+    grid = Table.grid(padding=(0, 2))
+    heading = Text(*title)
     for kind, group in list(kinds.items())[:SHOWN_KINDS]:
         # Replay speaks about the operation alone; float32 multiples say more to a person than half-ulps.
         group = [change for change in group if change.mode == "replay"] or group
@@ -134,12 +127,16 @@ def _operations(diff: Diff, changes: Sequence[Change]) -> Iterator[tuple[Text, s
         worst = max(group, key=lambda change: (change.precision == READABLE, _size(change)))
         where = f"in {len(taps)} of {layers} layers, " if layers else ""
         precisions = ", ".join(dict.fromkeys(change.precision for change in group))
-        yield (
+        grid.add_row(
+            heading,
             Text.assemble((folded(taps, layers), "bold"), f"   ({where}{worst.mode}; {precisions})"),
             f"{_figure(worst.before)} {ARROW} {_figure(worst.after)} x {_noise(worst.precision)}",
         )
+        heading = Text()
     if len(kinds) > SHOWN_KINDS:
-        yield Text(f"and at {some(list(kinds)[SHOWN_KINDS:], 12)}"), ""
+        rest = some(list(kinds)[SHOWN_KINDS:], SHOWN_KINDS)
+        grid.add_row(heading, f"and at {rest}", "")
+    return grid
 
 
 def _inherited(change: Change) -> bool:

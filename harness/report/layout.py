@@ -24,6 +24,11 @@ def some(names: Sequence[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + more
 
 
+def counted(count: int, what: str) -> str:
+    """`1 case`, `2 cases`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def spaced(content: RenderableType, indent: int = 0) -> Padding:
     """Content after an empty line."""
     return Padding(content, (1, 0, 0, indent), expand=False)

@@ -9,6 +9,7 @@ from harness.comparison import TapResult
 from harness.difference import Limits
 from harness.errors import UsageError
 from harness.report.document import Report
+from harness.report.layout import counted
 
 Cell = tuple[str, str, str]  # precision, mode, case
 
@@ -129,4 +130,4 @@ def _left_out(side: Candidate, other: frozenset[Cell], when: str) -> Iterator[st
     for result in results:
         label = name(_cell(result))
         counts[label] = counts.get(label, 0) + 1
-    yield from (f"{label}: only {when}, {count:,} comparisons" for label, count in counts.items())
+    yield from (f"{label}: only {when}, {counted(count, 'comparison')}" for label, count in counts.items())

@@ -12,7 +12,7 @@ from rich.text import Text
 from harness.comparison import TapResult
 from harness.report.document import Acceptance, Report
 from harness.report.findings import Finding, findings, largest_of, multiple
-from harness.report.layout import folded, number, some, spaced, table
+from harness.report.layout import counted, folded, number, some, spaced, table
 
 SHOWN_FINDINGS = 6
 
@@ -64,8 +64,7 @@ def _head(report: Report) -> Table:
 def _verdict(report: Report) -> Text:
     cases = {r.case for r in report.results}
     matched = sum(r.verdict == "match" for r in report.results)
-    plural = "" if len(cases) == 1 else "s"
-    counts = f"{matched:,} of {len(report.results):,} comparisons match, {len(cases)} case{plural}"
+    counts = f"{matched:,} of {len(report.results):,} comparisons match, {counted(len(cases), 'case')}"
     if report.verdict == "match":
         return Text.assemble(("PASS", "bold green"), f"  {counts}")
     return Text.assemble(("FAIL", "bold red"), f"  {counts}")
