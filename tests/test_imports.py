@@ -44,9 +44,19 @@ def test_reading_a_golden_needs_neither_torch_nor_jax(name):
     assert result.returncode == 0, result.stderr
 
 
+def test_comparing_saved_checks_needs_neither_torch_nor_jax(tmp_path):
+    path = tmp_path / "report.json"
+    saving = run(command("check", "--precision", "float32", "--case", "hello", "--json", str(path)))
+    assert saving.returncode == 0, saving.stderr
+    args = ("diff", "--before", str(path), "--after", str(path))
+    result = run(command(*args), "torch", "transformers", "jax", "jaxlib", "flax")
+    assert result.returncode == 0, result.stderr
+    assert "SAME" in result.stdout
+
+
 def test_help_imports_nothing_heavy():
     heavy = ("torch", "transformers", "jax", "flax", "numpy", "h5py", "zarr", "rich", "msgspec", "tokenizers")
-    for args in (["--help"], ["check", "--help"], ["show", "--help"]):
+    for args in (["--help"], ["check", "--help"], ["diff", "--help"], ["show", "--help"]):
         result = run(command(*args), *heavy)
         assert result.returncode == 0, result.stderr
         assert "Usage: " in result.stdout

@@ -1,0 +1,318 @@
+"""A port as it stands at a git revision: of that revision and nothing else, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import harness
+from harness.cli import cli
+
+FAST = ("--precision", "float32", "--case", "digits")
+PORT = """
+from dataclasses import replace
+from harness.run.decoder import Decoder
+from harness.run.operations import OPERATIONS
+
+class Port:
+    @classmethod
+    def load(cls, checkpoint, config, dtype, mesh):
+        operations = replace(OPERATIONS, rotate_k=lambda x, angles: x)
+        return Decoder.load(checkpoint, config, dtype, mesh, operations=operations)
+"""
+MENDED = PORT.replace("rotate_k=lambda x, angles: x", "")
+RAISES = PORT.replace("        operations =", "        raise ValueError('half written')\n        operations =")
+
+
+class Repository:
+    """A git repository with a port in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+        self.git("init", "--quiet")
+
+    def git(self, *args: str) -> str:
+        identity = ("-c", "user.name=someone", "-c", "user.email=someone@example.org")
+        done = subprocess.run(["git", *identity, *args], cwd=self.root, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def commit(self, files: dict[str, str]) -> None:
+        for name, content in files.items():
+            self.write(name, content)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "change")
+
+    def write(self, name: str, content: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+
+    @property
+    def worktrees(self) -> int:
+        return len(self.git("worktree", "list").splitlines())
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """Where temporary files go."""
+    path = tmp_path / "scratch"
+    path.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(path))
+    monkeypatch.setenv("TMPDIR", str(path))
+    return path
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch, scratch):
+    """A bug at HEAD~1, mended at HEAD; afterwards nothing may be left of any worktree."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    found = Repository(tmp_path / "repository")
+    found.commit({"my_port.py": PORT})
+    found.commit({"my_port.py": MENDED})
+    monkeypatch.chdir(found.root)
+    yield found
+    assert found.worktrees == 1
+    assert list(scratch.iterdir()) == []
+
+
+def diff(*args: str):
+    return CliRunner().invoke(cli, ["diff", *FAST, *args])
+
+
+def diff_outside(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own: a port in this one would stay imported."""
+    return subprocess.run(
+        [sys.executable, "-m", "harness.cli", "diff", *FAST, *args],
+        env={**os.environ, "PYTHONPATH": str(Path(harness.__file__).parent.parent), **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def refused(result, *words):
+    assert result.exit_code == 2, result.output
+    assert "hint: " in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_a_pull_request_needs_one_command(repository):
+    result = diff_outside("--before", "git:HEAD~1", "--after", "my_port:Port")
+    assert result.returncode == 0, result.stderr
+    assert "BETTER" in result.stdout
+    assert "layers.*.k_rope" in result.stdout
+    assert f"git:HEAD~1  my_port:Port  commit {repository.git('rev-parse', 'HEAD~1')[:12]}" in result.stdout
+
+
+def test_two_revisions_and_the_broken_one_exits_with_1(repository):
+    result = diff("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1")
+    assert result.exit_code == 1, result.output
+    assert "WORSE" in result.stdout
+
+
+def test_uncommitted_changes_are_not_seen_and_neither_checkout_nor_index_is_touched(repository):
+    repository.write("staged.py", "")
+    repository.git("add", "staged.py")
+    repository.write("my_port.py", PORT)
+    before = repository.git("status", "--porcelain"), (repository.root / ".git" / "index").read_bytes()
+    result = diff_outside("--before", "git:HEAD", "--after", "my_port:Port")
+    assert result.returncode == 1, result.stderr
+    assert "WORSE" in result.stdout
+    assert (repository.git("status", "--porcelain"), (repository.root / ".git" / "index").read_bytes()) == before
+
+
+def test_a_saved_check_says_which_port_a_revision_is_about(repository, tmp_path):
+    path = tmp_path / "before.json"
+    check = [sys.executable, "-m", "harness.cli", "check", "--port", "my_port:Port", *FAST, "--json", str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(harness.__file__).parent.parent)}
+    assert subprocess.run(check, env=environment, capture_output=True).returncode == 0
+    result = diff("--before", str(path), "--after", "git:HEAD~1")
+    assert result.exit_code == 1, result.output
+
+
+@pytest.mark.parametrize("how", ["sys.path", "editable install"])
+def test_a_package_under_src_is_taken_from_the_revision(repository, tmp_path, how):
+    """As an editable install puts it there: by a path, or by a finder that no path tells of."""
+    repository.commit({"src/other_port.py": PORT})
+    repository.commit({"src/other_port.py": MENDED})
+    source = repository.root / "src"
+    home = Path(harness.__file__).parent.parent
+    if how == "sys.path":
+        path = f"{source}:{home}"
+    else:
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "sitecustomize.py").write_text(
+            "import importlib.util, sys\n"
+            "class Finder:\n"
+            "    @staticmethod\n"
+            "    def find_spec(name, path=None, target=None):\n"
+            "        if name == 'other_port':\n"
+            f"            return importlib.util.spec_from_file_location(name, {str(source / 'other_port.py')!r})\n"
+            "sys.meta_path.append(Finder)\n"
+        )
+        path = f"{tmp_path / 'site'}:{home}"
+    result = diff_outside("--before", "git:HEAD~1", "--after", "other_port:Port", PYTHONPATH=path)
+    assert result.returncode == 0, result.stderr
+    assert "BETTER" in result.stdout
+
+
+def test_the_same_place_below_the_top_of_the_repository(repository, monkeypatch):
+    repository.commit({"ports/deep_port.py": PORT})
+    repository.commit({"ports/deep_port.py": MENDED})
+    monkeypatch.chdir(repository.root / "ports")
+    assert diff("--before", "git:HEAD~1:deep_port:Port", "--after", "git:HEAD").exit_code == 0
+    refused(
+        diff("--before", "git:HEAD~3:deep_port:Port", "--after", "git:HEAD"),
+        "the current directory does not exist at that revision",
+        "expected: ports/",
+    )
+
+
+def test_a_relative_path_of_weights_is_the_users_and_not_the_revisions(repository, checkpoint):
+    shutil.copytree(checkpoint, repository.root / "weights")
+    (repository.root / ".git" / "info" / "exclude").write_text("weights\n")
+    result = diff("--before", "git:HEAD~1:my_port:Port", "--after", "git:HEAD", "--weights", "weights")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_port_of_another_place_is_not_the_port_of_that_revision(repository, tmp_path, monkeypatch):
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "foreign_port.py").write_text(MENDED)
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    refused(
+        diff("--before", "git:HEAD~1:foreign_port:Port", "--after", "git:HEAD:my_port:Port"),
+        "the port was not imported from the revision",
+        "module foreign_port",
+        f"found:    {tmp_path / 'installed' / 'foreign_port.py'}",
+        "--before git:HEAD~1",
+    )
+
+
+def test_the_built_in_port_is_the_installed_one_and_no_revision_of_it(repository):
+    refused(
+        diff("--before", "git:HEAD~1", "--after", "harness.run.decoder:Decoder"),
+        "the port was not imported from the revision",
+        str(Path("harness") / "run" / "decoder.py"),
+    )
+
+
+def test_a_helper_out_of_the_checkout_is_refused_also_when_it_is_imported_late(repository):
+    repository.commit({"lib/helper.py": "", "my_port.py": MENDED})
+    late = f"        import sys; sys.path.insert(0, {str(repository.root / 'lib')!r}); import helper\n"
+    repository.commit({"my_port.py": MENDED.replace("        operations =", f"{late}        operations =", 1)})
+    refused(
+        diff("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1"),
+        "the port imports a module of the checkout instead of the revision's",
+        "module helper",
+        str(repository.root / "lib" / "helper.py"),
+    )
+
+
+def test_a_harness_folder_in_the_repository_does_not_take_the_place_of_the_harness(repository, monkeypatch):
+    monkeypatch.syspath_prepend(repository.root)
+    repository.commit({"harness/__init__.py": "raise SystemExit('the wrong harness')", "my_port.py": PORT})
+    repository.commit({"my_port.py": MENDED})
+    assert diff("--before", "git:HEAD~1:my_port:Port", "--after", "git:HEAD").exit_code == 0
+
+
+def test_a_port_that_does_not_exist_at_that_revision_is_refused(repository):
+    repository.commit({"new_port.py": MENDED})
+    refused(
+        diff("--before", "git:HEAD~1:new_port:Port", "--after", "git:HEAD"),
+        "the port cannot be imported",
+        "--before git:HEAD~1 (",
+        "git:REV:package.module:Name",
+    )
+
+
+@pytest.mark.parametrize("name", ["no-such-branch", "", "--all", "HEAD~99", "HEAD^{tree}"])
+def test_an_unknown_revision_is_refused(repository, name):
+    refused(diff("--before", f"git:{name}", "--after", "my_port:Port"), "no such revision", "git fetch")
+
+
+def test_outside_a_repository_there_is_no_revision(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    refused(diff("--before", "git:HEAD", "--after", "my_port:Port"), "is not in a git checkout")
+
+
+def test_without_git_there_is_no_revision(repository, monkeypatch):
+    with monkeypatch.context() as context:
+        context.setenv("PATH", "/nonexistent")
+        refused(diff("--before", "git:HEAD", "--after", "my_port:Port"), "git is not installed")
+
+
+def test_two_revisions_and_no_port_is_refused(repository):
+    refused(diff("--before", "git:HEAD~1", "--after", "git:HEAD"), "neither side says which port it is")
+
+
+def test_a_port_that_raises_at_the_revision_is_blamed_there(repository):
+    repository.commit({"my_port.py": RAISES})
+    refused(
+        diff("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1"),
+        "the port raised ValueError: half written",
+        "--before git:HEAD (",
+    )
+
+
+def test_a_process_that_dies_is_not_an_answer(repository):
+    repository.commit({"my_port.py": RAISES.replace("raise ValueError('half written')", "import os; os._exit(7)")})
+    refused(
+        diff("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1"),
+        "ended without a result",
+        "exit code 7",
+    )
+
+
+def test_a_port_that_prints_does_not_spoil_the_data_on_stdout(repository):
+    repository.commit({"my_port.py": f"print('hello from the port')\n{PORT}"})
+    result = diff_outside("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1", "--json", "-")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("{")
+    assert "hello from the port" in result.stderr
+
+
+def test_the_users_hooks_do_not_run_and_a_hooks_own_variables_do_no_harm(repository, tmp_path, monkeypatch):
+    hook = repository.root / ".git" / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+    hook.chmod(0o755)
+    with monkeypatch.context() as context:
+        context.setenv("GIT_DIR", "/nonexistent")
+        context.setenv("GIT_INDEX_FILE", "/nonexistent")
+        assert diff("--before", "git:HEAD~1:my_port:Port", "--after", "git:HEAD").exit_code == 0
+    assert not (tmp_path / "ran").exists()
+
+
+def test_ctrl_c_leaves_no_worktree_behind(repository, tmp_path):
+    waiting = f"import time; open({str(tmp_path / 'at-work')!r}, 'w').close(); time.sleep(60)"
+    repository.commit({"my_port.py": RAISES.replace("raise ValueError('half written')", waiting)})
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "harness.cli", "diff", *FAST),
+            *("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(Path(harness.__file__).parent.parent)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for _ in range(600):
+        if (tmp_path / "at-work").exists():
+            break
+        time.sleep(0.1)
+    assert repository.worktrees == 2
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
