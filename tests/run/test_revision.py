@@ -84,6 +84,14 @@ def repository(tmp_path, monkeypatch, scratch):
     assert list(scratch.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def right(tmp_path_factory):
+    """A saved check of the right port, for tests that are about one revision alone."""
+    path = tmp_path_factory.mktemp("saved") / "right.json"
+    assert CliRunner().invoke(cli, ["check", *FAST, "--json", str(path)]).exit_code == 0
+    return str(path)
+
+
 def diff(*args: str):
     return CliRunner().invoke(cli, ["diff", *FAST, *args])
 
@@ -165,22 +173,22 @@ def test_a_package_under_src_is_taken_from_the_revision(repository, tmp_path, ho
     assert "BETTER" in result.stdout
 
 
-def test_the_same_place_below_the_top_of_the_repository(repository, monkeypatch):
+def test_the_same_place_below_the_top_of_the_repository(repository, monkeypatch, right):
     repository.commit({"ports/deep_port.py": PORT})
     repository.commit({"ports/deep_port.py": MENDED})
     monkeypatch.chdir(repository.root / "ports")
-    assert diff("--before", "git:HEAD~1:deep_port:Port", "--after", "git:HEAD").exit_code == 0
+    assert diff("--before", "git:HEAD~1:deep_port:Port", "--after", right).exit_code == 0
     refused(
-        diff("--before", "git:HEAD~3:deep_port:Port", "--after", "git:HEAD"),
+        diff("--before", "git:HEAD~3:deep_port:Port", "--after", right),
         "the current directory does not exist at that revision",
         "expected: ports/",
     )
 
 
-def test_a_relative_path_of_weights_is_the_users_and_not_the_revisions(repository, checkpoint):
+def test_a_relative_path_of_weights_is_the_users_and_not_the_revisions(repository, checkpoint, right):
     shutil.copytree(checkpoint, repository.root / "weights")
     (repository.root / ".git" / "info" / "exclude").write_text("weights\n")
-    result = diff("--before", "git:HEAD~1:my_port:Port", "--after", "git:HEAD", "--weights", "weights")
+    result = diff("--before", "git:HEAD~1:my_port:Port", "--after", right, "--weights", "weights")
     assert result.exit_code == 0, result.output
 
 
@@ -205,23 +213,23 @@ def test_the_built_in_port_is_the_installed_one_and_no_revision_of_it(repository
     )
 
 
-def test_a_helper_out_of_the_checkout_is_refused_also_when_it_is_imported_late(repository):
+def test_a_helper_out_of_the_checkout_is_refused_also_when_it_is_imported_late(repository, right):
     repository.commit({"lib/helper.py": "", "my_port.py": MENDED})
     late = f"        import sys; sys.path.insert(0, {str(repository.root / 'lib')!r}); import helper\n"
     repository.commit({"my_port.py": MENDED.replace("        operations =", f"{late}        operations =", 1)})
     refused(
-        diff("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1"),
+        diff("--before", "git:HEAD:my_port:Port", "--after", right),
         "the port imports a module of the checkout instead of the revision's",
         "module helper",
         str(repository.root / "lib" / "helper.py"),
     )
 
 
-def test_a_harness_folder_in_the_repository_does_not_take_the_place_of_the_harness(repository, monkeypatch):
+def test_a_harness_folder_in_the_repository_does_not_take_the_place_of_the_harness(repository, monkeypatch, right):
     monkeypatch.syspath_prepend(repository.root)
     repository.commit({"harness/__init__.py": "raise SystemExit('the wrong harness')", "my_port.py": PORT})
     repository.commit({"my_port.py": MENDED})
-    assert diff("--before", "git:HEAD~1:my_port:Port", "--after", "git:HEAD").exit_code == 0
+    assert diff("--before", "git:HEAD~1:my_port:Port", "--after", right).exit_code == 0
 
 
 def test_a_port_that_does_not_exist_at_that_revision_is_refused(repository):
@@ -255,33 +263,33 @@ def test_two_revisions_and_no_port_is_refused(repository):
     refused(diff("--before", "git:HEAD~1", "--after", "git:HEAD"), "neither side says which port it is")
 
 
-def test_a_port_that_raises_at_the_revision_is_blamed_there(repository):
+def test_a_port_that_raises_at_the_revision_is_blamed_there(repository, right):
     repository.commit({"my_port.py": RAISES})
     refused(
-        diff("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1"),
+        diff("--before", "git:HEAD:my_port:Port", "--after", right),
         "the port raised ValueError: half written",
         "--before git:HEAD (",
     )
 
 
-def test_a_process_that_dies_is_not_an_answer(repository):
+def test_a_process_that_dies_is_not_an_answer(repository, right):
     repository.commit({"my_port.py": RAISES.replace("raise ValueError('half written')", "import os; os._exit(7)")})
     refused(
-        diff("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1"),
+        diff("--before", "git:HEAD:my_port:Port", "--after", right),
         "ended without a result",
         "exit code 7",
     )
 
 
-def test_a_port_that_prints_does_not_spoil_the_data_on_stdout(repository):
+def test_a_port_that_prints_does_not_spoil_the_data_on_stdout(repository, right):
     repository.commit({"my_port.py": f"print('hello from the port')\n{PORT}"})
-    result = diff_outside("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1", "--json", "-")
+    result = diff_outside("--before", "git:HEAD:my_port:Port", "--after", right, "--json", "-")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("{")
     assert "hello from the port" in result.stderr
 
 
-def test_the_users_hooks_do_not_run_and_a_hooks_own_variables_do_no_harm(repository, tmp_path, monkeypatch):
+def test_the_users_hooks_do_not_run_and_a_hooks_own_variables_do_no_harm(repository, tmp_path, monkeypatch, right):
     hook = repository.root / ".git" / "hooks" / "post-checkout"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
@@ -289,7 +297,7 @@ def test_the_users_hooks_do_not_run_and_a_hooks_own_variables_do_no_harm(reposit
     with monkeypatch.context() as context:
         context.setenv("GIT_DIR", "/nonexistent")
         context.setenv("GIT_INDEX_FILE", "/nonexistent")
-        assert diff("--before", "git:HEAD~1:my_port:Port", "--after", "git:HEAD").exit_code == 0
+        assert diff("--before", "git:HEAD~1:my_port:Port", "--after", right).exit_code == 0
     assert not (tmp_path / "ran").exists()
 
 
