@@ -146,6 +146,7 @@ def check(
     help="As for check. [default: a saved side's, or both]",
 )
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
+@click.option("--lift", is_flag=True, help="As for check.")
 @click.option("--intersection", is_flag=True, help="Leave out, and name, what only one side was asked.")
 @click.option(
     "--json",
@@ -161,6 +162,7 @@ def diff(
     precision: str | None,
     mode: str | None,
     cases: tuple[str, ...],
+    lift: bool,
     intersection: bool,
     json_file: Path | None,
 ) -> None:
@@ -196,7 +198,7 @@ def diff(
         modes=None if mode is None else MODES if mode == "both" else (mode,),
         cases=cases,
     )
-    request = Request(golden, weights, before, after, selection, intersection)
+    request = Request(golden, weights, before, after, selection, intersection, lift)
     with _status("diff") as status:
         found = diff_of(request, status)
     if json_file is not None:

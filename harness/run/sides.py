@@ -34,6 +34,7 @@ class Request:
         weights: None is the golden's own checkpoint beside it.
         before, after: `package.module:Name`, `git:REV[:package.module:Name]`, or a saved check, `report.json`.
         intersection: leave out what only one side was asked, and name it.
+        lift: in float64, lift the float32 that is hard-coded in a port that is checked now.
     """
 
     golden: str | None
@@ -42,6 +43,7 @@ class Request:
     after: str
     selection: Selection
     intersection: bool
+    lift: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def diff_of(request: Request, progress: Callable[[str], None] = lambda _: None) 
     """
     sides = _parse(request)
     _same_golden(request, sides)
-    question = _question(request.selection, [side.saved for side in sides if side.saved is not None])
+    question = _question(request, [side.saved for side in sides if side.saved is not None])
+    question.check()
     _same_limits(question, sides)
     found: dict[str, Candidate] = {}
     # Revisions first: their process needs the accelerator that a port in this one would hold on to.
@@ -92,12 +95,13 @@ def _parse(request: Request) -> list[_Side]:
                     hint=f"for example {side.option} {side.label}:my_package.my_port:Port",
                 )
             sides[index] = replace(side, spec=other)
-    if request.weights is not None and all(side.saved is not None for side in sides):
-        raise UsageError(
-            "both sides are saved checks, so nothing is run that would need weights",
-            where=f"--weights {request.weights}",
-            hint="leave --weights out",
-        )
+    for option, given_one in (("--weights", request.weights is not None), ("--lift", request.lift)):
+        if given_one and all(side.saved is not None for side in sides):
+            raise UsageError(
+                f"both sides are saved checks: nothing is run that could use {option}",
+                where=f"--before {request.before} --after {request.after}",
+                hint=f"leave {option} out",
+            )
     return sides
 
 
@@ -139,8 +143,9 @@ def _same_golden(request: Request, sides: Sequence[_Side]) -> None:
                 )
 
 
-def _question(selection: Selection, saved: Sequence[Report]) -> Question:
+def _question(request: Request, saved: Sequence[Report]) -> Question:
     """What a port is asked: what was selected, or what the saved side was asked."""
+    selection = request.selection
     results = [result for report in saved for result in report.results]
     return Question(
         precisions=selection.precisions
@@ -148,12 +153,13 @@ def _question(selection: Selection, saved: Sequence[Report]) -> Question:
         else tuple(dict.fromkeys(r.precision for r in results)) or STANDARD.precisions,
         modes=selection.modes or tuple(dict.fromkeys(r.mode for r in results)) or STANDARD.modes,
         cases=selection.cases or tuple(dict.fromkeys(glob.escape(r.case) for r in results)),
+        lift=request.lift,
     )
 
 
 def _same_limits(question: Question, sides: Sequence[_Side]) -> None:
     """Refuse limits that a port which is checked now will not be judged by, before it runs."""
-    limits = question.limits()
+    limits = {precision: question.limit(precision) for precision in question.precisions}
     live = [side.label for side in sides if side.saved is None]
     for side in sides:
         if side.saved is not None and live:

@@ -186,8 +186,23 @@ def test_a_side_that_could_not_be_checked_is_refused_by_name():
     refused(diff("no.such:Port", RIGHT, *FAST), "cannot be imported", "--before no.such:Port")
 
 
-def test_weights_that_nothing_would_read_are_refused(saved, checkpoint):
-    refused(diff(saved["rope"], saved["right"], "--weights", checkpoint), "both sides are saved checks")
+@pytest.mark.parametrize("option", [("--weights", "."), ("--lift",)])
+def test_an_option_that_nothing_would_use_is_refused(saved, option):
+    refused(diff(saved["rope"], saved["right"], *option), "both sides are saved checks", f"leave {option[0]} out")
+
+
+def test_a_port_with_float32_inside_is_lifted_on_request():
+    port, options = "tests.run.test_lifted_check:NarrowInside", ("--precision", "float64", "--case", "digits")
+    assert diff(RIGHT, port, *options).exit_code == 1
+    lifted = diff(RIGHT, port, *options, "--lift")
+    assert lifted.exit_code == 0, lifted.output
+    assert "SAME" in lifted.stdout
+
+
+def test_a_precision_that_a_port_could_not_be_lifted_to_is_not_compared():
+    port = "tests.run.test_lifted_check:NarrowBits"
+    options = ("--precision", "float64", "--case", "digits", "--lift")
+    refused(diff(RIGHT, port, *options), f"{port}: --precision float64", "expected: float32")
 
 
 def test_weights_are_those_that_were_given(tmp_path):
