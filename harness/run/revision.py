@@ -101,7 +101,7 @@ def check_at(revision: Revision, spec: str, golden: str, weights: Path, question
             question=question,
             repository=revision.root,
             worktree=tree,
-            path=_paths(spec, revision.root, tree),
+            path=paths_at(spec, revision.root, tree),
             harness=installed.parent,
             outside=(*_environments(), installed),
             result=Path(scratch).resolve() / "report.json",
@@ -118,11 +118,7 @@ def is_of_environment(path: Path, outside: Sequence[Path]) -> bool:
     return "site-packages" in path.parts or any(path.is_relative_to(folder) for folder in outside)
 
 
-def _environments() -> tuple[Path, ...]:
-    return tuple(dict.fromkeys(Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)))
-
-
-def _paths(spec: str, repository: Path, tree: Path) -> tuple[str, ...]:
+def paths_at(spec: str, repository: Path, tree: Path) -> tuple[str, ...]:
     """This process's `sys.path`, with what lies in the repository moved to the worktree.
 
     The folder of the port's own package comes first: an editable install may find it without any `sys.path`.
@@ -136,6 +132,10 @@ def _paths(spec: str, repository: Path, tree: Path) -> tuple[str, ...]:
 
     entries: list[str | Path] = [*_folder_of(spec), *(entry for entry in sys.path if entry)]
     return tuple(dict.fromkeys(moved(entry) for entry in entries))
+
+
+def _environments() -> tuple[Path, ...]:
+    return tuple(dict.fromkeys(Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)))
 
 
 def _folder_of(spec: str) -> Iterator[Path]:

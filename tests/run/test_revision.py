@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 import harness
 from harness.cli import cli
+from harness.run.revision import paths_at
 
 FAST = ("--precision", "float32", "--case", "digits")
 PORT = """
@@ -171,6 +172,17 @@ def test_a_package_under_src_is_taken_from_the_revision(repository, tmp_path, ho
     result = diff_outside("--before", "git:HEAD~1", "--after", "other_port:Port", PYTHONPATH=path)
     assert result.returncode == 0, result.stderr
     assert "BETTER" in result.stdout
+
+
+def test_an_environment_inside_the_repository_stays_where_it_is(tmp_path, monkeypatch):
+    """It is not in the revision; the harness and jax may well be in it."""
+    checkout, tree = tmp_path / "checkout", tmp_path / "tree"
+    (checkout / ".venv").mkdir(parents=True)
+    installed = str(checkout / ".venv" / "lib" / "python3.11" / "plugins")
+    monkeypatch.setattr(sys, "prefix", str(checkout / ".venv"))
+    monkeypatch.setattr(sys, "path", ["", str(checkout), str(checkout / "src"), installed, "/elsewhere"])
+    found = paths_at("no_such_port:Port", checkout, tree)
+    assert found == (str(tree), str(tree / "src"), installed, "/elsewhere")
 
 
 def test_the_same_place_below_the_top_of_the_repository(repository, monkeypatch, right):
