@@ -9,9 +9,9 @@ from harness.comparison import TapResult
 from harness.difference import BETTER, NOISE, STATUSES, WORSE, Change, Status, compare_results, crosses
 from harness.report.acceptance import acceptance
 from harness.report.diff_document import Counts, Diff, Extreme, Largest, LogitFigures, LogitsEntry, Side
-from harness.report.findings import largest_of, multiple
-from harness.report.layout import counted
 from harness.report.pairing import Candidate, pair
+from harness.report.summary import forward_logits, logit_summary, multiple
+from harness.report.wording import counted
 from harness.taps import kind_of
 from harness.verdict import first_divergence, introduced, overall
 
@@ -139,19 +139,8 @@ def _logits(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterator
 
 def _logit_figures(results: Iterable[TapResult]) -> dict[str, LogitFigures]:
     """By precision, where the forward logits could be compared."""
-    groups: dict[str, list[TapResult]] = {}
-    for result in results:
-        if result.logits is not None and result.mode == "forward":
-            groups.setdefault(result.precision, []).append(result)
-    found = {}
-    for precision, group in groups.items():
-        statistics = [result.logits for result in group if result.logits is not None]
-        flips = [flip for one in statistics for flip in one.flips]
-        found[precision] = LogitFigures(
-            max_abs=largest_of(result.max_abs for result in group),
-            max_kl=largest_of(one.max_kl for one in statistics),
-            positions=sum(len(result.profile) for result in group),
-            flips=sum(not flip.tie for flip in flips),
-            ties=sum(flip.tie for flip in flips),
-        )
-    return found
+    summaries = {precision: logit_summary(group) for precision, group in forward_logits(results).items()}
+    return {
+        precision: LogitFigures(s.max_abs, s.max_kl, s.positions, s.flips, s.ties)
+        for precision, s in summaries.items()
+    }

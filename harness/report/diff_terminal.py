@@ -9,17 +9,26 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from harness.difference import BETTER, STATUSES, Change, Outcome, Status
-from harness.report.diff_document import Diff, Extreme, LogitFigures
+from harness.report.diff_document import Diff, Extreme
+from harness.report.diff_summary import (
+    Operation,
+    Section,
+    headline,
+    inheritance,
+    logit_row,
+    not_covered,
+    notes,
+    operations,
+    sections,
+    sides,
+    still_wrong,
+)
 from harness.report.document import Acceptance
-from harness.report.findings import READABLE
-from harness.report.layout import counted, folded, number, some, spaced, table
-from harness.taps import kind_of
+from harness.report.layout import spaced, table
+from harness.report.wording import bound, number, some
 
 SHOWN_KINDS = 6
 COLOURS = {"better": "bold green", "same": "bold", "worse": "bold red", "mixed": "bold red"}
-# What the fix mended first, then what it broke.
-ORDER: tuple[Status, ...] = ("fixed", "improved", "gained", "broken", "worse", "lost")
 ARROW = "->"
 
 
@@ -30,11 +39,10 @@ def print_diff(diff: Diff, console: Console) -> None:
 def _parts(diff: Diff) -> Iterator[RenderableType]:
     yield _head(diff)
     yield Text()
-    yield _verdict(diff)
-    for status in ORDER:
-        changes = [change for change in diff.changes if change.status == status]
-        if changes:
-            yield spaced(_changed(diff, status, changes), indent=2)
+    word, counts = headline(diff)
+    yield Text.assemble((word, COLOURS[diff.verdict]), f"  {counts}")
+    for section in sections(diff):
+        yield spaced(_changed(section), indent=2)
     yield spaced(_still_wrong(diff), indent=2)
     yield _largest(diff)
     if diff.logits:
@@ -42,130 +50,58 @@ def _parts(diff: Diff) -> Iterator[RenderableType]:
     before, after = diff.before.acceptance, diff.after.acceptance
     if before is not None and after is not None:
         yield spaced(_acceptance(before, after))
-    for title, lines in (("left out, since only one side has it", diff.left_out), ("not covered", _missed(diff))):
+    left_out = ("left out, since only one side has it", diff.left_out)
+    for title, lines in (left_out, ("not covered", not_covered(diff))):
         if lines:
             yield spaced(Text("\n".join([title, *(f"  {line}" for line in lines)])))
 
 
 def _head(diff: Diff) -> Table:
     grid = Table.grid(padding=(0, 2))
-    grid.add_row("golden", f"{diff.golden.path}  {diff.golden.id[:12]}")
-    for when, side in (("before", diff.before), ("after", diff.after)):
-        commit = f"  commit {side.git[:12]}" if side.git else ""
-        port = f"  {side.port}" if side.port != side.label else ""
-        grid.add_row(when, f"{side.label}{port}{commit}")
-    for note in _notes(diff):
-        grid.add_row("note", note)
+    grid.add_row("golden", Text(f"{diff.golden.path}  {diff.golden.id[:12]}"))
+    for when, side in sides(diff):
+        grid.add_row(when, Text(side))
+    for note in notes(diff):
+        grid.add_row("note", Text(note))
     return grid
 
 
-def _notes(diff: Diff) -> Iterator[str]:
-    shared = [note for note in diff.before.notes if note in diff.after.notes]
-    yield from shared
-    for when, side in (("before", diff.before), ("after", diff.after)):
-        yield from (f"{when}: {note}" for note in side.notes if note not in shared)
-    yield from diff.notes
-
-
-def _missed(diff: Diff) -> tuple[str, ...]:
-    return tuple(dict.fromkeys([*diff.after.not_covered, *diff.before.not_covered]))
-
-
-def _verdict(diff: Diff) -> Text:
-    total, cases = sum(diff.counts.values()), len(diff.cases)
-    counts = ", ".join(
-        f"{diff.counts[status]:,} {status}"
-        for status in STATUSES
-        if diff.counts[status] or status not in ("lost", "gained")
-    )
-    return Text.assemble(
-        (diff.verdict.upper(), COLOURS[diff.verdict]),
-        f"  {counts}   ({counted(total, 'comparison')}, {counted(cases, 'case')})",
-    )
-
-
-def _changed(diff: Diff, status: Status, changes: Sequence[Change]) -> RenderableType:
+def _changed(section: Section) -> RenderableType:
     """One status: its operations one by one, and what only inherited from upstream as a number."""
-    own = [change for change in changes if not _inherited(change)]
-    rest = {change.tap for change in changes} - {change.tap for change in own}
-    title = (status, "bold green" if status in BETTER else "bold red")
-    inherited = f"{counted(len(rest), 'tap')} downstream, by inheritance alone"
-    if not own:
-        return Text.assemble(title, f"  {inherited}")
-    grid = _operations(diff, title, own)
-    return Group(grid, Text(f"and {inherited}")) if rest else grid
+    title = (section.status, "bold green" if section.better else "bold red")
+    if not section.operations:
+        return Text.assemble(title, f"  {inheritance(section)}")
+    grid = _operations(title, section.operations)
+    return Group(grid, Text(f"and {inheritance(section)}")) if section.inherited else grid
 
 
 def _still_wrong(diff: Diff) -> RenderableType:
-    after = diff.after
-    if not after.wrong:
-        return Text("nothing is wrong after")
-    first = after.first_divergence
-    assert first is not None
-    start = f"{first.tap} (case {first.case}, {first.precision})"
-    if not diff.still_wrong:
-        return Text(
-            f"still wrong: {counted(after.wrong, 'comparison')}, yet no operation on golden inputs; small errors "
-            f"add up,\nfirst beyond the limit at {start}"
-        )
-    grid = _operations(diff, ("still wrong", "bold red"), diff.still_wrong)
-    return Group(grid, Text(f"which starts at {start}; {counted(after.wrong, 'comparison')} in all"))
+    found = tuple(operations(diff, diff.still_wrong))
+    sentence = Text(still_wrong(diff))
+    return Group(_operations(("still wrong", "bold red"), found), sentence) if found else sentence
 
 
-def _operations(diff: Diff, title: tuple[str, str], changes: Sequence[Change]) -> Table:
-    """One line per kind of tap: where, and the largest multiple before and after."""
-    kinds: dict[str, list[Change]] = {}
-    for change in changes:
-        kinds.setdefault(kind_of(change.tap), []).append(change)
+def _operations(title: tuple[str, str], found: Sequence[Operation]) -> Table:
+    """One line per operation: where, and the largest multiple before and after."""
     grid = Table.grid(padding=(0, 2))
     heading = Text(*title)
-    for kind, group in list(kinds.items())[:SHOWN_KINDS]:
-        # Replay speaks about the operation alone; float32 multiples say more to a person than half-ulps.
-        group = [change for change in group if change.mode == "replay"] or group
-        taps = list(dict.fromkeys(change.tap for change in group))
-        layers = sum(kind_of(name) == kind for name in diff.taps if name.startswith("layers."))
-        worst = max(group, key=lambda change: (change.precision == READABLE, _size(change)))
-        where = f"in {len(taps)} of {layers} layers, " if layers else ""
-        precisions = ", ".join(dict.fromkeys(change.precision for change in group))
+    for o in found[:SHOWN_KINDS]:
         grid.add_row(
             heading,
-            Text.assemble((folded(taps, layers), "bold"), f"   ({where}{worst.mode}; {precisions})"),
-            f"{_figure(worst.before)} {ARROW} {_figure(worst.after)} x {_noise(worst.precision)}",
+            Text.assemble((o.place, "bold"), f"   ({o.extent})"),
+            f"{o.before} {ARROW} {o.after} x {o.unit}",
         )
         heading = Text()
-    if len(kinds) > SHOWN_KINDS:
-        rest = some(list(kinds)[SHOWN_KINDS:], SHOWN_KINDS)
+    if len(found) > SHOWN_KINDS:
+        rest = some([o.kind for o in found[SHOWN_KINDS:]], SHOWN_KINDS)
         grid.add_row(heading, f"and at {rest}", "")
     return grid
-
-
-def _inherited(change: Change) -> bool:
-    """Whether the side that is wrong (before a fix, after a break) only inherited its error."""
-    if change.before is None or change.after is None:
-        return False
-    wrong = change.before if change.status in ("fixed", "improved") else change.after
-    return wrong.verdict == "inherited"
-
-
-def _size(change: Change) -> float:
-    sides = [side for side in (change.before, change.after) if side is not None]
-    return max(float("inf") if side.rms_multiple is None else side.rms_multiple for side in sides)
-
-
-def _figure(side: Outcome | None) -> str:
-    if side is None:
-        return "not compared"
-    return side.verdict if side.rms_multiple is None else number(side.rms_multiple)
-
-
-def _noise(precision: str) -> str:
-    return "half an ulp" if precision == "float64" else f"PyTorch's own {precision} error"
 
 
 def _largest(diff: Diff) -> Padding:
     figures = table("precision", "mode", "largest rms multiple before", "after", "limit")
     for entry in diff.largest:
-        limit = f"{diff.limits[entry.precision].rms:g}"
+        limit = bound(diff.limits[entry.precision].rms)
         figures.add_row(entry.precision, entry.mode, _extreme(entry.before), _extreme(entry.after), limit)
     return spaced(figures)
 
@@ -178,13 +114,10 @@ def _logits(diff: Diff) -> Padding:
     figures = table("logits", "max abs", "max KL", "top-1 flips", "ties")
     for entry in diff.logits:
         old, new = entry.before, entry.after
-        figures.add_row(entry.precision, *(f"{a} {ARROW} {b}" for a, b in zip(_row(old), _row(new), strict=True)))
+        figures.add_row(
+            entry.precision, *(f"{a} {ARROW} {b}" for a, b in zip(logit_row(old), logit_row(new), strict=True))
+        )
     return spaced(figures)
-
-
-def _row(logits: LogitFigures) -> tuple[str, ...]:
-    flips = f"{logits.flips:,} of {logits.positions:,}"
-    return number(logits.max_abs), number(logits.max_kl), flips, f"{logits.ties:,}"
 
 
 def _acceptance(before: Acceptance, after: Acceptance) -> Text:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.comparison import TapResult
 from harness.report.document import Report
+from harness.report.summary import READABLE, excess, multiple
 from harness.taps import kind_of
 
 CLEAN_POSITION_TEXT = "position 0 is clean"
 GROWTH_P = 0.01
-# "x PyTorch's own float32 error" says more to a person than half-ulps of float64 do.
-READABLE = "float32"
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class Finding:
         worst: the result with the largest multiple, in float32 where it shows there.
         matched: the taps that feed the first of them and matched there.
         evidence: what the positions say.
+        since: where what feeds it was not compared in any case that shows it, the taps before that: the operation
+            may be any one in between.
     """
 
     kind: str
@@ -36,20 +37,42 @@ class Finding:
     worst: TapResult
     matched: tuple[str, ...]
     evidence: tuple[str, ...]
+    since: tuple[str, ...] = ()
 
 
 def findings(report: Report) -> tuple[Finding, ...]:
-    """One finding per kind of introduced tap, in data-flow order."""
+    """One finding per kind of introduced tap, in data-flow order; those that name no single operation come last.
+
+    Such a one is `resid_post` in a case that recorded the residual stream only: the whole layer is in it.
+    """
     wrong = [r for r in report.results if r.verdict in ("introduced", "nonfinite")]
     kinds = dict.fromkeys(kind_of(tap) for tap in report.introduced)
-    return tuple(_finding(report, kind, [r for r in wrong if kind_of(r.tap) == kind]) for kind in kinds)
+    found = [_finding(report, kind, [r for r in wrong if kind_of(r.tap) == kind]) for kind in kinds]
+    return tuple(sorted(found, key=lambda finding: bool(finding.since)))
+
+
+def worst_first(report: Report) -> tuple[Finding, ...]:
+    """The findings by how far they are beyond their limit; those that name no single operation come last."""
+    return tuple(
+        sorted(
+            findings(report),
+            key=lambda f: (bool(f.since), -excess(f.worst, report.limits[f.worst.precision])),
+        )
+    )
 
 
 def _finding(report: Report, kind: str, results: Sequence[TapResult]) -> Finding:
     # Replay speaks about the operation alone; forward figures hold what came in from upstream as well.
     results = [r for r in results if r.mode == "replay"] or results
+    # Where its inputs were compared, a tap names its operation; elsewhere everything since the last one is in it.
+    compared = _compared(report)
+    results = [r for r in results if _names_operation(report, compared, r)] or results
     taps = tuple(tap for tap in report.introduced if kind_of(tap) == kind)
     worst = max(results, key=lambda r: (r.precision == READABLE, multiple(r)))
+    alike = _names_operation(report, compared, results[0])
+    peers = [
+        r for r in report.results if kind_of(r.tap) == kind and _names_operation(report, compared, r) == alike
+    ]
     return Finding(
         kind=kind,
         taps=taps,
@@ -57,8 +80,34 @@ def _finding(report: Report, kind: str, results: Sequence[TapResult]) -> Finding
         precisions=tuple(dict.fromkeys(r.precision for r in results)),
         worst=worst,
         matched=_matched_inputs(report, taps[0], worst),
-        evidence=tuple(_evidence(report, kind, results)),
+        evidence=tuple(_evidence(report, peers, results)),
+        since=() if alike else _nearest_compared(report, results[0].tap, compared[results[0].case]),
     )
+
+
+def _compared(report: Report) -> dict[str, set[str]]:
+    """By case, the taps that were compared."""
+    compared: dict[str, set[str]] = {}
+    for r in report.results:
+        compared.setdefault(r.case, set()).add(r.tap)
+    return compared
+
+
+def _names_operation(report: Report, compared: Mapping[str, set[str]], result: TapResult) -> bool:
+    return compared[result.case].issuperset(report.taps.get(result.tap, ()))
+
+
+def _nearest_compared(report: Report, tap: str, compared: set[str]) -> tuple[str, ...]:
+    """The nearest taps upstream that were compared, in data-flow order."""
+    nearest: set[str] = set()
+    waiting = list(report.taps.get(tap, ()))
+    while waiting:
+        name = waiting.pop()
+        if name in compared:
+            nearest.add(name)
+        else:
+            waiting += report.taps.get(name, ())
+    return tuple(name for name in report.taps if name in nearest) or ("the token ids",)
 
 
 def _matched_inputs(report: Report, tap: str, like: TapResult) -> tuple[str, ...]:
@@ -70,18 +119,13 @@ def _matched_inputs(report: Report, tap: str, like: TapResult) -> tuple[str, ...
     return tuple(name for name in report.taps.get(tap, ()) if name in matched)
 
 
-def _evidence(report: Report, kind: str, results: Sequence[TapResult]) -> Iterable[str]:
-    """What the positions rule in or out. Each sentence rests on results of this kind alone."""
-    limits = report.limits
+def _evidence(report: Report, peers: Sequence[TapResult], results: Sequence[TapResult]) -> Iterable[str]:
+    """What the positions rule in or out. Each sentence rests on results of this kind alone, wrong or right."""
     several = [r for r in results if len(r.profile) > 1]
-    if several and all(r.profile[0] is not None and r.profile[0] <= limits[r.precision].rms for r in several):
+    if several and all(_clean_at_0(r, report.limits[r.precision].rms) for r in results):
         yield f"{CLEAN_POSITION_TEXT} in every case"
     same = {(r.precision, r.mode) for r in results}
-    single = [
-        r
-        for r in report.results
-        if kind_of(r.tap) == kind and len(r.profile) == 1 and (r.precision, r.mode) in same
-    ]
+    single = [r for r in peers if len(r.profile) == 1 and (r.precision, r.mode) in same]
     if single and all(r.verdict in ("match", "inherited") for r in single):
         yield "every single-token case is clean: rotation by 0 and a softmax over one key change nothing"
     growing = [r for r in several if r.growth_p is not None]
@@ -89,12 +133,6 @@ def _evidence(report: Report, kind: str, results: Sequence[TapResult]) -> Iterab
         yield f"the error grows with position (permutation test, p < {GROWTH_P:g} in most cases)"
 
 
-def multiple(result: TapResult) -> float:
-    """The rms multiple for ranking: what is not finite ranks highest."""
-    return float("inf") if result.rms_multiple is None else result.rms_multiple
-
-
-def largest_of(values: Iterable[float | None]) -> float | None:
-    """The largest of some figures; None where one of them is not finite, or there are none."""
-    found = list(values)
-    return None if any(v is None for v in found) else max((v for v in found if v is not None), default=None)
+def _clean_at_0(result: TapResult, limit: float) -> bool:
+    first = result.profile[0] if result.profile else None
+    return first is not None and first <= limit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import UsageError
@@ -12,16 +13,45 @@ from harness.errors import UsageError
 STDOUT = Path("-")
 
 
+def check_outputs(paths: Mapping[str, Path]) -> None:
+    """Refuse outputs that could not all be written. Keys are the options' names, without dashes.
+
+    Raises:
+        UsageError: as `check_output`, or two of them go to one place.
+    """
+    taken: dict[Path, str] = {}
+    for option, path in paths.items():
+        check_output(path)
+        place = path if path == STDOUT else path.resolve()
+        if place in taken:
+            raise UsageError(
+                "two outputs go to one place",
+                where=f"--{taken[place]} and --{option}",
+                expected="a file for each; only one of them can go to - (stdout)",
+                found=path,
+                hint=f"name another file: --{option} FILE",
+            )
+        taken[place] = option
+
+
 def check_output(path: Path) -> None:
     """Refuse an output that could not be written, before minutes are spent on it.
 
     Raises:
-        UsageError: the folder does not exist or cannot be written to, or the path is a folder.
+        UsageError: the folder does not exist or cannot be written to, or the path is no ordinary file.
     """
     if path == STDOUT:
         return
     folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    if path.exists() and not path.is_file():  # renaming a file over a device or a pipe would replace it
+        raise UsageError(
+            "the output cannot be written",
+            where=path,
+            expected="an ordinary file, or one that does not exist yet",
+            found="a folder" if path.is_dir() else "a device or a pipe",
+            hint="name a file, or - for stdout",
+        )
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(
             "the output cannot be written",
             where=path,

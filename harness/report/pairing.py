@@ -9,7 +9,7 @@ from harness.comparison import TapResult
 from harness.difference import Limits
 from harness.errors import UsageError
 from harness.report.document import Report
-from harness.report.layout import counted
+from harness.report.wording import counted
 
 Cell = tuple[str, str, str]  # precision, mode, case
 

@@ -16,6 +16,7 @@ from harness.report.document import Report
 from harness.run import precision as precisions
 from harness.run.port import Call, Declarations, Port, declarations, load_port, run_calls
 from harness.run.preflight import preflight
+from harness.run.progress import SILENT, Progress
 from harness.run.question import Question, select_cases
 from harness.run.reporting import Run, assemble
 from harness.run.session import CaseSession, GoldenSource, Judgement
@@ -76,12 +77,15 @@ class Checker:
     def __exit__(self, *_: object) -> None:
         self.golden.close()
 
-    def run(self, precision: str, cases: Sequence[CaseEntry] | None = None) -> list[TapResult]:
+    def run(
+        self, precision: str, cases: Sequence[CaseEntry] | None = None, progress: Progress = SILENT
+    ) -> list[TapResult]:
         """Run cases at one precision, in every mode asked for.
 
         Args:
             precision: one of the question's.
             cases: some of `self.cases`; None means all.
+            progress: told of every comparison as it is made.
 
         Returns:
             Raw results; `report` judges them. Where float64 was to be lifted and cannot be, they are of float32,
@@ -92,21 +96,27 @@ class Checker:
         """
         cases = self.cases if cases is None else cases
         try:
-            return self._run(precision, cases)
+            return self._run(precision, cases, progress)
         except CannotLift as error:
             asked = "float32" in self.question.precisions
             instead = "see float32" if asked else "float32 was checked instead"
             reason = f"precision float64: {error.operation} cannot be lifted from float32; {instead}"
             self._not_lifted[reason] = None
-            return [] if asked else self._run("float32", cases)
+            return [] if asked else self._run("float32", cases, progress)
 
-    def _run(self, precision: str, cases: Sequence[CaseEntry]) -> list[TapResult]:
+    def _run(self, precision: str, cases: Sequence[CaseEntry], progress: Progress) -> list[TapResult]:
         results: list[TapResult] = []
+
+        def keep(result: TapResult) -> None:
+            results.append(result)
+            progress.advance(f"{result.tap} in {result.case}, {result.mode}")
+
+        progress.begin(f"{precision}: loading the port")
         with precisions.in_force(precision) as in_force:
             self._settings[precision] = asdict(in_force)
             port = self._port(precision)
             self._declared = declarations(port, Architecture.kinds())
-            judgement = Judgement(self.question.limit(precision), self._declared, results.append)
+            judgement = Judgement(self.question.limit(precision), self._declared, keep)
             source = self._sources.setdefault(precision, GoldenSource(self.golden, precision))
             sessions = [
                 CaseSession(source, case, mode, judgement) for case in cases for mode in self.question.modes
@@ -115,6 +125,7 @@ class Checker:
                 _call(self.golden, case, session)
                 for case, session in zip((c for c in cases for _ in self.question.modes), sessions, strict=True)
             ]
+            progress.begin(precision, sum(session.expected for session in sessions))
             for session, logits in zip(sessions, run_calls(port, calls), strict=True):
                 session("logits", logits)
                 session.finish()

@@ -87,6 +87,11 @@ class CaseSession:
         self._spanning = _spanning(source, case, judgement.declared)
         self._seen: set[str] = set()
 
+    @property
+    def expected(self) -> int:
+        """How many comparisons this session makes where the port keeps its contract."""
+        return len(self._wanted)
+
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         """Compare a value; in replay, hand back the golden."""
         refuse_tracer(name, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from harness.report.document import Report
 from harness.report.pairing import Candidate, same_limits
 from harness.report.reading import read_report
 from harness.report.selection import Selection, narrowed
+from harness.run.progress import SILENT, Prefixed, Progress
 from harness.run.question import STANDARD, Question
 from harness.run.revision import check_at
 from harness.run.worktree import Revision, resolve
@@ -57,8 +58,11 @@ class _Side:
     spec: str | None = None
 
 
-def diff_of(request: Request, progress: Callable[[str], None] = lambda _: None) -> Diff:
+def diff_of(request: Request, progress: Progress = SILENT) -> Diff:
     """Check what has to be checked, and compare.
+
+    Args:
+        progress: told which side is at work, and of its comparisons where it is a port of this checkout.
 
     Raises:
         HarnessError: a side cannot be read or checked, or the two cannot be compared.
@@ -71,9 +75,9 @@ def diff_of(request: Request, progress: Callable[[str], None] = lambda _: None) 
     found: dict[str, Candidate] = {}
     # Revisions first: their process needs the accelerator that a port in this one would hold on to.
     for side in sorted(sides, key=lambda side: side.revision is None):
-        progress(side.label)
+        progress.begin(side.label)
         with _blaming(side):
-            report = side.saved or _check(side, request, question)
+            report = side.saved or _check(side, request, question, Prefixed(progress, side.label))
         report = narrowed(report, request.selection, side.label)
         found[side.option] = Candidate(side.label, report, None if side.revision is None else side.revision.sha)
     return diff(found["--before"], found["--after"], intersection=request.intersection)
@@ -166,7 +170,7 @@ def _same_limits(question: Question, sides: Sequence[_Side]) -> None:
             same_limits(side.saved.limits, limits, f"{side.label} and {live[0]}")
 
 
-def _check(side: _Side, request: Request, question: Question) -> Report:
+def _check(side: _Side, request: Request, question: Question, progress: Progress) -> Report:
     assert side.spec is not None
     golden = _golden(request)
     weights = request.weights
@@ -176,7 +180,7 @@ def _check(side: _Side, request: Request, question: Question) -> Report:
     if side.revision is None:
         from harness.run.check import check  # saved checks are compared without jax
 
-        return check(golden, weights, side.spec, question)
+        return check(golden, weights, side.spec, question, progress=progress)
     place = golden if url_of(golden) else str(local_of(golden))
     return check_at(side.revision, side.spec, place, weights.resolve(), question)
 

@@ -67,7 +67,7 @@ GROWING = (0.5, 1e5, 2e5, 4e5)
 
 REPORT = build(
     *(result(tap, verdict="introduced", multiple=4.1e5, profile=GROWING) for tap in ROPE),
-    *(result(tap, case="hello", profile=(0.5,)) for tap in ROPE),
+    *(result(tap, case="hello", profile=(0.5,)) for tap in (*ROPE, "layers.0.q", "layers.1.q")),
     *(result(name) for name in TAPS if name not in ROPE),
     result("layers.0.probs", "forward", "inherited", 3e5),
     LOGITS,

@@ -1,0 +1,13 @@
+"""The command line: one file a command. Imports happen inside commands, so that help is instant."""
+
+from harness.cli.check_command import check
+from harness.cli.diff_command import diff
+from harness.cli.group import cli
+from harness.cli.report_command import report
+from harness.cli.show_command import show
+from harness.cli.verify_command import verify
+
+__all__ = ["cli"]
+
+for command in (check, diff, report, show, verify):
+    cli.add_command(command)

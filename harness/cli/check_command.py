@@ -1,0 +1,117 @@
+"""`goldens check`: a port against a golden."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli.group import DIVERGED, MATCH
+from harness.cli.options import chosen, listed, output_options
+
+if TYPE_CHECKING:
+    from harness.report.document import Report
+
+
+@click.command()
+@click.argument("golden", required=False)
+@click.option(
+    "--port",
+    default="harness.run.decoder:Decoder",
+    metavar="PKG.MODULE:NAME",
+    show_default=True,
+    help="The JAX model.",
+)
+@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="The golden's checkpoint.")
+@click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
+@click.option(
+    "--mode",
+    type=click.Choice(["both", "forward", "replay"]),
+    default="both",
+    show_default=True,
+    help="On its own activations, on golden inputs, or both.",
+)
+@click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
+@click.option("--lift", is_flag=True, help="In float64, lift the float32 that is hard-coded in the port.")
+@click.option("--limit-rms", type=float, metavar="X", help="Largest rms noise multiple that still matches.")
+@click.option("--limit-max", type=float, metavar="Y", help="Largest max-abs noise multiple that still matches.")
+@output_options("json", "html", "markdown", "junit")
+def check(
+    golden: str | None,
+    port: str,
+    weights: Path | None,
+    precision: str,
+    mode: str,
+    cases: tuple[str, ...],
+    lift: bool,
+    limit_rms: float | None,
+    limit_max: float | None,
+    **outputs: Path | None,
+) -> None:
+    """Check a port against GOLDEN (default: the embedded one), operation by operation.
+
+    The forward check runs the port on its own activations. The replay check hands every tap's golden value
+    on instead, so that each operation is judged on golden inputs alone: what is wrong there is where the
+    bug is. Both run at every precision asked for.
+
+    \b
+    goldens check
+    goldens check my-golden.h5 --weights path/to/Qwen2.5-7B --port my_port:Port
+    goldens check --precision bfloat16 --case 'hello*' --json report.json --html report.html
+    """
+    from harness import embedded
+    from harness.cli.console import console
+    from harness.cli.progress import Progress
+    from harness.report.output import STDOUT
+    from harness.report.terminal import print_report
+    from harness.report.views import write_views
+    from harness.run.check import check as run_check
+    from harness.run.question import MODES, Question
+    from harness.store import open_golden
+
+    question = Question(
+        precisions=listed(precision),
+        modes=MODES if mode == "both" else (mode,),
+        cases=cases,
+        limit_rms=limit_rms,
+        limit_max=limit_max,
+        lift=lift,
+    )
+    asked = chosen(outputs)
+    path = golden or str(embedded.golden())
+    if weights is None:
+        with open_golden(path) as opened:
+            weights = embedded.checkpoint_beside(path, opened.manifest.model.id)
+    with Progress() as progress:
+        report = run_check(path, weights, port, question, progress=progress)
+    write_views(report, asked)
+    print_report(report, console(stderr=STDOUT in asked.values()))
+    _refuse_broken_contract(report)
+    sys.exit(MATCH if report.verdict == "match" else DIVERGED)
+
+
+def _refuse_broken_contract(report: Report) -> None:
+    """Where something could not be compared the answer is neither match nor diverged.
+
+    Raises:
+        PortError: a tap is missing, extra, of another shape or dtype, or not finite.
+    """
+    from harness.errors import PortError
+    from harness.verdict import BROKEN
+
+    broken = [result for result in report.results if result.verdict in BROKEN]
+    if not broken:
+        return
+    first = broken[0]
+    kinds = ", ".join(dict.fromkeys(result.verdict for result in broken))
+    raise PortError(
+        f"{len(broken)} taps could not be compared ({kinds})",
+        where=f"{first.tap} in case {first.case}, {first.precision}, {first.mode}: {first.verdict}",
+        expected=first.expected or "finite values",
+        found=first.found or "NaN or infinity",
+        hint="lift the float32 that is hard-coded in the port: --lift"
+        if (first.verdict, first.precision) == ("dtype", "float64")
+        else "mend this in the port first; the report above says where it begins",
+    )

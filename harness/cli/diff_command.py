@@ -1,0 +1,79 @@
+"""`goldens diff`: what a candidate fix changes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from harness.cli.group import DIVERGED, MATCH
+from harness.cli.options import chosen, listed, output_options
+
+
+@click.command()
+@click.argument("golden", required=False)
+@click.option("--before", required=True, metavar="SIDE", help="What it was.")
+@click.option("--after", required=True, metavar="SIDE", help="What it is now.")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="The golden's checkpoint.")
+@click.option("--precision", metavar="LIST", help="Comma-separated. [default: a saved side's, or as check]")
+@click.option(
+    "--mode",
+    type=click.Choice(["both", "forward", "replay"]),
+    help="As for check. [default: a saved side's, or both]",
+)
+@click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
+@click.option("--lift", is_flag=True, help="As for check.")
+@click.option("--intersection", is_flag=True, help="Leave out, and name, what only one side was asked.")
+@output_options("json", "html", "markdown")
+def diff(
+    golden: str | None,
+    before: str,
+    after: str,
+    weights: Path | None,
+    precision: str | None,
+    mode: str | None,
+    cases: tuple[str, ...],
+    lift: bool,
+    intersection: bool,
+    **outputs: Path | None,
+) -> None:
+    """What a candidate fix changes: fixed, improved, worse or broken, beyond the noise, operation by operation.
+
+    \b
+    A SIDE is one of
+      package.module:Name           a port, checked now
+      report.json                   a check saved with goldens check --json
+      git:REV                       the other side's port as it stands at a git revision
+      git:REV:package.module:Name   the same, where it had another name then
+
+    A git: side runs in a temporary worktree: it never sees uncommitted changes, and your checkout is not touched.
+
+    \b
+    goldens diff --before git:main --after my_port:Port
+    goldens diff my-golden.h5 --before before.json --after after.json --json diff.json
+
+    Exit codes: 0 nothing is worse, 1 something is worse, broken or no longer covered, 2 could not compare.
+    """
+    from harness.cli.console import console
+    from harness.cli.progress import Progress
+    from harness.difference import WORSE
+    from harness.report.diff_terminal import print_diff
+    from harness.report.output import STDOUT
+    from harness.report.selection import Selection
+    from harness.report.views import write_views
+    from harness.run.question import MODES
+    from harness.run.sides import Request, diff_of
+
+    asked = chosen(outputs)
+    selection = Selection(
+        precisions=None if precision is None else listed(precision),
+        modes=None if mode is None else MODES if mode == "both" else (mode,),
+        cases=cases,
+    )
+    request = Request(golden, weights, before, after, selection, intersection, lift)
+    with Progress() as progress:
+        found = diff_of(request, progress)
+    write_views(found, asked)
+    print_diff(found, console(stderr=STDOUT in asked.values()))
+    sys.exit(DIVERGED if any(found.counts[kind] for kind in WORSE) else MATCH)

@@ -1,0 +1,47 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+OUTPUTS = {
+    "json": "The report itself.",
+    "html": "One self-contained page: ladder, heat maps, worst elements, provenance.",
+    "markdown": "A short summary, as GitHub shows it for a step.",
+    "junit": "JUnit XML: a test per case and precision.",
+}
+
+
+def output_options(*views: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add an option `--VIEW FILE` for each view; the command takes them as keyword arguments of that name."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for view in reversed(views):
+            path = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+            text = f"{OUTPUTS[view]} {'- is stdout.' if view == views[0] else ''}".strip()
+            command = click.option(f"--{view}", type=path, metavar="FILE", help=text)(command)
+        return command
+
+    return decorate
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The items of a comma-separated option, once each."""
+    return tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
+
+
+def chosen(outputs: Mapping[str, Path | None]) -> dict[str, Path]:
+    """The outputs that were asked for, each known to be writable.
+
+    Raises:
+        UsageError: one cannot be written, or two go to the same place.
+    """
+    from harness.report.output import check_outputs
+
+    asked = {view: path for view, path in outputs.items() if path is not None}
+    check_outputs(asked)
+    return asked

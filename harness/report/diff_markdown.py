@@ -1,0 +1,76 @@
+"""The diff as a GitHub step summary: what got worse first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from harness.report.diff_document import Diff
+from harness.report.diff_summary import (
+    Operation,
+    headline,
+    inheritance,
+    logit_row,
+    not_covered,
+    notes,
+    operations,
+    sections,
+    sides,
+    still_wrong,
+)
+from harness.report.markdown import SHOWN_FINDINGS, code, details, fitted, rows, table, text
+from harness.report.wording import bound, number
+
+
+def diff_markdown(diff: Diff) -> str:
+    """The summary, never larger than GitHub takes."""
+    return fitted(_sections(diff))
+
+
+def _sections(diff: Diff) -> Iterator[str]:
+    word, counts = headline(diff)
+    who = "\n".join(f"- {when}: {code(side)}" for when, side in sides(diff))
+    yield f"## goldens diff: {word}\n\n{text(counts)}\n\n{who}\n- model: {code(diff.golden.model)}\n"
+    for note in notes(diff):
+        yield f"\n> {text(note)}\n"
+    for section in sorted(sections(diff), key=lambda section: section.better):
+        yield f"\n### {section.status}\n{_operations(section.operations)}"
+        if section.inherited:
+            yield f"\n{'and ' if section.operations else ''}{inheritance(section)}\n"
+    wrong = tuple(operations(diff, diff.still_wrong))
+    yield f"\n### Still wrong\n{_operations(wrong)}\n{text(still_wrong(diff))}\n"
+    yield table(
+        ("", "largest x noise before", "after", "limit"),
+        [
+            (
+                f"{entry.precision} {entry.mode}",
+                *(
+                    f"{number(x.rms_multiple)} at {code(x.tap)} in {code(x.case)}"
+                    for x in (entry.before, entry.after)
+                ),
+                bound(diff.limits[entry.precision].rms),
+            )
+            for entry in diff.largest
+        ],
+    )
+    if diff.logits:
+        logits = [
+            (
+                entry.precision,
+                *(f"{a} → {b}" for a, b in zip(logit_row(entry.before), logit_row(entry.after), strict=True)),
+            )
+            for entry in diff.logits
+        ]
+        yield table(("logits", "max abs", "max KL", "top-1 flips", "ties"), logits)
+    for title, lines in (("Left out", diff.left_out), ("Not covered", not_covered(diff))):
+        if lines:
+            yield details(f"{title}: {len(lines)}", rows(lines))
+
+
+def _operations(found: Sequence[Operation]) -> str:
+    if not found:
+        return ""
+    lines = [
+        (code(o.place), text(o.extent), f"{text(o.before)} → {text(o.after)}", text(o.unit))
+        for o in found[:SHOWN_FINDINGS]
+    ]
+    return table(("operation", "where", "x noise, before → after", "1 is"), lines)

@@ -1,0 +1,93 @@
+"""The ladder: noise, limit, weakest known bug and the port, on one logarithmic axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.report.document import LimitEntry
+from harness.report.html.scale import short
+from harness.report.wording import number
+
+MAX_TICKS = 7
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A port's largest rms multiple: what it is of, the multiple (None: not finite), and where it is.
+
+    `kind` is port; in a diff, the side before the fix is of kind before.
+    """
+
+    name: str
+    multiple: float | None
+    where: str
+    kind: str = "port"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One line of the ladder.
+
+    Attributes:
+        kind: noise, limit, bug, port or before; views give each its own symbol.
+        left: where it stands on the axis, in percent.
+    """
+
+    kind: str
+    name: str
+    text: str
+    where: str
+    left: float
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """One precision's ladder, smallest multiple first.
+
+    Attributes:
+        limit: where the limit stands on the axis, in percent.
+        ticks: (percent, label) of the axis.
+    """
+
+    precision: str
+    rungs: tuple[Rung, ...]
+    limit: float
+    ticks: tuple[tuple[float, str], ...]
+    blind: bool
+
+
+def ladder(precision: str, unit: str, limits: LimitEntry, measured: Sequence[Measured]) -> Ladder:
+    """Place everything on an axis of whole decades.
+
+    Args:
+        precision: which precision it is of.
+        unit: what a multiple of 1 is, in words.
+        limits: the limits in force there.
+        measured: the port's largest multiples; a diff has several.
+    """
+    known = [1.0, limits.rms, limits.weakest_bug, *(m.multiple for m in measured if m.multiple)]
+    low, high = math.floor(math.log10(min(known)) - 0.2), math.ceil(math.log10(max(known)) + 0.2)
+
+    def left(multiple: float | None) -> float:
+        if multiple is None:
+            return 100.0  # not finite: at the end of the axis
+        exponent = math.log10(multiple) if multiple > 0 else low
+        return round(100 * (exponent - low) / (high - low), 1)
+
+    fixed: tuple[tuple[str, str, float | None, str], ...] = (
+        ("noise", "noise", 1.0, unit),
+        ("limit", "limit", limits.rms, "the largest that still matches"),
+        ("bug", "weakest known bug", limits.weakest_bug, "planted, in the embedded golden"),
+    )
+    rungs = [*fixed, *((m.kind, m.name, m.multiple, m.where) for m in measured)]
+    rungs.sort(key=lambda rung: math.inf if rung[2] is None else rung[2])
+    every = math.ceil((high - low) / MAX_TICKS)
+    return Ladder(
+        precision,
+        tuple(Rung(kind, name, number(value), where, left(value)) for kind, name, value, where in rungs),
+        left(limits.rms),
+        tuple((left(10.0**e), short(10.0**e) if e >= -1 else f"1e{e}") for e in range(low, high + 1, every)),
+        blind=limits.weakest_bug <= limits.rms,
+    )

@@ -1,0 +1,59 @@
+"""The colour scale of the heat maps: logarithmic in noise multiples, with the limit on an edge.
+
+Ten steps of cividis, which gets lighter from step to step and reads the same without colour vision. Below the
+limit each step is twice the one before, beyond it ten times.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+
+COLOURS = (
+    *("#00204d", "#00336f", "#39486b", "#575c6d", "#707173"),
+    *("#8a8779", "#a69d75", "#c4b56c", "#e4cf5b", "#ffea46"),
+)
+WITHIN = 4  # steps up to the limit
+FIRST_WITH_DARK_TEXT = 5  # either text has a contrast of at least 4.5 on its steps
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the legend: its number, and the multiples that it stands for, in words."""
+
+    number: int
+    label: str
+    beyond: bool
+
+
+def edges(limit: float) -> tuple[float, ...]:
+    """The upper edges of all steps but the last."""
+    below = [limit / 2**halvings for halvings in range(WITHIN - 1, -1, -1)]
+    return (*below, *(limit * 10**tens for tens in range(1, len(COLOURS) - WITHIN)))
+
+
+def step(multiple: float, limit: float) -> int:
+    """The step of a multiple: 0 to 9. A multiple equal to the limit is within it."""
+    return bisect_left(edges(limit), multiple)
+
+
+def legend(limit: float) -> tuple[Step, ...]:
+    """All steps, smallest first."""
+    upper = edges(limit)
+    labels = [f"≤ {short(upper[0])}"]
+    labels += [f"≤ {short(edge)}" for edge in upper[1:]]
+    labels.append(f"> {short(upper[-1])}")
+    return tuple(Step(number, label, number >= WITHIN) for number, label in enumerate(labels))
+
+
+def short(multiple: float) -> str:
+    """A multiple in few characters: 0.4, 3.1, 32, 4e5."""
+    if math.isinf(multiple):
+        return "NaN"
+    if multiple < 9.95:
+        return f"{multiple:.1f}".removesuffix(".0")
+    if multiple < 999.5:
+        return f"{multiple:.0f}"
+    mantissa, exponent = f"{multiple:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"

@@ -1,0 +1,179 @@
+"""The report as a GitHub step summary: short, worst first, never larger than GitHub takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from harness.report.document import Report
+from harness.report.findings import Finding, worst_first
+from harness.report.summary import UNCOMPARED, forward_logits, groups, logit_summary
+from harness.report.wording import (
+    bound,
+    criteria,
+    escaped,
+    extent,
+    facts,
+    headline,
+    inherited,
+    number,
+    place,
+    some,
+    uncompared,
+)
+
+MAX_BYTES = 1024 * 1024  # GitHub drops a step summary that is larger, whole
+SHOWN_FINDINGS, SHOWN_LINES, SHOWN_CHARACTERS = 20, 50, 300
+# Outside a word of plain text: anything that Markdown, HTML or GitHub's own links could act on.
+ACTIVE = r"[^\w\s.,;:/()=+%'→-]|_(?!\w)|(?<!\w)_|(?<=www)\.|:(?=//)|^[-+=]|^\d+(?=[.)](?:\s|$))"
+CUT = "\n*Cut to the size that GitHub shows; everything is in the JSON report.*\n"
+
+
+def markdown(report: Report) -> str:
+    """The summary, never larger than GitHub takes."""
+    return fitted(_sections(report))
+
+
+def fitted(sections: Iterable[str]) -> str:
+    """As many sections as GitHub takes, and a word where some had to go."""
+    written = ""
+    for section in sections:
+        if len((written + section + CUT).encode()) > MAX_BYTES:
+            return written + CUT
+        written += section
+    return written
+
+
+def _sections(report: Report) -> Iterator[str]:
+    word, counts = headline(report)
+    yield f"## goldens: {word}\n\n{text(counts)}: port {code(report.port)}, model {code(report.golden.model)}\n"
+    for note in report.notes:
+        yield f"\n> {text(note)}\n"
+    for broken in uncompared(report):
+        yield (
+            f"\n**{broken.reason}** {code(some(broken.taps))} ({text(broken.where)}): "
+            f"expected {code(broken.expected or '')}, found {code(broken.found or '')}\n"
+        )
+    found = worst_first(report)
+    if found:
+        yield _findings(report, found)
+    downstream = inherited(report)
+    if downstream is not None:
+        yield f"\n{text(downstream)}\n"
+    yield _figures(report)
+    if report.acceptance is not None:
+        passed = "pass" if report.acceptance.passed else "fail"
+        yield f"\nAcceptance at {report.acceptance.precision}: **{passed}**, {text(criteria(report.acceptance))}\n"
+    if report.not_covered:
+        yield details(f"Not covered: {len(report.not_covered)}", rows(report.not_covered))
+    if found:
+        yield details("Evidence", "\n".join(_evidence(report, finding) for finding in found[:SHOWN_FINDINGS]))
+    logits = _logits(report)
+    if logits:
+        yield details("Logits", logits)
+    limits = [f"{p}: rms {bound(x.rms)}, max {bound(x.max)}: {x.why}" for p, x in report.limits.items()]
+    yield details("Limits and golden", rows([*limits, f"golden {report.golden.id} at {report.golden.path}"]))
+
+
+def _findings(report: Report, found: Sequence[Finding]) -> str:
+    lines = []
+    for finding in found[:SHOWN_FINDINGS]:
+        worst = finding.worst
+        limit = report.limits[worst.precision]
+        known = dict(facts(finding, report))
+        lines.append(
+            (
+                code(place(finding)),
+                f"{len(finding.taps)} of {finding.layers}" if finding.layers else "",
+                ", ".join(finding.precisions),
+                f"{number(worst.rms_multiple)} (limit {bound(limit.rms)}, {worst.precision})",
+                text(known.get("worst at", "")),
+            )
+        )
+    more = len(found) - SHOWN_FINDINGS
+    rest = f"\nand {more} more kinds of taps, in the JSON report\n" if more > 0 else ""
+    return table(("introduced at", "layers", "precisions", "x noise", "worst element"), lines) + rest
+
+
+def _evidence(report: Report, finding: Finding) -> str:
+    lines = [f"{label}: {value}" for label, value in facts(finding, report) if label != "worst at"]
+    return f"{code(place(finding))} ({text(extent(finding))})\n\n{rows(lines)}"
+
+
+def _figures(report: Report) -> str:
+    lines = []
+    for group in groups(report):
+        limit, worst = report.limits[group.precision], group.worst
+        compared = worst.verdict not in UNCOMPARED
+        lines.append(
+            (
+                f"{group.precision} {group.mode}",
+                f"{group.matched:,} of {group.compared:,}",
+                f"{number(worst.rms_multiple)} of {bound(limit.rms)}" if compared else "nothing compared",
+                f"{code(worst.tap)} in {code(worst.case)}" if compared else "",
+                f"{limit.weakest_bug:.2g}",
+            )
+        )
+    return table(("", "match", "largest x noise, of limit", "at", "weakest known bug"), lines)
+
+
+def _logits(report: Report) -> str:
+    lines = []
+    for precision, results in forward_logits(report.results).items():
+        figures = logit_summary(results)
+        lines.append(
+            (
+                precision,
+                number(figures.max_abs),
+                number(figures.max_kl),
+                f"{figures.agreed:,} of {figures.positions:,}",
+                str(figures.flips),
+                str(figures.ties),
+            )
+        )
+    return table(("", "max abs", "max KL", "top-1 agreement", "flips", "ties"), lines) if lines else ""
+
+
+def table(heads: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are already Markdown."""
+    lines = [heads, ["---"] * len(heads), *cells]
+    return "\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def rows(lines: Sequence[str]) -> str:
+    """A list of lines from outside, cut where it is long."""
+    more = len(lines) - SHOWN_LINES
+    shown = [f"- {text(line)}\n" for line in lines[:SHOWN_LINES]]
+    return "".join([*shown, *([f"- and {more} more, in the JSON report\n"] if more > 0 else [])])
+
+
+def details(summary: str, body: str) -> str:
+    """What is folded away until somebody asks for it."""
+    return f"\n<details><summary>{summary}</summary>\n\n{body}\n</details>\n"
+
+
+def text(outside: str) -> str:
+    """Text from outside, shortened, as it reads: what Markdown or HTML would act on becomes an entity.
+
+    An entity is never syntax in CommonMark, and GitHub's tables do not cut at one.
+    """
+    plain = " ".join(_shortened(outside).split())
+    return re.sub(ACTIVE, _entity, plain)
+
+
+def code(outside: str) -> str:
+    """The same as code."""
+    plain = " ".join(_shortened(outside).split())
+    if re.fullmatch(r"[\w.*:/, ()+=-]+", plain):
+        return f"`{plain}`"
+    return f"<code>{re.sub(r'[^A-Za-z0-9 ]', _entity, plain)}</code>"
+
+
+def _entity(found: re.Match[str]) -> str:
+    return "".join(f"&#{ord(character)};" for character in found.group())
+
+
+def _shortened(outside: str) -> str:
+    if len(outside) > SHOWN_CHARACTERS:
+        outside = outside[: SHOWN_CHARACTERS - 3] + "..."
+    return "".join(c if c.isprintable() or c.isspace() else escaped(c) for c in outside)

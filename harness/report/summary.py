@@ -1,0 +1,124 @@
+"""The figures of a report by precision and mode, which every view shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from harness.comparison import TapResult
+from harness.report.document import LimitEntry, Report
+
+# Verdicts of results without numbers: there was nothing to compare.
+UNCOMPARED = ("missing", "extra", "shape", "dtype")
+READABLE = "float32"  # the precision that says most to a person: "x PyTorch's own float32 error"
+
+
+@dataclass(frozen=True)
+class Group:
+    """All comparisons at one precision in one mode. A largest figure of None is: not finite, or not computed.
+
+    Attributes:
+        worst: the comparison with the largest rms multiple.
+        max_multiple: the largest max-abs multiple.
+        rel_rms: the largest relative rms error.
+    """
+
+    precision: str
+    mode: str
+    compared: int
+    matched: int
+    worst: TapResult
+    max_multiple: float | None
+    rel_rms: float | None
+
+
+@dataclass(frozen=True)
+class LogitSummary:
+    """What the usual criteria say about the logits of some cases: the worst of each. None is: not finite.
+
+    Attributes:
+        positions: how many were compared.
+        flips: positions where another token is the most likely, ties left out.
+        ties: those where it is within PyTorch's own noise.
+    """
+
+    max_abs: float | None
+    mean_abs: float | None
+    mean_kl: float | None
+    max_kl: float | None
+    nmse: float | None
+    pcc: float | None
+    positions: int
+    flips: int
+    ties: int
+
+    @property
+    def agreed(self) -> int:
+        """At how many positions the most likely token is the golden's."""
+        return self.positions - self.flips - self.ties
+
+
+def groups(report: Report) -> tuple[Group, ...]:
+    """One group per precision and mode, in the report's order."""
+    by_kind: dict[tuple[str, str], list[TapResult]] = {}
+    for result in report.results:
+        by_kind.setdefault((result.precision, result.mode), []).append(result)
+    return tuple(
+        Group(
+            precision,
+            mode,
+            compared=len(results),
+            matched=sum(r.verdict == "match" for r in results),
+            worst=max([r for r in results if r.verdict not in UNCOMPARED] or results, key=multiple),
+            max_multiple=_largest_known(r.max_multiple for r in results),
+            rel_rms=_largest_known(r.rel_rms for r in results),
+        )
+        for (precision, mode), results in by_kind.items()
+    )
+
+
+def forward_logits(results: Iterable[TapResult]) -> dict[str, list[TapResult]]:
+    """The forward results that have logit statistics, by precision."""
+    found: dict[str, list[TapResult]] = {}
+    for result in results:
+        if result.logits is not None and result.mode == "forward":
+            found.setdefault(result.precision, []).append(result)
+    return found
+
+
+def logit_summary(results: Sequence[TapResult]) -> LogitSummary:
+    """The figures of some results that have logit statistics."""
+    statistics = [r.logits for r in results if r.logits is not None]
+    flips = [flip for s in statistics for flip in s.flips]
+    return LogitSummary(
+        max_abs=_largest(r.max_abs for r in results),
+        mean_abs=_largest(r.mean_abs for r in results),
+        mean_kl=_largest(s.mean_kl for s in statistics),
+        max_kl=_largest(s.max_kl for s in statistics),
+        nmse=_largest(s.nmse for s in statistics),
+        pcc=min((s.pcc for s in statistics if s.pcc is not None), default=None),
+        positions=sum(len(r.profile) for r in results),
+        flips=sum(not flip.tie for flip in flips),
+        ties=sum(flip.tie for flip in flips),
+    )
+
+
+def multiple(result: TapResult) -> float:
+    """The rms multiple for ranking: what is not finite ranks highest."""
+    return float("inf") if result.rms_multiple is None else result.rms_multiple
+
+
+def excess(result: TapResult, limit: LimitEntry) -> float:
+    """How many times its limit a result is, by rms or by max, whichever is more: comparable across precisions."""
+    if result.rms_multiple is None or result.max_multiple is None:
+        return float("inf")
+    return max(result.rms_multiple / limit.rms, result.max_multiple / limit.max)
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    found = list(values)
+    return None if any(v is None for v in found) else _largest_known(found)
+
+
+def _largest_known(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)

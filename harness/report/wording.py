@@ -1,0 +1,170 @@
+"""What the views say in words, said once: plain text that each view sets in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.comparison import TapResult, Worst
+from harness.report.acceptance import MAX_ABS, MEAN_ABS, POSITION_CORRELATION
+from harness.report.document import Acceptance, Report
+from harness.report.findings import Finding
+from harness.report.summary import UNCOMPARED
+from harness.taps import kind_of
+
+NOT_FINITE = "NaN or infinity where the golden is finite"
+
+
+@dataclass(frozen=True)
+class Uncompared:
+    """The taps that could not be compared for one reason; `where` is the first of them."""
+
+    reason: str
+    taps: tuple[str, ...]
+    expected: str | None
+    found: str | None
+    where: str
+
+
+def headline(report: Report) -> tuple[str, str]:
+    """PASS or FAIL, and how much was compared."""
+    cases = len({r.case for r in report.results})
+    matched = sum(r.verdict == "match" for r in report.results)
+    counts = f"{matched:,} of {len(report.results):,} comparisons match, {counted(cases, 'case')}"
+    return "PASS" if report.verdict == "match" else "FAIL", counts
+
+
+def uncompared(report: Report) -> Iterator[Uncompared]:
+    """What could not be compared at all, one entry a reason."""
+    broken = [r for r in report.results if r.verdict in UNCOMPARED]
+    for verdict in dict.fromkeys(r.verdict for r in broken):
+        of_kind = [r for r in broken if r.verdict == verdict]
+        first = of_kind[0]
+        yield Uncompared(
+            verdict,
+            tuple(dict.fromkeys(r.tap for r in of_kind)),
+            first.expected,
+            first.found,
+            f"case {first.case}, {first.precision}, {first.mode}",
+        )
+
+
+def place(finding: Finding) -> str:
+    """The taps of a finding."""
+    return folded(finding.taps, finding.layers)
+
+
+def folded(taps: Sequence[str], layers: int) -> str:
+    """Taps of one kind in one word, `layers.*.q_rope`, where they are all that the model's `layers` have."""
+    if len(taps) > 1 and len(taps) == layers:
+        return f"layers.*.{kind_of(taps[0])}"
+    return some(taps)
+
+
+def extent(finding: Finding) -> str:
+    """In how many layers, on whose inputs, at which precisions."""
+    where = f"in {len(finding.taps)} of {finding.layers} layers, " if finding.layers else ""
+    how = "wrong even on golden inputs" if finding.worst.mode == "replay" else "first to be wrong; not replayed"
+    return f"{where}{how}; {', '.join(finding.precisions)}"
+
+
+def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
+    """A finding's figures and evidence: (label, text)."""
+    worst = finding.worst
+    if worst.verdict == "nonfinite":
+        yield "value", NOT_FINITE
+    else:
+        yield "rms error", times_noise(worst, report.limits[worst.precision].rms)
+    if worst.worst is not None:
+        at = f"case {worst.case}, {worst.tap}, {index(worst.worst)}"
+        yield "worst at", f"{at}:  actual {actual(worst.worst)}, golden {worst.worst.golden:.6g}"
+    if finding.since:
+        yield "operation", f"any after {some(finding.since)}: what is between was not compared in these cases"
+    for sentence in finding.evidence:
+        yield "positions", sentence
+    if finding.matched:
+        yield "fed by", f"{', '.join(finding.matched)}, which matched"
+
+
+def times_noise(result: TapResult, limit: float) -> str:
+    """The rms multiple with its unit, its limit, and the relative error."""
+    relative = "" if result.rel_rms is None else f"; {result.rel_rms:.1e} of the tap's own rms"
+    return f"{number(result.rms_multiple)} x {unit(result.precision)}   (up to {bound(limit)} allowed{relative})"
+
+
+def unit(precision: str) -> str:
+    """What a noise multiple of 1 is."""
+    return "half an ulp" if precision == "float64" else f"PyTorch's own {precision} error"
+
+
+def index(worst: Worst) -> str:
+    """The index of an element, dimension by dimension."""
+    return ", ".join(f"{dim} {i}" for dim, i in worst.index.items() if dim != "batch")
+
+
+def actual(worst: Worst) -> str:
+    return number(worst.actual, ".6g")
+
+
+def inherited(report: Report) -> str | None:
+    """What is wrong only because something upstream is; None where nothing is."""
+    taps = {r.tap for r in report.results if r.verdict == "inherited"}
+    if not taps:
+        return None
+    if report.introduced:
+        return f"inherited: {counted(len(taps), 'tap')} further downstream, each right on golden inputs"
+    first = report.first_divergence
+    where = f"first {first.tap} (case {first.case}, {first.precision})" if first else ""
+    return (
+        f"no operation is wrong on golden inputs, yet {len(taps)} taps are beyond the limit in the forward "
+        f"pass,\n{where}: small errors add up; look at the arithmetic, not the formula"
+    )
+
+
+def criteria(acceptance: Acceptance) -> str:
+    """The acceptance's figures beside what was asked of them."""
+    r = acceptance.position_correlation
+    correlation = (
+        "means nothing here (fewer than 4 positions, or an error within the noise)"
+        if r is None
+        else f"{r:+.2f} (|r| < {POSITION_CORRELATION:g})"
+    )
+    return (
+        f"max abs {number(acceptance.max_abs)} (< {power(MAX_ABS)}), mean abs {number(acceptance.mean_abs)} "
+        f"(< {power(MEAN_ABS)}), position correlation {correlation}"
+    )
+
+
+def number(value: float | None, form: str = ".2g") -> str:
+    """A figure in two digits, or as asked; 381 stays 381, not 3.8e+02."""
+    if value is None:
+        return "not finite"
+    return f"{value:.0f}" if form == ".2g" and 99.5 <= abs(value) < 999.5 else format(value, form)
+
+
+def bound(limit: float) -> str:
+    """A limit: 4, 0.01, 1e5."""
+    short = power(limit)
+    return short if limit >= 1e4 and float(short) == limit else f"{limit:g}"
+
+
+def power(value: float) -> str:
+    """A power of ten as people write it: 1e-4, not 0.0001 or 1e-04."""
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def counted(count: int, what: str) -> str:
+    """`1 case`, `2 cases`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def escaped(character: str) -> str:
+    """A character that cannot be shown, as its escape: \\x1b."""
+    return character.encode("unicode_escape").decode()
+
+
+def some(names: Sequence[str], shown: int = 4) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from harness.report.document import LimitEntry
+from harness.report.html.heatmap import MAX_COLUMNS, bins, by_position, by_tap, span_text
+from harness.report.html.ladder import Measured, ladder
+from harness.report.html.scale import WITHIN, edges, legend, short, step
+from tests.report.samples import REPORT, build, result
+
+
+@pytest.mark.parametrize("limit", [4.0, 1e5, 0.001])
+def test_the_limit_lies_on_an_edge_of_the_scale(limit):
+    assert edges(limit)[WITHIN - 1] == limit
+    assert step(limit, limit) == WITHIN - 1
+    assert step(limit * 1.0001, limit) == WITHIN
+    assert step(0.0, limit) == 0
+    assert step(math.inf, limit) == len(edges(limit))
+    assert [s.beyond for s in legend(limit)] == [False] * WITHIN + [True] * 6
+
+
+def test_below_the_limit_steps_double_and_beyond_it_they_are_tenfold():
+    assert edges(4.0) == pytest.approx((0.5, 1, 2, 4, 40, 400, 4e3, 4e4, 4e5))
+    assert [s.label for s in legend(4.0)][-2:] == ["≤ 4e5", "> 4e5"]
+
+
+@pytest.mark.parametrize(
+    ("multiple", "text"),
+    [
+        (0.0, "0"),
+        (0.04, "0"),
+        (0.44, "0.4"),
+        (3.14, "3.1"),
+        (9.97, "10"),
+        (31.8, "32"),
+        (999.6, "1e3"),
+        (3.6e5, "4e5"),
+    ],
+)
+def test_a_multiple_is_short_enough_for_a_cell(multiple, text):
+    assert short(multiple) == text
+    assert short(math.inf) == "NaN"
+
+
+@pytest.mark.parametrize("positions", [0, 1, 2, 23, 24, 25, 27, 100, 628, 32768])
+def test_bins_cover_every_position_once(positions):
+    edge = bins(positions)
+    assert edge[0] == 0
+    assert edge[-1] == positions
+    assert all(a < b for a, b in pairwise(edge))
+    assert len(edge) - 1 <= MAX_COLUMNS
+    assert edge[: min(positions, 8) + 1] == tuple(range(min(positions, 8) + 1))
+
+
+def test_a_bin_is_named_by_both_its_ends():
+    assert span_text(3, 4) == "3"
+    assert span_text(8, 12) == "8–11"
+
+
+def test_a_cell_is_the_largest_over_cases_and_counts_those_beyond():
+    report = build(
+        result("layers.0.q", multiple=1.1),
+        result("layers.0.q", verdict="introduced", multiple=70.0, case="other"),
+        result("layers.0.q", "forward", multiple=999.0),
+    )
+    heat = by_tap(report, "float32", "replay")
+    cell = dict(heat.rows)["0"][heat.columns.index("q")]
+    assert (cell.text, cell.title) == ("▲70", "layers.0.q: 1 of 2 cases beyond the limit; largest in other")
+
+
+def test_beyond_the_limit_of_max_alone_is_marked_too():
+    result_ = replace(result("layers.0.q", verdict="introduced", multiple=3.0), max_multiple=9.0)
+    heat = by_tap(build(result_), "float32", "replay")
+    cell = dict(heat.rows)["0"][heat.columns.index("q")]
+    assert (cell.text, cell.step) == ("▲3", 3)
+
+
+def test_layers_are_in_the_order_of_the_data_flow_not_of_the_alphabet():
+    taps = dict.fromkeys(("embed", *(f"layers.{i}.q" for i in (0, 1, 2, 10)), "logits"), REPORT.taps["layers.0.q"])
+    heat = by_tap(replace(REPORT, taps=taps, results=()), "float32", "replay")
+    assert [name for name, _ in heat.rows] == ["0", "1", "2", "10", "model"]
+
+
+def test_a_long_profile_keeps_its_largest_value_per_bin_and_says_so():
+    profile = [1.0] * 100
+    profile[50] = 77.0
+    heat = by_position(build(result("layers.0.q", profile=tuple(profile))), "float32", "replay")
+    row = dict(zip(heat.columns, dict(heat.rows)["0"], strict=True))
+    marked = [name for name, cell in row.items() if cell.text == "▲77"]
+    assert len(marked) == 1
+    start, stop = map(int, marked[0].split("–"))
+    assert start <= 50 <= stop
+    assert "positions share a column from 8 on" in heat.note
+    assert "share" not in by_position(build(result("layers.0.q")), "float32", "replay").note
+
+
+def test_the_ladder_keeps_the_distances():
+    limits = LimitEntry(4.0, 8.0, "measured", 4e4)
+    found = ladder("float32", "noise", limits, [Measured("this port", 400.0, "here")])
+    left = {rung.kind: rung.left for rung in found.rungs}
+    decade = (left["bug"] - left["limit"]) / 4
+    assert left["port"] - left["limit"] == pytest.approx(2 * decade, abs=0.2)
+    assert [rung.kind for rung in found.rungs] == ["noise", "limit", "port", "bug"]
+    assert found.limit == left["limit"]
+    assert not found.blind
+    assert {"1", "100"} <= {label for _, label in found.ticks}
+
+
+def test_a_port_that_is_not_finite_stands_at_the_end_and_an_exact_one_at_the_beginning():
+    limits = LimitEntry(4.0, 8.0, "measured", 1.0)
+    found = ladder("bfloat16", "noise", limits, [Measured("a", None, ""), Measured("b", 0.0, "")])
+    assert [(r.name, r.text, r.left) for r in (found.rungs[0], found.rungs[-1])] == [
+        ("b", "0", 0.0),
+        ("a", "not finite", 100.0),
+    ]
+    assert found.blind
