@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from harness.report import diff_summary
 from harness.report.diff_document import Diff
-from harness.report.diff_summary import (
-    Operation,
-    headline,
-    inheritance,
-    logit_row,
-    not_covered,
-    notes,
-    operations,
-    sections,
-    sides,
-    still_wrong,
-)
+from harness.report.diff_summary import Operation
 from harness.report.markdown import SHOWN_FINDINGS, code, details, fitted, rows, table, text
 from harness.report.wording import bound, number
 
@@ -27,17 +17,17 @@ def diff_markdown(diff: Diff) -> str:
 
 
 def _sections(diff: Diff) -> Iterator[str]:
-    word, counts = headline(diff)
-    who = "\n".join(f"- {when}: {code(side)}" for when, side in sides(diff))
+    word, counts = diff_summary.headline(diff)
+    who = "\n".join(f"- {when}: {code(side)}" for when, side in diff_summary.sides(diff))
     yield f"## goldens diff: {word}\n\n{text(counts)}\n\n{who}\n- model: {code(diff.golden.model)}\n"
-    for note in notes(diff):
+    for note in diff_summary.notes(diff):
         yield f"\n> {text(note)}\n"
-    for section in sorted(sections(diff), key=lambda section: section.better):
+    for section in sorted(diff_summary.sections(diff), key=lambda section: section.better):
         yield f"\n### {section.status}\n{_operations(section.operations)}"
         if section.inherited:
-            yield f"\n{'and ' if section.operations else ''}{inheritance(section)}\n"
-    wrong = tuple(operations(diff, diff.still_wrong))
-    yield f"\n### Still wrong\n{_operations(wrong)}\n{text(still_wrong(diff))}\n"
+            yield f"\n{'and ' if section.operations else ''}{diff_summary.inheritance(section)}\n"
+    wrong = tuple(diff_summary.operations(diff, diff.still_wrong))
+    yield f"\n### Still wrong\n{_operations(wrong)}\n{text(diff_summary.still_wrong(diff))}\n"
     yield table(
         ("", "largest x noise before", "after", "limit"),
         [
@@ -56,12 +46,17 @@ def _sections(diff: Diff) -> Iterator[str]:
         logits = [
             (
                 entry.precision,
-                *(f"{a} → {b}" for a, b in zip(logit_row(entry.before), logit_row(entry.after), strict=True)),
+                *(
+                    f"{a} → {b}"
+                    for a, b in zip(
+                        diff_summary.logit_row(entry.before), diff_summary.logit_row(entry.after), strict=True
+                    )
+                ),
             )
             for entry in diff.logits
         ]
         yield table(("logits", "max abs", "max KL", "top-1 flips", "ties"), logits)
-    for title, lines in (("Left out", diff.left_out), ("Not covered", not_covered(diff))):
+    for title, lines in (("Left out", diff.left_out), ("Not covered", diff_summary.not_covered(diff))):
         if lines:
             yield details(f"{title}: {len(lines)}", rows(lines))
 

@@ -24,7 +24,7 @@ from harness.report.diff_summary import (
     still_wrong,
 )
 from harness.report.document import Acceptance
-from harness.report.layout import spaced, table
+from harness.report.layout import print_parts, spaced, table
 from harness.report.wording import bound, number, some
 
 SHOWN_KINDS = 6
@@ -33,7 +33,7 @@ ARROW = "->"
 
 
 def print_diff(diff: Diff, console: Console) -> None:
-    console.print(Group(*_parts(diff)), highlight=False)
+    print_parts(_parts(diff), console)
 
 
 def _parts(diff: Diff) -> Iterator[RenderableType]:

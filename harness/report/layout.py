@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
-from rich.console import RenderableType
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
+
+from harness.report.wording import escaped
+
+
+@dataclass(frozen=True)
+class _Visible:
+    """Content whose characters all show: a name from outside does not move the cursor or change colours."""
+
+    content: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        for segment in console.render(self.content, options):
+            text = "".join(c if c.isprintable() or c == "\n" else escaped(c) for c in segment.text)
+            yield Segment(text, segment.style)
+
+
+def print_parts(parts: Iterable[RenderableType], console: Console) -> None:
+    """Print the parts of a view one below the other."""
+    console.print(_Visible(Group(*parts)), highlight=False)
 
 
 def counted(count: int, what: str) -> str:

@@ -5,22 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from harness.report import wording
 from harness.report.document import Report
 from harness.report.findings import Finding, worst_first
 from harness.report.summary import UNCOMPARED, forward_logits, groups, logit_summary
-from harness.report.wording import (
-    bound,
-    criteria,
-    escaped,
-    extent,
-    facts,
-    headline,
-    inherited,
-    number,
-    place,
-    some,
-    uncompared,
-)
 
 MAX_BYTES = 1024 * 1024  # GitHub drops a step summary that is larger, whole
 SHOWN_FINDINGS, SHOWN_LINES, SHOWN_CHARACTERS = 20, 50, 300
@@ -45,25 +33,26 @@ def fitted(sections: Iterable[str]) -> str:
 
 
 def _sections(report: Report) -> Iterator[str]:
-    word, counts = headline(report)
+    word, counts = wording.headline(report)
     yield f"## goldens: {word}\n\n{text(counts)}: port {code(report.port)}, model {code(report.golden.model)}\n"
     for note in report.notes:
         yield f"\n> {text(note)}\n"
-    for broken in uncompared(report):
+    for broken in wording.uncompared(report):
         yield (
-            f"\n**{broken.reason}** {code(some(broken.taps))} ({text(broken.where)}): "
+            f"\n**{broken.reason}** {code(wording.some(broken.taps))} ({text(broken.where)}): "
             f"expected {code(broken.expected or '')}, found {code(broken.found or '')}\n"
         )
     found = worst_first(report)
     if found:
         yield _findings(report, found)
-    downstream = inherited(report)
+    downstream = wording.inherited(report)
     if downstream is not None:
         yield f"\n{text(downstream)}\n"
     yield _figures(report)
     if report.acceptance is not None:
         passed = "pass" if report.acceptance.passed else "fail"
-        yield f"\nAcceptance at {report.acceptance.precision}: **{passed}**, {text(criteria(report.acceptance))}\n"
+        criteria = text(wording.criteria(report.acceptance))
+        yield f"\nAcceptance at {report.acceptance.precision}: **{passed}**, {criteria}\n"
     if report.not_covered:
         yield details(f"Not covered: {len(report.not_covered)}", rows(report.not_covered))
     if found:
@@ -71,7 +60,9 @@ def _sections(report: Report) -> Iterator[str]:
     logits = _logits(report)
     if logits:
         yield details("Logits", logits)
-    limits = [f"{p}: rms {bound(x.rms)}, max {bound(x.max)}: {x.why}" for p, x in report.limits.items()]
+    limits = [
+        f"{p}: rms {wording.bound(x.rms)}, max {wording.bound(x.max)}: {x.why}" for p, x in report.limits.items()
+    ]
     yield details("Limits and golden", rows([*limits, f"golden {report.golden.id} at {report.golden.path}"]))
 
 
@@ -80,13 +71,13 @@ def _findings(report: Report, found: Sequence[Finding]) -> str:
     for finding in found[:SHOWN_FINDINGS]:
         worst = finding.worst
         limit = report.limits[worst.precision]
-        known = dict(facts(finding, report))
+        known = dict(wording.facts(finding, report))
         lines.append(
             (
-                code(place(finding)),
+                code(wording.place(finding)),
                 f"{len(finding.taps)} of {finding.layers}" if finding.layers else "",
                 ", ".join(finding.precisions),
-                f"{number(worst.rms_multiple)} (limit {bound(limit.rms)}, {worst.precision})",
+                f"{wording.number(worst.rms_multiple)} (limit {wording.bound(limit.rms)}, {worst.precision})",
                 text(known.get("worst at", "")),
             )
         )
@@ -96,8 +87,8 @@ def _findings(report: Report, found: Sequence[Finding]) -> str:
 
 
 def _evidence(report: Report, finding: Finding) -> str:
-    lines = [f"{label}: {value}" for label, value in facts(finding, report) if label != "worst at"]
-    return f"{code(place(finding))} ({text(extent(finding))})\n\n{rows(lines)}"
+    lines = [f"{label}: {value}" for label, value in wording.facts(finding, report) if label != "worst at"]
+    return f"{code(wording.place(finding))} ({text(wording.extent(finding))})\n\n{rows(lines)}"
 
 
 def _figures(report: Report) -> str:
@@ -109,7 +100,9 @@ def _figures(report: Report) -> str:
             (
                 f"{group.precision} {group.mode}",
                 f"{group.matched:,} of {group.compared:,}",
-                f"{number(worst.rms_multiple)} of {bound(limit.rms)}" if compared else "nothing compared",
+                f"{wording.number(worst.rms_multiple)} of {wording.bound(limit.rms)}"
+                if compared
+                else "nothing compared",
                 f"{code(worst.tap)} in {code(worst.case)}" if compared else "",
                 f"{limit.weakest_bug:.2g}",
             )
@@ -124,8 +117,8 @@ def _logits(report: Report) -> str:
         lines.append(
             (
                 precision,
-                number(figures.max_abs),
-                number(figures.max_kl),
+                wording.number(figures.max_abs),
+                wording.number(figures.max_kl),
                 f"{figures.agreed:,} of {figures.positions:,}",
                 str(figures.flips),
                 str(figures.ties),
@@ -176,4 +169,4 @@ def _entity(found: re.Match[str]) -> str:
 def _shortened(outside: str) -> str:
     if len(outside) > SHOWN_CHARACTERS:
         outside = outside[: SHOWN_CHARACTERS - 3] + "..."
-    return "".join(c if c.isprintable() or c.isspace() else escaped(c) for c in outside)
+    return "".join(c if c.isprintable() or c.isspace() else wording.escaped(c) for c in outside)

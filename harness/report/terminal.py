@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from harness.report.document import Acceptance, Report
 from harness.report.findings import Finding, findings
-from harness.report.layout import spaced, table
+from harness.report.layout import print_parts, spaced, table
 from harness.report.summary import UNCOMPARED, forward_logits, groups, logit_summary
 from harness.report.wording import (
     Uncompared,
@@ -31,7 +31,7 @@ SHOWN_FINDINGS = 6
 
 
 def print_report(report: Report, console: Console) -> None:
-    console.print(Group(*_parts(report)), highlight=False)
+    print_parts(_parts(report), console)
 
 
 def _parts(report: Report) -> Iterator[RenderableType]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from harness.report.terminal import print_report
+from tests.report.hostile import EXTRA, NAMED
 from tests.report.samples import PASSING, REPORT, build, result
 
 
@@ -77,6 +78,13 @@ def test_without_colour_there_are_no_escape_codes():
     assert "\x1b" not in printed(REPORT)
     assert "\x1b" not in printed(REPORT, force_terminal=True, no_color=True, color_system=None)
     assert "\x1b" in printed(REPORT, force_terminal=True, color_system="standard")
+
+
+def test_a_name_from_outside_does_not_control_the_terminal():
+    for report in (NAMED, EXTRA):
+        text = printed(report)
+        assert "\x1b" not in text
+        assert "\\x1b[31m" in text
 
 
 def test_a_finding_speaks_of_replay_at_float32_where_it_can():
