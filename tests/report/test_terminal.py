@@ -99,3 +99,14 @@ def test_a_finding_speaks_of_replay_at_float32_where_it_can():
     text = printed(replace(report, environment=environment))
     assert "50 x PyTorch's own float32 error" in text
     assert "(in 1 of 2 layers, wrong even on golden inputs; float64, float32)" in text
+
+
+def test_the_figures_fit_a_terminal_of_80_columns():
+    out = io.StringIO()
+    print_report(PASSING, Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    head = next(line for line in lines if line.startswith("precision mode"))
+    assert head.split() == "precision mode match rms x max x limits rel. rms largest rms at".split()
+    row = next(line for line in lines if line.startswith("float32   replay"))
+    assert row.split()[:7] == ["float32", "replay", "35", "of", "35", "1.2", "1.2"]
