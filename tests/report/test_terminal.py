@@ -107,6 +107,6 @@ def test_the_figures_fit_a_terminal_of_80_columns():
     lines = out.getvalue().splitlines()
     assert all(len(line) <= 80 for line in lines)
     head = next(line for line in lines if line.startswith("precision mode"))
-    assert head.split() == "precision mode match rms x max x limits rel. rms largest rms at".split()
+    assert " ".join(head.split()) == "precision mode match rms x max x limits rel. rms largest rms at"
     row = next(line for line in lines if line.startswith("float32   replay"))
     assert row.split()[:7] == ["float32", "replay", "35", "of", "35", "1.2", "1.2"]
