@@ -8,6 +8,12 @@ import pytest
 from harness import embedded
 
 
+@pytest.fixture(autouse=True)
+def no_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of pytest-xdist have COLUMNS=80; what is printed here is as wide as in a log."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def golden_path() -> Path:
     """The embedded golden."""

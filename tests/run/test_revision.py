@@ -326,13 +326,13 @@ def test_ctrl_c_leaves_no_worktree_behind(repository, tmp_path):
         text=True,
         start_new_session=True,
     )
-    for _ in range(600):
+    for _ in range(6000):
         if (tmp_path / "at-work").exists():
             break
         time.sleep(0.1)
     assert repository.worktrees == 2
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
