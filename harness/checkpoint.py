@@ -64,6 +64,17 @@ class Checkpoint:
             tensor: np.ndarray = file.get_tensor(name)
         return tensor
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one parameter, from the file's header.
+
+        Raises:
+            CheckpointError: the checkpoint lacks it.
+        """
+        if name not in self._home:
+            raise missing_parameter(name, self.directory)
+        with _open(self._home[name]) as file:
+            return tuple(file.get_slice(name).get_shape())
+
     def entry(self, name: str) -> ParameterEntry:
         """Shape, dtype and sha256 (over the stored bytes) of one parameter."""
         tensor = np.ascontiguousarray(self.read(name))

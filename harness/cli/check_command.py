@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from harness.cli.group import DIVERGED, MATCH
 from harness.cli.options import chosen, listed, output_options
-
-if TYPE_CHECKING:
-    from harness.report.document import Report
 
 
 @click.command()
@@ -37,6 +33,11 @@ if TYPE_CHECKING:
 @click.option("--lift", is_flag=True, help="In float64, lift the float32 that is hard-coded in the port.")
 @click.option("--limit-rms", type=float, metavar="X", help="Largest rms noise multiple that still matches.")
 @click.option("--limit-max", type=float, metavar="Y", help="Largest max-abs noise multiple that still matches.")
+@click.option(
+    "--allow-reduced-precision",
+    is_flag=True,
+    help="Check float32 under the matmul precision that is configured, or the backend's default.",
+)
 @output_options("json", "html", "markdown", "junit")
 def check(
     golden: str | None,
@@ -48,6 +49,7 @@ def check(
     lift: bool,
     limit_rms: float | None,
     limit_max: float | None,
+    allow_reduced_precision: bool,
     **outputs: Path | None,
 ) -> None:
     """Check a port against GOLDEN (default: the embedded one), operation by operation.
@@ -64,6 +66,7 @@ def check(
     from harness import embedded
     from harness.cli.console import console
     from harness.cli.progress import Progress
+    from harness.report.contract import broken_contract
     from harness.report.output import STDOUT
     from harness.report.terminal import print_report
     from harness.report.views import write_views
@@ -78,6 +81,7 @@ def check(
         limit_rms=limit_rms,
         limit_max=limit_max,
         lift=lift,
+        allow_reduced_precision=allow_reduced_precision,
     )
     asked = chosen(outputs)
     path = golden or str(embedded.golden())
@@ -88,30 +92,7 @@ def check(
         report = run_check(path, weights, port, question, progress=progress)
     write_views(report, asked)
     print_report(report, console(stderr=STDOUT in asked.values()))
-    _refuse_broken_contract(report)
+    broken = broken_contract(report)
+    if broken is not None:
+        raise broken
     sys.exit(MATCH if report.verdict == "match" else DIVERGED)
-
-
-def _refuse_broken_contract(report: Report) -> None:
-    """Where something could not be compared the answer is neither match nor diverged.
-
-    Raises:
-        PortError: a tap is missing, extra, of another shape or dtype, or not finite.
-    """
-    from harness.errors import PortError
-    from harness.verdict import BROKEN
-
-    broken = [result for result in report.results if result.verdict in BROKEN]
-    if not broken:
-        return
-    first = broken[0]
-    kinds = ", ".join(dict.fromkeys(result.verdict for result in broken))
-    raise PortError(
-        f"{len(broken)} taps could not be compared ({kinds})",
-        where=f"{first.tap} in case {first.case}, {first.precision}, {first.mode}: {first.verdict}",
-        expected=first.expected or "finite values",
-        found=first.found or "NaN or infinity",
-        hint="lift the float32 that is hard-coded in the port: --lift"
-        if (first.verdict, first.precision) == ("dtype", "float64")
-        else "mend this in the port first; the report above says where it begins",
-    )

@@ -13,8 +13,9 @@ from harness.architecture import Architecture, Config
 from harness.comparison import TapResult
 from harness.golden import CaseEntry
 from harness.report.document import Report
+from harness.run import matmul_audit
 from harness.run import precision as precisions
-from harness.run.port import Call, Declarations, Port, declarations, load_port, run_calls
+from harness.run.port import Call, Declarations, Port, declarations, find_port, load_port, run_calls
 from harness.run.preflight import preflight
 from harness.run.progress import SILENT, Progress
 from harness.run.question import Question, select_cases
@@ -40,7 +41,8 @@ class Checker:
         load: loads the port instead of `spec`.
 
     Raises:
-        HarnessError: whatever can be refused before the port runs.
+        HarnessError: whatever can be refused before the port runs: the golden, the weights, the question, a port
+            that cannot be imported, a reduced matmul precision that is configured.
     """
 
     def __init__(
@@ -56,12 +58,17 @@ class Checker:
         question.check()
         self._spec = spec
         self._checkpoint = checkpoint
+        if load is None:
+            find_port(spec)  # before minutes are spent; and an import may configure precision: looked at next
+        for precision in question.precisions:
+            precisions.refuse_reduced(precision, question.allow_reduced_precision)
         self._load = load or (lambda directory, config, dtype: load_port(spec, directory, config, dtype))
         self._loaded: tuple[str, Port] | None = None
         self._sources: dict[str, GoldenSource] = {}
         self._settings: dict[str, object] = {}
         self._declared = Declarations()
-        self._notes: dict[str, None] = {}
+        self._notes: dict[str, tuple[str, ...]] = {}
+        self._audits: dict[str, matmul_audit.Audit] = {}
         self._not_lifted: dict[str, None] = {}
         self.golden: Golden = open_golden(golden_path)
         try:
@@ -92,7 +99,9 @@ class Checker:
             unless that was asked for anyway.
 
         Raises:
-            PortError: the port cannot be loaded, raises, or breaks its contract.
+            PortError: the port cannot be loaded, raises, breaks its contract, or reduces the matmul precision of
+                float32 or float64 by itself.
+            UsageError: a reduced matmul precision is configured.
         """
         cases = self.cases if cases is None else cases
         try:
@@ -106,15 +115,18 @@ class Checker:
 
     def _run(self, precision: str, cases: Sequence[CaseEntry], progress: Progress) -> list[TapResult]:
         results: list[TapResult] = []
+        allow_reduced = self.question.allow_reduced_precision
 
         def keep(result: TapResult) -> None:
             results.append(result)
             progress.advance(f"{result.tap} in {result.case}, {result.mode}")
 
         progress.begin(f"{precision}: loading the port")
-        with precisions.in_force(precision) as in_force:
-            self._settings[precision] = asdict(in_force)
+        with precisions.in_force(precision, allow_reduced):
             port = self._port(precision)
+        # Entered anew: what loading the port has configured is looked at before it runs.
+        with precisions.in_force(precision, allow_reduced) as in_force:
+            self._settings[precision] = asdict(in_force)
             self._declared = declarations(port, Architecture.kinds())
             judgement = Judgement(self.question.limit(precision), self._declared, keep)
             source = self._sources.setdefault(precision, GoldenSource(self.golden, precision))
@@ -129,7 +141,10 @@ class Checker:
             for session, logits in zip(sessions, run_calls(port, calls), strict=True):
                 session("logits", logits)
                 session.finish()
-            self._notes |= dict.fromkeys(getattr(port, "notes", ()))
+            self._notes[precision] = (
+                *getattr(port, "notes", ()),
+                *self._precision_notes(precision, port, in_force, calls),
+            )
         return results
 
     def report(self, results: Sequence[TapResult]) -> Report:
@@ -143,10 +158,29 @@ class Checker:
             cases=[case for case in self.cases if case.name in cases_seen],
             declared=self._declared,
             settings={p: self._settings[p] for p in precisions_seen},
-            notes=tuple(self._notes),
+            notes=tuple(dict.fromkeys(note for p in precisions_seen for note in self._notes[p])),
             not_lifted=tuple(self._not_lifted),
         )
         return assemble(self.golden, run, results)
+
+    def _precision_notes(
+        self, precision: str, port: Port, settings: precisions.Settings, calls: Sequence[Call]
+    ) -> tuple[str, ...]:
+        """What has to be said about precision settings; the port is looked into once per precision.
+
+        That is after it ran, and on an input that it has seen: a port that keeps tables for later would otherwise
+        keep what is only a tracer.
+
+        Raises:
+            PortError: the port reduces the matmul precision by itself.
+        """
+        if precision == "bfloat16" or not calls:
+            return ()
+        if precision not in self._audits:
+            self._audits[precision] = matmul_audit.audit(port, min(calls, key=lambda call: call.input_ids.size))
+        allow_reduced = self.question.allow_reduced_precision
+        notes = matmul_audit.judge(self._audits[precision], precision, allow_reduced)
+        return (precisions.waiver(settings), *notes) if allow_reduced and precision == "float32" else notes
 
     def _port(self, precision: str) -> Port:
         if self._loaded is None or self._loaded[0] != precision:

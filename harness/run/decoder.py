@@ -25,7 +25,7 @@ from harness.run.operations import OPERATIONS, Heads, Hidden, Operations
 from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction, Tapped
-from harness.run.weights import Weights, layer_state
+from harness.run.weights import Weights, ZeroWeights, layer_state
 
 Ids = Int[Array, "batch position"]
 Mask = Bool[Array, "batch position"]
@@ -116,6 +116,7 @@ class Decoder:
 
     def __init__(self, arch: Architecture, weights: Weights, operations: Operations = OPERATIONS) -> None:
         self.arch, self.weights, self.ops = arch, weights, operations
+        self._checkpoint = weights.directory
         # Shapes only: no parameter ever has an initial value that a load could fail to replace.
         skeleton = nnx.eval_shape(lambda: DecoderLayer(arch, operations, weights.dtype))
         graph, self._abstract = nnx.split(skeleton)
@@ -151,6 +152,10 @@ class Decoder:
                 hint="bring a port that does: --port package.module:Name",
             )
         return cls(arch, Weights(checkpoint, dtype), operations)
+
+    def without_weights(self) -> Self:
+        """The same decoder with zeros for weights, to be traced: see `harness.run.matmul_audit`."""
+        return type(self)(self.arch, ZeroWeights(self._checkpoint, self.weights.dtype), self.ops)
 
     def forward(
         self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any, tap: TapFunction

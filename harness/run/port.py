@@ -16,7 +16,8 @@ What a port cannot do, it declares; the report lists it as not covered, never as
     dtypes = {"logits": "float32"}      kinds of taps that are wider than `dtype` by design (float64 aside)
 
 A port may also offer `forward_all(calls)`, to push many cases through one layer before it loads the next, and
-`notes`, lines that the report has to show. `harness.run.adapters` makes ports of models that nobody edits.
+`without_weights()`: itself with zeros for weights, which is traced in its place (`harness.run.matmul_audit`). Lines
+that the report has to show are its `notes`. `harness.run.adapters` makes ports of models that nobody edits.
 """
 
 from __future__ import annotations

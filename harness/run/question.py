@@ -23,6 +23,8 @@ class Question:
         cases: glob patterns of case names; none means all.
         limit_rms, limit_max: the user's own limits, in noise multiples.
         lift: in float64, lift the narrower floats that are hard-coded in the port.
+        allow_reduced_precision: check float32 under the matmul precision that is configured, or else under the
+            backend's default, instead of refusing a reduced one. The report says so.
     """
 
     precisions: tuple[str, ...] = ("float64", "float32")
@@ -31,6 +33,7 @@ class Question:
     limit_rms: float | None = None
     limit_max: float | None = None
     lift: bool = False
+    allow_reduced_precision: bool = False
 
     def check(self) -> None:
         """Refuse what cannot be asked.

@@ -34,6 +34,7 @@ class Weights:
     """A checkpoint's parameters, converted to one dtype as they are read."""
 
     def __init__(self, directory: Path, dtype: jnp.dtype) -> None:
+        self.directory = directory
         self.dtype = dtype
         self._checkpoint = Checkpoint(directory)
 
@@ -44,6 +45,18 @@ class Weights:
             CheckpointError: the checkpoint lacks it.
         """
         return jnp.asarray(np.asarray(self._checkpoint.read(name)).astype(self.dtype))
+
+
+class ZeroWeights(Weights):
+    """Zeros in the shapes of a checkpoint's parameters: enough to trace a model, and nothing is read."""
+
+    def read(self, name: str) -> Float[Array, "..."]:
+        """Zeros in the shape of one parameter.
+
+        Raises:
+            CheckpointError: the checkpoint lacks it.
+        """
+        return jnp.zeros(self._checkpoint.shape(name), self.dtype)
 
 
 def layer_state(weights: Weights, index: int, abstract: nnx.State) -> nnx.State:

@@ -1,0 +1,144 @@
+"""Precision settings inside a port: what its own code asks of matrix products, read from the traced program.
+
+A `precision=` argument, a narrow `preferred_element_type` or a `with jax.default_matmul_precision(...)` inside the
+port wins over what the harness puts in force. None of them can be seen from outside, but the jaxpr holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.extend import source_info_util
+from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
+
+from harness.errors import HarnessError, PortError
+from harness.run.port import Call, Port
+from harness.run.precision import FULL, is_reduced
+from harness.run.tapping import no_tap
+
+PRODUCTS = frozenset({"dot_general", "ragged_dot_general", "conv_general_dilated"})
+AUDITED_DTYPES = ("float32", "float64")
+_SHORT = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+@dataclass(frozen=True)
+class ReducedMatmul:
+    """A matrix product that computes with less than the precision of its operands.
+
+    Attributes:
+        asks_for: the setting: `precision default` (which is also what `bfloat16` becomes), `precision high`
+            (`tensorfloat32` too), a preset such as `precision BF16_BF16_F32`, or
+            `preferred_element_type bfloat16`.
+        where: `file:line (function)`, the user's frame closest to it.
+    """
+
+    primitive: str
+    asks_for: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the trace of a port showed, or why there is none."""
+
+    found: tuple[ReducedMatmul, ...] = ()
+    failure: str | None = None
+
+
+def reduced_matmuls(jaxpr: Jaxpr, backend: str) -> tuple[ReducedMatmul, ...]:
+    """The float32 and float64 products of a program that are reduced on a backend, in program order.
+
+    Nested programs (jit, scan, while, cond, custom derivatives, remat, shard_map) are read as well, each as
+    often as it is called; a loop's body counts once.
+    """
+    return tuple(_walk(jaxpr, backend))
+
+
+def audit(port: Port, call: Call) -> Audit:
+    """Trace a port's forward pass and read what its matrix products ask for. Nothing is computed.
+
+    Inputs are constants of the trace and not its arguments, so that a port may look at them. A port that reads its
+    weights as it runs offers `without_weights()`, itself with zeros in their place: a trace of the port itself
+    would hold all of them at once.
+    """
+    if hasattr(port, "without_weights"):
+        port = port.without_weights()
+    # Our own default is in force, so that what is found was asked for by the port.
+    try:
+        with jax.default_matmul_precision(FULL):
+            traced = jax.make_jaxpr(
+                lambda: port.forward(call.input_ids, call.positions, call.mask, call.cache, no_tap)
+            )()
+    except Exception as error:
+        reason = error.problem if isinstance(error, HarnessError) else str(error).strip().partition("\n")[0]
+        return Audit(failure=f"{type(error).__name__}: {reason}")
+    return Audit(found=reduced_matmuls(traced.jaxpr, jax.default_backend()))
+
+
+def judge(audit: Audit, precision: str, allow_reduced: bool) -> tuple[str, ...]:
+    """What a report has to say about an audit.
+
+    Raises:
+        PortError: the port reduces the precision of float32 or float64, and that is not waived.
+    """
+    if audit.failure is not None:
+        return (f"precision settings inside the port could not be inspected: {audit.failure}",)
+    if not audit.found:
+        return ()
+    settings = ", ".join(dict.fromkeys(matmul.asks_for for matmul in audit.found))
+    count = f"{len(audit.found)} matrix product{'' if len(audit.found) == 1 else 's'}"
+    first = audit.found[0]
+    if allow_reduced and precision == "float32":
+        return (f"waived: {count} of the port ran at {settings}, set inside it; first at {first.where}",)
+    raise PortError(
+        f"the port itself reduces the precision of {count} in the {precision} check",
+        where=f"{first.primitive} at {first.where}",
+        expected=FULL,
+        found=f"{settings} on {jax.default_backend()}",
+        hint="remove `precision=`, `preferred_element_type=` or jax.default_matmul_precision there, or check "
+        "float32 as it is deployed: --precision float32 --allow-reduced-precision",
+    )
+
+
+def _walk(jaxpr: Jaxpr, backend: str) -> Iterator[ReducedMatmul]:
+    for equation in jaxpr.eqns:
+        asked = _reduction(equation, backend)
+        if asked is not None:
+            where = source_info_util.summarize(equation.source_info)
+            yield ReducedMatmul(equation.primitive.name, asked, where)
+        for inner in jaxprs_in_params(equation.params):
+            yield from _walk(inner, backend)
+
+
+def _reduction(equation: JaxprEqn, backend: str) -> str | None:
+    """The setting by which an equation computes with less than the precision of its operands, if there is one."""
+    if equation.primitive.name not in PRODUCTS:
+        return None
+    operands = max((variable.aval.dtype for variable in equation.invars[:2]), key=lambda dtype: dtype.itemsize)
+    if operands.name not in AUDITED_DTYPES:
+        return None
+    for name in _names(equation.params["precision"]):
+        if is_reduced(backend, name, operands.name):
+            return f"precision {name}"
+    result = equation.params["preferred_element_type"]
+    if result is not None and jnp.dtype(result).itemsize < operands.itemsize:
+        return f"preferred_element_type {jnp.dtype(result).name}"
+    return None
+
+
+def _names(precision: object) -> Sequence[str]:
+    """An equation's `precision` by the names that `jax_default_matmul_precision` takes."""
+    if precision is None:
+        return ("default",)
+    if isinstance(precision, jax.lax.DotAlgorithm):
+        parts = (precision.lhs_precision_type, precision.rhs_precision_type, precision.accumulation_type)
+        name = "_".join(_SHORT.get(jnp.dtype(part).name, jnp.dtype(part).name) for part in parts)
+        products = precision.num_primitive_operations
+        return (name if products == 1 else f"{name}_X{products}",)
+    if isinstance(precision, jax.lax.DotAlgorithmPreset):
+        return (precision.name,)
+    assert isinstance(precision, tuple)
+    return tuple(level.name.lower() for level in precision)
