@@ -67,24 +67,69 @@ def test_rendering_a_saved_check_needs_neither_torch_nor_jax(tmp_path):
         assert "q_rope" in result.stdout
 
 
+HEAVY = (
+    "torch",
+    "transformers",
+    "jax",
+    "flax",
+    "numpy",
+    "h5py",
+    "zarr",
+    "rich",
+    "msgspec",
+    "jinja2",
+    "tokenizers",
+)
+
+
 def test_help_imports_nothing_heavy():
-    heavy = (
-        "torch",
-        "transformers",
-        "jax",
-        "flax",
-        "numpy",
-        "h5py",
-        "zarr",
-        "rich",
-        "msgspec",
-        "jinja2",
-        "tokenizers",
-    )
     for args in (["--help"], *([name, "--help"] for name in cli.commands)):
-        result = run(command(*args), *heavy)
+        result = run(command(*args), *HEAVY)
         assert result.returncode == 0, result.stderr
         assert "Usage: " in result.stdout
+
+
+def pytest_with_the_plugin(*args: str) -> str:
+    """pytest with no other plugin: some of those import numpy."""
+    argv = ["-p", "harness.pytest_plugin", "-p", "no:cacheprovider", *args]
+    return (
+        "import os, pytest; os.environ['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1'\n"
+        f"raise SystemExit(pytest.main({argv!r}))"
+    )
+
+
+def test_the_pytest_plugin_imports_nothing_heavy_until_a_golden_is_used(tmp_path):
+    (tmp_path / "test_own.py").write_text("def test_own(): pass")
+    result = run("import harness.pytest_plugin", *HEAVY)
+    assert result.returncode == 0, result.stderr
+    shown = run(pytest_with_the_plugin("--rootdir", str(tmp_path), str(tmp_path), "--help"), *HEAVY)
+    assert shown.returncode == 0, shown.stderr
+    assert "--golden=PATH" in shown.stdout
+    ran = run(pytest_with_the_plugin("--rootdir", str(tmp_path), str(tmp_path)), *HEAVY)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "1 passed" in ran.stdout
+
+
+def test_the_same_run_with_a_golden_would_be_noticed(tmp_path):
+    args = (
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+        "--golden",
+        "embedded",
+        "--port",
+        "harness.run.decoder:Decoder",
+    )
+    result = run(pytest_with_the_plugin(*args), *HEAVY)
+    assert result.returncode == 2
+    assert "forbidden import: " in result.stdout
+
+
+def test_checking_through_pytest_never_imports_torch(tmp_path):
+    golden = ("--golden", "embedded", "--port", "harness.run.decoder:Decoder", "--golden-case", "digits")
+    args = ("--rootdir", str(tmp_path), str(tmp_path), *golden, "--precision", "float32")
+    result = run(pytest_with_the_plugin(*args), "torch", "transformers")
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_these_tests_would_notice():

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, listed, output_options
+from harness.cli.options import chosen, output_options
 
 
 @click.command()
@@ -71,12 +71,11 @@ def check(
     from harness.report.terminal import print_report
     from harness.report.views import write_views
     from harness.run.check import check as run_check
-    from harness.run.question import MODES, Question
-    from harness.store import open_golden
+    from harness.run.question import Question, parse_modes, parse_precisions
 
     question = Question(
-        precisions=listed(precision),
-        modes=MODES if mode == "both" else (mode,),
+        precisions=parse_precisions(precision),
+        modes=parse_modes(mode),
         cases=cases,
         limit_rms=limit_rms,
         limit_max=limit_max,
@@ -84,12 +83,8 @@ def check(
         allow_reduced_precision=allow_reduced_precision,
     )
     asked = chosen(outputs)
-    path = golden or str(embedded.golden())
-    if weights is None:
-        with open_golden(path) as opened:
-            weights = embedded.checkpoint_beside(path, opened.manifest.model.id)
     with Progress() as progress:
-        report = run_check(path, weights, port, question, progress=progress)
+        report = run_check(golden or embedded.golden(), weights, port, question, progress=progress)
     write_views(report, asked)
     print_report(report, console(stderr=STDOUT in asked.values()))
     broken = broken_contract(report)

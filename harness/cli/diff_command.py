@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, listed, output_options
+from harness.cli.options import chosen, output_options
 
 
 @click.command()
@@ -62,13 +62,13 @@ def diff(
     from harness.report.output import STDOUT
     from harness.report.selection import Selection
     from harness.report.views import write_views
-    from harness.run.question import MODES
+    from harness.run.question import parse_modes, parse_precisions
     from harness.run.sides import Request, diff_of
 
     asked = chosen(outputs)
     selection = Selection(
-        precisions=None if precision is None else listed(precision),
-        modes=None if mode is None else MODES if mode == "both" else (mode,),
+        precisions=None if precision is None else parse_precisions(precision),
+        modes=None if mode is None else parse_modes(mode),
         cases=cases,
     )
     request = Request(golden, weights, before, after, selection, intersection, lift)

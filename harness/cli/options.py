@@ -29,11 +29,6 @@ def output_options(*views: str) -> Callable[[Callable[..., Any]], Callable[..., 
     return decorate
 
 
-def listed(text: str) -> tuple[str, ...]:
-    """The items of a comma-separated option, once each."""
-    return tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
-
-
 def chosen(outputs: Mapping[str, Path | None]) -> dict[str, Path]:
     """The outputs that were asked for, each known to be writable.
 

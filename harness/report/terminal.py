@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
@@ -32,6 +33,13 @@ SHOWN_FINDINGS = 6
 
 def print_report(report: Report, console: Console) -> None:
     print_parts(_parts(report), console)
+
+
+def report_text(report: Report, width: int) -> str:
+    """The same as plain text, lines of at most `width` characters."""
+    text = io.StringIO()
+    print_report(report, Console(file=text, width=width, color_system=None))
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def _parts(report: Report) -> Iterator[RenderableType]:

@@ -14,7 +14,7 @@ from harness.run.question import STANDARD, Question
 
 def check(
     golden_path: Path | str,
-    checkpoint: Path,
+    checkpoint: Path | None,
     spec: str = BUILT_IN,
     question: Question = STANDARD,
     *,

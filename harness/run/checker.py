@@ -9,8 +9,10 @@ from typing import Any, Self
 
 import jax.numpy as jnp
 
+from harness import embedded
 from harness.architecture import Architecture, Config
 from harness.comparison import TapResult
+from harness.errors import HarnessError
 from harness.golden import CaseEntry
 from harness.report.document import Report
 from harness.run import matmul_audit
@@ -35,7 +37,8 @@ class Checker:
 
     Args:
         golden_path: a golden, HDF5 or Zarr.
-        checkpoint: the directory of the weights that it was recorded with.
+        checkpoint: the directory of the weights that it was recorded with; None means beside the golden, by the
+            model's name.
         spec: the port, `package.module:Name`; also what the report calls it.
         question: what is asked of it.
         load: loads the port instead of `spec`.
@@ -48,7 +51,7 @@ class Checker:
     def __init__(
         self,
         golden_path: Path | str,
-        checkpoint: Path,
+        checkpoint: Path | None,
         spec: str,
         question: Question,
         *,
@@ -57,13 +60,13 @@ class Checker:
         self.question = question
         question.check()
         self._spec = spec
-        self._checkpoint = checkpoint
         if load is None:
             find_port(spec)  # before minutes are spent; and an import may configure precision: looked at next
         for precision in question.precisions:
             precisions.refuse_reduced(precision, question.allow_reduced_precision)
         self._load = load or (lambda directory, config, dtype: load_port(spec, directory, config, dtype))
         self._loaded: tuple[str, Port] | None = None
+        self._unloadable: dict[str, HarnessError] = {}
         self._sources: dict[str, GoldenSource] = {}
         self._settings: dict[str, object] = {}
         self._declared = Declarations()
@@ -73,7 +76,9 @@ class Checker:
         self.golden: Golden = open_golden(golden_path)
         try:
             self.cases = select_cases(self.golden.manifest.cases, question.cases)
-            self._config = preflight(self.golden, checkpoint, self.cases)
+            model = self.golden.manifest.model.id
+            self._checkpoint = checkpoint or embedded.checkpoint_beside(str(golden_path), model)
+            self._config = preflight(self.golden, self._checkpoint, self.cases)
         except BaseException:
             self.golden.close()
             raise
@@ -159,9 +164,14 @@ class Checker:
             declared=self._declared,
             settings={p: self._settings[p] for p in precisions_seen},
             notes=tuple(dict.fromkeys(note for p in precisions_seen for note in self._notes[p])),
-            not_lifted=tuple(self._not_lifted),
+            not_lifted=self.not_lifted,
         )
         return assemble(self.golden, run, results)
+
+    @property
+    def not_lifted(self) -> tuple[str, ...]:
+        """Why float64 was not checked although it was asked for."""
+        return tuple(self._not_lifted)
 
     def _precision_notes(
         self, precision: str, port: Port, settings: precisions.Settings, calls: Sequence[Call]
@@ -183,9 +193,15 @@ class Checker:
         return (precisions.waiver(settings), *notes) if allow_reduced and precision == "float32" else notes
 
     def _port(self, precision: str) -> Port:
+        if precision in self._unloadable:  # what took minutes to fail is not tried again for every case
+            raise self._unloadable[precision]
         if self._loaded is None or self._loaded[0] != precision:
             self._loaded = None  # release the last one's weights before the next one's are read
-            port = self._load(self._checkpoint, self._config, precisions.jax_dtype(precision))
+            try:
+                port = self._load(self._checkpoint, self._config, precisions.jax_dtype(precision))
+            except HarnessError as error:
+                self._unloadable[precision] = error
+                raise
             if precision == "float64" and self.question.lift and not getattr(port, "lifts", False):
                 port = LiftedPort(port, self._config)
             self._loaded = (precision, port)

@@ -16,8 +16,8 @@ What a port cannot do, it declares; the report lists it as not covered, never as
     dtypes = {"logits": "float32"}      kinds of taps that are wider than `dtype` by design (float64 aside)
 
 A port may also offer `forward_all(calls)`, to push many cases through one layer before it loads the next, and
-`without_weights()`: itself with zeros for weights, which is traced in its place (`harness.run.matmul_audit`). Lines
-that the report has to show are its `notes`. `harness.run.adapters` makes ports of models that nobody edits.
+`without_weights()`: itself with zeros for weights, which is traced in its place (`harness.run.matmul_audit`).
+`notes` are lines that the report has to show. `harness.run.adapters` makes ports of models that nobody edits.
 """
 
 from __future__ import annotations
@@ -109,7 +109,15 @@ def load_port(spec: str, checkpoint: Path, config: Config, dtype: Any) -> Port:
     Raises:
         PortError: it cannot be found, its `load` raises, or what it returns has no `forward`.
     """
-    factory = find_port(spec)
+    return load_from(find_port(spec), spec, checkpoint, config, dtype)
+
+
+def load_from(factory: Any, spec: str, checkpoint: Path, config: Config, dtype: Any) -> Port:
+    """Load a port from its class or module, called `spec` in messages.
+
+    Raises:
+        PortError: its `load` raises, or what it returns has no `forward`.
+    """
     with blaming_the_port(f"{spec}: load"):
         port: Port = factory.load(checkpoint, config, dtype, None)
     if not callable(getattr(port, "forward", None)):

@@ -54,6 +54,16 @@ class Question:
 STANDARD = Question()
 
 
+def parse_precisions(text: str) -> tuple[str, ...]:
+    """`float64, float32` as a tuple, each once. `Question.check` refuses what is unknown."""
+    return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+
+
+def parse_modes(text: str) -> tuple[str, ...]:
+    """`both`, or one of the modes."""
+    return MODES if text == "both" else (text,)
+
+
 def select_cases(cases: Sequence[CaseEntry], patterns: Sequence[str]) -> tuple[CaseEntry, ...]:
     """The cases whose names match any of the glob patterns, in the golden's order.
 
@@ -64,7 +74,7 @@ def select_cases(cases: Sequence[CaseEntry], patterns: Sequence[str]) -> tuple[C
         if not any(fnmatch.fnmatchcase(case.name, pattern) for case in cases):
             raise UsageError(
                 "no case of the golden matches",
-                where=f"--case {pattern}",
+                where=f"the case pattern {pattern!r}",
                 expected=", ".join(case.name for case in cases),
                 hint="`goldens show GOLDEN` lists the cases; patterns take * and ?",
             )

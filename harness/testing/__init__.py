@@ -1,0 +1,1 @@
+"""What the pytest plugin is made of. Nothing here imports more than pytest until a golden is used."""

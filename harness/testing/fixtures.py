@@ -1,0 +1,81 @@
+"""`check_golden`: a check as one call, for tests that a project writes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UsageError
+from harness.testing.items import refuse_divergence
+from harness.testing.settings import PORT_HINT, Settings
+
+if TYPE_CHECKING:
+    from harness.report.document import Report
+    from harness.store import Golden
+
+
+@dataclass(frozen=True)
+class CheckGolden:
+    """Checks a port against the golden of the `golden` fixture; annotate the fixture with this class."""
+
+    golden: Golden
+    settings: Settings
+
+    def __call__(
+        self,
+        port: Any = None,
+        *,
+        weights: str | Path | None = None,
+        precision: str | Sequence[str] | None = None,
+        cases: str | Sequence[str] = (),
+        mode: str | None = None,
+        limit_rms: float | None = None,
+        limit_max: float | None = None,
+        lift: bool | None = None,
+        allow_reduced_precision: bool | None = None,
+    ) -> Report:
+        """Check a port; what is not given is as pytest's options and configuration say.
+
+        Args:
+            port: `package.module:Name`, a class or module with `load`, or a port that is already loaded: a loaded
+                port has one dtype and takes one precision.
+            weights: the golden's checkpoint.
+            precision: one or several of float64, float32, bfloat16.
+            cases: glob patterns of case names; none means all.
+            mode: forward, replay or both.
+            limit_rms, limit_max: limits of your own, in noise multiples.
+            lift: in float64, lift the float32 that is hard-coded in the port.
+            allow_reduced_precision: check float32 as it is deployed; the report's notes say so.
+
+        Returns:
+            The report, where everything matched.
+
+        Raises:
+            AssertionError: something did not match or could not be compared; the message is the report.
+            HarnessError: it could not be checked at all.
+        """
+        __tracebackhide__ = True
+        from harness.run.check import check
+        from harness.run.given import given_port
+
+        chosen = self.settings.port if port is None else port
+        if chosen is None:
+            raise UsageError("check_golden was given no port", hint=f"check_golden(port), or {PORT_HINT}")
+        asked: dict[str, Any] = {
+            "precision": precision if precision is None or isinstance(precision, str) else ",".join(precision),
+            "cases": ((cases,) if isinstance(cases, str) else tuple(cases)) or None,
+            "mode": mode,
+            "limit_rms": limit_rms,
+            "limit_max": limit_max,
+            "lift": lift,
+            "allow_reduced_precision": allow_reduced_precision,
+            "weights": None if weights is None else Path(weights),
+        }
+        settings = replace(self.settings, **{name: value for name, value in asked.items() if value is not None})
+        question = settings.question()
+        spec, load = given_port(chosen, question)
+        report = check(self.golden.path, settings.weights, spec, question, load=load)
+        refuse_divergence(report)
+        return report

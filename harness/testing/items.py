@@ -1,0 +1,177 @@
+"""One test per case and precision: collected from the golden, with the report as failure text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.errors import HarnessError, UsageError
+from harness.testing.settings import GOLDEN_HINT, PORT_HINT, Settings, settings_of
+
+if TYPE_CHECKING:
+    from harness.golden import CaseEntry
+    from harness.report.document import Report
+    from harness.run.checker import Checker
+
+ROOT = "goldens"
+MARKER = "golden"
+FIXTURES = frozenset({"golden", "check_golden"})
+WIDTH = 110
+
+
+class DivergedError(AssertionError):
+    """A port does not match; the message is the report."""
+
+
+class GoldenCases(pytest.Collector):
+    """All cases of a golden at all precisions. What cannot be checked at all is one collection error."""
+
+    def collect(self) -> Iterator[GoldenTest]:
+        """The tests, precision by precision, so that a process loads the port once for each.
+
+        Raises:
+            HarnessError: whatever can be refused before the port runs.
+        """
+        settings = settings_of(self.config)
+        if settings.golden is None or settings.port is None:
+            refuse_unused(settings, self.session)
+            return
+        from harness.run.checker import Checker
+
+        checker = Checker(settings.golden_path(), settings.weights, settings.port, settings.question())
+        self.config.add_cleanup(checker.golden.close)
+        said: dict[str, str] = {}
+        for precision in checker.question.precisions:
+            for case in checker.cases:
+                name = f"{case.name}[{precision}]"
+                shared = {"checker": checker, "case": case, "precision": precision, "said": said}
+                # As text: pytest takes an id that it composes itself for a name without parameters, and --lf would
+                # not find it again.
+                yield GoldenTest.from_parent(self, name=name, nodeid=f"{self.nodeid}::{name}", **shared)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        if isinstance(excinfo.value, HarnessError) and not _wants_traceback():
+            return f"error: {excinfo.value}"
+        return super().repr_failure(excinfo)
+
+
+class GoldenTest(pytest.Item):
+    """One case at one precision.
+
+    Args:
+        checker: shared by all tests of this process.
+        said: shared as well: refusals that were printed in full, and by which test.
+    """
+
+    def __init__(
+        self, *, checker: Checker, case: CaseEntry, precision: str, said: dict[str, str], **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self._checker, self._case, self._precision, self._said = checker, case, precision, said
+        self.add_marker(MARKER)
+
+    def runtest(self) -> None:
+        """Run the port on this case.
+
+        Raises:
+            DivergedError: it does not match, or breaks its contract.
+            HarnessError: it could not be checked.
+        """
+        golden = self._checker.golden
+        self._say("golden", f"{golden.id[:12]}  {golden.manifest.model.id}  ({golden.path})")
+        self._say("precision", self._precision)
+        results = self._checker.run(self._precision, [self._case])
+        report = self._checker.report(results)
+        self._describe(report)
+        if not results and self._checker.not_lifted:
+            pytest.skip("; ".join(self._checker.not_lifted))
+        refuse_divergence(report)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        error = excinfo.value
+        if _wants_traceback():
+            return super().repr_failure(excinfo)
+        if isinstance(error, DivergedError):
+            return str(error)
+        if isinstance(error, HarnessError):
+            first = self._said.setdefault(str(error), self.nodeid)
+            return f"error: {error}" if first == self.nodeid else f"error: {error.problem} (as in {first})"
+        return super().repr_failure(excinfo)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        return self.path, None, self.nodeid
+
+    def _describe(self, report: Report) -> None:
+        """What JUnit and the terminal summary are told; as properties they reach xdist's controller."""
+        from harness.report.summary import multiple
+
+        self._say("port", report.port)
+        if report.results:
+            worst = max(report.results, key=multiple)
+            self._say("verdict", report.verdict)
+            self._say("introduced", ", ".join(report.introduced) or "none")
+            self._say("largest_rms_multiple", f"{multiple(worst):.3g}")
+            self._say("largest_rms_multiple_at", f"{worst.precision}, {worst.mode}: {worst.tap} in {worst.case}")
+            self._say("limit_rms", f"{report.limits[worst.precision].rms:g}")
+        for note in report.notes:
+            self._say("note", note)
+        for line in report.not_covered:
+            self._say("not_covered", line)
+        known, asked = len(self._checker.golden.manifest.cases), len(self._checker.cases)
+        if asked < known:
+            self._say("not_covered", f"{known - asked} of {known} cases: not asked for")
+
+    def _say(self, name: str, value: str) -> None:
+        self.user_properties.append((f"{ROOT}.{name}", value))
+
+
+def refuse_divergence(report: Report) -> None:
+    """Turn an outcome into a failed test.
+
+    Raises:
+        DivergedError: the port does not match, or something could not be compared; the message is the report.
+    """
+    from harness.report.contract import broken_contract
+    from harness.report.terminal import report_text
+
+    broken = broken_contract(report)
+    if broken is None and report.verdict == "match":
+        return
+    text = f"{_headline(report) if broken is None else broken.problem}\n\n{report_text(report, WIDTH)}"
+    raise DivergedError(text if broken is None else f"{text}\n\nerror: {broken}")
+
+
+def _headline(report: Report) -> str:
+    """One line, which pytest repeats in its list of failures."""
+    if report.introduced:
+        first, *more = report.introduced
+        return f"introduced at {first}{f' and {len(more)} more taps' if more else ''}"
+    if report.first_divergence is None:
+        return "nothing was compared"
+    return f"no operation is wrong on golden inputs; forward is, first at {report.first_divergence.tap}"
+
+
+def refuse_unused(settings: Settings, session: pytest.Session) -> None:
+    """A golden without a port (or the reverse) collects nothing: fine where tests of the project use it.
+
+    Raises:
+        UsageError: no test does, so nothing would be checked.
+    """
+    used = any(FIXTURES & set(getattr(item, "fixturenames", ())) for item in session.items)
+    if used:
+        return
+    lacks_port = settings.port is None
+    raise UsageError(
+        f"nothing would be checked: there is no {'port' if lacks_port else 'golden'}",
+        where=f"pytest --golden={settings.golden}" if lacks_port else f"pytest --port={settings.port}",
+        expected=f"a {'port' if lacks_port else 'golden'}, or tests that use the fixtures golden or check_golden",
+        hint=PORT_HINT if lacks_port else GOLDEN_HINT,
+    )
+
+
+def _wants_traceback() -> bool:
+    return bool(os.environ.get("GOLDENS_TRACEBACK"))

@@ -1,0 +1,187 @@
+"""The plugin's options: from the command line, or else from the project's pytest configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.run.question import Question
+
+EMBEDDED = "embedded"
+# Written with "=" in every hint: pytest looks for its own configuration beside an existing path that stands alone.
+# By name: help, and what is meant where neither the command line nor the configuration says.
+CONFIGURABLE = {
+    "golden": ("a golden, HDF5 or Zarr, or `embedded`", ""),
+    "port": ("the JAX model, package.module:Name", ""),
+    "weights": ("directory of the golden's checkpoint; beside the golden by default", ""),
+    "precision": ("comma-separated: float64, float32, bfloat16", "float64,float32"),
+}
+METAVARS = {"golden": "PATH", "port": "SPEC", "weights": "DIR", "precision": "LIST"}
+GOLDEN_HINT = "pytest --golden=PATH, `golden = PATH` in pytest's configuration, or --golden=embedded"
+PORT_HINT = "pytest --port=my_package.my_port:Port, or `port = ...` in pytest's configuration"
+PATHS = ("golden", "weights")  # relative to the folder of the configuration file, where they come from one
+PREFIX = "goldens_"
+COLLECTS = f"{PREFIX}collects"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked of the plugin.
+
+    Attributes:
+        golden: path or URL of a golden; None where none is configured.
+        port: `package.module:Name`; None where none is configured.
+        weights: the checkpoint; None means beside the golden.
+        precision: comma-separated.
+        cases: glob patterns of case names; none means all.
+        mode: forward, replay or both.
+        limit_rms, limit_max: the user's own limits, in noise multiples.
+        lift, allow_reduced_precision: see `harness.run.question.Question`.
+    """
+
+    golden: str | None
+    port: str | None
+    weights: Path | None
+    precision: str
+    cases: tuple[str, ...]
+    mode: str
+    limit_rms: float | None
+    limit_max: float | None
+    lift: bool
+    allow_reduced_precision: bool
+
+    def golden_path(self) -> str:
+        """Path or URL of the golden.
+
+        Raises:
+            UsageError: none is configured.
+            GoldenError: the embedded one is not installed.
+        """
+        from harness import embedded
+
+        if self.golden is None:
+            raise UsageError("no golden is configured", where="pytest", hint=GOLDEN_HINT)
+        return str(embedded.golden()) if self.golden == EMBEDDED else self.golden
+
+    def question(self) -> Question:
+        """The same as the harness takes it."""
+        from harness.run.question import Question, parse_modes, parse_precisions
+
+        return Question(
+            precisions=parse_precisions(self.precision),
+            modes=parse_modes(self.mode),
+            cases=self.cases,
+            limit_rms=self.limit_rms,
+            limit_max=self.limit_max,
+            lift=self.lift,
+            allow_reduced_precision=self.allow_reduced_precision,
+        )
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Options in a group of their own, and the four that a project can configure once."""
+    group = parser.getgroup("goldens", "goldens: a JAX port against recorded goldens")
+    for name, (text, _) in CONFIGURABLE.items():
+        group.addoption(f"--{name}", dest=f"{PREFIX}{name}", metavar=METAVARS[name], help=text)
+        parser.addini(name, f"goldens: {text}", default="")
+    group.addoption(
+        "--golden-case",
+        dest=f"{PREFIX}cases",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="only these cases; may be repeated",
+    )
+    group.addoption(
+        "--golden-mode",
+        dest=f"{PREFIX}mode",
+        choices=["both", "forward", "replay"],
+        default="both",
+        help="on the port's own activations, on golden inputs, or both",
+    )
+    for name, what in (("rms", "rms"), ("max", "max-abs")):
+        group.addoption(
+            f"--golden-limit-{name}",
+            dest=f"{PREFIX}limit_{name}",
+            type=float,
+            metavar="X",
+            help=f"largest {what} noise multiple that still matches",
+        )
+    group.addoption(
+        "--golden-lift",
+        dest=f"{PREFIX}lift",
+        action="store_true",
+        help="in float64, lift the float32 that is hard-coded in the port",
+    )
+    group.addoption(
+        "--allow-reduced-precision",
+        dest=f"{PREFIX}allow_reduced_precision",
+        action="store_true",
+        help="check float32 under the matmul precision that is configured, or the backend's default",
+    )
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    """The command line first, then the project's configuration, then the default."""
+    found = {name: _configured(config, name) for name in CONFIGURABLE}
+    option = config.option
+    return Settings(
+        golden=found["golden"] or None,
+        port=found["port"] or None,
+        weights=Path(found["weights"]) if found["weights"] else None,
+        precision=found["precision"],
+        cases=tuple(option.goldens_cases),
+        mode=option.goldens_mode,
+        limit_rms=option.goldens_limit_rms,
+        limit_max=option.goldens_limit_max,
+        lift=option.goldens_lift,
+        allow_reduced_precision=option.goldens_allow_reduced_precision,
+    )
+
+
+def refuse_empty(config: pytest.Config) -> None:
+    """`--golden "$GOLDEN"` with nothing in the variable would quietly check nothing.
+
+    Raises:
+        pytest.UsageError: an option is given and empty.
+    """
+    for name in CONFIGURABLE:
+        if getattr(config.option, PREFIX + name) == "":
+            raise pytest.UsageError(f"--{name} is empty: say what it is, or leave the option out")
+
+
+def decide_collection(config: pytest.Config) -> None:
+    """Whether tests are collected from the golden; decided once, since xdist's workers see other arguments.
+
+    They are where `--golden` or `--port` is given, and, where the project's configuration names both, in a run of
+    the whole suite: not in one of the files that somebody picked.
+    """
+    if not hasattr(config.option, COLLECTS):
+        settings = settings_of(config)
+        given = any(getattr(config.option, PREFIX + name) is not None for name in ("golden", "port"))
+        whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+        configured = settings.golden is not None and settings.port is not None
+        setattr(config.option, COLLECTS, given or (configured and whole))
+
+
+def collects(config: pytest.Config) -> bool:
+    """What `decide_collection` decided."""
+    return bool(getattr(config.option, COLLECTS))
+
+
+def _configured(config: pytest.Config, name: str) -> str:
+    given: str | None = getattr(config.option, PREFIX + name)
+    if given is not None:
+        return given
+    configured: str = config.getini(name).strip()
+    if not configured:
+        return CONFIGURABLE[name][1]
+    if name not in PATHS or configured == EMBEDDED or "://" in configured:
+        return configured
+    return str((config.inipath.parent if config.inipath else config.rootpath) / configured)
