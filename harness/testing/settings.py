@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from harness.run.question import Question
 
 EMBEDDED = "embedded"
-# Written with "=" in every hint: pytest looks for its own configuration beside an existing path that stands alone.
 # By name: help, and what is meant where neither the command line nor the configuration says.
 CONFIGURABLE = {
     "golden": ("a golden, HDF5 or Zarr, or `embedded`", ""),
@@ -23,6 +22,7 @@ CONFIGURABLE = {
     "precision": ("comma-separated: float64, float32, bfloat16", "float64,float32"),
 }
 METAVARS = {"golden": "PATH", "port": "SPEC", "weights": "DIR", "precision": "LIST"}
+# Written with "=" in every hint: pytest looks for its own configuration beside an existing path that stands alone.
 GOLDEN_HINT = "pytest --golden=PATH, `golden = PATH` in pytest's configuration, or --golden=embedded"
 PORT_HINT = "pytest --port=my_package.my_port:Port, or `port = ...` in pytest's configuration"
 PATHS = ("golden", "weights")  # relative to the folder of the configuration file, where they come from one
