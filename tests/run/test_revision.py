@@ -325,6 +325,8 @@ def test_ctrl_c_leaves_no_worktree_behind(repository, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A test run in the background ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(6000):
         if (tmp_path / "at-work").exists():
