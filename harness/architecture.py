@@ -51,6 +51,7 @@ class Architecture:
         return {
             "batch": batch,
             "position": length,
+            "slot": length,
             "key": length,
             "hidden": self.hidden,
             "head": self.heads,

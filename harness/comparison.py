@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Int, Num
 
 from harness import metrics
 from harness.taps import Tap
@@ -35,6 +35,7 @@ class Flip:
     """A position where the most likely token is another one than in the golden.
 
     Attributes:
+        row: of the batch.
         margin: by how much the golden prefers its own token over the port's, in logits.
         noise: PyTorch's own largest logit error at this position and precision.
         tie: the margin is at most twice that: each of the two logits may move by the noise.
@@ -46,6 +47,7 @@ class Flip:
     margin: float
     noise: float
     tie: bool
+    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,10 @@ class TapResult:
     """The comparison of one tap in one case, precision and mode.
 
     A number that is not finite, or that nothing was there to compute from, is None. `profile` is the rms
-    noise multiple per position, three digits, for the batch row that has the worst one. `noise_max` is
-    PyTorch's own largest absolute error at this precision.
+    noise multiple per position, three digits, for the batch row that has the worst one; None at padding, and at
+    the kept positions only where a case keeps some. `noise_max` is PyTorch's own largest absolute error at this
+    precision. `calls` says how many tokens each forward pass got, where there were several, and `since_call` is
+    the first of them (from 0) in which the tap is beyond the limit.
     """
 
     case: str
@@ -89,6 +93,35 @@ class TapResult:
     logits: LogitStatistics | None = None
     expected: str | None = None
     found: str | None = None
+    calls: tuple[int, ...] = ()
+    since_call: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """Which tokens a comparison is about.
+
+    Attributes:
+        counted: False at padding, which is not compared.
+        positions: which of the case's tokens they are.
+        calls: how many of them each forward pass got; empty means all in one.
+    """
+
+    counted: Bool[np.ndarray, "batch position"]
+    positions: Int[np.ndarray, " position"]
+    calls: tuple[int, ...] = ()
+
+    @classmethod
+    def whole(cls, batch: int, length: int) -> Scope:
+        """All tokens, none of them padding."""
+        return cls(np.ones((batch, length), bool), np.arange(length))
+
+    def first_call(self, wrong: Bool[np.ndarray, "batch position"]) -> int | None:
+        """The first call that got a token that is wrong; None where none is, or where there was one call."""
+        tokens = np.flatnonzero((wrong & self.counted).any(axis=0))
+        if not self.calls or not len(tokens):
+            return None
+        return int(np.searchsorted(np.cumsum(self.calls), tokens[0], side="right"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +165,7 @@ def compare(
     noise: Noise | None,
     limit: Limit,
     dtype: str,
+    scope: Scope | None = None,
 ) -> TapResult:
     """Compare a tap of the port with the golden's truth.
 
@@ -142,6 +176,7 @@ def compare(
         noise: PyTorch's own error; None where none is recorded (float64).
         limit: the largest noise multiples that still match.
         dtype: the dtype that the port has to use.
+        scope: which tokens these are; None means a whole case without padding.
 
     Returns:
         A result whose verdict is `match`, `diverged`, `shape`, `dtype` or `nonfinite`.
@@ -152,17 +187,18 @@ def compare(
     if actual.dtype.name != dtype:
         return place.result("dtype", dtype, actual.dtype.name)
 
-    error = metrics.errors(actual, truth, place.tap.position_axis)
-    unit = metrics.UNIT_ROUNDOFF[place.precision]
-    own = noise or Noise.none(error.rms.shape)
-    rms_floor = metrics.noise_floor(own.recorded[0], own.typical[0], error.scale_rms, unit)
-    max_floor = metrics.noise_floor(own.recorded[1], own.typical[1], error.scale_max, unit)
-    rms = metrics.noise_multiple(error.rms, rms_floor)
-    largest = metrics.noise_multiple(error.max, max_floor)
-    within = bool(rms.max() <= limit.rms and largest.max() <= limit.max)
+    axis = place.tap.position_axis
+    scope = scope or Scope.whole(truth.shape[0], truth.shape[axis])
+    error = metrics.errors(actual, truth, axis, scope.counted)
+    rms, largest, max_floor = _multiples(place, error, noise)
+    beyond = (rms > limit.rms) | (largest > limit.max)
+    within = not beyond.any()
     row = int(rms.max(axis=1).argmax())
-    r, note = _position_correlation(error.rms[row], within)
+    real = scope.counted[row]
+    r, note = _position_correlation(scope.positions[real], error.rms[row][real], within)
     above_noise = not within and np.isfinite(rms[row]).all()
+    worst = dict(zip(place.tap.dims, error.worst, strict=True))
+    worst[place.tap.dims[axis]] = int(scope.positions[error.worst[axis]])
     return TapResult(
         case=place.case,
         precision=place.precision,
@@ -174,18 +210,28 @@ def compare(
         max_abs=finite(error.max_abs),
         mean_abs=finite(error.mean_abs),
         rel_rms=finite(error.relative_rms),
-        noise_max=None if noise is None else finite(noise.recorded[1].max()),
+        noise_max=None if noise is None else finite(noise.recorded[1][scope.counted].max()),
         position_r=r,
         position_note=note,
-        growth_p=metrics.growth_p_value(rms[row]) if above_noise else None,
-        worst=Worst(
-            dict(zip(place.tap.dims, error.worst, strict=True)),
-            finite(actual[error.worst]),
-            float(truth[error.worst]),
-        ),
-        profile=tuple(finite(float(f"{value:.3g}")) for value in rms[row]),
-        logits=_logit_statistics(actual, truth, max_floor) if place.tap.kind == "logits" else None,
+        growth_p=metrics.growth_p_value(rms[row][real]) if above_noise else None,
+        worst=Worst(worst, finite(actual[error.worst]), float(truth[error.worst])),
+        profile=tuple(finite(float(f"{value:.3g}")) for value in np.where(real, rms[row], np.nan)),
+        logits=_logit_statistics(actual, truth, max_floor, scope) if place.tap.kind == "logits" else None,
+        calls=scope.calls,
+        since_call=scope.first_call(beyond),
     )
+
+
+def _multiples(
+    place: Place, error: metrics.Errors, noise: Noise | None
+) -> tuple[metrics.PerPosition, metrics.PerPosition, metrics.PerPosition]:
+    """Noise multiples of rms and max, and the floor of the latter."""
+    unit = metrics.UNIT_ROUNDOFF[place.precision]
+    own = noise or Noise.none(error.rms.shape)
+    rms_floor = metrics.noise_floor(own.recorded[0], own.typical[0], error.scale_rms, unit)
+    max_floor = metrics.noise_floor(own.recorded[1], own.typical[1], error.scale_max, unit)
+    rms, largest = metrics.noise_multiple(error.rms, rms_floor), metrics.noise_multiple(error.max, max_floor)
+    return rms, largest, max_floor
 
 
 def finite(value: float) -> float | None:
@@ -194,10 +240,10 @@ def finite(value: float) -> float | None:
 
 
 def _position_correlation(
-    profile: Float[np.ndarray, " position"], within_noise: bool
+    positions: Int[np.ndarray, " position"], profile: Float[np.ndarray, " position"], within_noise: bool
 ) -> tuple[float | None, str | None]:
     """Pearson's r of the rms error with position, and the reason where it means nothing."""
-    r = metrics.pearson(np.arange(len(profile), dtype=np.float64), profile)
+    r = metrics.pearson(positions.astype(np.float64), profile)
     if len(profile) < MEANINGFUL_POSITIONS:
         return r, f"r means nothing with {len(profile)} position{'s'[: len(profile) > 1]}"
     if within_noise:
@@ -209,30 +255,33 @@ def _logit_statistics(
     actual: Num[np.ndarray, "batch position vocab"],
     truth: Float[np.ndarray, "batch position vocab"],
     noise: Float[np.ndarray, "batch position"],
+    scope: Scope,
 ) -> LogitStatistics:
-    kl = metrics.kl_divergence(actual, truth)
+    counted = scope.counted
+    kl = metrics.kl_divergence(actual[counted], truth[counted])
     golden, chosen = truth.argmax(axis=-1), actual.argmax(axis=-1)
     flips = []
-    for row, position in np.argwhere(golden != chosen):
+    for row, position in np.argwhere((golden != chosen) & counted):
         logits = truth[row, position]
         margin = float(logits[golden[row, position]] - logits[chosen[row, position]])
         allowed = float(noise[row, position])
         flips.append(
             Flip(
-                int(position),
+                int(scope.positions[position]),
                 int(golden[row, position]),
                 int(chosen[row, position]),
                 margin,
                 allowed,
                 tie=margin <= 2 * allowed,
+                row=int(row),
             )
         )
     return LogitStatistics(
         mean_kl=finite(kl.mean()),
         p99_kl=finite(np.quantile(kl, 0.99)) if np.isfinite(kl).all() else None,
         max_kl=finite(kl.max()),
-        top1_agreement=float((golden == chosen).mean()),
+        top1_agreement=float((golden == chosen)[counted].mean()),
         flips=tuple(flips),
-        nmse=finite(metrics.nmse(actual, truth)),
-        pcc=metrics.pcc(actual, truth),
+        nmse=finite(metrics.nmse(actual[counted], truth[counted])),
+        pcc=metrics.pcc(actual[counted], truth[counted]),
     )

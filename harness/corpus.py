@@ -1,22 +1,17 @@
 """The corpus: fixed prompts with the reason for each, and the cases that a model sees.
 
-A corpus is a TOML file:
-
-    [[prompt]]
-    name = "hello"
-    text = "Hello"
-    tags = ["phase3.1"]
-    why  = "one token at position 0: RoPE, mask, scale and cache cannot show here"
-    level = "ops"            # optional: the deepest level at which this prompt is recorded
+A corpus is a TOML file of `[[prompt]]`, `[[decode]]`, `[[batch]]`, `[[offset]]` and `[[generation]]` tables
+(see `harness.entries`). What comes of an entry is a case: token ids, positions and a mask, and the calls in which
+the model gets them. A prompt is one call; a decode is one call per chunk of its prefill and one per step, with a
+KV cache carried from call to call.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,50 +19,50 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from harness.entries import KINDS, Batch, Decode, Entry, Generation, Offset, Prompt, read_entry
 from harness.errors import CorpusError
-from harness.taps import LEVELS
-
-CASE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One corpus entry: its text, and the class of bug that only it can see."""
-
-    name: str
-    text: str
-    why: str
-    tags: tuple[str, ...] = ()
-    level: str = "ops"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    prompts: tuple[Prompt, ...]
+    """Entries by kind. Cases are recorded and reported in the order of `entries`."""
+
+    prompts: tuple[Prompt, ...] = ()
+    decodes: tuple[Decode, ...] = ()
+    batches: tuple[Batch, ...] = ()
+    offsets: tuple[Offset, ...] = ()
+    generations: tuple[Generation, ...] = ()
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return (*self.prompts, *self.decodes, *self.batches, *self.offsets, *self.generations)
 
     @property
     def digest(self) -> str:
-        """sha256 over the prompts, independent of the file's layout and comments."""
-        content = json.dumps([asdict(prompt) for prompt in self.prompts], sort_keys=True)
+        """sha256 over the entries, independent of the file's layout and comments."""
+        content = json.dumps([[entry.kind, asdict(entry)] for entry in self.entries], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def select(self, names: Sequence[str]) -> Corpus:
-        """The prompts of these names, in corpus order; all of them where no name is given.
+    def prompt(self, name: str) -> Prompt:
+        return next(prompt for prompt in self.prompts if prompt.name == name)
+
+    def select(self, names: Sequence[str]) -> tuple[Entry, ...]:
+        """The entries of these names, in corpus order; all of them where no name is given.
 
         Raises:
             CorpusError: a name that the corpus does not have.
         """
-        known = [prompt.name for prompt in self.prompts]
+        known = [entry.name for entry in self.entries]
         for name in names:
             if name not in known:
                 raise CorpusError(
-                    "the corpus has no prompt of this name",
+                    "the corpus has no entry of this name",
                     where=f"--case {name}",
                     expected=", ".join(known),
                     found=name,
-                    hint="give one of the names above, or add the prompt to the corpus",
+                    hint="give one of the names above, or add the entry to the corpus",
                 )
-        return Corpus(tuple(p for p in self.prompts if not names or p.name in names))
+        return tuple(entry for entry in self.entries if not names or entry.name in names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +73,14 @@ class Case:
         input_ids: token ids, int32 [batch, position].
         positions: position of every token, int32 [batch, position].
         mask: False where a token is padding, bool [batch, position].
+        calls: how many of these tokens each forward pass gets, in order; empty means all in one.
     """
 
     name: str
     input_ids: Int[np.ndarray, "batch position"]
     positions: Int[np.ndarray, "batch position"]
     mask: Bool[np.ndarray, "batch position"]
+    calls: tuple[int, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -92,6 +89,17 @@ class Case:
     @property
     def length(self) -> int:
         return int(self.input_ids.shape[1])
+
+    @property
+    def spans(self) -> tuple[slice, ...]:
+        """The tokens of each call."""
+        return spans_of(self.calls or (self.length,))
+
+
+def spans_of(calls: Sequence[int]) -> tuple[slice, ...]:
+    """Consecutive slices of these lengths."""
+    stops = np.cumsum(calls).tolist()
+    return tuple(slice(stop - length, stop) for stop, length in zip(stops, calls, strict=True))
 
 
 def prompt_case(name: str, ids: Sequence[int]) -> Case:
@@ -132,52 +140,44 @@ def load_corpus(path: Path) -> Corpus:
             "the corpus file does not exist", where=path, hint="give a TOML file to --corpus"
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CorpusError(f"the corpus is not readable TOML: {error}", where=path, hint=_SEE_THE_HEAD) from None
+    kinds = {kind.kind: kind for kind in KINDS}
+    tables = {name: value for name, value in document.items() if isinstance(value, list) and value}
+    if not document.get("prompt") or set(tables) != set(document) or set(tables) - set(kinds):
         raise CorpusError(
-            f"the corpus is not readable TOML: {error}",
+            "the corpus holds no prompts, or something that is no entry",
             where=path,
-            hint="see the head of goldens/corpus.toml for the form",
-        ) from None
-    entries = document.get("prompt")
-    if not isinstance(entries, list) or not entries:
-        raise CorpusError(
-            "the corpus holds no prompts",
-            where=path,
-            expected="[[prompt]] tables",
+            expected=f"[[prompt]] tables, and others of {', '.join(kinds)}",
             found=", ".join(document) or "nothing",
-            hint="see the head of goldens/corpus.toml for the form",
+            hint=_SEE_THE_HEAD,
         )
-    prompts = tuple(_prompt(entry, f"{path}, prompt {n}") for n, entry in enumerate(entries, 1))
-    names = [prompt.name for prompt in prompts]
+    read: dict[str, tuple[Any, ...]] = {
+        name: tuple(
+            read_entry(kind, table, f"{path}, {name} {n}") for n, table in enumerate(tables.get(name, ()), 1)
+        )
+        for name, kind in kinds.items()
+    }
+    corpus = Corpus(read["prompt"], read["decode"], read["batch"], read["offset"], read["generation"])
+    _check_names(corpus, path)
+    return corpus
+
+
+def _check_names(corpus: Corpus, path: Path) -> None:
+    names = [entry.name for entry in corpus.entries]
     for name in names:
         if names.count(name) > 1:
-            raise CorpusError("two prompts have one name", where=path, found=name, hint="rename one of them")
-    return Corpus(prompts)
+            raise CorpusError("two entries have one name", where=path, found=name, hint="rename one of them")
+    prompts = [prompt.name for prompt in corpus.prompts]
+    for batch in corpus.batches:
+        for name in batch.prompts:
+            if name not in prompts:
+                raise CorpusError(
+                    "a batch names a prompt that the corpus does not have",
+                    where=f"{path}, {batch.name}",
+                    expected=", ".join(prompts),
+                    found=name,
+                    hint="the rows of a batch are prompts of the same corpus: add it, or name another",
+                )
 
 
-def _prompt(entry: Mapping[str, Any], where: str) -> Prompt:
-    fields = {"name": str, "text": str, "why": str, "tags": list, "level": str}
-    for field, kind in fields.items():
-        if field in ("name", "text", "why") and not entry.get(field):
-            raise CorpusError(
-                f"a prompt has no {field}", where=where, hint="every prompt has a name, a text and a why"
-            )
-        if field in entry and not isinstance(entry[field], kind):
-            raise CorpusError(
-                f"a prompt's {field} has the wrong type",
-                where=where,
-                expected=kind.__name__,
-                found=repr(entry[field]),
-                hint="see the head of goldens/corpus.toml for the form",
-            )
-    unknown = sorted(set(entry) - set(fields))
-    level = entry.get("level", "ops")
-    problems: Iterable[tuple[bool, str, object, object]] = (
-        (bool(unknown), "a prompt has an unknown field", ", ".join(fields), ", ".join(unknown)),
-        (not CASE_NAME.fullmatch(entry["name"]), "a bad name", CASE_NAME.pattern, entry["name"]),
-        (level not in LEVELS, "an unknown level", ", ".join(LEVELS), level),
-    )
-    for wrong, problem, expected, found in problems:
-        if wrong:
-            raise CorpusError(problem, where=where, expected=expected, found=found, hint="mend the corpus file")
-    tags = tuple(str(tag) for tag in entry.get("tags", ()))
-    return Prompt(entry["name"], entry["text"], entry["why"], tags, level)
+_SEE_THE_HEAD = "see the head of goldens/corpus.toml for the form"

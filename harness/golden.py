@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from harness.errors import GoldenError
-from harness.taps import Tap
+from harness.taps import FULL_KINDS, Tap
 
 FORMAT = "goldens"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NOISE_PRECISIONS = ("float32", "bfloat16")
 NOISE_KINDS = ("forward", "replay")
 STATISTICS = ("rms", "max")
@@ -61,8 +61,24 @@ class TokenizerEntry:
 
 
 @dataclass(frozen=True)
+class RowEntry:
+    """One row of a batch: the prompt that it is, which may also be a case of its own, and its text."""
+
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True)
 class CaseEntry:
-    """One case: where it comes from, how deep it was recorded, and which taps in which order."""
+    """One case: where it comes from, how deep it was recorded, and which taps in which order.
+
+    Attributes:
+        text: what was tokenized; empty for a batch, whose `rows` have one each.
+        calls: how many tokens each forward pass gets, in order; empty means all in one. With several, a KV cache
+            is carried from one to the next.
+        kept: the positions at which taps are stored; empty means all. `FULL_KINDS` are stored at all positions.
+        generated: how many tokens the reference generated after `text`.
+    """
 
     name: str
     kind: str
@@ -72,6 +88,20 @@ class CaseEntry:
     level: str
     shape: tuple[int, int]
     taps: tuple[str, ...]
+    calls: tuple[int, ...] = ()
+    kept: tuple[int, ...] = ()
+    rows: tuple[RowEntry, ...] = ()
+    generated: int = 0
+
+    @property
+    def cached(self) -> bool:
+        """Whether it runs through a KV cache."""
+        return len(self.calls) > 1
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text of every row."""
+        return tuple(row.text for row in self.rows) or (self.text,)
 
 
 @dataclass(frozen=True)
@@ -129,7 +159,30 @@ def noise_path(case: str, precision: str, kind: str) -> str:
     return f"cases/{case}/noise/{precision}/{kind}"
 
 
+def generated_path(case: str, precision: str, what: str) -> str:
+    """Where the reference's greedy continuation lies, at float64 and float32: `tokens` int32 [batch, step], and
+    `margins` float64 [batch, step], by how much the logits prefer each over the runner-up."""
+    return f"cases/{case}/generated/{precision}/{what}"
+
+
+def stored_dims(case: CaseEntry, tap: Tap) -> tuple[str, ...]:
+    """The dimension names of a tap as it is stored: `kept` in place of `position` where only some are."""
+    if not case.kept or tap.kind in FULL_KINDS:
+        return tap.dims
+    return tuple("kept" if dim == "position" else dim for dim in tap.dims)
+
+
 NOISE_DIMS = ("tap", "statistic", "batch", "position")
+
+
+def noise_dims(case: CaseEntry) -> tuple[str, ...]:
+    """The dimension names of noise floors. A cache tap has its slots along `position`."""
+    return (*NOISE_DIMS[:-1], "kept") if case.kept else NOISE_DIMS
+
+
+GENERATED_PRECISIONS = ("float64", "float32")
+GENERATED = {"tokens": "int32", "margins": "float64"}
+GENERATED_DIMS = ("batch", "step")
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 Values = Num[np.ndarray, "..."]
 PerPosition = Float[np.ndarray, "batch position"]
@@ -37,17 +37,28 @@ class Errors:
     worst: tuple[int, ...]
 
 
-def errors(actual: Values, expected: Values, position_axis: int) -> Errors:
+def errors(
+    actual: Values,
+    expected: Values,
+    position_axis: int,
+    counted: Bool[np.ndarray, "batch position"] | None = None,
+) -> Errors:
     """Compare two arrays of one shape, per position and as a whole.
 
     Args:
         actual: any float dtype; NaN and infinity count as an infinite error.
         expected: finite, same shape; axis 0 is the batch.
         position_axis: the axis that counts positions.
+        counted: False at padding: whatever is there, it is no error. None means that all positions count.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.abs(np.asarray(actual, np.float64) - expected)
     difference[~np.isfinite(difference)] = np.inf
+    share = 1.0
+    if counted is not None:
+        shape = [size if axis in (0, position_axis) else 1 for axis, size in enumerate(expected.shape)]
+        where, share = counted.reshape(shape), float(counted.mean())
+        difference, expected = np.where(where, difference, 0.0), np.where(where, expected, 0.0)
     rms, largest = per_position(difference, position_axis)
     scale_rms, scale_max = per_position(expected, position_axis)
     return Errors(
@@ -56,7 +67,7 @@ def errors(actual: Values, expected: Values, position_axis: int) -> Errors:
         scale_rms=scale_rms,
         scale_max=scale_max,
         max_abs=float(largest.max()),
-        mean_abs=float(difference.mean()),
+        mean_abs=float(difference.mean()) / share,
         relative_rms=_ratio(_mean_square(rms) ** 0.5, _mean_square(scale_rms) ** 0.5),
         worst=tuple(int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)),
     )

@@ -5,6 +5,7 @@
     layers.{i}.q  .k  .v            after the bias
     layers.{i}.q_norm  .k_norm      where the architecture has them
     layers.{i}.q_rope  .k_rope
+    layers.{i}.cache_k  .cache_v    the KV cache with this call's keys and values in it, where there is one
     layers.{i}.probs                attention probabilities
     layers.{i}.context              probs @ v, before the output projection
     layers.{i}.attn_out
@@ -19,6 +20,10 @@
 Every tap has a leading batch axis, also where the batch is 1: a single prompt, a padded batch and a
 decode step are then one kind of thing. `Tap.inputs` says which taps feed it, so that "upstream" is
 data and not a guess. Nothing is matched fuzzily.
+
+Where a model gets its tokens in several calls, a tap's values of all calls lie one after the other along
+`position`, so a decode has the same arrays as a prompt. The cache taps have `slot` instead: what the cache holds
+after the last call, which is also, up to the slots that are filled, what it holds after every earlier one.
 """
 
 from __future__ import annotations
@@ -32,6 +37,10 @@ LAYER_LEVEL_KINDS = frozenset({"embed", "resid_post", "final_norm", "logits"})
 TOKENS = ("batch", "position")
 Q_HEADS = (*TOKENS, "head", "head_dim")
 KV_HEADS = (*TOKENS, "kv_head", "head_dim")
+CACHE = ("batch", "slot", "kv_head", "head_dim")
+CACHE_KINDS = frozenset({"cache_k", "cache_v"})
+# What attention reads at every position: stored in full where the other taps are kept at chosen positions only.
+FULL_KINDS = frozenset({"k_rope", "v"})
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Tap:
     Attributes:
         name: its full name, `layers.3.q_rope`.
         dims: the names of its dimensions; `batch` first, then `position` (for `probs`: `batch`,
-            `head`, `position`, `key`).
+            `head`, `position`, `key`; for a cache `slot` in place of `position`).
         inputs: the names of the taps that it is computed from, in data-flow order.
     """
 
@@ -61,7 +70,8 @@ class Tap:
 
     @property
     def position_axis(self) -> int:
-        return self.dims.index("position")
+        """The axis that counts tokens: `position`, or `slot` of a cache."""
+        return self.dims.index("slot" if self.kind in CACHE_KINDS else "position")
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Its shape where every dimension has the size given."""
@@ -93,8 +103,10 @@ def _layer_taps(index: int, residual: str, qk_norm: bool) -> list[Tap]:
         *norms,
         tap("q_rope", Q_HEADS, "q_norm" if qk_norm else "q"),
         tap("k_rope", KV_HEADS, "k_norm" if qk_norm else "k"),
-        tap("probs", ("batch", "head", "position", "key"), "q_rope", "k_rope"),
-        tap("context", Q_HEADS, "probs", "v"),
+        tap("cache_k", CACHE, "k_rope"),
+        tap("cache_v", CACHE, "v"),
+        tap("probs", ("batch", "head", "position", "key"), "q_rope", "cache_k"),
+        tap("context", Q_HEADS, "probs", "cache_v"),
         tap("attn_out", hidden, "context"),
         tap("resid_mid", hidden, residual, "attn_out"),
         tap("mlp_norm", hidden, "resid_mid"),
@@ -111,10 +123,14 @@ def kind_of(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def at_level(taps: Iterable[Tap], level: str) -> tuple[Tap, ...]:
-    """The taps that a level records: `logits`, `layers` (the residual stream) or `ops` (all)."""
+def at_level(taps: Iterable[Tap], level: str, cached: bool = True) -> tuple[Tap, ...]:
+    """The taps that a level records: `logits`, `layers` (the residual stream) or `ops` (all).
+
+    Args:
+        cached: whether there is a KV cache, whose contents are taps too.
+    """
     if level == "ops":
-        return tuple(taps)
+        return tuple(tap for tap in taps if cached or tap.kind not in CACHE_KINDS)
     kinds = LAYER_LEVEL_KINDS if level == "layers" else {"logits"}
     return tuple(tap for tap in taps if tap.kind in kinds)
 

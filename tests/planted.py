@@ -44,8 +44,8 @@ def _eps_outside(x, weight, eps):
     return weight * y.astype(x.dtype)
 
 
-def _bidirectional(mask):
-    return jnp.broadcast_to(mask[:, None, None, :], (*mask.shape[:1], 1, mask.shape[1], mask.shape[1]))
+def _bidirectional(mask, slots):
+    return jnp.broadcast_to(mask[:, None, None, :], (mask.shape[0], 1, len(slots), mask.shape[1]))
 
 
 def _gelu(gate, up):

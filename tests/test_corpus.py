@@ -47,7 +47,7 @@ def test_the_digest_ignores_comments_and_sees_every_change_of_content(tmp_path):
         (GOOD.replace('text = "Hello"', 'text = ""'), "has no text"),
         (GOOD.replace('text = "Hello"', "text = 5"), "text has the wrong type"),
         (GOOD.replace('"hello"', '"../etc"'), "a bad name"),
-        (GOOD.replace('"hello"', '"long"'), "two prompts have one name"),
+        (GOOD.replace('"hello"', '"long"'), "two entries have one name"),
         (GOOD.replace('"logits"', '"everything"'), "an unknown level"),
         (GOOD.replace("tags =", "tag ="), "an unknown field"),
     ],
@@ -65,7 +65,7 @@ def test_a_missing_corpus_is_refused(tmp_path):
 
 def test_an_unknown_prompt_is_refused_with_the_known_names(tmp_path):
     corpus = load_corpus(write(tmp_path, GOOD))
-    assert [p.name for p in corpus.select(["long"]).prompts] == ["long"]
+    assert [entry.name for entry in corpus.select(["long"])] == ["long"]
     with pytest.raises(CorpusError) as caught:
         corpus.select(["lnog"])
     assert "hello, long" in str(caught.value)

@@ -61,9 +61,16 @@ def test_the_embedded_golden_holds_the_corpus_and_is_small():
     with open_golden(embedded.golden()) as golden:
         corpus = load_corpus(directory / "corpus.toml")
         assert golden.manifest.corpus_sha256 == corpus.digest
-        assert [(case.name, case.text, case.why) for case in golden.manifest.cases] == [
-            (prompt.name, prompt.text, prompt.why) for prompt in corpus.prompts
+        assert [(case.name, case.kind, case.why) for case in golden.manifest.cases] == [
+            (entry.name, entry.kind, entry.why) for entry in corpus.entries
+        ]
+        assert [case.text for case in golden.manifest.cases][: len(corpus.prompts)] == [
+            prompt.text for prompt in corpus.prompts
         ]
         assert golden.case("longest").length > 600
+        assert max(golden.manifest.case("longest").kept) > 600, "the last of them is stored"
+        assert golden.case("offset").positions.max() > 32_750
+        assert len(golden.manifest.case("decode").calls) == 1 + 8
+        assert golden.manifest.case("greedy").generated == 32
         assert golden.case("long").length > 100
         assert golden.case("hello").length == 1

@@ -58,6 +58,8 @@ def test_what_is_not_recorded_is_followed_back_to_what_is():
     assert everything == {tap.name: tap.inputs for tap in taps}
     layers = recorded_inputs(taps, [tap.name for tap in at_level(taps, "layers")])
     assert layers["layers.1.resid_post"] == ("layers.0.resid_post",)
-    without_probs = recorded_inputs(taps, [name for name in names if not name.endswith("probs")])
+    uncached = [tap.name for tap in at_level(taps, "ops", cached=False)]
+    assert recorded_inputs(taps, uncached)["layers.0.probs"] == ("layers.0.q_rope", "layers.0.k_rope")
+    without_probs = recorded_inputs(taps, [name for name in uncached if not name.endswith("probs")])
     assert set(without_probs["layers.0.context"]) == {"layers.0.q_rope", "layers.0.k_rope", "layers.0.v"}
     assert recorded_inputs(taps, ["logits"]) == {"logits": ()}

@@ -1,8 +1,8 @@
 from harness.comparison import TapResult
-from harness.taps import decoder_taps, recorded_inputs
+from harness.taps import at_level, decoder_taps, recorded_inputs
 from harness.verdict import first_divergence, introduced, judge, overall
 
-TAPS = decoder_taps(layers=2)
+TAPS = at_level(decoder_taps(layers=2), "ops", cached=False)
 ORDER = [tap.name for tap in TAPS]
 GRAPHS = {"a": recorded_inputs(TAPS, ORDER), "b": recorded_inputs(TAPS, ORDER)}
 

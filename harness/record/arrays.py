@@ -10,6 +10,7 @@ import numpy as np
 from harness import golden
 from harness.corpus import Case
 from harness.golden import CaseEntry, Manifest
+from harness.record.generation import GENERATION
 from harness.record.layer_major import recorded
 from harness.record.model import Reference
 from harness.record.noise import Floors
@@ -59,7 +60,7 @@ def _case_arrays(model: Reference, manifest: Manifest, case: Case, work: Work, t
         with work.reading(stage, case.name) as file:
             for tap in taps:
                 truth = file.get_tensor(f"truth/{tap.name}").numpy().astype(manifest.truth_dtype)
-                yield NewArray(golden.tap_path(case.name, tap.name), tap.dims, truth)
+                yield NewArray(golden.tap_path(case.name, tap.name), golden.stored_dims(entry, tap), truth)
             for (precision, kind), parts in floors.items():
                 # Copied: a tensor that is kept keeps the whole file mapped, and with it every page that was read.
                 parts.append(file.get_tensor(f"noise/{precision}/{kind}").numpy().copy())
@@ -67,7 +68,13 @@ def _case_arrays(model: Reference, manifest: Manifest, case: Case, work: Work, t
         noise = np.concatenate(parts)
         if (precision, kind) == ("float32", "forward"):
             tally.loudest = _louder(tally.loudest, entry, noise)
-        yield NewArray(golden.noise_path(case.name, precision, kind), golden.NOISE_DIMS, noise)
+        yield NewArray(golden.noise_path(case.name, precision, kind), golden.noise_dims(entry), noise)
+    if entry.generated:
+        with work.reading(GENERATION, case.name) as file:
+            for precision in golden.GENERATED_PRECISIONS:
+                for what in golden.GENERATED:
+                    value = file.get_tensor(f"{precision}/{what}").numpy().copy()
+                    yield NewArray(golden.generated_path(case.name, precision, what), golden.GENERATED_DIMS, value)
 
 
 def _louder(so_far: Loudest, entry: CaseEntry, noise: Floors) -> Loudest:

@@ -1,8 +1,8 @@
 """Taps inside attention, through the interface that transformers has for it. Its code is called, not copied.
 
 transformers lets a model use an attention function by name. Ours, `goldens_eager`, calls the eager attention
-of the model's own module, and taps what goes in (`q_rope`, `k_rope`), the probabilities on their way (`probs`),
-and what comes out (`context`).
+of the model's own module, and taps what goes in (`q_rope`, `k_rope`; `cache_k` and `cache_v`, which without a
+cache are the same as `k_rope` and `v`), the probabilities on their way (`probs`), and what comes out (`context`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def tapped_eager_attention(
     """The model's own eager attention, tapped.
 
     Args:
-        query: [batch, heads, position, head_dim]; `key` and `value` have the KV heads.
+        query: [batch, heads, position, head_dim]; `key` and `value` have the KV heads, and all that is cached
+            before the positions of this call.
 
     Returns:
         The context [batch, position, heads, head_dim], and the probabilities.
@@ -51,7 +52,10 @@ def tapped_eager_attention(
         context, probs = eager(module, query, key, value, attention_mask, **options)
         return context, probs
     query = _swapped(tap, "q_rope", query)
-    key = _swapped(tap, "k_rope", key)
+    earlier = key.shape[2] - query.shape[2]
+    own = _swapped(tap, "k_rope", key[:, :, earlier:])
+    key = _swapped(tap, "cache_k", torch.cat([key[:, :, :earlier], own], dim=2) if earlier else own)
+    value = _swapped(tap, "cache_v", value)
     with _TapProbabilities(tap):
         context, probs = eager(module, query, key, value, attention_mask, **options)
     replacement = tap("context", context)

@@ -41,6 +41,8 @@ def run_units(
                 entry = manifest.case(case.name)
                 task = Task(
                     inputs=model.inputs(case),
+                    spans=case.spans,
+                    kept=entry.kept,
                     taps=recorded(name, entry, manifest.taps),
                     replayed=entry.level != "logits",
                     repeat=case.name == witness,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.masking_utils import create_causal_mask
 
 from harness.architecture import architecture_of, read_config
@@ -34,11 +34,24 @@ def arithmetic(precision: str) -> contextlib.AbstractContextManager[object]:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A case on the device: ids, positions and mask, each [batch, position]."""
+    """A case, or one call of it, on the device.
+
+    Attributes:
+        ids, positions: [batch, position].
+        mask: [batch, slot], as many slots as are filled after the call; without a cache, [batch, position].
+        cache: transformers' own, of this layer alone; None where the case is one call.
+        nudged: RoPE's frequencies are one unit in the last place higher.
+    """
 
     ids: Tensor
     positions: Tensor
     mask: Tensor
+    cache: DynamicCache | None = None
+    nudged: bool = False
+
+    def part(self, span: slice, cache: DynamicCache | None) -> Inputs:
+        """The call that gets these tokens."""
+        return Inputs(self.ids[:, span], self.positions[:, span], self.mask[:, : span.stop], cache, self.nudged)
 
 
 class Reference:
@@ -103,8 +116,17 @@ class Reference:
         with arithmetic(precision), self.device:
             return type(rotary)(rotary.config)
 
+    def nudged_rotary(self, precision: str) -> nn.Module:
+        """The same, each frequency one unit in the last place higher, but for those that are exact (1)."""
+        rotary = self.rotary(precision)
+        higher = torch.nextafter(rotary.inv_freq, torch.tensor(torch.inf, dtype=rotary.inv_freq.dtype))
+        rotary.inv_freq = torch.where(rotary.inv_freq == 1, rotary.inv_freq, higher)
+        return rotary
+
     def causal_mask(self, hidden: Tensor, inputs: Inputs) -> Tensor:
-        return create_causal_mask(self._skeleton.config, hidden, inputs.mask, None, position_ids=inputs.positions)
+        return create_causal_mask(
+            self._skeleton.config, hidden, inputs.mask, inputs.cache, position_ids=inputs.positions
+        )
 
 
 class Stage:
@@ -155,17 +177,21 @@ class Layer(Stage):
         self.kinds = tuple(tap.kind for tap in model.arch.taps() if tap.stage == stage)
         self._model = model
         self._modules = model.materialise(f"model.{stage}", precisions)
+        for module in self._modules.values():
+            module.self_attn.layer_idx = 0  # each layer has a cache of its own, with one layer in it
         self._rotary = {precision: model.rotary(precision) for precision in precisions}
+        self._nudged = {precision: model.nudged_rotary(precision) for precision in precisions}
 
     def _forward(self, precision: str, state: Tensor | None, inputs: Inputs, tap: Collector) -> Tensor:
         assert state is not None
-        layer = self._modules[precision]
+        layer, rotary = self._modules[precision], (self._nudged if inputs.nudged else self._rotary)[precision]
         with tapped_layer(layer, self._model.arch.head_dim, tap):
             value: Tensor = layer(
                 state,
                 attention_mask=self._model.causal_mask(state, inputs),
                 position_ids=inputs.positions,
-                position_embeddings=self._rotary[precision](state, inputs.positions),
+                past_key_values=inputs.cache,
+                position_embeddings=rotary(state, inputs.positions),
             )
         return value
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from harness import golden
 from harness.corpus import Case, Corpus
-from harness.golden import CaseEntry, Manifest
+from harness.entries import Batch, Entry, Generation, Prompt
+from harness.golden import CaseEntry, Manifest, RowEntry
 from harness.record.arrays import Loudest, Tally, golden_arrays
+from harness.record.cases import case_of
 from harness.record.environment import check_device, provenance, reproducible
+from harness.record.generation import generate_missing
 from harness.record.layer_major import run_units
 from harness.record.model import Reference
 from harness.record.parameters import model_entry, parameter_table
@@ -28,9 +32,9 @@ class Options:
     """What is recorded, and how.
 
     Attributes:
-        level: the deepest level; a prompt may have a shallower one of its own.
+        level: the deepest level; an entry may have a shallower one of its own.
         dtype: in which truth is stored; it is always computed in float64.
-        cases: names of prompts; none means all.
+        cases: names of corpus entries; none means all.
         overwrite: replace the golden that is there.
     """
 
@@ -104,20 +108,25 @@ def record(
     selected = corpus.select(options.cases)
     with reproducible():
         model = Reference(checkpoint, options.device)
-        tokenized = tokenize(checkpoint, selected, model.arch.vocab)
+        tokenized = tokenize(checkpoint, corpus, selected, model.arch.vocab)
         work = Work(out)
         with work.locked():
             progress.notice(f"hashing {len(model.checkpoint.names)} parameters")
-            manifest = _manifest(model, model_id, corpus, selected, tokenized, options)
-            units = len(model.stages) * len(tokenized.cases)
-            resumed = _take_up(work, model, manifest, tokenized.cases, progress)
+            manifest = _manifest(model, model_id, corpus, tokenized, options)
+            _take_up(work, manifest, tokenized, progress)
+            cases = _cases(model, selected, tokenized, work, progress)
+            manifest = replace(manifest, cases=_entries(model, corpus, selected, cases, options))
+            units = len(model.stages) * len(cases)
+            resumed = sum(work.has(stage, case.name) for stage in model.stages for case in cases)
+            if resumed:
+                progress.notice(f"going on with unfinished work: {resumed} units are done")
             progress.plan(units, resumed)
-            run_units(model, manifest, tokenized.cases, work, progress.unit)
+            run_units(model, manifest, cases, work, progress.unit)
             progress.notice(f"writing {out}")
             tally = Tally()
             identity = write_golden(
                 out,
-                golden_arrays(model, manifest, tokenized.cases, work, tally),
+                golden_arrays(model, manifest, cases, work, tally),
                 lambda arrays: replace(manifest, arrays=arrays),
                 overwrite=options.overwrite,
             )
@@ -135,18 +144,49 @@ def record(
     )
 
 
-def _manifest(
-    model: Reference, model_id: str, corpus: Corpus, selected: Corpus, tokenized: Tokenized, options: Options
-) -> Manifest:
-    """Everything that the golden says of itself, but for its arrays."""
-    table = parameter_table(model.checkpoint, model.shapes, model.arch.tied_head)
-    taps = model.arch.taps()
+def _cases(
+    model: Reference, selected: Sequence[Entry], tokenized: Tokenized, work: Work, progress: Progress
+) -> tuple[Case, ...]:
+    """The case of every entry; what the reference is to write itself is generated first."""
+    counts = {entry.name: entry.tokens for entry in selected if isinstance(entry, Generation)}
+    if counts:
+        progress.notice(f"generating: {', '.join(counts)}")
+    texts = {name: tokenized.ids[name] for name in counts}
+    generated = generate_missing(model, texts, counts, work)
+    return tuple(case_of(entry, tokenized.ids, generated, tokenized.pad) for entry in selected)
+
+
+def _entries(
+    model: Reference, corpus: Corpus, selected: Sequence[Entry], cases: Sequence[Case], options: Options
+) -> tuple[CaseEntry, ...]:
+    """What the manifest says of every case."""
     entries = []
-    for prompt, case in zip(selected.prompts, tokenized.cases, strict=True):
-        level = min(prompt.level, options.level, key=LEVELS.index)
-        names = tuple(tap.name for tap in at_level(taps, level))
-        shape = (case.batch, case.length)
-        entries.append(CaseEntry(case.name, "prompt", prompt.text, prompt.why, prompt.tags, level, shape, names))
+    for entry, case in zip(selected, cases, strict=True):
+        level = min(entry.level, options.level, key=LEVELS.index)
+        taps = at_level(model.arch.taps(), level, cached=bool(case.calls))
+        names = entry.prompts if isinstance(entry, Batch) else ()
+        entries.append(
+            CaseEntry(
+                name=entry.name,
+                kind=entry.kind,
+                text="" if isinstance(entry, Batch) else entry.text,
+                why=entry.why,
+                tags=entry.tags,
+                level=level,
+                shape=(case.batch, case.length),
+                taps=tuple(tap.name for tap in taps),
+                calls=case.calls,
+                kept=entry.positions if isinstance(entry, Prompt) else (),
+                rows=tuple(RowEntry(name, corpus.prompt(name).text) for name in names),
+                generated=entry.tokens if isinstance(entry, Generation) else 0,
+            )
+        )
+    return tuple(entries)
+
+
+def _manifest(model: Reference, model_id: str, corpus: Corpus, tokenized: Tokenized, options: Options) -> Manifest:
+    """Everything that the golden says of itself, but for its cases and their arrays."""
+    table = parameter_table(model.checkpoint, model.shapes, model.arch.tied_head)
     return Manifest(
         format=golden.FORMAT,
         version=golden.FORMAT_VERSION,
@@ -156,8 +196,8 @@ def _manifest(
         level=options.level,
         truth_dtype=options.dtype,
         precisions=golden.NOISE_PRECISIONS,
-        taps=taps,
-        cases=tuple(entries),
+        taps=model.arch.taps(),
+        cases=(),
         environment=provenance(options.device),
         command=_command(model_id, corpus, options),
         arrays={},
@@ -173,15 +213,11 @@ def _command(model_id: str, corpus: Corpus, options: Options) -> str:
     return " ".join(words)
 
 
-def _take_up(work: Work, model: Reference, manifest: Manifest, cases: tuple[Case, ...], progress: Progress) -> int:
-    """Go on with work that was done under the same settings; returns how many units are done."""
+def _take_up(work: Work, manifest: Manifest, tokenized: Tokenized, progress: Progress) -> None:
+    """Go on with work that was done under the same settings; discard any other."""
     ids = hashlib.sha256()
-    for case in cases:
-        ids.update(f"{case.name} {case.input_ids.tolist()}\n".encode())
+    for name, tokens in tokenized.ids.items():
+        ids.update(f"{name} {list(tokens)}\n".encode())
     settings = {"ids_sha256": ids.hexdigest(), "golden": json.loads(golden.encode(manifest))}
     if work.begin(json.dumps(settings, indent=1).encode()):
         progress.notice("discarding unfinished work: it was begun with another checkpoint, corpus or options")
-    done = sum(work.has(stage, case.name) for stage in model.stages for case in cases)
-    if done:
-        progress.notice(f"going on with unfinished work: {done} units are done")
-    return done

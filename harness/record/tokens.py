@@ -1,4 +1,4 @@
-"""Prompts to token ids, trusted only where three sources agree.
+"""Texts to token ids, trusted only where three sources agree.
 
 transformers' AutoTokenizer gives the ids. The `tokenizers` library on the bare tokenizer.json, which the checking
 side uses, must give the same; and where the tokenizer is Qwen2's, so must the published facts in
@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from harness import embedded
-from harness.corpus import Case, Corpus, Prompt, check_vocabulary, prompt_case
+from harness.corpus import Corpus, check_vocabulary, prompt_case
+from harness.entries import Batch, Entry
 from harness.errors import CorpusError
 from harness.golden import TokenizerEntry
 
@@ -27,17 +28,23 @@ QWEN2_SPECIAL = {"<|endoftext|>": 151643, "<|im_start|>": 151644}
 
 @dataclass(frozen=True, eq=False)
 class Tokenized:
-    """Phase 2 facts: the tokenizer, and a case per prompt."""
+    """Phase 2 facts.
+
+    Attributes:
+        ids: token ids by name, of every selected text and of the prompts that selected batches name.
+        pad: the id that fills padding.
+    """
 
     tokenizer: TokenizerEntry
-    cases: tuple[Case, ...]
+    ids: Mapping[str, Sequence[int]]
+    pad: int
 
 
-def tokenize(checkpoint: Path, corpus: Corpus, vocab: int) -> Tokenized:
-    """The cases of a corpus, with the checkpoint's own tokenizer.
+def tokenize(checkpoint: Path, corpus: Corpus, selected: Sequence[Entry], vocab: int) -> Tokenized:
+    """The token ids of the selected entries, with the checkpoint's own tokenizer.
 
     Raises:
-        CorpusError: no tokenizer, its two readers or the published ids disagree, a prompt without any token, or an
+        CorpusError: no tokenizer, its two readers or the published ids disagree, a text without any token, or an
             id outside the vocabulary.
     """
     file = checkpoint / "tokenizer.json"
@@ -52,18 +59,29 @@ def tokenize(checkpoint: Path, corpus: Corpus, vocab: int) -> Tokenized:
         ) from None
     is_qwen2 = all(bare.token_to_id(token) == known for token, known in QWEN2_SPECIAL.items())
     published = _published() if is_qwen2 else {}
-    cases = []
-    for prompt in corpus.prompts:
-        ids = tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
-        _same_from_the_file(prompt, ids, bare.encode(prompt.text, add_special_tokens=False).ids)
-        _same_as_published(prompt, ids, published.get(prompt.text))
+    every: dict[str, Sequence[int]] = {}
+    for name, text in _texts(corpus, selected).items():
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        _same_from_the_file(name, ids, bare.encode(text, add_special_tokens=False).ids)
+        _same_as_published(name, ids, published.get(text))
         if not ids:
-            raise CorpusError("a prompt has no tokens", where=prompt.name, hint="give it a text with content")
-        case = prompt_case(prompt.name, ids)
-        check_vocabulary(case, vocab)
-        cases.append(case)
+            raise CorpusError("a prompt has no tokens", where=name, hint="give it a text with content")
+        check_vocabulary(prompt_case(name, ids), vocab)
+        every[name] = ids
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Tokenized(TokenizerEntry(digest, is_qwen2), tuple(cases))
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return Tokenized(TokenizerEntry(digest, is_qwen2), every, 0 if pad is None else int(pad))
+
+
+def _texts(corpus: Corpus, selected: Sequence[Entry]) -> Mapping[str, str]:
+    """Name -> text: of each selected entry, and of the prompts that make up a selected batch."""
+    texts: dict[str, str] = {}
+    for entry in selected:
+        if isinstance(entry, Batch):
+            texts |= {name: corpus.prompt(name).text for name in entry.prompts}
+        else:
+            texts[entry.name] = entry.text
+    return texts
 
 
 def _published() -> Mapping[str, Sequence[Sequence[int]]]:
@@ -75,11 +93,11 @@ def _published() -> Mapping[str, Sequence[Sequence[int]]]:
     }
 
 
-def _same_from_the_file(prompt: Prompt, ids: Sequence[int], bare: Sequence[int]) -> None:
+def _same_from_the_file(name: str, ids: Sequence[int], bare: Sequence[int]) -> None:
     if list(ids) != list(bare):
         raise CorpusError(
             "transformers and tokenizer.json give different token ids",
-            where=f"prompt {prompt.name}",
+            where=f"prompt {name}",
             expected=f"{list(bare)} (tokenizers library, tokenizer.json)",
             found=f"{list(ids)} (transformers, AutoTokenizer)",
             hint="transformers changes this tokenizer as it loads it (often its normalizer): save it again with "
@@ -87,11 +105,11 @@ def _same_from_the_file(prompt: Prompt, ids: Sequence[int], bare: Sequence[int])
         )
 
 
-def _same_as_published(prompt: Prompt, ids: Sequence[int], published: Sequence[Sequence[int]] | None) -> None:
+def _same_as_published(name: str, ids: Sequence[int], published: Sequence[Sequence[int]] | None) -> None:
     if published is not None and list(ids) not in [list(known) for known in published]:
         raise CorpusError(
             "this is Qwen2's tokenizer, but it does not give Qwen2's token ids",
-            where=f"prompt {prompt.name}",
+            where=f"prompt {name}",
             expected=" or ".join(str(list(known)) for known in published),
             found=list(ids),
             hint="the tokenizer files are damaged or mixed: copy tokenizer.json from the published checkpoint",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +98,16 @@ class Work:
         Raises:
             RecordError: no room, or not writable. What is done so far stays.
         """
-        tensors = {f"state/{precision}": value for precision, value in unit.state.items()}
+        tensors = {f"state/{stream}": value for stream, value in unit.state.items()}
         tensors |= {f"truth/{tap}": value for tap, value in unit.truth.items()}
         tensors |= {
             f"noise/{precision}/{kind}": torch.from_numpy(floors.copy())
             for (precision, kind), floors in unit.noise.items()
         }
+        return self.put(stage, case, tensors)
+
+    def put(self, stage: str, case: str, tensors: Mapping[str, Tensor]) -> int:
+        """Write the tensors of one unit; see `save`."""
         content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
         path = self._path(stage, case)
         with _writing(path):
@@ -112,7 +116,7 @@ class Work:
         return len(content)
 
     def state(self, stage: str, case: str, device: torch.device) -> dict[str, Tensor]:
-        """The hidden states that a unit handed on, by precision."""
+        """The hidden states that a unit handed on, by stream."""
         with safe_open(self._path(stage, case), framework="pt") as file:
             names = [name for name in file.keys() if name.startswith("state/")]  # noqa: SIM118
             return {name.partition("/")[2]: file.get_tensor(name).to(device) for name in names}

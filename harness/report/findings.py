@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.comparison import TapResult
+from harness.report.calls import call_evidence
 from harness.report.document import Report
 from harness.report.summary import READABLE, excess, multiple
 from harness.taps import kind_of
@@ -111,12 +112,18 @@ def _nearest_compared(report: Report, tap: str, compared: set[str]) -> tuple[str
 
 
 def _matched_inputs(report: Report, tap: str, like: TapResult) -> tuple[str, ...]:
-    matched = {
-        r.tap
+    verdicts = {
+        r.tap: r.verdict
         for r in report.results
-        if (r.case, r.precision, r.mode, r.verdict) == (like.case, like.precision, like.mode, "match")
+        if (r.case, r.precision, r.mode) == (like.case, like.precision, like.mode)
     }
-    return tuple(name for name in report.taps.get(tap, ()) if name in matched)
+
+    def compared(name: str) -> Iterable[str]:
+        """The inputs of a tap; one that is no tap of this case (a cache where there is none), followed back."""
+        for one in report.taps.get(name, ()):
+            yield from (one,) if one in verdicts else compared(one)
+
+    return tuple(name for name in dict.fromkeys(compared(tap)) if verdicts[name] == "match")
 
 
 def _evidence(report: Report, peers: Sequence[TapResult], results: Sequence[TapResult]) -> Iterable[str]:
@@ -128,6 +135,7 @@ def _evidence(report: Report, peers: Sequence[TapResult], results: Sequence[TapR
     single = [r for r in peers if len(r.profile) == 1 and (r.precision, r.mode) in same]
     if single and all(r.verdict in ("match", "inherited") for r in single):
         yield "every single-token case is clean: rotation by 0 and a softmax over one key change nothing"
+    yield from call_evidence(kind, results)
     growing = [r for r in several if r.growth_p is not None]
     if growing and sum(r.growth_p < GROWTH_P for r in growing if r.growth_p is not None) > len(growing) / 2:
         yield f"the error grows with position (permutation test, p < {GROWTH_P:g} in most cases)"

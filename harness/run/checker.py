@@ -7,7 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from harness import embedded
 from harness.architecture import Architecture, Config
@@ -17,7 +19,17 @@ from harness.golden import CaseEntry
 from harness.report.document import Report
 from harness.run import matmul_audit
 from harness.run import precision as precisions
-from harness.run.port import Call, Declarations, Port, declarations, find_port, load_port, run_calls
+from harness.run.coverage import covered, replayable, uncovered
+from harness.run.port import (
+    Call,
+    Declarations,
+    Port,
+    blaming_the_port,
+    declarations,
+    find_port,
+    load_port,
+    run_sequences,
+)
 from harness.run.preflight import preflight
 from harness.run.progress import SILENT, Progress
 from harness.run.question import Question, select_cases
@@ -73,6 +85,7 @@ class Checker:
         self._notes: dict[str, tuple[str, ...]] = {}
         self._audits: dict[str, matmul_audit.Audit] = {}
         self._not_lifted: dict[str, None] = {}
+        self._uncovered: dict[str, None] = {}
         self.golden: Golden = open_golden(golden_path)
         try:
             self.cases = select_cases(self.golden.manifest.cases, question.cases)
@@ -133,22 +146,24 @@ class Checker:
         with precisions.in_force(precision, allow_reduced) as in_force:
             self._settings[precision] = asdict(in_force)
             self._declared = declarations(port, Architecture.kinds())
+            self._uncovered = dict.fromkeys(uncovered(self.cases, port, self._declared))
             judgement = Judgement(self.question.limit(precision), self._declared, keep)
             source = self._sources.setdefault(precision, GoldenSource(self.golden, precision))
             sessions = [
-                CaseSession(source, case, mode, judgement) for case in cases for mode in self.question.modes
+                CaseSession(source, case, mode, judgement)
+                for case in covered(cases, port, self._declared)
+                for mode in self.question.modes
+                if mode == "forward" or replayable(case, self._declared)
             ]
-            calls = [
-                _call(self.golden, case, session)
-                for case, session in zip((c for c in cases for _ in self.question.modes), sessions, strict=True)
-            ]
+            sequences = [self._calls(port, session, precision) for session in sessions]
             progress.begin(precision, sum(session.expected for session in sessions))
-            for session, logits in zip(sessions, run_calls(port, calls), strict=True):
-                session("logits", logits)
+            for session, calls, logits in zip(sessions, sequences, run_sequences(port, sequences), strict=True):
+                for call, value in zip(calls, logits, strict=True):
+                    call.tap("logits", value)
                 session.finish()
             self._notes[precision] = (
                 *getattr(port, "notes", ()),
-                *self._precision_notes(precision, port, in_force, calls),
+                *self._precision_notes(precision, port, in_force, [calls[0] for calls in sequences]),
             )
         return results
 
@@ -165,6 +180,7 @@ class Checker:
             settings={p: self._settings[p] for p in precisions_seen},
             notes=tuple(dict.fromkeys(note for p in precisions_seen for note in self._notes[p])),
             not_lifted=self.not_lifted,
+            uncovered=tuple(self._uncovered),
         )
         return assemble(self.golden, run, results)
 
@@ -207,8 +223,21 @@ class Checker:
             self._loaded = (precision, port)
         return self._loaded[1]
 
+    def _calls(self, port: Port, session: CaseSession, precision: str) -> list[Call]:
+        """The calls of a case; the first has the cache, which is as long as the case and not a token longer."""
+        case = self.golden.case(session.case.name)
+        ids, positions = jnp.asarray(case.input_ids, jnp.int32), jnp.asarray(case.positions, jnp.int32)
+        if not session.case.cached:
+            return [Call(ids, positions, jnp.asarray(case.mask), None, session)]
+        with blaming_the_port("init_cache"):
+            cache = port.init_cache(case.batch, case.length, precisions.jax_dtype(precision))  # type: ignore[attr-defined]
+        return [
+            Call(ids[:, span], positions[:, span], _filled(case.mask, span), None if span.start else cache, tap)
+            for span, tap in zip(case.spans, session.calls(), strict=True)
+        ]
 
-def _call(golden: Golden, entry: CaseEntry, session: CaseSession) -> Call:
-    case = golden.case(entry.name)
-    ids, positions = jnp.asarray(case.input_ids, jnp.int32), jnp.asarray(case.positions, jnp.int32)
-    return Call(ids, positions, jnp.asarray(case.mask), None, session)
+
+def _filled(mask: np.ndarray, span: slice) -> jax.Array:
+    """The mask over all slots of a cache once a call's tokens are in it."""
+    slots = np.arange(mask.shape[1]) < span.stop
+    return jnp.asarray(mask & slots)

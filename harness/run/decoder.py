@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from harness.architecture import Architecture, Config, architecture_of
 from harness.errors import CheckpointError, PortError
+from harness.run.cache import Cache, Past
 from harness.run.operations import OPERATIONS, Heads, Hidden, Operations
 from harness.run.padding import pad
 from harness.run.port import Call
@@ -28,7 +29,8 @@ from harness.run.tapping import TapFunction, Tapped
 from harness.run.weights import Weights, ZeroWeights, layer_state
 
 Ids = Int[Array, "batch position"]
-Mask = Bool[Array, "batch position"]
+Mask = Bool[Array, "batch key"]
+Logits = Float[Array, "batch position vocab"]
 KINDS = Architecture.kinds()
 
 
@@ -51,7 +53,9 @@ class Attention(nnx.Module):
         self.v = Projection(arch.hidden, kv, bias=True, dtype=dtype)
         self.o = Projection(q, arch.hidden, bias=False, dtype=dtype)
 
-    def __call__(self, x: Hidden, positions: Ids, mask: Mask, tap: TapFunction) -> Hidden:
+    def __call__(
+        self, x: Hidden, positions: Ids, mask: Mask, past: Past | None, tap: TapFunction
+    ) -> tuple[Hidden, Past | None]:
         arch, ops = self.arch, self.ops
         q = tap("q", self._heads(self.q, x, arch.heads))
         k = tap("k", self._heads(self.k, x, arch.kv_heads))
@@ -60,12 +64,17 @@ class Attention(nnx.Module):
         angles = ops.rope_angles(positions, frequencies, x.dtype)
         q = tap("q_rope", ops.rotate_q(q, angles))
         k = tap("k_rope", ops.rotate_k(k, angles))
-        groups = arch.heads // arch.kv_heads
+        slots, groups = jnp.arange(x.shape[1], dtype=jnp.int32), arch.heads // arch.kv_heads
+        if past is not None:
+            k = tap("cache_k", ops.write_k(past.k, k, past.filled))
+            v = tap("cache_v", ops.write_v(past.v, v, past.filled))
+            slots = slots + past.filled
+            past = Past(k, v, past.filled)
         scores = ops.scores(q, ops.repeat_k(k, groups))
-        probs = tap("probs", ops.probabilities(scores, ops.allowed(mask)))
+        probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots)))
         context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))
         merged = context.reshape(*context.shape[:2], -1)
-        return tap("attn_out", _apply(ops, self.o, merged))
+        return tap("attn_out", _apply(ops, self.o, merged)), past
 
     def _heads(self, projection: Projection, x: Hidden, heads: int) -> Heads:
         y = _apply(self.ops, projection, x)
@@ -97,12 +106,15 @@ class DecoderLayer(nnx.Module):
         self.mlp_norm = nnx.Param(jnp.zeros(arch.hidden, dtype))
         self.mlp = Mlp(arch, ops, dtype)
 
-    def __call__(self, x: Hidden, positions: Ids, mask: Mask, tap: TapFunction) -> Hidden:
+    def __call__(
+        self, x: Hidden, positions: Ids, mask: Mask, past: Past | None, tap: TapFunction
+    ) -> tuple[Hidden, Past | None]:
         ops, eps = self.ops, self.arch.rms_norm_eps
         normed = tap("attn_norm", ops.attn_norm(x, self.attn_norm[...], eps))
-        x = tap("resid_mid", ops.attn_residual(x, self.attn(normed, positions, mask, tap)))
+        update, past = self.attn(normed, positions, mask, past, tap)
+        x = tap("resid_mid", ops.attn_residual(x, update))
         normed = tap("mlp_norm", ops.mlp_norm(x, self.mlp_norm[...], eps))
-        return tap("resid_post", ops.mlp_residual(x, self.mlp(normed, tap)))
+        return tap("resid_post", ops.mlp_residual(x, self.mlp(normed, tap))), past
 
 
 class Decoder:
@@ -157,33 +169,54 @@ class Decoder:
         """The same decoder with zeros for weights, to be traced: see `harness.run.matmul_audit`."""
         return type(self)(self.arch, ZeroWeights(self._checkpoint, self.weights.dtype), self.ops)
 
-    def forward(
-        self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any, tap: TapFunction
-    ) -> tuple[Float[Array, "batch position vocab"], None]:
-        """Logits of one input."""
-        return self.forward_all([Call(input_ids, positions, mask, cache, tap)])[0]
+    def init_cache(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
+        """An empty KV cache with room for `length` tokens per row."""
+        return Cache.empty(self.arch, batch, length, dtype)
 
-    def forward_all(self, calls: Sequence[Call]) -> list[tuple[Float[Array, "batch position vocab"], None]]:
-        """Logits of many inputs, each layer's weights read once for all of them."""
-        if any(call.cache is not None for call in calls):
-            raise PortError(
-                "the built-in decoder has no KV cache yet",
-                where="cache",
-                hint="pass None: whole prompts only",
-            )
-        padded = [pad(call) for call in calls]
+    def forward(
+        self, input_ids: Ids, positions: Ids, mask: Mask, cache: Cache | None, tap: TapFunction
+    ) -> tuple[Logits, Cache | None]:
+        """Logits of one input, and the cache with it."""
+        return self.forward_sequences([[Call(input_ids, positions, mask, cache, tap)]])[0][0]
+
+    def forward_sequences(self, sequences: Sequence[Sequence[Call]]) -> list[list[tuple[Logits, Cache | None]]]:
+        """Logits of many inputs, of one call or several each, with each layer's weights read once for all of them.
+
+        The first call of a sequence has the cache, or None. It goes from call to call; each call's result has it
+        as it is after the last.
+
+        Raises:
+            PortError: a sequence has more tokens than its cache has room.
+        """
+        caches = [calls[0].cache for calls in sequences]
+        for calls, cache in zip(sequences, caches, strict=True):
+            if cache is not None:
+                cache.check_room(sum(call.input_ids.shape[1] for call in calls))
+        inputs = [
+            [pad(call) if call.cache is None and len(calls) == 1 else call for call in calls]
+            for calls in sequences
+        ]
         table = self.weights.read("model.embed_tokens.weight")
-        hidden = [self._embed(call.tap, "", table, call.input_ids) for call in padded]
+        hidden = [[self._embed(call.tap, "", table, call.input_ids) for call in calls] for calls in inputs]
         for index in range(self.arch.layers):
             state = layer_state(self.weights, index, self._abstract)
-            hidden = [
-                self._layer(call.tap, f"layers.{index}", state, x, call.positions, call.mask)
-                for call, x in zip(padded, hidden, strict=True)
-            ]
+            for row, (calls, cache) in enumerate(zip(inputs, caches, strict=True)):
+                past = None if cache is None else cache.layer(index)
+                for n, call in enumerate(calls):
+                    x = hidden[row][n]
+                    x, past = self._layer(call.tap, f"layers.{index}", state, x, call.positions, call.mask, past)
+                    hidden[row][n] = x
+                    past = None if past is None else past._replace(filled=past.filled + x.shape[1])
+                if past is not None:
+                    caches[row] = caches[row].with_layer(index, past)
         norm = self.weights.read("model.norm.weight")
         head = (table if self.arch.tied_head else self.weights.read("lm_head.weight")).T
-        logits = [self._head(call.tap, "", norm, head, x) for call, x in zip(padded, hidden, strict=True)]
-        return [(x[:, : call.input_ids.shape[1]], None) for call, x in zip(calls, logits, strict=True)]
+        results = []
+        for calls, padded, states, cache in zip(sequences, inputs, hidden, caches, strict=True):
+            after = cache and cache.advanced(sum(call.input_ids.shape[1] for call in calls))
+            logits = [self._head(call.tap, "", norm, head, x) for call, x in zip(padded, states, strict=True)]
+            results.append([(x[:, : c.input_ids.shape[1]], after) for c, x in zip(calls, logits, strict=True)])
+        return results
 
 
 def _embed(ops: Operations, tap: TapFunction, table: Array, ids: Ids) -> Hidden:
@@ -197,8 +230,10 @@ def _layer(
     x: Hidden,
     positions: Ids,
     mask: Mask,
-) -> Hidden:
-    return nnx.merge(graph, state)(x, positions, mask, tap)
+    past: Past | None,
+) -> tuple[Hidden, Past | None]:
+    layer: DecoderLayer = nnx.merge(graph, state)
+    return layer(x, positions, mask, past, tap)
 
 
 def _head(ops: Operations, eps: float, tap: TapFunction, norm: Array, head: Array, x: Hidden) -> Array:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 Hidden = Float[Array, "batch position hidden"]
 Heads = Float[Array, "batch position head head_dim"]
+KeyValues = Float[Array, "batch slot kv_head head_dim"]
 Probs = Float[Array, "batch head position key"]
 Angles = Float[Array, "batch position half"]
 
@@ -80,11 +81,21 @@ def scores(q: Heads, k: Heads) -> Probs:
     return jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
 
 
-def allowed(mask: Bool[Array, "batch position"]) -> Bool[Array, "batch 1 position key"]:
-    """Which key a query may see: none after itself, and no padding."""
-    length = mask.shape[1]
-    causal = jnp.tril(jnp.ones((length, length), bool))
+def allowed(mask: Bool[Array, "batch key"], slots: Int[Array, " position"]) -> Bool[Array, "batch 1 position key"]:
+    """Which key a query may see: none after itself, and no padding.
+
+    Args:
+        mask: False at padding, and where a cache is not filled.
+        slots: which of the keys is the query's own.
+    """
+    causal = slots[:, None] >= jnp.arange(mask.shape[1], dtype=slots.dtype)[None, :]
     return causal[None, None] & mask[:, None, None, :]
+
+
+def write(buffer: KeyValues, new: KeyValues, start: Int[Array, ""]) -> KeyValues:
+    """A cache with this call's keys or values from slot `start` on. It is refused before the run where there is no
+    room: JAX would clamp `start`, and overwrite what is there."""
+    return jax.lax.dynamic_update_slice_in_dim(buffer, new, start, axis=1)
 
 
 def probabilities(scores: Probs, allowed: Bool[Array, "batch 1 position key"]) -> Probs:
@@ -121,6 +132,8 @@ class Operations:
     repeat_k: Callable[..., Array] = repeat_kv
     repeat_v: Callable[..., Array] = repeat_kv
     scores: Callable[..., Array] = scores
+    write_k: Callable[..., Array] = write
+    write_v: Callable[..., Array] = write
     allowed: Callable[..., Array] = allowed
     probabilities: Callable[..., Array] = probabilities
     context: Callable[..., Array] = context

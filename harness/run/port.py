@@ -9,15 +9,29 @@ A port is a class (or a module) with
 `dtype`. `cache` is None for a whole prompt. `tap(name, value) -> value` is called with every intermediate of
 harness/taps.py that the model has, each of shape [B, S, ...]; the port goes on with what comes back.
 
-What a port cannot do, it declares; the report lists it as not covered, never as passed:
+A port with a KV cache has
+
+    port.init_cache(batch, length, dtype) -> cache
+
+and is then called several times: each call gets the next S tokens and the cache that the last one returned, and
+its `mask` is [B, length], over the slots of the cache: True where this call or an earlier one put a real token.
+So every call of one S has the same shapes. The taps `cache_k` and `cache_v` are the cache with this call's keys
+and values in it, [B, slots, kv_head, head_dim], one slot per token in their order; what comes back is attended to,
+and kept for the next call. `probs` then has a key for every slot.
+
+What a port cannot do, it declares; the report lists it as not covered, never as passed. Without an `init_cache`
+that is every case with a cache. Further:
 
     without = ("probs",)                kinds of taps that the model does not expose
     recorded_only = ("probs",)          kinds that it records, but does not go on with: replay cannot replace them
     dtypes = {"logits": "float32"}      kinds of taps that are wider than `dtype` by design (float64 aside)
+    cannot = ("batch", "offset")        kinds of cases (`harness.entries`) that it does not take
 
-A port may also offer `forward_all(calls)`, to push many cases through one layer before it loads the next, and
-`without_weights()`: itself with zeros for weights, which is traced in its place (`harness.run.matmul_audit`).
-`notes` are lines that the report has to show. `harness.run.adapters` makes ports of models that nobody edits.
+A port may also offer `forward_all(calls)`, to push many cases through one layer before it loads the next; for cases
+of several calls `forward_sequences(sequences)`, lists of such lists, where only the first call of each has a cache
+(see `harness.run.decoder`); and `without_weights()`: itself with zeros for weights, which is traced in its place
+(`harness.run.matmul_audit`). `notes` are lines that the report has to show. `harness.run.adapters` makes ports of
+models that nobody edits.
 """
 
 from __future__ import annotations
@@ -32,9 +46,11 @@ from typing import Any, Protocol
 import jax
 
 from harness.architecture import Config
+from harness.entries import KINDS
 from harness.errors import PortError
 from harness.run.tapping import TapFunction
 
+CASE_KINDS = tuple(kind.kind for kind in KINDS)
 BUILT_IN = "harness.run.decoder:Decoder"
 
 
@@ -64,6 +80,7 @@ class Declarations:
     without: tuple[str, ...] = ()
     dtypes: Mapping[str, str] = field(default_factory=dict)
     recorded_only: tuple[str, ...] = ()
+    cannot: tuple[str, ...] = ()
 
 
 def find_port(spec: str) -> Any:
@@ -148,29 +165,57 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
                 expected=", ".join(sorted(kinds)),
                 hint="`without`, `recorded_only` and `dtypes` take kinds such as probs, without layer numbers",
             )
-    return Declarations(without, dtypes, recorded_only)
+    cannot = tuple(getattr(port, "cannot", ()))
+    for kind in cannot:
+        if kind not in CASE_KINDS:
+            raise PortError(
+                "the port declares a kind of case that does not exist",
+                where=kind,
+                expected=", ".join(CASE_KINDS),
+                hint="`cannot` takes the kinds of a corpus' entries",
+            )
+    return Declarations(without, dtypes, recorded_only, cannot)
 
 
-def run_calls(port: Port, calls: Sequence[Call]) -> list[jax.Array]:
-    """The logits of all calls, layer by layer where the port can.
+def run_sequences(port: Port, sequences: Sequence[Sequence[Call]]) -> list[list[jax.Array]]:
+    """The logits of every call of every case, layer by layer where the port can.
+
+    Args:
+        sequences: the calls of each case; the first has the cache, which goes from call to call.
 
     Raises:
         PortError: the port raises, or does not return (logits, cache).
     """
     with blaming_the_port("forward"):
-        if hasattr(port, "forward_all"):
-            returned = port.forward_all(calls)
-        else:
-            returned = [port.forward(c.input_ids, c.positions, c.mask, c.cache, c.tap) for c in calls]
-    for value in returned:
-        if not (isinstance(value, tuple) and len(value) == 2 and hasattr(value[0], "shape")):
-            raise PortError(
-                "forward() does not return (logits, cache)",
-                expected="a tuple of two: logits [B, S, V], cache",
-                found=type(value).__name__,
-                hint="return (logits, cache); a port without a cache returns (logits, None)",
-            )
-    return [logits for logits, _ in returned]
+        if hasattr(port, "forward_sequences"):
+            return [[_logits(value) for value in returned] for returned in port.forward_sequences(sequences)]
+    if hasattr(port, "forward_all") and all(len(calls) == 1 for calls in sequences):
+        with blaming_the_port("forward"):
+            returned = port.forward_all([calls[0] for calls in sequences])
+        return [[_logits(value)] for value in returned]
+    return [_step_by_step(port, calls) for calls in sequences]
+
+
+def _step_by_step(port: Port, calls: Sequence[Call]) -> list[jax.Array]:
+    cache, found = calls[0].cache, []
+    for call in calls:
+        with blaming_the_port("forward"):
+            returned = port.forward(call.input_ids, call.positions, call.mask, cache, call.tap)
+        found.append(_logits(returned))
+        cache = returned[1]
+    return found
+
+
+def _logits(value: Any) -> jax.Array:
+    if not (isinstance(value, tuple) and len(value) == 2 and hasattr(value[0], "shape")):
+        raise PortError(
+            "forward() does not return (logits, cache)",
+            expected="a tuple of two: logits [B, S, V], cache",
+            found=type(value).__name__,
+            hint="return (logits, cache); a port without a cache returns (logits, None)",
+        )
+    logits: jax.Array = value[0]
+    return logits
 
 
 class blaming_the_port:  # noqa: N801 - reads as a sentence at its call sites

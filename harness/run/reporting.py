@@ -30,6 +30,7 @@ class Run:
         port: the port as the report calls it.
         settings: by precision, what was in force while the port ran.
         notes: what a reader has to know about how it was run: waivers, lifted casts.
+        uncovered: cases that the port cannot run, and why.
         not_lifted: why float64 was not checked, where it was asked for.
     """
 
@@ -41,6 +42,7 @@ class Run:
     settings: Mapping[str, object]
     notes: Sequence[str] = ()
     not_lifted: Sequence[str] = ()
+    uncovered: Sequence[str] = ()
 
 
 def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
@@ -96,6 +98,7 @@ def _not_covered(run: Run) -> Iterator[str]:
         for kind in run.declared.recorded_only
     )
     yield from run.not_lifted
+    yield from run.uncovered
     for level, what in (("logits", "the logits"), ("layers", "the residual stream")):
         names = [case.name for case in run.cases if case.level == level]
         if names:

@@ -16,8 +16,13 @@ import numpy as np
 from jax.core import Tracer
 
 from harness.errors import PortError
+from harness.taps import decoder_taps
 
 Goldens = Mapping[str, np.ndarray]
+GROWING_AXES = {
+    tap.kind: tuple(axis for axis, dim in enumerate(tap.dims) if dim in ("slot", "key"))
+    for tap in decoder_taps(layers=1)
+}
 
 
 class TapFunction(Protocol):
@@ -38,7 +43,10 @@ class Session(TapFunction, Protocol):
     replaying: bool
 
     def goldens(self, stage: str) -> Goldens:
-        """The golden values of a stage's taps, by kind, rounded to the precision of the check."""
+        """The golden values of a stage's taps, by kind, rounded to the precision of the check.
+
+        NaN where the golden has none: the port's own value goes on there.
+        """
         ...
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
@@ -67,9 +75,25 @@ class TracedTap:
                 self.recorded[name] = value  # invented: the session reports it as `extra`
             return value
         self.recorded[name] = value
-        if golden.shape != value.shape:
-            return value  # the session reports the shape
-        return jnp.where(self._replaying, golden.astype(value.dtype), value)
+        return jnp.where(self._replaying, handed_on(name, golden, value), value)
+
+
+def handed_on(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> jax.Array:
+    """What replay goes on with: the golden, and the port's own value wherever the golden is NaN (not recorded).
+
+    A cache may be longer than what is recorded of it, or shorter while it grows, and so may the keys of `probs`;
+    any other difference in shape leaves the value as it is, for the session to report.
+    """
+    axes = GROWING_AXES.get(name.rpartition(".")[2], ())
+    grown = len(golden.shape) == len(value.shape) and all(
+        a == b or axis in axes for axis, (a, b) in enumerate(zip(golden.shape, value.shape, strict=True))
+    )
+    if not grown:
+        return value
+    fitted = jnp.asarray(golden)[tuple(slice(size) for size in value.shape)]
+    missing = [(0, size - have) for size, have in zip(value.shape, fitted.shape, strict=True)]
+    fitted = jnp.pad(fitted, missing, constant_values=jnp.nan)
+    return jnp.where(jnp.isnan(fitted), value, fitted.astype(value.dtype))
 
 
 class Tapped:

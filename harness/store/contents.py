@@ -13,17 +13,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from harness.architecture import architecture_of
-from harness.corpus import CASE_NAME
+from harness.entries import CASE_NAME, KINDS
 from harness.errors import CheckpointError, GoldenError
 from harness.golden import (
-    NOISE_DIMS,
+    GENERATED,
+    GENERATED_DIMS,
+    GENERATED_PRECISIONS,
     NOISE_KINDS,
     NOISE_PRECISIONS,
     STATISTICS,
     CaseEntry,
     Manifest,
+    generated_path,
     input_path,
+    noise_dims,
     noise_path,
+    stored_dims,
     tap_path,
 )
 from harness.store.refusals import FETCH_AGAIN
@@ -32,9 +37,10 @@ from harness.taps import LEVELS, TOKENS, Tap, at_level
 TAP_NAME = re.compile(r"(?:[a-z][a-z0-9_]*\.[0-9]+\.)?[a-z][a-z0-9_]*")
 ARRAY_PATH = re.compile(
     rf"cases/{CASE_NAME.pattern}/"
-    rf"(?:input_ids|positions|mask|taps/{TAP_NAME.pattern}|noise/[a-z0-9]+/[a-z]+)"
+    rf"(?:input_ids|positions|mask|taps/{TAP_NAME.pattern}|(?:noise|generated)/[a-z0-9]+/[a-z]+)"
 )
 INPUTS = {"input_ids": "int32", "positions": "int32", "mask": "bool"}
+CASE_KINDS = tuple(kind.kind for kind in KINDS)
 TRUTH_DTYPES = ("float64", "float32")
 
 
@@ -80,18 +86,41 @@ def _promised(manifest: Manifest, where: str) -> Iterator[tuple[str, Form]]:
     taps = {tap.name: tap for tap in manifest.taps}
     _check_names(manifest, where)
     for case in manifest.cases:
-        if min(case.shape) < 1:
-            raise _malformed("a case is empty", f"{where}: {case.name}", "[batch, position]", case.shape)
-        sizes = architecture.sizes(*case.shape)
+        _check_case(case, f"{where}: {case.name}")
+        sizes = architecture.sizes(*case.shape) | {"kept": len(case.kept)}
         for name, dtype in INPUTS.items():
             yield input_path(case.name, name), Form(case.shape, dtype, TOKENS)
         for tap in (taps[name] for name in case.taps):
-            shape = tuple(sizes.get(dim, 0) for dim in tap.dims)
-            yield tap_path(case.name, tap.name), Form(shape, manifest.truth_dtype, tap.dims)
-        noise = (len(case.taps), len(STATISTICS), *case.shape)
+            dims = stored_dims(case, tap)
+            shape = tuple(sizes.get(dim, 0) for dim in dims)
+            yield tap_path(case.name, tap.name), Form(shape, manifest.truth_dtype, dims)
+        noise = (len(case.taps), len(STATISTICS), case.shape[0], len(case.kept) or case.shape[1])
         for precision in manifest.precisions:
             for kind in NOISE_KINDS:
-                yield noise_path(case.name, precision, kind), Form(noise, "float32", NOISE_DIMS)
+                yield noise_path(case.name, precision, kind), Form(noise, "float32", noise_dims(case))
+        for precision in GENERATED_PRECISIONS if case.generated else ():
+            for what, dtype in GENERATED.items():
+                form = Form((case.shape[0], case.generated), dtype, GENERATED_DIMS)
+                yield generated_path(case.name, precision, what), form
+
+
+def _check_case(case: CaseEntry, where: str) -> None:
+    """What a case says of its own shape."""
+    batch, length = case.shape
+    if min(case.shape) < 1:
+        raise _malformed("a case is empty", where, "[batch, position]", case.shape)
+    if case.kind not in CASE_KINDS:
+        raise _malformed("a case is of an unknown kind", where, ", ".join(CASE_KINDS), case.kind)
+    if case.calls and (sum(case.calls) != length or min(case.calls) < 1):
+        raise _malformed("a case's calls are not its tokens", where, f"{length} tokens", case.calls)
+    if any(b <= a for a, b in zip((-1, *case.kept), (*case.kept, length), strict=True)):
+        raise _malformed("the positions that a case keeps do not ascend within it", where, length, case.kept)
+    if case.kept and case.cached:
+        raise _malformed("a case with a cache keeps all of its positions", where, "all", case.kept)
+    if case.rows and len(case.rows) != batch:
+        raise _malformed("a batch does not have one prompt for each row", where, batch, len(case.rows))
+    if not 0 <= case.generated <= length:
+        raise _malformed("a case generated more than its tokens", where, f"0 to {length}", case.generated)
 
 
 def _check_names(manifest: Manifest, where: str) -> None:
@@ -121,7 +150,7 @@ def _check_taps(case: CaseEntry, taps: tuple[Tap, ...], where: str) -> None:
     """A case records what its level says, in data-flow order: the noise floors are indexed by it."""
     if case.level not in LEVELS:
         raise _malformed("a case has an unknown level", where, ", ".join(LEVELS), case.level)
-    expected = tuple(tap.name for tap in at_level(taps, case.level))
+    expected = tuple(tap.name for tap in at_level(taps, case.level, case.cached))
     if case.taps != expected:
         different = [pair for pair in zip(expected, case.taps, strict=False) if pair[0] != pair[1]]
         first = different[0] if different else (f"{len(expected)} taps", f"{len(case.taps)} taps")

@@ -12,11 +12,13 @@ import numpy as np
 from harness.corpus import Case
 from harness.errors import GoldenError
 from harness.golden import (
+    GENERATED_PRECISIONS,
     NOISE_KINDS,
     ArrayEntry,
     Manifest,
     decode,
     encode,
+    generated_path,
     identity,
     input_path,
     noise_path,
@@ -97,14 +99,14 @@ class Golden:
         Raises:
             GoldenError: there is no such case, or its arrays are damaged.
         """
-        self.manifest.case(name)
+        entry = self.manifest.case(name)
         input_ids, positions, mask = (
             self._array(input_path(name, field)) for field in ("input_ids", "positions", "mask")
         )
-        return Case(name, input_ids, positions, mask)
+        return Case(name, input_ids, positions, mask, entry.calls)
 
     def tap(self, case: str, tap: str) -> np.ndarray:
-        """The truth of a tap, in the manifest's `truth_dtype`, dimensions as in `Tap.dims`. Read-only.
+        """The truth of a tap, in the manifest's `truth_dtype`, dimensions as in `stored_dims`. Read-only.
 
         Raises:
             GoldenError: there is no such case or tap, this case did not record it, or it is damaged.
@@ -115,7 +117,7 @@ class Golden:
         return self._array(tap_path(case, tap))
 
     def noise(self, case: str, precision: str, kind: str) -> np.ndarray:
-        """A case's noise floors: float32 [tap, statistic, batch, position], taps as in `CaseEntry.taps`.
+        """A case's noise floors: float32 [tap, statistic, batch, position or kept], taps as in `CaseEntry.taps`.
 
         Raises:
             GoldenError: there is no such case, precision or kind, or the array is damaged.
@@ -131,6 +133,24 @@ class Golden:
                 hint="check at a precision that was recorded; `goldens show GOLDEN` lists them",
             )
         return self._array(noise_path(case, precision, kind))
+
+    def generated(self, case: str, precision: str, what: str) -> np.ndarray:
+        """What the reference generated: `tokens` int32 or `margins` float64, [batch, step].
+
+        Raises:
+            GoldenError: nothing was generated in this case, or at this precision, or the array is damaged.
+        """
+        path = generated_path(case, precision, what)
+        if path not in self.manifest.arrays:
+            generating = [entry.name for entry in self.manifest.cases if entry.generated]
+            raise GoldenError(
+                "the golden holds no such continuation",
+                where=f"{self.path}: {path}",
+                expected=f"{', '.join(generating) or 'no case'}, at {' or '.join(GENERATED_PRECISIONS)}",
+                found=f"{case} at {precision}",
+                hint="`goldens show GOLDEN` lists its cases",
+            )
+        return self._array(path)
 
     def verify(self, progress: Callable[[str], None] | None = None) -> int:
         """Read everything: every array against its sha256 and its form, and nothing else on disk.

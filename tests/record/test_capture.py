@@ -145,7 +145,9 @@ def test_in_replay_every_operation_works_on_replaced_inputs(model, layer):
         half = given[kind].chunk(2, -1)
         turned = torch.cat((-half[1], half[0]), -1)
         agree(f"{kind}_rope", given[kind] * cos[:, :, None] + turned * sin[:, :, None])
-    keys, values = (given[kind].repeat_interleave(3, 2) for kind in ("k_rope", "v"))
+    keys, values = (given[kind].repeat_interleave(3, 2) for kind in ("cache_k", "cache_v"))
+    agree("cache_k", given["k_rope"])  # without a cache, what attention reads is what was computed
+    agree("cache_v", given["v"])
     scores = torch.einsum("bqhd,bkhd->bhqk", given["q_rope"], keys) / model.arch.head_dim**0.5
     scores = scores.masked_fill(torch.ones(len(IDS), len(IDS)).triu(1).bool(), -torch.inf)
     agree("probs", scores.softmax(-1))

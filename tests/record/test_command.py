@@ -68,7 +68,7 @@ def test_a_recording_prints_its_id_on_stdout_and_its_summary_on_stderr(tiny, tmp
 def test_a_refusal_is_a_message_on_stderr_and_exit_code_2(tiny, tmp_path):
     done = run("--model", tiny, "--out", tmp_path / "a.h5", "--case", "no-such-case")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: the corpus has no prompt of this name")
+    assert done.stderr.startswith("error: the corpus has no entry of this name")
     assert "hint:" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 

@@ -50,13 +50,13 @@ def test_every_option_that_decides_the_content_changes_the_id(tiny, small, tmp_p
 
 def test_the_committed_golden_is_what_this_recorder_records(tiny, corpus, tmp_path):
     """On another machine the last bits may differ, and so the id; the truth may not."""
-    names = ("hello", "quick-brown", "repetition", "chinese")
+    names = ("hello", "quick-brown", "repetition", "chinese", "decode", "batch-decode", "offset")
     record(tiny, "qwen2-tiny", corpus, str(tmp_path / "again.h5"), Options(cases=names))
     with open_golden(embedded.golden()) as committed, open_golden(tmp_path / "again.h5") as again:
         assert committed.manifest.model == again.manifest.model
         assert committed.manifest.tokenizer == again.manifest.tokenizer
         assert committed.manifest.corpus_sha256 == corpus.digest
-        assert [case.name for case in committed.manifest.cases] == [prompt.name for prompt in corpus.prompts]
+        assert [case.name for case in committed.manifest.cases] == [entry.name for entry in corpus.entries]
         for name in names:
             entry = committed.manifest.case(name)
             assert entry == again.manifest.case(name)
@@ -78,7 +78,7 @@ def test_a_case_is_recorded_at_the_shallower_of_its_own_level_and_the_one_asked_
             assert [case.level for case in golden.manifest.cases] == expected
             every = architecture_of(golden.manifest.model.config).taps()
             for case in golden.manifest.cases:
-                assert case.taps == tuple(tap.name for tap in at_level(every, case.level))
+                assert case.taps == tuple(tap.name for tap in at_level(every, case.level, cached=False))
 
 
 def test_the_level_does_not_change_what_is_recorded(tiny, small, tmp_path):
@@ -202,7 +202,7 @@ def test_a_golden_that_is_there_is_replaced_only_by_force(tiny, tmp_path):
 
 
 def test_an_unknown_case_is_refused_with_the_names_there_are(tiny, small, tmp_path):
-    with pytest.raises(CorpusError, match="no prompt of this name") as refusal:
+    with pytest.raises(CorpusError, match="no entry of this name") as refusal:
         record(tiny, "t", small, str(tmp_path / "a.h5"), Options(cases=("deep", "deeper")))
     assert refusal.value.expected == "deep, residual, shallow"
 

@@ -22,7 +22,8 @@ COMBINING = "e\u0301"
 
 
 def prompts(*texts):
-    return Corpus(tuple(Prompt(f"prompt-{n}", text, "why") for n, text in enumerate(texts)))
+    corpus = Corpus(tuple(Prompt(f"prompt-{n}", text, "why") for n, text in enumerate(texts)))
+    return corpus, corpus.entries
 
 
 @pytest.fixture
@@ -43,49 +44,48 @@ def words(tmp_path):
 
 
 def test_qwen2_is_known_by_its_special_tokens(words):
-    result = tokenize(words(WORDS), prompts("Hello", "The"), 151936)
+    result = tokenize(words(WORDS), *prompts("Hello", "The"), 151936)
     assert result.tokenizer.is_qwen2
-    assert [case.input_ids.tolist() for case in result.cases] == [[[9707]], [[785]]]
+    assert list(result.ids.values()) == [[9707], [785]]
 
 
 def test_other_ids_than_the_published_ones_are_refused_where_the_tokenizer_is_qwen2s(words):
     with pytest.raises(CorpusError, match="does not give Qwen2's token ids") as refusal:
-        tokenize(words(WORDS | {"Hello": 9708}), prompts("The", "Hello"), 151936)
+        tokenize(words(WORDS | {"Hello": 9708}), *prompts("The", "Hello"), 151936)
     error = refusal.value
     assert (error.where, error.expected, error.found) == ("prompt prompt-1", "[9707]", [9708])
 
 
 def test_other_ids_are_fine_where_the_tokenizer_is_another(words):
-    result = tokenize(words(WORDS | {"Hello": 9708, "<|im_start|>": 3}), prompts("Hello"), 151936)
+    result = tokenize(words(WORDS | {"Hello": 9708, "<|im_start|>": 3}), *prompts("Hello"), 151936)
     assert not result.tokenizer.is_qwen2
 
 
 def test_a_text_that_nothing_is_published_for_is_not_checked(words):
-    assert tokenize(words(WORDS), prompts("Hello The"), 151936).cases[0].input_ids.tolist() == [[9707, 785]]
+    assert tokenize(words(WORDS), *prompts("Hello The"), 151936).ids == {"prompt-0": [9707, 785]}
 
 
 def test_both_published_forms_of_a_combining_accent_are_qwen2s(words):
-    composed = tokenize(words(WORDS | {"\u00e9": 963}, normalizers.NFC()), prompts(COMBINING), 151936)
-    assert composed.cases[0].input_ids.tolist() == [[963]]
+    composed = tokenize(words(WORDS | {"\u00e9": 963}, normalizers.NFC()), *prompts(COMBINING), 151936)
+    assert composed.ids == {"prompt-0": [963]}
     with pytest.raises(CorpusError, match="Qwen2") as refusal:
-        tokenize(words(WORDS | {COMBINING: 68}), prompts(COMBINING), 151936)
+        tokenize(words(WORDS | {COMBINING: 68}), *prompts(COMBINING), 151936)
     assert refusal.value.expected == "[68, 53839] or [963]"
 
 
 def test_special_tokens_are_not_added(tiny):
-    case = tokenize(tiny, prompts("Hello"), 608).cases[0]
-    assert case.input_ids.shape == (1, 1)
+    assert len(tokenize(tiny, *prompts("Hello"), 608).ids["prompt-0"]) == 1
 
 
 def test_an_id_beyond_the_vocabulary_is_refused(words):
     with pytest.raises(CorpusError, match="outside the vocabulary") as refusal:
-        tokenize(words(WORDS), prompts("The", "Hello"), 9707)
+        tokenize(words(WORDS), *prompts("The", "Hello"), 9707)
     assert "prompt-1" in str(refusal.value.where)
 
 
 def test_a_prompt_without_tokens_is_refused(words):
     with pytest.raises(CorpusError, match="no tokens") as refusal:
-        tokenize(words(WORDS), prompts(" "), 151936)
+        tokenize(words(WORDS), *prompts(" "), 151936)
     assert refusal.value.where == "prompt-0"
 
 
@@ -95,16 +95,16 @@ def test_a_tokenizer_that_transformers_changes_as_it_loads_it_is_refused(tiny, t
     document = json.loads((directory / "tokenizer.json").read_text())
     document["normalizer"] = None
     (directory / "tokenizer.json").write_text(json.dumps(document))
-    assert tokenize(directory, prompts("Hello"), 608).cases
+    assert tokenize(directory, *prompts("Hello"), 608).ids
     with pytest.raises(CorpusError, match=r"transformers and tokenizer\.json") as refusal:
-        tokenize(directory, prompts("Hello", COMBINING), 608)
+        tokenize(directory, *prompts("Hello", COMBINING), 608)
     assert refusal.value.where == "prompt prompt-1"
 
 
 def test_a_missing_or_damaged_tokenizer_is_refused(tiny, tmp_path):
     with pytest.raises(CorpusError, match="cannot be read"):
-        tokenize(tmp_path, prompts("Hello"), 608)
+        tokenize(tmp_path, *prompts("Hello"), 608)
     directory = shutil.copytree(tiny, tmp_path / "damaged")
     (directory / "tokenizer.json").write_text('{"version": "1.0"')
     with pytest.raises(CorpusError, match="cannot be read"):
-        tokenize(directory, prompts("Hello"), 608)
+        tokenize(directory, *prompts("Hello"), 608)

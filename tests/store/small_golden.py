@@ -1,4 +1,4 @@
-"""A golden small enough to break in every place: two cases of a one-layer decoder, at two levels."""
+"""A golden small enough to break in every place: a one-layer decoder, and every form that a case can have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from harness.architecture import architecture_of
 from harness.golden import (
     FORMAT,
     FORMAT_VERSION,
-    NOISE_DIMS,
+    GENERATED_DIMS,
+    GENERATED_PRECISIONS,
     NOISE_KINDS,
     NOISE_PRECISIONS,
     STATISTICS,
@@ -21,9 +22,13 @@ from harness.golden import (
     Manifest,
     ModelEntry,
     ParameterEntry,
+    RowEntry,
     TokenizerEntry,
+    generated_path,
     input_path,
+    noise_dims,
     noise_path,
+    stored_dims,
     tap_path,
 )
 from harness.store import NewArray
@@ -42,8 +47,21 @@ CONFIG: dict[str, Any] = {
     "hidden_act": "silu",
     "tie_word_embeddings": False,
 }
-CASES = {"two-tokens": ("ops", (1, 2)), "padded": ("layers", (2, 3))}
+CASES = {
+    "two-tokens": ("ops", (1, 2)),
+    "padded": ("layers", (2, 3)),
+    "chunked": ("ops", (1, 3)),
+    "kept": ("ops", (1, 4)),
+    "greedy": ("logits", (1, 3)),
+}
 Cases = dict[str, tuple[str, tuple[int, int]]]
+# What else makes a case what it is.
+FORMS: dict[str, dict[str, Any]] = {
+    "padded": {"kind": "batch", "rows": (RowEntry("a", "A"), RowEntry("b", "B"))},
+    "chunked": {"kind": "decode", "calls": (2, 1)},
+    "kept": {"kept": (0, 2)},
+    "greedy": {"kind": "generation", "calls": (2, 1), "generated": 2},
+}
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -51,8 +69,11 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 def case_entry(name: str, level: str, shape: tuple[int, int], model: dict[str, Any]) -> CaseEntry:
-    taps = tuple(tap.name for tap in at_level(architecture_of(model).taps(), level))
-    return CaseEntry(name, "prompt", "text", "why", ("tag",), level, shape, taps)
+    form = FORMS.get(name, {})
+    every = architecture_of(model).taps()
+    taps = tuple(tap.name for tap in at_level(every, level, cached="calls" in form))
+    entry = CaseEntry(name, "prompt", "text", "why", ("tag",), level, shape, taps)
+    return replace(entry, **form)
 
 
 def arrays(model: dict[str, Any] = CONFIG, cases: Cases = CASES, seed: int = 0) -> Iterator[NewArray]:
@@ -67,13 +88,19 @@ def arrays(model: dict[str, Any] = CONFIG, cases: Cases = CASES, seed: int = 0) 
         positions = np.tile(np.arange(length, dtype=np.int32), (batch, 1))
         yield NewArray(input_path(name, "positions"), TOKENS, positions)
         yield NewArray(input_path(name, "mask"), TOKENS, np.ones((batch, length), bool))
-        sizes = architecture.sizes(batch, length)
+        sizes = architecture.sizes(batch, length) | {"kept": len(entry.kept)}
         for tap in entry.taps:
-            yield NewArray(tap_path(name, tap), taps[tap].dims, rng.normal(size=taps[tap].shape(sizes)))
+            dims = stored_dims(entry, taps[tap])
+            yield NewArray(tap_path(name, tap), dims, rng.normal(size=[sizes[dim] for dim in dims]))
         for precision in NOISE_PRECISIONS:
             for kind in NOISE_KINDS:
-                noise = rng.random((len(entry.taps), len(STATISTICS), batch, length), np.float32)
-                yield NewArray(noise_path(name, precision, kind), NOISE_DIMS, noise)
+                shape = (len(entry.taps), len(STATISTICS), batch, len(entry.kept) or length)
+                yield NewArray(noise_path(name, precision, kind), noise_dims(entry), rng.random(shape, np.float32))
+        for precision in GENERATED_PRECISIONS if entry.generated else ():
+            tokens = rng.integers(0, architecture.vocab, (batch, entry.generated)).astype(np.int32)
+            yield NewArray(generated_path(name, precision, "tokens"), GENERATED_DIMS, tokens)
+            margins = rng.random((batch, entry.generated))
+            yield NewArray(generated_path(name, precision, "margins"), GENERATED_DIMS, margins)
 
 
 def manifest(

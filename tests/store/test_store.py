@@ -354,9 +354,9 @@ def test_an_array_of_a_trillion_elements_is_refused_before_it_is_allocated(place
     model = small_golden.config(vocab_size=10**12)
     honest = small_golden.manifest()(places.entries())
     arrays = dict(honest.arrays)
-    for name, (batch, length) in (("two-tokens", (1, 2)), ("padded", (2, 3))):
-        path = tap_path(name, "logits")
-        arrays |= swap(arrays, path, shape=(batch, length, 10**12))
+    for name, (_, (batch, length)) in small_golden.CASES.items():
+        kept = small_golden.FORMS.get(name, {}).get("kept", range(length))
+        arrays |= swap(arrays, tap_path(name, "logits"), shape=(batch, len(kept), 10**12))
     manifest = dataclasses.replace(honest, arrays=arrays, model=dataclasses.replace(honest.model, config=model))
     places.write_unchecked(place, encode(manifest))
     refusal(place.path, "shape")

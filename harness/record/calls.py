@@ -1,0 +1,102 @@
+"""One pass of one stream through one stage: in one call, or in several with transformers' own KV cache.
+
+The values of all calls are joined along the tokens, so that a decode has the same arrays as a prompt. In replay
+the cache is filled with the golden's contents before every call: each step is judged on a golden past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from harness.errors import RecordError
+from harness.record.capture import Collector
+from harness.record.model import Inputs, Stage
+from harness.taps import CACHE_KINDS, Tap
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass of one stream: the wanted taps by kind, and what goes out, over all of the case's tokens."""
+
+    values: Mapping[str, Tensor]
+    out: Tensor
+
+
+def run_calls(
+    stage: Stage,
+    inputs: Inputs,
+    spans: Sequence[slice],
+    taps: Sequence[Tap],
+    precision: str,
+    state: Tensor | None,
+    replacements: Mapping[str, Tensor],
+) -> Pass:
+    """Run every call of a case through a stage.
+
+    Args:
+        inputs: of the whole case.
+        spans: the tokens of each call.
+        taps: of this stage, those that are wanted.
+        state: what comes into the stage, over all tokens; None for the first.
+        replacements: kind -> what flows on instead, over all tokens; empty outside replay.
+
+    Raises:
+        RecordError: a tap fires twice or never, or the cache changed what it held.
+    """
+    by_kind = {tap.kind: tap for tap in taps}
+    cache = DynamicCache() if len(spans) > 1 else None
+    values: dict[str, list[Tensor]] = {kind: [] for kind in by_kind}
+    outs = []
+    for span in spans:
+        if cache is not None and set(replacements) >= CACHE_KINDS:
+            cache = _golden_cache(replacements, span.start)
+        given = {kind: _part(by_kind[kind], value, span) for kind, value in replacements.items()}
+        tap = Collector(stage.prefix, by_kind, given)
+        # A copy, since a replacement in place must not reach what the next pass starts from.
+        part = None if state is None else state[:, span].clone(memory_format=torch.contiguous_format)
+        outs.append(stage.run(precision, part, inputs.part(span, cache), tap))
+        for kind, value in tap.values.items():
+            values[kind].append(value)
+    if len(spans) == 1:
+        return Pass({kind: value for kind, (value,) in values.items()}, outs[0])
+    joined = {kind: _joined(by_kind[kind], parts, stage.prefix) for kind, parts in values.items()}
+    return Pass(joined, torch.cat(outs, dim=1))
+
+
+def _golden_cache(replacements: Mapping[str, Tensor], filled: int) -> DynamicCache:
+    """A cache that holds the golden's contents up to a slot."""
+    cache = DynamicCache()
+    if filled:
+        keys, values = (replacements[kind][:, :filled].transpose(1, 2) for kind in ("cache_k", "cache_v"))
+        cache.update(keys, values, 0)
+    return cache
+
+
+def _part(tap: Tap, value: Tensor, span: slice) -> Tensor:
+    """What a call sees of a tap: its own tokens, and of cache and keys what is filled after it."""
+    index = {"position": span, "slot": slice(span.stop), "key": slice(span.stop)}
+    return value[tuple(index.get(dim, slice(None)) for dim in tap.dims)]
+
+
+def _joined(tap: Tap, parts: Sequence[Tensor], stage: str) -> Tensor:
+    """A tap's values of all calls as one; a cache is what it is at the end, and must only have grown."""
+    last = parts[-1]
+    if tap.kind in CACHE_KINDS:
+        for part in parts:
+            if not torch.equal(part, last[:, : part.shape[1]]):
+                raise RecordError(
+                    "the reference's cache changed what it held",
+                    where=tap.name,
+                    expected="keys and values that stay as they were written",
+                    found=f"another content of the first {part.shape[1]} slots at the end",
+                    hint="a cache that moves or drops its contents cannot be recorded slot by slot",
+                )
+        return last
+    if "key" in tap.dims:  # keys that are not there yet have no probability
+        parts = [torch.nn.functional.pad(part, (0, last.shape[-1] - part.shape[-1])) for part in parts]
+    return torch.cat(list(parts), dim=tap.position_axis)

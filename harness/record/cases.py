@@ -1,0 +1,81 @@
+"""From corpus entries and their token ids to cases: ids, positions, mask and calls, as transformers makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from harness.corpus import Case, prompt_case
+from harness.entries import Batch, Decode, Entry, Generation, Offset, Prompt
+from harness.errors import CorpusError
+
+Ids = Sequence[int]
+
+
+def case_of(entry: Entry, ids: Mapping[str, Ids], generated: Mapping[str, Ids], pad: int) -> Case:
+    """The case of an entry.
+
+    Args:
+        ids: token ids by name, of the entry's own text or of the prompts that are its rows.
+        generated: by name, what the reference wrote after a generation's text.
+        pad: the id that fills padding.
+
+    Raises:
+        CorpusError: too few tokens for the steps, chunks, starts or positions that the entry asks for.
+    """
+    if isinstance(entry, Batch):
+        return _batch(entry, [ids[name] for name in entry.prompts], pad)
+    own = list(ids[entry.name])
+    if isinstance(entry, Generation):
+        # The last token is written, but never read.
+        own += list(generated[entry.name])[:-1]
+        return replace(prompt_case(entry.name, own), calls=_calls(len(own), entry.tokens - 1))
+    case = prompt_case(entry.name, own)
+    if isinstance(entry, Decode):
+        _enough(entry, len(own), sum(entry.chunks) + 1 + entry.steps)
+        return replace(case, calls=_calls(len(own), entry.steps, entry.chunks))
+    if isinstance(entry, Offset):
+        _enough(entry, len(own), entry.starts[-1][0] + 1)
+        return replace(case, positions=_jumping(len(own), entry.starts))
+    assert isinstance(entry, Prompt)
+    _enough(entry, len(own), max(entry.positions, default=0) + 1)
+    return case
+
+
+def _calls(length: int, steps: int, chunks: Sequence[int] = ()) -> tuple[int, ...]:
+    """Chunks of the prefill, what remains of it, and one token per step; empty for a single call."""
+    calls = (*chunks, length - sum(chunks) - steps, *[1] * steps)
+    return calls if len(calls) > 1 else ()
+
+
+def _jumping(length: int, starts: Sequence[tuple[int, int]]) -> np.ndarray:
+    positions = np.arange(length, dtype=np.int32)
+    for token, position in starts:
+        positions[token:] = np.arange(length - token) + position
+    return positions[None]
+
+
+def _batch(entry: Batch, rows: Sequence[Ids], pad: int) -> Case:
+    """Rows padded to the longest. Positions count real tokens from 0, and are 0 at padding, as in `generate`."""
+    length = max(len(row) for row in rows)
+    _enough(entry, min(len(row) for row in rows), entry.steps + 1)
+    input_ids = np.full((len(rows), length), pad, np.int32)
+    mask = np.zeros((len(rows), length), bool)
+    for index, row in enumerate(rows):
+        where = slice(length - len(row), None) if entry.padding == "left" else slice(len(row))
+        input_ids[index, where], mask[index, where] = row, True
+    positions = np.where(mask, mask.cumsum(axis=1) - 1, 0).astype(np.int32)
+    return Case(entry.name, input_ids, positions, mask, _calls(length, entry.steps))
+
+
+def _enough(entry: Entry, found: int, needed: int) -> None:
+    if found < needed:
+        raise CorpusError(
+            f"a {entry.kind} has fewer tokens than it asks for",
+            where=f"{entry.kind} {entry.name}",
+            expected=f"at least {needed}, for its chunks, steps, starts or positions",
+            found=found,
+            hint="give it a longer text, or ask for less",
+        )

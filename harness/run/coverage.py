@@ -1,0 +1,60 @@
+"""What of a golden a port can be checked on: the rest is named, with the reason, and never counts as passed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from harness.errors import PortError
+from harness.golden import CaseEntry
+from harness.run.port import Declarations, Port
+from harness.taps import FULL_KINDS
+
+
+def covered(cases: Sequence[CaseEntry], port: Port, declared: Declarations) -> tuple[CaseEntry, ...]:
+    """The cases that the port can run.
+
+    Raises:
+        PortError: none of them.
+    """
+    left = tuple(case for case in cases if _obstacle(case, port, declared) is None)
+    if cases and not left:
+        raise PortError(
+            "the port can run none of the cases that were asked for",
+            where=", ".join(case.name for case in cases),
+            found="; ".join(uncovered(cases, port, declared)),
+            hint="ask for other cases (--case), or give the port what it lacks: see harness/run/port.py",
+        )
+    return left
+
+
+def uncovered(cases: Sequence[CaseEntry], port: Port, declared: Declarations) -> Iterator[str]:
+    """One line for each reason why cases, or their replay, are left out."""
+    reasons: dict[str, list[str]] = {}
+    for case in cases:
+        reason = _obstacle(case, port, declared)
+        if reason is not None:
+            reasons.setdefault(reason, []).append(case.name)
+        elif not replayable(case, declared):
+            reasons.setdefault("replay: what attention reads at positions that are not stored", []).append(
+                case.name
+            )
+    for reason, names in reasons.items():
+        yield f"{reason}: {', '.join(names)}"
+    for case in cases:
+        if case.kept and _obstacle(case, port, declared) is None:
+            yield f"positions of {case.name} beside the {len(case.kept)} of {case.shape[1]} that are stored"
+
+
+def replayable(case: CaseEntry, declared: Declarations) -> bool:
+    """Whether replay judges operations on golden inputs alone: attention reads all positions, stored or not."""
+    if not case.kept or case.level == "logits":
+        return True
+    return case.level == "ops" and not FULL_KINDS & {*declared.without, *declared.recorded_only}
+
+
+def _obstacle(case: CaseEntry, port: Port, declared: Declarations) -> str | None:
+    if case.kind in declared.cannot:
+        return f"{case.kind} cases, which the port declares that it does not take"
+    if case.cached and not callable(getattr(port, "init_cache", None)):
+        return "cases with a KV cache, which the port does not have (init_cache)"
+    return None
