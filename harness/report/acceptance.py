@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.comparison import TapResult
+from harness.generation import Continuation
 from harness.report.document import Acceptance
 
 MAX_ABS, MEAN_ABS, POSITION_CORRELATION = 1e-4, 1e-5, 0.1
 PREFERENCE = ("float32", "float64", "bfloat16")
 
 
-def acceptance(results: Sequence[TapResult]) -> Acceptance | None:
-    """Judge the forward logits of all cases; None where no logits were compared.
+def acceptance(results: Sequence[TapResult], generations: Sequence[Continuation] = ()) -> Acceptance | None:
+    """Judge the forward logits of all cases, and what was generated; None where no logits were compared.
 
     float32 where it was checked: the precision at which the criteria make sense.
     """
@@ -25,12 +26,14 @@ def acceptance(results: Sequence[TapResult]) -> Acceptance | None:
     mean_abs = _largest([r.mean_abs for r in logits])
     meaningful = [r.position_r for r in logits if r.position_r is not None and r.position_note is None]
     correlation = max(meaningful, key=abs, default=None)
+    written = [one for one in generations if one.precision == precision]
     passed = (
         max_abs is not None
         and max_abs < MAX_ABS
         and mean_abs is not None
         and mean_abs < MEAN_ABS
         and (correlation is None or abs(correlation) < POSITION_CORRELATION)
+        and all(one.verdict == "match" for one in written)
     )
     return Acceptance(
         precision=precision,
@@ -39,6 +42,7 @@ def acceptance(results: Sequence[TapResult]) -> Acceptance | None:
         position_correlation=correlation,
         passed=passed,
         remark=_remark(forward),
+        generation="; ".join(one.text for one in written) or None,
     )
 
 

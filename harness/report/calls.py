@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness.comparison import TapResult
-from harness.taps import CACHE_KINDS
+from harness.taps import CACHE_KINDS, kind_of
 
 
-def call_evidence(kind: str, results: Sequence[TapResult]) -> Iterable[str]:
+def call_evidence(results: Sequence[TapResult]) -> Iterable[str]:
     """At most one sentence, from results of one kind of tap in cases of several calls.
 
     A cache that is wrong is told apart from an operation that is right in the prefill and wrong in a later call;
@@ -19,7 +19,7 @@ def call_evidence(kind: str, results: Sequence[TapResult]) -> Iterable[str]:
         return
     first = min(found, key=lambda r: r.since_call or 0)
     name, where = call_name(first.calls, first.since_call or 0), f"case {first.case}"
-    if kind in CACHE_KINDS:
+    if kind_of(first.tap) in CACHE_KINDS:
         slot = first.worst.index.get("slot") if first.worst else None
         yield f"wrong in the cache itself, first after {name} ({where}; worst at slot {slot})"
     elif first.since_call:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from harness.comparison import TapResult
+from harness.generation import Continuation
 from harness.verdict import Divergence
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -43,6 +44,7 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True, rename={"passed": "p
         position_correlation: Pearson's r of the error with position, the largest in size over the cases
             where it means something; None where it means nothing in any of them.
         remark: what the numbers do not say by themselves.
+        generation: how far the port writes what PyTorch writes; None where it was not let to.
     """
 
     precision: str
@@ -51,6 +53,7 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True, rename={"passed": "p
     position_correlation: float | None
     passed: bool
     remark: str | None = None
+    generation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Report:
     taps: dict[str, tuple[str, ...]]
     not_covered: tuple[str, ...]
     results: tuple[TapResult, ...]
+    generations: tuple[Continuation, ...] = ()
 
 
 def encode(document: object) -> bytes:

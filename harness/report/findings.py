@@ -117,13 +117,7 @@ def _matched_inputs(report: Report, tap: str, like: TapResult) -> tuple[str, ...
         for r in report.results
         if (r.case, r.precision, r.mode) == (like.case, like.precision, like.mode)
     }
-
-    def compared(name: str) -> Iterable[str]:
-        """The inputs of a tap; one that is no tap of this case (a cache where there is none), followed back."""
-        for one in report.taps.get(name, ()):
-            yield from (one,) if one in verdicts else compared(one)
-
-    return tuple(name for name in dict.fromkeys(compared(tap)) if verdicts[name] == "match")
+    return tuple(name for name in _nearest_compared(report, tap, set(verdicts)) if verdicts.get(name) == "match")
 
 
 def _evidence(report: Report, peers: Sequence[TapResult], results: Sequence[TapResult]) -> Iterable[str]:
@@ -135,7 +129,7 @@ def _evidence(report: Report, peers: Sequence[TapResult], results: Sequence[TapR
     single = [r for r in peers if len(r.profile) == 1 and (r.precision, r.mode) in same]
     if single and all(r.verdict in ("match", "inherited") for r in single):
         yield "every single-token case is clean: rotation by 0 and a softmax over one key change nothing"
-    yield from call_evidence(kind, results)
+    yield from call_evidence(results)
     growing = [r for r in several if r.growth_p is not None]
     if growing and sum(r.growth_p < GROWTH_P for r in growing if r.growth_p is not None) > len(growing) / 2:
         yield f"the error grows with position (permutation test, p < {GROWTH_P:g} in most cases)"

@@ -53,6 +53,8 @@ def _sections(report: Report) -> Iterator[str]:
         passed = "pass" if report.acceptance.passed else "fail"
         criteria = text(wording.criteria(report.acceptance))
         yield f"\nAcceptance at {report.acceptance.precision}: **{passed}**, {criteria}\n"
+        if report.acceptance.generation:
+            yield f"Generation: {text(report.acceptance.generation)}\n"
     if report.not_covered:
         yield details(f"Not covered: {len(report.not_covered)}", rows(report.not_covered))
     if found:

@@ -148,4 +148,6 @@ def _logits(report: Report) -> RenderableType:
 def _acceptance(acceptance: Acceptance) -> Text:
     word = ("pass", "green") if acceptance.passed else ("fail", "red")
     text = Text.assemble(f"acceptance at {acceptance.precision}: ", word, f"   {criteria(acceptance)}")
+    if acceptance.generation:
+        text.append(f"\n  generation: {acceptance.generation}")
     return text.append(f"\n  {acceptance.remark}") if acceptance.remark else text

@@ -15,11 +15,13 @@ from harness import embedded
 from harness.architecture import Architecture, Config
 from harness.comparison import TapResult
 from harness.errors import HarnessError
+from harness.generation import Continuation
 from harness.golden import CaseEntry
 from harness.report.document import Report
 from harness.run import matmul_audit
 from harness.run import precision as precisions
 from harness.run.coverage import covered, replayable, uncovered
+from harness.run.generation import continue_greedily
 from harness.run.port import (
     Call,
     Declarations,
@@ -86,6 +88,7 @@ class Checker:
         self._audits: dict[str, matmul_audit.Audit] = {}
         self._not_lifted: dict[str, None] = {}
         self._uncovered: dict[str, None] = {}
+        self._generations: dict[tuple[str, str], Continuation] = {}
         self.golden: Golden = open_golden(golden_path)
         try:
             self.cases = select_cases(self.golden.manifest.cases, question.cases)
@@ -161,6 +164,10 @@ class Checker:
                 for call, value in zip(calls, logits, strict=True):
                     call.tap("logits", value)
                 session.finish()
+            for case in covered(cases, port, self._declared):
+                if case.generated and "forward" in self.question.modes:
+                    written = continue_greedily(port, self.golden, case, precision)
+                    self._generations[case.name, precision] = written
             self._notes[precision] = (
                 *getattr(port, "notes", ()),
                 *self._precision_notes(precision, port, in_force, [calls[0] for calls in sequences]),
@@ -181,6 +188,9 @@ class Checker:
             notes=tuple(dict.fromkeys(note for p in precisions_seen for note in self._notes[p])),
             not_lifted=self.not_lifted,
             uncovered=tuple(self._uncovered),
+            generations=tuple(
+                one for (case, p), one in self._generations.items() if case in cases_seen and p in precisions_seen
+            ),
         )
         return assemble(self.golden, run, results)
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from harness.comparison import TapResult
+from harness.generation import Continuation
 from harness.golden import CaseEntry
 from harness.report.acceptance import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
@@ -30,6 +31,7 @@ class Run:
         port: the port as the report calls it.
         settings: by precision, what was in force while the port ran.
         notes: what a reader has to know about how it was run: waivers, lifted casts.
+        generations: what the port wrote by itself.
         uncovered: cases that the port cannot run, and why.
         not_lifted: why float64 was not checked, where it was asked for.
     """
@@ -43,6 +45,7 @@ class Run:
     notes: Sequence[str] = ()
     not_lifted: Sequence[str] = ()
     uncovered: Sequence[str] = ()
+    generations: Sequence[Continuation] = ()
 
 
 def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
@@ -62,10 +65,10 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         port=run.port,
         environment={**_environment(), "precision": dict(run.settings)},
         notes=tuple(run.notes),
-        verdict=overall(results),
+        verdict="diverged" if any(one.verdict != "match" for one in run.generations) else overall(results),
         introduced=introduced(results, order),
         first_divergence=first_divergence(results, order),
-        acceptance=acceptance(results),
+        acceptance=acceptance(results, run.generations),
         limits={
             name: LimitEntry(value.rms, value.max, value.why, value.weakest_bug)
             for name, value in run.limits.items()
@@ -73,6 +76,7 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         taps={tap.name: tap.inputs for tap in manifest.taps},
         not_covered=tuple(_not_covered(run)),
         results=results,
+        generations=tuple(run.generations),
     )
 
 

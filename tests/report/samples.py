@@ -7,10 +7,10 @@ from dataclasses import replace
 from harness.comparison import Flip, LogitStatistics, TapResult, Worst
 from harness.report.acceptance import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
-from harness.taps import decoder_taps
+from harness.taps import at_level, decoder_taps
 from harness.verdict import first_divergence, introduced, overall
 
-TAPS = {tap.name: tap for tap in decoder_taps(layers=2)}
+TAPS = {tap.name: tap for tap in at_level(decoder_taps(layers=2), "ops", cached=False)}
 ROPE = ("layers.0.q_rope", "layers.1.q_rope")
 ENVIRONMENT = {
     "libraries": {"jax": "0.10", "flax": "0.12", "python": "3.11"},

@@ -1,0 +1,61 @@
+"""Lets a port write on by itself, token by token, until it writes another token than the reference did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from harness.generation import Continuation, agreement, first_mismatch
+from harness.golden import GENERATED_PRECISIONS, STATISTICS, CaseEntry
+from harness.metrics import UNIT_ROUNDOFF
+from harness.run.port import blaming_the_port
+from harness.run.precision import jax_dtype
+from harness.run.tapping import no_tap
+from harness.store import Golden
+
+
+def continue_greedily(port: Any, golden: Golden, entry: CaseEntry, precision: str) -> Continuation:
+    """Generate after the case's text, with the port's own cache and its own tokens.
+
+    Args:
+        port: one with `init_cache`, loaded at the precision, which is in force.
+
+    Raises:
+        PortError: the port raises.
+    """
+    reference = golden.generated(entry.name, "float64", "tokens")[0].tolist()
+    written = _write(port, golden, entry, precision, reference)
+    agreed = agreement(written, reference)
+    pytorch = None
+    if precision in GENERATED_PRECISIONS:
+        pytorch = agreement(golden.generated(entry.name, precision, "tokens")[0].tolist(), reference)
+    if agreed == len(reference):
+        return Continuation(entry.name, precision, len(reference), agreed, pytorch)
+    position = entry.shape[1] - len(reference) + agreed
+    logits = golden.tap(entry.name, "logits")[0, position]
+    noise = float(UNIT_ROUNDOFF[precision] * np.abs(logits).max())
+    if precision in golden.manifest.precisions:
+        floors = golden.noise(entry.name, precision, "forward")[entry.taps.index("logits")]
+        noise = max(noise, float(floors[STATISTICS.index("max"), 0, position]))
+    mismatch = first_mismatch(position, reference[agreed], written[agreed], logits, noise)
+    return Continuation(entry.name, precision, len(reference), agreed, pytorch, mismatch)
+
+
+def _write(port: Any, golden: Golden, entry: CaseEntry, precision: str, reference: list[int]) -> list[int]:
+    """The port's tokens, up to the first that the reference did not write."""
+    case = golden.case(entry.name)
+    new = case.input_ids[:, : entry.shape[1] - len(reference) + 1]
+    written: list[int] = []
+    with blaming_the_port("generation"):
+        cache = port.init_cache(1, case.length, jax_dtype(precision))
+        while len(written) < len(reference) and written == reference[: len(written)]:
+            filled = case.length - len(reference) + 1 + len(written)
+            positions = np.arange(filled - new.shape[1], filled, dtype=np.int32)[None]
+            mask = np.arange(case.length)[None] < filled
+            arguments = (jnp.asarray(new, jnp.int32), jnp.asarray(positions), jnp.asarray(mask))
+            logits, cache = port.forward(*arguments, cache, no_tap)
+            written.append(int(np.asarray(logits[0, -1], np.float64).argmax()))
+            new = np.asarray([written[-1:]])
+    return written
