@@ -91,3 +91,71 @@ def test_an_id_outside_the_vocabulary_is_refused_and_located(bad):
 def test_ids_inside_the_vocabulary_are_accepted():
     ids = np.array([[0, 9]], np.int32)
     check_vocabulary(Case("x", ids, ids, ids > -1), vocab=10)
+
+
+EVERY_KIND = (
+    GOOD
+    + """
+[[decode]]
+name = "steps"
+text = "a b c"
+why = "cache"
+steps = 2
+chunks = [1]
+
+[[batch]]
+name = "rows"
+prompts = ["hello", "long"]
+padding = "left"
+why = "padding"
+
+[[offset]]
+name = "far"
+text = "a b"
+why = "angles"
+starts = [[0, 0], [1, 4090]]
+
+[[generation]]
+name = "free"
+text = "a"
+why = "drift"
+tokens = 3
+"""
+)
+
+
+def test_every_kind_of_entry_is_read_in_the_order_of_kinds(tmp_path):
+    corpus = load_corpus(write(tmp_path, EVERY_KIND))
+    kinds = [(entry.name, entry.kind) for entry in corpus.entries]
+    assert kinds[2:] == [("steps", "decode"), ("rows", "batch"), ("far", "offset"), ("free", "generation")]
+    assert corpus.decodes[0].chunks == (1,)
+    assert corpus.offsets[0].starts == ((0, 0), (1, 4090))
+    assert corpus.generations[0].level == "logits"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 2", "steps = -1", "steps and chunks count tokens"),
+        ("steps = 2\nchunks = [1]", "steps = 0", "is a prompt"),
+        ("chunks = [1]", "chunks = 1", "chunks has the wrong type"),
+        ("chunks = [1]", "chunks = [true]", "chunks has the wrong type"),
+        ('padding = "left"', 'padding = "middle"', "an unknown padding"),
+        ('padding = "left"', 'padding = "right"\nsteps = 1', "rows that decode are padded on the left"),
+        ('prompts = ["hello", "long"]', 'prompts = ["hello", "far"]', "a batch names a prompt"),
+        ('prompts = ["hello", "long"]', "", "a batch has no prompts"),
+        ("starts = [[0, 0], [1, 4090]]", "starts = [[0, 0], [1]]", "starts has the wrong type"),
+        ("starts = [[0, 0], [1, 4090]]", "starts = [[1, 0]]", "starts must ascend"),
+        ("starts = [[0, 0], [1, 4090]]", "starts = [[0, 9], [1, 5]]", "starts must ascend"),
+        ("tokens = 3", "tokens = 0", "at least one token"),
+        ("tokens = 3", 'level = "ops"', "an unknown field"),
+        ('name = "free"', 'name = "hello"', "two entries have one name"),
+        ('level = "logits"', "positions = [4, 2]", "positions must ascend"),
+        ("[[offset]]", "[[shift]]", "something that is no entry"),
+    ],
+)
+def test_a_malformed_entry_of_any_kind_is_refused(tmp_path, old, new, message):
+    assert old in EVERY_KIND
+    with pytest.raises(CorpusError, match=message) as caught:
+        load_corpus(write(tmp_path, EVERY_KIND.replace(old, new)))
+    assert "hint:" in str(caught.value)

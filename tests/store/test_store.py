@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from harness.errors import GoldenError
-from harness.golden import FORMAT_VERSION, encode, tap_path
+from harness.golden import FORMAT_VERSION, RowEntry, encode, tap_path
 from harness.store import NewArray, check_writable, open_golden, write_golden
 from harness.taps import TOKENS
 from tests.store import places, small_golden
@@ -286,6 +286,10 @@ def swap(entries, path, **changes):
     return entries | {path: dataclasses.replace(entries[path], **changes)}
 
 
+def changed(manifest, case, **changes):
+    return dataclasses.replace(manifest.case(case), **changes)
+
+
 LIES = {
     "an array too few": (lambda m: {"arrays": drop(m.arrays, TAP)}, "lacks an array"),
     "an array too many": (
@@ -315,6 +319,19 @@ LIES = {
         lambda m: {"cases": (dataclasses.replace(m.cases[0], taps=m.cases[0].taps[:-1]),)},
         "not those of its level",
     ),
+    "a case of another kind": (lambda m: {"cases": (changed(m, "chunked", kind="chat"),)}, "unknown kind"),
+    "calls that are not its tokens": (
+        lambda m: {"cases": (changed(m, "chunked", calls=(2, 2)),)},
+        "calls are not its tokens",
+    ),
+    "a kept position beyond the end": (lambda m: {"cases": (changed(m, "kept", kept=(0, 4)),)}, "do not ascend"),
+    "kept positions out of order": (lambda m: {"cases": (changed(m, "kept", kept=(2, 0)),)}, "do not ascend"),
+    "kept positions of a cache": (lambda m: {"cases": (changed(m, "chunked", kept=(0,)),)}, "keeps all"),
+    "a row without a prompt": (
+        lambda m: {"cases": (changed(m, "padded", rows=(RowEntry("a", "A"),)),)},
+        "one prompt for each row",
+    ),
+    "more generated than there is": (lambda m: {"cases": (changed(m, "greedy", generated=4),)}, "generated more"),
     "an unknown level": (lambda m: {"cases": (dataclasses.replace(m.cases[0], level="all"),)}, "level"),
     "an unknown precision": (lambda m: {"precisions": ("../x",)}, "unknown precision"),
     "truth in bfloat16": (lambda m: {"truth_dtype": "bfloat16"}, "unknown dtype"),
