@@ -30,8 +30,8 @@ that is every case with a cache. Further:
 A port may also offer `forward_all(calls)`, to push many cases through one layer before it loads the next; for
 cases of several calls `forward_sequences(sequences)`, lists of such lists, where only the first call of each has a
 cache (see `harness.run.decoder`); and `without_weights()`: itself with zeros for weights, which is traced in its
-place (`harness.run.matmul_audit`). `notes` are lines that the report has to show. `harness.run.adapters` makes ports of
-models that nobody edits.
+place (`harness.run.matmul_audit`). `notes` are lines that the report has to show. `harness.run.adapters` makes
+ports of models that nobody edits.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction
 from harness.run.tracing.program import Ids, Logits, Mask, Program, Source, Traced
+from harness.taps import CACHE_KINDS
 
 __all__ = ["AdaptedPort", "To"]
 
@@ -43,7 +44,7 @@ class AdaptedPort:
     def __init__(self, config: Config, dtype: Any) -> None:
         arch = architecture_of(config)
         self.rows = rows(self.taps, arch)
-        covered = {row.kind for row in self.rows} | {"logits"}
+        covered = {row.kind for row in self.rows} | {"logits"} | CACHE_KINDS  # adapted ports have no cache
         self.without = tuple(dict.fromkeys(tap.kind for tap in arch.taps() if tap.kind not in covered))
         self._program = Program(
             Source(
@@ -83,5 +84,6 @@ class AdaptedPort:
 
 def _adaptations(found: tuple[Row, ...], arch: Architecture) -> dict[str, Any]:
     by_kind = {tap.kind: tap for tap in arch.taps()}
-    fixed = {name: size for name, size in arch.sizes(1, 1).items() if name not in ("batch", "position", "key")}
+    varying = ("batch", "position", "slot", "key")
+    fixed = {name: size for name, size in arch.sizes(1, 1).items() if name not in varying}
     return {row.kind: adaptation(row.layout, by_kind[row.kind], fixed) for row in found if row.layout is not None}
