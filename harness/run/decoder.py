@@ -196,27 +196,55 @@ class Decoder:
             [pad(call) if call.cache is None and len(calls) == 1 else call for call in calls]
             for calls in sequences
         ]
-        table = self.weights.read("model.embed_tokens.weight")
-        hidden = [[self._embed(call.tap, "", table, call.input_ids) for call in calls] for calls in inputs]
+        table = self.embedding()
+        hidden = [[self.embed(call, table) for call in calls] for calls in inputs]
         for index in range(self.arch.layers):
-            state = layer_state(self.weights, index, self._abstract)
+            state = self.state(index)
             for row, (calls, cache) in enumerate(zip(inputs, caches, strict=True)):
                 past = None if cache is None else cache.layer(index)
                 for n, call in enumerate(calls):
-                    x = hidden[row][n]
-                    x, past = self._layer(call.tap, f"layers.{index}", state, x, call.positions, call.mask, past)
-                    hidden[row][n] = x
-                    past = None if past is None else past._replace(filled=past.filled + x.shape[1])
+                    hidden[row][n], past = self.layer(call, index, state, hidden[row][n], past)
+                    past = None if past is None else past._replace(filled=past.filled + hidden[row][n].shape[1])
                 if past is not None:
                     caches[row] = caches[row].with_layer(index, past)
-        norm = self.weights.read("model.norm.weight")
-        head = (table if self.arch.tied_head else self.weights.read("lm_head.weight")).T
+        norm, head = self.head_parameters(table)
         results = []
         for calls, padded, states, cache in zip(sequences, inputs, hidden, caches, strict=True):
             after = cache and cache.advanced(sum(call.input_ids.shape[1] for call in calls))
-            logits = [self._head(call.tap, "", norm, head, x) for call, x in zip(padded, states, strict=True)]
+            logits = [self.head(call, norm, head, x) for call, x in zip(padded, states, strict=True)]
             results.append([(x[:, : c.input_ids.shape[1]], after) for c, x in zip(calls, logits, strict=True)])
         return results
+
+    def embedding(self) -> Float[Array, "vocab hidden"]:
+        """The embedding's parameter."""
+        return self.weights.read("model.embed_tokens.weight")
+
+    def state(self, index: int) -> nnx.State:
+        """The parameters of one layer."""
+        return layer_state(self.weights, index, self._abstract)
+
+    def head_parameters(
+        self, table: Float[Array, "vocab hidden"]
+    ) -> tuple[Float[Array, " hidden"], Float[Array, "hidden vocab"]]:
+        """The parameters of the last norm and of the head, which may be the embedding's."""
+        head = table if self.arch.tied_head else self.weights.read("lm_head.weight")
+        return self.weights.read("model.norm.weight"), head.T
+
+    def embed(self, call: Call, table: Float[Array, "vocab hidden"]) -> Hidden:
+        """The first stage of one call."""
+        return self._embed(call.tap, "", table, call.input_ids)
+
+    def layer(
+        self, call: Call, index: int, state: nnx.State, x: Hidden, past: Past | None
+    ) -> tuple[Hidden, Past | None]:
+        """One layer of one call, and the layer's part of the cache with the call in it."""
+        return self._layer(call.tap, f"layers.{index}", state, x, call.positions, call.mask, past)
+
+    def head(
+        self, call: Call, norm: Float[Array, " hidden"], head: Float[Array, "hidden vocab"], x: Hidden
+    ) -> Logits:
+        """The last stage of one call."""
+        return self._head(call.tap, "", norm, head, x)
 
 
 def _embed(ops: Operations, tap: TapFunction, table: Array, ids: Ids) -> Hidden:

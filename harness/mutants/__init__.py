@@ -1,0 +1,1 @@
+"""Known porting bugs, planted on purpose: which of them can a golden see?"""

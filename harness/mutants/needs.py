@@ -1,0 +1,160 @@
+"""What must be there for a mutant to show: in an input, in the checkpoint's values, in the architecture.
+
+A need that nothing meets is the reason why a mutant survived. Where it is the architecture that does not meet
+it, the mutant is no bug there: it computes the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.architecture import Architecture
+from harness.checkpoint import Checkpoint
+from harness.golden import CaseEntry
+from harness.store import Golden
+
+Of = Literal["case", "checkpoint", "architecture"]
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What an input is like, as far as it decides what can show on it.
+
+    Attributes:
+        tokens: in its longest row.
+        furthest: the largest position.
+        padded_left: whether a row begins with padding.
+    """
+
+    name: str
+    tokens: int
+    furthest: int
+    padded_left: bool
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a checkpoint is like.
+
+    Attributes:
+        zero: kinds of parameters (`q_proj.bias`) that are zero throughout.
+        constant: kinds of one-dimensional parameters that hold one value only.
+        dtypes: of the stored parameters.
+    """
+
+    architecture: Architecture
+    zero: frozenset[str]
+    constant: frozenset[str]
+    dtypes: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that must be there.
+
+    Attributes:
+        of: what it is asked of: some case, the checkpoint's values, or the architecture.
+        holds: (CaseFacts or ModelFacts) -> whether it is met.
+        lacking: the reason for a survivor, where it is not met.
+        remedy: what would meet it.
+    """
+
+    of: Of
+    holds: Callable[[Any], bool]
+    lacking: str
+    remedy: str = ""
+
+
+def case_facts(golden: Golden, entry: CaseEntry) -> CaseFacts:
+    case = golden.case(entry.name)
+    mask = np.asarray(case.mask, bool)
+    return CaseFacts(
+        name=entry.name,
+        tokens=int(mask.sum(axis=1).max()),
+        furthest=int(np.asarray(case.positions)[mask].max()),
+        padded_left=bool((~mask[:, 0]).any()),
+    )
+
+
+def model_facts(checkpoint: Path, architecture: Architecture) -> ModelFacts:
+    """Facts from the parameters; of the matrices only the dtype is looked at."""
+    opened = Checkpoint(checkpoint)
+    vectors: dict[str, list[np.ndarray]] = {}
+    dtypes = set()
+    for name in opened.names:
+        tensor = opened.read(name)
+        dtypes.add(tensor.dtype.name)
+        if tensor.ndim == 1:
+            vectors.setdefault(parameter_kind(name), []).append(tensor.astype(np.float64))
+    return ModelFacts(
+        architecture,
+        zero=frozenset(kind for kind, found in vectors.items() if not any(v.any() for v in found)),
+        constant=frozenset(kind for kind, found in vectors.items() if all(np.ptp(v) == 0 for v in found)),
+        dtypes=frozenset(dtypes),
+    )
+
+
+def parameter_kind(name: str) -> str:
+    """The last two parts of a parameter's name: `q_proj.bias`, `input_layernorm.weight`."""
+    return ".".join(name.split(".")[-2:])
+
+
+def at_least(tokens: int) -> Need:
+    return Need(
+        "case",
+        lambda case: case.tokens >= tokens,
+        f"no case has {tokens} tokens",
+        f"a prompt of {tokens} tokens or more",
+    )
+
+
+def beyond(position: int) -> Need:
+    return Need(
+        "case",
+        lambda case: case.furthest > position,
+        f"no case has a position beyond {position:,}",
+        f"a case with positions beyond {position:,}",
+    )
+
+
+def bias(kind: str) -> Need:
+    """The biases of a projection, `q_proj`, are not zero."""
+    return Need(
+        "checkpoint",
+        lambda model: f"{kind}.bias" not in model.zero,
+        f"the biases of {kind} are zero in this checkpoint",
+        "test weights with random biases",
+    )
+
+
+def varied(kind: str) -> Need:
+    """The weights of a norm differ from each other."""
+    return Need(
+        "checkpoint",
+        lambda model: f"{kind}.weight" not in model.constant,
+        f"the weights of {kind} are all the same in this checkpoint",
+        "test weights with random norm weights",
+    )
+
+
+PAIR = at_least(2)
+LEFT_PADDING = Need(
+    "case", lambda case: case.padded_left, "no case is padded on the left", "a batch that is padded on the left"
+)
+GROUPED = Need(
+    "architecture",
+    lambda model: 1 < model.architecture.kv_heads < model.architecture.heads,
+    "every order of the KV heads is the same here: there is one, or one for each query head",
+)
+UNTIED = Need("architecture", lambda model: not model.architecture.tied_head, "the head is the embedding here")
+STORED_WIDE = Need(
+    "checkpoint",
+    lambda model: model.dtypes != {"bfloat16"},
+    "the checkpoint is stored in bfloat16: narrowing its parameters to bfloat16 changes nothing",
+    "a checkpoint stored in float32",
+)
