@@ -1,13 +1,35 @@
-"""Every mutant, in data-flow order of the families. Ids are stable and never reused."""
+"""Every mutant, family by family in the order of data flow. Ids are stable and never reused."""
 
 from __future__ import annotations
 
-from harness.mutants import configs, loading, norms, rope
+from harness.mutants import (
+    attention,
+    configs,
+    embedding_head,
+    layouts,
+    loading,
+    masks,
+    mlp,
+    norms,
+    numerics,
+    positions,
+    rope,
+    wiring,
+)
 from harness.mutants.mutant import Mutant
 
-CATALOGUE: tuple[Mutant, ...] = (
-    *norms.MUTANTS,
-    *rope.MUTANTS,
-    *loading.MUTANTS,
-    *configs.MUTANTS,
-)
+FAMILIES: dict[str, tuple[Mutant, ...]] = {
+    "embedding and head": embedding_head.MUTANTS,
+    "norms": norms.MUTANTS,
+    "weight loading": loading.MUTANTS,
+    "weight layouts": layouts.MUTANTS,
+    "config": configs.MUTANTS,
+    "rope": rope.MUTANTS,
+    "positions": positions.MUTANTS,
+    "attention": attention.MUTANTS,
+    "masks": masks.MUTANTS,
+    "mlp": mlp.MUTANTS,
+    "residual stream": wiring.MUTANTS,
+    "numerics": numerics.MUTANTS,
+}
+CATALOGUE: tuple[Mutant, ...] = tuple(mutant for family in FAMILIES.values() for mutant in family)

@@ -11,6 +11,7 @@ import numpy as np
 from harness.architecture import Architecture, Config
 from harness.mutants.needs import Need
 
+Read = Callable[[str], np.ndarray]
 Kind = Literal["operation", "numerics", "weight", "config"]
 
 
@@ -31,16 +32,15 @@ class NumericsChange(OperationChange):
 
 @dataclass(frozen=True, eq=False)
 class WeightChange:
-    """Parameters that are changed on the way in.
+    """Parameters that are loaded wrongly.
 
     Attributes:
-        value: (name, tensor as it is stored, architecture) -> the tensor that is loaded instead.
-        source: (name, architecture) -> the name of the parameter that is read in its place.
+        load: (name, read, architecture) -> the tensor that is loaded under that name, where `read(name)` gives a
+            parameter as it is stored.
     """
 
     kind: ClassVar[Kind] = "weight"
-    value: Callable[[str, np.ndarray, Architecture], np.ndarray] = lambda name, tensor, arch: tensor
-    source: Callable[[str, Architecture], str] = lambda name, arch: name
+    load: Callable[[str, Read, Architecture], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)

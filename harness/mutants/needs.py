@@ -18,7 +18,7 @@ from harness.checkpoint import Checkpoint
 from harness.golden import CaseEntry
 from harness.store import Golden
 
-Of = Literal["case", "checkpoint", "architecture"]
+Of = Literal["case", "checkpoint", "architecture", "precision", "values"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class CaseFacts:
         tokens: in its longest row.
         furthest: the largest position.
         padded_left: whether a row begins with padding.
+        counted: whether every position is its own index in the row.
     """
 
     name: str
     tokens: int
     furthest: int
     padded_left: bool
+    counted: bool
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,10 @@ class Need:
     """One thing that must be there.
 
     Attributes:
-        of: what it is asked of: some case, the checkpoint's values, or the architecture.
-        holds: (CaseFacts or ModelFacts) -> whether it is met.
+        of: what it is asked of. `case`: some input. `checkpoint`: its values. `architecture` and `precision`:
+            where they do not meet it, the mutant is the same function. `values`: what flows through the model;
+            only a run can say whether it is met, and a mutant that changes no bit says that it is not.
+        holds: (CaseFacts, ModelFacts or the name of a precision) -> whether it is met; `values` are not asked.
         lacking: the reason for a survivor, where it is not met.
         remedy: what would meet it.
     """
@@ -78,6 +82,7 @@ def case_facts(golden: Golden, entry: CaseEntry) -> CaseFacts:
         tokens=int(mask.sum(axis=1).max()),
         furthest=int(np.asarray(case.positions)[mask].max()),
         padded_left=bool((~mask[:, 0]).any()),
+        counted=bool((np.asarray(case.positions) == np.arange(mask.shape[1]))[mask].all()),
     )
 
 
@@ -142,14 +147,31 @@ def varied(kind: str) -> Need:
     )
 
 
+def values(lacking: str, remedy: str) -> Need:
+    """Something about the activations, which only a run can tell."""
+    return Need("values", lambda _: True, lacking, remedy)
+
+
 PAIR = at_least(2)
 LEFT_PADDING = Need(
     "case", lambda case: case.padded_left, "no case is padded on the left", "a batch that is padded on the left"
+)
+UNCOUNTED = Need(
+    "case",
+    lambda case: not case.counted,
+    "in every case a token's position is its index",
+    "a batch that is padded on the left, or a case that starts at an offset",
 )
 GROUPED = Need(
     "architecture",
     lambda model: 1 < model.architecture.kv_heads < model.architecture.heads,
     "every order of the KV heads is the same here: there is one, or one for each query head",
+)
+SEVERAL_KV_HEADS = Need("architecture", lambda model: model.architecture.kv_heads > 1, "there is one KV head")
+SQUARE_ATTENTION = Need(
+    "architecture",
+    lambda model: model.architecture.heads * model.architecture.head_dim == model.architecture.hidden,
+    "the matrix is not square here: transposed, it has another shape, and loading refuses it",
 )
 UNTIED = Need("architecture", lambda model: not model.architecture.tied_head, "the head is the embedding here")
 STORED_WIDE = Need(
@@ -158,3 +180,11 @@ STORED_WIDE = Need(
     "the checkpoint is stored in bfloat16: narrowing its parameters to bfloat16 changes nothing",
     "a checkpoint stored in float32",
 )
+ROUNDED = Need("precision", lambda precision: precision == "bfloat16", "the activations are as wide as the sums")
+
+
+def layers(count: int) -> Need:
+    """The model has that many layers."""
+    return Need(
+        "architecture", lambda model: model.architecture.layers >= count, f"there are fewer than {count} layers"
+    )

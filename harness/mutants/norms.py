@@ -1,27 +1,59 @@
-"""Bugs of RMSNorm: the value and the place of eps, the mean, the weight."""
+"""Bugs of RMSNorm: eps, the mean, the weight, the precision. Wrong eps values of the config are in configs.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from harness.mutants.mutant import Mutant, OperationChange, kinds
-from harness.run.operations import Hidden, wide
+from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.needs import ROUNDED, varied
+from harness.run.operations import Hidden, rms_norm, wide
 
 RMS = "w x / sqrt(mean(x^2) + eps)"
 NORMS = kinds("attn_norm", "mlp_norm", "final_norm")
+WEIGHTS = (varied("input_layernorm"), varied("post_attention_layernorm"), varied("norm"))
 
 
-def every_norm(norm: Callable[..., Array]) -> OperationChange:
-    return OperationChange({"attn_norm": norm, "mlp_norm": norm, "final_norm": norm})
+def every(norm: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
+    """The same norm at its three places."""
+    return {"attn_norm": norm, "mlp_norm": norm, "final_norm": norm}
 
 
-def eps_outside(x: Hidden, weight: Array, eps: float) -> Hidden:
+def _eps_outside(x: Hidden, weight: Array, eps: float) -> Hidden:
     y = x.astype(wide(x.dtype))
-    y = y / (jnp.sqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True)) + eps)
+    return weight * (y / (_root_mean_square(y) + eps)).astype(x.dtype)
+
+
+def _eps_as_maximum(x: Hidden, weight: Array, eps: float) -> Hidden:
+    y = x.astype(wide(x.dtype))
+    return weight * (y / jnp.maximum(_root_mean_square(y), eps)).astype(x.dtype)
+
+
+def _root_mean_square(y: Array) -> Array:
+    return jnp.sqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True))
+
+
+def _centered(x: Hidden, weight: Array, eps: float) -> Hidden:
+    return rms_norm(x - jnp.mean(x, axis=-1, keepdims=True), weight, eps)
+
+
+def _weighted_wide(x: Hidden, weight: Array, eps: float) -> Hidden:
+    y = x.astype(wide(x.dtype))
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    return (weight.astype(y.dtype) * y).astype(x.dtype)
+
+
+def _narrow(x: Hidden, weight: Array, eps: float) -> Hidden:
+    y = x.astype(jnp.bfloat16)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True, dtype=y.dtype) + eps)
     return weight * y.astype(x.dtype)
+
+
+def _twice(x: Hidden, weight: Array, eps: float) -> Hidden:
+    return rms_norm(rms_norm(x, weight, eps), weight, eps)
 
 
 MUTANTS = (
@@ -30,7 +62,98 @@ MUTANTS = (
         wrong="w x / (sqrt(mean(x^2)) + eps)",
         right=RMS,
         introduced=NORMS,
-        change=every_norm(eps_outside),
-        seen=("https://github.com/allenai/OLMo/issues/281", "https://github.com/EleutherAI/gpt-neox/pull/1342"),
+        change=OperationChange(every(_eps_outside)),
+        seen=("https://github.com/allenai/OLMo/issues/281",),
+    ),
+    Mutant(
+        "norm_eps_as_maximum",
+        wrong="w x / max(sqrt(mean(x^2)), eps)",
+        right=RMS,
+        introduced=NORMS,
+        change=OperationChange(every(_eps_as_maximum)),
+        seen=("https://github.com/EleutherAI/gpt-neox/pull/1342",),
+    ),
+    Mutant(
+        "norm_eps_of_another",
+        wrong="the norm before the MLP uses another eps of the config, 1e-5",
+        right=RMS,
+        introduced=kinds("mlp_norm"),
+        change=OperationChange({"mlp_norm": lambda x, weight, eps: rms_norm(x, weight, 1e-5)}),
+        seen=("https://github.com/osaurus-ai/vmlx-swift/pull/374",),
+    ),
+    Mutant(
+        "norm_centered",
+        wrong="w (x - mean(x)) / sqrt(var(x) + eps), LayerNorm",
+        right=RMS,
+        introduced=NORMS,
+        change=OperationChange(every(_centered)),
+        seen=("https://github.com/sonos/tract/pull/2749", "https://github.com/mit-han-lab/omniserve/issues/32"),
+    ),
+    Mutant(
+        "norm_plus_one",
+        wrong="(1 + w) x / sqrt(mean(x^2) + eps), as in Gemma",
+        right=RMS,
+        introduced=NORMS,
+        change=OperationChange(every(lambda x, weight, eps: rms_norm(x, 1 + weight, eps))),
+        seen=("https://github.com/ggml-org/llama.cpp/pull/5631", "https://github.com/utensils/mold/pull/1078"),
+    ),
+    Mutant(
+        "norm_weight_ignored",
+        wrong="x / sqrt(mean(x^2) + eps)",
+        right=RMS,
+        introduced=NORMS,
+        change=OperationChange(every(lambda x, weight, eps: rms_norm(x, jnp.ones_like(weight), eps))),
+        needs=WEIGHTS,
+        seen=("https://github.com/lucidrains/x-transformers/issues/352",),
+    ),
+    Mutant(
+        "norm_before_attention_missing",
+        wrong="attention reads x",
+        right="attention reads norm(x)",
+        introduced=kinds("attn_norm"),
+        change=OperationChange({"attn_norm": lambda x, weight, eps: x}),
+        seen=("https://github.com/google/flax/issues/4567",),
+    ),
+    Mutant(
+        "norm_before_mlp_missing",
+        wrong="the MLP reads x",
+        right="the MLP reads norm(x)",
+        introduced=kinds("mlp_norm"),
+        change=OperationChange({"mlp_norm": lambda x, weight, eps: x}),
+        seen=("https://github.com/google/tunix/pull/596",),
+    ),
+    Mutant(
+        "norm_before_attention_twice",
+        wrong="attention reads norm(norm(x))",
+        right="attention reads norm(x)",
+        introduced=kinds("attn_norm"),
+        change=OperationChange({"attn_norm": _twice}),
+        needs=(varied("input_layernorm"),),
+        seen=("https://github.com/ggml-org/llama.cpp/pull/1925",),
+    ),
+    Mutant(
+        "norm_cast_late",
+        wrong="cast(w x / sqrt(mean(x^2) + eps)), as in Gemma",
+        right="w cast(x / sqrt(mean(x^2) + eps))",
+        introduced=NORMS,
+        change=NumericsChange(every(_weighted_wide)),
+        needs=(ROUNDED, *WEIGHTS),
+        seen=(
+            "https://github.com/huggingface/transformers/issues/33133",
+            "https://github.com/NVIDIA/TransformerEngine/issues/1132",
+            "https://github.com/InternLM/lmdeploy/pull/2842",
+        ),
+    ),
+    Mutant(
+        "norm_narrow",
+        wrong="square, mean and root in bfloat16",
+        right="in float32 or wider",
+        introduced=NORMS,
+        change=NumericsChange(every(_narrow)),
+        seen=(
+            "https://github.com/meta-llama/llama/issues/1048",
+            "https://github.com/keras-team/keras-hub/pull/1532",
+            "https://github.com/tenstorrent/tt-metal/issues/49600",
+        ),
     ),
 )

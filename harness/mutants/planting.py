@@ -114,7 +114,7 @@ def changed_tensor(checkpoint: Checkpoint, name: str, change: WeightChange, arch
     Raises:
         CheckpointError: the checkpoint lacks the parameter that the mutant reads.
     """
-    return change.value(name, checkpoint.read(change.source(name, arch)), arch)
+    return change.load(name, checkpoint.read, arch)
 
 
 def write_changed_checkpoint(mutant: Mutant, checkpoint: Path, config: Config, folder: Path) -> Path:

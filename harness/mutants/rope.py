@@ -1,29 +1,87 @@
-"""Bugs of RoPE: pairing, sign, theta, positions, precision of the table."""
+"""Bugs of RoPE's formula: pairing, sign, frequencies. Positions and precision are in positions.py."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from harness.mutants.mutant import Mutant, OperationChange, kinds
 from harness.mutants.needs import PAIR
-from harness.run.operations import Angles, Heads
+from harness.run.operations import Angles, Heads, inverse_frequencies, rotate
 
 ROTATED = kinds("q_rope", "k_rope")
+PAIRS = "pairs (i, i + head_dim / 2)"
+ANGLE = "position theta^(-2i / head_dim)"
 
 
-def interleaved(x: Heads, angles: Angles) -> Heads:
-    cos, sin = jnp.cos(angles).astype(x.dtype)[:, :, None], jnp.sin(angles).astype(x.dtype)[:, :, None]
+def both(rotation: Callable[[Heads, Angles], Heads]) -> dict[str, Callable[..., Array]]:
+    """The same rotation of queries and keys."""
+    return {"rotate_q": rotation, "rotate_k": rotation}
+
+
+def _tables(x: Heads, angles: Angles) -> tuple[Array, Array]:
+    return jnp.cos(angles).astype(x.dtype)[:, :, None], jnp.sin(angles).astype(x.dtype)[:, :, None]
+
+
+def _none(x: Heads, angles: Angles) -> Heads:
+    return x
+
+
+def _interleaved(x: Heads, angles: Angles) -> Heads:
+    cos, sin = _tables(x, angles)
     even, odd = x[..., ::2], x[..., 1::2]
     return jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1).reshape(x.shape)
+
+
+def _mismatched(x: Heads, angles: Angles) -> Heads:
+    cos, sin = (jnp.repeat(table, 2, axis=-1) for table in _tables(x, angles))
+    first, second = jnp.split(x, 2, axis=-1)
+    return x * cos + jnp.concatenate([-second, first], axis=-1) * sin
+
+
+def _swapped(x: Heads, angles: Angles) -> Heads:
+    sin, cos = _tables(x, angles)
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _backwards(x: Heads, angles: Angles) -> Heads:
+    return rotate(x, -angles)
+
+
+def _first_head(x: Heads, angles: Angles) -> Heads:
+    return jnp.concatenate([rotate(x[:, :, :1], angles), x[:, :, 1:]], axis=2)
+
+
+def _half(x: Heads, angles: Angles) -> Heads:
+    rotated, rest = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([rotate(rotated, angles[..., ::2]), rest], axis=-1)
+
+
+def _over_half(theta: float, head_dim: int) -> Float[np.ndarray, " half"]:
+    half: np.ndarray = inverse_frequencies(theta, head_dim) ** 2
+    return half
+
+
+def _banded(theta: float, head_dim: int) -> Float[np.ndarray, " half"]:
+    """Llama 3's three bands: factor 8, low 1, high 4, original context 8,192."""
+    frequency = inverse_frequencies(theta, head_dim)
+    turns = 8192 * frequency / (2 * np.pi)
+    smooth = np.clip((turns - 1) / (4 - 1), 0, 1)
+    banded: np.ndarray = (1 - smooth) * frequency / 8 + smooth * frequency
+    return banded
 
 
 MUTANTS = (
     Mutant(
         "rope_interleaved",
         wrong="pairs (2i, 2i + 1)",
-        right="pairs (i, i + head_dim / 2)",
+        right=PAIRS,
         introduced=ROTATED,
-        change=OperationChange({"rotate_q": interleaved, "rotate_k": interleaved}),
+        change=OperationChange(both(_interleaved)),
         needs=(PAIR,),
         seen=(
             "https://github.com/NeuraLegion/shainet/pull/111",
@@ -33,13 +91,106 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        "rope_missing_last_layer",
-        wrong="q, k in the last layer",
-        right="R(position) q, R(position) k in every layer",
+        "rope_table_mismatch",
+        wrong="pairs (i, i + head_dim / 2) with the table of pairs (2i, 2i + 1)",
+        right=PAIRS,
         introduced=ROTATED,
-        change=OperationChange({"rotate_q": lambda x, angles: x, "rotate_k": lambda x, angles: x}),
-        layers=(-1,),
+        change=OperationChange(both(_mismatched)),
+        needs=(PAIR,),
+        seen=(
+            "https://github.com/huggingface/transformers/issues/16288",
+            "https://github.com/NVIDIA-NeMo/Megatron-Bridge/issues/4195",
+        ),
+    ),
+    Mutant(
+        "rope_backwards",
+        wrong="R(-position)",
+        right="R(position)",
+        introduced=ROTATED,
+        change=OperationChange(both(_backwards)),
+        needs=(PAIR,),
+        seen=("https://github.com/trymirai/lalamo/pull/268",),
+    ),
+    Mutant(
+        "rope_sin_cos_swapped",
+        wrong="first sin - second cos, second sin + first cos",
+        right="first cos - second sin, second cos + first sin",
+        introduced=ROTATED,
+        change=OperationChange(both(_swapped)),
+        seen=("https://github.com/trymirai/lalamo/pull/268",),
+    ),
+    Mutant(
+        "rope_missing",
+        wrong="q, k",
+        right="R q, R k",
+        introduced=ROTATED,
+        change=OperationChange(both(_none)),
         needs=(PAIR,),
         seen=("https://github.com/kvcache-ai/ktransformers/pull/1959",),
+    ),
+    Mutant(
+        "rope_missing_on_keys",
+        wrong="R q, k",
+        right="R q, R k",
+        introduced=kinds("k_rope"),
+        change=OperationChange({"rotate_k": _none}),
+        needs=(PAIR,),
+        seen=("https://github.com/kvcache-ai/ktransformers/pull/1959",),
+    ),
+    Mutant(
+        "rope_missing_in_last_layer",
+        wrong="q, k in the last layer",
+        right="R q, R k in every layer",
+        introduced=ROTATED,
+        change=OperationChange(both(_none)),
+        layers=(-1,),
+        needs=(PAIR,),
+        seen=(
+            "https://github.com/timtoole02/Camelid/pull/535",
+            "https://github.com/pytorch/executorch/issues/22043",
+        ),
+    ),
+    Mutant(
+        "rope_first_head_only",
+        wrong="only head 0 is rotated",
+        right="every head is rotated",
+        introduced=ROTATED,
+        change=OperationChange(both(_first_head)),
+        needs=(PAIR,),
+        seen=("https://github.com/panbanda/higgs/pull/23",),
+    ),
+    Mutant(
+        "rope_half_of_dims",
+        wrong="half of head_dim is rotated",
+        right="all of head_dim is rotated",
+        introduced=ROTATED,
+        change=OperationChange(both(_half)),
+        needs=(PAIR,),
+        seen=(
+            "https://github.com/AI-Hypercomputer/maxtext/issues/4616",
+            "https://github.com/ml-explore/mlx-lm/pull/1698",
+        ),
+    ),
+    Mutant(
+        "rope_exponent_doubled",
+        wrong="position theta^(-4i / head_dim): the dims counted as if half of them were rotated",
+        right=ANGLE,
+        introduced=ROTATED,
+        change=OperationChange({"inverse_frequencies": _over_half}),
+        needs=(PAIR,),
+        seen=("https://github.com/pie-project/pie/pull/603",),
+    ),
+    Mutant(
+        "rope_llama3_bands",
+        wrong="low frequencies divided by 8, as in Llama 3",
+        right=ANGLE,
+        introduced=ROTATED,
+        change=OperationChange({"inverse_frequencies": _banded}),
+        needs=(PAIR,),
+        seen=(
+            "https://github.com/felafax/felafax/issues/59",
+            "https://github.com/jmaczan/tiny-vllm/pull/1",
+            "https://github.com/TransformerLensOrg/TransformerLens/pull/910",
+        ),
     ),
 )

@@ -17,7 +17,7 @@ BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 FOREIGN = "tests.run.ports:Wrapped"
 
 
-@pytest.mark.parametrize("name", ["q_bias_missing", "layer_repeated", "theta_default"])
+@pytest.mark.parametrize("name", ["q_bias_missing", "layer_repeated", "theta_1e4"])
 def test_weight_and_config_mutants_work_on_any_port(name, golden_path, checkpoint, tmp_path):
     load = loader(BY_ID[name], FOREIGN, tmp_path / "changed")
     report = check(golden_path, checkpoint, FOREIGN, QUESTION, load=load)
@@ -30,13 +30,13 @@ def test_an_operation_mutant_is_refused_for_another_port(tmp_path):
 
 
 def test_a_mutant_can_sit_in_the_last_layer_alone(golden_path, checkpoint):
-    report = check(golden_path, checkpoint, question=QUESTION, load=loader(BY_ID["rope_missing_last_layer"]))
+    report = check(golden_path, checkpoint, question=QUESTION, load=loader(BY_ID["rope_missing_in_last_layer"]))
     assert report.introduced == ("layers.3.q_rope", "layers.3.k_rope")
 
 
 def test_a_changed_checkpoint_links_what_it_does_not_change(golden_path, checkpoint, tmp_path):
     changed = tmp_path / "changed"
-    check(golden_path, checkpoint, FOREIGN, QUESTION, load=loader(BY_ID["theta_default"], FOREIGN, changed))
+    check(golden_path, checkpoint, FOREIGN, QUESTION, load=loader(BY_ID["theta_1e4"], FOREIGN, changed))
     assert json.loads((changed / "config.json").read_text())["rope_theta"] == 1e4
     assert (changed / "model.safetensors").is_symlink()
     assert not (changed / "config.json").is_symlink()

@@ -1,0 +1,159 @@
+"""Bugs of attention: scale, order of the KV heads, softmax. Masks are in masks.py."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.needs import GROUPED, PAIR, SEVERAL_KV_HEADS
+from harness.run.operations import Heads, Probs, probabilities, scores
+
+SCALED = "q . k / sqrt(head_dim)"
+REPEATED = "each KV head serves neighbouring query heads: [k0, k0, k1, k1]"
+SOFTMAX = "exp(s) / sum(exp(s))"
+KeyValue = Float[Array, "batch position kv_head head_dim"]
+Allowed = Bool[Array, "batch 1 position key"]
+
+
+def _unscaled(q: Heads, k: Heads) -> Probs:
+    return jnp.einsum("bqhd,bkhd->bhqk", q, k)
+
+
+def _scaled_twice(q: Heads, k: Heads) -> Probs:
+    return _unscaled(q, k) / q.shape[-1]
+
+
+def _scaled_by_hidden(q: Heads, k: Heads) -> Probs:
+    return _unscaled(q, k) * (q.shape[-2] * q.shape[-1]) ** -0.5
+
+
+def _softcapped(q: Heads, k: Heads) -> Probs:
+    return 50 * jnp.tanh(scores(q, k) / 50)
+
+
+def _tiled(x: KeyValue, groups: int) -> Heads:
+    return jnp.tile(x, (1, 1, groups, 1))
+
+
+def _first(x: KeyValue, groups: int) -> Heads:
+    return jnp.repeat(x[:, :, :1], groups * x.shape[2], axis=2)
+
+
+def _with_sink(scores: Probs, allowed: Allowed) -> Probs:
+    extended = jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (0, 1)))
+    return probabilities(extended, jnp.pad(allowed, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=True))[
+        ..., :-1
+    ]
+
+
+def _narrow(scores: Probs, allowed: Allowed) -> Probs:
+    y = jnp.where(allowed, scores.astype(jnp.bfloat16), jnp.finfo(jnp.bfloat16).min)
+    return jax.nn.softmax(y, axis=-1).astype(scores.dtype)
+
+
+def _with_dropout(scores: Probs, allowed: Allowed) -> Probs:
+    kept = jax.random.bernoulli(jax.random.key(0), 0.9, scores.shape)
+    return jnp.where(kept, probabilities(scores, allowed) / 0.9, 0)
+
+
+MUTANTS = (
+    Mutant(
+        "scale_missing",
+        wrong="q . k",
+        right=SCALED,
+        introduced=kinds("probs"),
+        change=OperationChange({"scores": _unscaled}),
+        needs=(PAIR,),
+        seen=("https://github.com/mlc-ai/mlc-llm/pull/3426", "https://github.com/jax-ml/jax/issues/19450"),
+    ),
+    Mutant(
+        "scale_twice",
+        wrong="q . k / head_dim",
+        right=SCALED,
+        introduced=kinds("probs"),
+        change=OperationChange({"scores": _scaled_twice}),
+        needs=(PAIR,),
+        seen=(
+            "https://github.com/AI-Hypercomputer/maxtext/issues/3138",
+            "https://github.com/microsoft/MInference/issues/69",
+        ),
+    ),
+    Mutant(
+        "scale_of_hidden",
+        wrong="q . k / sqrt(heads head_dim)",
+        right=SCALED,
+        introduced=kinds("probs"),
+        change=OperationChange({"scores": _scaled_by_hidden}),
+        needs=(PAIR,),
+        seen=("https://github.com/keras-team/keras-hub/pull/2692",),
+    ),
+    Mutant(
+        "scores_softcapped",
+        wrong="50 tanh(q . k / sqrt(head_dim) / 50), as in Gemma 2",
+        right=SCALED,
+        introduced=kinds("probs"),
+        change=OperationChange({"scores": _softcapped}),
+        needs=(PAIR,),
+        seen=(
+            "https://github.com/sgl-project/sglang/issues/33915",
+            "https://github.com/EricLBuehler/mistral.rs/pull/1930",
+        ),
+    ),
+    Mutant(
+        "gqa_tiled",
+        wrong="[k0, k1, k0, k1] and [v0, v1, v0, v1]",
+        right=REPEATED,
+        introduced=kinds("probs", "context"),
+        change=OperationChange({"repeat_k": _tiled, "repeat_v": _tiled}),
+        needs=(GROUPED, PAIR),
+        seen=("https://github.com/apple/axlearn/pull/842", "https://github.com/onnx/onnx/pull/7274"),
+    ),
+    Mutant(
+        "gqa_tiled_values",
+        wrong="[k0, k0, k1, k1] and [v0, v1, v0, v1]",
+        right=REPEATED,
+        introduced=kinds("context"),
+        change=OperationChange({"repeat_v": _tiled}),
+        needs=(GROUPED,),
+        seen=("https://github.com/ekzhang/jax-js/pull/180", "https://github.com/microsoft/onnxscript/pull/2408"),
+    ),
+    Mutant(
+        "gqa_first_head_only",
+        wrong="every query head reads KV head 0",
+        right=REPEATED,
+        introduced=kinds("probs", "context"),
+        change=OperationChange({"repeat_k": _first, "repeat_v": _first}),
+        needs=(SEVERAL_KV_HEADS, PAIR),
+        seen=("https://github.com/ByteDance-Seed/VeOmni/pull/162",),
+    ),
+    Mutant(
+        "softmax_sink",
+        wrong="exp(s) / (1 + sum(exp(s))): a slot of zeros, or a sink, that this model does not have",
+        right=SOFTMAX,
+        introduced=kinds("probs"),
+        change=OperationChange({"probabilities": _with_sink}),
+        seen=(
+            "https://github.com/vllm-project/vllm-metal/pull/550",
+            "https://github.com/jax-ml/jax/issues/30964",
+        ),
+    ),
+    Mutant(
+        "softmax_dropout",
+        wrong="dropout(exp(s) / sum(exp(s)), 0.1)",
+        right=SOFTMAX,
+        introduced=kinds("probs"),
+        change=OperationChange({"probabilities": _with_dropout}),
+        seen=("https://github.com/ipolharvard/ethos-ares/issues/20", "https://github.com/google/flax/pull/2510"),
+    ),
+    Mutant(
+        "softmax_narrow",
+        wrong="exp(s) / sum(exp(s)) in bfloat16",
+        right="in float32 or wider",
+        introduced=kinds("probs"),
+        change=NumericsChange({"probabilities": _narrow}),
+        needs=(PAIR,),
+        seen=("https://github.com/osaurus-ai/osaurus/pull/1501", "https://github.com/apple/axlearn/pull/18"),
+    ),
+)

@@ -1,0 +1,138 @@
+"""Bugs at both ends: the embedding, the last norm and the head."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from harness.architecture import Architecture
+from harness.mutants.mutant import ConfigChange, Mutant, NumericsChange, OperationChange, Read, WeightChange, kinds
+from harness.mutants.needs import UNTIED, varied
+from harness.run.operations import Hidden, embed, linear, rms_norm
+
+HEAD = "logits = W h"
+
+
+def _scaled(table: Array, ids: Int[Array, "batch position"]) -> Hidden:
+    return embed(table, ids) * table.shape[1] ** 0.5
+
+
+def _off_by_one(table: Array, ids: Int[Array, "batch position"]) -> Hidden:
+    return embed(table, jnp.maximum(ids - 1, 0))
+
+
+def _softcapped(x: Hidden, kernel: Array, bias: Array | None) -> Array:
+    return 30 * jnp.tanh(linear(x, kernel, bias) / 30)
+
+
+def _rounded(x: Hidden, kernel: Array, bias: Array | None) -> Array:
+    logits = linear(x, kernel, bias)
+    return logits.astype(jnp.bfloat16).astype(logits.dtype)
+
+
+def _twice(x: Hidden, weight: Array, eps: float) -> Hidden:
+    return rms_norm(rms_norm(x, weight, eps), weight, eps)
+
+
+def _padding_rows_zeroed(name: str, read: Read, arch: Architecture) -> np.ndarray:
+    tensor = read(name)
+    if name != "lm_head.weight":
+        return tensor
+    return np.concatenate([tensor[:-1], np.zeros_like(tensor[-1:])])
+
+
+MUTANTS = (
+    Mutant(
+        "embed_scaled",
+        wrong="x = sqrt(hidden) E[id], as in Gemma",
+        right="x = E[id]",
+        introduced=kinds("embed"),
+        change=OperationChange({"embed": _scaled}),
+        seen=(
+            "https://github.com/vllm-project/vllm/pull/36787",
+            "https://github.com/ml-explore/mlx-examples/pull/591",
+        ),
+    ),
+    Mutant(
+        "embed_off_by_one",
+        wrong="x = E[id - 1]",
+        right="x = E[id]",
+        introduced=kinds("embed"),
+        change=OperationChange({"embed": _off_by_one}),
+    ),
+    Mutant(
+        "final_norm_missing",
+        wrong="logits of the residual stream",
+        right="logits of its norm",
+        introduced=kinds("final_norm"),
+        change=OperationChange({"final_norm": lambda x, weight, eps: x}),
+        seen=(
+            "https://github.com/vllm-project/speculators/pull/313",
+            "https://github.com/NVIDIA/Model-Optimizer/pull/1846",
+        ),
+    ),
+    Mutant(
+        "final_norm_twice",
+        wrong="norm(norm(x))",
+        right="norm(x)",
+        introduced=kinds("final_norm"),
+        change=OperationChange({"final_norm": _twice}),
+        needs=(varied("norm"),),
+        seen=("https://github.com/ggml-org/llama.cpp/pull/1925",),
+    ),
+    Mutant(
+        "head_scaled",
+        wrong="logits = W h / 8, a scaling that other models have",
+        right=HEAD,
+        introduced=kinds("logits"),
+        change=OperationChange({"head": lambda x, kernel, bias: linear(x, kernel, bias) / 8}),
+        seen=(
+            "https://github.com/OpenNMT/CTranslate2/pull/1882",
+            "https://github.com/unslothai/unsloth/pull/1218",
+        ),
+    ),
+    Mutant(
+        "head_softcapped",
+        wrong="logits = 30 tanh(W h / 30), as in Gemma 2",
+        right=HEAD,
+        introduced=kinds("logits"),
+        change=OperationChange({"head": _softcapped}),
+        seen=("https://github.com/ggml-org/llama.cpp/pull/8197",),
+    ),
+    Mutant(
+        "head_tied",
+        wrong="logits = E h",
+        right=HEAD,
+        introduced=kinds("logits"),
+        change=ConfigChange(lambda config: {"tie_word_embeddings": True}),
+        needs=(UNTIED,),
+        seen=(
+            "https://github.com/pegainfer-project/pegainfer/pull/544",
+            "https://github.com/Comfy-Org/ComfyUI/pull/15048",
+        ),
+    ),
+    Mutant(
+        "head_padding_zeroed",
+        wrong="rows beyond the tokenizer's vocabulary are 0, so that their logit is 0",
+        right=HEAD,
+        introduced=kinds("logits"),
+        change=WeightChange(_padding_rows_zeroed),
+        needs=(UNTIED,),
+        seen=(
+            "https://github.com/mirage-project/mirage/issues/751",
+            "https://github.com/tenstorrent/tt-metal/pull/38881",
+        ),
+    ),
+    Mutant(
+        "head_rounded",
+        wrong="logits = bfloat16(W h), made wide afterwards",
+        right=HEAD,
+        introduced=kinds("logits"),
+        change=NumericsChange({"head": _rounded}),
+        seen=(
+            "https://github.com/marin-community/marin/pull/8217",
+            "https://github.com/sgl-project/sglang/issues/33627",
+        ),
+    ),
+)

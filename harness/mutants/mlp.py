@@ -1,0 +1,87 @@
+"""Bugs of the gated MLP's activation."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from harness.mutants.mutant import Change, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.needs import Need, values
+from harness.run.operations import gated
+
+LIMIT = 7.0
+
+
+def _clamped(gate: Array, up: Array) -> Array:
+    return gated(jnp.minimum(gate, LIMIT), jnp.clip(up, -LIMIT, LIMIT))
+
+
+def _quick_gelu(gate: Array, up: Array) -> Array:
+    return gate * jax.nn.sigmoid(1.702 * gate) * up
+
+
+def _narrow(gate: Array, up: Array) -> Array:
+    return jax.nn.silu(gate.astype(jnp.bfloat16)).astype(gate.dtype) * up
+
+
+def _mutant(name: str, wrong: str, change: Change, *seen: str, needs: tuple[Need, ...] = ()) -> Mutant:
+    return Mutant(name, wrong, "silu(gate) up", kinds("act"), change, needs=needs, seen=seen)
+
+
+MUTANTS = (
+    _mutant(
+        "gate_up_swapped",
+        "silu(up) gate",
+        OperationChange({"gated": lambda gate, up: gated(up, gate)}),
+        "https://github.com/ml-explore/mlx-lm/pull/767",
+    ),
+    _mutant(
+        "activation_gelu",
+        "gelu(gate) up, with erf",
+        OperationChange({"gated": lambda gate, up: jax.nn.gelu(gate, approximate=False) * up}),
+        "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4661",
+    ),
+    _mutant(
+        "activation_gelu_tanh",
+        "gelu(gate) up, with tanh",
+        OperationChange({"gated": lambda gate, up: jax.nn.gelu(gate, approximate=True) * up}),
+        "https://github.com/huggingface/transformers/pull/29402",
+        "https://github.com/jax-ml/jax/pull/4438",
+    ),
+    _mutant(
+        "activation_quick_gelu",
+        "gate sigmoid(1.702 gate) up",
+        OperationChange({"gated": _quick_gelu}),
+        "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4661",
+    ),
+    _mutant(
+        "activation_relu",
+        "max(gate, 0) up",
+        OperationChange({"gated": lambda gate, up: jax.nn.relu(gate) * up}),
+    ),
+    _mutant(
+        "activation_missing",
+        "gate up",
+        OperationChange({"gated": lambda gate, up: gate * up}),
+    ),
+    _mutant(
+        "activation_without_up",
+        "silu(gate): SwiGLU taken for SiLU",
+        OperationChange({"gated": lambda gate, up: jax.nn.silu(gate)}),
+        "https://github.com/google-research/timesfm/issues/493",
+    ),
+    _mutant(
+        "activation_clamped",
+        f"silu(min(gate, {LIMIT:g})) clip(up, -{LIMIT:g}, {LIMIT:g}): a limit that other models have",
+        OperationChange({"gated": _clamped}),
+        "https://github.com/vllm-project/vllm/pull/57984",
+        needs=(values(f"no gate and no up exceeds {LIMIT:g}", f"weights with activations beyond {LIMIT:g}"),),
+    ),
+    _mutant(
+        "activation_narrow",
+        "bfloat16(silu(gate)) up",
+        NumericsChange({"gated": _narrow}),
+        "https://github.com/apple/coremltools/pull/2863",
+    ),
+)

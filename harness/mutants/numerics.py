@@ -1,0 +1,156 @@
+"""Matrix products as accelerators make them: inputs rounded, sums in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from harness.mutants.mutant import EVERY_MATMUL, Mutant, NumericsChange, kinds
+from harness.mutants.needs import PAIR, ROUNDED, Need
+from harness.run.operations import Heads, Probs
+
+EXACT = "inputs and sums in the dtype of the activations"
+TF32_BITS, BFLOAT16_BITS, FLOAT16_BITS = 10, 7, 10
+Product = Callable[[str, Array, Array], Array]
+NARROWER = Need(
+    "precision", lambda precision: not ROUNDED.holds(precision), "bfloat16 inputs have no further bits to lose"
+)
+
+
+def rounded(exponent: int, mantissa: int) -> Product:
+    """Both inputs rounded to that many bits, products exact, sums in the dtype of the inputs."""
+
+    def product(equation: str, x: Array, y: Array) -> Array:
+        x, y = (jax.lax.reduce_precision(side, exponent, mantissa) for side in (x, y))
+        return jnp.einsum(equation, x, y)
+
+    return product
+
+
+def three_passes(equation: str, x: Array, y: Array) -> Array:
+    """x y as high high + high low + low high, each side split into two bfloat16 numbers: `bfloat16_3x`."""
+
+    def split(side: Array) -> tuple[Array, Array]:
+        high = jax.lax.reduce_precision(side, 8, BFLOAT16_BITS)
+        return high, jax.lax.reduce_precision(side - high, 8, BFLOAT16_BITS)
+
+    (high, low), (other_high, other_low) = split(x), split(y)
+    return (
+        jnp.einsum(equation, high, other_high)
+        + jnp.einsum(equation, high, other_low)
+        + jnp.einsum(equation, low, other_high)
+    )
+
+
+def stored_narrow(equation: str, x: Array, y: Array) -> Array:
+    """The product, rounded to bfloat16."""
+    return jax.lax.reduce_precision(jnp.einsum(equation, x, y), 8, BFLOAT16_BITS)
+
+
+def in_projections(product: Product) -> dict[str, Callable[..., Array]]:
+    def linear(x: Array, kernel: Array, bias: Array | None) -> Array:
+        y = product("...i,io->...o", x, kernel)
+        return y if bias is None else y + bias
+
+    return {"linear": linear}
+
+
+def in_head(product: Product) -> dict[str, Callable[..., Array]]:
+    return {"head": in_projections(product)["linear"]}
+
+
+def in_attention(product: Product) -> dict[str, Callable[..., Array]]:
+    def scores(q: Heads, k: Heads) -> Probs:
+        return product("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
+
+    def context(probs: Probs, v: Heads) -> Heads:
+        return product("bhqk,bkhd->bqhd", probs, v)
+
+    return {"scores": scores, "context": context}
+
+
+def everywhere(product: Product) -> dict[str, Callable[..., Array]]:
+    return {**in_projections(product), **in_head(product), **in_attention(product)}
+
+
+EVERYWHERE = EVERY_MATMUL | {"probs", "context"}
+TPU = ("https://github.com/jax-ml/jax/issues/1856", "https://github.com/huggingface/transformers/issues/15754")
+GPU = ("https://github.com/jax-ml/jax/issues/12008", "https://github.com/tensorflow/tensorflow/pull/127577")
+BFLOAT16, TF32 = rounded(8, BFLOAT16_BITS), rounded(8, TF32_BITS)
+
+MUTANTS = (
+    Mutant(
+        "matmul_bfloat16",
+        wrong="bfloat16(x) bfloat16(W): the default precision of a TPU",
+        right=EXACT,
+        introduced=EVERYWHERE,
+        change=NumericsChange(everywhere(BFLOAT16)),
+        needs=(NARROWER,),
+        seen=TPU,
+    ),
+    Mutant(
+        "matmul_bfloat16_3x",
+        wrong="three passes over bfloat16 halves: the precision `high` of a TPU",
+        right=EXACT,
+        introduced=EVERYWHERE,
+        change=NumericsChange(everywhere(three_passes)),
+        needs=(NARROWER,),
+        seen=("https://github.com/jax-ml/jax/issues/7010",),
+    ),
+    Mutant(
+        "matmul_tf32",
+        wrong="tf32(x) tf32(W): the default precision of a GPU",
+        right=EXACT,
+        introduced=EVERYWHERE,
+        change=NumericsChange(everywhere(TF32)),
+        needs=(NARROWER,),
+        seen=GPU,
+    ),
+    Mutant(
+        "matmul_float16",
+        wrong="float16(x) float16(W)",
+        right=EXACT,
+        introduced=EVERYWHERE,
+        change=NumericsChange(everywhere(rounded(5, FLOAT16_BITS))),
+        seen=("https://github.com/huggingface/transformers/issues/9295",),
+    ),
+    Mutant(
+        "matmul_stored_bfloat16",
+        wrong="bfloat16(x W), made wide afterwards",
+        right=EXACT,
+        introduced=EVERYWHERE,
+        change=NumericsChange(everywhere(stored_narrow)),
+        needs=(NARROWER,),
+        seen=("https://github.com/sgl-project/sglang/issues/33627",),
+    ),
+    Mutant(
+        "attention_matmul_bfloat16",
+        wrong="bfloat16 inputs in q . k and probs . v alone",
+        right=EXACT,
+        introduced=kinds("probs", "context"),
+        change=NumericsChange(in_attention(BFLOAT16)),
+        needs=(NARROWER, PAIR),
+        seen=("https://github.com/jax-ml/jax/issues/9973", "https://github.com/jax-ml/jax/issues/16349"),
+    ),
+    Mutant(
+        "projection_matmul_tf32",
+        wrong="tf32 inputs in the projections alone",
+        right=EXACT,
+        introduced=EVERY_MATMUL - {"logits"},
+        change=NumericsChange(in_projections(TF32)),
+        needs=(NARROWER,),
+        seen=("https://github.com/jax-ml/jax/issues/11628",),
+    ),
+    Mutant(
+        "head_matmul_bfloat16",
+        wrong="bfloat16 inputs in the head alone",
+        right=EXACT,
+        introduced=kinds("logits"),
+        change=NumericsChange(in_head(BFLOAT16)),
+        needs=(NARROWER,),
+        seen=("https://github.com/jax-ml/jax/issues/10413",),
+    ),
+)
