@@ -1,5 +1,6 @@
 """The command line: one file a command. Imports happen inside commands, so that help is instant."""
 
+from harness.cli.audit_command import audit
 from harness.cli.check_command import check
 from harness.cli.diff_command import diff
 from harness.cli.group import cli
@@ -9,5 +10,5 @@ from harness.cli.verify_command import verify
 
 __all__ = ["cli"]
 
-for command in (check, diff, report, show, verify):
+for command in (audit, check, diff, report, show, verify):
     cli.add_command(command)

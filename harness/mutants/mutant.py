@@ -17,10 +17,16 @@ Kind = Literal["operation", "numerics", "weight", "config"]
 
 @dataclass(frozen=True, eq=False)
 class OperationChange:
-    """Operations of the built-in decoder that are replaced, by field of `harness.run.operations.Operations`."""
+    """Operations of the built-in decoder that are replaced, by field of `harness.run.operations.Operations`.
+
+    Attributes:
+        unmasks: whether keys that the right mask hides may be seen: they must then be keys of the input, and not
+            the padding of whatever runs it.
+    """
 
     kind: ClassVar[Kind] = "operation"
     replaced: Mapping[str, Callable[..., Any]]
+    unmasks: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,7 +63,7 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         kind="check",
         golden=reference(golden),
         port=run.port,
-        environment={**_environment(), "precision": dict(run.settings)},
+        environment={**environment(), "precision": dict(run.settings)},
         notes=tuple(run.notes),
         verdict="diverged" if any(one.verdict != "match" for one in run.generations) else overall(results),
         introduced=introduced(results, order),
@@ -109,7 +109,8 @@ def _not_covered(run: Run) -> Iterator[str]:
             yield f"operations inside {len(names)} cases recorded at {what} only: {', '.join(names)}"
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Libraries, backend, devices and platform of this process."""
     libraries = ("jax", "jaxlib", "flax", "numpy", "goldens")
     return {
         "libraries": {"python": platform.python_version()} | {name: version(name) for name in libraries},

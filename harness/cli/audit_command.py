@@ -1,0 +1,58 @@
+"""`goldens audit`: which known bugs a golden can see."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from harness.cli.group import DIVERGED, MATCH
+from harness.cli.options import chosen, output_options
+
+
+@click.command()
+@click.argument("golden", required=False)
+@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="The golden's checkpoint.")
+@click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
+@click.option("--mutant", "mutants", multiple=True, metavar="GLOB", help="Only these; may be repeated.")
+@click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
+@output_options("json")
+def audit(
+    golden: str | None,
+    weights: Path | None,
+    precision: str,
+    mutants: tuple[str, ...],
+    cases: tuple[str, ...],
+    **outputs: Path | None,
+) -> None:
+    """Which known bugs can GOLDEN (default: the embedded one) see, and which cases see them?
+
+    Every mutant of the catalogue, a bug that ports have had, is planted in the built-in decoder and checked
+    against the golden. What no comparison notices, the golden cannot see in your port either.
+
+    Exit codes: 0 every mutant that is a bug here is caught, 1 some are not, 2 could not audit.
+
+    \b
+    goldens audit
+    goldens audit --mutant 'rope_*' --case long --precision float32
+    goldens audit my-golden.h5 --weights path/to/Qwen2.5-7B --json audit.json
+    """
+    from harness import embedded
+    from harness.cli.console import console
+    from harness.cli.progress import Progress
+    from harness.mutants.audit import AuditQuestion
+    from harness.mutants.audit import audit as run_audit
+    from harness.report.audit_document import encode
+    from harness.report.audit_terminal import print_audit
+    from harness.report.output import STDOUT, write_output
+    from harness.run.question import parse_precisions
+
+    asked = chosen(outputs)
+    question = AuditQuestion(parse_precisions(precision), mutants, cases)
+    with Progress() as progress:
+        found = run_audit(golden or embedded.golden(), weights, question, progress=progress)
+    for path in asked.values():
+        write_output(path, encode(found))
+    print_audit(found, console(stderr=STDOUT in asked.values()))
+    sys.exit(MATCH if found.verdict == "sees" else DIVERGED)

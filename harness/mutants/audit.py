@@ -1,0 +1,211 @@
+"""The audit: golden + catalogue -> which known bugs this golden can see, and which cases see them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from harness.architecture import architecture_of
+from harness.errors import UsageError
+from harness.mutants.batches import batches
+from harness.mutants.catalogue import FAMILIES
+from harness.mutants.cover import smallest_cover
+from harness.mutants.criteria import CRITERIA, says_no
+from harness.mutants.judgement import Facts, judge, not_planted, same_function
+from harness.mutants.mutant import Mutant, OperationChange
+from harness.mutants.needs import case_facts, model_facts
+from harness.mutants.trial import Bench, Trial, run_trial
+from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResult, Score
+from harness.report.document import LimitEntry
+from harness.run import precision as precisions
+from harness.run.preflight import preflight
+from harness.run.question import Question, select_cases
+from harness.run.reporting import environment, reference
+from harness.run.session import GoldenSource
+from harness.store import open_golden
+from harness.tolerances import PRECISIONS
+
+
+@dataclass(frozen=True)
+class AuditQuestion:
+    """What is asked of a golden.
+
+    Attributes:
+        precisions: any of float64, float32, bfloat16.
+        mutants, cases: glob patterns; none means all.
+    """
+
+    precisions: tuple[str, ...] = ("float64", "float32")
+    mutants: tuple[str, ...] = ()
+    cases: tuple[str, ...] = ()
+
+
+def audit(
+    golden_path: Path | str,
+    checkpoint: Path,
+    question: AuditQuestion = AuditQuestion(),
+    *,
+    catalogue: Mapping[str, Sequence[Mutant]] = FAMILIES,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Audit:
+    """Plant every mutant in the built-in decoder and check it against a golden.
+
+    Args:
+        golden_path: a golden, HDF5 or Zarr.
+        checkpoint: the directory of the weights that it was recorded with.
+        question: what is asked.
+        catalogue: mutants by family.
+        progress: told what is being done.
+
+    Raises:
+        HarnessError: something could not be audited; also where the right decoder does not pass, or where a
+            forced failure does.
+    """
+    asked = Question(precisions=question.precisions, cases=question.cases)
+    asked.check()
+    chosen = select_mutants(catalogue, question.mutants)
+    progress("config, weights, token ids")
+    with open_golden(golden_path) as golden:
+        cases = select_cases(golden.manifest.cases, question.cases)
+        config = preflight(golden, checkpoint, cases)
+        arch = architecture_of(config)
+        facts = Facts([case_facts(golden, entry) for entry in cases], model_facts(checkpoint, arch))
+        bench = Bench(checkpoint, config, batches(golden, cases), arch.layers)
+        no_bug = {m.id: reason for m in chosen.values() if (reason := same_function(m, facts.model))}
+        planted = [mutant for mutant in chosen.values() if mutant.id not in no_bug]
+        results: dict[str, list[AuditResult]] = {name: [] for name in chosen}
+        scores, settings = {}, {}
+        for precision in question.precisions:
+            source, limit = GoldenSource(golden, precision), asked.limit(precision)
+            trials = [
+                run_trial(bench, source, limit, part, exact, progress)
+                for part, exact in _by_machinery(planted)
+                if part
+            ]
+            for name, reason in no_bug.items():
+                results[name].append(not_planted(precision, reason))
+            for one in (one for trial in trials for one in trial.subjects):
+                results[one.mutant.id].append(judge(one, precision, facts))
+            scores[precision] = _score([found[-1] for found in results.values()], trials)
+            with precisions.in_force(precision) as in_force:
+                settings[precision] = asdict(in_force)
+        blind = tuple(name for name, found in results.items() if _is_blind(found))
+        needed = smallest_cover(_catches([case.name for case in cases], results))
+        return Audit(
+            schema=1,
+            kind="audit",
+            golden=reference(golden),
+            environment={**environment(), "precision": settings},
+            verdict="blind" if blind else "sees",
+            limits={
+                p: LimitEntry(limit.rms, limit.max, limit.why, limit.weakest_bug)
+                for p, limit in ((p, asked.limit(p)) for p in question.precisions)
+            },
+            scores=scores,
+            blind=blind,
+            needed=needed,
+            spare=tuple(case.name for case in cases if case.name not in needed),
+            not_covered=tuple(_not_covered(question, len(chosen), catalogue)),
+            mutants=tuple(
+                _audited(family, chosen[mutant.id], results[mutant.id])
+                for family, mutants in catalogue.items()
+                for mutant in mutants
+                if mutant.id in chosen
+            ),
+        )
+
+
+def select_mutants(catalogue: Mapping[str, Sequence[Mutant]], patterns: Sequence[str]) -> dict[str, Mutant]:
+    """The mutants whose ids match any of the glob patterns, by id.
+
+    Raises:
+        UsageError: a pattern that matches nothing.
+    """
+    everything = {mutant.id: mutant for mutants in catalogue.values() for mutant in mutants}
+    for pattern in patterns:
+        if not fnmatch.filter(everything, pattern):
+            raise UsageError(
+                "no mutant of the catalogue matches",
+                where=f"--mutant {pattern}",
+                expected=", ".join(everything),
+                hint="patterns take * and ?, for example --mutant 'rope_*'",
+            )
+    return {
+        name: mutant
+        for name, mutant in everything.items()
+        if not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }
+
+
+def _by_machinery(mutants: Sequence[Mutant]) -> tuple[tuple[list[Mutant], bool], ...]:
+    """The mutants that padding cannot touch, and those for which masks are computed at exact lengths."""
+
+    def exact(mutant: Mutant) -> bool:
+        return isinstance(mutant.change, OperationChange) and mutant.change.unmasks
+
+    return ([m for m in mutants if not exact(m)], False), ([m for m in mutants if exact(m)], True)
+
+
+def _is_blind(results: Sequence[AuditResult]) -> bool:
+    """Whether the mutant is a bug at some precision and is caught at none."""
+    return any(r.outcome in BLIND for r in results) and not any(r.outcome == "caught" for r in results)
+
+
+def _catches(
+    cases: Sequence[str], results: Mapping[str, Sequence[AuditResult]]
+) -> dict[str, frozenset[tuple[str, ...]]]:
+    """By case: (mutant, precision, what), where what is that it was caught, or that its operation was named."""
+    return {
+        case: frozenset(
+            (mutant, result.precision, what)
+            for mutant, found in results.items()
+            for result in found
+            for what, by in (("caught", result.cases), ("named", result.naming))
+            if case in by
+        )
+        for case in cases
+    }
+
+
+def _score(results: Sequence[AuditResult], trials: Sequence[Trial]) -> Score:
+    visible = [result for result in results if result.outcome in (*BLIND, "caught")]
+    right = [sight for trial in trials for sight in trial.right.sights]
+    figures = [figure for trial in trials for figure in trial.right.logits.values()]
+    return Score(
+        visible=len(visible),
+        caught=sum(result.outcome == "caught" for result in results),
+        named=sum(result.named for result in results),
+        equivalent=sum(result.outcome == "equivalent" for result in results),
+        refused=sum(result.outcome == "refused" for result in results),
+        criteria={name: sum(name in result.criteria for result in visible) for name in CRITERIA},
+        false_alarms=says_no(figures),
+        right=max((sight.margin for sight in right), default=0.0),
+        comparisons=len(right),
+        forced=sum(trial.forced for trial in trials),
+    )
+
+
+def _audited(family: str, mutant: Mutant, results: Sequence[AuditResult]) -> AuditedMutant:
+    return AuditedMutant(
+        mutant.id,
+        family,
+        mutant.kind,
+        mutant.wrong,
+        mutant.right,
+        tuple(sorted(mutant.introduced)),
+        mutant.at_logits,
+        mutant.seen,
+        tuple(results),
+    )
+
+
+def _not_covered(question: AuditQuestion, chosen: int, catalogue: Mapping[str, Sequence[Mutant]]) -> Iterator[str]:
+    yield from (f"precision {p}: not asked for" for p in PRECISIONS if p not in question.precisions)
+    left = sum(len(mutants) for mutants in catalogue.values()) - chosen
+    if left:
+        yield f"{left} mutants: not asked for"
+    if question.cases:
+        yield "cases that were not asked for may catch what survived here"
+    yield "bugs that are not in the catalogue"

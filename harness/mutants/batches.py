@@ -1,0 +1,101 @@
+"""Cases side by side in few arrays, padded on the right, so that a mutant is run once and not once per case.
+
+What padding could change is kept from it: see `exact`. The clean port goes through the same batches, and an audit
+is refused where it does not pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int, Num
+
+from harness.golden import CaseEntry
+from harness.store import Golden
+from harness.taps import Tap
+
+# Cases of up to this many tokens share a batch; beyond, a batch holds lengths up to a factor of 2.
+SHORT = 64
+PADDED_DIMS = ("position", "key")
+EMBED = "embed"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where one case lies in its batch: rows `start` to `stop`, the first `length` positions."""
+
+    entry: CaseEntry
+    start: int
+    stop: int
+    length: int
+
+    @property
+    def replayed(self) -> bool:
+        """Whether more than the logits is recorded, so that a stage has golden inputs."""
+        return EMBED in self.entry.taps
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Cases padded to one length.
+
+    Attributes:
+        lengths: of each row, before it was padded.
+    """
+
+    cases: tuple[Rows, ...]
+    input_ids: Int[np.ndarray, "batch position"]
+    positions: Int[np.ndarray, "batch position"]
+    mask: Bool[np.ndarray, "batch position"]
+    lengths: tuple[int, ...]
+
+    def recorded(self, tap: str) -> tuple[Rows, ...]:
+        """The cases that were recorded with a tap."""
+        return tuple(rows for rows in self.cases if tap in rows.entry.taps)
+
+    def replace(
+        self, tap: Tap, value: Num[np.ndarray, "..."], goldens: Mapping[str, Num[np.ndarray, "..."]]
+    ) -> Num[np.ndarray, "..."]:
+        """A tap's value with the goldens of the cases that have one, by name, in their places."""
+        replaced = np.array(value)
+        for rows in self.recorded(tap.name):
+            self.cut(tap, rows, replaced)[...] = goldens[rows.entry.name]
+        return replaced
+
+    def cut(self, tap: Tap, rows: Rows, array: Num[np.ndarray, "..."]) -> Num[np.ndarray, "..."]:
+        """One case's part of a tap, a view; an array of another rank is left whole, for a comparison to refuse."""
+        if array.ndim != len(tap.dims):
+            return array
+        part = array[rows.start : rows.stop]
+        return part[tuple(slice(rows.length if dim in PADDED_DIMS else None) for dim in tap.dims)]
+
+
+def batches(golden: Golden, cases: Sequence[CaseEntry]) -> tuple[Batch, ...]:
+    """All cases, grouped by length."""
+    groups: dict[int, list[CaseEntry]] = {}
+    for entry in cases:
+        length = entry.shape[1]
+        groups.setdefault(SHORT if length <= SHORT else 1 << (length - 1).bit_length(), []).append(entry)
+    return tuple(_batch(golden, group) for group in groups.values())
+
+
+def _batch(golden: Golden, entries: Sequence[CaseEntry]) -> Batch:
+    inputs = [golden.case(entry.name) for entry in entries]
+    width = max(entry.shape[1] for entry in entries)
+
+    def joined(arrays: Iterable[np.ndarray], dtype: str) -> np.ndarray:
+        return np.concatenate([np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in arrays]).astype(dtype)
+
+    starts = np.cumsum([0, *(entry.shape[0] for entry in entries)]).tolist()
+    return Batch(
+        cases=tuple(
+            Rows(entry, start, start + entry.shape[0], entry.shape[1])
+            for entry, start in zip(entries, starts, strict=False)
+        ),
+        input_ids=joined([case.input_ids for case in inputs], "int32"),
+        positions=joined([case.positions for case in inputs], "int32"),
+        mask=joined([case.mask for case in inputs], "bool"),
+        lengths=tuple(length for entry in entries for length in (entry.shape[1],) * entry.shape[0]),
+    )

@@ -1,0 +1,41 @@
+"""Masks at exact lengths: the one operation that would see how a batch is padded.
+
+A wrong mask lets a query see keys that it should not see, and with them the padding that only this machinery has
+put there: a single token would then show a bug that no port can show on a single token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from harness.run.operations import Operations
+
+MASKING = frozenset({"allowed", "probabilities"})
+
+
+def at_exact_lengths(operations: Operations, lengths: Sequence[int]) -> Operations:
+    """The same operations, with mask and softmax computed row by row, each over as many keys as it has.
+
+    Args:
+        operations: `allowed` and `probabilities` are the ones that are wrapped.
+        lengths: of the rows of the batch that the operations will be given.
+    """
+
+    def probabilities(scores: Array, mask: Array) -> Array:
+        given, whole = np.asarray(scores), np.zeros(scores.shape, scores.dtype)
+        for row, length in enumerate(lengths):
+            seen = operations.allowed(jnp.asarray(np.asarray(mask)[row : row + 1, :length]))
+            part = jnp.asarray(given[row : row + 1, :, :length, :length])
+            whole[row, :, :length, :length] = np.asarray(operations.probabilities(part, seen))[0]
+        return jnp.asarray(whole)
+
+    def mask_itself(mask: jax.Array) -> jax.Array:
+        return mask
+
+    return replace(operations, allowed=mask_itself, probabilities=probabilities)

@@ -1,0 +1,117 @@
+"""From what was seen of a mutant to its outcome, and to the reason where it was not caught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.mutants.criteria import says_no
+from harness.mutants.mutant import Mutant
+from harness.mutants.needs import CaseFacts, ModelFacts, Need
+from harness.mutants.subject import Sight, Subject
+from harness.report.audit_document import AuditResult, Outcome
+
+WRONG_VALUE = ("diverged", "nonfinite")
+OUTSIDE_LAYERS = frozenset({"embed", "final_norm", "logits"})
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an audit knows of its inputs and of the checkpoint."""
+
+    cases: Sequence[CaseFacts]
+    model: ModelFacts
+
+
+def same_function(mutant: Mutant, model: ModelFacts) -> str | None:
+    """Why a mutant is no bug in this architecture; None where it is one."""
+    return next((n.lacking for n in mutant.needs if n.of == "architecture" and not n.holds(model)), None)
+
+
+def not_planted(precision: str, reason: str) -> AuditResult:
+    """The result of a mutant that is no bug in this architecture."""
+    return AuditResult(precision, "equivalent", False, (), (), (), 0.0, 0, (), reason)
+
+
+def judge(one: Subject, precision: str, facts: Facts) -> AuditResult:
+    """The outcome of a mutant at one precision."""
+    if one.refusal is not None:
+        return AuditResult(precision, "refused", False, (), (), (), None, 0, (), one.refusal)
+    wrong = [sight for sight in one.sights if sight.verdict != "match"]
+    margin = max((sight.margin for sight in one.sights), default=0.0)
+    unmet = () if wrong else tuple(_unmet(one.mutant, precision, facts, changed=bool(one.sights)))
+    outcome = _outcome(wrong, one.sights, unmet)
+    naming = tuple(case for case in _cases(wrong) if _is_named(one.mutant, facts, _replayed(wrong, case)))
+    return AuditResult(
+        precision=precision,
+        outcome=outcome,
+        named=_is_named(one.mutant, facts, _replayed(wrong)),
+        introduced=tuple(dict.fromkeys(sight.tap.rpartition(".")[2] for sight in _replayed(wrong))),
+        cases=_cases(wrong),
+        naming=naming,
+        margin=float(margin) if np.isfinite(margin) else None,
+        compared=len(one.sights),
+        criteria=says_no(list(one.logits.values())),
+        reason=_reason(outcome, margin, unmet),
+        remedy=next((need.remedy for need in unmet if need.remedy), None),
+    )
+
+
+def _outcome(wrong: Sequence[Sight], changed: Sequence[Sight], unmet: Sequence[Need]) -> Outcome:
+    if wrong:
+        return "caught"
+    if any(need.of == "precision" for need in unmet):
+        return "equivalent"
+    return "survived" if changed else "unreachable"
+
+
+def _reason(outcome: Outcome, margin: float, unmet: Sequence[Need]) -> str | None:
+    if outcome == "caught":
+        return None
+    if unmet:
+        return "; ".join(dict.fromkeys(need.lacking for need in unmet))
+    if outcome == "survived":
+        return f"below this precision's rounding: at most {margin:.2g} of the limit"
+    return "it changes no bit on any case, and no need of it is known to be unmet"
+
+
+def _unmet(mutant: Mutant, precision: str, facts: Facts, changed: bool) -> Iterable[Need]:
+    """The needs that explain why a mutant does not show; one case has to meet all needs of cases at once."""
+    of_cases = [need for need in mutant.needs if need.of == "case"]
+    if not any(all(need.holds(case) for need in of_cases) for case in facts.cases):
+        alone = [need for need in of_cases if not any(need.holds(case) for case in facts.cases)]
+        yield from alone or of_cases
+    for need in mutant.needs:
+        if need.of == "checkpoint" and not need.holds(facts.model):
+            yield need
+        if need.of == "precision" and not need.holds(precision):
+            yield need
+        if need.of == "values" and not changed:
+            yield need
+
+
+def _replayed(wrong: Iterable[Sight], case: str | None = None) -> list[Sight]:
+    """What replay finds wrong by itself, in cases that were recorded at every operation."""
+    return [
+        sight
+        for sight in wrong
+        if sight.mode == "replay"
+        and sight.level == "ops"
+        and sight.verdict in WRONG_VALUE
+        and case in (None, sight.case)
+    ]
+
+
+def _is_named(mutant: Mutant, facts: Facts, introduced: Sequence[Sight]) -> bool:
+    """Whether replay finds the mutant where it is, and nowhere else."""
+    layers = mutant.in_layers(facts.model.architecture.layers)
+    expected = {kind for kind in mutant.introduced if kind in OUTSIDE_LAYERS}
+    expected |= {f"layers.{i}.{kind}" for i in layers for kind in mutant.introduced - OUTSIDE_LAYERS}
+    found = {sight.tap for sight in introduced}
+    return bool(found) and found <= expected
+
+
+def _cases(wrong: Iterable[Sight]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(sight.case for sight in wrong))

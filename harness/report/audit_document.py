@@ -1,0 +1,140 @@
+"""An audit as plain data: which known bugs a golden can see, and which cases see them.
+
+`audit_schema.json` beside this file is generated from these classes (`python -m harness.report.audit_document`),
+and a test compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from harness.report.document import GoldenReference, LimitEntry
+
+SCHEMA_FILE = Path(__file__).with_name("audit_schema.json")
+
+# caught: a check of a port with this bug would diverge.
+# survived: it changes values, but no comparison leaves its limit.
+# unreachable: it changes no bit on any case, for want of an input or of weights that would show it.
+# equivalent: in this architecture, or at this precision, it computes the same function.
+# refused: it cannot be run at all, so that nobody needs a golden to see it.
+Outcome = Literal["caught", "survived", "unreachable", "equivalent", "refused"]
+BLIND: tuple[Outcome, ...] = ("survived", "unreachable")
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """One mutant at one precision.
+
+    Attributes:
+        named: whether replay finds it at the operations where it is, and nowhere else.
+        introduced: where replay finds it: kinds of taps, over the cases recorded at every operation.
+        cases: those that catch it, in the golden's order; `naming` are those that also name the operation.
+        margin: the largest noise multiple divided by its limit; None where a value is not finite or not there.
+        compared: how many comparisons it changes by a bit or more.
+        criteria: the usual criteria that reject its logits.
+        reason: why it is not caught.
+        remedy: what would catch it.
+    """
+
+    precision: str
+    outcome: Outcome
+    named: bool
+    introduced: tuple[str, ...]
+    cases: tuple[str, ...]
+    naming: tuple[str, ...]
+    margin: float | None
+    compared: int
+    criteria: tuple[str, ...]
+    reason: str | None = None
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
+class AuditedMutant:
+    """One mutant of the catalogue.
+
+    Attributes:
+        expected: the kinds of taps at which replay must find it.
+        at_logits: why logits cannot show it, where they cannot.
+        seen: where it was reported.
+    """
+
+    id: str
+    family: str
+    kind: Literal["operation", "numerics", "weight", "config"]
+    wrong: str
+    right: str
+    expected: tuple[str, ...]
+    at_logits: str
+    seen: tuple[str, ...]
+    results: tuple[AuditResult, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was caught at one precision.
+
+    Attributes:
+        visible: mutants that are neither equivalent nor refused.
+        criteria: how many mutants each of the usual criteria rejects, by its name.
+        false_alarms: the criteria that reject the right decoder as well.
+        right: the right decoder's largest multiple divided by its limit.
+        comparisons: of the right decoder, all of which match.
+        forced: comparisons of the forced failure, all of which diverge.
+    """
+
+    visible: int
+    caught: int
+    named: int
+    equivalent: int
+    refused: int
+    criteria: dict[str, int]
+    false_alarms: tuple[str, ...]
+    right: float
+    comparisons: int
+    forced: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a golden can see.
+
+    Attributes:
+        verdict: `sees` where every mutant that is a bug here is caught at some precision asked for, else `blind`.
+        scores: by precision.
+        blind: the mutants that no precision catches.
+        needed: a smallest set of cases that catches and names all that the golden's cases catch and name.
+        spare: the cases beyond those, which may be there for their tokens.
+        not_covered: what this audit says nothing about.
+    """
+
+    schema: Literal[1]
+    kind: Literal["audit"]
+    golden: GoldenReference
+    environment: dict[str, Any]
+    verdict: Literal["sees", "blind"]
+    limits: dict[str, LimitEntry]
+    scores: dict[str, Score]
+    blind: tuple[str, ...]
+    needed: tuple[str, ...]
+    spare: tuple[str, ...]
+    not_covered: tuple[str, ...]
+    mutants: tuple[AuditedMutant, ...]
+
+
+def encode(audit: Audit) -> bytes:
+    """The audit as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(audit), indent=1) + b"\n"
+
+
+def schema() -> bytes:
+    """The JSON Schema of an audit."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Audit)), indent=2) + b"\n"
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_bytes(schema())
