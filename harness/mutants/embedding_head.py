@@ -8,7 +8,7 @@ from jaxtyping import Array, Int
 
 from harness.architecture import Architecture
 from harness.mutants.mutant import ConfigChange, Mutant, NumericsChange, OperationChange, Read, WeightChange, kinds
-from harness.mutants.needs import UNTIED, varied
+from harness.mutants.needs import UNTIED, WIDE, varied
 from harness.run.operations import Hidden, embed, linear, rms_norm
 
 HEAD = "logits = W h"
@@ -130,6 +130,7 @@ MUTANTS = (
         right=HEAD,
         introduced=kinds("logits"),
         change=NumericsChange({"head": _rounded}),
+        needs=(WIDE,),
         seen=(
             "https://github.com/marin-community/marin/pull/8217",
             "https://github.com/sgl-project/sglang/issues/33627",

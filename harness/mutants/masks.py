@@ -14,7 +14,6 @@ from harness.run.operations import Probs, allowed, wide
 
 CAUSAL = "key <= query, and no padding"
 HIDDEN = "what is not allowed has probability 0"
-WINDOW = 512
 Mask = Bool[Array, "batch position"]
 Allowed = Bool[Array, "batch 1 position key"]
 
@@ -44,8 +43,13 @@ def _padding_too(mask: Mask) -> Allowed:
     return jnp.broadcast_to(allowed(jnp.ones_like(mask)), allowed(mask).shape)
 
 
-def _windowed(mask: Mask) -> Allowed:
-    return _from_indices(mask, lambda query, key: (key <= query) & (key > query - WINDOW))
+def windowed(window: int) -> OperationChange:
+    """Causal, and no further back than the window."""
+
+    def inside(mask: Mask) -> Allowed:
+        return _from_indices(mask, lambda query, key: (key <= query) & (key > query - window))
+
+    return OperationChange({"allowed": inside}, unmasks=True)
 
 
 def _softmax(scores: Probs, hidden: Array) -> Probs:
@@ -56,8 +60,8 @@ def _minus_infinity(scores: Probs, allowed: Allowed) -> Probs:
     return _softmax(scores, jnp.where(allowed, scores, -jnp.inf))
 
 
-def _minus_ten_thousand(scores: Probs, allowed: Allowed) -> Probs:
-    return _softmax(scores, jnp.where(allowed, scores, scores - 1e4))
+def _minus_hundred(scores: Probs, allowed: Allowed) -> Probs:
+    return _softmax(scores, jnp.where(allowed, scores, scores - 100))
 
 
 def _minus_ten(scores: Probs, allowed: Allowed) -> Probs:
@@ -125,18 +129,21 @@ MUTANTS = (
             "https://github.com/AI-Hypercomputer/maxtext/pull/4929",
         ),
     ),
-    Mutant(
-        "window_512",
-        wrong="query - 512 < key <= query: a sliding window that the config switches off",
-        right=CAUSAL,
-        introduced=kinds("probs"),
-        change=OperationChange({"allowed": _windowed}, unmasks=True),
-        needs=(at_least(WINDOW + 1),),
-        seen=(
-            "https://github.com/huggingface/transformers/pull/35691",
-            "https://github.com/axolotl-ai-cloud/axolotl/pull/732",
-            "https://github.com/InternLM/lmdeploy/pull/3614",
-        ),
+    *(
+        Mutant(
+            f"window_{window}",
+            wrong=f"query - {window} < key <= query: a sliding window that the config switches off",
+            right=CAUSAL,
+            introduced=kinds("probs"),
+            change=windowed(window),
+            needs=(at_least(window + 1),),
+            seen=(
+                "https://github.com/huggingface/transformers/pull/35691",
+                "https://github.com/axolotl-ai-cloud/axolotl/pull/732",
+                "https://github.com/InternLM/lmdeploy/pull/3614",
+            ),
+        )
+        for window in (32, 512)
     ),
     Mutant(
         "mask_minus_infinity",
@@ -152,16 +159,16 @@ MUTANTS = (
         ),
     ),
     Mutant(
-        "mask_minus_10000",
-        wrong="s - 10,000",
+        "mask_minus_100",
+        wrong="s - 100",
         right=HIDDEN,
         introduced=kinds("probs"),
-        change=OperationChange({"probabilities": _minus_ten_thousand}, unmasks=True),
+        change=OperationChange({"probabilities": _minus_hundred}, unmasks=True),
         needs=(
             PAIR,
             values(
-                "no hidden score is within 10,000 of the largest allowed one, beyond which exp() is 0 anyway",
-                "weights with attention scores beyond 9,000",
+                "no hidden score exceeds the allowed ones by enough for exp(s - 100) to count",
+                "weights with a head whose attention scores differ by 70 and more",
             ),
         ),
         seen=("https://github.com/huggingface/transformers/pull/17306",),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from harness.mutants.mutant import Change, Mutant, NumericsChange, OperationChange, kinds
-from harness.mutants.needs import Need, values
+from harness.mutants.needs import WIDE, Need, values
 from harness.run.operations import gated
 
 LIMIT = 7.0
@@ -83,5 +83,6 @@ MUTANTS = (
         "bfloat16(silu(gate)) up",
         NumericsChange({"gated": _narrow}),
         "https://github.com/apple/coremltools/pull/2863",
+        needs=(WIDE,),
     ),
 )

@@ -60,8 +60,8 @@ class Need:
     """One thing that must be there.
 
     Attributes:
-        of: what it is asked of. `case`: some input. `checkpoint`: its values. `architecture` and `precision`:
-            where they do not meet it, the mutant is the same function. `values`: what flows through the model;
+        of: what it is asked of. `case`: some input. `checkpoint`: its values. `architecture` (the model and how
+            it is stored) and `precision`: where they do not meet it, it is the same function. `values`: what flows through the model;
             only a run can say whether it is met, and a mutant that changes no bit says that it is not.
         holds: (CaseFacts, ModelFacts or the name of a precision) -> whether it is met; `values` are not asked.
         lacking: the reason for a survivor, where it is not met.
@@ -175,12 +175,12 @@ SQUARE_ATTENTION = Need(
 )
 UNTIED = Need("architecture", lambda model: not model.architecture.tied_head, "the head is the embedding here")
 STORED_WIDE = Need(
-    "checkpoint",
+    "architecture",
     lambda model: model.dtypes != {"bfloat16"},
     "the checkpoint is stored in bfloat16: narrowing its parameters to bfloat16 changes nothing",
-    "a checkpoint stored in float32",
 )
 ROUNDED = Need("precision", lambda precision: precision == "bfloat16", "the activations are as wide as the sums")
+WIDE = Need("precision", lambda precision: precision != "bfloat16", "the activations are bfloat16 anyway")
 
 
 def layers(count: int) -> Need:

@@ -9,15 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from harness.mutants.mutant import EVERY_MATMUL, Mutant, NumericsChange, kinds
-from harness.mutants.needs import PAIR, ROUNDED, Need
+from harness.mutants.needs import PAIR, WIDE
 from harness.run.operations import Heads, Probs
 
 EXACT = "inputs and sums in the dtype of the activations"
 TF32_BITS, BFLOAT16_BITS, FLOAT16_BITS = 10, 7, 10
 Product = Callable[[str, Array, Array], Array]
-NARROWER = Need(
-    "precision", lambda precision: not ROUNDED.holds(precision), "bfloat16 inputs have no further bits to lose"
-)
 
 
 def rounded(exponent: int, mantissa: int) -> Product:
@@ -88,7 +85,7 @@ MUTANTS = (
         right=EXACT,
         introduced=EVERYWHERE,
         change=NumericsChange(everywhere(BFLOAT16)),
-        needs=(NARROWER,),
+        needs=(WIDE,),
         seen=TPU,
     ),
     Mutant(
@@ -97,7 +94,7 @@ MUTANTS = (
         right=EXACT,
         introduced=EVERYWHERE,
         change=NumericsChange(everywhere(three_passes)),
-        needs=(NARROWER,),
+        needs=(WIDE,),
         seen=("https://github.com/jax-ml/jax/issues/7010",),
     ),
     Mutant(
@@ -106,7 +103,7 @@ MUTANTS = (
         right=EXACT,
         introduced=EVERYWHERE,
         change=NumericsChange(everywhere(TF32)),
-        needs=(NARROWER,),
+        needs=(WIDE,),
         seen=GPU,
     ),
     Mutant(
@@ -123,7 +120,7 @@ MUTANTS = (
         right=EXACT,
         introduced=EVERYWHERE,
         change=NumericsChange(everywhere(stored_narrow)),
-        needs=(NARROWER,),
+        needs=(WIDE,),
         seen=("https://github.com/sgl-project/sglang/issues/33627",),
     ),
     Mutant(
@@ -132,7 +129,7 @@ MUTANTS = (
         right=EXACT,
         introduced=kinds("probs", "context"),
         change=NumericsChange(in_attention(BFLOAT16)),
-        needs=(NARROWER, PAIR),
+        needs=(WIDE, PAIR),
         seen=("https://github.com/jax-ml/jax/issues/9973", "https://github.com/jax-ml/jax/issues/16349"),
     ),
     Mutant(
@@ -141,7 +138,7 @@ MUTANTS = (
         right=EXACT,
         introduced=EVERY_MATMUL - {"logits"},
         change=NumericsChange(in_projections(TF32)),
-        needs=(NARROWER,),
+        needs=(WIDE,),
         seen=("https://github.com/jax-ml/jax/issues/11628",),
     ),
     Mutant(
@@ -150,7 +147,7 @@ MUTANTS = (
         right=EXACT,
         introduced=kinds("logits"),
         change=NumericsChange(in_head(BFLOAT16)),
-        needs=(NARROWER,),
+        needs=(WIDE,),
         seen=("https://github.com/jax-ml/jax/issues/10413",),
     ),
 )

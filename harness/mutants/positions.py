@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
-from harness.mutants.needs import PAIR, UNCOUNTED, beyond
+from harness.mutants.needs import PAIR, UNCOUNTED, WIDE, beyond
 from harness.run.operations import Angles, Heads, inverse_frequencies, rope_angles, rotate
 
 ROTATED = kinds("q_rope", "k_rope")
@@ -148,7 +148,7 @@ MUTANTS = (
         right="cos, sin in the dtype of the activations",
         introduced=ROTATED,
         change=NumericsChange({"rotate_q": _bfloat16_table, "rotate_k": _bfloat16_table}),
-        needs=(PAIR,),
+        needs=(PAIR, WIDE),
         seen=(
             "https://github.com/huggingface/transformers/issues/25681",
             "https://github.com/KellerJordan/modded-nanogpt/issues/39",

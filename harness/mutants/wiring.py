@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.needs import WIDE
 from harness.run.operations import Hidden, residual
 
 SUM = "x + f(x)"
@@ -78,6 +79,7 @@ MUTANTS = (
         right=SUM,
         introduced=BOTH,
         change=NumericsChange({"attn_residual": _rounded, "mlp_residual": _rounded}),
+        needs=(WIDE,),
         seen=NARROW,
     ),
     Mutant(
@@ -86,6 +88,7 @@ MUTANTS = (
         right=SUM,
         introduced=BOTH,
         change=NumericsChange({"attn_residual": _truncated, "mlp_residual": _truncated}),
+        needs=(WIDE,),
         seen=NARROW,
     ),
     Mutant(

@@ -26,8 +26,8 @@ def _parts(audit: Audit) -> Iterator[RenderableType]:
     for precision, score in audit.scores.items():
         grid.add_row(
             "sanity",
-            f"{precision}: the right decoder passes {score.comparisons:,} comparisons (largest {score.right:.2g} of "
-            f"the limit), a forced failure fails all of {score.forced:,}",
+            f"{precision}: the right decoder passes {score.comparisons:,} comparisons (at most {score.right:.2g} of "
+            f"the limit), a forced failure fails {score.forced:,} of {score.forced:,}",
         )
     yield grid
     yield _spaced(_verdict(audit))
