@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from harness import embedded
 from harness.architecture import architecture_of
 from harness.errors import UsageError
 from harness.mutants.batches import batches
@@ -21,11 +22,15 @@ from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResu
 from harness.report.document import LimitEntry
 from harness.run import precision as precisions
 from harness.run.preflight import preflight
+from harness.run.progress import SILENT, Progress
 from harness.run.question import Question, select_cases
 from harness.run.reporting import environment, reference
 from harness.run.session import GoldenSource
 from harness.store import open_golden
-from harness.tolerances import PRECISIONS
+from harness.tolerances import PRECISIONS, Limit
+
+
+Catalogue = Mapping[str, Sequence[Mutant]]
 
 
 @dataclass(frozen=True)
@@ -42,22 +47,26 @@ class AuditQuestion:
     cases: tuple[str, ...] = ()
 
 
+STANDARD = AuditQuestion()
+
+
 def audit(
     golden_path: Path | str,
-    checkpoint: Path,
-    question: AuditQuestion = AuditQuestion(),
+    checkpoint: Path | None = None,
+    question: AuditQuestion = STANDARD,
     *,
-    catalogue: Mapping[str, Sequence[Mutant]] = FAMILIES,
-    progress: Callable[[str], None] = lambda _: None,
+    catalogue: Catalogue = FAMILIES,
+    progress: Progress = SILENT,
 ) -> Audit:
     """Plant every mutant in the built-in decoder and check it against a golden.
 
     Args:
         golden_path: a golden, HDF5 or Zarr.
-        checkpoint: the directory of the weights that it was recorded with.
+        checkpoint: the directory of the weights that it was recorded with; None means beside the golden, by the
+            model's name.
         question: what is asked.
         catalogue: mutants by family.
-        progress: told what is being done.
+        progress: told what is being done, mutant by mutant.
 
     Raises:
         HarnessError: something could not be audited; also where the right decoder does not pass, or where a
@@ -65,51 +74,43 @@ def audit(
     """
     asked = Question(precisions=question.precisions, cases=question.cases)
     asked.check()
+    for precision in question.precisions:
+        precisions.refuse_reduced(precision)
     chosen = select_mutants(catalogue, question.mutants)
-    progress("config, weights, token ids")
+    progress.begin("config, weights, token ids")
     with open_golden(golden_path) as golden:
         cases = select_cases(golden.manifest.cases, question.cases)
-        config = preflight(golden, checkpoint, cases)
+        weights = checkpoint or embedded.checkpoint_beside(str(golden_path), golden.manifest.model.id)
+        config = preflight(golden, weights, cases)
         arch = architecture_of(config)
-        facts = Facts([case_facts(golden, entry) for entry in cases], model_facts(checkpoint, arch))
-        bench = Bench(checkpoint, config, batches(golden, cases), arch.layers)
-        no_bug = {m.id: reason for m in chosen.values() if (reason := same_function(m, facts.model))}
-        planted = [mutant for mutant in chosen.values() if mutant.id not in no_bug]
-        results: dict[str, list[AuditResult]] = {name: [] for name in chosen}
-        scores, settings = {}, {}
-        for precision in question.precisions:
-            source, limit = GoldenSource(golden, precision), asked.limit(precision)
-            trials = [
-                run_trial(bench, source, limit, part, exact, progress)
-                for part, exact in _by_machinery(planted)
-                if part
-            ]
-            for name, reason in no_bug.items():
-                results[name].append(not_planted(precision, reason))
-            for one in (one for trial in trials for one in trial.subjects):
-                results[one.mutant.id].append(judge(one, precision, facts))
-            scores[precision] = _score([found[-1] for found in results.values()], trials)
-            with precisions.in_force(precision) as in_force:
-                settings[precision] = asdict(in_force)
+        facts = Facts([case_facts(golden, entry) for entry in cases], model_facts(weights, arch))
+        bench = Bench(weights, config, batches(golden, cases), arch.layers)
+        ran = {
+            precision: _run(
+                bench, GoldenSource(golden, precision), asked.limit(precision), chosen, facts, progress
+            )
+            for precision in question.precisions
+        }
+        results = {name: tuple(ran[p].results[name] for p in question.precisions) for name in chosen}
         blind = tuple(name for name, found in results.items() if _is_blind(found))
         needed = smallest_cover(_catches([case.name for case in cases], results))
         return Audit(
             schema=1,
             kind="audit",
             golden=reference(golden),
-            environment={**environment(), "precision": settings},
+            environment={**environment(), "precision": {p: ran[p].settings for p in question.precisions}},
             verdict="blind" if blind else "sees",
             limits={
                 p: LimitEntry(limit.rms, limit.max, limit.why, limit.weakest_bug)
                 for p, limit in ((p, asked.limit(p)) for p in question.precisions)
             },
-            scores=scores,
+            scores={precision: ran[precision].score for precision in question.precisions},
             blind=blind,
             needed=needed,
             spare=tuple(case.name for case in cases if case.name not in needed),
             not_covered=tuple(_not_covered(question, len(chosen), catalogue)),
             mutants=tuple(
-                _audited(family, chosen[mutant.id], results[mutant.id])
+                _audited(family, mutant, results[mutant.id])
                 for family, mutants in catalogue.items()
                 for mutant in mutants
                 if mutant.id in chosen
@@ -117,7 +118,35 @@ def audit(
         )
 
 
-def select_mutants(catalogue: Mapping[str, Sequence[Mutant]], patterns: Sequence[str]) -> dict[str, Mutant]:
+@dataclass(frozen=True)
+class _Ran:
+    """One precision: results by mutant, their score, and what was in force."""
+
+    results: Mapping[str, AuditResult]
+    score: Score
+    settings: dict[str, object]
+
+
+def _run(
+    bench: Bench,
+    source: GoldenSource,
+    limit: Limit,
+    chosen: Mapping[str, Mutant],
+    facts: Facts,
+    progress: Progress,
+) -> _Ran:
+    """Every mutant that is a bug in this architecture, at one precision."""
+    no_bug = {m.id: reason for m in chosen.values() if (reason := same_function(m, facts.model))}
+    planted = [mutant for name, mutant in chosen.items() if name not in no_bug]
+    trials = [run_trial(bench, source, limit, part, exact, progress) for part, exact in _by_machinery(planted)]
+    found = {name: not_planted(source.precision, reason) for name, reason in no_bug.items()}
+    for one in (one for trial in trials for one in trial.subjects):
+        found[one.mutant.id] = judge(one, source.precision, facts)
+    with precisions.in_force(source.precision) as in_force:
+        return _Ran(found, _score(list(found.values()), trials), asdict(in_force))
+
+
+def select_mutants(catalogue: Catalogue, patterns: Sequence[str]) -> dict[str, Mutant]:
     """The mutants whose ids match any of the glob patterns, by id.
 
     Raises:
@@ -139,13 +168,16 @@ def select_mutants(catalogue: Mapping[str, Sequence[Mutant]], patterns: Sequence
     }
 
 
-def _by_machinery(mutants: Sequence[Mutant]) -> tuple[tuple[list[Mutant], bool], ...]:
+def _by_machinery(mutants: Sequence[Mutant]) -> Iterator[tuple[list[Mutant], bool]]:
     """The mutants that padding cannot touch, and those for which masks are computed at exact lengths."""
 
     def exact(mutant: Mutant) -> bool:
         return isinstance(mutant.change, OperationChange) and mutant.change.unmasks
 
-    return ([m for m in mutants if not exact(m)], False), ([m for m in mutants if exact(m)], True)
+    for needed in (False, True):
+        part = [mutant for mutant in mutants if exact(mutant) == needed]
+        if part:
+            yield part, needed
 
 
 def _is_blind(results: Sequence[AuditResult]) -> bool:
@@ -201,7 +233,7 @@ def _audited(family: str, mutant: Mutant, results: Sequence[AuditResult]) -> Aud
     )
 
 
-def _not_covered(question: AuditQuestion, chosen: int, catalogue: Mapping[str, Sequence[Mutant]]) -> Iterator[str]:
+def _not_covered(question: AuditQuestion, chosen: int, catalogue: Catalogue) -> Iterator[str]:
     yield from (f"precision {p}: not asked for" for p in PRECISIONS if p not in question.precisions)
     left = sum(len(mutants) for mutants in catalogue.values()) - chosen
     if left:

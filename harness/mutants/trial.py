@@ -7,7 +7,7 @@ and golden taps of a stage are read once for all mutants and dropped after it. O
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from harness.mutants.sanity import FORCED_FAILURE, RIGHT
 from harness.mutants.stage import StageTrial
 from harness.mutants.subject import EMBED, HEAD, Sight, Subject, subject
 from harness.run import precision as precisions
+from harness.run.progress import SILENT, Progress
 from harness.run.session import GoldenSource
 from harness.tolerances import Limit
 
@@ -64,7 +65,7 @@ def run_trial(
     limit: Limit,
     mutants: Sequence[Mutant],
     exact: bool,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Trial:
     """Run the right decoder and every mutant, at the precision of the source.
 
@@ -81,15 +82,17 @@ def run_trial(
         subjects = [_planted(mutant, bench, dtype, exact) for mutant in mutants]
         stages = (EMBED, *range(bench.layers), HEAD)
         for number, stage in enumerate(stages, start=1):
-            progress(f"{source.precision}: stage {number} of {len(stages)}, {len(subjects)} mutants")
+            progress.begin(f"{source.precision}: stage {number} of {len(stages)}", len(subjects))
             trial = StageTrial(source, limit, bench.batches, bench.layers, stage, clean)
-            clean.sights += trial.observe_right()
-            _must_pass(clean, source.precision)
+            right = trial.observe_right()
+            _must_pass(right, source.precision)
             failures = trial.observe_replay(forced)
-            _must_fail(failures, source.precision)
+            _must_fail(right, failures, source.precision)
+            clean.sights += right
             forced_failures += len(failures)
             for one in subjects:
                 _observe(trial, one)
+                progress.advance(one.mutant.id)
             clean.hidden = list(trial.leaving)
     return Trial(clean, subjects, forced_failures)
 
@@ -115,12 +118,12 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-def _must_pass(clean: Subject, precision: str) -> None:
-    wrong = [sight for sight in clean.sights if sight.verdict != "match"]
+def _must_pass(right: Sequence[Sight], precision: str) -> None:
+    wrong = [sight for sight in right if sight.verdict != "match"]
     if wrong:
         worst = max(wrong, key=lambda sight: sight.margin)
         raise PortError(
-            "the right decoder does not match the golden in the audit's own machinery: no mutant can be judged",
+            "the right decoder does not match the golden: no mutant can be judged by it",
             where=f"{worst.tap} in case {worst.case}, {precision}, {worst.mode}: {worst.verdict}",
             expected="within the limit",
             found=f"{worst.margin:.2g} times the limit",
@@ -128,14 +131,15 @@ def _must_pass(clean: Subject, precision: str) -> None:
         )
 
 
-def _must_fail(sights: Sequence[Sight], precision: str) -> None:
-    passed = [sight for sight in sights if sight.verdict == "match"]
+def _must_fail(right: Sequence[Sight], failures: Sequence[Sight], precision: str) -> None:
+    """Every comparison that replay makes of the right decoder must fail; what was not even changed has no sight."""
+    failed = {(sight.case, sight.tap) for sight in failures if sight.verdict != "match"}
+    passed = [s for s in right if s.mode == "replay" and (s.case, s.tap) not in failed]
     if passed:
-        first = passed[0]
         raise PortError(
             "a forced failure passes: at this tap nothing would be caught",
-            where=f"{first.tap} in case {first.case}, {precision}",
-            expected="a value of 2 f(x) + 1 to diverge",
-            found=f"{first.margin:.2g} times the limit",
-            hint="look at the limits and at the noise that this golden records: `goldens show GOLDEN`",
+            where=f"{passed[0].tap} in case {passed[0].case}, {precision}",
+            expected="2 f(x) + 1 in the place of f(x) to diverge",
+            found=f"{len(passed)} comparisons that match",
+            hint="look at the noise that this golden records: `goldens show GOLDEN`",
         )

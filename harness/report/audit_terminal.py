@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResult
+from harness.report.layout import print_parts, spaced, table
 
 WEAKEST = 5
 
 
 def print_audit(audit: Audit, console: Console) -> None:
-    console.print(Group(*_parts(audit)), highlight=False)
+    print_parts(_parts(audit), console)
 
 
 def _parts(audit: Audit) -> Iterator[RenderableType]:
@@ -26,13 +26,13 @@ def _parts(audit: Audit) -> Iterator[RenderableType]:
     for precision, score in audit.scores.items():
         grid.add_row(
             "sanity",
-            f"{precision}: the right decoder passes {score.comparisons:,} comparisons (at most {score.right:.2g} of "
-            f"the limit), a forced failure fails {score.forced:,} of {score.forced:,}",
+            f"{precision}: the right decoder passes {score.comparisons:,} comparisons (at most {score.right:.2g} "
+            f"of the limit), a forced failure fails all of {score.forced:,}",
         )
     yield grid
-    yield _spaced(_verdict(audit))
-    yield _spaced(_scores(audit))
-    yield _spaced(_families(audit))
+    yield spaced(_verdict(audit))
+    yield spaced(_scores(audit))
+    yield spaced(_families(audit))
     yield from _section("blind spots: caught at no precision", _unseen(audit, audit.blind))
     for precision in audit.scores:
         rest = [name for name in _missed(audit, precision) if name not in audit.blind]
@@ -40,7 +40,7 @@ def _parts(audit: Audit) -> Iterator[RenderableType]:
         yield from _section(f"caught at {precision}, but not named", _unnamed(audit, precision))
     yield from _section("weakest catches", _weakest(audit))
     yield from _section("equivalent or refused", _no_bugs(audit))
-    yield _spaced(
+    yield spaced(
         Text(
             f"cases: these {len(audit.needed)} catch and name all that is caught and named: "
             f"{', '.join(audit.needed) or 'none'}\n"
@@ -48,7 +48,7 @@ def _parts(audit: Audit) -> Iterator[RenderableType]:
             f"{', '.join(audit.spare) or 'none'}"
         )
     )
-    yield _spaced(Text("\n".join(["not covered", *(f"  {line}" for line in audit.not_covered)])))
+    yield spaced(Text("\n".join(["not covered", *(f"  {line}" for line in audit.not_covered)])))
 
 
 def _verdict(audit: Audit) -> Text:
@@ -61,14 +61,14 @@ def _verdict(audit: Audit) -> Text:
 
 
 def _scores(audit: Audit) -> Table:
-    table = _table("mutants", *audit.scores)
+    grid = table("mutants", *audit.scores)
     scores = list(audit.scores.values())
-    table.add_row("that are bugs here", *(f"{score.visible}" for score in scores))
-    table.add_row("caught by the goldens", *(_share(score.caught, score.visible) for score in scores))
-    table.add_row("  and the operation named", *(_share(score.named, score.visible) for score in scores))
+    grid.add_row("that are bugs here", *(f"{score.visible}" for score in scores))
+    grid.add_row("caught by the goldens", *(_share(score.caught, score.visible) for score in scores))
+    grid.add_row("  and the operation named", *(_share(score.named, score.visible) for score in scores))
     for name in scores[0].criteria:
         label = f"caught by logits: {name}"
-        table.add_row(
+        grid.add_row(
             label,
             *(
                 f"{_share(score.criteria[name], score.visible)}"
@@ -76,19 +76,19 @@ def _scores(audit: Audit) -> Table:
                 for score in scores
             ),
         )
-    return table
+    return grid
 
 
 def _families(audit: Audit) -> Table:
-    table = _table("family: caught, named, of", *audit.scores)
+    grid = table("family: caught, named, of", *audit.scores)
     for family in dict.fromkeys(mutant.family for mutant in audit.mutants):
         cells = []
         for precision in audit.scores:
             found = [_at(mutant, precision) for mutant in audit.mutants if mutant.family == family]
             visible = sum(r.outcome in (*BLIND, "caught") for r in found)
             cells.append(f"{sum(r.outcome == 'caught' for r in found)}, {sum(r.named for r in found)}, {visible}")
-        table.add_row(family, *cells)
-    return table
+        grid.add_row(family, *cells)
+    return grid
 
 
 def _missed(audit: Audit, precision: str) -> list[str]:
@@ -151,15 +151,4 @@ def _section(title: str, rows: Iterator[tuple[str, str]]) -> Iterator[Renderable
     for name, text in rows:
         grid.add_row(f"  {name}", text)
     if grid.row_count:
-        yield _spaced(Group(Text(title), grid))
-
-
-def _spaced(content: RenderableType) -> Padding:
-    return Padding(content, (1, 0, 0, 0), expand=False)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+        yield spaced(Group(Text(title), grid))
