@@ -29,7 +29,6 @@ from harness.run.session import GoldenSource
 from harness.store import open_golden
 from harness.tolerances import PRECISIONS, Limit
 
-
 Catalogue = Mapping[str, Sequence[Mutant]]
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from harness.comparison import finite
 from harness.mutants.criteria import says_no
 from harness.mutants.mutant import Mutant
 from harness.mutants.needs import CaseFacts, ModelFacts, Need
@@ -32,16 +31,16 @@ def same_function(mutant: Mutant, model: ModelFacts) -> str | None:
 
 def not_planted(precision: str, reason: str) -> AuditResult:
     """The result of a mutant that is no bug in this architecture."""
-    return AuditResult(precision, "equivalent", False, (), (), (), 0.0, 0, (), reason)
+    return AuditResult(precision, "equivalent", False, (), (), (), 0.0, 0.0, 0, (), reason)
 
 
 def judge(one: Subject, precision: str, facts: Facts) -> AuditResult:
     """The outcome of a mutant at one precision."""
     if one.refusal is not None:
-        return AuditResult(precision, "refused", False, (), (), (), None, 0, (), one.refusal)
+        return AuditResult(precision, "refused", False, (), (), (), None, None, 0, (), one.refusal)
     wrong = [sight for sight in one.sights if sight.verdict != "match"]
     margin = max((sight.margin for sight in one.sights), default=0.0)
-    unmet = () if wrong else tuple(_unmet(one.mutant, precision, facts, changed=bool(one.sights)))
+    unmet = () if wrong else tuple(_unmet(one.mutant, precision, facts))
     outcome = _outcome(wrong, one.sights, unmet)
     naming = tuple(case for case in _cases(wrong) if _is_named(one.mutant, facts, _replayed(wrong, case)))
     return AuditResult(
@@ -51,7 +50,8 @@ def judge(one: Subject, precision: str, facts: Facts) -> AuditResult:
         introduced=tuple(dict.fromkeys(sight.tap.rpartition(".")[2] for sight in _replayed(wrong))),
         cases=_cases(wrong),
         naming=naming,
-        margin=float(margin) if np.isfinite(margin) else None,
+        margin=finite(margin),
+        rms_multiple=finite(max((sight.rms for sight in one.sights), default=0.0)),
         compared=len(one.sights),
         criteria=says_no(list(one.logits.values())),
         reason=_reason(outcome, margin, unmet),
@@ -77,8 +77,8 @@ def _reason(outcome: Outcome, margin: float, unmet: Sequence[Need]) -> str | Non
     return "it changes no bit on any case, and no need of it is known to be unmet"
 
 
-def _unmet(mutant: Mutant, precision: str, facts: Facts, changed: bool) -> Iterable[Need]:
-    """The needs that explain why a mutant does not show; one case has to meet all needs of cases at once."""
+def _unmet(mutant: Mutant, precision: str, facts: Facts) -> Iterable[Need]:
+    """The needs that explain why a mutant was not caught; one case has to meet all needs of cases at once."""
     of_cases = [need for need in mutant.needs if need.of == "case"]
     if not any(all(need.holds(case) for need in of_cases) for case in facts.cases):
         alone = [need for need in of_cases if not any(need.holds(case) for case in facts.cases)]
@@ -88,7 +88,7 @@ def _unmet(mutant: Mutant, precision: str, facts: Facts, changed: bool) -> Itera
             yield need
         if need.of == "precision" and not need.holds(precision):
             yield need
-        if need.of == "values" and not changed:
+        if need.of == "values":
             yield need
 
 

@@ -62,7 +62,7 @@ class Need:
     Attributes:
         of: what it is asked of. `case`: some input. `checkpoint`: its values. `architecture` (the model, and how
             it is stored) and `precision`: where they do not meet it, it is the same function. `values`: what
-            flows through the model; only a run can say whether it is met, and a mutant that changes no bit says
+            flows through the model; only a run can say whether it is met, and a mutant that is not caught says
             that it is not.
         holds: (CaseFacts, ModelFacts or the name of a precision) -> whether it is met; `values` are not asked.
         lacking: the reason for a survivor, where it is not met.

@@ -11,6 +11,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,7 @@ from harness.run.checker import Loader
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS, Hidden, Operations
 from harness.run.port import Call, Port, load_port
-from harness.run.weights import Weights
+from harness.run.weights import Weights, ZeroWeights
 
 
 class PartlyChanged(Decoder):
@@ -35,6 +36,10 @@ class PartlyChanged(Decoder):
     def __init__(self, arch: Architecture, weights: Weights, changed: Operations, layers: tuple[int, ...]) -> None:
         super().__init__(arch, weights)
         self._changed, self._layers = Decoder(arch, weights, changed), layers
+
+    def without_weights(self) -> Self:
+        weights = ZeroWeights(self.weights.directory, self.weights.dtype)
+        return type(self)(self.arch, weights, self._changed.ops, self._layers)
 
     def layer(self, call: Call, index: int, state: nnx.State, x: Hidden) -> Hidden:
         if index in self._layers:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from harness.comparison import Place, TapResult, compare
+from harness.comparison import Place, compare
 from harness.mutants.batches import Batch, Rows
 from harness.mutants.criteria import figures
 from harness.mutants.subject import EMBED, HEAD, Sight, Stage, Subject
@@ -23,6 +23,7 @@ from harness.taps import Tap
 from harness.tolerances import Limit
 
 Values = dict[str, np.ndarray]
+INFINITE = float("inf")
 
 
 class StageTrial:
@@ -164,17 +165,14 @@ class StageTrial:
             self._limit,
             self._source.precision,
         )
-        return Sight(entry.name, entry.level, mode, tap.name, result.verdict, self._margin(result))
-
-    def _margin(self, result: TapResult) -> float:
-        if result.rms_multiple is None or result.max_multiple is None:
-            return float("inf")
-        return max(result.rms_multiple / self._limit.rms, result.max_multiple / self._limit.max)
+        rms, largest = (INFINITE if x is None else x for x in (result.rms_multiple, result.max_multiple))
+        margin = max(rms / self._limit.rms, largest / self._limit.max)
+        return Sight(entry.name, entry.level, mode, tap.name, result.verdict, margin, rms)
 
     def _missing(self) -> list[Sight]:
         """Every tap of a stage that a mutant does not compute."""
         return [
-            Sight(rows.entry.name, rows.entry.level, mode, name, "missing", float("inf"))
+            Sight(rows.entry.name, rows.entry.level, mode, name, "missing", INFINITE, INFINITE)
             for batch in self._batches
             for name in self._taps
             for rows in batch.recorded(name)

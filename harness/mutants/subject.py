@@ -36,6 +36,7 @@ class Sight:
     Attributes:
         margin: the noise multiple divided by its limit, rms or max, whichever is larger; above 1 it is caught.
             Infinite where nothing could be compared, or the value is not finite.
+        rms: the rms noise multiple, likewise.
     """
 
     case: str
@@ -44,6 +45,7 @@ class Sight:
     tap: str
     verdict: Verdict
     margin: float
+    rms: float
 
 
 @dataclass(eq=False)

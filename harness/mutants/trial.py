@@ -132,7 +132,7 @@ def _must_pass(right: Sequence[Sight], precision: str) -> None:
 
 
 def _must_fail(right: Sequence[Sight], failures: Sequence[Sight], precision: str) -> None:
-    """Every comparison that replay makes of the right decoder must fail; what was not even changed has no sight."""
+    """Every comparison that replay makes of the right decoder must fail; what did not change has no sight."""
     failed = {(sight.case, sight.tap) for sight in failures if sight.verdict != "match"}
     passed = [s for s in right if s.mode == "replay" and (s.case, s.tap) not in failed]
     if passed:

@@ -33,7 +33,8 @@ class AuditResult:
         named: whether replay finds it at the operations where it is, and nowhere else.
         introduced: where replay finds it: kinds of taps, over the cases recorded at every operation.
         cases: those that catch it, in the golden's order; `naming` are those that also name the operation.
-        margin: the largest noise multiple divided by its limit; None where a value is not finite or not there.
+        margin: the largest noise multiple, rms or max, divided by its limit; None where a value is not finite or
+            not there. `rms_multiple` is the largest rms multiple itself.
         compared: how many comparisons it changes by a bit or more.
         criteria: the usual criteria that reject its logits.
         reason: why it is not caught.
@@ -47,6 +48,7 @@ class AuditResult:
     cases: tuple[str, ...]
     naming: tuple[str, ...]
     margin: float | None
+    rms_multiple: float | None
     compared: int
     criteria: tuple[str, ...]
     reason: str | None = None

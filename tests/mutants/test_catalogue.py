@@ -1,0 +1,86 @@
+"""Every entry of the catalogue says what it is, and is introduced where it says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+import pytest
+
+from harness.architecture import Architecture
+from harness.mutants.catalogue import CATALOGUE, FAMILIES
+from harness.mutants.mutant import ConfigChange, OperationChange, WeightChange
+from harness.run.operations import Operations
+from tests.mutants.conftest import CASES
+
+OPERATIONS = {field.name for field in fields(Operations)}
+# What two short prompts, and this checkpoint, cannot show. The audit has to give the reason.
+UNSEEN = {
+    "norm_cast_late": "the activations are as wide as the sums",
+    "layers_as_text": "there are fewer than 11 layers",
+    "weights_narrowed": "the checkpoint is stored in bfloat16",
+    "positions_counted": "in every case a token's position is its index",
+    "positions_in_bfloat16": "no case has a position beyond 256",
+    "positions_in_int16": "no case has a position beyond 32,767",
+    "padding_seen": "no case is padded on the left",
+    "window_32": "no case has 33 tokens",
+    "window_512": "no case has 513 tokens",
+    "mask_minus_infinity": "no case is padded on the left",
+    "mask_minus_100": "no hidden score exceeds the allowed ones",
+    "activation_clamped": "no gate and no up exceeds 7",
+}
+
+
+def test_there_are_at_least_70_that_apply_to_a_qwen2():
+    assert len(CATALOGUE) - len({"layers_as_text", "weights_narrowed"}) >= 70
+
+
+def test_no_id_is_given_twice():
+    ids = [mutant.id for mutant in CATALOGUE]
+    assert len(set(ids)) == len(ids)
+    assert len(FAMILIES) >= 10
+
+
+@pytest.mark.parametrize("mutant", CATALOGUE, ids=lambda mutant: mutant.id)
+def test_an_entry_is_well_formed(mutant):
+    assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)+", mutant.id)
+    assert mutant.wrong and mutant.right and mutant.wrong != mutant.right
+    assert mutant.introduced and mutant.introduced <= Architecture.kinds()
+    assert isinstance(mutant.change, OperationChange | WeightChange | ConfigChange)
+    if isinstance(mutant.change, OperationChange):
+        assert mutant.change.replaced and set(mutant.change.replaced) <= OPERATIONS
+    for url in mutant.seen:
+        assert re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+", url)
+    for need in mutant.needs:
+        assert need.lacking
+        assert need.remedy or need.of in ("architecture", "precision")
+
+
+def test_nearly_every_entry_was_seen_somewhere():
+    unseen = [mutant.id for mutant in CATALOGUE if not mutant.seen]
+    assert len(unseen) <= 5, unseen
+
+
+@pytest.mark.parametrize("mutant", CATALOGUE, ids=lambda mutant: mutant.id)
+def test_it_is_introduced_where_it_says_and_nowhere_else(mutant, whole_catalogue):
+    audited = next(found for found in whole_catalogue.mutants if found.id == mutant.id)
+    result = audited.results[0]
+    if mutant.id in UNSEEN:
+        assert result.outcome in ("unreachable", "survived", "equivalent")
+        assert UNSEEN[mutant.id] in result.reason
+        return
+    assert (result.outcome, result.reason) == ("caught", None)
+    assert set(result.introduced) == mutant.introduced
+    assert result.named
+    assert set(result.cases) <= set(CASES)
+
+
+def test_what_cannot_be_seen_is_a_blind_spot_and_not_a_catch(whole_catalogue):
+    no_bugs = {"norm_cast_late", "layers_as_text", "weights_narrowed"}
+    assert set(whole_catalogue.blind) == set(UNSEEN) - no_bugs
+    assert whole_catalogue.verdict == "blind"
+    score = whole_catalogue.scores["float64"]
+    assert score.equivalent == len(no_bugs)
+    assert score.refused == 0
+    assert score.caught == score.named == len(CATALOGUE) - len(UNSEEN)
+    assert score.visible == len(CATALOGUE) - len(no_bugs)
