@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness import embedded
 from harness.architecture import architecture_of
 from harness.errors import UsageError
+from harness.golden import CaseEntry
 from harness.mutants.batches import batches
+from harness.mutants.cached import run_cached
 from harness.mutants.catalogue import FAMILIES
 from harness.mutants.cover import smallest_cover
 from harness.mutants.criteria import CRITERIA, says_no
 from harness.mutants.judgement import Facts, judge, not_planted, same_function
 from harness.mutants.mutant import Mutant, OperationChange
 from harness.mutants.needs import case_facts, model_facts
-from harness.mutants.trial import Bench, Trial, run_trial
+from harness.mutants.sanity import RIGHT
+from harness.mutants.source import StageSource
+from harness.mutants.subject import Subject, Trial
+from harness.mutants.trial import Bench, run_trial
 from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResult, Score
 from harness.report.document import LimitEntry
 from harness.run import precision as precisions
@@ -25,9 +30,8 @@ from harness.run.preflight import preflight
 from harness.run.progress import SILENT, Progress
 from harness.run.question import Question, select_cases
 from harness.run.reporting import environment, reference
-from harness.run.session import GoldenSource
 from harness.store import open_golden
-from harness.tolerances import PRECISIONS, Limit
+from harness.tolerances import PRECISIONS
 
 Catalogue = Mapping[str, Sequence[Mutant]]
 
@@ -83,13 +87,21 @@ def audit(
         config = preflight(golden, weights, cases)
         arch = architecture_of(config)
         facts = Facts([case_facts(golden, entry) for entry in cases], model_facts(weights, arch))
-        bench = Bench(weights, config, batches(golden, cases), arch.layers)
-        ran = {
-            precision: _run(
-                bench, GoldenSource(golden, precision), asked.limit(precision), chosen, facts, progress
-            )
-            for precision in question.precisions
-        }
+        whole = [case for case in cases if not case.cached]
+        stepped = [case for case in cases if case.cached and not case.generated]
+        bench = Bench(weights, config, batches(golden, whole), arch.layers)
+
+        def trials(precision: str, mutants: Sequence[Mutant]) -> Iterator[Trial]:
+            for part, exact in _by_machinery(mutants):
+                source = StageSource(golden, precision)
+                yield run_trial(bench, source, asked.limit(precision), part, exact, progress)
+            through_cache = [mutant for mutant in mutants if mutant.cached]
+            if through_cache and stepped:
+                yield run_cached(golden_path, weights, stepped, precision, through_cache, progress)
+            elif through_cache:
+                yield Trial(Subject(RIGHT, []), [Subject(mutant, []) for mutant in through_cache], 0)
+
+        ran = {precision: _run(trials, precision, chosen, facts) for precision in question.precisions}
         results = {name: tuple(ran[p].results[name] for p in question.precisions) for name in chosen}
         blind = tuple(name for name, found in results.items() if _is_blind(found))
         needed = smallest_cover(_catches([case.name for case in cases], results))
@@ -106,8 +118,8 @@ def audit(
             scores={precision: ran[precision].score for precision in question.precisions},
             blind=blind,
             needed=needed,
-            spare=tuple(case.name for case in cases if case.name not in needed),
-            not_covered=tuple(_not_covered(question, len(chosen), catalogue)),
+            spare=tuple(case.name for case in (*whole, *stepped) if case.name not in needed),
+            not_covered=tuple(_not_covered(question, len(chosen), catalogue, cases)),
             mutants=tuple(
                 _audited(family, mutant, results[mutant.id])
                 for family, mutants in catalogue.items()
@@ -127,21 +139,18 @@ class _Ran:
 
 
 def _run(
-    bench: Bench,
-    source: GoldenSource,
-    limit: Limit,
+    trials_of: Callable[[str, Sequence[Mutant]], Iterator[Trial]],
+    precision: str,
     chosen: Mapping[str, Mutant],
     facts: Facts,
-    progress: Progress,
 ) -> _Ran:
     """Every mutant that is a bug in this architecture, at one precision."""
     no_bug = {m.id: reason for m in chosen.values() if (reason := same_function(m, facts.model))}
-    planted = [mutant for name, mutant in chosen.items() if name not in no_bug]
-    trials = [run_trial(bench, source, limit, part, exact, progress) for part, exact in _by_machinery(planted)]
-    found = {name: not_planted(source.precision, reason) for name, reason in no_bug.items()}
+    trials = list(trials_of(precision, [mutant for name, mutant in chosen.items() if name not in no_bug]))
+    found = {name: not_planted(precision, reason) for name, reason in no_bug.items()}
     for one in (one for trial in trials for one in trial.subjects):
-        found[one.mutant.id] = judge(one, source.precision, facts)
-    with precisions.in_force(source.precision) as in_force:
+        found[one.mutant.id] = judge(one, precision, facts)
+    with precisions.in_force(precision) as in_force:
         return _Ran(found, _score(list(found.values()), trials), asdict(in_force))
 
 
@@ -168,13 +177,14 @@ def select_mutants(catalogue: Catalogue, patterns: Sequence[str]) -> dict[str, M
 
 
 def _by_machinery(mutants: Sequence[Mutant]) -> Iterator[tuple[list[Mutant], bool]]:
-    """The mutants that padding cannot touch, and those for which masks are computed at exact lengths."""
+    """Of those that a single call shows: the mutants that padding cannot touch, and those for which masks are
+    computed at exact lengths."""
 
     def exact(mutant: Mutant) -> bool:
         return isinstance(mutant.change, OperationChange) and mutant.change.unmasks
 
     for needed in (False, True):
-        part = [mutant for mutant in mutants if exact(mutant) == needed]
+        part = [mutant for mutant in mutants if not mutant.cached and exact(mutant) == needed]
         if part:
             yield part, needed
 
@@ -232,11 +242,18 @@ def _audited(family: str, mutant: Mutant, results: Sequence[AuditResult]) -> Aud
     )
 
 
-def _not_covered(question: AuditQuestion, chosen: int, catalogue: Catalogue) -> Iterator[str]:
+def _not_covered(
+    question: AuditQuestion, chosen: int, catalogue: Catalogue, cases: Sequence[CaseEntry]
+) -> Iterator[str]:
     yield from (f"precision {p}: not asked for" for p in PRECISIONS if p not in question.precisions)
     left = sum(len(mutants) for mutants in catalogue.values()) - chosen
     if left:
         yield f"{left} mutants: not asked for"
     if question.cases:
         yield "cases that were not asked for may catch what survived here"
+    if any(case.cached for case in cases):
+        yield "bugs that a prompt shows as well, on cases with a KV cache: those run mutants of the cache alone"
+    generated = [case.name for case in cases if case.generated]
+    if generated:
+        yield f"generation: {', '.join(generated)}"
     yield "bugs that are not in the catalogue"

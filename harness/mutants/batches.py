@@ -58,10 +58,14 @@ class Batch:
     def replace(
         self, tap: Tap, value: Num[np.ndarray, "..."], goldens: Mapping[str, Num[np.ndarray, "..."]]
     ) -> Num[np.ndarray, "..."]:
-        """A tap's value with the goldens of the cases that have one, by name, in their places."""
+        """A tap's value with the goldens of the cases that have one, by name, in their places.
+
+        Where a golden is NaN nothing is recorded, and the value stays.
+        """
         replaced = np.array(value)
         for rows in self.recorded(tap.name):
-            self.cut(tap, rows, replaced)[...] = goldens[rows.entry.name]
+            golden = goldens[rows.entry.name]
+            np.copyto(self.cut(tap, rows, replaced), golden, where=~np.isnan(golden))
         return replaced
 
     def cut(self, tap: Tap, rows: Rows, array: Num[np.ndarray, "..."]) -> Num[np.ndarray, "..."]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.mutants import (
     attention,
+    cache,
     configs,
     embedding_head,
     layouts,
@@ -28,6 +29,7 @@ FAMILIES: dict[str, tuple[Mutant, ...]] = {
     "positions": positions.MUTANTS,
     "attention": attention.MUTANTS,
     "masks": masks.MUTANTS,
+    "cache and decode": cache.MUTANTS,
     "mlp": mlp.MUTANTS,
     "residual stream": wiring.MUTANTS,
     "numerics": numerics.MUTANTS,

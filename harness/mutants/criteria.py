@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from harness import metrics
+from harness.comparison import TapResult
 from harness.report.acceptance import MAX_ABS, MEAN_ABS
 
 CLOSE = 1e-3
@@ -16,7 +17,7 @@ CLOSE = 1e-3
 
 @dataclass(frozen=True)
 class LogitFigures:
-    """Of one case. `pcc` is None where one side is constant; `close` is |a - e| <= 1e-3 + 1e-3 |e| throughout."""
+    """Of the tokens of one case. `pcc` is None where one side is constant."""
 
     max_abs: float
     mean_abs: float
@@ -24,7 +25,6 @@ class LogitFigures:
     pcc: float | None
     nmse: float
     same_top1: bool
-    close: bool
 
 
 CRITERIA: Mapping[str, Callable[[LogitFigures], bool]] = {
@@ -34,13 +34,11 @@ CRITERIA: Mapping[str, Callable[[LogitFigures], bool]] = {
     "PCC 0.99": lambda figures: figures.pcc is None or figures.pcc > 0.99,
     "NMSE 1e-2": lambda figures: figures.nmse < 1e-2,
     "top-1 equal": lambda figures: figures.same_top1,
-    "allclose 1e-3": lambda figures: figures.close,
+    "allclose, atol 1e-3": lambda figures: figures.max_abs <= CLOSE,
 }
 
 
-def figures(
-    actual: Num[np.ndarray, "batch position vocab"], truth: Float[np.ndarray, "batch position vocab"]
-) -> LogitFigures:
+def figures(actual: Num[np.ndarray, "... vocab"], truth: Float[np.ndarray, "... vocab"]) -> LogitFigures:
     """The figures that the criteria look at; a value that is not finite is an infinite error."""
     with np.errstate(invalid="ignore"):
         error = np.abs(np.asarray(actual, np.float64) - truth)
@@ -52,7 +50,25 @@ def figures(
         pcc=metrics.pcc(actual, truth) if np.isfinite(error).all() else 0.0,
         nmse=metrics.nmse(actual, truth),
         same_top1=bool((actual.argmax(axis=-1) == truth.argmax(axis=-1)).all()),
-        close=bool((error <= CLOSE + CLOSE * np.abs(truth)).all()),
+    )
+
+
+def figures_of(result: TapResult) -> LogitFigures | None:
+    """The same from a comparison of logits; None where they could not be compared."""
+    found = result.logits
+    if found is None:
+        return None
+
+    def or_infinite(value: float | None) -> float:
+        return float("inf") if value is None else value
+
+    return LogitFigures(
+        max_abs=or_infinite(result.max_abs),
+        mean_abs=or_infinite(result.mean_abs),
+        max_kl=or_infinite(found.max_kl),
+        pcc=found.pcc if result.max_abs is not None else 0.0,
+        nmse=or_infinite(found.nmse),
+        same_top1=found.top1_agreement == 1.0,
     )
 
 

@@ -30,12 +30,13 @@ def at_exact_lengths(operations: Operations, lengths: Sequence[int]) -> Operatio
     def probabilities(scores: Array, mask: Array) -> Array:
         given, whole = np.asarray(scores), np.zeros(scores.shape, scores.dtype)
         for row, length in enumerate(lengths):
-            seen = operations.allowed(jnp.asarray(np.asarray(mask)[row : row + 1, :length]))
+            slots = jnp.arange(length, dtype=jnp.int32)
+            seen = operations.allowed(jnp.asarray(np.asarray(mask)[row : row + 1, :length]), slots)
             part = jnp.asarray(given[row : row + 1, :, :length, :length])
             whole[row, :, :length, :length] = np.asarray(operations.probabilities(part, seen))[0]
         return jnp.asarray(whole)
 
-    def mask_itself(mask: jax.Array) -> jax.Array:
+    def mask_itself(mask: jax.Array, slots: jax.Array) -> jax.Array:
         return mask
 
     return replace(operations, allowed=mask_itself, probabilities=probabilities)

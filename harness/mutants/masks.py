@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from harness.mutants.mutant import Mutant, OperationChange, kinds
 from harness.mutants.needs import LEFT_PADDING, PAIR, at_least, values
@@ -14,40 +14,45 @@ from harness.run.operations import Probs, allowed, wide
 
 CAUSAL = "key <= query, and no padding"
 HIDDEN = "what is not allowed has probability 0"
-Mask = Bool[Array, "batch position"]
+Mask = Bool[Array, "batch key"]
+Slots = Int[Array, " position"]
 Allowed = Bool[Array, "batch 1 position key"]
 
 
-def _from_indices(mask: Mask, see: Callable[[Array, Array], Array]) -> Allowed:
-    query, key = jnp.arange(mask.shape[1])[:, None], jnp.arange(mask.shape[1])[None]
+def _from_indices(mask: Mask, slots: Slots, see: Callable[[Array, Array], Array]) -> Allowed:
+    query, key = slots[:, None], jnp.arange(mask.shape[1], dtype=slots.dtype)[None]
     return see(query, key)[None, None] & mask[:, None, None, :]
 
 
-def _everything(mask: Mask) -> Allowed:
-    return _from_indices(mask, lambda query, key: jnp.broadcast_to(True, (len(query), len(query))))
+def _everything(mask: Mask, slots: Slots) -> Allowed:
+    return _from_indices(mask, slots, lambda query, key: jnp.broadcast_to(True, (len(query), key.shape[1])))
 
 
-def _strictly_before(mask: Mask) -> Allowed:
-    return _from_indices(mask, lambda query, key: key < query)
+def _strictly_before(mask: Mask, slots: Slots) -> Allowed:
+    return _from_indices(mask, slots, lambda query, key: key < query)
 
 
-def _one_ahead(mask: Mask) -> Allowed:
-    return _from_indices(mask, lambda query, key: key <= query + 1)
+def _one_ahead(mask: Mask, slots: Slots) -> Allowed:
+    return _from_indices(mask, slots, lambda query, key: key <= query + 1)
 
 
-def _after(mask: Mask) -> Allowed:
-    return _from_indices(mask, lambda query, key: key >= query)
+def _after(mask: Mask, slots: Slots) -> Allowed:
+    return _from_indices(mask, slots, lambda query, key: key >= query)
 
 
-def _padding_too(mask: Mask) -> Allowed:
-    return jnp.broadcast_to(allowed(jnp.ones_like(mask)), allowed(mask).shape)
+def _padding_too(mask: Mask, slots: Slots) -> Allowed:
+    return allowed(jnp.ones_like(mask), slots)
+
+
+def _padding_alone(mask: Mask, slots: Slots) -> Allowed:
+    return allowed(~mask, slots)
 
 
 def windowed(window: int) -> OperationChange:
     """Causal, and no further back than the window."""
 
-    def inside(mask: Mask) -> Allowed:
-        return _from_indices(mask, lambda query, key: (key <= query) & (key > query - window))
+    def inside(mask: Mask, slots: Slots) -> Allowed:
+        return _from_indices(mask, slots, lambda query, key: (key <= query) & (key > query - window))
 
     return OperationChange({"allowed": inside}, unmasks=True)
 
@@ -129,6 +134,14 @@ MUTANTS = (
             "https://github.com/AI-Hypercomputer/maxtext/pull/4929",
         ),
     ),
+    Mutant(
+        "padding_inverted",
+        wrong="key <= query, and only padding",
+        right=CAUSAL,
+        introduced=kinds("probs"),
+        change=OperationChange({"allowed": _padding_alone}, unmasks=True),
+        seen=("https://github.com/lucidrains/x-transformers/issues/187",),
+    ),
     *(
         Mutant(
             f"window_{window}",
@@ -149,7 +162,7 @@ MUTANTS = (
         "mask_minus_infinity",
         wrong="s = -infinity, so that a row without any key is NaN",
         right=HIDDEN,
-        introduced=kinds("probs"),
+        introduced=kinds("context"),
         change=OperationChange({"probabilities": _minus_infinity}, unmasks=True),
         needs=(LEFT_PADDING,),
         seen=(

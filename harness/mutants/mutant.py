@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from jaxtyping import Array
 
 from harness.architecture import Architecture, Config
 from harness.mutants.needs import Need
 
 Read = Callable[[str], np.ndarray]
-Kind = Literal["operation", "numerics", "weight", "config"]
+Kind = Literal["operation", "numerics", "weight", "config", "call"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,21 @@ class ConfigChange:
     fields: Callable[[Config], Mapping[str, Any]]
 
 
-Change = OperationChange | WeightChange | ConfigChange
+@dataclass(frozen=True, eq=False)
+class CallChange:
+    """A port that is right and is called wrongly, by whatever drives it through prefill and decode.
+
+    Attributes:
+        positions: (positions, tokens before this call, tokens of the first call) -> the positions it is given.
+        cache: (an empty cache) -> the cache that it starts with.
+    """
+
+    kind: ClassVar[Kind] = "call"
+    positions: Callable[[Array, int, int], Array] = lambda positions, filled, prefill: positions
+    cache: Callable[[Any], Any] = lambda cache: cache
+
+
+Change = OperationChange | WeightChange | ConfigChange | CallChange
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +87,7 @@ class Mutant:
         layers: the layers in which it is, counted from the end where negative; None means wherever it applies.
         needs: what the inputs, the checkpoint and the architecture must have for it to show.
         at_logits: why the logits of a prompt cannot show it, where they cannot.
+        cached: whether it is run on cases with a KV cache, and on those alone: a prompt cannot show it.
         seen: threads and pull requests that report this root cause.
     """
 
@@ -83,6 +99,7 @@ class Mutant:
     layers: tuple[int, ...] | None = None
     needs: tuple[Need, ...] = ()
     at_logits: str = ""
+    cached: bool = False
     seen: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property

@@ -30,6 +30,8 @@ class CaseFacts:
         furthest: the largest position.
         padded_left: whether a row begins with padding.
         counted: whether every position is its own index in the row.
+        steps: calls after the first, through a cache.
+        chunked: whether the second of them brings several tokens.
     """
 
     name: str
@@ -37,6 +39,8 @@ class CaseFacts:
     furthest: int
     padded_left: bool
     counted: bool
+    steps: int = 0
+    chunked: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,14 +80,19 @@ class Need:
 
 
 def case_facts(golden: Golden, entry: CaseEntry) -> CaseFacts:
+    """Facts from the inputs of a case; positions count where taps are kept."""
     case = golden.case(entry.name)
-    mask = np.asarray(case.mask, bool)
+    kept = list(entry.kept) or slice(None)
+    mask, positions = case.mask[:, kept], case.positions[:, kept]
+    index = np.arange(case.mask.shape[1])[kept]
     return CaseFacts(
         name=entry.name,
-        tokens=int(mask.sum(axis=1).max()),
-        furthest=int(np.asarray(case.positions)[mask].max()),
-        padded_left=bool((~mask[:, 0]).any()),
-        counted=bool((np.asarray(case.positions) == np.arange(mask.shape[1]))[mask].all()),
+        tokens=int(case.mask.sum(axis=1).max()),
+        furthest=int(positions[mask].max()),
+        padded_left=bool((~case.mask[:, 0]).any()),
+        counted=bool((positions == index)[mask].all()),
+        steps=len(entry.calls) - 1 if entry.cached else 0,
+        chunked=entry.cached and entry.calls[1] > 1,
     )
 
 
@@ -128,6 +137,16 @@ def beyond(position: int) -> Need:
     )
 
 
+def steps(count: int) -> Need:
+    """Calls after the first, through a KV cache."""
+    return Need(
+        "case",
+        lambda case: case.steps >= count,
+        f"no case has {count} decode steps",
+        f"a decode of {count} steps or more",
+    )
+
+
 def bias(kind: str) -> Need:
     """The biases of a projection, `q_proj`, are not zero."""
     return Need(
@@ -154,6 +173,12 @@ def values(lacking: str, remedy: str) -> Need:
 
 
 PAIR = at_least(2)
+CHUNKED = Need(
+    "case",
+    lambda case: case.chunked,
+    "no case has a prefill in chunks",
+    "a decode whose prefill comes in chunks",
+)
 LEFT_PADDING = Need(
     "case", lambda case: case.padded_left, "no case is padded on the left", "a batch that is padded on the left"
 )

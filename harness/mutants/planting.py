@@ -11,7 +11,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,11 +22,13 @@ from safetensors.numpy import save_file
 from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import INDEX, SINGLE, Checkpoint
 from harness.errors import UsageError
-from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, WeightChange
+from harness.mutants.mutant import CallChange, ConfigChange, Mutant, OperationChange, WeightChange
+from harness.run.cache import Past
 from harness.run.checker import Loader
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS, Hidden, Operations
 from harness.run.port import Call, Port, load_port
+from harness.run.tapping import TapFunction
 from harness.run.weights import Weights, ZeroWeights
 
 
@@ -41,10 +43,37 @@ class PartlyChanged(Decoder):
         weights = ZeroWeights(self.weights.directory, self.weights.dtype)
         return type(self)(self.arch, weights, self._changed.ops, self._layers)
 
-    def layer(self, call: Call, index: int, state: nnx.State, x: Hidden) -> Hidden:
+    def layer(
+        self, call: Call, index: int, state: nnx.State, x: Hidden, past: Past | None
+    ) -> tuple[Hidden, Past | None]:
         if index in self._layers:
-            return self._changed.layer(call, index, state, x)
-        return super().layer(call, index, state, x)
+            return self._changed.layer(call, index, state, x, past)
+        return super().layer(call, index, state, x, past)
+
+
+class Misled:
+    """A port that is called wrongly: other positions, or a cache with an earlier request in it.
+
+    Args:
+        port: any port with a cache.
+    """
+
+    def __init__(self, port: Port, change: CallChange) -> None:
+        self._port, self._change, self._filled, self._prefill = port, change, 0, 0
+
+    def init_cache(self, batch: int, length: int, dtype: jnp.dtype) -> Any:
+        self._filled = 0
+        cache = self._port.init_cache(batch, length, dtype)  # type: ignore[attr-defined]
+        return self._change.cache(cache)
+
+    def forward(
+        self, input_ids: Array, positions: Array, mask: Array, cache: Any, tap: TapFunction
+    ) -> tuple[Array, Any]:
+        if self._filled == 0:
+            self._prefill = input_ids.shape[1]
+        positions = self._change.positions(positions, self._filled, self._prefill)
+        self._filled += input_ids.shape[1]
+        return self._port.forward(input_ids, positions, mask, cache, tap)
 
 
 class ChangedWeights(Weights):
@@ -59,8 +88,8 @@ class ChangedWeights(Weights):
         return jnp.asarray(tensor.astype(self.dtype))
 
 
-def load_mutant(mutant: Mutant, checkpoint: Path, config: Config, dtype: jnp.dtype) -> Decoder:
-    """The built-in decoder with a mutant in it.
+def load_mutant(mutant: Mutant, checkpoint: Path, config: Config, dtype: jnp.dtype) -> Decoder | Misled:
+    """The built-in decoder with a mutant in it, or around it.
 
     Raises:
         CheckpointError: as `Decoder.load`, of a checkpoint or of a changed config that it does not compute.
@@ -77,6 +106,8 @@ def load_mutant(mutant: Mutant, checkpoint: Path, config: Config, dtype: jnp.dty
             return Decoder(right, ChangedWeights(checkpoint, dtype, change, right))
         case ConfigChange():
             return decoder
+        case CallChange():
+            return Misled(decoder, change)
 
 
 def loader(mutant: Mutant, spec: str | None = None, folder: Path | None = None) -> Loader:
@@ -102,6 +133,8 @@ def loader(mutant: Mutant, spec: str | None = None, folder: Path | None = None) 
         )
 
     def load(checkpoint: Path, config: Config, dtype: jnp.dtype) -> Port:
+        if isinstance(mutant.change, CallChange):
+            return Misled(load_port(spec, checkpoint, config, dtype), mutant.change)
         changed = write_changed_checkpoint(mutant, checkpoint, config, folder)
         return load_port(spec, changed, changed_config(mutant, config), dtype)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from harness.errors import PortError
 from harness.mutants.mutant import Mutant, OperationChange
+from harness.mutants.subject import Sight
 from harness.run.operations import OPERATIONS
 
 # Each makes the value of a tap by itself; what the others make flows into these.
 LAST_BEFORE_A_TAP = (
-    *("embed", "attn_norm", "linear", "rotate_q", "rotate_k", "probabilities", "context", "attn_residual"),
+    *("embed", "attn_norm", "linear", "rotate_q", "rotate_k", "write_k", "write_v", "probabilities", "context"),
+    "attn_residual",
     *("mlp_norm", "gated", "mlp_residual", "final_norm", "head"),
 )
 
@@ -27,3 +30,44 @@ FORCED_FAILURE = Mutant(
     introduced=frozenset(),
     change=OperationChange({name: _doubled(getattr(OPERATIONS, name)) for name in LAST_BEFORE_A_TAP}),
 )
+
+
+def first_line(error: Exception) -> str:
+    """What a mutant raised, in one line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def must_pass(right: Sequence[Sight], precision: str) -> None:
+    """The first phase.
+
+    Raises:
+        PortError: a comparison of the right decoder does not match.
+    """
+    wrong = [sight for sight in right if sight.verdict != "match"]
+    if wrong:
+        worst = max(wrong, key=lambda sight: sight.margin)
+        raise PortError(
+            "the right decoder does not match the golden: no mutant can be judged by it",
+            where=f"{worst.tap} in case {worst.case}, {precision}, {worst.mode}: {worst.verdict}",
+            expected="within the limit",
+            found=f"{worst.margin:.2g} times the limit",
+            hint="`goldens check` with the same golden and weights must pass first",
+        )
+
+
+def must_fail(right: Sequence[Sight], failures: Sequence[Sight], precision: str) -> None:
+    """The second phase; of the forced failure, what did not change at all has no sight.
+
+    Raises:
+        PortError: a comparison that replay makes of the right decoder does not fail.
+    """
+    failed = {(sight.case, sight.tap) for sight in failures if sight.verdict != "match"}
+    passed = [s for s in right if s.mode == "replay" and (s.case, s.tap) not in failed]
+    if passed:
+        raise PortError(
+            "a forced failure passes: at this tap nothing would be caught",
+            where=f"{passed[0].tap} in case {passed[0].case}, {precision}",
+            expected="2 f(x) + 1 in the place of f(x) to diverge",
+            found=f"{len(passed)} comparisons that match",
+            hint="look at the noise that this golden records: `goldens show GOLDEN`",
+        )

@@ -5,7 +5,6 @@ A value that is, bit for bit, the right decoder's is not compared again: it matc
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,16 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from harness.comparison import Place, compare
+from harness.comparison import TapResult
 from harness.mutants.batches import Batch, Rows
-from harness.mutants.criteria import figures
-from harness.mutants.subject import EMBED, HEAD, Sight, Stage, Subject
-from harness.run.session import GoldenSource
+from harness.mutants.criteria import LogitFigures, figures
+from harness.mutants.source import StageSource
+from harness.mutants.subject import EMBED, HEAD, INFINITE, Sight, Stage, Subject, sight_of
+from harness.run.port import Declarations
+from harness.run.session import CaseSession, Judgement
 from harness.taps import Tap
 from harness.tolerances import Limit
 
 Values = dict[str, np.ndarray]
-INFINITE = float("inf")
 
 
 class StageTrial:
@@ -39,7 +39,7 @@ class StageTrial:
 
     def __init__(
         self,
-        source: GoldenSource,
+        source: StageSource,
         limit: Limit,
         batches: Sequence[Batch],
         layers: int,
@@ -48,8 +48,7 @@ class StageTrial:
     ) -> None:
         self._source, self._limit, self._batches, self._layers = source, limit, batches, layers
         self.stage = stage
-        self._truth = functools.cache(source.golden.tap)
-        self._rounded = functools.cache(source.rounded)
+        source.forget()
         prefix = f"layers.{stage}" if isinstance(stage, int) else ""
         taps = [tap for tap in source.taps.values() if tap.stage == prefix]
         self._taps = {tap.name: tap for tap in taps if prefix or (tap.name == EMBED) == (stage == EMBED)}
@@ -116,7 +115,7 @@ class StageTrial:
             values[name] = np.asarray(value)
             return self._golden(index, tap, values[name])
 
-        before = None if self.stage == EMBED else self._before(index, one.residual)
+        before = None if self.stage == EMBED else self._before(one, index)
         after = one.run(self.stage, batch, index, parameters, before, tap)
         if self.stage == HEAD:
             values["logits"] = np.asarray(after)
@@ -125,17 +124,16 @@ class StageTrial:
     def _golden(self, index: int, tap: Tap, value: np.ndarray) -> jax.Array:
         """A value with the goldens in its place; one of another shape goes on, and the comparison refuses it."""
         batch = self._batches[index]
-        goldens = {rows.entry.name: self._rounded(rows.entry.name, tap.name) for rows in batch.recorded(tap.name)}
+        goldens = {
+            rows.entry.name: self._source.rounded(rows.entry.name, tap.name) for rows in batch.recorded(tap.name)
+        }
         fits = all(batch.cut(tap, r, value).shape == goldens[r.entry.name].shape for r in batch.recorded(tap.name))
         return jnp.asarray(batch.replace(tap, value, goldens) if fits else value)
 
-    def _before(self, index: int, name: str) -> jax.Array:
-        """The golden residual stream that enters the stage; zeros in the rows that have none."""
-        batch = self._batches[index]
-        hidden = next(golden for golden in batch.recorded(name)).entry.name
-        width = self._rounded(hidden, name).shape[-1]
-        dtype = self._rounded(hidden, name).dtype
-        return self._golden(index, self._source.taps[name], np.zeros((*batch.mask.shape, width), dtype))
+    def _before(self, one: Subject, index: int) -> jax.Array:
+        """The golden residual stream that enters the stage; the mutant's own where none is recorded."""
+        own = np.asarray((one.hidden or self._entering)[index])
+        return self._golden(index, self._source.taps[one.residual], own)
 
     def _forward(self, one: Subject, parameters: Any, index: int, x: Array | None) -> Array:
         return one.run(self.stage, self._batches[index], index, parameters, x, lambda name, value: value)
@@ -152,22 +150,23 @@ class StageTrial:
                     continue
                 sight = self._sight("forward", tap, batch, rows, value)
                 if sight.verdict not in ("shape", "dtype"):
-                    one.logits[name] = figures(batch.cut(tap, rows, value), self._truth(name, tap.name))
+                    one.logits[name] = self._figures(batch, rows, value)
                 yield sight
+
+    def _figures(self, batch: Batch, rows: Rows, value: np.ndarray) -> LogitFigures:
+        """Of the tokens that are compared."""
+        tap, name = self._source.taps["logits"], rows.entry.name
+        scope = self._source.scope(name)
+        actual = batch.cut(tap, rows, value)[:, scope.positions]
+        return figures(actual[scope.counted], self._source.truth(name, tap.name)[scope.counted])
 
     def _sight(self, mode: str, tap: Tap, batch: Batch, rows: Rows, value: np.ndarray) -> Sight:
         entry = rows.entry
-        result = compare(
-            Place(entry.name, self._source.precision, mode, tap),
-            batch.cut(tap, rows, value),
-            self._truth(entry.name, tap.name),
-            self._source.noise(entry, mode, tap.name),
-            self._limit,
-            self._source.precision,
-        )
-        rms, largest = (INFINITE if x is None else x for x in (result.rms_multiple, result.max_multiple))
-        margin = max(rms / self._limit.rms, largest / self._limit.max)
-        return Sight(entry.name, entry.level, mode, tap.name, result.verdict, margin, rms)
+        results: list[TapResult] = []
+        session = CaseSession(self._source, entry, mode, Judgement(self._limit, Declarations(), results.append))
+        session.absorb(tap.stage, {tap.kind: batch.cut(tap, rows, value)})
+        [result] = results
+        return sight_of(result, entry, self._limit)
 
     def _missing(self) -> list[Sight]:
         """Every tap of a stage that a mutant does not compute."""

@@ -13,17 +13,20 @@ import numpy as np
 from jaxtyping import Array
 
 from harness.architecture import Config
-from harness.comparison import Verdict
+from harness.comparison import TapResult, Verdict
+from harness.golden import CaseEntry
 from harness.mutants.batches import Batch
 from harness.mutants.criteria import LogitFigures
 from harness.mutants.exact import MASKING, at_exact_lengths
-from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, WeightChange
+from harness.mutants.mutant import CallChange, ConfigChange, Mutant, OperationChange, WeightChange
 from harness.mutants.planting import load_mutant
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS
 from harness.run.port import Call
 from harness.run.tapping import TapFunction
+from harness.tolerances import Limit
 
+INFINITE = float("inf")
 EMBED, HEAD = "embed", "head"
 Stage = str | int
 OF_EMBED, OF_HEAD = frozenset({"embed"}), frozenset({"final_norm", "head"})
@@ -46,6 +49,13 @@ class Sight:
     verdict: Verdict
     margin: float
     rms: float
+
+
+def sight_of(result: TapResult, entry: CaseEntry, limit: Limit) -> Sight:
+    """A comparison as a sight."""
+    rms, largest = (INFINITE if x is None else x for x in (result.rms_multiple, result.max_multiple))
+    margin = max(rms / limit.rms, largest / limit.max)
+    return Sight(entry.name, entry.level, result.mode, result.tap, result.verdict, margin, rms)
 
 
 @dataclass(eq=False)
@@ -93,7 +103,7 @@ class Subject:
                 return bool(set(replaced) & (OF_EMBED if stage == EMBED else OF_HEAD))
             case WeightChange():
                 return not _same(own, right)
-            case ConfigChange():
+            case ConfigChange() | CallChange():
                 return True
 
     def run(self, stage: Stage, batch: Batch, index: int, parameters: Any, x: Array, tap: TapFunction) -> Array:
@@ -111,7 +121,22 @@ class Subject:
             norm, head = parameters
             return decoder.head(call, norm, head, x)
         assert isinstance(stage, int)
-        return decoder.layer(call, stage, parameters, x)
+        return decoder.layer(call, stage, parameters, x, None)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What was seen.
+
+    Attributes:
+        right: the right decoder, of which every comparison was seen.
+        subjects: the mutants, of which only what differs from it was.
+        forced: how many comparisons the forced failure failed.
+    """
+
+    right: Subject
+    subjects: Sequence[Subject]
+    forced: int
 
 
 def subject(
@@ -127,7 +152,7 @@ def subject(
     """
     change = mutant.change
     if not exact or not isinstance(change, OperationChange):
-        return Subject(mutant, [load_mutant(mutant, checkpoint, config, dtype)] * len(batches))
+        return Subject(mutant, [_decoder(mutant, checkpoint, config, dtype)] * len(batches))
     operations = replace(OPERATIONS, **change.replaced)
     wrapped = [at_exact_lengths(operations, batch.lengths) for batch in batches]
     changes = [
@@ -135,7 +160,13 @@ def subject(
         for ops in wrapped
     ]
     at_lengths = [replace(mutant, change=changed) for changed in changes]
-    return Subject(mutant, [load_mutant(one, checkpoint, config, dtype) for one in at_lengths])
+    return Subject(mutant, [_decoder(one, checkpoint, config, dtype) for one in at_lengths])
+
+
+def _decoder(mutant: Mutant, checkpoint: Path, config: Config, dtype: jnp.dtype) -> Decoder:
+    loaded = load_mutant(mutant, checkpoint, config, dtype)
+    assert isinstance(loaded, Decoder)
+    return loaded
 
 
 def _same(own: Any, right: Any) -> bool:

@@ -14,15 +14,14 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from harness.architecture import Config
-from harness.errors import PortError
 from harness.mutants.batches import Batch
 from harness.mutants.mutant import Mutant
-from harness.mutants.sanity import FORCED_FAILURE, RIGHT
+from harness.mutants.sanity import FORCED_FAILURE, RIGHT, first_line, must_fail, must_pass
+from harness.mutants.source import StageSource
 from harness.mutants.stage import StageTrial
-from harness.mutants.subject import EMBED, HEAD, Sight, Subject, subject
+from harness.mutants.subject import EMBED, HEAD, Subject, Trial, subject
 from harness.run import precision as precisions
 from harness.run.progress import SILENT, Progress
-from harness.run.session import GoldenSource
 from harness.tolerances import Limit
 
 
@@ -44,24 +43,9 @@ class Bench:
         return subject(mutant, self.checkpoint, self.config, dtype, self.batches, exact)
 
 
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """What was seen.
-
-    Attributes:
-        right: the right decoder, of which every comparison was seen.
-        subjects: the mutants, of which only what differs from it was.
-        forced: how many comparisons the forced failure failed.
-    """
-
-    right: Subject
-    subjects: Sequence[Subject]
-    forced: int
-
-
 def run_trial(
     bench: Bench,
-    source: GoldenSource,
+    source: StageSource,
     limit: Limit,
     mutants: Sequence[Mutant],
     exact: bool,
@@ -85,9 +69,9 @@ def run_trial(
             progress.begin(f"{source.precision}: stage {number} of {len(stages)}", len(subjects))
             trial = StageTrial(source, limit, bench.batches, bench.layers, stage, clean)
             right = trial.observe_right()
-            _must_pass(right, source.precision)
+            must_pass(right, source.precision)
             failures = trial.observe_replay(forced)
-            _must_fail(right, failures, source.precision)
+            must_fail(right, failures, source.precision)
             clean.sights += right
             forced_failures += len(failures)
             for one in subjects:
@@ -101,7 +85,7 @@ def _planted(mutant: Mutant, bench: Bench, dtype: jnp.dtype, exact: bool) -> Sub
     try:
         return bench.subject(mutant, dtype, exact)
     except Exception as error:
-        return Subject(mutant, [], refusal=_first_line(error))
+        return Subject(mutant, [], refusal=first_line(error))
 
 
 def _observe(trial: StageTrial, one: Subject) -> None:
@@ -111,35 +95,4 @@ def _observe(trial: StageTrial, one: Subject) -> None:
     try:
         trial.observe(one)
     except Exception as error:
-        one.refusal = _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-
-
-def _must_pass(right: Sequence[Sight], precision: str) -> None:
-    wrong = [sight for sight in right if sight.verdict != "match"]
-    if wrong:
-        worst = max(wrong, key=lambda sight: sight.margin)
-        raise PortError(
-            "the right decoder does not match the golden: no mutant can be judged by it",
-            where=f"{worst.tap} in case {worst.case}, {precision}, {worst.mode}: {worst.verdict}",
-            expected="within the limit",
-            found=f"{worst.margin:.2g} times the limit",
-            hint="`goldens check` with the same golden and weights must pass first",
-        )
-
-
-def _must_fail(right: Sequence[Sight], failures: Sequence[Sight], precision: str) -> None:
-    """Every comparison that replay makes of the right decoder must fail; what did not change has no sight."""
-    failed = {(sight.case, sight.tap) for sight in failures if sight.verdict != "match"}
-    passed = [s for s in right if s.mode == "replay" and (s.case, s.tap) not in failed]
-    if passed:
-        raise PortError(
-            "a forced failure passes: at this tap nothing would be caught",
-            where=f"{passed[0].tap} in case {passed[0].case}, {precision}",
-            expected="2 f(x) + 1 in the place of f(x) to diverge",
-            found=f"{len(passed)} comparisons that match",
-            hint="look at the noise that this golden records: `goldens show GOLDEN`",
-        )
+        one.refusal = first_line(error)

@@ -67,7 +67,7 @@ class AuditedMutant:
 
     id: str
     family: str
-    kind: Literal["operation", "numerics", "weight", "config"]
+    kind: Literal["operation", "numerics", "weight", "config", "call"]
     wrong: str
     right: str
     expected: tuple[str, ...]

@@ -238,7 +238,10 @@ class Decoder:
         self, call: Call, index: int, state: nnx.State, x: Hidden, past: Past | None
     ) -> tuple[Hidden, Past | None]:
         """One layer of one call, and the layer's part of the cache with the call in it."""
-        return self._layer(call.tap, f"layers.{index}", state, x, call.positions, call.mask, past)
+        after: tuple[Hidden, Past | None] = self._layer(
+            call.tap, f"layers.{index}", state, x, call.positions, call.mask, past
+        )
+        return after
 
     def head(
         self, call: Call, norm: Float[Array, " hidden"], head: Float[Array, "hidden vocab"], x: Hidden

@@ -1,0 +1,216 @@
+"""Bugs of the KV cache and of decoding: only a case in several calls can show them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from harness.mutants.mutant import CallChange, Change, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.needs import CHUNKED, WIDE, Need, steps
+from harness.run.operations import OPERATIONS, KeyValues, allowed, write
+
+CACHE = kinds("cache_k", "cache_v")
+ROTATED = kinds("q_rope", "k_rope")
+WRITTEN = "the keys and values of the new tokens go to the slots from `filled` on"
+POSITION = "position = tokens before it"
+CAUSAL = "slot <= the query's own"
+Mask = Bool[Array, "batch key"]
+Slots = Int[Array, " position"]
+Start = Int[Array, ""]
+
+
+def both(operation: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
+    """The same writing of keys and values."""
+    return {"write_k": operation, "write_v": operation}
+
+
+def only_in_steps(wrong: Callable[..., Array], right: Callable[..., Array]) -> Callable[..., Array]:
+    """Wrong where one token comes, right in a prefill: two code paths."""
+    return lambda x, *args: (wrong if x.shape[1] == 1 else right)(x, *args)
+
+
+def _not_written(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
+    return buffer if new.shape[1] == 1 else write(buffer, new, start)
+
+
+def _late(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
+    return write(buffer, new, start + 1 if new.shape[1] == 1 else start)
+
+
+def _over_the_last(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
+    return write(buffer, new, start - 1 if new.shape[1] == 1 else start)
+
+
+def _in_blocks(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
+    """Blocks of 8 slots: near the end a block does not fit, and JAX moves it back over what is there."""
+    block = jnp.pad(new, ((0, 0), (0, -new.shape[1] % 8), (0, 0), (0, 0)))[:, : buffer.shape[1]]
+    return write(buffer, block, start)
+
+
+def _narrow(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
+    return write(buffer, new.astype(jnp.bfloat16).astype(new.dtype), start)
+
+
+def _from_the_left(mask: Mask, slots: Slots) -> Array:
+    return allowed(mask, slots - slots[0])
+
+
+def _all_filled(mask: Mask, slots: Slots) -> Array:
+    return jnp.broadcast_to(mask[:, None, None, :], (mask.shape[0], 1, len(slots), mask.shape[1]))
+
+
+def _stuck(positions: Array, filled: int, prefill: int) -> Array:
+    return jnp.full_like(positions, prefill) if filled else positions
+
+
+def _ahead(positions: Array, filled: int, prefill: int) -> Array:
+    return positions + jnp.ones_like(positions) if filled else positions
+
+
+def _zero(positions: Array, filled: int, prefill: int) -> Array:
+    return jnp.zeros_like(positions) if filled else positions
+
+
+def _mutant(
+    name: str,
+    wrong: str,
+    right: str,
+    introduced: frozenset[str],
+    change: Change,
+    *seen: str,
+    needs: tuple[Need, ...],
+) -> Mutant:
+    return Mutant(name, wrong, right, introduced, change, needs=needs, cached=True, seen=seen)
+
+
+MUTANTS = (
+    _mutant(
+        "decode_position_stuck",
+        "every decoded token at the position after the prefill",
+        POSITION,
+        ROTATED,
+        CallChange(_stuck),
+        "https://github.com/jundot/omlx/pull/2363",
+        needs=(steps(2),),
+    ),
+    _mutant(
+        "decode_position_ahead",
+        "position + 1 after the prefill",
+        POSITION,
+        ROTATED,
+        CallChange(_ahead),
+        "https://github.com/fla-org/flash-linear-attention/issues/766",
+        "https://github.com/huggingface/transformers/pull/37414",
+        needs=(steps(1),),
+    ),
+    _mutant(
+        "decode_position_zero",
+        "position 0 after the prefill",
+        POSITION,
+        ROTATED,
+        CallChange(_zero),
+        "https://github.com/Blaizzy/mlx-vlm/issues/1983",
+        "https://github.com/keras-team/keras-hub/pull/1544",
+        needs=(steps(1),),
+    ),
+    _mutant(
+        "decode_rope_skipped",
+        "q, k of a decoded token",
+        "R q, R k in prefill and decode alike",
+        ROTATED,
+        OperationChange(
+            {
+                "rotate_q": only_in_steps(lambda x, angles: x, OPERATIONS.rotate_q),
+                "rotate_k": only_in_steps(lambda x, angles: x, OPERATIONS.rotate_k),
+            }
+        ),
+        "https://github.com/paiml/aprender/pull/2085",
+        "https://github.com/tenstorrent/tt-mlir/pull/9042",
+        needs=(steps(1),),
+    ),
+    _mutant(
+        "cache_not_written",
+        "keys and values of decoded tokens are never stored",
+        WRITTEN,
+        CACHE,
+        OperationChange(both(_not_written)),
+        needs=(steps(2),),
+    ),
+    _mutant(
+        "cache_slot_late",
+        "a decoded token's keys and values go one slot further on",
+        WRITTEN,
+        CACHE,
+        OperationChange(both(_late)),
+        "https://github.com/RobertCsordas/moeut/pull/6",
+        needs=(steps(1),),
+    ),
+    _mutant(
+        "cache_slot_overwritten",
+        "a decoded token's keys and values go over the last token's",
+        WRITTEN,
+        CACHE,
+        OperationChange(both(_over_the_last)),
+        "https://github.com/EricLBuehler/mistral.rs/pull/300",
+        needs=(steps(1),),
+    ),
+    _mutant(
+        "cache_keys_overwritten",
+        "a decoded token's key goes over the last token's, its value does not",
+        WRITTEN,
+        kinds("cache_k"),
+        OperationChange({"write_k": _over_the_last}),
+        "https://github.com/EricLBuehler/mistral.rs/pull/300",
+        needs=(steps(1),),
+    ),
+    _mutant(
+        "cache_clamped",
+        "written in blocks of 8, which JAX moves back where they do not fit",
+        WRITTEN,
+        CACHE,
+        OperationChange(both(_in_blocks)),
+        "https://github.com/vllm-project/tpu-inference/pull/2366",
+        "https://github.com/jax-ml/jax/issues/40849",
+        "https://github.com/openxla/xla/issues/49120",
+        needs=(steps(2),),
+    ),
+    _mutant(
+        "cache_in_bfloat16",
+        "bfloat16(k), bfloat16(v) in the cache of a wider model",
+        "k, v in the dtype of the activations",
+        CACHE,
+        NumericsChange(both(_narrow)),
+        "https://github.com/xjdr-alt/entropix/pull/72",
+        "https://github.com/ml-explore/mlx-lm/pull/1491",
+        needs=(steps(1), WIDE),
+    ),
+    _mutant(
+        "cache_keys_in_bfloat16",
+        "bfloat16(k) in the cache of a wider model",
+        "k in the dtype of the activations",
+        kinds("cache_k"),
+        NumericsChange({"write_k": _narrow}),
+        "https://github.com/google/tunix/issues/1321",
+        needs=(steps(1), WIDE),
+    ),
+    _mutant(
+        "chunk_aligned_left",
+        "a later chunk masked as if it were the first: key <= index in the chunk",
+        CAUSAL,
+        kinds("probs"),
+        OperationChange({"allowed": _from_the_left}),
+        "https://github.com/huggingface/transformers/pull/28937",
+        needs=(CHUNKED,),
+    ),
+    _mutant(
+        "chunk_not_causal",
+        "every token of a chunk sees the whole chunk",
+        CAUSAL,
+        kinds("probs"),
+        OperationChange({"allowed": _all_filled}),
+        "https://github.com/osaurus-ai/vmlx-swift/pull/185",
+        needs=(steps(1),),
+    ),
+)

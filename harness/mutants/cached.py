@@ -1,0 +1,90 @@
+"""Mutants on cases with a KV cache: several calls, checked one case at a time as `goldens check` does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from harness.architecture import Config
+from harness.comparison import TapResult
+from harness.golden import CaseEntry
+from harness.mutants.criteria import LogitFigures, figures_of
+from harness.mutants.mutant import Mutant
+from harness.mutants.planting import load_mutant
+from harness.mutants.sanity import FORCED_FAILURE, RIGHT, first_line, must_fail, must_pass
+from harness.mutants.subject import Sight, Subject, Trial, sight_of
+from harness.run.checker import Checker
+from harness.run.port import Port
+from harness.run.progress import Progress
+from harness.run.question import Question
+from harness.run.tapping import TapFunction
+
+
+class Eager:
+    """A port whose taps are plain functions, so that its operations run one by one and nothing is compiled."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+
+    def init_cache(self, batch: int, length: int, dtype: Any) -> Any:
+        return self._port.init_cache(batch, length, dtype)  # type: ignore[attr-defined]
+
+    def forward(
+        self, input_ids: jax.Array, positions: jax.Array, mask: jax.Array, cache: Any, tap: TapFunction
+    ) -> tuple[jax.Array, Any]:
+        return self._port.forward(input_ids, positions, mask, cache, lambda name, value: tap(name, value))
+
+
+def run_cached(
+    golden: Path | str,
+    checkpoint: Path,
+    cases: Sequence[CaseEntry],
+    precision: str,
+    mutants: Sequence[Mutant],
+    progress: Progress,
+) -> Trial:
+    """Run the right decoder and every mutant on cases with a cache, at one precision.
+
+    Raises:
+        PortError: one of the two sanity phases failed, as in `harness.mutants.trial.run_trial`.
+    """
+    question = Question((precision,), cases=tuple(case.name for case in cases))
+    entries = {case.name: case for case in cases}
+    limit = question.limit(precision)
+
+    def run(mutant: Mutant) -> list[TapResult]:
+        def load(directory: Path, config: Config, dtype: Any) -> Port:
+            return Eager(load_mutant(mutant, directory, config, dtype))
+
+        with Checker(golden, checkpoint, mutant.id, question, load=load) as checker:
+            return checker.run(precision)
+
+    def sights(results: Sequence[TapResult]) -> list[Sight]:
+        return [sight_of(result, entries[result.case], limit) for result in results]
+
+    progress.begin(f"{precision}: cases with a cache", len(mutants))
+    right = {(r.case, r.mode, r.tap): r for r in run(RIGHT)}
+    must_pass(sights(list(right.values())), precision)
+    failures = sights([result for result in run(FORCED_FAILURE) if result.mode == "replay"])
+    must_fail(sights(list(right.values())), failures, precision)
+    subjects = []
+    for mutant in mutants:
+        one = Subject(mutant, [])
+        try:
+            results = run(mutant)
+            one.sights = sights([r for r in results if r != right.get((r.case, r.mode, r.tap))])
+            one.logits = _logits(results)
+        except Exception as error:
+            one.refusal = first_line(error)
+        subjects.append(one)
+        progress.advance(mutant.id)
+    clean = Subject(RIGHT, [], sights=sights(list(right.values())), logits=_logits(list(right.values())))
+    return Trial(clean, subjects, len(failures))
+
+
+def _logits(results: Sequence[TapResult]) -> dict[str, LogitFigures]:
+    found = {r.case: figures_of(r) for r in results if r.mode == "forward" and r.tap == "logits"}
+    return {case: figures for case, figures in found.items() if figures is not None}
