@@ -13,20 +13,23 @@ import jax.numpy as jnp
 from harness.run.cache import Cache
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS, Operations, allowed, inverse_frequencies, rope_angles, write
-from tests.planted import Bug
 
 
 @dataclass(frozen=True)
-class CallBug(Bug):
-    """A planted bug that may also change what a call is given, or the cache that a case starts with.
+class CallBug:
+    """A planted bug: operations that are replaced, what a call is given, or the cache that a case starts with.
 
     Attributes:
+        kinds: the kinds of taps where replay must find it.
         cases: where it shows.
         since: the first call in which it shows.
         positions: (positions, mask, slots filled before) -> positions.
         mask: (mask) -> mask.
     """
 
+    name: str
+    kinds: frozenset[str]
+    operations: Operations = OPERATIONS
     cases: tuple[str, ...] = ("decode",)
     since: int = 0
     change: object = None

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +24,7 @@ from safetensors.numpy import save_file
 from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import INDEX, SINGLE, Checkpoint
 from harness.errors import UsageError
-from harness.mutants.mutant import CallChange, ConfigChange, Mutant, OperationChange, WeightChange
+from harness.mutants.mutant import CallChange, ConfigChange, Mutant, OperationChange, Read, WeightChange
 from harness.run.cache import Past
 from harness.run.checker import Loader
 from harness.run.decoder import Decoder
@@ -33,21 +35,28 @@ from harness.run.weights import Weights, ZeroWeights
 
 
 class PartlyChanged(Decoder):
-    """The built-in decoder with other operations in some of its layers."""
+    """The built-in decoder with other operations in some of its layers.
 
-    def __init__(self, arch: Architecture, weights: Weights, changed: Operations, layers: tuple[int, ...]) -> None:
-        super().__init__(arch, weights)
-        self._changed, self._layers = Decoder(arch, weights, changed), layers
+    Args:
+        changed: the operations of those layers.
+    """
+
+    def __init__(
+        self, arch: Architecture, weights: Weights, operations: Operations, changed: Mapping[int, Operations]
+    ) -> None:
+        super().__init__(arch, weights, operations)
+        self._operations = changed
+        self._changed = {index: Decoder(arch, weights, own) for index, own in changed.items()}
 
     def without_weights(self) -> Self:
         weights = ZeroWeights(self.weights.directory, self.weights.dtype)
-        return type(self)(self.arch, weights, self._changed.ops, self._layers)
+        return type(self)(self.arch, weights, self.ops, self._operations)
 
     def layer(
         self, call: Call, index: int, state: nnx.State, x: Hidden, past: Past | None
     ) -> tuple[Hidden, Past | None]:
-        if index in self._layers:
-            return self._changed.layer(call, index, state, x, past)
+        if index in self._changed:
+            return self._changed[index].layer(call, index, state, x, past)
         return super().layer(call, index, state, x, past)
 
 
@@ -77,15 +86,16 @@ class Misled:
 
 
 class ChangedWeights(Weights):
-    """A checkpoint's parameters, changed as a mutant says before they are converted."""
+    """A checkpoint's parameters, changed as mutants say before they are converted."""
 
-    def __init__(self, directory: Path, dtype: jnp.dtype, change: WeightChange, arch: Architecture) -> None:
+    def __init__(
+        self, directory: Path, dtype: jnp.dtype, changes: Sequence[WeightChange], arch: Architecture
+    ) -> None:
         super().__init__(directory, dtype)
-        self._change, self._arch = change, arch
+        self._read = changed_reading(self._checkpoint, changes, arch)
 
     def read(self, name: str) -> Float[Array, "..."]:
-        tensor = changed_tensor(self._checkpoint, name, self._change, self._arch)
-        return jnp.asarray(tensor.astype(self.dtype))
+        return jnp.asarray(self._read(name).astype(self.dtype))
 
 
 def load_mutant(mutant: Mutant, checkpoint: Path, config: Config, dtype: jnp.dtype) -> Decoder | Misled:
@@ -94,20 +104,38 @@ def load_mutant(mutant: Mutant, checkpoint: Path, config: Config, dtype: jnp.dty
     Raises:
         CheckpointError: as `Decoder.load`, of a checkpoint or of a changed config that it does not compute.
     """
-    change, right = mutant.change, architecture_of(config)
-    decoder = Decoder.load(checkpoint, changed_config(mutant, config), dtype)
-    match change:
-        case OperationChange() if mutant.layers is None:
-            return Decoder(right, decoder.weights, replace(OPERATIONS, **change.replaced))
-        case OperationChange():
-            changed = replace(OPERATIONS, **change.replaced)
-            return PartlyChanged(right, decoder.weights, changed, mutant.in_layers(right.layers))
-        case WeightChange():
-            return Decoder(right, ChangedWeights(checkpoint, dtype, change, right))
-        case ConfigChange():
-            return decoder
-        case CallChange():
-            return Misled(decoder, change)
+    return load_mutants([mutant], checkpoint, config, dtype)
+
+
+def load_mutants(
+    mutants: Sequence[Mutant], checkpoint: Path, config: Config, dtype: jnp.dtype
+) -> Decoder | Misled:
+    """The built-in decoder with several mutants in it; of two that replace one operation, the later one counts."""
+    right, changes = architecture_of(config), [mutant.change for mutant in mutants]
+    for mutant in mutants:
+        config = changed_config(mutant, config)
+    decoder = Decoder.load(checkpoint, config, dtype)
+    of_weights = [change for change in changes if isinstance(change, WeightChange)]
+    weights = ChangedWeights(checkpoint, dtype, of_weights, right) if of_weights else decoder.weights
+    everywhere: dict[str, Callable[..., Any]] = {}
+    by_layer: dict[int, dict[str, Callable[..., Any]]] = {}
+    for mutant in mutants:
+        if isinstance(mutant.change, OperationChange):
+            if mutant.layers is None:
+                everywhere.update(mutant.change.replaced)
+                continue
+            for index in mutant.in_layers(right.layers):
+                by_layer.setdefault(index, {}).update(mutant.change.replaced)
+    operations = replace(OPERATIONS, **everywhere)
+    changed = {index: replace(operations, **replaced) for index, replaced in by_layer.items()}
+    port: Decoder | Misled = (
+        PartlyChanged(decoder.arch, weights, operations, changed)
+        if changed
+        else Decoder(decoder.arch, weights, operations)
+    )
+    for change in changes:
+        port = Misled(port, change) if isinstance(change, CallChange) else port
+    return port
 
 
 def loader(mutant: Mutant, spec: str | None = None, folder: Path | None = None) -> Loader:
@@ -146,13 +174,16 @@ def changed_config(mutant: Mutant, config: Config) -> Config:
     return {**config, **mutant.change.fields(config)} if isinstance(mutant.change, ConfigChange) else config
 
 
-def changed_tensor(checkpoint: Checkpoint, name: str, change: WeightChange, arch: Architecture) -> np.ndarray:
-    """One parameter as the mutant loads it, in the dtype in which it is stored.
+def changed_reading(checkpoint: Checkpoint, changes: Sequence[WeightChange], arch: Architecture) -> Read:
+    """A reading of parameters, in the dtype in which they are stored, as the mutants load them."""
+    read: Read = checkpoint.read
+    for change in changes:
+        read = partial(_changed, change, read, arch)
+    return read
 
-    Raises:
-        CheckpointError: the checkpoint lacks the parameter that the mutant reads.
-    """
-    return change.load(name, checkpoint.read, arch)
+
+def _changed(change: WeightChange, read: Read, arch: Architecture, name: str) -> np.ndarray:
+    return change.load(name, read, arch)
 
 
 def write_changed_checkpoint(mutant: Mutant, checkpoint: Path, config: Config, folder: Path) -> Path:
@@ -169,10 +200,10 @@ def write_changed_checkpoint(mutant: Mutant, checkpoint: Path, config: Config, f
             (folder / file.name).symlink_to(file.resolve())
     (folder / "config.json").write_text(json.dumps(changed_config(mutant, config)), encoding="utf-8")
     if weights:
-        opened, arch = Checkpoint(checkpoint), architecture_of(config)
-        tensors = {name: changed_tensor(opened, name, weights, arch) for name in opened.names}
-        contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        save_file(contiguous, folder / SINGLE, metadata={"format": "pt"})
+        opened = Checkpoint(checkpoint)
+        read = changed_reading(opened, [weights], architecture_of(config))
+        tensors = {name: np.ascontiguousarray(read(name)) for name in opened.names}
+        save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
     return folder
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from harness.mutants.audit import AuditQuestion, audit
 
-# Short prompts recorded at every operation: enough positions for a mask, a scale and RoPE to show.
-CASES = ("one-to-five", "multi-token")
+# Short cases recorded at every operation: enough positions for a mask, a scale and RoPE to show; padding on the
+# left, far positions, and a cache.
+CASES = ("one-to-five", "multi-token", "batch-left", "offset", "decode", "chunked")
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +21,6 @@ def strict_promotion() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def whole_catalogue(golden_path, checkpoint):
-    """Every mutant on two short prompts, in float64."""
+    """Every mutant on a few short cases, in float64."""
     with jax.numpy_dtype_promotion("strict"):
         return audit(golden_path, checkpoint, AuditQuestion(precisions=("float64",), cases=CASES))

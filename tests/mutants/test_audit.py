@@ -119,10 +119,32 @@ def test_nan_is_a_catch_without_a_margin(golden_path, checkpoint):
     assert "top-1 equal" in result.criteria
 
 
-def test_a_case_that_is_recorded_at_its_logits_only_is_caught_but_not_named(golden_path, checkpoint):
-    result = result_of(audit(golden_path, checkpoint, asked("window_512", cases=("longest",))), "window_512")
+def test_a_case_without_every_operation_catches_but_does_not_name(golden_path, checkpoint):
+    result = result_of(audit(golden_path, checkpoint, asked("rope_missing", cases=("fox",))), "rope_missing")
     assert (result.outcome, result.named, result.introduced) == ("caught", False, ())
-    assert result.cases == ("longest",)
+    assert result.cases == ("fox",)
+
+
+def test_only_a_case_in_several_calls_shows_a_bug_of_the_cache(golden_path, checkpoint):
+    names = ("decode_position_stuck", "cache_keys_overwritten", "chunk_aligned_left")
+    blind = audit(golden_path, checkpoint, asked(*names, cases=("one-to-five", "batch-left")))
+    assert set(blind.blind) == set(names)
+    reasons = [result_of(blind, name).reason for name in names]
+    assert reasons == [
+        "no case has 2 decode steps",
+        "no case has 1 decode steps",
+        "no case has a prefill in chunks",
+    ]
+    seen = audit(golden_path, checkpoint, asked(*names, cases=("chunked",)))
+    assert seen.verdict == "sees"
+    assert all(mutant.results[0].named for mutant in seen.mutants)
+    assert seen.scores["float32"].forced > 100
+
+
+def test_a_cache_that_the_right_decoder_gets_wrong_is_refused(golden_path, checkpoint, monkeypatch):
+    monkeypatch.setattr("harness.mutants.cached.RIGHT", BY_ID["cache_slot_late"])
+    with pytest.raises(PortError, match="the right decoder does not match the golden"):
+        audit(golden_path, checkpoint, asked("cache_not_written", cases=("decode",)))
 
 
 def test_the_cases_that_are_needed_catch_everything(golden_path, checkpoint):

@@ -9,23 +9,19 @@ import pytest
 
 from harness.architecture import Architecture
 from harness.mutants.catalogue import CATALOGUE, FAMILIES
-from harness.mutants.mutant import ConfigChange, OperationChange, WeightChange
+from harness.mutants.mutant import CallChange, ConfigChange, OperationChange, WeightChange
 from harness.run.operations import Operations
 from tests.mutants.conftest import CASES
 
 OPERATIONS = {field.name for field in fields(Operations)}
-# What two short prompts, and this checkpoint, cannot show. The audit has to give the reason.
+# What these short cases, and this checkpoint, cannot show. The audit has to give the reason.
 UNSEEN = {
     "norm_cast_late": "the activations are as wide as the sums",
     "layers_as_text": "there are fewer than 11 layers",
     "weights_narrowed": "the checkpoint is stored in bfloat16",
-    "positions_counted": "in every case a token's position is its index",
-    "positions_in_bfloat16": "no case has a position beyond 256",
     "positions_in_int16": "no case has a position beyond 32,767",
-    "padding_seen": "no case is padded on the left",
     "window_32": "no case has 33 tokens",
     "window_512": "no case has 513 tokens",
-    "mask_minus_infinity": "no case is padded on the left",
     "mask_minus_100": "no hidden score exceeds the allowed ones",
     "activation_clamped": "no gate and no up exceeds 7",
 }
@@ -46,7 +42,7 @@ def test_an_entry_is_well_formed(mutant):
     assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)+", mutant.id)
     assert mutant.wrong and mutant.right and mutant.wrong != mutant.right
     assert mutant.introduced and mutant.introduced <= Architecture.kinds()
-    assert isinstance(mutant.change, OperationChange | WeightChange | ConfigChange)
+    assert isinstance(mutant.change, OperationChange | WeightChange | ConfigChange | CallChange)
     if isinstance(mutant.change, OperationChange):
         assert mutant.change.replaced and set(mutant.change.replaced) <= OPERATIONS
     for url in mutant.seen:
@@ -58,7 +54,7 @@ def test_an_entry_is_well_formed(mutant):
 
 def test_nearly_every_entry_was_seen_somewhere():
     unseen = [mutant.id for mutant in CATALOGUE if not mutant.seen]
-    assert len(unseen) <= 5, unseen
+    assert len(unseen) <= 6, unseen
 
 
 @pytest.mark.parametrize("mutant", CATALOGUE, ids=lambda mutant: mutant.id)

@@ -93,4 +93,10 @@ def test_a_precision_at_which_nothing_is_rounded_makes_it_equivalent(model):
 def test_facts_of_a_case_are_read_from_the_golden(golden_path):
     with open_golden(golden_path) as golden:
         facts = case_facts(golden, golden.manifest.case("code"))
+        chunked = case_facts(golden, golden.manifest.case("chunked"))
+        left = case_facts(golden, golden.manifest.case("batch-left"))
+        kept = case_facts(golden, golden.manifest.case("longest"))
+    assert (chunked.steps, chunked.chunked, facts.steps) == (3, True, 0)
+    assert (left.padded_left, left.counted, left.tokens) == (True, False, 9)
+    assert kept.furthest == kept.tokens - 1
     assert (facts.tokens, facts.furthest, facts.padded_left, facts.counted) == (49, 48, False, True)

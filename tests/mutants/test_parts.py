@@ -48,7 +48,7 @@ def test_equal_logits_pass_every_criterion():
     ("change", "rejecting"),
     [
         (lambda x: x + 2e-4, {"max abs 1e-4, mean 1e-5"}),
-        (lambda x: x + 0.1, {"max abs 1e-4, mean 1e-5", "allclose 1e-3"}),
+        (lambda x: x + 0.1, {"max abs 1e-4, mean 1e-5", "allclose, atol 1e-3"}),
         (lambda x: x / 2, set(CRITERIA) - {"PCC 0.99", "top-1 equal"}),
         (lambda x: -x, set(CRITERIA)),
         (lambda x: x * np.nan, set(CRITERIA)),
@@ -67,7 +67,7 @@ def test_one_case_is_enough_to_reject():
 
 def test_a_case_is_cut_out_of_its_batch_as_it_went_in(golden_path):
     with open_golden(golden_path) as golden:
-        cases = golden.manifest.cases
+        cases = [case for case in golden.manifest.cases if not case.cached and not case.kept]
         made = batches(golden, cases)
         assert sorted(rows.entry.name for batch in made for rows in batch.cases) == sorted(c.name for c in cases)
         batch = made[0]
@@ -88,9 +88,9 @@ def test_a_case_is_cut_out_of_its_batch_as_it_went_in(golden_path):
 def test_padding_is_kept_from_a_mask_that_shows_hidden_keys():
     scores = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 5, 5)), jnp.float32)
     mask = jnp.asarray([[True] * 5, [True, True, False, False, False]])
-    shown = OPERATIONS.__class__(allowed=lambda mask: jnp.ones((1, 1, mask.shape[1], mask.shape[1]), bool))
+    shown = OPERATIONS.__class__(allowed=lambda mask, slots: jnp.ones((1, 1, len(slots), mask.shape[1]), bool))
     exact = at_exact_lengths(shown, (5, 2))
-    probs = exact.probabilities(scores, exact.allowed(mask))
+    probs = exact.probabilities(scores, exact.allowed(mask, jnp.arange(5)))
     alone = OPERATIONS.probabilities(scores[1:, :, :2, :2], jnp.ones((1, 1, 2, 2), bool))
     assert np.array_equal(probs[1:, :, :2, :2], alone)
     assert not np.asarray(probs[1, :, 2:]).any()

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 
 from harness.errors import PortError
-from tests.planted import BUGS, Bug, load_with
+from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.mutant import Mutant
+from harness.mutants.planting import load_mutants
 from tests.run.ports import Wrapped
 
-BY_NAME = {bug.name: bug for bug in BUGS}
-ROPE, BIAS = BY_NAME["rope_only_q"], BY_NAME["v_bias_missing"]
+BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
+ROPE, BIAS = BY_ID["rope_missing_on_keys"], BY_ID["v_bias_missing"]
 
 
 class _Planted:
-    bug: Bug
+    mutants: tuple[Mutant, ...]
 
     @classmethod
     def load(cls, checkpoint, config, dtype, mesh):
-        return load_with(cls.bug)(checkpoint, config, dtype)
+        return load_mutants(cls.mutants, checkpoint, config, dtype)
 
 
 class WrongRope(_Planted):
-    bug = ROPE
+    mutants = (ROPE,)
 
 
 class WrongBias(_Planted):
-    bug = BIAS
+    mutants = (BIAS,)
 
 
 class WrongRopeAndBias(_Planted):
-    bug = replace(ROPE, weights=BIAS.weights)
+    mutants = (ROPE, BIAS)
 
 
 class NotJitted(Wrapped):
