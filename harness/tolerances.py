@@ -23,7 +23,7 @@ class Limit:
         rms: limit on the rms noise multiple, at the worst position.
         max: limit on the max-abs noise multiple, at the worst position.
         why: the measurements that it rests on.
-        weakest_bug: the rms multiple of the weakest planted bug, at the tap where it sits (embedded golden).
+        weakest_bug: the rms multiple of the weakest known bug, at the tap where it sits (embedded golden, `goldens audit`).
     """
 
     rms: float
@@ -38,15 +38,15 @@ LIMITS = {
         max=1e6,
         why="float64 has no recorded floor, so multiples count half-ulps of the values themselves: the built-in "
         "port reaches 33 (rms) and 58 (max) on the embedded golden, a constant rounded to float32 would be 5e8, "
-        "the weakest planted bug (eps added outside the root) is 7e12 where it sits",
-        weakest_bug=7e12,
+        "the weakest known bug (products in three bfloat16 passes) is 1.9e11 where it sits",
+        weakest_bug=1.9e11,
     ),
     "float32": Limit(
         rms=4.0,
         max=8.0,
-        why="the built-in port reaches 3.1 (rms) and 3.9 (max) on the embedded golden, the weakest planted bug "
-        "(eps added outside the root) is 1.3e4 where it sits",
-        weakest_bug=1.3e4,
+        why="the built-in port reaches 3.1 (rms) and 3.9 (max) on the embedded golden, the weakest known bug "
+        "(products in three bfloat16 passes) is 115 where it sits",
+        weakest_bug=115.0,
     ),
     "bfloat16": Limit(
         rms=4.0,

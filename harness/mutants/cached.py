@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from harness.comparison import TapResult
 from harness.golden import CaseEntry
 from harness.mutants.criteria import LogitFigures, figures_of
 from harness.mutants.mutant import Mutant
-from harness.mutants.planting import load_mutant
+from harness.mutants.planting import Misled, load_mutant
 from harness.mutants.sanity import FORCED_FAILURE, RIGHT, first_line, must_fail, must_pass
 from harness.mutants.subject import Sight, Subject, Trial, sight_of
 from harness.run.checker import Checker
-from harness.run.port import Port
+from harness.run.decoder import Decoder
+from harness.run.port import Call, Port
 from harness.run.progress import Progress
 from harness.run.question import Question
 from harness.run.tapping import TapFunction
@@ -26,16 +28,24 @@ from harness.run.tapping import TapFunction
 class Eager:
     """A port whose taps are plain functions, so that its operations run one by one and nothing is compiled."""
 
-    def __init__(self, port: Port) -> None:
+    def __init__(self, port: Decoder | Misled) -> None:
         self._port = port
 
     def init_cache(self, batch: int, length: int, dtype: Any) -> Any:
-        return self._port.init_cache(batch, length, dtype)  # type: ignore[attr-defined]
+        return self._port.init_cache(batch, length, dtype)
 
     def forward(
         self, input_ids: jax.Array, positions: jax.Array, mask: jax.Array, cache: Any, tap: TapFunction
     ) -> tuple[jax.Array, Any]:
-        return self._port.forward(input_ids, positions, mask, cache, lambda name, value: tap(name, value))
+        return self._port.forward(input_ids, positions, mask, cache, tap)
+
+    def forward_sequences(self, sequences: Sequence[Sequence[Call]]) -> list[list[tuple[jax.Array, Any]]]:
+        plain = [[replace(call, tap=_plain(call.tap)) for call in calls] for calls in sequences]
+        return self._port.forward_sequences(plain)
+
+
+def _plain(tap: TapFunction) -> TapFunction:
+    return lambda name, value: tap(name, value)
 
 
 def run_cached(

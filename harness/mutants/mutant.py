@@ -64,12 +64,10 @@ class CallChange:
 
     Attributes:
         positions: (positions, tokens before this call, tokens of the first call) -> the positions it is given.
-        cache: (an empty cache) -> the cache that it starts with.
     """
 
     kind: ClassVar[Kind] = "call"
-    positions: Callable[[Array, int, int], Array] = lambda positions, filled, prefill: positions
-    cache: Callable[[Any], Any] = lambda cache: cache
+    positions: Callable[[Array, int, int], Array]
 
 
 Change = OperationChange | WeightChange | ConfigChange | CallChange

@@ -61,7 +61,7 @@ class PartlyChanged(Decoder):
 
 
 class Misled:
-    """A port that is called wrongly: other positions, or a cache with an earlier request in it.
+    """A port that is called wrongly, with other positions.
 
     Args:
         port: any port with a cache.
@@ -72,17 +72,38 @@ class Misled:
 
     def init_cache(self, batch: int, length: int, dtype: jnp.dtype) -> Any:
         self._filled = 0
-        cache = self._port.init_cache(batch, length, dtype)  # type: ignore[attr-defined]
-        return self._change.cache(cache)
+        return self._port.init_cache(batch, length, dtype)  # type: ignore[attr-defined]
 
     def forward(
         self, input_ids: Array, positions: Array, mask: Array, cache: Any, tap: TapFunction
     ) -> tuple[Array, Any]:
+        return self._port.forward(input_ids, self._misled(positions), mask, cache, tap)
+
+    def forward_sequences(self, sequences: Sequence[Sequence[Call]]) -> list[list[tuple[Array, Any]]]:
+        """Many inputs, in several calls each; call by call where the port cannot do better."""
+        misled = []
+        for calls in sequences:
+            self._filled = 0
+            misled.append([replace(call, positions=self._misled(call.positions)) for call in calls])
+        if not hasattr(self._port, "forward_sequences"):
+            return [self._step_by_step(calls) for calls in misled]
+        found: list[list[tuple[Array, Any]]] = self._port.forward_sequences(misled)
+        return found
+
+    def _step_by_step(self, calls: Sequence[Call]) -> list[tuple[Array, Any]]:
+        cache, found = calls[0].cache, []
+        for call in calls:
+            logits, cache = self._port.forward(call.input_ids, call.positions, call.mask, cache, call.tap)
+            found.append((logits, cache))
+        return found
+
+    def _misled(self, positions: Array) -> Array:
+        """The positions of a call, given wrongly, and the tokens counted."""
         if self._filled == 0:
-            self._prefill = input_ids.shape[1]
-        positions = self._change.positions(positions, self._filled, self._prefill)
-        self._filled += input_ids.shape[1]
-        return self._port.forward(input_ids, positions, mask, cache, tap)
+            self._prefill = positions.shape[1]
+        changed = self._change.positions(positions, self._filled, self._prefill)
+        self._filled += positions.shape[1]
+        return changed
 
 
 class ChangedWeights(Weights):
