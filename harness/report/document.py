@@ -74,6 +74,7 @@ class Report:
         notes: what a reader has to know about how the port was run, such as a waived precision setting.
         taps: every tap of the golden, in data-flow order, with the taps that feed it.
         not_covered: what this check says nothing about, and why.
+        looks_like: the known bug that the first wrong operation looks like, or the command that says it.
     """
 
     schema: Literal[1]
@@ -91,6 +92,7 @@ class Report:
     not_covered: tuple[str, ...]
     results: tuple[TapResult, ...]
     generations: tuple[Continuation, ...] = ()
+    looks_like: str | None = None
 
 
 def encode(document: object) -> bytes:

@@ -51,7 +51,7 @@ class CallSession:
         for kind, value in self._whole.goldens(stage).items():
             tap = self._whole.tap(f"{stage}.{kind}" if stage else kind)
             assert tap is not None
-            found[kind] = _part(tap, value, self._span)
+            found[kind] = part(tap, value, self._span)
         return found
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
@@ -65,7 +65,8 @@ class CallSession:
         self._whole.take(self._call, name, value)
 
 
-def _part(tap: Tap, golden: Values, span: slice) -> Values:
+def part(tap: Tap, golden: Values, span: slice) -> Values:
+    """What one call sees of a case's golden: its own tokens; a cache up to them, and NaN in its further slots."""
     if tap.kind in CACHE_KINDS:
         filled = golden.copy()
         filled[:, span.stop :] = np.nan

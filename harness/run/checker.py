@@ -36,12 +36,13 @@ from harness.run.preflight import preflight
 from harness.run.progress import SILENT, Progress
 from harness.run.question import Question, select_cases
 from harness.run.reporting import Run, assemble
-from harness.run.session import CaseSession, GoldenSource, Judgement
+from harness.run.session import CaseSession, Compared, GoldenSource, Judgement, unseen
 from harness.run.tracing.lift import CannotLift
 from harness.run.tracing.lifted_port import LiftedPort
 from harness.store import Golden, open_golden
 
 Loader = Callable[[Path, Config, Any], Port]
+Watch = Callable[[Compared], None]
 
 
 class Checker:
@@ -105,15 +106,40 @@ class Checker:
     def __exit__(self, *_: object) -> None:
         self.golden.close()
 
+    @property
+    def config(self) -> Config:
+        """The checkpoint's config, which is the golden's."""
+        return self._config
+
+    @property
+    def checkpoint(self) -> Path:
+        """The directory that the port is loaded from."""
+        return self._checkpoint
+
+    @property
+    def declared(self) -> Declarations:
+        """What the port said that it cannot do, when it was last loaded."""
+        return self._declared
+
+    def source(self, precision: str) -> GoldenSource:
+        """The golden at a precision."""
+        return self._sources.setdefault(precision, GoldenSource(self.golden, precision))
+
     def run(
-        self, precision: str, cases: Sequence[CaseEntry] | None = None, progress: Progress = SILENT
+        self,
+        precision: str,
+        cases: Sequence[CaseEntry] | None = None,
+        progress: Progress = SILENT,
+        *,
+        watch: Watch | None = None,
     ) -> list[TapResult]:
-        """Run cases at one precision, in every mode asked for.
+        """Run cases at one precision, in every mode asked for; in replay alone where its values are watched.
 
         Args:
             precision: one of the question's.
             cases: some of `self.cases`; None means all.
             progress: told of every comparison as it is made.
+            watch: shown what every comparison is made of.
 
         Returns:
             Raw results; `report` judges them. Where float64 was to be lifted and cannot be, they are of float32,
@@ -126,15 +152,18 @@ class Checker:
         """
         cases = self.cases if cases is None else cases
         try:
-            return self._run(precision, cases, progress)
+            return self._run(precision, cases, progress, watch)
         except CannotLift as error:
             asked = "float32" in self.question.precisions
             instead = "see float32" if asked else "float32 was checked instead"
             reason = f"precision float64: {error.operation} cannot be lifted from float32; {instead}"
             self._not_lifted[reason] = None
-            return [] if asked else self._run("float32", cases, progress)
+            return [] if asked else self._run("float32", cases, progress, watch)
 
-    def _run(self, precision: str, cases: Sequence[CaseEntry], progress: Progress) -> list[TapResult]:
+    def _run(
+        self, precision: str, cases: Sequence[CaseEntry], progress: Progress, watch: Watch | None
+    ) -> list[TapResult]:
+        modes = self.question.modes if watch is None else ("replay",)
         results: list[TapResult] = []
         allow_reduced = self.question.allow_reduced_precision
 
@@ -150,12 +179,11 @@ class Checker:
             self._settings[precision] = asdict(in_force)
             self._declared = declarations(port, Architecture.kinds())
             self._uncovered = dict.fromkeys(uncovered(self.cases, port, self._declared))
-            judgement = Judgement(self.question.limit(precision), self._declared, keep)
-            source = self._sources.setdefault(precision, GoldenSource(self.golden, precision))
+            judgement = Judgement(self.question.limit(precision), self._declared, keep, watch or unseen)
             sessions = [
-                CaseSession(source, case, mode, judgement)
+                CaseSession(self.source(precision), case, mode, judgement)
                 for case in covered(cases, port, self._declared)
-                for mode in self.question.modes
+                for mode in modes
                 if mode == "forward" or replayable(case, self._declared)
             ]
             sequences = [self._calls(port, session, precision) for session in sessions]
@@ -165,7 +193,7 @@ class Checker:
                     call.tap("logits", value)
                 session.finish()
             for case in covered(cases, port, self._declared):
-                if case.generated and "forward" in self.question.modes:
+                if case.generated and "forward" in modes:
                     written = continue_greedily(port, self.golden, case, precision)
                     self._generations[case.name, precision] = written
             self._notes[precision] = (
@@ -242,12 +270,12 @@ class Checker:
         with blaming_the_port("init_cache"):
             cache = port.init_cache(case.batch, case.length, precisions.jax_dtype(precision))  # type: ignore[attr-defined]
         return [
-            Call(ids[:, span], positions[:, span], _filled(case.mask, span), None if span.start else cache, tap)
+            Call(ids[:, span], positions[:, span], filled(case.mask, span), None if span.start else cache, tap)
             for span, tap in zip(case.spans, session.calls(), strict=True)
         ]
 
 
-def _filled(mask: np.ndarray, span: slice) -> jax.Array:
+def filled(mask: np.ndarray, span: slice) -> jax.Array:
     """The mask over all slots of a cache once a call's tokens are in it."""
     slots = np.arange(mask.shape[1]) < span.stop
     return jnp.asarray(mask & slots)

@@ -38,8 +38,8 @@ class Projection(nnx.Module):
     """A matrix and, where the architecture has one, a bias."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool, dtype: jnp.dtype) -> None:
-        self.kernel = nnx.Param(jnp.zeros((inputs, outputs), dtype))
-        self.bias = nnx.Param(jnp.zeros(outputs, dtype)) if bias else None
+        self.kernel = nnx.Param(jax.ShapeDtypeStruct((inputs, outputs), dtype))
+        self.bias = nnx.Param(jax.ShapeDtypeStruct((outputs,), dtype)) if bias else None
 
 
 class Attention(nnx.Module):
@@ -101,9 +101,9 @@ class DecoderLayer(nnx.Module):
 
     def __init__(self, arch: Architecture, ops: Operations, dtype: jnp.dtype) -> None:
         self.arch, self.ops = arch, ops
-        self.attn_norm = nnx.Param(jnp.zeros(arch.hidden, dtype))
+        self.attn_norm = nnx.Param(jax.ShapeDtypeStruct((arch.hidden,), dtype))
         self.attn = Attention(arch, ops, dtype)
-        self.mlp_norm = nnx.Param(jnp.zeros(arch.hidden, dtype))
+        self.mlp_norm = nnx.Param(jax.ShapeDtypeStruct((arch.hidden,), dtype))
         self.mlp = Mlp(arch, ops, dtype)
 
     def __call__(
@@ -130,7 +130,7 @@ class Decoder:
         self.arch, self.weights, self.ops = arch, weights, operations
         self._checkpoint = weights.directory
         # Shapes only: no parameter ever has an initial value that a load could fail to replace.
-        skeleton = nnx.eval_shape(lambda: DecoderLayer(arch, operations, weights.dtype))
+        skeleton = DecoderLayer(arch, operations, weights.dtype)
         graph, self._abstract = nnx.split(skeleton)
         self._embed = Tapped(partial(_embed, operations), KINDS)
         self._layer = Tapped(partial(_layer, graph), KINDS)

@@ -88,12 +88,40 @@ class GoldenSource:
 
 
 @dataclass(frozen=True, eq=False)
+class Compared:
+    """What one comparison was made of: the port's values and the golden's at the same tokens.
+
+    Attributes:
+        actual: of the port; a cache, after the call that was compared last.
+        noise: PyTorch's own error; None in float64.
+    """
+
+    case: CaseEntry
+    mode: str
+    tap: Tap
+    actual: Num[np.ndarray, "..."]
+    truth: Float[np.ndarray, "..."]
+    noise: Noise | None
+    scope: Scope
+
+
+def unseen(compared: Compared) -> None:
+    """Nobody looks at the values."""
+
+
+@dataclass(frozen=True, eq=False)
 class Judgement:
-    """How a session compares, and where its results go."""
+    """How a session compares, and where its results go.
+
+    Attributes:
+        sink: told of every result.
+        watch: shown the values themselves, for who wants to look at more than a result says.
+    """
 
     limit: Limit
     declared: Declarations
     sink: Callable[[TapResult], None]
+    watch: Callable[[Compared], None] = unseen
 
 
 class CaseSession:
@@ -209,15 +237,11 @@ class CaseSession:
     def _compared(self, tap: Tap, actual: np.ndarray, truth: np.ndarray, tokens: slice = slice(None)) -> TapResult:
         scope = self._source.scope(self.case.name)
         noise = self._source.noise(self.case, "forward" if tap.name in self._spanning else self._mode, tap.name)
-        return compare(
-            self._place(tap),
-            actual,
-            truth,
-            noise and Noise(noise.recorded[..., tokens], noise.typical),
-            self._judgement.limit,
-            self._dtype(tap.kind),
-            Scope(scope.counted[:, tokens], scope.positions[tokens], scope.calls),
-        )
+        own = noise and Noise(noise.recorded[..., tokens], noise.typical)
+        part = Scope(scope.counted[:, tokens], scope.positions[tokens], scope.calls)
+        if actual.shape == truth.shape:
+            self._judgement.watch(Compared(self.case, self._mode, tap, actual, truth, own, part))
+        return compare(self._place(tap), actual, truth, own, self._judgement.limit, self._dtype(tap.kind), part)
 
     def _kept(self, tap: Tap, value: np.ndarray) -> np.ndarray:
         """A value at the kept positions, where only some are; one that has not all positions is left as it is."""
