@@ -2,6 +2,7 @@
 
 from harness.cli.audit_command import audit
 from harness.cli.check_command import check
+from harness.cli.diagnose_command import diagnose
 from harness.cli.diff_command import diff
 from harness.cli.group import cli
 from harness.cli.report_command import report
@@ -10,5 +11,5 @@ from harness.cli.verify_command import verify
 
 __all__ = ["cli"]
 
-for command in (audit, check, diff, report, show, verify):
+for command in (audit, check, diagnose, diff, report, show, verify):
     cli.add_command(command)

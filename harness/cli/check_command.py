@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -66,6 +67,7 @@ def check(
     from harness import embedded
     from harness.cli.console import console
     from harness.cli.progress import Progress
+    from harness.mutants.diagnosis.hint import hint
     from harness.report.contract import broken_contract
     from harness.report.output import STDOUT
     from harness.report.terminal import print_report
@@ -84,10 +86,13 @@ def check(
     )
     asked = chosen(outputs)
     with Progress() as progress:
-        report = run_check(golden or embedded.golden(), weights, port, question, progress=progress)
+        path = golden or embedded.golden()
+        report = run_check(path, weights, port, question, progress=progress)
+        broken = broken_contract(report)
+        if broken is None:
+            report = replace(report, looks_like=hint(path, weights, port, question, report))
     write_views(report, asked)
     print_report(report, console(stderr=STDOUT in asked.values()))
-    broken = broken_contract(report)
     if broken is not None:
         raise broken
     sys.exit(MATCH if report.verdict == "match" else DIVERGED)

@@ -57,6 +57,8 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     downstream = inherited(report)
     if downstream is not None:
         yield spaced(Text(downstream), indent=2)
+    if report.looks_like is not None:
+        yield spaced(Text.assemble(("looks like: ", "bold"), report.looks_like), indent=2)
     yield _summary(report)
     yield _logits(report)
     if report.acceptance is not None:

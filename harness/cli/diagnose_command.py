@@ -1,0 +1,67 @@
+"""`goldens diagnose`: which bug is this?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from harness.cli.group import DIVERGED, MATCH
+from harness.cli.options import chosen, output_options
+
+
+@click.command()
+@click.argument("golden", required=False)
+@click.option("--port", required=True, metavar="PKG.MODULE:NAME", help="The JAX model that diverges.")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="The golden's checkpoint.")
+@click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
+@click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
+@click.option("--lift", is_flag=True, help="As for check.")
+@click.option("--allow-reduced-precision", is_flag=True, help="As for check.")
+@output_options("json")
+def diagnose(
+    golden: str | None,
+    port: str,
+    weights: Path | None,
+    precision: str,
+    cases: tuple[str, ...],
+    lift: bool,
+    allow_reduced_precision: bool,
+    **outputs: Path | None,
+) -> None:
+    """Which bug is this? The evidence first, then the known bug that does the same on the same inputs.
+
+    A few cases are checked, or all of them where those are right. What the port computes at each wrong operation
+    is then compared with what the bugs of the catalogue compute there: as they are, with other values, and two
+    at a time. A bug is named only where the port reproduces it within the noise.
+
+    \b
+    goldens diagnose --port my_port:Port
+    goldens diagnose my-golden.h5 --weights path/to/Qwen2.5-7B --port my_port:Port --json diagnosis.json
+
+    Exit codes: 0 nothing to diagnose, 1 diverged, 2 could not check.
+    """
+    from harness import embedded
+    from harness.cli.console import console
+    from harness.cli.progress import Progress
+    from harness.mutants.diagnosis.diagnose import diagnose as run_diagnosis
+    from harness.report.diagnosis_terminal import print_diagnosis
+    from harness.report.document import encode
+    from harness.report.output import STDOUT, write_output
+    from harness.run.checker import Checker
+    from harness.run.question import Question, parse_precisions
+
+    question = Question(
+        precisions=parse_precisions(precision),
+        cases=cases,
+        lift=lift,
+        allow_reduced_precision=allow_reduced_precision,
+    )
+    asked = chosen(outputs)
+    with Progress() as progress, Checker(golden or embedded.golden(), weights, port, question) as checker:
+        found = run_diagnosis(checker, port, progress)
+    for file in asked.values():
+        write_output(file, encode(found))
+    print_diagnosis(found, console(stderr=STDOUT in asked.values()))
+    sys.exit(MATCH if found.verdict == "match" else DIVERGED)

@@ -1,0 +1,76 @@
+"""A possible explanation: one mutant, one with a fitted value, or two at once, planted in the built-in decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from harness.architecture import Config, architecture_of
+from harness.mutants.mutant import Change, ConfigChange, Mutant, OperationChange, WeightChange
+from harness.mutants.planting import ChangedWeights
+from harness.run.decoder import Decoder
+from harness.run.operations import OPERATIONS
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Mutants, and how they are planted here.
+
+    Attributes:
+        mutants: as the catalogue has them.
+        changes: what is planted: the mutants' own changes, or one of them with another value.
+        value: the fitted value in words, `theta = 123456`; empty where the change is the catalogue's own.
+    """
+
+    mutants: tuple[Mutant, ...]
+    changes: tuple[Change, ...]
+    value: str = ""
+
+    @classmethod
+    def of(cls, mutant: Mutant) -> Candidate:
+        return cls((mutant,), (mutant.change,))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(mutant.id for mutant in self.mutants)
+
+    @property
+    def introduced(self) -> frozenset[str]:
+        return frozenset().union(*(mutant.introduced for mutant in self.mutants))
+
+    def layers(self, count: int) -> frozenset[int]:
+        """The layers in which the catalogue has it."""
+        return frozenset().union(*(mutant.in_layers(count) for mutant in self.mutants))
+
+    def together(self, other: Candidate) -> Candidate | None:
+        """Both at once; None where they replace the same operation, or are one mutant."""
+        fields = [set(c.replaced) for c in (*self.changes, *other.changes) if isinstance(c, OperationChange)]
+        overlap = len(set().union(*fields)) < sum(map(len, fields))
+        if overlap or set(self.ids) & set(other.ids):
+            return None
+        value = ", ".join(filter(None, (self.value, other.value)))
+        return Candidate((*self.mutants, *other.mutants), (*self.changes, *other.changes), value)
+
+
+def build(changes: Sequence[Change], checkpoint: Path, config: Config, dtype: jnp.dtype) -> Decoder:
+    """The built-in decoder with all of these changes, in every layer; those of how it is called are the caller's.
+
+    Raises:
+        CheckpointError: a changed config or parameter that the decoder does not compute.
+    """
+    replaced: dict[str, Callable[..., Any]] = {}
+    right = architecture_of(config)
+    for change in changes:
+        if isinstance(change, OperationChange):
+            replaced |= change.replaced
+        elif isinstance(change, ConfigChange):
+            config = {**config, **change.fields(config)}
+    decoder = Decoder.load(checkpoint, config, dtype, None, operations=replace(OPERATIONS, **replaced))
+    of_weights = [change for change in changes if isinstance(change, WeightChange)]
+    if of_weights:
+        decoder.weights = ChangedWeights(checkpoint, dtype, of_weights, right)
+    return decoder

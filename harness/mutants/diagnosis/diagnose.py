@@ -1,0 +1,232 @@
+"""A diagnosis: a check, the evidence in its results and arrays, then the names of the bugs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.architecture import architecture_of
+from harness.errors import PortError
+from harness.golden import CaseEntry
+from harness.mutants.diagnosis.bench import Bench, Scene
+from harness.mutants.diagnosis.candidate import Candidate
+from harness.mutants.diagnosis.evidence import about_the_kind, about_the_port
+from harness.mutants.diagnosis.lines import right_line
+from harness.mutants.diagnosis.observe import COMFORTABLE, FAULTY, observe, plan
+from harness.mutants.diagnosis.precision import telling, wrong_kinds
+from harness.mutants.diagnosis.search import Answer, Explanation, Search
+from harness.report.diagnosis import Diagnosis, Operation, Suspect
+from harness.report.document import Report
+from harness.report.summary import UNCOMPARED
+from harness.run.checker import Checker
+from harness.run.precision import in_force
+from harness.run.progress import SILENT, Progress
+from harness.run.reporting import reference
+from harness.taps import kind_of
+
+# Kinds that one operation, or one like it, computes: where none of them has a name they are one finding.
+ALIKE = (
+    frozenset({"attn_norm", "mlp_norm", "final_norm"}),
+    frozenset({"q", "k", "v"}),
+    frozenset({"q_rope", "k_rope"}),
+    frozenset({"gate", "up"}),
+    frozenset({"resid_mid", "resid_post"}),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A port that was checked and is now looked at.
+
+    Attributes:
+        report: of the check, judged.
+        precision: at which the port's values are compared with the mutants'.
+        scenes: what it did there.
+    """
+
+    checker: Checker
+    report: Report
+    precision: str
+    scenes: tuple[Scene, ...]
+
+
+def diagnose(checker: Checker, spec: str, progress: Progress = SILENT) -> Diagnosis:
+    """Check the cases of a checker as far as needed, and say what is wrong.
+
+    Args:
+        checker: golden, port and question; the question has to contain the mode `replay`.
+        spec: the port, as the report calls it.
+
+    Raises:
+        PortError: the port breaks its contract, so that there is nothing to compare.
+    """
+    report = checked(checker, progress)
+    precision = telling(report.results)
+    if precision is None:
+        return _document(checker, spec, report, None, (), ())
+    chosen = plan(
+        [r for r in report.results if (r.precision, r.mode) == (precision, "replay")],
+        checker.cases,
+        checker.golden.manifest.taps,
+    )
+    progress.begin(f"{precision}: the port once more, in {len(chosen.stages)} stages")
+    scenes = observe(checker, precision, chosen)
+    subject = Subject(checker, report, precision, scenes)
+    operations = tuple(operation(subject, answer) for answer in answers(subject, progress=progress))
+    return _document(checker, spec, report, precision, tuple(c.name for c in chosen.cases), operations)
+
+
+def checked(checker: Checker, progress: Progress = SILENT) -> Report:
+    """A few telling cases first; all of them where nothing is wrong in those.
+
+    Raises:
+        PortError: a tap is missing, extra, or of another shape or dtype.
+    """
+    first = first_cases(checker.cases)
+    rest = [case for case in checker.cases if case not in first]
+    results = []
+    for cases in filter(None, (first, rest)):
+        for precision in checker.question.precisions:
+            results += checker.run(precision, cases, progress)
+        report = checker.report(results)
+        _refuse_uncompared(report)
+        if report.verdict == "diverged":
+            break
+    return report
+
+
+def first_cases(cases: Sequence[CaseEntry]) -> tuple[CaseEntry, ...]:
+    """A single token and two short prompts, of those with every operation; all cases where there are none."""
+    plain = [c for c in cases if c.level == "ops" and c.shape[0] == 1 and not c.cached]
+    full = sorted(plain, key=lambda c: c.shape[1])
+    prompts = [c for c in full if c.shape[1] >= COMFORTABLE] or full[1:]
+    return tuple(dict.fromkeys((*full[:1], *prompts[:2]))) or tuple(cases)
+
+
+def answers(subject: Subject, thorough: bool = True, progress: Progress = SILENT) -> Iterator[Answer]:
+    """The search's answer for each wrong operation, in data-flow order.
+
+    Args:
+        thorough: also free values and pairs; otherwise the catalogue as it is.
+    """
+    checker, results = subject.checker, subject.report.results
+    declared = checker.declared
+    unreplaced = {*declared.without, *declared.recorded_only}
+    source = checker.source(subject.precision)
+    replaced = frozenset(tap.kind for tap in source.taps.values()) - unreplaced
+    bench = Bench(source, checker.checkpoint, checker.config, replaced)
+    layers: dict[str, set[int]] = {}
+    for r in results:
+        if (r.precision, r.mode) == (subject.precision, "replay") and r.verdict in FAULTY and "." in r.tap:
+            layers.setdefault(kind_of(r.tap), set()).add(int(r.tap.split(".")[1]))
+    search = Search(
+        bench,
+        subject.scenes,
+        {kind: frozenset(found) for kind, found in layers.items()},
+        architecture_of(checker.config).layers,
+        frozenset(declared.without),
+        thorough,
+    )
+    todo = [k for k in wrong_kinds(results, subject.precision) if any(k in s.faulty for s in subject.scenes)]
+    while todo:
+        progress.begin(f"{subject.precision}: {len(todo)} wrong taps to explain, first {todo[0]}")
+        with in_force(subject.precision):
+            answer = search.explain(todo[0])
+        yield answer
+        todo = [kind for kind in todo if kind not in _covered(answer)]
+
+
+def operation(subject: Subject, answer: Answer) -> Operation:
+    """The document's entry for an answer, with the evidence of its first tap."""
+    wrong = wrong_kinds(subject.report.results, subject.precision)
+    kinds = tuple(kind for kind in wrong if kind in _covered(answer))
+    return Operation(
+        kinds=kinds,
+        taps=tuple(tap for tap in subject.report.introduced if kind_of(tap) in kinds),
+        facts=tuple(about_the_kind(subject.report, answer.kind, subject.scenes)),
+        named=tuple(_named(explanation, subject, kinds) for explanation in answer.named),
+        others=tuple(_suspect(r.candidate, (answer.kind,), r.candidate.value, r.explained) for r in answer.others),
+        tried=answer.tried,
+    )
+
+
+def _covered(answer: Answer) -> frozenset[str]:
+    """The kinds that an answer is about: what the first name reproduces, or what one operation computes."""
+    if answer.named:
+        return answer.named[0].kinds
+    return next((group for group in ALIKE if answer.kind in group), frozenset({answer.kind}))
+
+
+def _named(explanation: Explanation, subject: Subject, kinds: Sequence[str]) -> Suspect:
+    candidate = explanation.candidate
+    remarks = []
+    if explanation.beyond:
+        remarks.append(
+            f"only {', '.join(kinds)}: the bug as it is known is also at {', '.join(sorted(explanation.beyond))}"
+        )
+    if not explanation.every_layer:
+        taps = [tap for tap in subject.report.introduced if kind_of(tap) == kinds[0]]
+        remarks.append(f"in {', '.join(tap.rpartition('.')[0] for tap in taps)} only")
+    return _suspect(
+        candidate,
+        kinds,
+        value=explanation.value,
+        explained=explanation.explained,
+        rms_multiple=explanation.rms,
+        remark="; ".join(remarks) or None,
+    )
+
+
+def _suspect(
+    candidate: Candidate,
+    kinds: Sequence[str],
+    value: str,
+    explained: float,
+    rms_multiple: float | None = None,
+    remark: str | None = None,
+) -> Suspect:
+    return Suspect(
+        mutants=candidate.ids,
+        value=value,
+        wrong=tuple(m.wrong for m in candidate.mutants),
+        right=tuple(m.right for m in candidate.mutants),
+        seen=tuple(url for m in candidate.mutants for url in m.seen),
+        line=", ".join(dict.fromkeys(right_line(change, kinds) for change in candidate.changes)),
+        kinds=tuple(kinds),
+        explained=explained,
+        rms_multiple=rms_multiple,
+        remark=remark,
+    )
+
+
+def _document(
+    checker: Checker,
+    spec: str,
+    report: Report,
+    precision: str | None,
+    cases: tuple[str, ...],
+    operations: tuple[Operation, ...],
+) -> Diagnosis:
+    return Diagnosis(
+        schema=1,
+        kind="diagnosis",
+        golden=reference(checker.golden),
+        port=spec,
+        verdict=report.verdict,
+        precision=precision,
+        cases=cases,
+        facts=tuple(about_the_port(report)),
+        operations=operations,
+    )
+
+
+def _refuse_uncompared(report: Report) -> None:
+    for result in report.results:
+        if result.verdict in UNCOMPARED:
+            raise PortError(
+                "the port breaks its contract, so that its values cannot be compared with anything",
+                where=f"{result.tap} in case {result.case}, {result.precision}, {result.mode}: {result.verdict}",
+                expected=result.expected,
+                found=result.found,
+                hint="mend this first; `goldens check` lists all such taps",
+            )

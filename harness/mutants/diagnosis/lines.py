@@ -1,0 +1,53 @@
+"""The line of the built-in decoder that does right what a mutant does wrong."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from pathlib import Path
+
+import harness
+from harness import architecture
+from harness.mutants.mutant import CallChange, Change, ConfigChange, OperationChange
+from harness.run import weights
+from harness.run.decoder import Decoder
+from harness.run.operations import OPERATIONS
+
+ROOT = Path(harness.__file__).parent.parent
+# Kind of tap -> the parameter that its layer is loaded with.
+PARAMETERS = {
+    "attn_norm": "input_layernorm.weight",
+    "q": "self_attn.q_proj.weight",
+    "k": "self_attn.k_proj.weight",
+    "v": "self_attn.v_proj.weight",
+    "attn_out": "self_attn.o_proj.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "mlp_out": "mlp.down_proj.weight",
+}
+
+
+def right_line(change: Change, kinds: Iterable[str]) -> str:
+    """`file:line` of the operation, of the parameter in the table of names, or of the reading of the config.
+
+    Args:
+        change: how the mutant is planted.
+        kinds: the taps at which it shows.
+    """
+    match change:
+        case OperationChange():
+            return _line(getattr(OPERATIONS, next(iter(change.replaced))))
+        case ConfigChange():
+            return _line(architecture.architecture_of)
+        case CallChange():
+            return _line(Decoder.forward_sequences)
+    parameters = [PARAMETERS[kind] for kind in kinds if kind in PARAMETERS]
+    return _line(weights, containing=f'"{parameters[0]}"') if parameters else _line(weights.Weights)
+
+
+def _line(source: object, containing: str = "") -> str:
+    lines, first = inspect.getsourcelines(source)  # type: ignore[arg-type]
+    file = Path(inspect.getsourcefile(source) or "")  # type: ignore[arg-type]
+    offset = next((i for i, line in enumerate(lines) if containing in line), 0)
+    return f"{file.relative_to(ROOT).as_posix()}:{max(first, 1) + offset}"

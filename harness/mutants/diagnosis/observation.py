@@ -1,0 +1,128 @@
+"""What a port did at one tap on golden inputs, and how far that is from the golden or from a mutant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from harness import metrics
+from harness.comparison import Noise
+from harness.run.session import Compared
+from harness.taps import Tap
+from harness.tolerances import Limit
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far two values of one tap are apart.
+
+    Attributes:
+        rms, max: in noise multiples, at the worst position.
+        square: the sum of squared differences; infinite where one side alone is not finite.
+        within: both multiples are within the limits of a check.
+    """
+
+    rms: float
+    max: float
+    square: float
+    within: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One tap of the port in replay, at the tokens that a check compares.
+
+    Attributes:
+        compared: the port's values, the golden's, and PyTorch's own error.
+        limit: of the check.
+    """
+
+    compared: Compared
+    precision: str
+    limit: Limit
+
+    @property
+    def tap(self) -> Tap:
+        return self.compared.tap
+
+    @property
+    def actual(self) -> Num[np.ndarray, "..."]:
+        return self.compared.actual
+
+    @property
+    def truth(self) -> Float[np.ndarray, "..."]:
+        return self.compared.truth
+
+    def to(self, predicted: Num[np.ndarray, "..."], exactly: Num[np.ndarray, "..."] | None = None) -> Distance:
+        """The port's distance from other values: the truth, or what a mutant computes.
+
+        The floor is the check's own, with half an ulp of the larger of truth and prediction: a mutant may compute
+        larger numbers than the golden holds. Where both sides are not finite they agree.
+
+        Args:
+            predicted: at the precision of the port.
+            exactly: the same in float64. What separates the two is the mutant's own rounding, as PyTorch's is the
+                golden's: it counts as 1 as well.
+        """
+        actual, expected = _finite_sides(self.actual, predicted)
+        counted, axis = self.compared.scope.counted, self.tap.position_axis
+        error = metrics.errors(actual, expected, axis, counted)
+        scale_rms, scale_max = metrics.per_position(self.truth, axis)
+        own = _widened(self.compared.noise or Noise.none(error.rms.shape), predicted, exactly, axis)
+        unit = metrics.UNIT_ROUNDOFF[self.precision]
+        rms_floor = metrics.noise_floor(
+            own.recorded[0], own.typical[0], np.maximum(error.scale_rms, scale_rms), unit
+        )
+        max_floor = metrics.noise_floor(
+            own.recorded[1], own.typical[1], np.maximum(error.scale_max, scale_max), unit
+        )
+        rms = float(metrics.noise_multiple(error.rms, rms_floor).max())
+        largest = float(metrics.noise_multiple(error.max, max_floor).max())
+        per_row = error.rms.size and expected.size / error.rms.size
+        return Distance(
+            rms=rms,
+            max=largest,
+            square=float(np.square(error.rms).sum() * per_row),
+            within=rms <= self.limit.rms and largest <= self.limit.max,
+        )
+
+    def whole_rows(self) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+        """Actual and golden, float64, without the rows that have padding; with them where every row has some."""
+        rows = self.compared.scope.counted.all(axis=1)
+        rows = rows if rows.any() else np.ones_like(rows)
+        return np.asarray(self.actual, np.float64)[rows], self.truth[rows]
+
+    @cached_property
+    def from_golden(self) -> Distance:
+        return self.to(self.truth)
+
+    @property
+    def faulty(self) -> bool:
+        return not self.from_golden.within
+
+
+def _widened(
+    noise: Noise, predicted: Num[np.ndarray, "..."], exactly: Num[np.ndarray, "..."] | None, position_axis: int
+) -> Noise:
+    """The floor, raised to the rounding that separates a prediction from its exact value."""
+    if exactly is None:
+        return noise
+    rounding, _ = _finite_sides(predicted, exactly)
+    own = np.stack(metrics.per_position(rounding - _finite_sides(exactly, exactly)[0], position_axis))
+    finite = np.where(np.isfinite(own), own, 0.0)
+    return Noise(np.maximum(noise.recorded, finite), np.maximum(noise.typical, np.median(finite, axis=(1, 2))))
+
+
+def _finite_sides(
+    actual: Num[np.ndarray, "..."], predicted: Num[np.ndarray, "..."]
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Both as float64, with 0 where neither is finite, and an infinite difference where one is not."""
+    a, b = np.asarray(actual, np.float64), np.asarray(predicted, np.float64)
+    bad = ~np.isfinite(b)
+    if not bad.any():
+        return a, b
+    both = bad & ~np.isfinite(a)
+    return np.where(both, 0.0, np.where(bad, np.inf, a)), np.where(bad, 0.0, b)

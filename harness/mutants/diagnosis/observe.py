@@ -1,0 +1,100 @@
+"""Which cases and layers are looked at, and the port's values there: a second replay, of those alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.comparison import TapResult
+from harness.golden import CaseEntry
+from harness.mutants.diagnosis.bench import Scene, layer_of, stage_of
+from harness.mutants.diagnosis.observation import Observation
+from harness.run.checker import Checker
+from harness.run.session import Compared
+from harness.taps import Tap
+
+FAULTY = ("introduced", "nonfinite")
+# Enough positions for a mask, a scale and RoPE to differ; few enough to be quick.
+COMFORTABLE, MOST_TOKENS = 8, 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to look at again.
+
+    Attributes:
+        cases: the one to begin with comes first.
+        stages: in data-flow order.
+    """
+
+    cases: tuple[CaseEntry, ...]
+    stages: tuple[str, ...]
+
+
+def plan(results: Sequence[TapResult], cases: Sequence[CaseEntry], taps: Sequence[Tap]) -> Plan:
+    """Choose cases and layers from the judged replay results of one precision.
+
+    Cases: the shortest and the longest comfortable one in which as many kinds are wrong as in any, one for what is
+    wrong nowhere else, and one in which something of it is right. Layers: the first and the last that are wrong,
+    and one that is not.
+    """
+    by_name = {tap.name: tap for tap in taps}
+    wrong: dict[str, set[str]] = {case.name: set() for case in cases}
+    for result in results:
+        if result.verdict in FAULTY:
+            wrong[result.case].add(by_name[result.tap].kind)
+    everything = set().union(*wrong.values())
+
+    def rank(case: CaseEntry) -> tuple[int, bool, bool, int]:
+        tokens = case.shape[1]
+        return -len(wrong[case.name]), case.cached, not COMFORTABLE <= tokens <= MOST_TOKENS, tokens
+
+    ranked = sorted((case for case in cases if wrong[case.name]), key=rank)
+    chosen = dict.fromkeys(ranked[:1])
+    alike = [c for c in ranked if len(wrong[c.name]) == len(wrong[ranked[0].name]) and c.shape[1] <= MOST_TOKENS]
+    chosen |= dict.fromkeys(alike[-1:])
+    for case in ranked:
+        if wrong[case.name] - set().union(*(wrong[c.name] for c in chosen)):
+            chosen[case] = None
+    contrast = [c for c in cases if wrong[c.name] < everything and c.level == "ops" and c.shape[1] <= MOST_TOKENS]
+    chosen |= dict.fromkeys(sorted(contrast, key=lambda c: c.shape[1])[-1:])
+    return Plan(tuple(chosen), _stages([r for r in results if r.verdict in FAULTY], taps))
+
+
+def _stages(wrong: Sequence[TapResult], taps: Sequence[Tap]) -> tuple[str, ...]:
+    by_name = {tap.name: tap for tap in taps}
+    order = list(dict.fromkeys(stage_of(tap) for tap in taps))
+    by_kind: dict[str, list[str]] = {}
+    for name in dict.fromkeys(r.tap for r in wrong):
+        by_kind.setdefault(by_name[name].kind, []).append(stage_of(by_name[name]))
+    chosen = set()
+    for stages in by_kind.values():
+        found = sorted(stages, key=order.index)
+        chosen |= {found[0], found[-1]}
+    faulty = {stage for stages in by_kind.values() for stage in stages}
+    clean = [stage for stage in order if layer_of(stage) is not None and stage not in faulty]
+    return tuple(stage for stage in order if stage in chosen | set(clean[:1]))
+
+
+def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Scene, ...]:
+    """Replay the port on the chosen cases, and keep what it computes in the chosen stages.
+
+    Returns:
+        The scenes, stage by stage, and within a stage in the order of the plan's cases.
+    """
+    limit = checker.question.limit(precision)
+    kept: dict[tuple[str, str], dict[str, Observation]] = {}
+
+    def watch(compared: Compared) -> None:
+        place = stage_of(compared.tap), compared.case.name
+        if place[0] in chosen.stages:
+            kept.setdefault(place, {})[compared.tap.kind] = Observation(compared, precision, limit)
+
+    checker.run(precision, chosen.cases, watch=watch)
+    order = [tap.kind for tap in checker.golden.manifest.taps]
+    return tuple(
+        Scene(case, stage, dict(sorted(seen.items(), key=lambda item: order.index(item[0]))))
+        for stage in chosen.stages
+        for case in chosen.cases
+        if (seen := kept.get((stage, case.name)))
+    )

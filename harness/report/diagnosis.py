@@ -1,0 +1,105 @@
+"""A diagnosis as plain data: for every wrong operation the evidence, then the name, then what was near."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.report.document import GoldenReference
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One piece of evidence: what it is about, and what it says."""
+
+    topic: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A known bug, or two at once, held against the port on the same golden inputs.
+
+    Attributes:
+        mutants: ids of the catalogue.
+        value: the value, or the form, that fits best, where it is not the catalogue's own.
+        wrong, right: the formulas, one for each mutant.
+        seen: threads that report the bug.
+        line: where the built-in decoder does it right, `harness/run/operations.py:76`.
+        kinds: the wrong taps that it reproduces.
+        explained: the share of the port's squared error that it explains, at the tap where it explains least.
+        rms_multiple: the port's distance from it, in noise multiples (in float64: half-ulps).
+        remark: where the port's bug is narrower than the catalogue's.
+    """
+
+    mutants: tuple[str, ...]
+    value: str
+    wrong: tuple[str, ...]
+    right: tuple[str, ...]
+    seen: tuple[str, ...]
+    line: str
+    kinds: tuple[str, ...]
+    explained: float
+    rms_multiple: float | None
+    remark: str | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One wrong operation.
+
+    Attributes:
+        kinds: the taps at which it shows, without their layers.
+        taps: with them, in data-flow order.
+        facts: the evidence.
+        named: what reproduces the port within the noise. Several cannot be told apart on these inputs; none means
+            that the bug is not in the catalogue, and that the evidence is all there is.
+        others: what came nearest of the rest, best first.
+        tried: how many candidates were compared.
+    """
+
+    kinds: tuple[str, ...]
+    taps: tuple[str, ...]
+    facts: tuple[Fact, ...]
+    named: tuple[Suspect, ...]
+    others: tuple[Suspect, ...]
+    tried: int
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is wrong with a port.
+
+    Attributes:
+        precision: at which its values were compared with the mutants'; None where nothing was wrong in replay.
+        cases: on which.
+        facts: evidence about the port as a whole.
+    """
+
+    schema: Literal[1]
+    kind: Literal["diagnosis"]
+    golden: GoldenReference
+    port: str
+    verdict: Literal["match", "diverged"]
+    precision: str | None
+    cases: tuple[str, ...]
+    facts: tuple[Fact, ...]
+    operations: tuple[Operation, ...]
+
+
+def verdict_line(operation: Operation, precision: str) -> str:
+    """The name in one line, or that there is none."""
+    if not operation.named:
+        return f"none of {operation.tried} known bugs, values and pairs reproduces it: rest on the evidence"
+    ids = [suspect_name(suspect) for suspect in operation.named]
+    first = operation.named[0]
+    unit = "half-ulps" if precision == "float64" else "x noise"
+    noise = f"to {first.rms_multiple:.2g} {unit}" if first.rms_multiple else "to the last bit"
+    if len(ids) > 1:
+        return f"{' or '.join(ids)}: the same on these inputs; this port reproduces them {noise}"
+    return f"{ids[0]}: this port reproduces that bug {noise}"
+
+
+def suspect_name(suspect: Suspect) -> str:
+    name = " + ".join(suspect.mutants)
+    return f"{name} ({suspect.value})" if suspect.value else name

@@ -1,0 +1,215 @@
+"""Bugs of a port that shares no code with the built-in decoder: named where they are known, and only there."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import pytest
+
+from harness import embedded
+from harness.errors import PortError
+from harness.mutants.diagnosis.diagnose import diagnose, first_cases
+from harness.mutants.diagnosis.hint import hint
+from harness.report.diagnosis import verdict_line
+from harness.run.check import check
+from harness.run.checker import Checker
+from harness.run.question import Question
+from tests.run.ports import CutsTheVocabulary
+from tests.second_port.bugs import BUGS, BY_NAME, Bug, both, neighbours, scaled_by
+from tests.second_port.port import SecondPort
+
+CASES = ("hello", "one-to-five", "multi-token")
+QUESTION = Question(precisions=("float64",), modes=("replay",), cases=CASES)
+# Of every family one, those with another value, another layer, one tensor alone, and two at once.
+KNOWN = (
+    *("head_scaled_16", "norm_weight_ignored", "v_bias_missing", "mlp_bfloat16_inputs", "theta_123456"),
+    *("rope_neighbours", "rope_missing_in_the_last_layer", "scale_0.3", "heads_tiled", "causal_missing"),
+    *("phantom_key", "window_8", "residual_0.22", "layers_off_by_one", "eps_3e-6", "q_transposed_without_bias"),
+)
+UNKNOWN = ("norm_unbiased", "rope_from_the_end", "values_rotated")
+
+
+def diagnosis(load, golden_path, checkpoint, question=QUESTION):
+    with Checker(golden_path, checkpoint, "second", question, load=load) as checker:
+        return diagnose(checker, "second")
+
+
+@functools.cache
+def of_bug(name):
+    """The diagnosis of a planted bug, made once for all tests that look at it."""
+    return diagnosis(BY_NAME[name].load, embedded.golden(), embedded.directory() / "qwen2-tiny")
+
+
+def texts(operation):
+    return "\n".join(f"{fact.topic}: {fact.text}" for fact in operation.facts)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_known_bug_is_named(name):
+    found = of_bug(name)
+    assert found.verdict == "diverged"
+    assert len(found.operations) == 1
+    named, *alike = found.operations[0].named
+    assert len(alike) <= 1  # a chunk that is not causal cannot be told from a missing causal mask on prompts
+    assert "+".join(sorted(named.mutants)) == "+".join(sorted(BY_NAME[name].catalogue.split("+")))
+    assert named.explained > 0.999999
+    assert named.line.startswith("harness/")
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_bug_is_given_no_name(name):
+    found = of_bug(name)
+    assert found.verdict == "diverged"
+    assert [operation.named for operation in found.operations] == [()] * len(found.operations)
+    assert "rest on the evidence" in verdict_line(found.operations[0], "float64")
+    assert found.operations[0].facts
+
+
+def test_there_are_enough_bugs_and_they_are_of_the_catalogue():
+    from harness.mutants.catalogue import CATALOGUE
+
+    ids = {mutant.id for mutant in CATALOGUE}
+    known = [bug for bug in BUGS if bug.catalogue is not None]
+    assert len(BUGS) == len(BY_NAME) >= 80
+    assert len(BUGS) - len(known) >= 8
+    assert {part for bug in known for part in bug.catalogue.split("+")} <= ids
+    assert sum(bug.variation is not None for bug in known) >= 15
+
+
+def test_names_that_cannot_be_told_apart_are_all_named():
+    found = of_bug("eps_0")
+    (operation,) = found.operations
+    assert [s.mutants for s in operation.named] == [("eps_1e12",), ("norm_eps_as_maximum",)]
+    assert "the same on these inputs" in verdict_line(operation, "float64")
+
+
+def test_a_bug_that_is_narrower_than_the_catalogues_says_so():
+    (operation,) = of_bug("eps_3e-6").operations
+    assert operation.named[0].remark == "only attn_norm: the bug as it is known is also at mlp_norm"
+    assert operation.named[0].value == "eps = 3e-06"
+
+
+def test_every_layer_with_another_layers_weights_is_named_with_it():
+    (operation,) = of_bug("layers_off_by_one").operations
+    assert operation.named[0].value == "layers.1: weights of layer 0, layers.3: weights of layer 2"
+
+
+def test_two_bugs_in_two_operations_are_two_findings(golden_path, checkpoint):
+    two = Bug("two", None, {**both(neighbours), "similarity": scaled_by(lambda size: 1.0)})
+    found = diagnosis(two.load, golden_path, checkpoint)
+    assert [o.named[0].mutants for o in found.operations] == [("rope_interleaved",), ("scale_missing",)]
+
+
+class Hiding:
+    """The second port without some of its taps."""
+
+    def __init__(self, port, kinds):
+        self._port, self.without = port, kinds
+
+    def forward(self, input_ids, positions, mask, cache, tap):
+        def some(name, value):
+            return value if name.rpartition(".")[2] in self.without else tap(name, value)
+
+        return self._port.forward(input_ids, positions, mask, cache, some)
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "first"),
+    [
+        ("rope_neighbours", ("q_rope", "k_rope", "probs"), "context"),
+        ("q_bias_missing", ("q", "k"), "q_rope"),
+        ("gate_up_swapped", ("act",), "mlp_out"),
+        ("values_rotated", ("context",), "attn_out"),
+    ],
+)
+def test_a_bug_is_named_from_the_next_tap_that_the_port_exposes(name, hidden, first, golden_path, checkpoint):
+    bug = BY_NAME[name]
+    found = diagnosis(lambda *args: Hiding(bug.load(*args), hidden), golden_path, checkpoint)
+    (operation,) = found.operations
+    assert operation.kinds == (first,)
+    names = [suspect.mutants for suspect in operation.named]
+    assert names == ([(bug.catalogue,)] if bug.catalogue else [])
+
+
+def test_a_bug_that_only_float32_can_show_is_named_there(golden_path, checkpoint):
+    question = replace(QUESTION, precisions=("float32",))
+    found = diagnosis(BY_NAME["theta_1e4"].load, golden_path, checkpoint, question)
+    assert found.precision == "float32"
+    assert found.operations[0].named[0].mutants == ("theta_1e4",)
+
+
+def test_a_right_port_has_nothing_to_diagnose(golden_path, checkpoint):
+    load = lambda *args: SecondPort.load(*args, None)  # noqa: E731
+    found = diagnosis(load, golden_path, checkpoint, replace(QUESTION, cases=("hello", "digits")))
+    assert found.verdict == "match"
+    assert found.operations == ()
+    assert found.precision is None
+
+
+def test_a_port_that_breaks_its_contract_is_refused(golden_path, checkpoint):
+    with pytest.raises(PortError, match="breaks its contract"):
+        diagnosis(lambda *args: CutsTheVocabulary.load(*args, None), golden_path, checkpoint)
+
+
+def test_the_evidence_says_which_positions_are_clean_and_what_that_excludes():
+    rope = of_bug("rope_neighbours").operations[0]
+    assert "position 0 is clean in every case" in texts(rope)
+    assert "every single-token case is clean" in texts(rope)
+    assert "every vector keeps its length" in texts(rope)
+    bias = of_bug("v_bias_missing").operations[0]
+    assert "a single token is wrong: this is not RoPE, the scale, the mask or the cache" in texts(bias)
+    assert "the same vector is added at every position" in texts(bias)
+    assert "position 0 is clean" not in texts(bias)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("head_scaled_16", "actual = 0.0625 x golden"),
+        ("norm_weight_ignored", "each feature has a factor of its own"),
+        ("causal_missing", "the causal mask is not whole"),
+        ("phantom_key", "rows of probabilities sum to"),
+        ("head_bfloat16", "every value is exactly a bfloat16"),
+        ("mlp_bfloat16_inputs", "as large as the rounding of bfloat16"),
+        ("v_bias_missing", "wrong in 3 of 3 cases"),
+        ("rope_missing_in_the_last_layer", "layers.3.q_rope"),
+    ],
+)
+def test_the_evidence_has_figures(name, sentence):
+    (operation,) = of_bug(name).operations
+    assert sentence in texts(operation)
+
+
+def test_a_check_ends_with_what_the_bug_looks_like(golden_path, checkpoint):
+    bug = BY_NAME["rope_neighbours"]
+    report = check(golden_path, checkpoint, "second", QUESTION, load=bug.load)
+    line = hint(golden_path, checkpoint, "second", QUESTION, report, load=bug.load)
+    assert line.startswith("rope_interleaved: this port reproduces that bug to ")
+    assert line.endswith("`goldens diagnose --port second` says more")
+
+
+def test_a_check_whose_bug_is_not_in_the_catalogue_as_it_is_ends_with_the_command(golden_path, checkpoint):
+    bug = BY_NAME["scale_0.3"]
+    report = check(golden_path, checkpoint, "second", QUESTION, load=bug.load)
+    line = hint(golden_path, checkpoint, "second", QUESTION, report, load=bug.load)
+    assert line.startswith("no bug of the catalogue as it is; `goldens diagnose --port second`")
+
+
+def test_a_model_that_is_large_gets_the_command_alone(golden_path, checkpoint, monkeypatch):
+    monkeypatch.setattr("harness.mutants.diagnosis.hint.MOST_PARAMETERS", 1000)
+    bug = BY_NAME["rope_neighbours"]
+    report = check(golden_path, checkpoint, "second", QUESTION, load=bug.load)
+    line = hint(golden_path, checkpoint, "second", QUESTION, report, load=bug.load)
+    assert line == "`goldens diagnose --port second` looks for the bug that does the same"
+
+
+def test_a_check_that_matches_ends_without_a_diagnosis(golden_path, checkpoint):
+    question = replace(QUESTION, cases=("digits",))
+    report = check(golden_path, checkpoint, question=question)
+    assert hint(golden_path, checkpoint, "built in", question, report) is None
+
+
+def test_the_first_cases_are_a_token_and_two_short_prompts(golden_path, checkpoint):
+    with Checker(golden_path, checkpoint, "harness.run.decoder:Decoder", Question()) as checker:
+        assert [case.name for case in first_cases(checker.cases)] == ["hello", "one-to-five", "repetition"]

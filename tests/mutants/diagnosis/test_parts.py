@@ -1,0 +1,263 @@
+"""What a diagnosis is made of: distances, fits, candidates, families, the precision that tells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from harness.architecture import architecture_of, read_config
+from harness.comparison import Scope, TapResult
+from harness.golden import CaseEntry
+from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.diagnosis.bench import Bench, Scene, stage_of
+from harness.mutants.diagnosis.candidate import Candidate, build
+from harness.mutants.diagnosis.families import FAMILIES
+from harness.mutants.diagnosis.fit import BY_ID, at, gauss_newton
+from harness.mutants.diagnosis.lines import ROOT, right_line
+from harness.mutants.diagnosis.match import match, share
+from harness.mutants.diagnosis.observation import Observation
+from harness.mutants.diagnosis.precision import hard_coded, telling
+from harness.run.precision import in_force
+from harness.run.session import Compared, GoldenSource
+from harness.store import open_golden
+from harness.taps import Tap
+from harness.tolerances import limit
+
+CASE = CaseEntry("a", "prompt", "a", "why", (), "ops", (1, 4), ("layers.0.act",))
+TRUTH = np.random.default_rng(0).normal(size=(1, 4, 8))
+
+
+def seen(actual, precision="float64", counted=None):
+    tap = Tap("layers.0.act", ("batch", "position", "intermediate"), ())
+    scope = Scope.whole(1, 4) if counted is None else Scope(np.asarray([counted]), np.arange(4))
+    return Observation(Compared(CASE, "replay", tap, actual, TRUTH, None, scope), precision, limit(precision))
+
+
+def test_a_value_is_within_the_noise_of_itself_and_not_of_the_golden():
+    observed = seen(TRUTH + 1e-3)
+    assert observed.faulty
+    assert observed.to(TRUTH + 1e-3).within
+    assert observed.to(TRUTH + 1e-3).rms == 0
+    assert not observed.to(TRUTH + 1.1e-3).within
+
+
+def test_the_squared_distance_is_that_of_the_arrays():
+    predicted = TRUTH + np.arange(8)
+    assert seen(TRUTH).to(predicted).square == pytest.approx(np.square(predicted - TRUTH).sum())
+
+
+def test_nan_at_the_same_places_is_agreement_and_elsewhere_an_infinite_distance():
+    spoilt = TRUTH.copy()
+    spoilt[0, 2] = np.nan
+    assert seen(spoilt).to(spoilt).within
+    assert seen(TRUTH).to(spoilt).square == np.inf
+    assert seen(spoilt).to(TRUTH).square == np.inf
+
+
+def test_padding_is_no_difference():
+    """And the evidence looks at rows without any."""
+    actual = TRUTH.copy()
+    actual[0, 3] = 7
+    assert not seen(actual, counted=[True, True, True, False]).faulty
+    assert seen(actual).faulty
+
+
+@pytest.mark.parametrize(
+    ("left", "whole", "part"), [(0.0, 4.0, 1.0), (1.0, 4.0, 0.75), (4.0, 4.0, 0.0), (8.0, 4.0, -1.0)]
+)
+def test_the_share_of_an_error_that_is_explained(left, whole, part):
+    assert share(left, whole) == part
+
+
+def test_a_match_tells_reproduced_from_unexplained_and_overreached():
+    wrong, right = seen(TRUTH + 1), seen(TRUTH)
+    scene = Scene(CASE, "layers.0", {"gate": wrong, "up": wrong, "act": right, "mlp_out": right})
+    found = match(scene, {"gate": TRUTH + 1, "up": TRUTH + 2, "act": TRUTH + 1, "mlp_out": TRUTH})
+    assert found.reproduced == {"gate"}
+    assert found.unexplained == {"up"}
+    assert found.overreached == {"act"}
+    assert found.explained["gate"] == 1
+    assert found.explained["up"] == pytest.approx(0)
+
+
+def test_another_shape_than_the_ports_explains_nothing():
+    scene = Scene(CASE, "layers.0", {"gate": seen(TRUTH + 1)})
+    assert match(scene, {"gate": TRUTH[:, :2]}).unexplained == {"gate"}
+
+
+def test_gauss_newton_finds_one_unknown_to_the_last_digits():
+    x = np.linspace(0, 2, 50)
+    actual = np.exp(-1.2345678901234 * x)
+    found = gauss_newton(lambda value: actual - np.exp(-value * x), 0.5)
+    assert found == pytest.approx(1.2345678901234, rel=1e-13)
+
+
+def test_a_fit_without_a_slope_stays_where_it_began():
+    assert gauss_newton(lambda value: np.ones(3), 0.5) == 0.5
+    assert gauss_newton(lambda value: None, 0.5) == 0.5
+
+
+def test_mutants_of_one_operation_cannot_be_planted_together():
+    interleaved, backwards, theta = (
+        Candidate.of(BY_ID[i]) for i in ("rope_interleaved", "rope_backwards", "theta_1e4")
+    )
+    assert interleaved.together(backwards) is None
+    assert theta.together(theta) is None
+    assert interleaved.together(theta).ids == ("rope_interleaved", "theta_1e4")
+
+
+def test_two_changes_of_one_parameter_are_both_made(checkpoint):
+    config = read_config(checkpoint)
+    changes = (BY_ID["q_transposed"].change, BY_ID["q_bias_missing"].change)
+    decoder = build(changes, checkpoint, config, jnp.dtype("float32"))
+    right = build((), checkpoint, config, jnp.dtype("float32"))
+    weight, bias = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.bias"
+    np.testing.assert_array_equal(decoder.weights.read(weight), right.weights.read(weight).T)
+    assert not decoder.weights.read(bias).any()
+    assert right.weights.read(bias).any()
+
+
+def test_every_family_stands_for_a_mutant_of_the_catalogue():
+    assert {family.mutant for family in FAMILIES} <= {mutant.id for mutant in CATALOGUE}
+
+
+# (family's mutant, symbol, the value that the mutant has)
+OWN_VALUES = [
+    ("theta_1e4", "theta =", 1e4),
+    ("eps_1e5", "eps =", 1e-5),
+    ("scale_missing", "scale =", 1.0),
+    ("scores_softcapped", "cap =", 50.0),
+    ("head_softcapped", "cap =", 30.0),
+    ("head_scaled", "factor =", 1 / 8),
+    ("embed_scaled", "factor =", 48**0.5),
+    ("embed_off_by_one", "rows away:", -1),
+    ("residual_multiplied", "factor =", 0.22),
+    ("norm_plus_one", "added to the weight:", 1.0),
+    ("positions_shifted", "shift =", 1),
+    ("positions_scaled", "factor =", 1 / 8),
+    ("rope_half_of_dims", "rotated", 4),
+    ("causal_one_ahead", "last key: query plus", 1),
+    ("window_512", "window =", 512),
+    ("mask_minus_10", "hidden scores less", 10.0),
+    ("mask_multiplied", "hidden scores: minus", 0.0),
+    ("softmax_sink", "sink =", 0.0),
+    ("activation_quick_gelu", "slope =", 1.702),
+    ("activation_clamped", "limit =", 7.0),
+    ("layers_shifted", "weights of layer", 2),
+]
+
+
+def test_every_family_with_a_value_is_tried_at_the_catalogues_own():
+    with_value = {(f.mutant, f.symbol) for f in FAMILIES if not f.forms}
+    assert with_value == {(mutant, symbol) for mutant, symbol, _ in OWN_VALUES}
+
+
+@pytest.fixture(scope="module")
+def bench(golden_path, checkpoint):
+    with open_golden(golden_path) as golden:
+        source = GoldenSource(golden, "float64")
+        everything = frozenset(tap.kind for tap in source.taps.values())
+        yield Bench(source, checkpoint, read_config(checkpoint), everything)
+
+
+def stage(bench, name, case="one-to-five"):
+    """A scene in which the port is right: its values are the golden's."""
+    source = bench.source
+    entry = next(c for c in source.golden.manifest.cases if c.name == case)
+
+    def observed(tap):
+        truth = source.truth(case, tap.name)
+        if entry.kept and truth.shape[tap.position_axis] == entry.shape[1]:
+            truth = truth.take(entry.kept, tap.position_axis)
+        compared = Compared(entry, "replay", tap, truth, truth, None, source.scope(case))
+        return Observation(compared, "float64", limit("float64"))
+
+    taps = [tap for tap in source.taps.values() if stage_of(tap) == name and tap.name in entry.taps]
+    return Scene(entry, name, {tap.kind: observed(tap) for tap in taps})
+
+
+@pytest.mark.parametrize(("mutant", "symbol", "value"), OWN_VALUES, ids=lambda x: str(x))
+def test_a_family_at_the_catalogues_value_is_the_catalogues_mutant(bench, mutant, symbol, value):
+    family = next(f for f in FAMILIES if (f.mutant, f.symbol) == (mutant, symbol))
+    name = {
+        "embed_scaled": "embed",
+        "embed_off_by_one": "embed",
+        "head_scaled": "head",
+        "head_softcapped": "head",
+    }.get(mutant, "layers.1")
+    scene = stage(bench, name)
+    with in_force("float64"):
+        ours, theirs = bench.predict(at(family, value), scene), bench.predict(Candidate.of(BY_ID[mutant]), scene)
+    assert set(ours) == set(scene.taps)
+    for kind, expected in theirs.items():
+        np.testing.assert_allclose(ours[kind], expected, rtol=1e-9, atol=1e-12, err_msg=kind)
+
+
+@pytest.mark.parametrize(
+    "case", ["one-to-five", "decode", "chunked", "batch-left", "batch-decode", "offset", "longest"]
+)
+def test_the_right_decoder_on_the_bench_is_the_golden(bench, case):
+    right = Candidate((), ())
+    with in_force("float64"):
+        for name in ("embed", "layers.0", "layers.3", "head"):
+            scene = stage(bench, name, case)
+            predicted = bench.predict(right, scene)
+            assert set(predicted) == set(scene.taps), name
+            found = match(scene, predicted)
+            assert not found.overreached, name
+
+
+def test_a_mutant_that_does_not_fit_the_model_predicts_nothing(bench):
+    """A gate transposed has another shape; the port with that bug would not run."""
+    from harness.mutants.loading import of
+
+    change = of("gate_proj.weight")(np.transpose)
+    with in_force("float64"):
+        assert bench.predict(Candidate((), (change,)), stage(bench, "layers.0")) is None
+
+
+def test_nothing_is_computed_beyond_the_tap_that_is_wanted(bench):
+    with in_force("float64"):
+        found = bench.predict(Candidate((), ()), stage(bench, "layers.0"), until="q_rope")
+    assert set(found) == {"attn_norm", "q", "k", "v", "q_rope"}
+
+
+def test_every_mutant_has_a_line_that_does_it_right():
+    for mutant in CATALOGUE:
+        file, line = right_line(mutant.change, sorted(mutant.introduced)).split(":")
+        text = (ROOT / file).read_text().splitlines()[int(line) - 1]
+        assert text.strip(), mutant.id
+    assert right_line(BY_ID["rope_interleaved"].change, ("q_rope",)).startswith("harness/run/operations.py:")
+    file, line = right_line(BY_ID["q_bias_missing"].change, ("q",)).split(":")
+    assert "self_attn.q_proj.weight" in (ROOT / file).read_text().splitlines()[int(line) - 1]
+
+
+WRONG = TapResult("a", "float64", "replay", "layers.0.act", "introduced", rel_rms=0.1)
+
+
+def test_float64_tells_where_it_is_wrong_there():
+    assert telling([WRONG, replace(WRONG, precision="float32")]) == "float64"
+    assert telling([replace(WRONG, precision="bfloat16")]) == "bfloat16"
+    assert telling([replace(WRONG, verdict="inherited"), replace(WRONG, mode="forward")]) is None
+
+
+def test_a_hard_coded_float32_does_not_hide_the_bug():
+    norm = replace(WRONG, tap="layers.0.attn_norm", rel_rms=4e-8)
+    bug = replace(WRONG, precision="float32")
+    assert hard_coded([norm, WRONG, bug]) == ("attn_norm",)
+    assert telling([norm, WRONG, bug]) == "float32"
+    assert hard_coded([norm, WRONG]) == ()  # float32 was not checked: nothing speaks for it
+
+
+def test_a_small_error_that_float32_shows_as_well_is_no_rounding_of_it():
+    small = replace(WRONG, rel_rms=4e-8)
+    assert hard_coded([small, replace(small, precision="float32")]) == ()
+
+
+def test_the_architecture_of_the_embedded_checkpoint_has_square_projections(checkpoint):
+    """Transposed matrices can only be named where they run."""
+    arch = architecture_of(read_config(checkpoint))
+    assert arch.heads * arch.head_dim == arch.hidden
