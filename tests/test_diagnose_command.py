@@ -73,3 +73,15 @@ def test_a_check_that_passes_says_nothing_about_bugs(tmp_path):
     assert result.exit_code == 0
     assert "looks like" not in result.stdout
     assert json.loads(file.read_text())["looks_like"] is None
+
+
+def test_a_diagnosis_that_breaks_does_not_take_the_report_with_it(monkeypatch):
+    def breaks(*_, **__):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("harness.mutants.diagnosis.hint.observe", breaks)
+    result = goldens("check", "--port", "tests.second_port.ports:Interleaved", *FAST)
+    assert result.exit_code == 1, result.output
+    assert "introduced at  layers.*.q_rope" in result.stdout
+    assert "`goldens diagnose --port tests.second_port.ports:Interleaved` looks for the bug" in result.stdout
+    assert "boom" not in result.output

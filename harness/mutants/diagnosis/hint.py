@@ -11,9 +11,11 @@ from harness.report.diagnosis import verdict_line
 from harness.report.document import Report
 from harness.run.checker import Checker, Loader
 from harness.run.question import Question
+from harness.store import open_golden
 
 # Beyond these a run of one stage takes longer than a person wants to wait for after a check.
 MOST_PARAMETERS, MOST_TOKENS = 50_000_000, 64
+UNKNOWN = "no bug of the catalogue as it is"
 
 
 def hint(
@@ -31,19 +33,41 @@ def hint(
     """
     if report.verdict == "match":
         return None
-    command = f"goldens diagnose --port {spec}"
     precision = telling(report.results)
     if precision is None:
         return None
+    command = f"goldens diagnose --port {spec}"
+    with open_golden(golden) as opened:
+        large = opened.manifest.model.parameter_count > MOST_PARAMETERS
+    try:
+        line = None if large else _looks_like(golden, checkpoint, spec, question, report, precision, load)
+    except Exception:  # whatever stops a diagnosis, the report of the check is there and has to be shown
+        line = None
+    if line is None:
+        return f"`{command}` looks for the bug that does the same"
+    if line == UNKNOWN:
+        return f"{UNKNOWN}; `{command}` tries other values and two at a time"
+    return f"{line}; `{command}` says more"
+
+
+def _looks_like(
+    golden: Path | str,
+    checkpoint: Path | None,
+    spec: str,
+    question: Question,
+    report: Report,
+    precision: str,
+    load: Loader | None,
+) -> str | None:
+    """The bug, or `UNKNOWN`; None where it is not cheap to say."""
     with Checker(golden, checkpoint, spec, question, load=load) as checker:
-        manifest = checker.golden.manifest
         replayed = [r for r in report.results if (r.precision, r.mode) == (precision, "replay")]
-        chosen = plan(replayed, checker.cases, manifest.taps)
+        chosen = plan(replayed, checker.cases, checker.golden.manifest.taps)
         chosen = Plan(chosen.cases[:1], chosen.stages[:1])
-        if manifest.model.parameter_count > MOST_PARAMETERS or chosen.cases[0].shape[1] > MOST_TOKENS:
-            return f"`{command}` looks for the bug that does the same"
+        if chosen.cases[0].shape[1] > MOST_TOKENS:
+            return None
         subject = Subject(checker, report, precision, observe(checker, precision, chosen))
         answer = next(answers(subject, thorough=False), None)
     if answer is None or not answer.named:
-        return f"no bug of the catalogue as it is; `{command}` tries other values and two at a time"
-    return f"{verdict_line(operation(subject, answer), precision)}; `{command}` says more"
+        return UNKNOWN
+    return verdict_line(operation(subject, answer), precision)
