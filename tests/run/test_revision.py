@@ -313,20 +313,27 @@ def test_the_users_hooks_do_not_run_and_a_hooks_own_variables_do_no_harm(reposit
     assert not (tmp_path / "ran").exists()
 
 
+# A test run in the background ignores SIGINT, and so would its children.
+MINDING_SIGINT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from harness.cli import cli
+cli()
+"""
+
+
 def test_ctrl_c_leaves_no_worktree_behind(repository, tmp_path):
     waiting = f"import time; open({str(tmp_path / 'at-work')!r}, 'w').close(); time.sleep(60)"
     repository.commit({"my_port.py": RAISES.replace("raise ValueError('half written')", waiting)})
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "harness.cli", "diff", *FAST),
+            *(sys.executable, "-c", MINDING_SIGINT, "diff", *FAST),
             *("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1"),
         ],
         env={**os.environ, "PYTHONPATH": str(Path(harness.__file__).parent.parent)},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A test run in the background ignores SIGINT, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(6000):
         if (tmp_path / "at-work").exists():
