@@ -64,7 +64,8 @@ def test_tunix_matches_on_every_case_in_forward_and_replay_at_every_precision(re
         (precision, mode) for precision in ("float64", "float32", "bfloat16") for mode in ("forward", "replay")
     }
     assert {r.tap.rpartition(".")[2] for r in report.results} == COVERED
-    assert len({r.case for r in report.results}) == 27
+    assert len({r.case for r in report.results}) >= 27  # all but those with a KV cache, which are named
+    assert any("KV cache" in line for line in report.not_covered)
 
 
 def test_its_hard_coded_float32_is_lifted_to_float64(report):
