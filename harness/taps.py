@@ -123,6 +123,11 @@ def kind_of(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def name_of(stage: str, kind: str) -> str:
+    """The whole name of a tap: `layers.3.q_rope`, or the kind alone outside the layers."""
+    return f"{stage}.{kind}" if stage else kind
+
+
 def at_level(taps: Iterable[Tap], level: str, cached: bool = True) -> tuple[Tap, ...]:
     """The taps that a level records: `logits`, `layers` (the residual stream) or `ops` (all).
 

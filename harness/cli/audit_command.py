@@ -43,8 +43,8 @@ def audit(
     from harness.cli.progress import Progress
     from harness.mutants.audit import AuditQuestion
     from harness.mutants.audit import audit as run_audit
-    from harness.report.audit_document import encode
     from harness.report.audit_terminal import print_audit
+    from harness.report.document import encode
     from harness.report.output import STDOUT, write_output
     from harness.run.question import parse_precisions
 

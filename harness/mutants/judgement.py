@@ -11,6 +11,7 @@ from harness.mutants.mutant import Mutant
 from harness.mutants.needs import CaseFacts, ModelFacts, Need
 from harness.mutants.subject import Sight, Subject
 from harness.report.audit_document import AuditResult, Outcome
+from harness.taps import kind_of
 
 WRONG_VALUE = ("diverged", "nonfinite")
 OUTSIDE_LAYERS = frozenset({"embed", "final_norm", "logits"})
@@ -47,7 +48,7 @@ def judge(one: Subject, precision: str, facts: Facts) -> AuditResult:
         precision=precision,
         outcome=outcome,
         named=_is_named(one.mutant, facts, _replayed(wrong)),
-        introduced=tuple(dict.fromkeys(sight.tap.rpartition(".")[2] for sight in _replayed(wrong))),
+        introduced=tuple(dict.fromkeys(kind_of(sight.tap) for sight in _replayed(wrong))),
         cases=_cases(wrong),
         naming=naming,
         margin=finite(margin),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.errors import RecordError
 from harness.record.attention import tapping
+from harness.taps import name_of
 
 Hook = Callable[..., Any]
 
@@ -73,7 +74,7 @@ class Collector:
                 )
 
     def _name(self, kind: str) -> str:
-        return f"{self._stage}.{kind}" if self._stage else kind
+        return name_of(self._stage, kind)
 
 
 _UNKNOWN_CODE = (

@@ -23,7 +23,7 @@ from harness.golden import NOISE_PRECISIONS
 from harness.record.calls import Pass, run_calls
 from harness.record.model import Inputs, Stage
 from harness.record.noise import Floors, noise_floors, not_finite, rounded
-from harness.taps import FULL_KINDS, Tap
+from harness.taps import FULL_KINDS, Tap, name_of
 
 PRECISIONS = ("float64", *NOISE_PRECISIONS)
 FAR = 256
@@ -140,7 +140,7 @@ def _agreed(stage: Stage, stream: str, once: Callable[[], Pass]) -> Pass:
             difference = (value.to(torch.float64) - again.to(torch.float64)).abs().max()
             raise RecordError(
                 "the reference does not agree with itself: the same pass, run twice, gave different bits",
-                where=f"{_name(stage, kind)}, {stream}",
+                where=f"{name_of(stage.prefix, kind)}, {stream}",
                 expected="the same bits",
                 found=f"a difference of up to {difference:.3g}",
                 hint="an operation here is not deterministic: record on another device (--device cpu)",
@@ -156,8 +156,4 @@ def _refuse_non_finite(stage: Stage, truth: Pass) -> None:
     for kind in stage.kinds:
         value = truth.out if kind == stage.kinds[-1] else truth.values.get(kind)
         if value is not None and not torch.isfinite(value).all():
-            raise not_finite(_name(stage, kind), "truth")
-
-
-def _name(stage: Stage, kind: str) -> str:
-    return f"{stage.prefix}.{kind}" if stage.prefix else kind
+            raise not_finite(name_of(stage.prefix, kind), "truth")

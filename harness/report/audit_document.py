@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
-from harness.report.document import GoldenReference, LimitEntry
+from harness.report.document import GoldenReference, LimitEntry, schema_of
 
 SCHEMA_FILE = Path(__file__).with_name("audit_schema.json")
 
@@ -128,14 +126,9 @@ class Audit:
     mutants: tuple[AuditedMutant, ...]
 
 
-def encode(audit: Audit) -> bytes:
-    """The audit as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(audit), indent=1) + b"\n"
-
-
 def schema() -> bytes:
     """The JSON Schema of an audit."""
-    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Audit)), indent=2) + b"\n"
+    return schema_of(Audit)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
 from harness.difference import Change, Status
-from harness.report.document import Acceptance, GoldenReference, LimitEntry
+from harness.report.document import Acceptance, GoldenReference, LimitEntry, schema_of
 from harness.verdict import Divergence
 
 SCHEMA_FILE = Path(__file__).with_name("diff_schema.json")
@@ -130,7 +128,7 @@ class Diff:
 
 def schema() -> bytes:
     """The JSON Schema of a diff."""
-    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Diff)), indent=2) + b"\n"
+    return schema_of(Diff)
 
 
 if __name__ == "__main__":

@@ -96,13 +96,18 @@ class Report:
 
 
 def encode(document: object) -> bytes:
-    """A report (or a diff) as indented JSON."""
+    """A document (a check, a diff, an audit, a diagnosis) as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
+
+
+def schema_of(document: type) -> bytes:
+    """The JSON Schema of a kind of document."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(document)), indent=2) + b"\n"
 
 
 def schema() -> bytes:
     """The JSON Schema of a report."""
-    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Report)), indent=2) + b"\n"
+    return schema_of(Report)
 
 
 if __name__ == "__main__":

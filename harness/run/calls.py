@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Num
 
 from harness.run.tapping import Goldens, fired_twice, handed_on, refuse_tracer
-from harness.taps import CACHE_KINDS, Tap
+from harness.taps import CACHE_KINDS, Tap, name_of
 
 Values = Num[np.ndarray, "..."]
 
@@ -49,14 +49,14 @@ class CallSession:
     def goldens(self, stage: str) -> Goldens:
         found = {}
         for kind, value in self._whole.goldens(stage).items():
-            tap = self._whole.tap(f"{stage}.{kind}" if stage else kind)
+            tap = self._whole.tap(name_of(stage, kind))
             assert tap is not None
             found[kind] = part(tap, value, self._span)
         return found
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         for kind, value in recorded.items():
-            self._take(f"{stage}.{kind}" if stage else kind, value)
+            self._take(name_of(stage, kind), value)
 
     def _take(self, name: str, value: jax.Array | np.ndarray) -> None:
         if name in self._seen:

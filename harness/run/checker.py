@@ -123,7 +123,9 @@ class Checker:
 
     def source(self, precision: str) -> GoldenSource:
         """The golden at a precision."""
-        return self._sources.setdefault(precision, GoldenSource(self.golden, precision))
+        if precision not in self._sources:
+            self._sources[precision] = GoldenSource(self.golden, precision)
+        return self._sources[precision]
 
     def run(
         self,
@@ -180,9 +182,10 @@ class Checker:
             self._declared = declarations(port, Architecture.kinds())
             self._uncovered = dict.fromkeys(uncovered(self.cases, port, self._declared))
             judgement = Judgement(self.question.limit(precision), self._declared, keep, watch or unseen)
+            source, possible = self.source(precision), covered(cases, port, self._declared)
             sessions = [
-                CaseSession(self.source(precision), case, mode, judgement)
-                for case in covered(cases, port, self._declared)
+                CaseSession(source, case, mode, judgement)
+                for case in possible
                 for mode in modes
                 if mode == "forward" or replayable(case, self._declared)
             ]
@@ -192,7 +195,7 @@ class Checker:
                 for call, value in zip(calls, logits, strict=True):
                     call.tap("logits", value)
                 session.finish()
-            for case in covered(cases, port, self._declared):
+            for case in possible:
                 if case.generated and "forward" in modes:
                     written = continue_greedily(port, self.golden, case, precision)
                     self._generations[case.name, precision] = written

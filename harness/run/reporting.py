@@ -18,7 +18,7 @@ from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.run.port import Declarations
 from harness.run.question import MODES, Question
 from harness.store import Golden
-from harness.taps import recorded_inputs
+from harness.taps import kind_of, recorded_inputs
 from harness.tolerances import PRECISIONS, Limit
 from harness.verdict import first_divergence, introduced, judge, overall
 
@@ -54,7 +54,7 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
     order = tuple(tap.name for tap in manifest.taps)
     without = run.declared.without
     graphs = {
-        case.name: recorded_inputs(manifest.taps, [n for n in case.taps if n.rpartition(".")[2] not in without])
+        case.name: recorded_inputs(manifest.taps, [n for n in case.taps if kind_of(n) not in without])
         for case in run.cases
     }
     results = judge(raw, graphs)

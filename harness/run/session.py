@@ -22,7 +22,7 @@ from harness.run.port import Declarations
 from harness.run.precision import round_to
 from harness.run.tapping import TapFunction, fired_twice, handed_on, refuse_tracer
 from harness.store import Golden
-from harness.taps import CACHE_KINDS, FULL_KINDS, Tap, recorded_inputs
+from harness.taps import CACHE_KINDS, FULL_KINDS, Tap, name_of, recorded_inputs
 from harness.tolerances import Limit
 
 # Two layers' worth: forward and replay of a case ask for the same taps, one after the other.
@@ -181,7 +181,7 @@ class CaseSession:
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         for kind, value in recorded.items():
-            self._compare(f"{stage}.{kind}" if stage else kind, value)
+            self._compare(name_of(stage, kind), value)
 
     def finish(self) -> None:
         """Report the taps that never came."""

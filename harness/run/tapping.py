@@ -16,7 +16,7 @@ import numpy as np
 from jax.core import Tracer
 
 from harness.errors import PortError
-from harness.taps import decoder_taps
+from harness.taps import decoder_taps, kind_of, name_of
 
 Goldens = Mapping[str, np.ndarray]
 GROWING_AXES = {
@@ -84,7 +84,7 @@ def handed_on(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> ja
     A cache may be longer than what is recorded of it, or shorter while it grows, and so may the keys of `probs`;
     any other difference in shape leaves the value as it is, for the session to report.
     """
-    axes = GROWING_AXES.get(name.rpartition(".")[2], ())
+    axes = GROWING_AXES.get(kind_of(name), ())
     grown = len(golden.shape) == len(value.shape) and all(
         a == b or axis in axes for axis, (a, b) in enumerate(zip(golden.shape, value.shape, strict=True))
     )
@@ -123,7 +123,7 @@ class Tapped:
         if tap is no_tap:
             return self._plain(*args)
         if not isinstance(tap, Session):
-            return self._function(lambda kind, value: tap(f"{stage}.{kind}" if stage else kind, value), *args)
+            return self._function(lambda kind, value: tap(name_of(stage, kind), value), *args)
         result, recorded = self._checked(tap.goldens(stage), np.bool_(tap.replaying), *args)
         tap.absorb(stage, recorded)
         return result

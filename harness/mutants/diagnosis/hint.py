@@ -11,7 +11,6 @@ from harness.report.diagnosis import verdict_line
 from harness.report.document import Report
 from harness.run.checker import Checker, Loader
 from harness.run.question import Question
-from harness.store import open_golden
 
 # Beyond these a run of one stage takes longer than a person wants to wait for after a check.
 MOST_PARAMETERS, MOST_TOKENS = 50_000_000, 64
@@ -37,8 +36,7 @@ def hint(
     if precision is None:
         return None
     command = f"goldens diagnose --port {spec}"
-    with open_golden(golden) as opened:
-        large = opened.manifest.model.parameter_count > MOST_PARAMETERS
+    large = report.golden.provenance["parameters"] > MOST_PARAMETERS
     try:
         line = None if large else _looks_like(golden, checkpoint, spec, question, report, precision, load)
     except Exception:  # whatever stops a diagnosis, the report of the check is there and has to be shown

@@ -11,6 +11,7 @@ from statistics import median
 
 from harness.comparison import TapResult
 from harness.mutants.diagnosis.observe import FAULTY
+from harness.taps import kind_of
 from harness.tolerances import PRECISIONS
 
 # Twenty times float32's unit roundoff: what a few operations in float32 leave.
@@ -21,7 +22,7 @@ def wrong_kinds(results: Sequence[TapResult], precision: str) -> tuple[str, ...]
     """The kinds that are introduced in replay at a precision, in the order of the results."""
     return tuple(
         dict.fromkeys(
-            r.tap.rpartition(".")[2]
+            kind_of(r.tap)
             for r in results
             if (r.precision, r.mode) == (precision, "replay") and r.verdict in FAULTY
         )
@@ -35,7 +36,7 @@ def hard_coded(results: Sequence[TapResult]) -> tuple[str, ...]:
     right_in_float32 = set(wrong_kinds(results, "float64")) - set(wrong_kinds(results, "float32"))
     sizes: dict[str, list[float]] = {kind: [] for kind in right_in_float32}
     for r in results:
-        kind = r.tap.rpartition(".")[2]
+        kind = kind_of(r.tap)
         if kind in sizes and (r.precision, r.mode) == ("float64", "replay") and r.verdict in FAULTY:
             sizes[kind].append(float("inf") if r.rel_rms is None else r.rel_rms)
     return tuple(kind for kind, found in sizes.items() if median(found) < FLOAT32_SIZED)

@@ -18,7 +18,7 @@ from harness.mutants.diagnosis.candidate import Candidate
 from harness.mutants.diagnosis.families import FAMILIES, Family
 from harness.mutants.diagnosis.fit import BY_ID, fitted
 from harness.mutants.diagnosis.match import Match, match
-from harness.taps import decoder_taps
+from harness.taps import decoder_taps, kind_of
 
 # Runs of one stage; a hundredth of a second each on a small model.
 MOST_PAIRS = 300
@@ -212,7 +212,7 @@ class Search:
         """Where a mutant shows in this port: what it does not expose shows at the next taps that it does."""
         shown = set(introduced)
         for tap in decoder_taps(layers=1):  # data-flow order
-            if any(name.rpartition(".")[2] in shown & self._hidden for name in tap.inputs):
+            if any(kind_of(name) in shown & self._hidden for name in tap.inputs):
                 shown.add(tap.kind)
         return frozenset(shown - self._hidden)
 

@@ -13,6 +13,7 @@ from harness.comparison import TapResult
 from harness.report.document import Report
 from harness.report.html.scale import short, step
 from harness.report.summary import UNCOMPARED, multiple
+from harness.taps import kind_of
 
 BEYOND, BROKEN, NOT_COMPARED = "▲", "×", "–"
 # More positions than columns are put into bins: single ones first, where RoPE and the mask begin, then ever wider.
@@ -44,7 +45,7 @@ def by_tap(report: Report, precision: str, mode: str) -> HeatMap:
     for r in _of(report, precision, mode):
         results.setdefault(r.tap, []).append(r)
     stages = dict.fromkeys(_stage(name) for name in report.taps if "." in name)
-    kinds = dict.fromkeys(name.rpartition(".")[2] for name in report.taps)
+    kinds = dict.fromkeys(map(kind_of, report.taps))
     outside = [name for name in report.taps if "." not in name]
     limit = report.limits[precision].rms
 

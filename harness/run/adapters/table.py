@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from harness.architecture import Architecture
 from harness.errors import PortError
-from harness.taps import Tap
+from harness.taps import Tap, kind_of
 
 LAYER = "{i}"
 ROW = re.compile(r"(?P<path>[^\[\]()\s]+)(?:\[(?P<item>\w+)\]|\((?P<argument>\w+)\))?")
@@ -51,7 +51,7 @@ class Row:
 
     @property
     def kind(self) -> str:
-        return self.tap.rpartition(".")[2]
+        return kind_of(self.tap)
 
 
 def rows(table: Mapping[str, str | To], arch: Architecture) -> tuple[Row, ...]:

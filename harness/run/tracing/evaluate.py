@@ -138,7 +138,7 @@ class Evaluator:
         tapped = _has_taps(params) or any(watched)
         if name in INLINE and (tapped or self._arithmetic.opens_everything):
             body = params[INLINE[name]]
-            found = self._run(*_opened(body), operands, watched, iterations)
+            found = self._run(*opened(body), operands, watched, iterations)
             return found, [tap is not None for tap in watched]
         if name == "scan" and (_has_taps(params) or any(_is_iterated(tap) for tap in watched)):
             return self._unrolled(equation, operands, watched, iterations)
@@ -159,7 +159,7 @@ class Evaluator:
         """A scan as a Python loop, for the sake of the taps in its body."""
         params = equation.params
         consts, carried = params["num_consts"], params["num_carry"]
-        body, constants = _opened(params["jaxpr"])
+        body, constants = opened(params["jaxpr"])
         fixed, carry, stacked = operands[:consts], operands[consts:][:carried], operands[consts + carried :]
         inner = [name if _is_iterated(name) else None for name in watched]
         inner[:carried] = [None] * carried
@@ -176,7 +176,7 @@ class Evaluator:
     def _scan(self, equation: JaxprEqn, operands: list[Any], iterations: tuple[int, ...]) -> list[Any]:
         params = equation.params
         consts, carried = params["num_consts"], params["num_carry"]
-        body, constants = _opened(params["jaxpr"])
+        body, constants = opened(params["jaxpr"])
 
         def step(carry: list[Any], rows: list[Any]) -> tuple[list[Any], list[Any]]:
             found = self._run(body, constants, [*operands[:consts], *carry, *rows], (), iterations)
@@ -195,7 +195,7 @@ class Evaluator:
     def _while(self, equation: JaxprEqn, operands: list[Any], iterations: tuple[int, ...]) -> list[Any]:
         params = equation.params
         of_condition, of_body = params["cond_nconsts"], params["body_nconsts"]
-        condition, body = _opened(params["cond_jaxpr"]), _opened(params["body_jaxpr"])
+        condition, body = opened(params["cond_jaxpr"]), opened(params["body_jaxpr"])
         first, second = operands[:of_condition], operands[of_condition:][:of_body]
         found: list[Any] = jax.lax.while_loop(
             lambda carry: self._run(*condition, [*first, *carry], (), iterations)[0],
@@ -206,14 +206,15 @@ class Evaluator:
 
     def _cond(self, equation: JaxprEqn, operands: list[Any], iterations: tuple[int, ...]) -> list[Any]:
         def evaluated(branch: ClosedJaxpr) -> Callable[..., list[Any]]:
-            return lambda *given: self._run(*_opened(branch), given, (), iterations)
+            return lambda *given: self._run(*opened(branch), given, (), iterations)
 
         branches = [evaluated(branch) for branch in equation.params["branches"]]
         found: list[Any] = jax.lax.switch(operands[0], branches, *operands[1:])
         return found
 
 
-def _opened(body: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence[Any]]:
+def opened(body: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence[Any]]:
+    """A nested program and its constants."""
     return (body.jaxpr, body.consts) if isinstance(body, ClosedJaxpr) else (body, ())
 
 

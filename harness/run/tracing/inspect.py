@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, Var, jaxprs_in_params
+from jax.extend.core import Jaxpr, Var, jaxprs_in_params
 
-from harness.run.tracing.evaluate import INLINE
+from harness.run.tracing.evaluate import INLINE, opened
 from harness.run.tracing.mark import TAP
 
 
@@ -32,9 +32,7 @@ def goes_on(jaxpr: Jaxpr, slot: int, live: Sequence[bool] | None = None) -> bool
     if not isinstance(var, Var):
         return False
     live = [n == 0 for n in range(len(outputs))] if live is None else live
-    if any(var is atom for eqn in jaxpr.eqns for atom in eqn.invars):
-        return True
-    if any(other is var and live[n] for n, other in enumerate(outputs) if n != slot):
+    if _is_live(jaxpr, var, live, slot):
         return True
     maker = next((eqn for eqn in jaxpr.eqns if any(var is made for made in eqn.outvars)), None)
     if maker is None:
@@ -43,18 +41,15 @@ def goes_on(jaxpr: Jaxpr, slot: int, live: Sequence[bool] | None = None) -> bool
     inner_live = [_is_live(jaxpr, made, live, slot) for made in maker.outvars]
     name = maker.primitive.name
     if name in INLINE:
-        return goes_on(_open(maker.params[INLINE[name]]), inner_slot, inner_live)
+        return goes_on(opened(maker.params[INLINE[name]])[0], inner_slot, inner_live)
     if name == "scan" and inner_slot >= maker.params["num_carry"]:
         inner_live[: maker.params["num_carry"]] = [True] * maker.params["num_carry"]
-        return goes_on(_open(maker.params["jaxpr"]), inner_slot, inner_live)
+        return goes_on(opened(maker.params["jaxpr"])[0], inner_slot, inner_live)
     return False
 
 
 def _is_live(jaxpr: Jaxpr, var: object, live: Sequence[bool], slot: int) -> bool:
+    """Whether anything reads a variable, in here or from another output than `slot`."""
     if any(var is atom for eqn in jaxpr.eqns for atom in eqn.invars):
         return True
     return any(other is var and live[n] for n, other in enumerate(jaxpr.outvars) if n != slot)
-
-
-def _open(body: Jaxpr | ClosedJaxpr) -> Jaxpr:
-    return body.jaxpr if isinstance(body, ClosedJaxpr) else body

@@ -16,7 +16,7 @@ from harness.run.tapping import Session, TapFunction, TracedTap
 from harness.run.tracing.evaluate import Evaluator, Native
 from harness.run.tracing.inspect import goes_on, tap_names
 from harness.run.tracing.lift import Lifted
-from harness.taps import Tap
+from harness.taps import Tap, kind_of, name_of
 
 Ids = Int[Array, "batch position"]
 Mask = Bool[Array, "batch position"]
@@ -83,7 +83,7 @@ class Program:
             logits, _ = run(constants, {}, np.bool_(False), input_ids, positions, mask)
             return logits
         goldens = {
-            f"{stage}.{kind}" if stage else kind: value
+            name_of(stage, kind): value
             for stage in dict.fromkeys(one.stage for one in self._source.taps)
             for kind, value in tap.goldens(stage).items()
         }
@@ -129,7 +129,7 @@ class Program:
 
     def _adapted(self, tap: TracedTap) -> Callable[[str, Array], Array]:
         def on_tap(name: str, value: Array) -> Array:
-            adaptation = self._source.adaptations.get(name.rpartition(".")[2], AS_IT_IS)
+            adaptation = self._source.adaptations.get(kind_of(name), AS_IT_IS)
             seen = adaptation.to_tap(value)
             goes_on = tap(name, seen)
             return value if goes_on is seen else adaptation.from_tap(goes_on)
@@ -149,7 +149,7 @@ class Program:
 
     def _refuse_dead(self, closed: ClosedJaxpr, watched: Sequence[str | None]) -> None:
         for slot, name in enumerate(watched):
-            if name is None or name.rpartition(".")[2] in self._source.recorded_only:
+            if name is None or kind_of(name) in self._source.recorded_only:
                 continue
             if not goes_on(closed.jaxpr, slot):
                 raise PortError(
@@ -158,7 +158,7 @@ class Program:
                     expected="the value that the model goes on with",
                     found="a value made for the dictionary alone",
                     hint=f"return the value itself and declare its layout, or declare that it can only be "
-                    f"recorded: recorded_only = ({name.rpartition('.')[2]!r},)",
+                    f"recorded: recorded_only = ({kind_of(name)!r},)",
                 )
 
 
