@@ -17,7 +17,7 @@ from harness.mutants.mutant import Mutant
 from harness.mutants.planting import Misled, load_mutant
 from harness.mutants.sanity import FORCED_FAILURE, RIGHT, first_line, must_fail, must_pass
 from harness.mutants.subject import Sight, Subject, Trial, sight_of
-from harness.run.checker import Checker
+from harness.run.checker import Checker, Loader
 from harness.run.decoder import Decoder
 from harness.run.port import Call, Port
 from harness.run.progress import Progress
@@ -65,34 +65,40 @@ def run_cached(
     entries = {case.name: case for case in cases}
     limit = question.limit(precision)
 
-    def run(mutant: Mutant) -> list[TapResult]:
+    def loader(mutant: Mutant) -> Loader:
         def load(directory: Path, config: Config, dtype: Any) -> Port:
             return Eager(load_mutant(mutant, directory, config, dtype))
 
-        with Checker(golden, checkpoint, mutant.id, question, load=load) as checker:
-            return checker.run(precision)
+        return load
 
     def sights(results: Sequence[TapResult]) -> list[Sight]:
         return [sight_of(result, entries[result.case], limit) for result in results]
 
-    progress.begin(f"{precision}: cases with a cache", len(mutants))
-    right = {(r.case, r.mode, r.tap): r for r in run(RIGHT)}
-    must_pass(sights(list(right.values())), precision)
-    failures = sights([result for result in run(FORCED_FAILURE) if result.mode == "replay"])
-    must_fail(sights(list(right.values())), failures, precision)
-    subjects = []
-    for mutant in mutants:
-        one = Subject(mutant, [])
-        try:
-            results = run(mutant)
-            one.sights = sights([r for r in results if r != right.get((r.case, r.mode, r.tap))])
-            one.logits = _logits(results)
-        except Exception as error:
-            one.refusal = first_line(error)
-        subjects.append(one)
-        progress.advance(mutant.id)
-    clean = Subject(RIGHT, [], sights=sights(list(right.values())), logits=_logits(list(right.values())))
-    return Trial(clean, subjects, len(failures))
+    # Golden and checkpoint are verified once for all mutants.
+    with Checker(golden, checkpoint, RIGHT.id, question, load=loader(RIGHT)) as checker:
+
+        def run(mutant: Mutant) -> list[TapResult]:
+            checker.exchange(loader(mutant))
+            return checker.run(precision)
+
+        progress.begin(f"{precision}: cases with a cache", len(mutants))
+        right = {(r.case, r.mode, r.tap): r for r in run(RIGHT)}
+        must_pass(sights(list(right.values())), precision)
+        failures = sights([result for result in run(FORCED_FAILURE) if result.mode == "replay"])
+        must_fail(sights(list(right.values())), failures, precision)
+        subjects = []
+        for mutant in mutants:
+            one = Subject(mutant, [])
+            try:
+                results = run(mutant)
+                one.sights = sights([r for r in results if r != right.get((r.case, r.mode, r.tap))])
+                one.logits = _logits(results)
+            except Exception as error:
+                one.refusal = first_line(error)
+            subjects.append(one)
+            progress.advance(mutant.id)
+        clean = Subject(RIGHT, [], sights=sights(list(right.values())), logits=_logits(list(right.values())))
+        return Trial(clean, subjects, len(failures))
 
 
 def _logits(results: Sequence[TapResult]) -> dict[str, LogitFigures]:

@@ -79,17 +79,8 @@ class Checker:
             find_port(spec)  # before minutes are spent; and an import may configure precision: looked at next
         for precision in question.precisions:
             precisions.refuse_reduced(precision, question.allow_reduced_precision)
-        self._load = load or (lambda directory, config, dtype: load_port(spec, directory, config, dtype))
-        self._loaded: tuple[str, Port] | None = None
-        self._unloadable: dict[str, HarnessError] = {}
+        self.exchange(load or (lambda directory, config, dtype: load_port(spec, directory, config, dtype)))
         self._sources: dict[str, GoldenSource] = {}
-        self._settings: dict[str, object] = {}
-        self._declared = Declarations()
-        self._notes: dict[str, tuple[str, ...]] = {}
-        self._audits: dict[str, matmul_audit.Audit] = {}
-        self._not_lifted: dict[str, None] = {}
-        self._uncovered: dict[str, None] = {}
-        self._generations: dict[tuple[str, str], Continuation] = {}
         self.golden: Golden = open_golden(golden_path)
         try:
             self.cases = select_cases(self.golden.manifest.cases, question.cases)
@@ -105,6 +96,19 @@ class Checker:
 
     def __exit__(self, *_: object) -> None:
         self.golden.close()
+
+    def exchange(self, load: Loader) -> None:
+        """Go on with another port: what is known of the last one is forgotten, what was verified stays so."""
+        self._load = load
+        self._loaded: tuple[str, Port] | None = None
+        self._unloadable: dict[str, HarnessError] = {}
+        self._settings: dict[str, object] = {}
+        self._declared = Declarations()
+        self._notes: dict[str, tuple[str, ...]] = {}
+        self._audits: dict[str, matmul_audit.Audit] = {}
+        self._not_lifted: dict[str, None] = {}
+        self._uncovered: dict[str, None] = {}
+        self._generations: dict[tuple[str, str], Continuation] = {}
 
     @property
     def config(self) -> Config:
