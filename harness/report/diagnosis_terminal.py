@@ -34,7 +34,7 @@ def _parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
 
 def _operation(operation: Operation, precision: str) -> Table:
     grid = Table.grid(padding=(0, 2))
-    grid.add_row(Text("introduced at", "bold red"), Text(some(operation.taps), "bold"))
+    grid.add_row(Text("introduced at", "bold red"), Text(some(operation.taps, 8), "bold"))
     for fact in operation.facts:
         grid.add_row(fact.topic, Text(fact.text))
     label = "looks like" if operation.named else "no name"

@@ -20,6 +20,7 @@ from harness.taps import kind_of
 
 # An error that is beyond this many limits is not rounding at one head, and rounding at another.
 CLEAN = 1.0
+UNITS = {"float64": "half-ulps"}  # nothing recorded there: PyTorch's own error is the truth's
 HEAD_AXES = ("head", "kv_head")
 
 
@@ -64,7 +65,8 @@ def _where(report: Report, kind: str, wrong: Sequence[TapResult]) -> Iterator[Fa
     everywhere = len({r.case for r in report.results if r.tap == worst.tap and r.mode == "replay"})
     yield Fact(
         "error",
-        f"{number(worst.rms_multiple)} x noise at {worst.precision}, {number(worst.rel_rms)} of the tap's own rms "
+        f"{number(worst.rms_multiple)} {UNITS.get(worst.precision, 'x noise')} at {worst.precision}, "
+        f"{number(worst.rel_rms)} of the tap's own rms "
         f"(case {worst.case}, {worst.tap}); wrong in {cases} of {everywhere} cases, {_folded(report, kind)}",
     )
 

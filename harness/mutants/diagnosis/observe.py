@@ -32,13 +32,15 @@ class Plan:
 
 
 def plan(results: Sequence[TapResult], cases: Sequence[CaseEntry], taps: Sequence[Tap]) -> Plan:
-    """Choose cases and layers from the judged replay results of one precision.
+    """Choose cases and layers from the judged replay results of one precision: of cases that were checked.
 
     Cases: the shortest and the longest comfortable one in which as many kinds are wrong as in any, one for what is
     wrong nowhere else, and one in which something of it is right. Layers: the first and the last that are wrong,
     and one that is not.
     """
     by_name = {tap.name: tap for tap in taps}
+    checked = {result.case for result in results}
+    cases = [case for case in cases if case.name in checked]
     wrong: dict[str, set[str]] = {case.name: set() for case in cases}
     for result in results:
         if result.verdict in FAULTY:

@@ -210,6 +210,13 @@ def test_a_check_that_matches_ends_without_a_diagnosis(golden_path, checkpoint):
     assert hint(golden_path, checkpoint, "built in", question, report) is None
 
 
+def test_only_cases_that_were_checked_are_looked_at(golden_path, checkpoint):
+    """Of all cases three are enough here; `code`, which was not run, is no case in which the port is right."""
+    found = diagnosis(BY_NAME["rope_neighbours"].load, golden_path, checkpoint, replace(QUESTION, cases=()))
+    assert found.cases == ("one-to-five", "repetition", "hello")
+    assert found.operations[0].named[0].mutants == ("rope_interleaved",)
+
+
 def test_the_first_cases_are_a_token_and_two_short_prompts(golden_path, checkpoint):
     with Checker(golden_path, checkpoint, "harness.run.decoder:Decoder", Question()) as checker:
         assert [case.name for case in first_cases(checker.cases)] == ["hello", "one-to-five", "repetition"]
