@@ -55,7 +55,7 @@ class GoldenCases(pytest.Collector):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         if isinstance(excinfo.value, HarnessError) and not _wants_traceback():
-            return f"error: {excinfo.value}"
+            return f"error: {excinfo.value}"  # a string: xdist tells by it that all workers report the same
         return super().repr_failure(excinfo)
 
 
@@ -96,10 +96,11 @@ class GoldenTest(pytest.Item):
         if _wants_traceback():
             return super().repr_failure(excinfo)
         if isinstance(error, DivergedError):
-            return str(error)
+            return _said_once(excinfo, str(error))
         if isinstance(error, HarnessError):
             first = self._said.setdefault(str(error), self.nodeid)
-            return f"error: {error}" if first == self.nodeid else f"error: {error.problem} (as in {first})"
+            whole = first == self.nodeid
+            return _said_once(excinfo, f"error: {error}" if whole else f"error: {error.problem} (as in {first})")
         return super().repr_failure(excinfo)
 
     def reportinfo(self) -> tuple[Path, None, str]:
@@ -171,6 +172,18 @@ def refuse_unused(settings: Settings, session: pytest.Session) -> None:
         expected=f"a {'port' if lacks_port else 'golden'}, or tests that use the fixtures golden or check_golden",
         hint=PORT_HINT if lacks_port else GOLDEN_HINT,
     )
+
+
+def _said_once(excinfo: pytest.ExceptionInfo[BaseException], text: str) -> Any:
+    """A failure that is `text` and no traceback, and its first line alone in the list of failures.
+
+    pytest repeats a plain string there as a whole when it finds itself in CI, and so does JUnit as the message.
+    """
+    shown = excinfo.getrepr(style="value", chain=False)
+    shown.reprtraceback.reprentries[0].lines = text.split("\n")
+    if shown.reprcrash is not None:
+        shown.reprcrash.message = text.partition("\n")[0]
+    return shown
 
 
 def _wants_traceback() -> bool:
