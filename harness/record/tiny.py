@@ -7,6 +7,11 @@ matrices keep the size of what they multiply (std 1/sqrt(fan_in)), and attention
 No accidental symmetry either: 1 < KV heads < heads, hidden is no power of 2, q and o are square (so that a
 transposed weight fits), the vocabulary is padded beyond the tokenizer's, as the published one is.
 
+Real checkpoints have outliers, and some bugs show on nothing else. So in every layer some gates and ups reach
+beyond 7, where other models clamp; and one head's scores grow with distance into the future, to more than 100
+above any allowed one, so that a mask which only subtracts 100 shows. That head looks at its own position, so
+that its large scores decide nothing by a hair, and rounding stays as small as anywhere else.
+
 The same bytes come out every time: the random stream is `RandomState`, which numpy keeps frozen.
 """
 
@@ -29,6 +34,7 @@ from harness.corpus import load_corpus
 GOLDENS = Path(__file__).resolve().parents[2] / "goldens"
 SEED = 20230824
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, LAYERS = 48, 6, 2, 8, 72, 4
+POSITIONS = 65536  # as far as the corpus jumps, which is beyond what int16 can count
 TOKENS, VOCAB = 600, 608  # byte-level tokens without the special ones; rows of the embedding
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -37,6 +43,16 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 EMBEDDING_STD = 0.03
 BIAS_STD, NORM_SPREAD = 0.5, 0.3
 QUERY_KEY_GAIN = 1.3  # brings the std of the attention scores to about 2
+
+# Outliers, put in after the draws, so that no other value depends on them. Several activations of each kind are
+# large and not one: the largest error of a single one would be a single draw.
+OUTLIER_GAIN = 3  # takes gates and ups, of std 1, beyond 7; down_proj undoes it
+OUTLIER_GATES, OUTLIER_UPS = slice(0, 6), slice(6, 12)  # which of the INTERMEDIATE
+SELF_LAYER = 2  # its head 0 looks at its own position
+# The pair of dimensions that turns by 0.03 a position: with q a quarter turn ahead of k, the score between
+# positions i and j is |q| |k| sin(0.03 (j - i)) / sqrt(HEAD_DIM) = 229 sin(0.03 (j - i)).
+SELF_PAIR, SELF_Q, SELF_K = (1, 5), (-108.0, 108.0), (3.0, 3.0)
+SELF_CONTENT = 1 / 32  # what is left of the weights there: the rest of the score still has content
 
 # As published with Qwen2: contractions, words with the character before them, single digits, symbols, white space.
 PATTERN = (
@@ -56,7 +72,7 @@ def config() -> dict[str, Any]:
         "hidden_size": HIDDEN,
         "initializer_range": 0.02,
         "intermediate_size": INTERMEDIATE,
-        "max_position_embeddings": 32768,
+        "max_position_embeddings": POSITIONS,
         "max_window_layers": LAYERS,
         "model_type": "qwen2",
         "num_attention_heads": HEADS,
@@ -105,7 +121,22 @@ def parameters(seed: int = SEED) -> dict[str, Float[np.ndarray, "..."]]:
         tensors[f"{at}.mlp.down_proj.weight"] = matrix(HIDDEN, INTERMEDIATE)
     tensors["model.norm.weight"] = norm()
     tensors["lm_head.weight"] = matrix(VOCAB, HIDDEN)
+    _add_outliers(tensors)
     return {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}
+
+
+def _add_outliers(tensors: dict[str, Float[np.ndarray, "..."]]) -> None:
+    """Activations beyond 7 in every layer; one head whose hidden scores are beyond the allowed ones by 100."""
+    for layer in range(LAYERS):
+        at = f"model.layers.{layer}.mlp"
+        for name, rows in (("gate", OUTLIER_GATES), ("up", OUTLIER_UPS)):
+            tensors[f"{at}.{name}_proj.weight"][rows] *= OUTLIER_GAIN
+            tensors[f"{at}.down_proj.weight"][:, rows] /= OUTLIER_GAIN
+    pair = list(SELF_PAIR)
+    for name, bias in (("q", SELF_Q), ("k", SELF_K)):
+        at = f"model.layers.{SELF_LAYER}.self_attn.{name}_proj"
+        tensors[f"{at}.weight"][pair] *= SELF_CONTENT
+        tensors[f"{at}.bias"][pair] = bias
 
 
 def tokenizer(texts: Sequence[str]) -> Tokenizer:
@@ -137,7 +168,7 @@ def write_checkpoint(directory: Path, corpus: Path = GOLDENS / "corpus.toml") ->
         {
             "clean_up_tokenization_spaces": False,
             "eos_token": SPECIAL[2],
-            "model_max_length": 32768,
+            "model_max_length": POSITIONS,
             "pad_token": SPECIAL[0],
             "tokenizer_class": "PreTrainedTokenizerFast",
         },
