@@ -19,11 +19,8 @@ UNSEEN = {
     "norm_cast_late": "the activations are as wide as the sums",
     "layers_as_text": "there are fewer than 11 layers",
     "weights_narrowed": "the checkpoint is stored in bfloat16",
-    "positions_in_int16": "no case has a position beyond 32,767",
     "window_32": "no case has 33 tokens",
     "window_512": "no case has 513 tokens",
-    "mask_minus_100": "no hidden score exceeds the allowed ones",
-    "activation_clamped": "no gate and no up exceeds 7",
 }
 
 
