@@ -7,6 +7,7 @@ import json
 import pytest
 
 from harness.report.document import encode
+from tests.report.audit_samples import BLIND
 from tests.report.samples import PASSING, REPORT
 from tests.report.test_diff_views import MIXED
 from tests.test_cli import FAST, goldens, refused
@@ -40,7 +41,7 @@ def test_a_saved_check_renders_to_the_very_bytes_that_the_check_wrote(tmp_path):
 
 
 def test_without_an_option_it_prints_what_the_check_printed(saved):
-    for document, word in ((REPORT, "FAIL"), (PASSING, "PASS"), (MIXED, "MIXED")):
+    for document, word in ((REPORT, "FAIL"), (PASSING, "PASS"), (MIXED, "MIXED"), (BLIND, "BLIND")):
         result = goldens("report", saved(document))
         assert result.exit_code == 0, "it renders, and does not judge again"
         assert word in result.stdout
@@ -66,8 +67,20 @@ def test_a_saved_diff_renders_too(saved, tmp_path):
     path = saved(MIXED)
     assert goldens("report", path, "--html", tmp_path / "d.html", "--markdown", tmp_path / "d.md").exit_code == 0
     assert "<title>MIXED: " in (tmp_path / "d.html").read_text()
-    refused(goldens("report", path, "--junit", tmp_path / "d.xml"), "no JUnit view", "hint: ")
-    assert not (tmp_path / "d.xml").exists()
+    assert goldens("report", path, "--junit", tmp_path / "d.xml").exit_code == 0
+    assert b"<failure" in (tmp_path / "d.xml").read_bytes()
+
+
+def test_a_saved_audit_renders_too_and_junit_is_refused(saved, tmp_path):
+    path = saved(BLIND)
+    asked = ("--html", tmp_path / "a.html", "--markdown", tmp_path / "a.md")
+    assert goldens("report", path, *asked).exit_code == 0
+    assert "<title>BLIND: " in (tmp_path / "a.html").read_text()
+    assert (tmp_path / "a.md").read_text().startswith("## goldens audit: BLIND")
+    refused(goldens("report", path, "--junit", tmp_path / "a.xml"), "no JUnit view", "hint: ")
+    refused(goldens("report", path, "--html", tmp_path / "b.html", "--junit", tmp_path / "a.xml"), "no JUnit view")
+    assert not (tmp_path / "a.xml").exists()
+    assert not (tmp_path / "b.html").exists()
 
 
 @pytest.mark.parametrize(

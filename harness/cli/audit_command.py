@@ -17,7 +17,7 @@ from harness.cli.options import chosen, output_options
 @click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
 @click.option("--mutant", "mutants", multiple=True, metavar="GLOB", help="Only these; may be repeated.")
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
-@output_options("json")
+@output_options("json", "html", "markdown")
 def audit(
     golden: str | None,
     weights: Path | None,
@@ -36,7 +36,7 @@ def audit(
     \b
     goldens audit
     goldens audit --mutant 'rope_*' --case long --precision float32
-    goldens audit my-golden.h5 --weights path/to/Qwen2.5-7B --json audit.json
+    goldens audit my-golden.h5 --weights path/to/Qwen2.5-7B --json audit.json --html audit.html
     """
     from harness import embedded
     from harness.cli.console import console
@@ -44,15 +44,14 @@ def audit(
     from harness.mutants.audit import AuditQuestion
     from harness.mutants.audit import audit as run_audit
     from harness.report.audit_terminal import print_audit
-    from harness.report.document import encode
-    from harness.report.output import STDOUT, write_output
+    from harness.report.output import STDOUT
+    from harness.report.views import write_views
     from harness.run.question import parse_precisions
 
     asked = chosen(outputs)
     question = AuditQuestion(parse_precisions(precision), mutants, cases)
     with Progress() as progress:
         found = run_audit(golden or embedded.golden(), weights, question, progress=progress)
-    for path in asked.values():
-        write_output(path, encode(found))
+    write_views(found, asked)
     print_audit(found, console(stderr=STDOUT in asked.values()))
     sys.exit(MATCH if found.verdict == "sees" else DIVERGED)

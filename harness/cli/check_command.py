@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, output_options
+from harness.cli.options import chosen, output_options, reduced_precision_option
 
 
 @click.command()
@@ -34,11 +34,7 @@ from harness.cli.options import chosen, output_options
 @click.option("--lift", is_flag=True, help="In float64, lift the float32 that is hard-coded in the port.")
 @click.option("--limit-rms", type=float, metavar="X", help="Largest rms noise multiple that still matches.")
 @click.option("--limit-max", type=float, metavar="Y", help="Largest max-abs noise multiple that still matches.")
-@click.option(
-    "--allow-reduced-precision",
-    is_flag=True,
-    help="Check float32 under the matmul precision that is configured, or the backend's default.",
-)
+@reduced_precision_option
 @output_options("json", "html", "markdown", "junit")
 def check(
     golden: str | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, output_options
+from harness.cli.options import chosen, output_options, reduced_precision_option
 
 
 @click.command()
@@ -18,7 +18,7 @@ from harness.cli.options import chosen, output_options
 @click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @click.option("--lift", is_flag=True, help="As for check.")
-@click.option("--allow-reduced-precision", is_flag=True, help="As for check.")
+@reduced_precision_option
 @output_options("json")
 def diagnose(
     golden: str | None,

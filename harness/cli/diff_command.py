@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, output_options
+from harness.cli.options import chosen, output_options, reduced_precision_option
 
 
 @click.command()
@@ -25,7 +25,8 @@ from harness.cli.options import chosen, output_options
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @click.option("--lift", is_flag=True, help="As for check.")
 @click.option("--intersection", is_flag=True, help="Leave out, and name, what only one side was asked.")
-@output_options("json", "html", "markdown")
+@reduced_precision_option
+@output_options("json", "html", "markdown", "junit")
 def diff(
     golden: str | None,
     before: str,
@@ -36,6 +37,7 @@ def diff(
     cases: tuple[str, ...],
     lift: bool,
     intersection: bool,
+    allow_reduced_precision: bool,
     **outputs: Path | None,
 ) -> None:
     """What a candidate fix changes: fixed, improved, worse or broken, beyond the noise, operation by operation.
@@ -71,7 +73,7 @@ def diff(
         modes=None if mode is None else parse_modes(mode),
         cases=cases,
     )
-    request = Request(golden, weights, before, after, selection, intersection, lift)
+    request = Request(golden, weights, before, after, selection, intersection, lift, allow_reduced_precision)
     with Progress() as progress:
         found = diff_of(request, progress)
     write_views(found, asked)

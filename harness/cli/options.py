@@ -10,10 +10,17 @@ import click
 
 OUTPUTS = {
     "json": "The report itself.",
-    "html": "One self-contained page: ladder, heat maps, worst elements, provenance.",
+    "html": "One self-contained page for a browser.",
     "markdown": "A short summary, as GitHub shows it for a step.",
-    "junit": "JUnit XML: a test per case and precision.",
+    "junit": "JUnit XML, a test per case.",
 }
+
+
+reduced_precision_option = click.option(
+    "--allow-reduced-precision",
+    is_flag=True,
+    help="Check float32 under the matmul precision that is configured, or the backend's default.",
+)
 
 
 def output_options(*views: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -23,7 +23,7 @@ from harness.mutants.sanity import RIGHT
 from harness.mutants.source import StageSource
 from harness.mutants.subject import Subject, Trial
 from harness.mutants.trial import Bench, run_trial
-from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResult, Score
+from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResult, Score, is_blind
 from harness.report.document import LimitEntry
 from harness.run import precision as precisions
 from harness.run.preflight import preflight
@@ -103,7 +103,7 @@ def audit(
 
         ran = {precision: _run(trials, precision, chosen, facts) for precision in question.precisions}
         results = {name: tuple(ran[p].results[name] for p in question.precisions) for name in chosen}
-        blind = tuple(name for name, found in results.items() if _is_blind(found))
+        blind = tuple(name for name, found in results.items() if is_blind(found))
         needed = smallest_cover(_catches([case.name for case in cases], results))
         return Audit(
             schema=1,
@@ -187,11 +187,6 @@ def _by_machinery(mutants: Sequence[Mutant]) -> Iterator[tuple[list[Mutant], boo
         part = [mutant for mutant in mutants if not mutant.cached and exact(mutant) == needed]
         if part:
             yield part, needed
-
-
-def _is_blind(results: Sequence[AuditResult]) -> bool:
-    """Whether the mutant is a bug at some precision and is caught at none."""
-    return any(r.outcome in BLIND for r in results) and not any(r.outcome == "caught" for r in results)
 
 
 def _catches(

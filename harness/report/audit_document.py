@@ -6,6 +6,7 @@ and a test compares the two.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +125,12 @@ class Audit:
     spare: tuple[str, ...]
     not_covered: tuple[str, ...]
     mutants: tuple[AuditedMutant, ...]
+
+
+def is_blind(results: Iterable[AuditResult]) -> bool:
+    """Whether a mutant is a bug at some precision and is caught at none."""
+    outcomes = {result.outcome for result in results}
+    return not outcomes.isdisjoint(BLIND) and "caught" not in outcomes
 
 
 def schema() -> bytes:

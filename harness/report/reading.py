@@ -12,19 +12,22 @@ import msgspec
 from harness.difference import STATUSES
 from harness.errors import UsageError
 from harness.golden import NOISE_KINDS
+from harness.report import audit_contradictions
+from harness.report.audit_document import Audit
 from harness.report.diff_document import Diff
 from harness.report.document import Report
 from harness.tolerances import PRECISIONS
 from harness.verdict import overall
 
 SCHEMA = 1
-KINDS: dict[str, type[Report] | type[Diff]] = {"check": Report, "diff": Diff}
-_SAVE = "save one with `goldens check --json FILE` or `goldens diff --json FILE`"
+Document = Report | Diff | Audit
+KINDS: dict[str, type[Document]] = {"check": Report, "diff": Diff, "audit": Audit}
+_SAVE = "save one with `goldens check --json FILE`, or with the same option of `diff` or `audit`"
 _AGAIN = "the file is incomplete or was edited: save it again with the command that made it"
 
 
-def read_report(path: Path) -> Report | Diff:
-    """Read what `goldens check --json` or `goldens diff --json` has saved.
+def read_report(path: Path) -> Document:
+    """Read what `--json` of `goldens check`, `diff` or `audit` has saved.
 
     Raises:
         UsageError: the file cannot be read, is not JSON (truncated, NaN), is of another kind or schema version,
@@ -40,7 +43,7 @@ def read_report(path: Path) -> Report | Diff:
         raise UsageError(
             "this is not a report",
             where=path,
-            expected="kind check or diff",
+            expected=f"kind {' or '.join(KINDS)}",
             found="no kind" if kind is None else f"kind {kind!r}",
             hint=_SAVE,
         )
@@ -56,8 +59,7 @@ def read_report(path: Path) -> Report | Diff:
         report = msgspec.convert(document, KINDS[kind])
     except msgspec.ValidationError as error:
         raise UsageError(f"the report is malformed: {error}", where=path, hint=_AGAIN) from None
-    contradictions = _of_check(report) if isinstance(report, Report) else _of_diff(report)
-    for where, expected, found in contradictions:
+    for where, expected, found in _contradictions(report):
         raise UsageError(
             "the report contradicts itself",
             where=f"{path}: {where}",
@@ -73,6 +75,16 @@ def _json(content: bytes, path: Path) -> Any:
         return msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the report is not JSON: {error}", where=path, hint=_AGAIN) from None
+
+
+def _contradictions(document: Document) -> Iterable[tuple[str, object, object]]:
+    match document:
+        case Report():
+            return _of_check(document)
+        case Diff():
+            return _of_diff(document)
+        case Audit():
+            return audit_contradictions.contradictions(document)
 
 
 def _of_check(report: Report) -> Iterable[tuple[str, object, object]]:

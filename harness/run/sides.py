@@ -36,6 +36,7 @@ class Request:
         before, after: `package.module:Name`, `git:REV[:package.module:Name]`, or a saved check, `report.json`.
         intersection: leave out what only one side was asked, and name it.
         lift: in float64, lift the float32 that is hard-coded in a port that is checked now.
+        allow_reduced_precision: check it in float32 under the matmul precision that is configured.
     """
 
     golden: str | None
@@ -45,6 +46,7 @@ class Request:
     selection: Selection
     intersection: bool
     lift: bool = False
+    allow_reduced_precision: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,13 @@ def _parse(request: Request) -> list[_Side]:
                     hint=f"for example {side.option} {side.label}:my_package.my_port:Port",
                 )
             sides[index] = replace(side, spec=other)
-    for option, given_one in (("--weights", request.weights is not None), ("--lift", request.lift)):
-        if given_one and all(side.saved is not None for side in sides):
+    live = {
+        "--weights": request.weights is not None,
+        "--lift": request.lift,
+        "--allow-reduced-precision": request.allow_reduced_precision,
+    }
+    for option, asked in live.items():
+        if asked and all(side.saved is not None for side in sides):
             raise UsageError(
                 f"both sides are saved checks: nothing is run that could use {option}",
                 where=f"--before {request.before} --after {request.after}",
@@ -117,10 +124,10 @@ def _side(option: str, text: str) -> _Side:
         report = read_report(Path(text))
         if not isinstance(report, Report):
             raise UsageError(
-                "a diff cannot be a side of a diff",
+                f"a saved {report.kind} cannot be a side of a diff",
                 where=f"{option} {text}",
                 expected="a saved check",
-                found="a saved diff",
+                found=f"kind {report.kind}",
                 hint="save the check itself: goldens check --json FILE",
             )
         return _Side(option, text, saved=report)
@@ -158,6 +165,7 @@ def _question(request: Request, saved: Sequence[Report]) -> Question:
         modes=selection.modes or tuple(dict.fromkeys(r.mode for r in results)) or STANDARD.modes,
         cases=selection.cases or tuple(dict.fromkeys(glob.escape(r.case) for r in results)),
         lift=request.lift,
+        allow_reduced_precision=request.allow_reduced_precision,
     )
 
 

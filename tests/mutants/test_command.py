@@ -14,8 +14,8 @@ from harness.report.audit_document import SCHEMA_FILE, schema
 FAST = ("--precision", "float32", "--case", "one-to-five", "--mutant", "rope_m*")
 
 
-def goldens(*args: str):
-    return CliRunner().invoke(cli, ["audit", *map(str, args)])
+def goldens(*args: str, command: str = "audit"):
+    return CliRunner().invoke(cli, [command, *map(str, args)])
 
 
 def test_a_golden_that_sees_every_mutant_exits_with_0_and_writes_json(tmp_path):
@@ -42,6 +42,25 @@ def test_a_blind_golden_exits_with_1_and_says_what_it_lacks():
     )
 
 
+def test_an_audit_that_is_rendered_again_gives_the_very_same_page_and_summary(tmp_path):
+    first, again = ({view: tmp_path / f"{name}.{view}" for view in ("html", "markdown")} for name in ("a", "b"))
+
+    def options(paths):
+        return [part for view, path in paths.items() for part in (f"--{view}", path)]
+
+    saved = tmp_path / "audit.json"
+    asked = ("--precision", "float32", "--case", "hello", "--mutant", "rope_missing", "--mutant", "eps_1e5")
+    result = goldens(*asked, "--json", saved, *options(first))
+    assert result.exit_code == 1, result.output
+    assert result.stdout == goldens(saved, command="report").stdout
+    assert goldens(saved, *options(again), command="report").exit_code == 0
+    for view in first:
+        assert first[view].read_bytes() == again[view].read_bytes() != b""
+    page = first["html"].read_text()
+    assert page.startswith("<!doctype html>")
+    assert "a prompt of 2 tokens or more" in page
+
+
 def test_json_on_stdout_is_nothing_but_json():
     result = goldens(*FAST, "--json", "-")
     assert json.loads(result.stdout)["kind"] == "audit"
@@ -55,6 +74,8 @@ def test_json_on_stdout_is_nothing_but_json():
         (("--precision", "float16"), "unknown precision"),
         (("--weights", "/no/such/dir"), "no checkpoint directory"),
         (("--json", "/no/such/dir/audit.json"), "cannot be written"),
+        (("--html", "/no/such/dir/audit.html"), "cannot be written"),
+        (("--json", "-", "--html", "-"), "two outputs go to one place"),
     ],
 )
 def test_what_cannot_be_audited_exits_with_2_and_a_hint(args, words):

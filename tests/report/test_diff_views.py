@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from itertools import pairwise
+from xml.etree import ElementTree
 
+import junitparser
 import pytest
 
-from harness.errors import UsageError
+from harness.report.diff_junit import diff_junit
 from harness.report.diff_markdown import diff_markdown
 from harness.report.html.diff_page import html
 from harness.report.views import render
 from tests.report.hostile import NAME
 from tests.report.pages import Page
-from tests.report.samples import LOGITS, PASSING
+from tests.report.samples import LOGITS, PASSING, build, result
 from tests.report.test_diff import NORM, RIGHT, ROPE, compared, port
 
 MENDED = next(r for r in PASSING.results if r.logits is not None)
@@ -74,9 +76,72 @@ def test_names_from_outside_are_text():
     assert "<script" not in diff_markdown(diff)
 
 
-def test_a_diff_has_no_junit_view_and_says_what_to_do():
-    with pytest.raises(UsageError, match="no JUnit view") as caught:
-        render(MIXED, "junit")
-    assert "goldens report after.json --junit FILE" in str(caught.value)
+def test_the_views_of_a_diff_are_these():
     assert render(MIXED, "html").decode() == html(MIXED)
     assert render(MIXED, "markdown").decode() == diff_markdown(MIXED)
+    assert render(MIXED, "junit") == diff_junit(MIXED)
+
+
+def junit_of(diff):
+    return {case.get("name"): case for case in ElementTree.fromstring(diff_junit(diff)).iter("testcase")}
+
+
+def totals(diff):
+    suites = junitparser.JUnitXml.fromstring(diff_junit(diff))
+    return suites.tests, suites.failures, suites.errors, suites.skipped
+
+
+def in_case(name, *results):
+    return [replace(r, case=name) for r in results]
+
+
+def test_in_junit_a_case_fails_where_something_is_broken_and_says_at_which_operation():
+    good, bad = result("layers.1.attn_norm"), NORM
+    both = (*in_case("hello", good), *RIGHT.results), (*in_case("hello", good), *port(bad).results)
+    found = compared(*(build(*results) for results in both))
+    cases = junit_of(found)
+    assert list(cases) == ["hello", "code", "not covered: precision bfloat16"]
+    assert len(cases["hello"]) == 0
+    failure = cases["code"].find("failure")
+    assert failure.get("message") == (
+        "broken at layers.1.attn_norm (in 1 of 2 layers, replay; float32): 1.2 -> 900 x PyTorch's own float32 error"
+    )
+    assert cases["code"].get("classname") == "after.json/org/model"
+    assert totals(found) == (3, 1, 0, 1)
+
+
+def test_in_junit_worse_and_no_longer_covered_fail_and_inheritance_alone_is_counted():
+    grown = replace(NORM, rms_multiple=9000.0, max_multiple=9000.0)
+    text = junit_of(compared(port(NORM), port(grown)))["code"].find("failure").text
+    assert text.startswith("worse at layers.1.attn_norm")
+    fewer = build(*(r for r in RIGHT.results if r.tap != "layers.0.probs"))
+    lost = junit_of(compared(RIGHT, fewer))["code"].find("failure")
+    assert lost.get("message").startswith("lost at layers.0.probs")
+    assert "1.2 -> not compared" in lost.get("message")
+    late = result("logits", "forward", verdict="inherited", multiple=5e5)
+    before = build(*RIGHT.results, result("logits", "forward"))
+    after = build(*RIGHT.results, late)
+    inherited = junit_of(compared(before, after))["code"].find("failure")
+    assert inherited.get("message") == "broken: 1 tap downstream, by inheritance alone"
+
+
+@pytest.mark.parametrize("diff", [FIXED, SAME, compared(port(*ROPE), port(*ROPE))])
+def test_in_junit_what_is_fixed_or_still_wrong_is_no_failure(diff):
+    assert totals(diff)[:3] == (2, 0, 0)
+
+
+def test_in_junit_nothing_compared_is_an_error_and_what_was_left_out_is_skipped():
+    nothing = replace(SAME, cases={}, left_out=("case hello: only before",))
+    assert junit_of(nothing)["diff"].find("error").get("message") == "nothing was compared"
+    assert junit_of(nothing)["left out: case hello"].find("skipped").get("message") == "only before"
+    assert totals(nothing) == (3, 0, 1, 2)
+
+
+def test_junit_names_golden_verdict_sides_and_notes_as_xml_can_hold_them():
+    diff = replace(MIXED, after=replace(MIXED.after, label=NAME), notes=("a note",))
+    properties = {p.get("name"): p.get("value") for p in ElementTree.fromstring(diff_junit(diff)).iter("property")}
+    assert properties["golden"] == "ab" * 32
+    assert properties["verdict"] == "mixed"
+    assert properties["before"].startswith("before.json")
+    assert NAME.replace("\x1b", "\\x1b") in properties["after"]
+    assert properties["note 1"] == "a note"

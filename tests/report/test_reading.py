@@ -9,6 +9,7 @@ import pytest
 from harness.errors import UsageError
 from harness.report.document import encode
 from harness.report.reading import read_report
+from tests.report.audit_samples import BLIND, KL, SEES
 from tests.report.samples import PASSING, REPORT
 
 
@@ -32,7 +33,7 @@ def refusal(path):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("report", [REPORT, PASSING])
+@pytest.mark.parametrize("report", [REPORT, PASSING, BLIND, SEES])
 def test_a_saved_report_comes_back_as_it_was(saved, report):
     assert read_report(saved(encode(report))) == report
 
@@ -50,7 +51,9 @@ def test_nan_is_refused(saved):
 
 @pytest.mark.parametrize("content", [[], 5, None, {}, {"kind": "golden"}, {"kind": ["check"]}])
 def test_json_of_something_else_is_refused(saved, content):
-    assert "this is not a report" in refusal(saved(content))
+    message = refusal(saved(content))
+    assert "this is not a report" in message
+    assert "expected: kind check or diff or audit" in message
 
 
 @pytest.mark.parametrize("version", [2, 0, None, "1"])
@@ -104,6 +107,43 @@ MATCHING = next(i for i, r in enumerate(REPORT.results) if r.verdict == "match")
 )
 def test_a_report_that_contradicts_itself_is_refused(saved, spoil, words):
     document = json.loads(encode(REPORT))
+    spoil(document)
+    message = refusal(saved(document))
+    assert "the report contradicts itself" in message
+    for word in words:
+        assert word in message
+
+
+def of(name, d):
+    """A mutant of an audit, by its id."""
+    return next(mutant for mutant in d["mutants"] if mutant["id"] == name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda d: d["mutants"].append(d["mutants"][0]), ("mutant interleaved", "one entry", "2 entries")),
+        (lambda d: d["mutants"][0]["results"].pop(), ("mutant interleaved", "results at float32, bfloat16")),
+        (lambda d: d["scores"].pop("bfloat16"), ("results at float32, bfloat16",)),
+        (lambda d: d["limits"].pop("bfloat16"), ("limits: bfloat16", "found:    none")),
+        (lambda d: d.update(blind=[]), ("blind", "expected: far", "found:    none")),
+        (lambda d: d.update(verdict="sees"), ("verdict", "expected: blind", "found:    sees")),
+        (lambda d: d.update(spare=["code"]), ("needed, spare", "no case in both", "code")),
+        (lambda d: d.update(needed=["long"]), ("mutant shifted at float32", "a needed case among those", "code")),
+        (lambda d: of("layers_as_text", d)["results"][0].update(outcome="caught"), ("cases that catch it",)),
+        (lambda d: of("far", d)["results"][0].update(reason=None), ("mutant far at float32", "a reason")),
+        (lambda d: of("far", d)["results"][0].update(named=True), ("nothing named, since it is not caught",)),
+        (lambda d: of("far", d)["results"][1].update(margin=1.5), ("a margin of at most 1", "it is survived")),
+        (lambda d: of("shifted", d)["results"][0].update(margin=0.5), ("a margin above 1", "found:    0.5")),
+        (lambda d: of("shifted", d)["results"][0].update(naming=["long"]), ("naming cases among", "long")),
+        (lambda d: d["scores"]["float32"].update(caught=4), ("score at float32: caught", "expected: 3")),
+        (lambda d: d["scores"]["float32"].update(visible=6), ("score at float32: visible", "expected: 4")),
+        (lambda d: d["scores"]["float32"].update(right=1.5), ("score at float32: right", "at most 1")),
+        (lambda d: d["scores"]["float32"]["criteria"].update({KL: 3}), (f"score at float32: {KL}", "expected: 1")),
+    ],
+)
+def test_an_audit_that_contradicts_itself_is_refused(saved, spoil, words):
+    document = json.loads(encode(BLIND))
     spoil(document)
     message = refusal(saved(document))
     assert "the report contradicts itself" in message
