@@ -8,9 +8,10 @@ import traceback
 import click
 
 from harness import __version__
+from harness.cli.termination import Terminated, raising_on_sigterm
 from harness.errors import HarnessError
 
-MATCH, DIVERGED, COULD_NOT, INTERRUPTED = 0, 1, 2, 130
+MATCH, DIVERGED, COULD_NOT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 class _Refusing(click.Group):
@@ -21,12 +22,16 @@ class _Refusing(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with raising_on_sigterm():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit):
             raise
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
+        except Terminated:
+            click.echo("terminated", err=True)
+            ctx.exit(TERMINATED)
         except HarnessError as error:
             if os.environ.get("GOLDENS_TRACEBACK"):
                 traceback.print_exc()

@@ -1,7 +1,7 @@
 """The files of a git revision in a temporary worktree.
 
 The user's checkout and index are not touched, uncommitted changes are not seen, and submodules are empty. The
-worktree is removed afterwards, also after a failure or Ctrl-C.
+worktree is removed afterwards, also after a failure, Ctrl-C or, where the caller makes it an exception, SIGTERM.
 """
 
 from __future__ import annotations
@@ -101,10 +101,19 @@ def worktree(revision: Revision, scratch: Path) -> Iterator[Path]:
 
 def _git(directory: Path, *args: str) -> str:
     environment = {name: value for name, value in os.environ.items() if name not in GIT_LOCATIONS}
-    done = subprocess.run(
-        ["git", "-C", str(directory), *args], env=environment, check=True, capture_output=True, text=True
-    )
-    return done.stdout.strip()
+    command = ["git", "-C", str(directory), *args]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            # Not killed, as subprocess.run would: on SIGTERM git takes a half-made worktree back by itself.
+            process.terminate()
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, out, err)
+    return out.strip()
 
 
 def _last_line(text: str) -> str:

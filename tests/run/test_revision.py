@@ -322,26 +322,68 @@ cli()
 """
 
 
-def test_ctrl_c_leaves_no_worktree_behind(repository, tmp_path):
-    waiting = f"import time; open({str(tmp_path / 'at-work')!r}, 'w').close(); time.sleep(60)"
-    repository.commit({"my_port.py": RAISES.replace("raise ValueError('half written')", waiting)})
-    process = subprocess.Popen(
+WAITS = "import time; open({!r}, 'w').close(); time.sleep(60)"
+
+
+def start(*program: str) -> subprocess.Popen[str]:
+    """A diff of a revision in a session of its own."""
+    return subprocess.Popen(
         [
-            *(sys.executable, "-c", MINDING_SIGINT, "diff", *FAST),
+            *(sys.executable, *program, "diff", *FAST),
             *("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1"),
         ],
         env={**os.environ, "PYTHONPATH": str(Path(harness.__file__).parent.parent)},
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+def until(place: Path) -> None:
     for _ in range(6000):
-        if (tmp_path / "at-work").exists():
-            break
+        if place.exists():
+            return
         time.sleep(0.1)
+    raise AssertionError(f"nobody has made {place}")
+
+
+def test_ctrl_c_leaves_no_worktree_behind(repository, tmp_path):
+    waiting = WAITS.format(str(tmp_path / "at-work"))
+    repository.commit({"my_port.py": RAISES.replace("raise ValueError('half written')", waiting)})
+    process = start("-c", MINDING_SIGINT)
+    until(tmp_path / "at-work")
     assert repository.worktrees == 2
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("everybody", [False, True], ids=["the process alone", "its whole group"])
+def test_sigterm_leaves_no_worktree_behind_and_exits_with_143(repository, tmp_path, everybody):
+    """CI systems end a job so; some tell the process that they started, others all of its group."""
+    waiting = WAITS.format(str(tmp_path / "at-work"))
+    repository.commit({"my_port.py": RAISES.replace("raise ValueError('half written')", waiting)})
+    process = start("-m", "harness.cli")
+    until(tmp_path / "at-work")
+    assert repository.worktrees == 2
+    (os.killpg if everybody else os.kill)(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=30)  # the port would sleep on: it is ended too
+    assert process.returncode == 128 + signal.SIGTERM
+    assert stderr.splitlines()[-1] == "terminated"
+    assert "Traceback" not in stderr
+
+
+def test_sigterm_while_git_checks_the_revision_out_leaves_no_half_made_worktree(repository, tmp_path):
+    repository.commit({".gitattributes": "*.py filter=slow"})
+    repository.git("config", "filter.slow.smudge", f"touch {tmp_path / 'at-work'}; sleep 3; cat")
+    process = start("-m", "harness.cli")
+    until(tmp_path / "at-work")
+    assert len(list((repository.root / ".git" / "worktrees").iterdir())) == 1
+    os.kill(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=600)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert stderr.splitlines()[-1] == "terminated"
+    assert not list((repository.root / ".git").glob("worktrees/*"))

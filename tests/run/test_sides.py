@@ -9,7 +9,9 @@ from click.testing import CliRunner
 
 from harness.cli import cli
 from harness.report.diff_document import Diff
+from harness.report.document import encode
 from harness.report.reading import read_report
+from tests.report.audit_samples import SEES
 
 FAST = ("--precision", "float32", "--case", "digits")
 RIGHT = "harness.run.decoder:Decoder"
@@ -175,7 +177,9 @@ def test_saved_limits_that_a_port_would_not_be_judged_by_are_refused_before_it_r
 def test_what_is_not_a_saved_check_is_refused(saved, tmp_path):
     path = tmp_path / "diff.json"
     diff(saved["rope"], saved["right"], "--json", path)
-    refused(diff(path, saved["right"]), f"--before {path}", "a diff cannot be a side of a diff")
+    refused(diff(path, saved["right"]), f"--before {path}", "a saved diff cannot be a side of a diff")
+    path.write_bytes(encode(SEES))
+    refused(diff(path, saved["right"]), "a saved audit cannot be a side of a diff", "goldens check --json FILE")
     (tmp_path / "cut.json").write_bytes(saved["right"].read_bytes()[:-50])
     refused(diff(saved["right"], tmp_path / "cut.json"), "the report is not JSON")
     refused(diff(saved["right"], tmp_path / "none.json"), "the report cannot be read")
@@ -186,7 +190,7 @@ def test_a_side_that_could_not_be_checked_is_refused_by_name():
     refused(diff("no.such:Port", RIGHT, *FAST), "cannot be imported", "--before no.such:Port")
 
 
-@pytest.mark.parametrize("option", [("--weights", "."), ("--lift",)])
+@pytest.mark.parametrize("option", [("--weights", "."), ("--lift",), ("--allow-reduced-precision",)])
 def test_an_option_that_nothing_would_use_is_refused(saved, option):
     refused(diff(saved["rope"], saved["right"], *option), "both sides are saved checks", f"leave {option[0]} out")
 
@@ -203,6 +207,25 @@ def test_a_precision_that_a_port_could_not_be_lifted_to_is_not_compared():
     port = "tests.run.test_lifted_check:NarrowBits"
     options = ("--precision", "float64", "--case", "digits", "--lift")
     refused(diff(RIGHT, port, *options), f"{port}: --precision float64", "expected: float32")
+
+
+def test_reduced_precision_is_refused_and_compared_on_request_with_the_waiver_printed(saved):
+    port = "tests.run.reducing_ports:ReducesItsScores"
+    refused(diff(RIGHT, port, *FAST), f"--after {port}", "--allow-reduced-precision")
+    result = diff(RIGHT, port, *FAST, "--allow-reduced-precision")
+    assert result.exit_code == 0, result.output
+    assert "SAME" in result.stdout
+    assert "waived: float32 ran at" in result.stdout
+    beside_a_file = diff(saved["right"], port, *FAST, "--allow-reduced-precision")
+    assert "after: waived: " in " ".join(beside_a_file.stdout.split())
+
+
+def test_in_junit_a_case_fails_exactly_where_the_exit_code_is_1(saved, tmp_path):
+    better, worse = tmp_path / "better.xml", tmp_path / "worse.xml"
+    assert diff(saved["rope"], saved["right"], "--junit", better).exit_code == 0
+    assert diff(saved["right"], saved["rope"], "--junit", worse).exit_code == 1
+    assert "<failure" not in better.read_text()
+    assert 'message="broken at layers.*.k_rope (in 4 of 4 layers, replay; float32)' in worse.read_text()
 
 
 def test_weights_are_those_that_were_given(tmp_path):
