@@ -51,7 +51,11 @@ def _of_result(audit: Audit, mutant: AuditedMutant, result: AuditResult) -> Iter
     if strangers:
         yield place, "naming cases among those that catch it", _names(strangers)
     if result.margin is not None and caught != (result.margin > 1):
-        yield place, f"a margin {'above' if caught else 'of at most'} 1, since it is {result.outcome}", result.margin
+        yield (
+            place,
+            f"a margin {'above' if caught else 'of at most'} 1, since it is {result.outcome}",
+            result.margin,
+        )
     if caught and not set(result.cases) & set(audit.needed):
         yield place, "a needed case among those that catch it", _names(result.cases)
 

@@ -38,7 +38,9 @@ def _sections(audit: Audit) -> Iterator[str]:
     yield details("Cases", rows(words.cases(audit)))
     if audit.not_covered:
         yield details(f"Not covered: {len(audit.not_covered)}", rows(audit.not_covered))
-    yield details("Golden", rows([f"golden {audit.golden.id} at {audit.golden.path}", f"ran on {words.ran_on(audit)}"]))
+    yield details(
+        "Golden", rows([f"golden {audit.golden.id} at {audit.golden.path}", f"ran on {words.ran_on(audit)}"])
+    )
 
 
 def _unseen(title: str, found: Sequence[Unseen]) -> str:

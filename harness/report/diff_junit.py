@@ -18,10 +18,14 @@ from harness.report.junit_xml import legal, numbered, skipped, suites
 
 def diff_junit(diff: Diff) -> bytes:
     """The XML."""
-    sides = {when: side for when, side in diff_summary.sides(diff)}
     return suites(
         f"{diff.after.label}/{diff.golden.model}",
-        {"golden": diff.golden.id, "verdict": diff.verdict, **sides, **numbered(diff_summary.notes(diff))},
+        {
+            "golden": diff.golden.id,
+            "verdict": diff.verdict,
+            **dict(diff_summary.sides(diff)),
+            **numbered(diff_summary.notes(diff)),
+        },
         (
             *_tests(diff),
             *skipped("left out", diff.left_out),

@@ -104,7 +104,8 @@ def test_in_junit_a_case_fails_where_something_is_broken_and_says_at_which_opera
     assert len(cases["hello"]) == 0
     failure = cases["code"].find("failure")
     assert failure.get("message") == (
-        "broken at layers.1.attn_norm (in 1 of 2 layers, replay; float32): 1.2 -> 900 x PyTorch's own float32 error"
+        "broken at layers.1.attn_norm (in 1 of 2 layers, replay; float32): 1.2 -> 900 x PyTorch's own "
+        "float32 error"
     )
     assert cases["code"].get("classname") == "after.json/org/model"
     assert totals(found) == (3, 1, 0, 1)

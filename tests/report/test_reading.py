@@ -85,6 +85,15 @@ def test_a_missing_or_wrong_field_is_refused_by_name(saved, spoil, field):
     assert field in message
 
 
+def contradiction(saved, report, spoil, words):
+    document = json.loads(encode(report))
+    spoil(document)
+    message = refusal(saved(document))
+    assert "the report contradicts itself" in message
+    for word in words:
+        assert word in message
+
+
 MATCHING = next(i for i, r in enumerate(REPORT.results) if r.verdict == "match")
 
 
@@ -106,12 +115,7 @@ MATCHING = next(i for i, r in enumerate(REPORT.results) if r.verdict == "match")
     ],
 )
 def test_a_report_that_contradicts_itself_is_refused(saved, spoil, words):
-    document = json.loads(encode(REPORT))
-    spoil(document)
-    message = refusal(saved(document))
-    assert "the report contradicts itself" in message
-    for word in words:
-        assert word in message
+    contradiction(saved, REPORT, spoil, words)
 
 
 def of(name, d):
@@ -143,9 +147,4 @@ def of(name, d):
     ],
 )
 def test_an_audit_that_contradicts_itself_is_refused(saved, spoil, words):
-    document = json.loads(encode(BLIND))
-    spoil(document)
-    message = refusal(saved(document))
-    assert "the report contradicts itself" in message
-    for word in words:
-        assert word in message
+    contradiction(saved, BLIND, spoil, words)
