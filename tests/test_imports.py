@@ -13,7 +13,9 @@ import pytest
 
 from harness.cli import cli
 from harness.report.document import encode
+from tests.report.audit_samples import BLIND
 from tests.report.samples import REPORT
+from tests.report.test_diff_views import MIXED
 
 REFUSE = """
 import sys
@@ -58,13 +60,22 @@ def test_comparing_saved_checks_needs_neither_torch_nor_jax(tmp_path):
     assert "SAME" in result.stdout
 
 
-def test_rendering_a_saved_check_needs_neither_torch_nor_jax(tmp_path):
+@pytest.mark.parametrize(
+    ("document", "word", "views"),
+    [
+        (REPORT, "q_rope", ("html", "markdown", "junit")),
+        (MIXED, "attn_norm", ("html", "markdown", "junit")),
+        (BLIND, "no position beyond 256", ("html", "markdown")),
+    ],
+    ids=["check", "diff", "audit"],
+)
+def test_rendering_a_saved_report_needs_neither_torch_nor_jax(document, word, views, tmp_path):
     saved = tmp_path / "report.json"
-    saved.write_bytes(encode(REPORT))
-    for args in ((), ("--html", "-"), ("--markdown", "-"), ("--junit", "-")):
+    saved.write_bytes(encode(document))
+    for args in ((), *((f"--{view}", "-") for view in views)):
         result = run(command("report", str(saved), *args), "torch", "transformers", "jax", "jaxlib", "flax")
         assert result.returncode == 0, result.stderr
-        assert "q_rope" in result.stdout
+        assert word in result.stdout
 
 
 HEAVY = (
