@@ -66,7 +66,7 @@ def score_rows(audit: Audit) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "caught by the goldens", tuple(share(score.caught, score.visible) for score in scores)
     yield "  and the operation named", tuple(share(score.named, score.visible) for score in scores)
     for name in criteria(audit):
-        yield f"caught by logits: {name}", tuple(_rejected(score, name) for score in scores)
+        yield f"caught by {name}", tuple(_rejected(score, name) for score in scores)
 
 
 def criteria(audit: Audit) -> tuple[str, ...]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from rich.console import Console
 
 from harness.errors import UsageError
 from harness.report.audit_markdown import audit_markdown
+from harness.report.audit_terminal import print_audit
 from harness.report.html.audit_page import html
 from harness.report.views import render
 from tests.report.audit_samples import ABS, BLIND, HOSTILE, INTERLEAVED, KL, SEES, build, caught, mutant
@@ -107,12 +110,12 @@ def test_an_equivalent_or_refused_mutant_has_its_reason_and_is_counted_neither_a
 
 
 def test_the_usual_criteria_are_counted_and_a_false_alarm_is_marked():
-    table = {e.text.partition(":")[2].strip() for e in PAGE.all("tr") if e.text.startswith("caught by logits")}
-    assert table == {
-        f"{ABS}3 (75%), rejects the right decoder too1 (25%)",
-        "max KL 0.11 (25%)1 (25%)",
-        "top-1 equal1 (25%)1 (25%)",
-    }
+    assert [e.text for e in PAGE.all("tr") if e.text.startswith("caught by")] == [
+        "caught by the goldens3 (75%)2 (50%)",
+        f"caught by {ABS}3 (75%), rejects the right decoder too1 (25%)",
+        "caught by max KL 0.11 (25%)1 (25%)",
+        "caught by top-1 equal1 (25%)1 (25%)",
+    ]
     heads = [e.text for e in PAGE.all("th", class_="up")]
     assert heads[:3] == [f"{ABS} *", KL, "top-1 equal"]
     assert "* rejects the right decoder too, at float32." in PAGE.text
@@ -121,10 +124,10 @@ def test_the_usual_criteria_are_counted_and_a_false_alarm_is_marked():
 
 
 def test_criteria_are_columns_of_whatever_the_audit_computed():
-    score = replace(SEES.scores["float32"], criteria={**SEES.scores["float32"].criteria, "generation": 0})
+    score = replace(SEES.scores["float32"], criteria={**SEES.scores["float32"].criteria, "greedy tokens": 0})
     page = Page(html(replace(SEES, scores={**SEES.scores, "float32": score})))
-    assert [e.text for e in page.all("th", class_="up")][3] == "generation"
-    assert "caught by logits: generation0 (0%)not computed" in [e.text for e in page.all("tr")]
+    assert [e.text for e in page.all("th", class_="up")][3] == "greedy tokens"
+    assert "caught by greedy tokens0 (0%)not computed" in [e.text for e in page.all("tr")]
     assert [row[-1] for row in rows(page, "interleaved")] == ["▲pass", ""]
 
 
@@ -188,7 +191,7 @@ def test_the_summary_has_survivors_first_and_is_short():
     assert "| `far` | unreachable: no position beyond 256 | a case with 300 tokens |" in source
     assert source.index("`far`") < source.index("not caught at bfloat16") < source.index("that are bugs here")
     assert "| `eps` | introduced at mlp_norm, q, by code; it is in mlp_norm |" in source
-    assert f"| caught by logits: {ABS} | 3 (75%), rejects the right decoder too | 1 (25%) |" in source
+    assert f"| caught by {ABS} | 3 (75%), rejects the right decoder too | 1 (25%) |" in source
     assert "- layers_as_text: equivalent: there are fewer than 11 layers" in source
     short = audit_markdown(SEES)
     assert "would be caught by" not in short
@@ -220,3 +223,21 @@ def test_where_a_mutant_is_caught_in_the_forward_pass_alone_it_says_so():
     page = Page(html(build(mutant("late", *forward))))
     assert rows(page, "late")[0][3] == "nowhere: forward only (it is in q_rope)"
     assert "in the forward pass only, by code" in page.text
+
+
+def test_the_terminal_says_the_same():
+    out = io.StringIO()
+    print_audit(BLIND, Console(file=out, width=160))
+    lines = [words(line) for line in out.getvalue().splitlines()]
+    for line in (
+        "BLIND to 1 of 6 mutants",
+        "caught by the goldens 3 (75%) 2 (50%)",
+        f"caught by {ABS} 3 (75%), rejects the right decoder too 1 (25%)",
+        "norms 1, 0, 1 0, 0, 1",
+        "far unreachable at float32: no position beyond 256; would be caught by a case with 300 tokens",
+        "eps survived at bfloat16: below this precision's rounding",
+        "eps introduced at mlp_norm, q, by code; it is in mlp_norm",
+        "layers_as_text equivalent: there are fewer than 11 layers",
+        "no_shape refused: the shapes do not fit",
+    ):
+        assert line in lines
