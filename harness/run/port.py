@@ -27,10 +27,11 @@ that is every case with a cache. Further:
     dtypes = {"logits": "float32"}      kinds of taps that are wider than `dtype` by design (float64 aside)
     cannot = ("batch", "offset")        kinds of cases (`harness.entries`) that it does not take
 
-A port may also offer `forward_all(calls)`, to push many cases through one layer before it loads the next; for
-cases of several calls `forward_sequences(sequences)`, lists of such lists, where only the first call of each has a
-cache (see `harness.run.decoder`); and `without_weights()`: itself with zeros for weights, which is traced in its
-place (`harness.run.matmul_audit`). `notes` are lines that the report has to show. `harness.run.adapters` makes
+A port may also offer `forward_sequences(sequences)`, to push many cases through one layer before it loads the
+next: the calls of each case in order, of which only the first has a cache; it returns what `forward` would for
+each call (see `harness.run.decoder`). And `without_weights()`: itself with zeros for weights, which is traced in
+its place (`harness.run.matmul_audit`). `notes` are lines that the report has to show. `lifts = True` says that it
+computes in float64 whatever its model hard-codes, so that `--lift` leaves it as it is. `harness.run.adapters` makes
 ports of models that nobody edits.
 """
 
@@ -186,13 +187,9 @@ def run_sequences(port: Port, sequences: Sequence[Sequence[Call]]) -> list[list[
     Raises:
         PortError: the port raises, or does not return (logits, cache).
     """
-    with blaming_the_port("forward"):
-        if hasattr(port, "forward_sequences"):
+    if hasattr(port, "forward_sequences"):
+        with blaming_the_port("forward_sequences"):
             return [[_logits(value) for value in returned] for returned in port.forward_sequences(sequences)]
-    if hasattr(port, "forward_all") and all(len(calls) == 1 for calls in sequences):
-        with blaming_the_port("forward"):
-            returned = port.forward_all([calls[0] for calls in sequences])
-        return [[_logits(value)] for value in returned]
     return [_step_by_step(port, calls) for calls in sequences]
 
 

@@ -9,7 +9,7 @@ from harness.run.decoder import Decoder
 
 
 class Wrapped:
-    """The built-in decoder as a foreign port: plain `forward`, no `forward_all`."""
+    """The built-in decoder as a foreign port: plain `forward`, no `forward_sequences`."""
 
     def __init__(self, inner):
         self._inner = inner
