@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness import embedded
 from harness.architecture import architecture_of
-from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.mutants.batches import batches
 from harness.mutants.cached import run_cached
@@ -30,6 +28,7 @@ from harness.run.preflight import preflight
 from harness.run.progress import SILENT, Progress
 from harness.run.question import Question, select_cases
 from harness.run.reporting import environment, reference
+from harness.selecting import select
 from harness.store import open_golden
 from harness.tolerances import PRECISIONS
 
@@ -161,19 +160,14 @@ def select_mutants(catalogue: Catalogue, patterns: Sequence[str]) -> dict[str, M
         UsageError: a pattern that matches nothing.
     """
     everything = {mutant.id: mutant for mutants in catalogue.values() for mutant in mutants}
-    for pattern in patterns:
-        if not fnmatch.filter(everything, pattern):
-            raise UsageError(
-                "no mutant of the catalogue matches",
-                where=f"--mutant {pattern}",
-                expected=", ".join(everything),
-                hint="patterns take * and ?, for example --mutant 'rope_*'",
-            )
-    return {
-        name: mutant
-        for name, mutant in everything.items()
-        if not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    }
+    chosen = select(
+        everything,
+        patterns,
+        problem="no mutant of the catalogue matches",
+        where="--mutant",
+        hint="patterns take * and ?, for example --mutant 'rope_*'",
+    )
+    return {name: everything[name] for name in chosen}
 
 
 def _by_machinery(mutants: Sequence[Mutant]) -> Iterator[tuple[list[Mutant], bool]]:
