@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ from harness.mutants.judgement import Facts, judge, not_planted, same_function
 from harness.mutants.mutant import Mutant, OperationChange
 from harness.mutants.needs import case_facts, model_facts
 from harness.mutants.sanity import RIGHT
-from harness.mutants.source import StageSource
 from harness.mutants.subject import Subject, Trial
 from harness.mutants.trial import Bench, run_trial
 from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResult, Score
@@ -28,6 +28,7 @@ from harness.run.preflight import preflight
 from harness.run.progress import SILENT, Progress
 from harness.run.question import Question, select_cases
 from harness.run.reporting import environment, reference
+from harness.run.session import GoldenSource
 from harness.selecting import select
 from harness.store import open_golden
 from harness.tolerances import PRECISIONS
@@ -92,7 +93,7 @@ def audit(
 
         def trials(precision: str, mutants: Sequence[Mutant]) -> Iterator[Trial]:
             for part, exact in _by_machinery(mutants):
-                source = StageSource(golden, precision)
+                source = GoldenSource(golden, precision, keep=sys.maxsize)
                 yield run_trial(bench, source, asked.limit(precision), part, exact, progress)
             through_cache = [mutant for mutant in mutants if mutant.cached]
             if through_cache and stepped:

@@ -22,6 +22,18 @@ class Wrapped:
         return self._inner.forward(input_ids, positions, mask, cache, tap)
 
 
+class LayerMajor(Wrapped):
+    """The built-in decoder as it is: every case is pushed through a layer before the next one is loaded."""
+
+    def forward_sequences(self, sequences):
+        return self._inner.forward_sequences(sequences)
+
+
+class ForgetsACase(LayerMajor):
+    def forward_sequences(self, sequences):
+        return super().forward_sequences(sequences)[:-1]
+
+
 class RaisesInLoad(Wrapped):
     @classmethod
     def load(cls, checkpoint, config, dtype, mesh):
