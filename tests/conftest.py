@@ -1,11 +1,26 @@
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from harness import embedded
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What one test compiled is not compiled again by the next, nor in processes that tests start.
+
+    Every port has functions of its own, but they are mostly the same program. JAX looks these variables up when it
+    is imported, later than this. Workers of pytest-xdist have a directory each: JAX writes without a lock.
+    """
+    compiled = tempfile.TemporaryDirectory(prefix="goldens-compiled-")
+    config.add_cleanup(compiled.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
 @pytest.fixture(autouse=True)
