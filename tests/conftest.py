@@ -10,18 +10,17 @@ import pytest
 
 from harness import embedded
 
+# What one test compiled is not compiled again by the next, nor in processes that tests start: every port has
+# functions of its own, but they are mostly the same program. JAX looks these variables up when it is imported, and
+# other conftest files do that. Workers of pytest-xdist have a directory each: JAX writes without a lock.
+COMPILED = tempfile.TemporaryDirectory(prefix="goldens-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-def pytest_configure(config: pytest.Config) -> None:
-    """What one test compiled is not compiled again by the next, nor in processes that tests start.
 
-    Every port has functions of its own, but they are mostly the same program. JAX looks these variables up when it
-    is imported, later than this. Workers of pytest-xdist have a directory each: JAX writes without a lock.
-    """
-    compiled = tempfile.TemporaryDirectory(prefix="goldens-compiled-")
-    config.add_cleanup(compiled.cleanup)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+def pytest_unconfigure() -> None:
+    COMPILED.cleanup()
 
 
 @pytest.hookimpl(optionalhook=True)
