@@ -34,7 +34,7 @@ COULD_NOT, INTERRUPTED = 2, 130
     type=click.Choice(["float64", "float32"]),
     help="In which truth is stored; it is computed in float64 always.  [default: float64]",
 )
-@click.option("--case", "cases", multiple=True, metavar="NAME", help="Only this prompt; may be repeated.")
+@click.option("--case", "cases", multiple=True, metavar="NAME", help="Only this entry; may be repeated.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where torch computes.  [default: cpu]")
 @click.option("--force", is_flag=True, help="Replace a golden that is already there.")
 def main(

@@ -1,11 +1,34 @@
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import embedded
+
+# What one test compiled is not compiled again by the next, nor in processes that tests start: every port has
+# functions of its own, but they are mostly the same program. JAX looks these variables up when it is imported, and
+# other conftest files do that. Workers of pytest-xdist have a directory each: JAX writes without a lock.
+COMPILED = tempfile.TemporaryDirectory(prefix="goldens-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def pytest_unconfigure() -> None:
+    COMPILED.cleanup()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n`, the tests of a file go to one worker: what they share is computed, and compiled, once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    return LoadScopeScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.fixture(autouse=True)

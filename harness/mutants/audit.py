@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness import embedded
 from harness.architecture import architecture_of
-from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.mutants.batches import batches
 from harness.mutants.cached import run_cached
@@ -20,7 +19,6 @@ from harness.mutants.judgement import Facts, judge, not_planted, same_function
 from harness.mutants.mutant import Mutant, OperationChange
 from harness.mutants.needs import case_facts, model_facts
 from harness.mutants.sanity import RIGHT
-from harness.mutants.source import StageSource
 from harness.mutants.subject import Subject, Trial
 from harness.mutants.trial import Bench, run_trial
 from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResult, Score, is_blind
@@ -30,6 +28,8 @@ from harness.run.preflight import preflight
 from harness.run.progress import SILENT, Progress
 from harness.run.question import Question, select_cases
 from harness.run.reporting import environment, reference
+from harness.run.session import GoldenSource
+from harness.selecting import select
 from harness.store import open_golden
 from harness.tolerances import PRECISIONS
 
@@ -93,7 +93,7 @@ def audit(
 
         def trials(precision: str, mutants: Sequence[Mutant]) -> Iterator[Trial]:
             for part, exact in _by_machinery(mutants):
-                source = StageSource(golden, precision)
+                source = GoldenSource(golden, precision, keep=sys.maxsize)
                 yield run_trial(bench, source, asked.limit(precision), part, exact, progress)
             through_cache = [mutant for mutant in mutants if mutant.cached]
             if through_cache and stepped:
@@ -161,19 +161,14 @@ def select_mutants(catalogue: Catalogue, patterns: Sequence[str]) -> dict[str, M
         UsageError: a pattern that matches nothing.
     """
     everything = {mutant.id: mutant for mutants in catalogue.values() for mutant in mutants}
-    for pattern in patterns:
-        if not fnmatch.filter(everything, pattern):
-            raise UsageError(
-                "no mutant of the catalogue matches",
-                where=f"--mutant {pattern}",
-                expected=", ".join(everything),
-                hint="patterns take * and ?, for example --mutant 'rope_*'",
-            )
-    return {
-        name: mutant
-        for name, mutant in everything.items()
-        if not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    }
+    chosen = select(
+        everything,
+        patterns,
+        problem="no mutant of the catalogue matches",
+        where="--mutant",
+        hint="patterns take * and ?, for example --mutant 'rope_*'",
+    )
+    return {name: everything[name] for name in chosen}
 
 
 def _by_machinery(mutants: Sequence[Mutant]) -> Iterator[tuple[list[Mutant], bool]]:

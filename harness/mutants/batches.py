@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Int, Num
 
 from harness.golden import CaseEntry
+from harness.run.padding import PADDED_DIMS
 from harness.store import Golden
 from harness.taps import Tap
 
 # Cases of up to this many tokens share a batch; beyond, a batch holds lengths up to a factor of 2.
 SHORT = 64
-PADDED_DIMS = ("position", "key")
 EMBED = "embed"
 
 

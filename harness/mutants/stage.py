@@ -16,10 +16,9 @@ from jaxtyping import Array
 from harness.comparison import TapResult
 from harness.mutants.batches import Batch, Rows
 from harness.mutants.criteria import LogitFigures, figures
-from harness.mutants.source import StageSource
 from harness.mutants.subject import EMBED, HEAD, INFINITE, Sight, Stage, Subject, sight_of
 from harness.run.port import Declarations
-from harness.run.session import CaseSession, Judgement
+from harness.run.session import CaseSession, GoldenSource, Judgement
 from harness.taps import Tap
 from harness.tolerances import Limit
 
@@ -39,7 +38,7 @@ class StageTrial:
 
     def __init__(
         self,
-        source: StageSource,
+        source: GoldenSource,
         limit: Limit,
         batches: Sequence[Batch],
         layers: int,

@@ -17,11 +17,11 @@ from harness.architecture import Config
 from harness.mutants.batches import Batch
 from harness.mutants.mutant import Mutant
 from harness.mutants.sanity import FORCED_FAILURE, RIGHT, first_line, must_fail, must_pass
-from harness.mutants.source import StageSource
 from harness.mutants.stage import StageTrial
 from harness.mutants.subject import EMBED, HEAD, Subject, Trial, subject
 from harness.run import precision as precisions
 from harness.run.progress import SILENT, Progress
+from harness.run.session import GoldenSource
 from harness.tolerances import Limit
 
 
@@ -45,7 +45,7 @@ class Bench:
 
 def run_trial(
     bench: Bench,
-    source: StageSource,
+    source: GoldenSource,
     limit: Limit,
     mutants: Sequence[Mutant],
     exact: bool,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.errors import UsageError
 from harness.report.document import Report
+from harness.selecting import select
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,11 @@ def narrowed(report: Report, selection: Selection, label: str) -> Report:
 def _chosen(report: Report, field: str, patterns: Sequence[str], label: str) -> frozenset[str]:
     """The names in a field of the results that match any pattern; without patterns, all of them."""
     names = list(dict.fromkeys(getattr(result, field) for result in report.results))
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise UsageError(
-                "a side does not have what was selected",
-                where=f"{label}: --{field} {pattern}",
-                expected=", ".join(names),
-                hint=f"leave --{field} out, or save that check again with it",
-            )
-    return frozenset(name for name in names if not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns))
+    chosen = select(
+        names,
+        patterns,
+        problem="a side does not have what was selected",
+        where=f"{label}: --{field}",
+        hint=f"leave --{field} out, or save that check again with it",
+    )
+    return frozenset(chosen)

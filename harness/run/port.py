@@ -27,18 +27,19 @@ that is every case with a cache. Further:
     dtypes = {"logits": "float32"}      kinds of taps that are wider than `dtype` by design (float64 aside)
     cannot = ("batch", "offset")        kinds of cases (`harness.entries`) that it does not take
 
-A port may also offer `forward_all(calls)`, to push many cases through one layer before it loads the next; for
-cases of several calls `forward_sequences(sequences)`, lists of such lists, where only the first call of each has a
-cache (see `harness.run.decoder`); and `without_weights()`: itself with zeros for weights, which is traced in its
-place (`harness.run.matmul_audit`). `notes` are lines that the report has to show. `harness.run.adapters` makes
-ports of models that nobody edits.
+A port may also offer `forward_sequences(sequences)`, to push many cases through one layer before it loads the
+next: the calls of each case in order, of which only the first has a cache; it returns what `forward` would for
+each call (see `harness.run.decoder`). And `without_weights()`: itself with zeros for weights, which is traced in
+its place (`harness.run.matmul_audit`). `notes` are lines that the report has to show. `lifts = True` says that
+it computes in float64 whatever its model hard-codes, so that `--lift` leaves it as it is. `harness.run.adapters`
+makes ports of models that nobody edits.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -177,23 +178,29 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
     return Declarations(without, dtypes, recorded_only, cannot)
 
 
-def run_sequences(port: Port, sequences: Sequence[Sequence[Call]]) -> list[list[jax.Array]]:
-    """The logits of every call of every case, layer by layer where the port can.
+def run_sequences(port: Port, sequences: Sequence[Sequence[Call]]) -> Iterator[list[jax.Array]]:
+    """The logits of every call of every case: layer by layer where the port can, or else case by case.
 
     Args:
         sequences: the calls of each case; the first has the cache, which goes from call to call.
 
     Raises:
-        PortError: the port raises, or does not return (logits, cache).
+        PortError: the port raises, or does not return (logits, cache) for every call.
     """
-    with blaming_the_port("forward"):
-        if hasattr(port, "forward_sequences"):
-            return [[_logits(value) for value in returned] for returned in port.forward_sequences(sequences)]
-    if hasattr(port, "forward_all") and all(len(calls) == 1 for calls in sequences):
-        with blaming_the_port("forward"):
-            returned = port.forward_all([calls[0] for calls in sequences])
-        return [[_logits(value)] for value in returned]
-    return [_step_by_step(port, calls) for calls in sequences]
+    if not hasattr(port, "forward_sequences"):
+        yield from (_step_by_step(port, calls) for calls in sequences)
+        return
+    with blaming_the_port("forward_sequences"):
+        returned = [list(results) for results in port.forward_sequences(sequences)]
+    expected, found = ([len(row) for row in rows] for rows in (sequences, returned))
+    if found != expected:
+        raise PortError(
+            "forward_sequences() does not return what forward() would for every call",
+            expected=f"{expected} results (logits, cache), by case",
+            found=found,
+            hint="see the contract at the head of harness/run/port.py",
+        )
+    yield from ([_logits(result) for result in results] for results in returned)
 
 
 def _step_by_step(port: Port, calls: Sequence[Call]) -> list[jax.Array]:

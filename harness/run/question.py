@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import UsageError
 from harness.golden import CaseEntry
+from harness.selecting import select
 from harness.tolerances import PRECISIONS, Limit, limit
 
 MODES = ("forward", "replay")
@@ -70,14 +70,11 @@ def select_cases(cases: Sequence[CaseEntry], patterns: Sequence[str]) -> tuple[C
     Raises:
         UsageError: a pattern that matches nothing.
     """
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(case.name, pattern) for case in cases):
-            raise UsageError(
-                "no case of the golden matches",
-                where=f"the case pattern {pattern!r}",
-                expected=", ".join(case.name for case in cases),
-                hint="`goldens show GOLDEN` lists the cases; patterns take * and ?",
-            )
-    return tuple(
-        case for case in cases if not patterns or any(fnmatch.fnmatchcase(case.name, p) for p in patterns)
+    chosen = select(
+        [case.name for case in cases],
+        patterns,
+        problem="no case of the golden matches",
+        where="the case pattern",
+        hint="`goldens show GOLDEN` lists the cases; patterns take * and ?",
     )
+    return tuple(case for case in cases if case.name in chosen)

@@ -9,7 +9,7 @@ from harness.run.decoder import Decoder
 
 
 class Wrapped:
-    """The built-in decoder as a foreign port: plain `forward`, no `forward_all`."""
+    """The built-in decoder as a foreign port: plain `forward`, no `forward_sequences`."""
 
     def __init__(self, inner):
         self._inner = inner
@@ -20,6 +20,18 @@ class Wrapped:
 
     def forward(self, input_ids, positions, mask, cache, tap):
         return self._inner.forward(input_ids, positions, mask, cache, tap)
+
+
+class LayerMajor(Wrapped):
+    """The built-in decoder as it is: every case is pushed through a layer before the next one is loaded."""
+
+    def forward_sequences(self, sequences):
+        return self._inner.forward_sequences(sequences)
+
+
+class ForgetsACase(LayerMajor):
+    def forward_sequences(self, sequences):
+        return super().forward_sequences(sequences)[:-1]
 
 
 class RaisesInLoad(Wrapped):

@@ -45,6 +45,10 @@ class EpsTooLarge(NarrowInside):
     norm = staticmethod(lambda x, weight, eps: narrow_norm(x, weight, eps * 1.01))
 
 
+class OneRowAtATime(NarrowInside):
+    cannot = ("batch",)
+
+
 class NarrowBits(NarrowInside):
     norm = staticmethod(narrow_bits)
 
@@ -79,6 +83,13 @@ def test_a_port_that_is_already_wide_is_unchanged_by_lifting(golden_path, checkp
     report = check(golden_path, checkpoint, question=question)
     assert report.verdict == "match"
     assert largest(report) < 1e-13
+
+
+def test_what_a_port_declares_holds_for_the_lifted_port_too(golden_path, checkpoint):
+    question = Question(precisions=("float64",), cases=("batch-left", "digits"), lift=True)
+    report = check(golden_path, checkpoint, "tests.run.test_lifted_check:OneRowAtATime", question)
+    assert {r.case for r in report.results} == {"digits"}
+    assert "batch cases, which the port declares that it does not take: batch-left" in report.not_covered
 
 
 @pytest.mark.parametrize("precisions", [("float64",), ("float64", "float32")])

@@ -36,6 +36,7 @@ def test_a_port_with_a_plain_forward_matches(golden_path, checkpoint):
         ("NoLoad", "has no load"),
         ("NotThere", "cannot be imported: AttributeError"),
         ("ReturnsLogitsAlone", "does not return"),
+        ("ForgetsACase", r"does not return what forward\(\) would for every call"),
         ("DeclaresNonsense", "a kind of tap that does not exist"),
         ("TapsTwice", "tapped one name twice"),
         ("TapsInsideItsOwnJit", "inside the port's own jax.jit"),

@@ -21,6 +21,7 @@ class LiftedPort:
         self.without = getattr(port, "without", ())
         self.recorded_only = getattr(port, "recorded_only", ())
         self.dtypes = getattr(port, "dtypes", {})
+        self.cannot = getattr(port, "cannot", ())
 
         def model(input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
             logits, _ = port.forward(input_ids, positions, mask, None, mark)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+
+from harness.run import checker
+from harness.run.checker import Checker
+from harness.run.question import Question
+from harness.run.recent import Recent
+from harness.store import Golden
+
+CASES = ("one-to-five", "batch-left")
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often each (case, tap) of a golden was read."""
+    counted: Counter[tuple[str, str]] = Counter()
+    read = Golden.tap
+
+    def tap(self, case, name):
+        counted[case, name] += 1
+        return read(self, case, name)
+
+    monkeypatch.setattr(Golden, "tap", tap)
+    return counted
+
+
+def run(golden_path, checkpoint, port, cases=CASES):
+    question = Question(precisions=("float32",), cases=cases)
+    with Checker(golden_path, checkpoint, f"tests.run.ports:{port}", question) as one:
+        one.run("float32")
+        return {(case.name, tap) for case in one.cases for tap in case.taps}
+
+
+@pytest.mark.parametrize("port", ["Wrapped", "LayerMajor"])
+def test_forward_and_replay_read_each_golden_once(golden_path, checkpoint, reads, port):
+    expected = run(golden_path, checkpoint, port)
+    assert reads == dict.fromkeys(expected, 1)
+
+
+def test_layer_by_layer_one_layer_of_one_case_is_enough_memory(golden_path, checkpoint, reads, monkeypatch):
+    sizes = {}
+    read = Golden.tap
+
+    def tap(self, case, name):
+        value = read(self, case, name)
+        stage = name.rpartition(".")[0]
+        sizes[case, stage] = sizes.get((case, stage), 0) + value.nbytes
+        return value
+
+    monkeypatch.setattr(Golden, "tap", tap)
+    run(golden_path, checkpoint, "LayerMajor")
+    reads.clear()
+    monkeypatch.setattr(checker, "GoldenSource", partial(checker.GoldenSource, keep=max(sizes.values())))
+    expected = run(golden_path, checkpoint, "LayerMajor")
+    assert {name: count for name, count in reads.items() if "layers." in name[1]} == dict.fromkeys(
+        (name for name in expected if "layers." in name[1]), 1
+    )
+
+
+def test_the_values_of_a_case_are_not_kept_for_the_next_precision(golden_path, checkpoint, reads):
+    question = Question(precisions=("float32", "bfloat16"), cases=("digits",))
+    with Checker(golden_path, checkpoint, "tests.run.ports:Wrapped", question) as one:
+        for precision in question.precisions:
+            one.run(precision)
+        first = one.source("float32")
+        before = reads["digits", "embed"]
+        first.truth("digits", "embed")
+    assert reads["digits", "embed"] == before + 1
+
+
+def counted(most):
+    made: list[str] = []
+
+    def make(name):
+        made.append(name)
+        return np.zeros(int(name[1:]), np.uint8)
+
+    return Recent(make, most), made
+
+
+def test_the_latest_are_kept_and_the_oldest_released_first():
+    recent, made = counted(8)
+    for name in ("a4", "b4", "a4", "c4", "a4", "b4"):
+        assert recent(name).nbytes == 4
+    assert made == ["a4", "b4", "c4", "b4"]
+
+
+def test_one_that_is_too_large_is_not_kept_and_drives_nothing_out():
+    recent, made = counted(8)
+    for name in ("a4", "b9", "b9", "a4"):
+        recent(name)
+    assert made == ["a4", "b9", "b9"]
+
+
+def test_what_is_forgotten_is_made_again():
+    recent, made = counted(8)
+    recent("a8")
+    recent.forget()
+    recent("a8")
+    recent("a8")
+    assert made == ["a8", "a8"]
