@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from harness.mutants.mutant import CallChange, Change, Mutant, NumericsChange, OperationChange, kinds
-from harness.mutants.needs import CHUNKED, WIDE, Need, steps
+from harness.mutants.needs import CHUNKED, UNCOUNTED, WIDE, Need, steps
 from harness.run.operations import OPERATIONS, KeyValues, allowed, write
 
 CACHE = kinds("cache_k", "cache_v")
@@ -61,6 +61,19 @@ def _all_filled(mask: Mask, slots: Slots) -> Array:
     return jnp.broadcast_to(mask[:, None, None, :], (mask.shape[0], 1, len(slots), mask.shape[1]))
 
 
+def _every_slot(mask: Mask, slots: Slots) -> Array:
+    """A decoded token has no causal mask, since no token comes after it; but there are slots after its own."""
+    right = allowed(mask, slots)
+    later = jnp.arange(mask.shape[1], dtype=slots.dtype) > slots[:, None]
+    return right | later[None, None] if len(slots) == 1 else right
+
+
+def _over_another(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
+    """The buffer is not empty at first: this request backwards, again and again, stands for an earlier one."""
+    slots = jnp.arange(buffer.shape[1], dtype=jnp.int32) % new.shape[1]
+    return write(jnp.where(start == 0, jnp.flip(new, axis=1)[:, slots], buffer), new, start)
+
+
 def _stuck(positions: Array, filled: int, prefill: int) -> Array:
     return jnp.full_like(positions, prefill) if filled else positions
 
@@ -71,6 +84,15 @@ def _ahead(positions: Array, filled: int, prefill: int) -> Array:
 
 def _zero(positions: Array, filled: int, prefill: int) -> Array:
     return jnp.zeros_like(positions) if filled else positions
+
+
+def _counted(positions: Array, filled: int, prefill: int) -> Array:
+    index = jnp.arange(filled, filled + positions.shape[1], dtype=positions.dtype)
+    return jnp.broadcast_to(index, positions.shape)
+
+
+def _shared(positions: Array, filled: int, prefill: int) -> Array:
+    return _counted(positions, filled, prefill) if filled else positions
 
 
 def _mutant(
@@ -114,6 +136,25 @@ MUTANTS = (
         "https://github.com/Blaizzy/mlx-vlm/issues/1983",
         "https://github.com/keras-team/keras-hub/pull/1544",
         needs=(steps(1),),
+    ),
+    _mutant(
+        "decode_positions_counted",
+        "position = slot in the cache, padding included",
+        POSITION,
+        ROTATED,
+        CallChange(_counted),
+        "https://github.com/TransformerLensOrg/TransformerLens/issues/1609",
+        "https://github.com/unslothai/unsloth/pull/3795",
+        needs=(UNCOUNTED, steps(1)),
+    ),
+    _mutant(
+        "decode_positions_shared",
+        "after a right prefill, all rows at the position of the longest",
+        POSITION,
+        ROTATED,
+        CallChange(_shared),
+        "https://github.com/scouzi1966/maclocal-api/issues/92",
+        needs=(UNCOUNTED, steps(1)),
     ),
     _mutant(
         "decode_rope_skipped",
@@ -174,6 +215,24 @@ MUTANTS = (
         "https://github.com/vllm-project/tpu-inference/pull/2366",
         "https://github.com/jax-ml/jax/issues/40849",
         "https://github.com/openxla/xla/issues/49120",
+        needs=(steps(2),),
+    ),
+    _mutant(
+        "cache_unwritten_seen",
+        "a decoded token sees every slot, those without a token as well",
+        CAUSAL,
+        kinds("probs"),
+        OperationChange({"allowed": _every_slot}),
+        "https://github.com/huggingface/transformers/pull/28937",
+        needs=(steps(2),),
+    ),
+    _mutant(
+        "cache_stale",
+        "a decoded token sees every slot, and those without a token hold an earlier request's keys and values",
+        CAUSAL,
+        kinds("probs"),
+        OperationChange({**both(_over_another), "allowed": _every_slot}),
+        "https://github.com/sgl-project/sglang-jax/issues/1503",
         needs=(steps(2),),
     ),
     _mutant(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 
 from harness.architecture import Architecture
@@ -198,6 +199,11 @@ SQUARE_ATTENTION = Need(
     "architecture",
     lambda model: model.architecture.heads * model.architecture.head_dim == model.architecture.hidden,
     "the matrix is not square here: transposed, it has another shape, and loading refuses it",
+)
+UNEVEN_THETA = Need(
+    "architecture",
+    lambda model: float(ml_dtypes.bfloat16(model.architecture.rope_theta)) != model.architecture.rope_theta,
+    "theta is a bfloat16 number here",
 )
 UNTIED = Need("architecture", lambda model: not model.architecture.tied_head, "the head is the embedding here")
 STORED_WIDE = Need(

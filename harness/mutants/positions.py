@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
-from harness.mutants.needs import PAIR, UNCOUNTED, WIDE, beyond
+from harness.mutants.needs import PAIR, UNCOUNTED, UNEVEN_THETA, WIDE, beyond
 from harness.run.operations import Angles, Heads, inverse_frequencies, rope_angles, rotate
 
 ROTATED = kinds("q_rope", "k_rope")
@@ -41,6 +41,10 @@ def _int16_positions(positions: Positions, frequencies: Frequencies, dtype: jnp.
 
 def _bfloat16_frequencies(theta: float, head_dim: int) -> Frequencies:
     return inverse_frequencies(theta, head_dim).astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
+def _bfloat16_theta(theta: float, head_dim: int) -> Frequencies:
+    return inverse_frequencies(float(ml_dtypes.bfloat16(theta)), head_dim)
 
 
 def _bfloat16_angles(positions: Positions, frequencies: Frequencies, dtype: jnp.dtype) -> Angles:
@@ -132,6 +136,14 @@ MUTANTS = (
             "https://github.com/Modalities/modalities/pull/462",
             "https://github.com/huggingface/transformers/issues/29496",
         ),
+    ),
+    Mutant(
+        "theta_in_bfloat16",
+        wrong="position bfloat16(theta)^(-2i / head_dim): 999,424 for 1e6, which shows far into a text",
+        right=ANGLE,
+        introduced=ROTATED,
+        change=NumericsChange({"inverse_frequencies": _bfloat16_theta}),
+        needs=(PAIR, UNEVEN_THETA),
     ),
     Mutant(
         "angles_in_bfloat16",

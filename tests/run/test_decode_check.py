@@ -11,12 +11,13 @@ import pytest
 from harness.architecture import read_config
 from harness.errors import PortError
 from harness.generation import Continuation, agreement, first_mismatch
+from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.planting import loader as planted
 from harness.run.check import check
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS
 from harness.run.question import Question
 from harness.run.tapping import no_tap
-from tests.planted_decode import CALL_BUGS, load_call_bug
 from tests.run.ports import Wrapped
 
 FLOAT32 = Question(precisions=("float32",))
@@ -133,9 +134,9 @@ def test_the_built_in_port_writes_what_pytorch_writes(golden_path, checkpoint):
 
 
 def test_a_port_that_writes_something_else_has_diverged_and_its_first_token_is_judged(golden_path, checkpoint):
-    bug = next(bug for bug in CALL_BUGS if bug.name == "position_zero")
+    mutant = next(mutant for mutant in CATALOGUE if mutant.id == "decode_position_zero")
     question = replace(FLOAT32, cases=("greedy",))
-    report = check(golden_path, checkpoint, bug.name, question, load=load_call_bug(bug))
+    report = check(golden_path, checkpoint, mutant.id, question, load=planted(mutant))
     (written,) = report.generations
     assert written.agreed < 32 and not written.mismatch.tie
     assert report.verdict == "diverged" and not report.acceptance.passed

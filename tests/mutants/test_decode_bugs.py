@@ -1,0 +1,127 @@
+"""Bugs of caches, padding and far positions: each is caught where it sits, and in the call it starts in.
+
+The list is of what such a harness must catch; the catalogue has an id for each entry, and is what is planted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from harness.mutants.cached import Eager
+from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.mutant import Mutant
+from harness.mutants.planting import load_mutant
+from harness.mutants.sanity import RIGHT
+from harness.report.document import Report
+from harness.report.findings import findings
+from harness.run.checker import Checker, Loader
+from harness.run.question import Question
+
+BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
+DECODE, BATCH, FAR = ("decode",), ("batch-left", "batch-decode"), ("offset",)
+# What must be caught: ids, the cases that show it, and the first call in which it shows in the first of them (None:
+# that case is one call).
+MUST_CATCH: dict[str, tuple[tuple[str, ...], tuple[str, ...], int | None]] = {
+    "position stuck at the prefill length": (("decode_position_stuck",), DECODE, 2),
+    "position off by one in decode": (("decode_position_ahead",), DECODE, 1),
+    "position 0 in decode": (("decode_position_zero",), DECODE, 1),
+    "K/V of the new token never written": (("cache_not_written",), DECODE, 1),
+    "K/V written one slot late": (("cache_slot_late",), DECODE, 1),
+    "K/V written over the last token's": (("cache_slot_overwritten", "cache_keys_overwritten"), DECODE, 1),
+    "silent clamp of dynamic_update_slice at the end of the cache": (("cache_clamped",), DECODE, 2),
+    "cache in bfloat16": (("cache_in_bfloat16", "cache_keys_in_bfloat16"), DECODE, 0),
+    "stale cache from an earlier request": (("cache_stale",), DECODE, 1),
+    "slots without a token seen": (("cache_unwritten_seen",), DECODE, 1),
+    "QK path skipped in the cached branch": (("decode_rope_skipped",), DECODE, 1),
+    "causal alignment in chunked prefill": (("chunk_aligned_left",), ("chunked",), 1),
+    "no causality within a chunk": (("chunk_not_causal",), ("chunked",), 0),
+    "padding mask ignored": (("padding_seen",), BATCH, None),
+    "padding mask inverted": (("padding_inverted",), BATCH, None),
+    "mask added as bool": (("mask_added_as_bool",), BATCH, None),
+    "positions counted over pads": (("positions_counted",), BATCH, None),
+    "positions counted over pads, through the cache": (("decode_positions_counted",), ("batch-decode",), 0),
+    "one position for rows of several lengths": (("decode_positions_shared",), ("batch-decode",), 1),
+    "NaN from fully masked rows": (("mask_minus_infinity",), ("batch-left",), None),
+    "positions in bfloat16": (("positions_in_bfloat16",), FAR, None),
+    "inv_freq in bfloat16": (("frequencies_in_bfloat16",), FAR, None),
+    "theta wrong only visible at length": (("theta_in_bfloat16",), FAR, None),
+}
+PLANTED = [
+    pytest.param(name, cases, since, id=name) for names, cases, since in MUST_CATCH.values() for name in names
+]
+# These show on any prompt; with the others, a port passes short prompts whatever it makes of a cache.
+SHORT_PROMPTS_SEE = {
+    *("chunk_not_causal", "mask_added_as_bool", "padding_inverted"),
+    *("frequencies_in_bfloat16", "theta_in_bfloat16"),
+}
+Run = Callable[..., Report]
+
+
+@pytest.fixture(scope="module")
+def replayed(golden_path, checkpoint) -> Iterator[Run]:
+    """Replays cases through the built-in decoder with a mutant in it; not compiled, since there are many of them."""
+
+    def loader(mutant: Mutant) -> Loader:
+        return lambda directory, config, dtype: Eager(load_mutant(mutant, directory, config, dtype))
+
+    with contextlib.ExitStack() as opened:
+
+        @functools.cache
+        def checker(precision: str, cases: tuple[str, ...]) -> Checker:
+            question = Question(precisions=(precision,), modes=("replay",), cases=cases)
+            return opened.enter_context(Checker(golden_path, checkpoint, "mutant", question, load=loader(RIGHT)))
+
+        def run(name: str, precision: str, cases: tuple[str, ...]) -> Report:
+            one = checker(precision, cases)
+            one.exchange(loader(BY_ID.get(name, RIGHT)))
+            return one.report(one.run(precision))
+
+        yield run
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize(("name", "cases", "since"), PLANTED)
+def test_it_is_introduced_where_it_sits_and_in_the_call_it_starts_in(name, cases, since, precision, replayed):
+    report = replayed(name, precision, cases)
+    assert report.verdict == "diverged"
+    assert {tap.rpartition(".")[2] for tap in report.introduced} == BY_ID[name].introduced
+    found = [r for r in report.results if r.verdict != "match"]
+    assert {r.case for r in found} == set(cases)
+    assert {r.since_call for r in found if r.case == cases[0]} == {since}
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_the_right_decoder_has_none_of_them(precision, replayed):
+    assert replayed("right", precision, (*DECODE, "chunked", *BATCH, *FAR)).verdict == "match"
+
+
+@pytest.mark.parametrize(("name", "cases", "since"), PLANTED)
+def test_short_prompts_see_hardly_any_of_them(name, cases, since, replayed):
+    """What prefill alone is worth."""
+    report = replayed(name, "float32", ("hello", "digits"))
+    assert (report.verdict == "diverged") == (name in SHORT_PROMPTS_SEE)
+
+
+def test_a_theta_that_is_nearly_right_is_ten_thousand_times_as_wrong_far_into_a_text(replayed):
+    report = replayed("theta_in_bfloat16", "float64", FAR)
+    errors = next(r.profile for r in report.results if r.tap == "layers.0.k_rope")
+    assert errors[-1] > 10_000 * errors[1] > 0
+
+
+def test_a_wrong_cache_and_an_operation_that_is_wrong_from_a_step_on_are_told_apart(replayed):
+    def evidence(name, case):
+        return {f.kind: f.evidence for f in findings(replayed(name, "float32", (case,)))}
+
+    late = evidence("cache_slot_late", "decode")
+    assert any(
+        line.startswith("wrong in the cache itself, first after step 1 (case decode") for line in late["cache_k"]
+    )
+    right_before = "right in every call before, wrong only from"
+    assert f"{right_before} step 2 on (case decode)" in evidence("decode_position_stuck", "decode")["q_rope"]
+    assert f"{right_before} step 1 on (case decode)" in evidence("cache_stale", "decode")["probs"]
+    chunk = evidence("chunk_aligned_left", "chunked")["probs"]
+    assert f"{right_before} chunk 2 of the prefill on (case chunked)" in chunk
