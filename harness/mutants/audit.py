@@ -15,13 +15,14 @@ from harness.mutants.cached import run_cached
 from harness.mutants.catalogue import FAMILIES
 from harness.mutants.cover import smallest_cover
 from harness.mutants.criteria import CRITERIA, says_no
+from harness.mutants.generated import write_on
 from harness.mutants.judgement import Facts, judge, not_planted, same_function
 from harness.mutants.mutant import Mutant, OperationChange
 from harness.mutants.needs import case_facts, model_facts
 from harness.mutants.sanity import RIGHT
 from harness.mutants.subject import Subject, Trial
 from harness.mutants.trial import Bench, run_trial
-from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResult, Score, is_blind
+from harness.report.audit_document import BLIND, GREEDY, Audit, AuditedMutant, AuditResult, Score, is_blind
 from harness.report.document import LimitEntry
 from harness.run import precision as precisions
 from harness.run.preflight import preflight
@@ -89,9 +90,10 @@ def audit(
         facts = Facts([case_facts(golden, entry) for entry in cases], model_facts(weights, arch))
         whole = [case for case in cases if not case.cached]
         stepped = [case for case in cases if case.cached and not case.generated]
+        generated = [case for case in cases if case.generated]
         bench = Bench(weights, config, batches(golden, whole), arch.layers)
 
-        def trials(precision: str, mutants: Sequence[Mutant]) -> Iterator[Trial]:
+        def compared(precision: str, mutants: Sequence[Mutant]) -> Iterator[Trial]:
             for part, exact in _by_machinery(mutants):
                 source = GoldenSource(golden, precision, keep=sys.maxsize)
                 yield run_trial(bench, source, asked.limit(precision), part, exact, progress)
@@ -100,6 +102,13 @@ def audit(
                 yield run_cached(golden_path, weights, stepped, precision, through_cache, progress)
             elif through_cache:
                 yield Trial(Subject(RIGHT, []), [Subject(mutant, []) for mutant in through_cache], 0)
+
+        def trials(precision: str, mutants: Sequence[Mutant]) -> list[Trial]:
+            found = list(compared(precision, mutants))
+            if found and generated:
+                subjects = [found[0].right, *(one for trial in found for one in trial.subjects)]
+                write_on(golden, weights, config, generated, precision, subjects, progress)
+            return found
 
         ran = {precision: _run(trials, precision, chosen, facts) for precision in question.precisions}
         results = {name: tuple(ran[p].results[name] for p in question.precisions) for name in chosen}
@@ -139,14 +148,14 @@ class _Ran:
 
 
 def _run(
-    trials_of: Callable[[str, Sequence[Mutant]], Iterator[Trial]],
+    trials_of: Callable[[str, Sequence[Mutant]], list[Trial]],
     precision: str,
     chosen: Mapping[str, Mutant],
     facts: Facts,
 ) -> _Ran:
     """Every mutant that is a bug in this architecture, at one precision."""
     no_bug = {m.id: reason for m in chosen.values() if (reason := same_function(m, facts.model))}
-    trials = list(trials_of(precision, [mutant for name, mutant in chosen.items() if name not in no_bug]))
+    trials = trials_of(precision, [mutant for name, mutant in chosen.items() if name not in no_bug])
     found = {name: not_planted(precision, reason) for name, reason in no_bug.items()}
     for one in (one for trial in trials for one in trial.subjects):
         found[one.mutant.id] = judge(one, precision, facts)
@@ -204,14 +213,16 @@ def _score(results: Sequence[AuditResult], trials: Sequence[Trial]) -> Score:
     visible = [result for result in results if result.outcome in (*BLIND, "caught")]
     right = [sight for trial in trials for sight in trial.right.sights]
     figures = [figure for trial in trials for figure in trial.right.logits.values()]
+    written = [one for trial in trials for one in trial.right.generations]
+    criteria = (*CRITERIA, GREEDY) if written else CRITERIA
     return Score(
         visible=len(visible),
         caught=sum(result.outcome == "caught" for result in results),
         named=sum(result.named for result in results),
         equivalent=sum(result.outcome == "equivalent" for result in results),
         refused=sum(result.outcome == "refused" for result in results),
-        criteria={name: sum(name in result.criteria for result in visible) for name in CRITERIA},
-        false_alarms=says_no(figures),
+        criteria={name: sum(name in result.criteria for result in visible) for name in criteria},
+        false_alarms=says_no(figures, written),
         right=max((sight.margin for sight in right), default=0.0),
         comparisons=len(right),
         forced=sum(trial.forced for trial in trials),
@@ -245,5 +256,5 @@ def _not_covered(
         yield "bugs that a prompt shows as well, on cases with a KV cache: those run mutants of the cache alone"
     generated = [case.name for case in cases if case.generated]
     if generated:
-        yield f"generation: {', '.join(generated)}"
+        yield f"the logits of a generation, of which the tokens alone are compared: {', '.join(generated)}"
     yield "bugs that are not in the catalogue"

@@ -37,7 +37,7 @@ class Eager:
     def forward(
         self, input_ids: jax.Array, positions: jax.Array, mask: jax.Array, cache: Any, tap: TapFunction
     ) -> tuple[jax.Array, Any]:
-        return self._port.forward(input_ids, positions, mask, cache, tap)
+        return self._port.forward(input_ids, positions, mask, cache, _plain(tap))
 
     def forward_sequences(self, sequences: Sequence[Sequence[Call]]) -> list[list[tuple[jax.Array, Any]]]:
         plain = [[replace(call, tap=_plain(call.tap)) for call in calls] for calls in sequences]

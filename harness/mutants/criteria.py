@@ -1,4 +1,4 @@
-"""What the usual criteria say of logits, so that an audit can set them beside the goldens' own verdict."""
+"""What the usual criteria say of logits and of tokens, so that an audit can set them beside the goldens' verdict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from jaxtyping import Float, Num
 
 from harness import metrics
 from harness.comparison import TapResult
+from harness.generation import Continuation
 from harness.report.acceptance import MAX_ABS, MEAN_ABS
+from harness.report.audit_document import GREEDY
 
 CLOSE = 1e-3
 
@@ -72,6 +74,7 @@ def figures_of(result: TapResult) -> LogitFigures | None:
     )
 
 
-def says_no(of_cases: Sequence[LogitFigures]) -> tuple[str, ...]:
-    """The criteria that reject the port: those that any case fails."""
-    return tuple(name for name, passes in CRITERIA.items() if not all(passes(f) for f in of_cases))
+def says_no(of_cases: Sequence[LogitFigures], written: Sequence[Continuation]) -> tuple[str, ...]:
+    """The criteria that reject the port: those that any case fails. Another token that is a tie fails nothing."""
+    of_logits = tuple(name for name, passes in CRITERIA.items() if not all(passes(f) for f in of_cases))
+    return (*of_logits, GREEDY) if any(one.verdict == "diverged" for one in written) else of_logits

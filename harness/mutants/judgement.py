@@ -54,9 +54,10 @@ def judge(one: Subject, precision: str, facts: Facts) -> AuditResult:
         margin=finite(margin),
         rms_multiple=finite(max((sight.rms for sight in one.sights), default=0.0)),
         compared=len(one.sights),
-        criteria=says_no(list(one.logits.values())),
+        criteria=says_no(list(one.logits.values()), one.generations),
         reason=_reason(outcome, margin, unmet),
         remedy=next((need.remedy for need in unmet if need.remedy), None),
+        generations=tuple(one.generations),
     )
 
 

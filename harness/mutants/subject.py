@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from harness.architecture import Config
 from harness.comparison import TapResult, Verdict
+from harness.generation import Continuation
 from harness.golden import CaseEntry
 from harness.mutants.batches import Batch
 from harness.mutants.criteria import LogitFigures
@@ -67,6 +68,7 @@ class Subject:
         hidden: by batch, the residual stream of the forward pass.
         residual: the last tap of the residual stream that it computed.
         logits: by case, the figures of the forward pass.
+        generations: what it wrote by itself.
         refusal: why it could not be run to the end.
     """
 
@@ -76,6 +78,7 @@ class Subject:
     residual: str = "embed"
     sights: list[Sight] = field(default_factory=list)
     logits: dict[str, LogitFigures] = field(default_factory=dict)
+    generations: list[Continuation] = field(default_factory=list)
     refusal: str | None = None
 
     def has(self, stage: Stage) -> bool:

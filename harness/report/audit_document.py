@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.generation import Continuation
 from harness.report.document import GoldenReference, LimitEntry, schema_of
 
 SCHEMA_FILE = Path(__file__).with_name("audit_schema.json")
@@ -22,6 +23,8 @@ SCHEMA_FILE = Path(__file__).with_name("audit_schema.json")
 # refused: it cannot be run at all, so that nobody needs a golden to see it.
 Outcome = Literal["caught", "survived", "unreachable", "equivalent", "refused"]
 BLIND: tuple[Outcome, ...] = ("survived", "unreachable")
+# The criterion that looks at no logits: the tokens that a port writes by itself are the reference's, ties aside.
+GREEDY = "greedy tokens"
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,10 @@ class AuditResult:
         margin: the largest noise multiple, rms or max, divided by its limit; None where a value is not finite or
             not there. `rms_multiple` is the largest rms multiple itself.
         compared: how many comparisons it changes by a bit or more.
-        criteria: the usual criteria that reject its logits.
+        criteria: the usual criteria that reject its logits or its tokens.
         reason: why it is not caught.
         remedy: what would catch it.
+        generations: what it writes by itself, up to the first token that the reference did not write.
     """
 
     precision: str
@@ -52,6 +56,7 @@ class AuditResult:
     criteria: tuple[str, ...]
     reason: str | None = None
     remedy: str | None = None
+    generations: tuple[Continuation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,8 @@ class Score:
 
     Attributes:
         visible: mutants that are neither equivalent nor refused.
-        criteria: how many mutants each of the usual criteria rejects, by its name.
+        criteria: how many mutants each of the usual criteria rejects, by its name; `GREEDY` is among them where
+            the golden holds a generation.
         false_alarms: the criteria that reject the right decoder as well.
         right: the right decoder's largest multiple divided by its limit.
         comparisons: of the right decoder, all of which match.

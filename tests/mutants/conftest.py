@@ -9,7 +9,7 @@ from harness.mutants.audit import AuditQuestion, audit
 
 # Short cases recorded at every operation: enough positions for a mask, a scale and RoPE to show; padding on the
 # left, far positions, and a cache.
-CASES = ("one-to-five", "multi-token", "batch-left", "offset", "decode", "chunked")
+CASES = ("one-to-five", "multi-token", "batch-left", "offset", "decode", "chunked", "batch-decode")
 
 
 @pytest.fixture(autouse=True)

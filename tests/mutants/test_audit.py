@@ -13,6 +13,7 @@ from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.mutant import Mutant, OperationChange, kinds
 from harness.mutants.planting import loader
 from harness.mutants.sanity import FORCED_FAILURE
+from harness.report.audit_document import GREEDY
 from harness.run.check import check
 from harness.run.question import Question
 
@@ -139,6 +140,42 @@ def test_only_a_case_in_several_calls_shows_a_bug_of_the_cache(golden_path, chec
     assert seen.verdict == "sees"
     assert all(mutant.results[0].named for mutant in seen.mutants)
     assert seen.scores["float32"].forced == 75
+
+
+def test_what_a_mutant_writes_is_judged_as_a_check_judges_it(golden_path, checkpoint):
+    """A comparison of texts misses what the goldens see: this eps changes no token of 32."""
+    names = ("decode_position_stuck", "eps_1e12")
+    audited = audit(golden_path, checkpoint, asked(*names, cases=("one-to-five", "decode", "greedy")))
+    stuck, eps = (result_of(audited, name) for name in names)
+    question = Question(precisions=("float32",), modes=("forward",), cases=("greedy",))
+    report = check(golden_path, checkpoint, "stuck", question, load=loader(BY_ID["decode_position_stuck"]))
+    assert stuck.generations == report.generations
+    assert [(one.agreed, one.tokens, one.verdict) for one in stuck.generations] == [(4, 32, "diverged")]
+    assert [(one.agreed, one.verdict) for one in eps.generations] == [(32, "match")]
+    assert (GREEDY in stuck.criteria, GREEDY in eps.criteria) == (True, False)
+    score = audited.scores["float32"]
+    assert (score.caught, score.criteria[GREEDY], GREEDY in score.false_alarms) == (2, 1, False)
+
+
+def test_without_a_generation_nothing_is_said_of_tokens(golden_path, checkpoint):
+    audited = audit(golden_path, checkpoint, asked("rope_missing"))
+    assert GREEDY not in audited.scores["float32"].criteria
+    assert result_of(audited, "rope_missing").generations == ()
+
+
+def test_a_mutant_that_cannot_write_is_refused(golden_path, checkpoint):
+    """It computes prompts, and raises at the first decode step."""
+
+    def crash(gate, up):
+        if gate.shape[1] == 1:
+            raise ValueError("shapes do not fit")
+        return gate * up
+
+    crashing = Mutant("crashing_bug", "f(x)", "g(x)", kinds("act"), OperationChange({"gated": crash}))
+    question = asked(cases=("one-to-five", "greedy"))
+    result = result_of(audit(golden_path, checkpoint, question, catalogue={"crash": [crashing]}), "crashing_bug")
+    assert result.outcome == "refused"
+    assert "shapes do not fit" in result.reason
 
 
 def test_a_cache_that_the_right_decoder_gets_wrong_is_refused(golden_path, checkpoint, monkeypatch):

@@ -23,8 +23,8 @@ from harness.run.question import Question
 
 BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 DECODE, BATCH, FAR = ("decode",), ("batch-left", "batch-decode"), ("offset",)
-# What must be caught: ids, the cases that show it, and the first call in which it shows in the first of them (None:
-# that case is one call).
+# What must be caught: ids, the cases that show it, and the first call in which it shows in the first of them. None:
+# that case is one call.
 MUST_CATCH: dict[str, tuple[tuple[str, ...], tuple[str, ...], int | None]] = {
     "position stuck at the prefill length": (("decode_position_stuck",), DECODE, 2),
     "position off by one in decode": (("decode_position_ahead",), DECODE, 1),
@@ -63,7 +63,7 @@ Run = Callable[..., Report]
 
 @pytest.fixture(scope="module")
 def replayed(golden_path, checkpoint) -> Iterator[Run]:
-    """Replays cases through the built-in decoder with a mutant in it; not compiled, since there are many of them."""
+    """Replays cases through the built-in decoder with a mutant in it; nothing is compiled, for there are many."""
 
     def loader(mutant: Mutant) -> Loader:
         return lambda directory, config, dtype: Eager(load_mutant(mutant, directory, config, dtype))

@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.comparison import Flip
+from harness.generation import Continuation
 from harness.mutants.batches import batches
 from harness.mutants.cover import smallest_cover
 from harness.mutants.criteria import CRITERIA, figures, says_no
 from harness.mutants.exact import at_exact_lengths
+from harness.report.audit_document import GREEDY
 from harness.run.operations import OPERATIONS
 from harness.store import open_golden
 
@@ -41,7 +44,7 @@ def logits() -> np.ndarray:
 
 
 def test_equal_logits_pass_every_criterion():
-    assert says_no([figures(logits().astype(np.float32), logits())]) == ()
+    assert says_no([figures(logits().astype(np.float32), logits())], ()) == ()
 
 
 @pytest.mark.parametrize(
@@ -57,12 +60,22 @@ def test_equal_logits_pass_every_criterion():
 )
 def test_each_criterion_sees_what_it_can(change, rejecting):
     """A shift is invisible to KL and correlation, a scale to correlation and top-1."""
-    assert set(says_no([figures(change(logits()), logits())])) == rejecting
+    assert set(says_no([figures(change(logits()), logits())], ())) == rejecting
+
+
+def test_another_token_is_rejected_unless_it_is_a_tie():
+    tie, real = (
+        Continuation("a", "float32", 8, 5, None, Flip(7, 1, 2, 0.1, 0.06, tie=tie)) for tie in (True, False)
+    )
+    same = Continuation("a", "float32", 8, 8)
+    right = figures(logits(), logits())
+    assert says_no([right], [same, tie]) == ()
+    assert says_no([right], [same, real]) == (GREEDY,)
 
 
 def test_one_case_is_enough_to_reject():
     good, bad = figures(logits(), logits()), figures(-logits(), logits())
-    assert set(says_no([good, bad, good])) == set(CRITERIA)
+    assert set(says_no([good, bad, good], ())) == set(CRITERIA)
 
 
 def test_a_case_is_cut_out_of_its_batch_as_it_went_in(golden_path):
