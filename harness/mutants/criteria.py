@@ -1,4 +1,4 @@
-"""What the usual criteria say of logits and of tokens, so that an audit can set them beside the goldens' verdict."""
+"""What the usual criteria say of logits and of tokens, so that an audit can set them beside its own verdict."""
 
 from __future__ import annotations
 

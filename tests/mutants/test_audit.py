@@ -15,6 +15,7 @@ from harness.mutants.planting import loader
 from harness.mutants.sanity import FORCED_FAILURE
 from harness.report.audit_document import GREEDY
 from harness.run.check import check
+from harness.run.operations import OPERATIONS
 from harness.run.question import Question
 
 BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
@@ -169,7 +170,7 @@ def test_a_mutant_that_cannot_write_is_refused(golden_path, checkpoint):
     def crash(gate, up):
         if gate.shape[1] == 1:
             raise ValueError("shapes do not fit")
-        return gate * up
+        return OPERATIONS.gated(gate, up)
 
     crashing = Mutant("crashing_bug", "f(x)", "g(x)", kinds("act"), OperationChange({"gated": crash}))
     question = asked(cases=("one-to-five", "greedy"))

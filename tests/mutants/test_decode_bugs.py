@@ -23,8 +23,8 @@ from harness.run.question import Question
 
 BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 DECODE, BATCH, FAR = ("decode",), ("batch-left", "batch-decode"), ("offset",)
-# What must be caught: ids, the cases that show it, and the first call in which it shows in the first of them. None:
-# that case is one call.
+# What must be caught: ids, the cases that show it, and the first call of the first of them in which it shows; None
+# where that case is one call.
 MUST_CATCH: dict[str, tuple[tuple[str, ...], tuple[str, ...], int | None]] = {
     "position stuck at the prefill length": (("decode_position_stuck",), DECODE, 2),
     "position off by one in decode": (("decode_position_ahead",), DECODE, 1),
