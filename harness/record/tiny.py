@@ -7,10 +7,10 @@ matrices keep the size of what they multiply (std 1/sqrt(fan_in)), and attention
 No accidental symmetry either: 1 < KV heads < heads, hidden is no power of 2, q and o are square (so that a
 transposed weight fits), the vocabulary is padded beyond the tokenizer's, as the published one is.
 
-Real checkpoints have outliers, and some bugs show on nothing else. So in every layer some gates and ups reach
-beyond 7, where other models clamp; and one head's scores grow with distance into the future, to more than 100
-above any allowed one, so that a mask which only subtracts 100 shows. That head looks at its own position, so
-that its large scores decide nothing by a hair, and rounding stays as small as anywhere else.
+Real checkpoints have outliers, and some bugs show on nothing else. So in every layer some gates or ups reach
+beyond 7, where other models clamp; and one token's key is so large that it has a score of 110 in the first head:
+hidden from every token before it, unless a mask only subtracts 100. It stands last in its prompt, and alone, so
+that large scores never compete with each other: where they do, rounding decides, PyTorch's own included.
 
 The same bytes come out every time: the random stream is `RandomState`, which numpy keeps frozen.
 """
@@ -48,11 +48,10 @@ QUERY_KEY_GAIN = 1.3  # brings the std of the attention scores to about 2
 # large and not one: the largest error of a single one would be a single draw.
 OUTLIER_GAIN = 3  # takes gates and ups, of std 1, beyond 7; down_proj undoes it
 OUTLIER_GATES, OUTLIER_UPS = slice(0, 6), slice(6, 12)  # which of the INTERMEDIATE
-SELF_LAYER = 2  # its head 0 looks at its own position
-# The pair of dimensions that turns by 0.03 a position: with q a quarter turn ahead of k, the score between
-# positions i and j is |q| |k| sin(0.03 (j - i)) / sqrt(HEAD_DIM) = 229 sin(0.03 (j - i)).
-SELF_PAIR, SELF_Q, SELF_K = (1, 5), (-108.0, 108.0), (3.0, 3.0)
-SELF_CONTENT = 1 / 32  # what is left of the weights there: the rest of the score still has content
+# The token has a dimension of the residual stream to itself. Its key is read from there, and lies with the head's
+# query biases on the pair of dimensions that turns slowest: |q| |k| / sqrt(HEAD_DIM) = 110 all along a prompt.
+FAR_TOKEN, FAR_DIMENSION, FAR_EMBEDDING = 565, 47, 0.2  # " great"
+FAR_PAIR, FAR_Q, FAR_K = (3, 7), 30.0, 5.2
 
 # As published with Qwen2: contractions, words with the character before them, single digits, symbols, white space.
 PATTERN = (
@@ -126,17 +125,22 @@ def parameters(seed: int = SEED) -> dict[str, Float[np.ndarray, "..."]]:
 
 
 def _add_outliers(tensors: dict[str, Float[np.ndarray, "..."]]) -> None:
-    """Activations beyond 7 in every layer; one head whose hidden scores are beyond the allowed ones by 100."""
+    """Activations beyond 7 in every layer; one token with a score of 110 in one head."""
     for layer in range(LAYERS):
         at = f"model.layers.{layer}.mlp"
         for name, rows in (("gate", OUTLIER_GATES), ("up", OUTLIER_UPS)):
             tensors[f"{at}.{name}_proj.weight"][rows] *= OUTLIER_GAIN
             tensors[f"{at}.down_proj.weight"][:, rows] /= OUTLIER_GAIN
-    pair = list(SELF_PAIR)
-    for name, bias in (("q", SELF_Q), ("k", SELF_K)):
-        at = f"model.layers.{SELF_LAYER}.self_attn.{name}_proj"
-        tensors[f"{at}.weight"][pair] *= SELF_CONTENT
-        tensors[f"{at}.bias"][pair] = bias
+    embedding, attention = tensors["model.embed_tokens.weight"], "model.layers.0.self_attn"
+    embedding[:, FAR_DIMENSION] = 0
+    embedding[FAR_TOKEN, FAR_DIMENSION] = FAR_EMBEDDING
+    normed = FAR_EMBEDDING / np.sqrt(np.mean(embedding[FAR_TOKEN] ** 2))
+    normed *= tensors["model.layers.0.input_layernorm.weight"][FAR_DIMENSION]
+    pair = list(FAR_PAIR)
+    tensors[f"{attention}.q_proj.bias"][pair] = FAR_Q
+    tensors[f"{attention}.k_proj.bias"][pair] = 0
+    tensors[f"{attention}.k_proj.weight"][pair] = 0
+    tensors[f"{attention}.k_proj.weight"][pair, FAR_DIMENSION] = FAR_K / normed
 
 
 def tokenizer(texts: Sequence[str]) -> Tokenizer:
