@@ -18,7 +18,7 @@ POSITION = "position = tokens before it"
 CAUSAL = "slot <= the query's own"
 Mask = Bool[Array, "batch key"]
 Slots = Int[Array, " position"]
-Start = Int[Array, ""]
+Start = Window = Int[Array, ""]
 
 
 def both(operation: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
@@ -53,11 +53,11 @@ def _narrow(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
     return write(buffer, new.astype(jnp.bfloat16).astype(new.dtype), start)
 
 
-def _from_the_left(mask: Mask, slots: Slots) -> Array:
-    return allowed(mask, slots - slots[0])
+def _from_the_left(mask: Mask, slots: Slots, window: Window) -> Array:
+    return allowed(mask, slots - slots[0], window)
 
 
-def _all_filled(mask: Mask, slots: Slots) -> Array:
+def _all_filled(mask: Mask, slots: Slots, window: Window) -> Array:
     return jnp.broadcast_to(mask[:, None, None, :], (mask.shape[0], 1, len(slots), mask.shape[1]))
 
 
