@@ -32,7 +32,7 @@ def golden() -> Path:
 
 
 def corpus_of(checkpoint: str) -> Path:
-    """What an embedded golden is recorded on: a corpus of its own beside its checkpoint, by name, or the fixed one."""
+    """What an embedded golden is recorded on: a corpus beside its checkpoint, by name, or else the fixed one."""
     own = directory() / f"{checkpoint}.toml"
     return own if own.is_file() else directory() / "corpus.toml"
 

@@ -27,7 +27,7 @@ class CaseFacts:
     """What an input is like, as far as it decides what can show on it.
 
     Attributes:
-        tokens: in its longest row.
+        tokens: in its longest row, up to the last whose taps are kept.
         furthest: the largest position.
         padded_left: whether a row begins with padding.
         counted: whether every position is its own index in the row.
@@ -89,7 +89,7 @@ def case_facts(golden: Golden, entry: CaseEntry) -> CaseFacts:
     kept = list(entry.kept) or slice(None)
     mask, positions = case.mask[:, kept], case.positions[:, kept]
     index = np.arange(case.mask.shape[1])[kept]
-    tokens = int(case.mask.sum(axis=1).max())
+    tokens = int(case.mask[:, : index[-1] + 1].sum(axis=1).max())
     windows = [window for window in architecture_of(golden.manifest.model.config).windows if window]
     return CaseFacts(
         name=entry.name,

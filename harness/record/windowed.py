@@ -1,8 +1,8 @@
 """Makes the checkpoint of the second embedded golden, `goldens/qwen2-window`: `python -m harness.record.windowed`.
 
-A Qwen2 whose first layer sees everything and whose other layers have a sliding window, made as `harness.record.tiny`
-makes the first one, and smaller. The window is as short as its corpus needs it: a prompt that is longer than it, and
-a decode that crosses its edge, stay small. Every byte is a token, so that prompts are as long as they look.
+A Qwen2 whose first layer sees everything and whose other layers have a sliding window, made as
+`harness.record.tiny` makes the first one, and smaller. The window is short: a prompt that is longer than it, and a
+decode that crosses its edge, stay small. Every byte is a token, so that prompts are as long as they look.
 """
 
 from __future__ import annotations
