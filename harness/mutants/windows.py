@@ -91,6 +91,10 @@ MUTANTS = (
         introduced=kinds("probs"),
         change=wider(1),
         needs=(WINDOWED, OVER_WINDOW),
+        seen=(
+            "https://github.com/huggingface/transformers/issues/39408",
+            "https://github.com/ml-explore/mlx-lm/pull/390",
+        ),
     ),
     Mutant(
         "window_off_by_one_narrower",
@@ -99,6 +103,7 @@ MUTANTS = (
         introduced=kinds("probs"),
         change=wider(-1),
         needs=(WINDOWED, FILLS_WINDOW),
+        seen=("https://github.com/vllm-project/vllm/issues/3385",),
     ),
     Mutant(
         "window_in_every_layer",
@@ -144,7 +149,7 @@ MUTANTS = (
         change=later(lambda mask, slots, window: allowed(mask, slots, jnp.asarray(NO_WINDOW, slots.dtype))),
         needs=(WINDOWED, OVER_WINDOW, steps(1)),
         cached=True,
-        seen=MISSING[:1],
+        seen=("https://github.com/karpathy/nanochat/pull/456",),
     ),
     Mutant(
         "decode_window_wider",
@@ -163,6 +168,10 @@ MUTANTS = (
         change=later(lambda mask, slots, window: allowed(mask, slots, window - 1)),
         needs=(WINDOWED, FILLS_WINDOW, steps(1)),
         cached=True,
+        seen=(
+            "https://github.com/mistralai/mistral-inference/issues/60",
+            "https://github.com/lightseekorg/tokenspeed/pull/578",
+        ),
     ),
     Mutant(
         "chunk_window_aligned_left",
@@ -172,5 +181,9 @@ MUTANTS = (
         change=OperationChange({"allowed": _counted_in_the_call}),
         needs=(WINDOWED, OVER_WINDOW, steps(1)),
         cached=True,
+        seen=(
+            "https://github.com/trymirai/lalamo/pull/200",
+            "https://github.com/pytorch/executorch/pull/21857",
+        ),
     ),
 )
