@@ -62,7 +62,7 @@ def test_what_is_missing_or_contradicts_itself_is_refused(change, message, where
     with pytest.raises(CheckpointError, match=message) as refusal:
         architecture_of({**WINDOW, **change})
     assert f"where:    config.json: {where}\n" in str(refusal.value)
-    assert found in refusal.value.found
+    assert found in str(refusal.value.found)
     assert "hint:" in str(refusal.value)
 
 
