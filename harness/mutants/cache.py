@@ -18,7 +18,8 @@ POSITION = "position = tokens before it"
 CAUSAL = "slot <= the query's own"
 Mask = Bool[Array, "batch key"]
 Slots = Int[Array, " position"]
-Start = Window = Int[Array, ""]
+Start = Int[Array, ""]
+Window = Int[Array, ""]
 
 
 def both(operation: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
