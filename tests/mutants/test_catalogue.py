@@ -55,7 +55,7 @@ def test_an_entry_is_well_formed(mutant):
 
 def test_nearly_every_entry_was_seen_somewhere():
     unseen = [mutant.id for mutant in CATALOGUE if not mutant.seen]
-    assert len(unseen) <= 7, unseen
+    assert len(unseen) <= 8, unseen
 
 
 @pytest.mark.parametrize("mutant", CATALOGUE, ids=lambda mutant: mutant.id)
