@@ -8,21 +8,26 @@ the default that would fill it is exactly how a wrong theta goes unnoticed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import CheckpointError
+from harness.fields import Config as Config
+from harness.fields import integer, number, required
 from harness.taps import Tap, decoder_taps
+from harness.windows import Windows, windows_of
 
 FAMILIES = ("qwen2",)
-Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What decides the function that a decoder computes, apart from its parameters."""
+    """What decides the function that a decoder computes, apart from its parameters.
+
+    Attributes:
+        windows: by layer, how many keys a query sees at most, its own included; None where it sees all before it.
+    """
 
     family: str
     layers: int
@@ -36,6 +41,7 @@ class Architecture:
     rms_norm_eps: float
     activation: str
     tied_head: bool
+    windows: Windows
 
     @staticmethod
     def kinds() -> frozenset[str]:
@@ -90,7 +96,8 @@ def architecture_of(config: Config) -> Architecture:
     """The architecture that a config describes, in either dialect.
 
     Raises:
-        CheckpointError: an unknown family, a missing field, or a feature that nothing here computes.
+        CheckpointError: an unknown family, a missing or contradictory field, or a feature that nothing here
+            computes.
     """
     family = config.get("model_type")
     if family not in FAMILIES:
@@ -101,21 +108,23 @@ def architecture_of(config: Config) -> Architecture:
             found=family,
             hint="check a Qwen2 or Qwen2.5 checkpoint; other families need taps of their own",
         )
-    _refuse_what_is_not_computed(config)
-    hidden, heads = _integer(config, "hidden_size"), _integer(config, "num_attention_heads")
+    _refuse_scaled_rope(config)
+    hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
+    layers = integer(config, "num_hidden_layers")
     return Architecture(
         family=family,
-        layers=_integer(config, "num_hidden_layers"),
+        layers=layers,
         hidden=hidden,
         heads=heads,
-        kv_heads=_integer(config, "num_key_value_heads"),
-        head_dim=_integer(config, "head_dim") if config.get("head_dim") else hidden // heads,
-        intermediate=_integer(config, "intermediate_size"),
-        vocab=_integer(config, "vocab_size"),
+        kv_heads=integer(config, "num_key_value_heads"),
+        head_dim=integer(config, "head_dim") if config.get("head_dim") else hidden // heads,
+        intermediate=integer(config, "intermediate_size"),
+        vocab=integer(config, "vocab_size"),
         rope_theta=_rope_theta(config),
-        rms_norm_eps=_number(config, "rms_norm_eps"),
-        activation=str(_required(config, "hidden_act")),
-        tied_head=bool(_required(config, "tie_word_embeddings")),
+        rms_norm_eps=number(config, "rms_norm_eps"),
+        activation=str(required(config, "hidden_act")),
+        tied_head=bool(required(config, "tie_word_embeddings")),
+        windows=windows_of(config, layers),
     )
 
 
@@ -125,15 +134,7 @@ def difference(golden: Config, candidate: Config) -> list[tuple[str, object, obj
     return [(name, expected[name], found[name]) for name in expected if expected[name] != found[name]]
 
 
-def _refuse_what_is_not_computed(config: Config) -> None:
-    if config.get("use_sliding_window") or "sliding_attention" in (config.get("layer_types") or ()):
-        raise CheckpointError(
-            "sliding-window attention is not supported yet",
-            where="config.json: use_sliding_window",
-            expected="false",
-            found=config.get("use_sliding_window"),
-            hint="check a checkpoint with full attention",
-        )
+def _refuse_scaled_rope(config: Config) -> None:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
@@ -167,41 +168,3 @@ def _rope_theta(config: Config) -> float:
             hint="remove the wrong one",
         )
     return found[0]
-
-
-def _required(config: Config, field: str) -> Any:
-    if config.get(field) is None:
-        raise CheckpointError(
-            "the config lacks a field",
-            where=f"config.json: {field}",
-            expected="a value",
-            found="nothing",
-            hint="restore the field from the published config.json; a default would be a guess",
-        )
-    return config[field]
-
-
-def _number(config: Config, field: str) -> float:
-    value = _required(config, field)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise CheckpointError(
-            "a field of the config is not a number",
-            where=f"config.json: {field}",
-            expected="a number",
-            found=repr(value),
-            hint="restore the field from the published config.json",
-        )
-    return float(value)
-
-
-def _integer(config: Config, field: str) -> int:
-    value = _number(config, field)
-    if value != int(value) or value < 1:
-        raise CheckpointError(
-            "a field of the config is not a positive whole number",
-            where=f"config.json: {field}",
-            expected="1 or more",
-            found=value,
-            hint="restore the field from the published config.json",
-        )
-    return int(value)

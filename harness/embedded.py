@@ -31,6 +31,12 @@ def golden() -> Path:
     return directory() / DEFAULT
 
 
+def corpus_of(checkpoint: str) -> Path:
+    """What an embedded golden is recorded on: a corpus beside its checkpoint, by name, or else the fixed one."""
+    own = directory() / f"{checkpoint}.toml"
+    return own if own.is_file() else directory() / "corpus.toml"
+
+
 def checkpoint_beside(golden_path: str, model_id: str) -> Path:
     """The directory of a golden's checkpoint where `--weights` does not say: beside the golden, by name."""
     return Path(golden_path).parent / model_id.rpartition("/")[2]

@@ -49,6 +49,18 @@ def checkpoint() -> Path:
     return embedded.directory() / "qwen2-tiny"
 
 
+@pytest.fixture(scope="session")
+def window_golden() -> Path:
+    """The embedded golden of a model with a sliding window in all layers but the first."""
+    return embedded.directory() / "qwen2-window.h5"
+
+
+@pytest.fixture(scope="session")
+def window_checkpoint() -> Path:
+    """Its checkpoint."""
+    return embedded.directory() / "qwen2-window"
+
+
 @pytest.fixture
 def own_checkpoint(checkpoint: Path, tmp_path: Path) -> Path:
     """A copy of the checkpoint that a test may damage."""

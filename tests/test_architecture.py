@@ -58,8 +58,6 @@ def test_every_missing_field_is_refused_by_name(field):
     ("change", "message"),
     [
         ({"model_type": "llama"}, "family is not supported"),
-        ({"use_sliding_window": True}, "sliding-window"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "RoPE scaling"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6}}, "RoPE scaling"),
         ({"hidden_size": "48"}, "not a number"),

@@ -19,6 +19,7 @@ CAUSAL = "slot <= the query's own"
 Mask = Bool[Array, "batch key"]
 Slots = Int[Array, " position"]
 Start = Int[Array, ""]
+Window = Int[Array, ""]
 
 
 def both(operation: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
@@ -53,17 +54,17 @@ def _narrow(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
     return write(buffer, new.astype(jnp.bfloat16).astype(new.dtype), start)
 
 
-def _from_the_left(mask: Mask, slots: Slots) -> Array:
-    return allowed(mask, slots - slots[0])
+def _from_the_left(mask: Mask, slots: Slots, window: Window) -> Array:
+    return allowed(mask, slots - slots[0], window)
 
 
-def _all_filled(mask: Mask, slots: Slots) -> Array:
+def _all_filled(mask: Mask, slots: Slots, window: Window) -> Array:
     return jnp.broadcast_to(mask[:, None, None, :], (mask.shape[0], 1, len(slots), mask.shape[1]))
 
 
-def _every_slot(mask: Mask, slots: Slots) -> Array:
+def _every_slot(mask: Mask, slots: Slots, window: Window) -> Array:
     """A decoded token has no causal mask, since no token comes after it; but there are slots after its own."""
-    right = allowed(mask, slots)
+    right = allowed(mask, slots, window)
     later = jnp.arange(mask.shape[1], dtype=slots.dtype) > slots[:, None]
     return right | later[None, None] if len(slots) == 1 else right
 

@@ -15,6 +15,7 @@ from harness.mutants import (
     numerics,
     positions,
     rope,
+    windows,
     wiring,
 )
 from harness.mutants.mutant import Mutant
@@ -29,6 +30,7 @@ FAMILIES: dict[str, tuple[Mutant, ...]] = {
     "positions": positions.MUTANTS,
     "attention": attention.MUTANTS,
     "masks": masks.MUTANTS,
+    "sliding window": windows.MUTANTS,
     "cache and decode": cache.MUTANTS,
     "mlp": mlp.MUTANTS,
     "residual stream": wiring.MUTANTS,

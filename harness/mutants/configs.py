@@ -25,6 +25,12 @@ def theta(value: float) -> ConfigChange:
     return ConfigChange(fields)
 
 
+def _one_layer_fewer(config: Config) -> Mapping[str, Any]:
+    types = config.get("layer_types")
+    fewer = {"num_hidden_layers": config["num_hidden_layers"] - 1}
+    return {**fewer, "layer_types": types[:-1]} if types else fewer
+
+
 MUTANTS = (
     Mutant(
         "theta_1e4",
@@ -74,7 +80,7 @@ MUTANTS = (
         wrong="one layer fewer",
         right="as many layers as the config says",
         introduced=kinds("final_norm"),
-        change=ConfigChange(lambda config: {"num_hidden_layers": config["num_hidden_layers"] - 1}),
+        change=ConfigChange(_one_layer_fewer),
         needs=(layers(2),),
     ),
 )

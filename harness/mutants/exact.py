@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -27,16 +26,16 @@ def at_exact_lengths(operations: Operations, lengths: Sequence[int]) -> Operatio
         lengths: of the rows of the batch that the operations will be given.
     """
 
-    def probabilities(scores: Array, mask: Array) -> Array:
-        given, whole = np.asarray(scores), np.zeros(scores.shape, scores.dtype)
+    def probabilities(scores: Array, unmade: tuple[Array, Array]) -> Array:
+        (mask, window), given, whole = unmade, np.asarray(scores), np.zeros(scores.shape, scores.dtype)
         for row, length in enumerate(lengths):
             slots = jnp.arange(length, dtype=jnp.int32)
-            seen = operations.allowed(jnp.asarray(np.asarray(mask)[row : row + 1, :length]), slots)
+            seen = operations.allowed(jnp.asarray(np.asarray(mask)[row : row + 1, :length]), slots, window)
             part = jnp.asarray(given[row : row + 1, :, :length, :length])
             whole[row, :, :length, :length] = np.asarray(operations.probabilities(part, seen))[0]
         return jnp.asarray(whole)
 
-    def mask_itself(mask: jax.Array, slots: jax.Array) -> jax.Array:
-        return mask
+    def unmade(mask: Array, slots: Array, window: Array) -> tuple[Array, Array]:
+        return mask, window
 
-    return replace(operations, allowed=mask_itself, probabilities=probabilities)
+    return replace(operations, allowed=unmade, probabilities=probabilities)

@@ -16,6 +16,7 @@ CAUSAL = "key <= query, and no padding"
 HIDDEN = "what is not allowed has probability 0"
 Mask = Bool[Array, "batch key"]
 Slots = Int[Array, " position"]
+Window = Int[Array, ""]
 Allowed = Bool[Array, "batch 1 position key"]
 
 
@@ -24,35 +25,35 @@ def _from_indices(mask: Mask, slots: Slots, see: Callable[[Array, Array], Array]
     return see(query, key)[None, None] & mask[:, None, None, :]
 
 
-def _everything(mask: Mask, slots: Slots) -> Allowed:
+def _everything(mask: Mask, slots: Slots, window: Window) -> Allowed:
     return _from_indices(mask, slots, lambda query, key: jnp.broadcast_to(True, (len(query), key.shape[1])))
 
 
-def _strictly_before(mask: Mask, slots: Slots) -> Allowed:
+def _strictly_before(mask: Mask, slots: Slots, window: Window) -> Allowed:
     return _from_indices(mask, slots, lambda query, key: key < query)
 
 
-def _one_ahead(mask: Mask, slots: Slots) -> Allowed:
+def _one_ahead(mask: Mask, slots: Slots, window: Window) -> Allowed:
     return _from_indices(mask, slots, lambda query, key: key <= query + 1)
 
 
-def _after(mask: Mask, slots: Slots) -> Allowed:
+def _after(mask: Mask, slots: Slots, window: Window) -> Allowed:
     return _from_indices(mask, slots, lambda query, key: key >= query)
 
 
-def _padding_too(mask: Mask, slots: Slots) -> Allowed:
-    return allowed(jnp.ones_like(mask), slots)
+def _padding_too(mask: Mask, slots: Slots, window: Window) -> Allowed:
+    return allowed(jnp.ones_like(mask), slots, window)
 
 
-def _padding_alone(mask: Mask, slots: Slots) -> Allowed:
-    return allowed(~mask, slots)
+def _padding_alone(mask: Mask, slots: Slots, window: Window) -> Allowed:
+    return allowed(~mask, slots, window)
 
 
 def windowed(window: int) -> OperationChange:
-    """Causal, and no further back than the window."""
+    """Causal, and in every layer no further back than the window."""
 
-    def inside(mask: Mask, slots: Slots) -> Allowed:
-        return _from_indices(mask, slots, lambda query, key: (key <= query) & (key > query - window))
+    def inside(mask: Mask, slots: Slots, own: Window) -> Allowed:
+        return allowed(mask, slots, jnp.minimum(own, jnp.asarray(window, slots.dtype)))
 
     return OperationChange({"allowed": inside}, unmasks=True)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from harness.architecture import Architecture
+from harness.architecture import Architecture, architecture_of
 from harness.checkpoint import Checkpoint
 from harness.golden import CaseEntry
 from harness.store import Golden
@@ -27,12 +27,14 @@ class CaseFacts:
     """What an input is like, as far as it decides what can show on it.
 
     Attributes:
-        tokens: in its longest row.
+        tokens: in its longest row, up to the last whose taps are kept.
         furthest: the largest position.
         padded_left: whether a row begins with padding.
         counted: whether every position is its own index in the row.
         steps: calls after the first, through a cache.
         chunked: whether the second of them brings several tokens.
+        over_window: how many tokens its longest row has more than the model's window (fewer, where negative); None
+            where the model has none.
     """
 
     name: str
@@ -42,6 +44,7 @@ class CaseFacts:
     counted: bool
     steps: int = 0
     chunked: bool = False
+    over_window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,17 @@ def case_facts(golden: Golden, entry: CaseEntry) -> CaseFacts:
     kept = list(entry.kept) or slice(None)
     mask, positions = case.mask[:, kept], case.positions[:, kept]
     index = np.arange(case.mask.shape[1])[kept]
+    tokens = int(case.mask[:, : index[-1] + 1].sum(axis=1).max())
+    windows = [window for window in architecture_of(golden.manifest.model.config).windows if window]
     return CaseFacts(
         name=entry.name,
-        tokens=int(case.mask.sum(axis=1).max()),
+        tokens=tokens,
         furthest=int(positions[mask].max()),
         padded_left=bool((~case.mask[:, 0]).any()),
         counted=bool((positions == index)[mask].all()),
         steps=len(entry.calls) - 1 if entry.cached else 0,
         chunked=entry.cached and entry.calls[1] > 1,
+        over_window=tokens - min(windows) if windows else None,
     )
 
 
@@ -173,7 +179,18 @@ def values(lacking: str, remedy: str) -> Need:
     return Need("values", lambda _: True, lacking, remedy)
 
 
+def over_window(by: int) -> Need:
+    """So many tokens more than the model's window."""
+    return Need(
+        "case",
+        lambda case: case.over_window is not None and case.over_window >= by,
+        "no case is longer than the window" if by else "no case is as long as the window",
+        "a prompt that is longer than the window" if by else "a prompt that is as long as the window",
+    )
+
+
 PAIR = at_least(2)
+OVER_WINDOW, FILLS_WINDOW = over_window(1), over_window(0)
 CHUNKED = Need(
     "case",
     lambda case: case.chunked,
@@ -188,6 +205,16 @@ UNCOUNTED = Need(
     lambda case: not case.counted,
     "in every case a token's position is its index",
     "a batch that is padded on the left, or a case that starts at an offset",
+)
+WINDOWED = Need(
+    "architecture",
+    lambda model: any(model.architecture.windows),
+    "no layer has a sliding window here",
+)
+MIXED = Need(
+    "architecture",
+    lambda model: None in model.architecture.windows,
+    "every layer has the sliding window here",
 )
 GROUPED = Need(
     "architecture",

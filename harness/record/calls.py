@@ -49,6 +49,7 @@ def run_calls(
         RecordError: a tap fires twice or never, or the cache changed what it held.
     """
     by_kind = {tap.kind: tap for tap in taps}
+    # Made without a config it keeps every slot; made with one it drops what lies before a sliding window.
     cache = DynamicCache() if len(spans) > 1 else None
     values: dict[str, list[Tensor]] = {kind: [] for kind in by_kind}
     outs = []

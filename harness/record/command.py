@@ -37,10 +37,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """One golden to record: which model, where to, and whether a golden there is replaced."""
+    """One golden to record: which model, on which prompts, where to, and whether a golden there is replaced."""
 
     model: str
     model_id: str
+    corpus: Path
     out: str
     overwrite: bool
 
@@ -52,19 +53,19 @@ def run(request: Request, console: Console) -> list[Summary]:
         HarnessError: refused, or stopped; what was done so far is kept for the next run.
     """
     jobs = plan(request)
-    corpus = load_corpus(request.corpus or embedded.directory() / "corpus.toml")
-    corpus.select(request.cases)  # refuses an unknown name before torch is imported
-    for job in jobs:
+    corpora = [load_corpus(job.corpus) for job in jobs]
+    for job, corpus in zip(jobs, corpora, strict=True):
+        corpus.select(request.cases)  # refuses an unknown name before torch is imported
         check_writable(job.out, job.overwrite)
     require_torch()
-    return [_record(job, corpus, request, console) for job in jobs]
+    return [_record(job, corpus, request, console) for job, corpus in zip(jobs, corpora, strict=True)]
 
 
 def plan(request: Request) -> list[Job]:
     """The goldens that the arguments ask for.
 
     Without `--model` and `--out` these are the embedded goldens, each beside its checkpoint and recorded as a
-    whole: an option that would record them differently is refused rather than applied to them.
+    whole, on its own corpus: an option that would record them differently is refused rather than applied to them.
 
     Raises:
         UsageError: the embedded goldens would be recorded in part.
@@ -73,21 +74,21 @@ def plan(request: Request) -> list[Job]:
         changed = [name for name in ("corpus", "level", "dtype", "device") if getattr(request, name)]
         if changed or request.cases:
             raise UsageError(
-                "the embedded golden is only recorded as a whole",
+                "the embedded goldens are only recorded as a whole",
                 where=f"--{(changed or ['case'])[0]}",
                 expected="no other option, or --out",
                 found="no --out",
                 hint="say where another recording goes: --out PATH.h5",
             )
         return [
-            Job(str(config.parent), config.parent.name, f"{config.parent}.h5", overwrite=True)
-            for config in sorted(embedded.directory().glob("*/config.json"))
+            Job(str(model), model.name, embedded.corpus_of(model.name), f"{model}.h5", overwrite=True)
+            for model in (config.parent for config in sorted(embedded.directory().glob("*/config.json")))
         ]
     model = request.model or str(embedded.directory() / "qwen2-tiny")
     local = Path(model).is_dir()
     name = Path(model).resolve().name if local else model
     out = request.out or f"{name.rpartition('/')[2]}.h5"
-    return [Job(model, name, out, request.force)]
+    return [Job(model, name, request.corpus or embedded.directory() / "corpus.toml", out, request.force)]
 
 
 def require_torch() -> None:

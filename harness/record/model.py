@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
@@ -25,6 +25,9 @@ from harness.record.capture import Collector, tapped_layer, tapped_module
 from harness.record.noise import DTYPES
 from harness.record.parameters import check_parameters
 from harness.record.promote import Float64Mode
+from harness.windows import FULL, SLIDING
+
+MASKS = {FULL: create_causal_mask, SLIDING: create_sliding_window_causal_mask}
 
 
 def arithmetic(precision: str) -> contextlib.AbstractContextManager[object]:
@@ -123,10 +126,11 @@ class Reference:
         rotary.inv_freq = torch.where(rotary.inv_freq == 1, rotary.inv_freq, higher)
         return rotary
 
-    def causal_mask(self, hidden: Tensor, inputs: Inputs) -> Tensor:
-        return create_causal_mask(
-            self._skeleton.config, hidden, inputs.mask, inputs.cache, position_ids=inputs.positions
-        )
+    def mask(self, index: int, hidden: Tensor, inputs: Inputs) -> Tensor:
+        """What transformers adds to the scores of a layer: each kind of attention has a mask of its own."""
+        config = self._skeleton.config
+        make = MASKS[config.layer_types[index]]
+        return make(config, hidden, inputs.mask, inputs.cache, position_ids=inputs.positions)
 
 
 class Stage:
@@ -175,7 +179,7 @@ class Layer(Stage):
     def __init__(self, model: Reference, precisions: tuple[str, ...], stage: str) -> None:
         self.prefix = stage
         self.kinds = tuple(tap.kind for tap in model.arch.taps() if tap.stage == stage)
-        self._model = model
+        self._model, self._index = model, int(stage.rpartition(".")[2])
         self._modules = model.materialise(f"model.{stage}", precisions)
         for module in self._modules.values():
             module.self_attn.layer_idx = 0  # each layer has a cache of its own, with one layer in it
@@ -188,7 +192,7 @@ class Layer(Stage):
         with tapped_layer(layer, self._model.arch.head_dim, tap):
             value: Tensor = layer(
                 state,
-                attention_mask=self._model.causal_mask(state, inputs),
+                attention_mask=self._model.mask(self._index, state, inputs),
                 position_ids=inputs.positions,
                 past_key_values=inputs.cache,
                 position_embeddings=rotary(state, inputs.positions),

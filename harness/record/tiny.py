@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,20 @@ HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTERMEDIATE, LAYERS = 48, 6, 2, 8, 72, 4
 POSITIONS = 65536  # as far as the corpus jumps, which is beyond what int16 can count
 TOKENS, VOCAB = 600, 608  # byte-level tokens without the special ones; rows of the embedding
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+@dataclass(frozen=True)
+class Size:
+    """What decides the shapes of a checkpoint's parameters."""
+
+    hidden: int = HIDDEN
+    heads: int = HEADS
+    kv_heads: int = KV_HEADS
+    head_dim: int = HEAD_DIM
+    intermediate: int = INTERMEDIATE
+    layers: int = LAYERS
+    vocab: int = VOCAB
+
 
 # Real embeddings are small, and only beside small numbers does a wrong norm eps show: the mean square here is
 # 9e-4, so that eps 1e-5 instead of 1e-6 changes the first norm by 0.5 %.
@@ -91,6 +106,18 @@ def config() -> dict[str, Any]:
 
 def parameters(seed: int = SEED) -> dict[str, Float[np.ndarray, "..."]]:
     """Every parameter under its Hugging Face name, as bfloat16."""
+    tensors = drawn(seed, Size())
+    _add_outliers(tensors)
+    return stored(tensors)
+
+
+def stored(tensors: Mapping[str, Float[np.ndarray, "..."]]) -> dict[str, Float[np.ndarray, "..."]]:
+    """Parameters in the dtype of the checkpoint."""
+    return {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}
+
+
+def drawn(seed: int, size: Size) -> dict[str, Float[np.ndarray, "..."]]:
+    """Every parameter of a model of that size, random and structured, as float64."""
     random = np.random.RandomState(seed)
 
     def normal(std: float, *shape: int) -> np.ndarray:
@@ -100,28 +127,27 @@ def parameters(seed: int = SEED) -> dict[str, Float[np.ndarray, "..."]]:
         return normal(gain / np.sqrt(columns), rows, columns)
 
     def norm() -> np.ndarray:
-        return 1 + NORM_SPREAD * random.uniform(-1, 1, HIDDEN)
+        return 1 + NORM_SPREAD * random.uniform(-1, 1, size.hidden)
 
-    tensors = {"model.embed_tokens.weight": normal(EMBEDDING_STD, VOCAB, HIDDEN)}
-    for layer in range(LAYERS):
+    tensors = {"model.embed_tokens.weight": normal(EMBEDDING_STD, size.vocab, size.hidden)}
+    for layer in range(size.layers):
         at = f"model.layers.{layer}"
         tensors[f"{at}.input_layernorm.weight"] = norm()
         for name, heads, gain in (
-            ("q", HEADS, QUERY_KEY_GAIN),
-            ("k", KV_HEADS, QUERY_KEY_GAIN),
-            ("v", KV_HEADS, 1.0),
+            ("q", size.heads, QUERY_KEY_GAIN),
+            ("k", size.kv_heads, QUERY_KEY_GAIN),
+            ("v", size.kv_heads, 1.0),
         ):
-            tensors[f"{at}.self_attn.{name}_proj.weight"] = matrix(heads * HEAD_DIM, HIDDEN, gain)
-            tensors[f"{at}.self_attn.{name}_proj.bias"] = normal(BIAS_STD, heads * HEAD_DIM)
-        tensors[f"{at}.self_attn.o_proj.weight"] = matrix(HIDDEN, HEADS * HEAD_DIM)
+            tensors[f"{at}.self_attn.{name}_proj.weight"] = matrix(heads * size.head_dim, size.hidden, gain)
+            tensors[f"{at}.self_attn.{name}_proj.bias"] = normal(BIAS_STD, heads * size.head_dim)
+        tensors[f"{at}.self_attn.o_proj.weight"] = matrix(size.hidden, size.heads * size.head_dim)
         tensors[f"{at}.post_attention_layernorm.weight"] = norm()
-        tensors[f"{at}.mlp.gate_proj.weight"] = matrix(INTERMEDIATE, HIDDEN)
-        tensors[f"{at}.mlp.up_proj.weight"] = matrix(INTERMEDIATE, HIDDEN)
-        tensors[f"{at}.mlp.down_proj.weight"] = matrix(HIDDEN, INTERMEDIATE)
+        tensors[f"{at}.mlp.gate_proj.weight"] = matrix(size.intermediate, size.hidden)
+        tensors[f"{at}.mlp.up_proj.weight"] = matrix(size.intermediate, size.hidden)
+        tensors[f"{at}.mlp.down_proj.weight"] = matrix(size.hidden, size.intermediate)
     tensors["model.norm.weight"] = norm()
-    tensors["lm_head.weight"] = matrix(VOCAB, HIDDEN)
-    _add_outliers(tensors)
-    return {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors.items()}
+    tensors["lm_head.weight"] = matrix(size.vocab, size.hidden)
+    return tensors
 
 
 def _add_outliers(tensors: dict[str, Float[np.ndarray, "..."]]) -> None:
@@ -143,8 +169,12 @@ def _add_outliers(tensors: dict[str, Float[np.ndarray, "..."]]) -> None:
     tensors[f"{attention}.k_proj.weight"][pair, FAR_DIMENSION] = FAR_K / normed
 
 
-def tokenizer(texts: Sequence[str]) -> Tokenizer:
-    """A byte-level BPE trained on the texts: any text has ids, and these texts have few."""
+def tokenizer(texts: Sequence[str], tokens: int = TOKENS) -> Tokenizer:
+    """A byte-level BPE trained on the texts: any text has ids, and these texts have few.
+
+    Args:
+        tokens: how many, without the special ones; with 256 every byte is one.
+    """
     made = Tokenizer(models.BPE())
     made.normalizer = normalizers.NFC()  # as published; transformers applies it to any Qwen2 tokenizer
     split = pre_tokenizers.Split(Regex(PATTERN), "isolated")
@@ -154,25 +184,32 @@ def tokenizer(texts: Sequence[str]) -> Tokenizer:
     made.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     made.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=TOKENS, initial_alphabet=alphabet, show_progress=False)
+        texts, trainers.BpeTrainer(vocab_size=tokens, initial_alphabet=alphabet, show_progress=False)
     )
     made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     return made
 
 
 def write_checkpoint(directory: Path, corpus: Path = GOLDENS / "corpus.toml") -> None:
+    """Write the embedded checkpoint, its tokenizer trained on the prompts of the corpus."""
+    texts = [prompt.text for prompt in load_corpus(corpus).prompts]
+    write(directory, config(), parameters(), tokenizer(texts))
+
+
+def write(
+    directory: Path, config: Mapping[str, Any], tensors: dict[str, Float[np.ndarray, "..."]], made: Tokenizer
+) -> None:
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json."""
     directory.mkdir(parents=True, exist_ok=True)
-    _write_json(directory / "config.json", config())
-    save_file(parameters(), directory / "model.safetensors", metadata={"format": "pt"})
-    made = tokenizer([prompt.text for prompt in load_corpus(corpus).prompts])
+    _write_json(directory / "config.json", config)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     (directory / "tokenizer.json").write_text(made.to_str(pretty=True) + "\n", encoding="utf-8")
     _write_json(
         directory / "tokenizer_config.json",
         {
             "clean_up_tokenization_spaces": False,
             "eos_token": SPECIAL[2],
-            "model_max_length": POSITIONS,
+            "model_max_length": config["max_position_embeddings"],
             "pad_token": SPECIAL[0],
             "tokenizer_class": "PreTrainedTokenizerFast",
         },

@@ -16,13 +16,14 @@ from typing import Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.architecture import Architecture, Config, architecture_of
 from harness.errors import CheckpointError, PortError
 from harness.run.cache import Cache, Past
-from harness.run.operations import OPERATIONS, Heads, Hidden, Operations
+from harness.run.operations import NO_WINDOW, OPERATIONS, Heads, Hidden, Operations
 from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction, Tapped
@@ -30,6 +31,7 @@ from harness.run.weights import Weights, ZeroWeights, layer_state
 
 Ids = Int[Array, "batch position"]
 Mask = Bool[Array, "batch key"]
+Window = Int[Array, ""]
 Logits = Float[Array, "batch position vocab"]
 KINDS = Architecture.kinds()
 
@@ -54,7 +56,7 @@ class Attention(nnx.Module):
         self.o = Projection(q, arch.hidden, bias=False, dtype=dtype)
 
     def __call__(
-        self, x: Hidden, positions: Ids, mask: Mask, past: Past | None, tap: TapFunction
+        self, x: Hidden, positions: Ids, mask: Mask, window: Window, past: Past | None, tap: TapFunction
     ) -> tuple[Hidden, Past | None]:
         arch, ops = self.arch, self.ops
         q = tap("q", self._heads(self.q, x, arch.heads))
@@ -71,7 +73,7 @@ class Attention(nnx.Module):
             slots = slots + past.filled
             past = Past(k, v, past.filled)
         scores = ops.scores(q, ops.repeat_k(k, groups))
-        probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots)))
+        probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots, window)))
         context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))
         merged = context.reshape(*context.shape[:2], -1)
         return tap("attn_out", _apply(ops, self.o, merged)), past
@@ -107,11 +109,11 @@ class DecoderLayer(nnx.Module):
         self.mlp = Mlp(arch, ops, dtype)
 
     def __call__(
-        self, x: Hidden, positions: Ids, mask: Mask, past: Past | None, tap: TapFunction
+        self, x: Hidden, positions: Ids, mask: Mask, window: Window, past: Past | None, tap: TapFunction
     ) -> tuple[Hidden, Past | None]:
         ops, eps = self.ops, self.arch.rms_norm_eps
         normed = tap("attn_norm", ops.attn_norm(x, self.attn_norm[...], eps))
-        update, past = self.attn(normed, positions, mask, past, tap)
+        update, past = self.attn(normed, positions, mask, window, past, tap)
         x = tap("resid_mid", ops.attn_residual(x, update))
         normed = tap("mlp_norm", ops.mlp_norm(x, self.mlp_norm[...], eps))
         return tap("resid_post", ops.mlp_residual(x, self.mlp(normed, tap))), past
@@ -129,6 +131,7 @@ class Decoder:
     def __init__(self, arch: Architecture, weights: Weights, operations: Operations = OPERATIONS) -> None:
         self.arch, self.weights, self.ops = arch, weights, operations
         self._checkpoint = weights.directory
+        self._windows = [np.int32(min(window or NO_WINDOW, NO_WINDOW)) for window in arch.windows]
         # Shapes only: no parameter ever has an initial value that a load could fail to replace.
         skeleton = DecoderLayer(arch, operations, weights.dtype)
         graph, self._abstract = nnx.split(skeleton)
@@ -237,9 +240,12 @@ class Decoder:
     def layer(
         self, call: Call, index: int, state: nnx.State, x: Hidden, past: Past | None
     ) -> tuple[Hidden, Past | None]:
-        """One layer of one call, and the layer's part of the cache with the call in it."""
+        """One layer of one call, and the layer's part of the cache with the call in it.
+
+        Its window goes in as a value, so that layers with and without one share the compiled function.
+        """
         after: tuple[Hidden, Past | None] = self._layer(
-            call.tap, f"layers.{index}", state, x, call.positions, call.mask, past
+            call.tap, f"layers.{index}", state, x, call.positions, call.mask, self._windows[index], past
         )
         return after
 
@@ -261,10 +267,11 @@ def _layer(
     x: Hidden,
     positions: Ids,
     mask: Mask,
+    window: Window,
     past: Past | None,
 ) -> tuple[Hidden, Past | None]:
     layer: DecoderLayer = nnx.merge(graph, state)
-    return layer(x, positions, mask, past, tap)
+    return layer(x, positions, mask, window, past, tap)
 
 
 def _head(ops: Operations, eps: float, tap: TapFunction, norm: Array, head: Array, x: Hidden) -> Array:

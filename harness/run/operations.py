@@ -20,6 +20,7 @@ Heads = Float[Array, "batch position head head_dim"]
 KeyValues = Float[Array, "batch slot kv_head head_dim"]
 Probs = Float[Array, "batch head position key"]
 Angles = Float[Array, "batch position half"]
+NO_WINDOW = 1 << 30  # more slots than any cache has: it hides no key, and int32 can count past it
 
 
 def wide(dtype: jnp.dtype) -> jnp.dtype:
@@ -81,15 +82,20 @@ def scores(q: Heads, k: Heads) -> Probs:
     return jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
 
 
-def allowed(mask: Bool[Array, "batch key"], slots: Int[Array, " position"]) -> Bool[Array, "batch 1 position key"]:
-    """Which key a query may see: none after itself, and no padding.
+def allowed(
+    mask: Bool[Array, "batch key"], slots: Int[Array, " position"], window: Int[Array, ""]
+) -> Bool[Array, "batch 1 position key"]:
+    """Which key a query may see: none after itself, none before its window, and no padding.
 
     Args:
         mask: False at padding, and where a cache is not filled.
         slots: which of the keys is the query's own.
+        window: of the layer, how many slots it sees at most, its own included; `NO_WINDOW` where it has none. It
+            is a value and not a constant of the program, so that one compiled layer serves all.
     """
-    causal = slots[:, None] >= jnp.arange(mask.shape[1], dtype=slots.dtype)[None, :]
-    return causal[None, None] & mask[:, None, None, :]
+    query, key = slots[:, None], jnp.arange(mask.shape[1], dtype=slots.dtype)[None, :]
+    near = (key <= query) & (key > query - window)
+    return near[None, None] & mask[:, None, None, :]
 
 
 def write(buffer: KeyValues, new: KeyValues, start: Int[Array, ""]) -> KeyValues:

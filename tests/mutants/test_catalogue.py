@@ -10,6 +10,7 @@ import pytest
 from harness.architecture import Architecture
 from harness.mutants.catalogue import CATALOGUE, FAMILIES
 from harness.mutants.mutant import CallChange, ConfigChange, OperationChange, WeightChange
+from harness.mutants.windows import MUTANTS as WINDOWS
 from harness.run.operations import Operations
 from tests.mutants.conftest import CASES
 
@@ -21,11 +22,14 @@ UNSEEN = {
     "weights_narrowed": "the checkpoint is stored in bfloat16",
     "window_32": "no case has 33 tokens",
     "window_512": "no case has 513 tokens",
+    **{mutant.id: "no layer has a sliding window here" for mutant in WINDOWS},
 }
+# Of these, what is no bug in this architecture or at this precision.
+NO_BUGS = {"norm_cast_late", "layers_as_text", "weights_narrowed", *(mutant.id for mutant in WINDOWS)}
 
 
 def test_there_are_at_least_70_that_apply_to_a_qwen2():
-    assert len(CATALOGUE) - len({"layers_as_text", "weights_narrowed"}) >= 70
+    assert len(CATALOGUE) - len(NO_BUGS) >= 70
 
 
 def test_no_id_is_given_twice():
@@ -51,7 +55,7 @@ def test_an_entry_is_well_formed(mutant):
 
 def test_nearly_every_entry_was_seen_somewhere():
     unseen = [mutant.id for mutant in CATALOGUE if not mutant.seen]
-    assert len(unseen) <= 7, unseen
+    assert len(unseen) <= 8, unseen
 
 
 @pytest.mark.parametrize("mutant", CATALOGUE, ids=lambda mutant: mutant.id)
@@ -69,11 +73,10 @@ def test_it_is_introduced_where_it_says_and_nowhere_else(mutant, whole_catalogue
 
 
 def test_what_cannot_be_seen_is_a_blind_spot_and_not_a_catch(whole_catalogue):
-    no_bugs = {"norm_cast_late", "layers_as_text", "weights_narrowed"}
-    assert set(whole_catalogue.blind) == set(UNSEEN) - no_bugs
+    assert set(whole_catalogue.blind) == set(UNSEEN) - NO_BUGS
     assert whole_catalogue.verdict == "blind"
     score = whole_catalogue.scores["float64"]
-    assert score.equivalent == len(no_bugs)
+    assert score.equivalent == len(NO_BUGS)
     assert score.refused == 0
     assert score.caught == score.named == len(CATALOGUE) - len(UNSEEN)
-    assert score.visible == len(CATALOGUE) - len(no_bugs)
+    assert score.visible == len(CATALOGUE) - len(NO_BUGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ from harness.mutants.cover import smallest_cover
 from harness.mutants.criteria import CRITERIA, figures, says_no
 from harness.mutants.exact import at_exact_lengths
 from harness.report.audit_document import GREEDY
-from harness.run.operations import OPERATIONS
+from harness.run.operations import NO_WINDOW, OPERATIONS
 from harness.store import open_golden
 
 SETS = st.dictionaries(st.sampled_from("abcdefg"), st.frozensets(st.integers(0, 9)), max_size=7)
@@ -101,9 +102,12 @@ def test_a_case_is_cut_out_of_its_batch_as_it_went_in(golden_path):
 def test_padding_is_kept_from_a_mask_that_shows_hidden_keys():
     scores = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 5, 5)), jnp.float32)
     mask = jnp.asarray([[True] * 5, [True, True, False, False, False]])
-    shown = OPERATIONS.__class__(allowed=lambda mask, slots: jnp.ones((1, 1, len(slots), mask.shape[1]), bool))
-    exact = at_exact_lengths(shown, (5, 2))
-    probs = exact.probabilities(scores, exact.allowed(mask, jnp.arange(5)))
+
+    def everything(mask, slots, window):
+        return jnp.ones((1, 1, len(slots), mask.shape[1]), bool)
+
+    exact = at_exact_lengths(replace(OPERATIONS, allowed=everything), (5, 2))
+    probs = exact.probabilities(scores, exact.allowed(mask, jnp.arange(5), NO_WINDOW))
     alone = OPERATIONS.probabilities(scores[1:, :, :2, :2], jnp.ones((1, 1, 2, 2), bool))
     assert np.array_equal(probs[1:, :, :2, :2], alone)
     assert not np.asarray(probs[1, :, 2:]).any()

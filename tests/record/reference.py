@@ -35,6 +35,8 @@ def forward(weights: dict[str, np.ndarray], config: dict, ids: list[int]) -> dic
             group = head * kv_heads // heads
             scores = q[:, head] @ k[:, group].T / np.sqrt(dim)
             scores[np.triu_indices(len(ids), 1)] = -np.inf
+            if config["use_sliding_window"] and layer >= config["max_window_layers"]:
+                scores[np.tril_indices(len(ids), -config["sliding_window"])] = -np.inf
             exp = np.exp(scores - scores.max(-1, keepdims=True))
             probs.append(exp / exp.sum(-1, keepdims=True))
             context.append(probs[-1] @ taps[tap + "v"][:, group])

@@ -74,10 +74,14 @@ def test_a_refusal_is_a_message_on_stderr_and_exit_code_2(tiny, tmp_path):
 
 
 def test_without_arguments_the_embedded_goldens_are_recorded_over_those_that_are_there():
-    (job,) = plan(Request())
-    directory = embedded.directory()
-    assert job == Job(str(directory / "qwen2-tiny"), "qwen2-tiny", str(directory / "qwen2-tiny.h5"), True)
-    assert Path(job.out) == embedded.golden()
+    tiny, window = plan(Request())
+    at = embedded.directory()
+    assert tiny == Job(str(at / "qwen2-tiny"), "qwen2-tiny", at / "corpus.toml", str(at / "qwen2-tiny.h5"), True)
+    assert Path(tiny.out) == embedded.golden()
+    assert window == Job(
+        str(at / "qwen2-window"), "qwen2-window", at / "qwen2-window.toml", str(at / "qwen2-window.h5"), True
+    )
+    assert Path(window.out).is_file()
 
 
 @pytest.mark.parametrize(
@@ -97,9 +101,11 @@ def test_another_recording_of_the_embedded_checkpoint_does_not_overwrite(tmp_pat
 
 def test_the_output_is_named_after_the_model(tiny):
     assert plan(Request(model=str(tiny)))[0].out == "qwen2-tiny.h5"
+    corpus = embedded.directory() / "corpus.toml"
     assert plan(Request(model="Qwen/Qwen2.5-0.5B"))[0] == Job(
-        "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B.h5", False
+        "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B", corpus, "Qwen2.5-0.5B.h5", False
     )
+    assert plan(Request(model=str(tiny), corpus=Path("mine.toml")))[0].corpus == Path("mine.toml")
 
 
 def test_a_golden_is_called_by_its_directory_not_by_its_path(tiny, monkeypatch):

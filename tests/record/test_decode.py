@@ -96,13 +96,8 @@ def plain(directory, precision: str, case: Case):
     return outputs, cache
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("name", CASES)
-def test_layer_major_calls_equal_plain_stepping_bit_for_bit(tiny, name, precision):
-    the = case(name)
-    with reproducible():
-        taps = layer_major(Reference(tiny), precision, the)
-        outputs, cache = plain(tiny, precision, the)
+def assert_equal_bits(taps, the: Case, outputs, cache) -> None:
+    """What was recorded layer by layer is what the calls gave, and what the cache holds at the end."""
     for span, out in zip(the.spans, outputs, strict=True):
         assert torch.equal(taps["logits"][:, span], out.logits)
         for layer, probs in enumerate(out.attentions):
@@ -115,6 +110,16 @@ def test_layer_major_calls_equal_plain_stepping_bit_for_bit(tiny, name, precisio
         for layer, held in enumerate(cache.layers):
             assert torch.equal(taps[f"layers.{layer}.cache_k"], held.keys.transpose(1, 2))
             assert torch.equal(taps[f"layers.{layer}.cache_v"], held.values.transpose(1, 2))
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("name", CASES)
+def test_layer_major_calls_equal_plain_stepping_bit_for_bit(tiny, name, precision):
+    the = case(name)
+    with reproducible():
+        taps = layer_major(Reference(tiny), precision, the)
+        outputs, cache = plain(tiny, precision, the)
+    assert_equal_bits(taps, the, outputs, cache)
 
 
 def test_positions_and_masks_of_a_batch_are_those_that_generate_makes(tiny):

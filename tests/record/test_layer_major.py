@@ -43,11 +43,13 @@ def plain(directory, precision: str, ids: list[int]):
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
-def test_layer_major_equals_the_plain_model_bit_for_bit(tiny, precision, text):
-    ids = AutoTokenizer.from_pretrained(tiny)(text)["input_ids"]
+@pytest.mark.parametrize("name", ["tiny", "window"])
+def test_layer_major_equals_the_plain_model_bit_for_bit(tiny, window_checkpoint, name, precision, text):
+    directory = {"tiny": tiny, "window": window_checkpoint}[name]
+    ids = AutoTokenizer.from_pretrained(directory)(text)["input_ids"]
     with reproducible():
-        taps = layer_major(Reference(tiny), precision, ids)
-        expected = plain(tiny, precision, ids)
+        taps = layer_major(Reference(directory), precision, ids)
+        expected = plain(directory, precision, ids)
     assert taps["logits"].dtype == expected.logits.dtype == DTYPES[precision]
     assert torch.equal(taps["logits"], expected.logits)
     for layer, attention in enumerate(expected.attentions):

@@ -48,22 +48,27 @@ def test_every_option_that_decides_the_content_changes_the_id(tiny, small, tmp_p
     assert len(ids) == 2
 
 
+def assert_same_truth(committed, again, corpus, names) -> None:
+    """A golden of the whole corpus against a recording of some of its cases."""
+    assert committed.manifest.model == again.manifest.model
+    assert committed.manifest.tokenizer == again.manifest.tokenizer
+    assert committed.manifest.corpus_sha256 == corpus.digest
+    assert [case.name for case in committed.manifest.cases] == [entry.name for entry in corpus.entries]
+    for name in names:
+        entry = committed.manifest.case(name)
+        assert entry == again.manifest.case(name)
+        for tap in entry.taps:
+            expected = committed.tap(name, tap)
+            scale = np.abs(expected).max()
+            assert np.abs(again.tap(name, tap) - expected).max() <= 1e-12 * scale, f"{name}: {tap}"
+
+
 def test_the_committed_golden_is_what_this_recorder_records(tiny, corpus, tmp_path):
     """On another machine the last bits may differ, and so the id; the truth may not."""
     names = ("hello", "quick-brown", "repetition", "chinese", "decode", "batch-decode", "offset")
     record(tiny, "qwen2-tiny", corpus, str(tmp_path / "again.h5"), Options(cases=names))
     with open_golden(embedded.golden()) as committed, open_golden(tmp_path / "again.h5") as again:
-        assert committed.manifest.model == again.manifest.model
-        assert committed.manifest.tokenizer == again.manifest.tokenizer
-        assert committed.manifest.corpus_sha256 == corpus.digest
-        assert [case.name for case in committed.manifest.cases] == [entry.name for entry in corpus.entries]
-        for name in names:
-            entry = committed.manifest.case(name)
-            assert entry == again.manifest.case(name)
-            for tap in entry.taps:
-                expected = committed.tap(name, tap)
-                scale = np.abs(expected).max()
-                assert np.abs(again.tap(name, tap) - expected).max() <= 1e-12 * scale, f"{name}: {tap}"
+        assert_same_truth(committed, again, corpus, names)
 
 
 def test_a_case_is_recorded_at_the_shallower_of_its_own_level_and_the_one_asked_for(tiny, small, tmp_path):

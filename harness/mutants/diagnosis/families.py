@@ -19,6 +19,7 @@ from harness.mutants.layouts import rows_of
 from harness.mutants.loading import layer_from
 from harness.mutants.mutant import Change, ConfigChange, OperationChange
 from harness.run.operations import (
+    allowed,
     embed,
     gated,
     linear,
@@ -147,20 +148,21 @@ def _rotated_features(value: float) -> Change:
     return OperationChange({"rotate_q": turn, "rotate_k": turn, "inverse_frequencies": speeds})
 
 
-def _seen(rule: Callable[[Array, Array], Array]) -> Change:
-    def allowed(mask: Array, slots: Array) -> Array:
-        keys = jnp.arange(mask.shape[1], dtype=slots.dtype)
-        return rule(slots[:, None], keys[None, :])[None, None] & mask[:, None, None, :]
-
-    return _operation(allowed=allowed)
-
-
 def _last_key(value: float) -> Change:
-    return _seen(lambda query, key: key <= query + round(value))
+    def seen(mask: Array, slots: Array, window: Array) -> Array:
+        query, key = slots[:, None], jnp.arange(mask.shape[1], dtype=slots.dtype)[None, :]
+        return ((key <= query + round(value)) & (key > query - window))[None, None] & mask[:, None, None, :]
+
+    return _operation(allowed=seen)
 
 
 def _window(value: float) -> Change:
-    return _seen(lambda query, key: (key <= query) & (key > query - round(value)))
+    """In every layer, whatever window is its own."""
+
+    def seen(mask: Array, slots: Array, own: Array) -> Array:
+        return allowed(mask, slots, jnp.asarray(round(value), slots.dtype))
+
+    return _operation(allowed=seen)
 
 
 def _hidden_by(hide: Callable[[Array, Array], Array], value: float) -> Change:

@@ -1,0 +1,189 @@
+"""Bugs of the sliding window, on models that have one: its width, its layers, and what a decode step makes of it.
+
+Width and layers are read from the config, so that those bugs can be planted in any port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from harness.architecture import Config, architecture_of
+from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, kinds
+from harness.mutants.needs import FILLS_WINDOW, MIXED, OVER_WINDOW, WINDOWED, steps
+from harness.run.operations import NO_WINDOW, allowed
+from harness.windows import FULL, SLIDING
+
+RIGHT_WIDTH = "query - window < key <= query, in the layers that have a window"
+RIGHT_LAYERS = "a window in the layers from max_window_layers on"
+MISSING = (
+    "https://github.com/huggingface/transformers/pull/35691",
+    "https://github.com/axolotl-ai-cloud/axolotl/pull/732",
+    "https://github.com/InternLM/lmdeploy/pull/3614",
+)
+Mask = Bool[Array, "batch key"]
+Slots = Int[Array, " position"]
+Window = Int[Array, ""]
+Seen = Callable[[Mask, Slots, Window], Array]
+
+
+def slides(config: Config) -> list[bool]:
+    """By layer, whether it has a window."""
+    return [window is not None for window in architecture_of(config).windows]
+
+
+def in_layers(choose: Callable[[Sequence[bool]], Sequence[bool]]) -> ConfigChange:
+    """The window in other layers; nothing where no layer has one."""
+
+    def fields(config: Config) -> Mapping[str, Any]:
+        right = slides(config)
+        if not any(right):
+            return {}
+        types = [SLIDING if sliding else FULL for sliding in choose(right)]
+        return {"layer_types": types, "max_window_layers": None}
+
+    return ConfigChange(fields)
+
+
+def wider(by: int) -> ConfigChange:
+    """A window that is wider by some keys."""
+    return ConfigChange(
+        lambda config: {"sliding_window": config["sliding_window"] + by} if any(slides(config)) else {}
+    )
+
+
+def later(wrong: Seen) -> OperationChange:
+    """A mask that is wrong where one token comes, right in a prefill: two code paths."""
+
+    def seen(mask: Mask, slots: Slots, window: Window) -> Array:
+        return (wrong if len(slots) == 1 else allowed)(mask, slots, window)
+
+    return OperationChange({"allowed": seen})
+
+
+def _counted_in_the_call(mask: Mask, slots: Slots, window: Window) -> Array:
+    """The window begins `window` before the index in the call; of single tokens, that hides nothing."""
+    return allowed(mask, slots, window + slots[0])
+
+
+def _starts_late(right: Sequence[bool]) -> list[bool]:
+    first = right.index(True)
+    return [sliding and layer != first for layer, sliding in enumerate(right)]
+
+
+MUTANTS = (
+    Mutant(
+        "window_missing",
+        wrong="key <= query, whatever use_sliding_window says",
+        right=RIGHT_WIDTH,
+        introduced=kinds("probs"),
+        change=in_layers(lambda right: [False for _ in right]),
+        needs=(WINDOWED, OVER_WINDOW),
+        seen=MISSING,
+    ),
+    Mutant(
+        "window_off_by_one_wider",
+        wrong="query - window <= key: window keys beside the query's own",
+        right=RIGHT_WIDTH,
+        introduced=kinds("probs"),
+        change=wider(1),
+        needs=(WINDOWED, OVER_WINDOW),
+        seen=(
+            "https://github.com/huggingface/transformers/issues/39408",
+            "https://github.com/ml-explore/mlx-lm/pull/390",
+        ),
+    ),
+    Mutant(
+        "window_off_by_one_narrower",
+        wrong="query - window + 1 < key: one key fewer",
+        right=RIGHT_WIDTH,
+        introduced=kinds("probs"),
+        change=wider(-1),
+        needs=(WINDOWED, FILLS_WINDOW),
+        seen=("https://github.com/vllm-project/vllm/issues/3385",),
+    ),
+    Mutant(
+        "window_in_every_layer",
+        wrong="a window in all layers, max_window_layers ignored",
+        right=RIGHT_LAYERS,
+        introduced=kinds("probs"),
+        change=in_layers(lambda right: [True for _ in right]),
+        needs=(WINDOWED, MIXED, OVER_WINDOW),
+        seen=(
+            "https://github.com/huggingface/transformers/issues/35896",
+            "https://github.com/huggingface/transformers/pull/36162",
+        ),
+    ),
+    Mutant(
+        "window_layers_swapped",
+        wrong="a window in the layers before max_window_layers",
+        right=RIGHT_LAYERS,
+        introduced=kinds("probs"),
+        change=in_layers(lambda right: [not sliding for sliding in right]),
+        needs=(WINDOWED, MIXED, OVER_WINDOW),
+        seen=(
+            "https://github.com/huggingface/transformers/issues/40126",
+            "https://github.com/huggingface/transformers/pull/31775",
+        ),
+    ),
+    Mutant(
+        "window_starts_late",
+        wrong="a window from the layer after max_window_layers on: layers counted from 1",
+        right=RIGHT_LAYERS,
+        introduced=kinds("probs"),
+        change=in_layers(_starts_late),
+        needs=(WINDOWED, OVER_WINDOW),
+        seen=(
+            "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4875",
+            "https://github.com/NVIDIA-NeMo/Speech/pull/9672",
+        ),
+    ),
+    Mutant(
+        "decode_window_missing",
+        wrong="a decode step sees the whole cache",
+        right=RIGHT_WIDTH,
+        introduced=kinds("probs"),
+        change=later(lambda mask, slots, window: allowed(mask, slots, jnp.asarray(NO_WINDOW, slots.dtype))),
+        needs=(WINDOWED, OVER_WINDOW, steps(1)),
+        cached=True,
+        seen=("https://github.com/karpathy/nanochat/pull/456",),
+    ),
+    Mutant(
+        "decode_window_wider",
+        wrong="a decode step sees window keys of the cache beside its own",
+        right=RIGHT_WIDTH,
+        introduced=kinds("probs"),
+        change=later(lambda mask, slots, window: allowed(mask, slots, window + 1)),
+        needs=(WINDOWED, OVER_WINDOW, steps(1)),
+        cached=True,
+    ),
+    Mutant(
+        "decode_window_narrower",
+        wrong="a decode step sees window - 1 keys, its own included",
+        right=RIGHT_WIDTH,
+        introduced=kinds("probs"),
+        change=later(lambda mask, slots, window: allowed(mask, slots, window - 1)),
+        needs=(WINDOWED, FILLS_WINDOW, steps(1)),
+        cached=True,
+        seen=(
+            "https://github.com/mistralai/mistral-inference/issues/60",
+            "https://github.com/lightseekorg/tokenspeed/pull/578",
+        ),
+    ),
+    Mutant(
+        "chunk_window_aligned_left",
+        wrong="index in the call - window < key: a later call's window is counted from its first token",
+        right=RIGHT_WIDTH,
+        introduced=kinds("probs"),
+        change=OperationChange({"allowed": _counted_in_the_call}),
+        needs=(WINDOWED, OVER_WINDOW, steps(1)),
+        cached=True,
+        seen=(
+            "https://github.com/trymirai/lalamo/pull/200",
+            "https://github.com/pytorch/executorch/pull/21857",
+        ),
+    ),
+)

@@ -1,0 +1,88 @@
+"""The sliding window of every layer, as a Qwen2 config describes it.
+
+`use_sliding_window` says whether there is one, `sliding_window` how wide it is. Which layers have it, the hub's
+dialect says by `max_window_layers` (the layers from that index on) and transformers 5 by `layer_types` as well.
+"""
+
+from __future__ import annotations
+
+from harness.errors import CheckpointError
+from harness.fields import Config, integer
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+Windows = tuple[int | None, ...]
+
+
+def windows_of(config: Config, layers: int) -> Windows:
+    """By layer, how many keys a query sees at most, its own included; None where it sees all before it.
+
+    Raises:
+        CheckpointError: a field is missing, or two fields contradict each other.
+    """
+    by_type, used = _by_layer_types(config, layers), _is_used(config)
+    if not used:
+        if by_type and any(by_type):
+            raise CheckpointError(
+                "the config switches the sliding window off, and gives it to layers",
+                where="config.json: use_sliding_window and layer_types",
+                expected=f"true, or no {SLIDING} among the types",
+                found=f"{config.get('use_sliding_window')} and {config['layer_types']}",
+                hint="restore both fields from the published config.json",
+            )
+        return (None,) * layers
+    width, by_index = integer(config, "sliding_window"), _by_index(config, layers)
+    slides = by_index if by_type is None else by_type
+    if slides is None:
+        raise CheckpointError(
+            "the config does not say which layers have the sliding window",
+            where="config.json: max_window_layers or layer_types",
+            expected="the index of the first layer with a window, or the type of every layer",
+            found="neither",
+            hint="restore the field from the published config.json; a default would be a guess",
+        )
+    if by_index not in (None, slides):
+        raise CheckpointError(
+            "the config says twice which layers have the sliding window, and differently",
+            where="config.json: max_window_layers and layer_types",
+            expected=f"{SLIDING} from layer {config['max_window_layers']} on",
+            found=f"layer_types {config['layer_types']}",
+            hint="remove the wrong one; transformers goes by layer_types where it is given",
+        )
+    return tuple(width if sliding else None for sliding in slides)
+
+
+def _is_used(config: Config) -> bool:
+    used = config.get("use_sliding_window")
+    if isinstance(used, bool) or (used is None and config.get("sliding_window") is None):
+        return bool(used)
+    raise CheckpointError(
+        "the config gives a sliding window and does not say whether it is used",
+        where="config.json: use_sliding_window",
+        expected="true or false",
+        found=repr(used),
+        hint="restore the field from the published config.json; a default would be a guess",
+    )
+
+
+def _by_layer_types(config: Config, layers: int) -> tuple[bool, ...] | None:
+    """By layer, whether `layer_types` gives it a window; None where there is no such field."""
+    types = config.get("layer_types")
+    if types is None:
+        return None
+    if not isinstance(types, list) or len(types) != layers or not {*map(str, types)} <= {FULL, SLIDING}:
+        raise CheckpointError(
+            "this list of layer types is not supported",
+            where="config.json: layer_types",
+            expected=f"{FULL} or {SLIDING} for each of {layers} layers",
+            found=types,
+            hint="check a checkpoint with full and sliding-window attention and no other",
+        )
+    return tuple(kind == SLIDING for kind in types)
+
+
+def _by_index(config: Config, layers: int) -> tuple[bool, ...] | None:
+    """By layer, whether `max_window_layers` gives it a window; None where there is no such field."""
+    if config.get("max_window_layers") is None:
+        return None
+    first = integer(config, "max_window_layers", least=0)
+    return tuple(layer >= first for layer in range(layers))
