@@ -25,7 +25,7 @@ EXPECTED = "in the port's own prefill of the same tokens"
 
 
 class OwnPrefill:
-    """Takes the pass's values as its tap (a `harness.run.tapping.Session`); the calls' values are compared with them.
+    """The tap of that pass (a `harness.run.tapping.Session`), with whose values those of the calls are compared.
 
     Args:
         wanted: the taps that the calls are compared at.

@@ -58,7 +58,7 @@ def rows_not_covered(golden: Golden, entry: CaseEntry) -> Iterator[str]:
     shallow = {row: prompt for row, prompt in enumerate(prompts) if prompt is not None and taps - {*prompt.taps}}
     if shallow:
         names = ", ".join(f"{prompt.name} at {prompt.level}" for prompt in shallow.values())
-        yield f"operations of {_rows(list(shallow))} of {entry.name} alone: their prompts are recorded less deep ({names})"
+        yield f"operations of {_rows(list(shallow))} of {entry.name} alone: recorded less deep there ({names})"
 
 
 def _rows(rows: list[int]) -> str:

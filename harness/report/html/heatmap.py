@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from harness.comparison import TapResult
+from harness.modes import MODES
 from harness.report.document import Report
 from harness.report.html.scale import short, step
 from harness.report.summary import UNCOMPARED, multiple
@@ -139,4 +140,4 @@ def _label(stage: str) -> str:
 def modes(report: Report, precision: str) -> Iterable[str]:
     """The modes checked at a precision; replay first, since it says where."""
     found = {r.mode for r in report.results if r.precision == precision}
-    return (mode for mode in ("replay", "forward") if mode in found)
+    return (mode for mode in sorted(MODES, key=lambda mode: mode != "replay") if mode in found)
