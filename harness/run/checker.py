@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -88,6 +88,7 @@ class Checker:
         try:
             selected = select_cases(self.golden.manifest.cases, question.cases)
             self.cases = checkable(self.golden, selected, question.modes)
+            self._outside = tuple(case.name for case in selected if case not in self.cases)
             model = self.golden.manifest.model.id
             self._checkpoint = checkpoint or embedded.checkpoint_beside(str(golden_path), model)
             self._config = preflight(self.golden, self._checkpoint, self.cases)
@@ -230,12 +231,16 @@ class Checker:
             settings={p: self._settings[p] for p in precisions_seen},
             notes=tuple(dict.fromkeys(note for p in precisions_seen for note in self._notes[p])),
             not_lifted=self.not_lifted,
-            uncovered=tuple(self._uncovered),
+            uncovered=(*self._uncovered, *self._not_in_these_modes()),
             generations=tuple(
                 one for (case, p), one in self._generations.items() if case in cases_seen and p in precisions_seen
             ),
         )
         return assemble(self.golden, run, results)
+
+    def _not_in_these_modes(self) -> Iterator[str]:
+        if self._outside:
+            yield f"cases that mode {' and '.join(self.question.modes)} cannot check: {', '.join(self._outside)}"
 
     @property
     def not_lifted(self) -> tuple[str, ...]:

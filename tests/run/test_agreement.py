@@ -209,6 +209,13 @@ def test_a_mode_that_no_case_allows_is_refused_before_the_port_is_loaded(mode, g
     assert f"--mode {mode}" in str(refusal.value) and "hint: " in str(refusal.value)
 
 
+def test_cases_that_the_modes_asked_for_do_not_apply_to_are_named(golden_path, checkpoint):
+    question = replace(FLOAT32, modes=AGREEMENT_MODES, cases=("hello", "decode", "batch-right"))
+    report = check(golden_path, checkpoint, question=question)
+    assert {(r.case, r.mode) for r in report.results} == {("decode", "prefill"), ("batch-right", "alone")}
+    assert "cases that mode prefill and alone cannot check: hello" in report.not_covered
+
+
 def test_an_unknown_mode_is_refused():
     with pytest.raises(UsageError, match="unknown mode") as refusal:
         replace(FLOAT32, modes=("decode",)).check()
