@@ -56,7 +56,7 @@ def test_a_port_that_is_called_step_by_step_matches(golden_path, checkpoint):
     report = check(golden_path, checkpoint, "steps", question, load=loader(WithCache))
     assert report.verdict == "match"
     assert {r.calls for r in report.results} == {(9, *[1] * 8), (5, 11, 1, 1), (6, 1, 1, 1)}
-    assert {r.mode for r in report.results if r.tap.endswith("cache_k")} == {"forward", "replay"}
+    assert {r.mode for r in report.results if r.tap.endswith("cache_k")} == {"forward", "replay", "prefill"}
 
 
 def test_cases_with_a_cache_are_not_covered_by_a_port_without_one_and_never_passed(golden_path, checkpoint):
