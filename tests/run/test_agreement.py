@@ -15,7 +15,7 @@ from harness.report.terminal import report_text
 from harness.run.check import check
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS, allowed, inverse_frequencies
-from harness.run.question import Question
+from harness.run.question import Question, parse_modes
 from tests.planted_decode import CALL_BUGS, BuggyDecoder, load_call_bug
 from tests.run.ports import Wrapped
 
@@ -214,6 +214,19 @@ def test_cases_that_the_modes_asked_for_do_not_apply_to_are_named(golden_path, c
     report = check(golden_path, checkpoint, question=question)
     assert {(r.case, r.mode) for r in report.results} == {("decode", "prefill"), ("batch-right", "alone")}
     assert "cases that mode prefill and alone cannot check: hello" in report.not_covered
+
+
+@pytest.mark.parametrize(
+    ("text", "modes"),
+    [
+        ("all", MODES),
+        ("both", ("forward", "replay")),
+        ("prefill, alone,prefill", AGREEMENT_MODES),
+        ("both,alone", ("forward", "replay", "alone")),
+    ],
+)
+def test_modes_are_a_list_of_names(text, modes):
+    assert parse_modes(text) == modes
 
 
 def test_an_unknown_mode_is_refused():
