@@ -10,15 +10,17 @@ import pytest
 
 from harness.errors import UsageError
 from harness.modes import AGREEMENT_MODES, MODES
+from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.planting import loader as planted
 from harness.report.agreement import agreement
 from harness.report.terminal import report_text
 from harness.run.check import check
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS, allowed, inverse_frequencies
 from harness.run.question import Question, parse_modes
-from tests.planted_decode import CALL_BUGS, BuggyDecoder, load_call_bug
 from tests.run.ports import Wrapped
 
+BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 FLOAT32 = Question(precisions=("float32",))
 PRECISIONS = pytest.mark.parametrize("precision", ["float64", "float32"])
 WRONG_THETA = replace(OPERATIONS, inverse_frequencies=lambda theta, dim: inverse_frequencies(2 * theta, dim))
@@ -26,10 +28,6 @@ WRONG_THETA = replace(OPERATIONS, inverse_frequencies=lambda theta, dim: inverse
 
 def decoder(operations):
     return lambda directory, config, dtype: Decoder.load(directory, config, dtype, operations=operations)
-
-
-def bug_named(name):
-    return next(bug for bug in CALL_BUGS if bug.name == name)
 
 
 def of(report, mode):
@@ -80,8 +78,8 @@ def test_a_correct_port_agrees_with_itself_at_every_tap(precision, golden_path, 
 @PRECISIONS
 def test_a_decode_step_at_another_position_differs_from_that_step_on(precision, golden_path, checkpoint):
     question = Question((precision,), cases=("decode",))
-    bug = bug_named("position_stuck")
-    report = check(golden_path, checkpoint, bug.name, question, load=load_call_bug(bug))
+    bug = BY_ID["decode_position_stuck"]
+    report = check(golden_path, checkpoint, bug.id, question, load=planted(bug))
     found = wrong(of(report, "prefill"))
     assert {r.since_call for r in found} == {2}
     assert {r.tap for r in found if r.verdict == "introduced"} == {
@@ -123,9 +121,9 @@ def test_a_port_whose_prefill_alone_is_wrong_fails_in_this_mode_and_says_so(prec
 
 
 def test_a_later_error_of_the_cache_is_told_from_what_it_holds_after_the_last_call(golden_path, checkpoint):
-    bug = bug_named("cache_one_slot_late")
+    bug = BY_ID["cache_slot_late"]
     question = replace(FLOAT32, modes=("prefill",), cases=("decode",))
-    report = check(golden_path, checkpoint, bug.name, question, load=load_call_bug(bug))
+    report = check(golden_path, checkpoint, bug.id, question, load=planted(bug))
     found = next(r for r in report.results if r.tap == "layers.0.cache_k")
     assert (found.verdict, found.since_call) == ("introduced", 1)
     assert "from step 1 on, first at layers.0.cache_k: one of the two is wrong" in agreement(report)[0]
@@ -238,16 +236,13 @@ def test_an_unknown_mode_is_refused():
 def test_replay_alone_runs_no_prefill_of_the_ports_own(golden_path, checkpoint):
     calls = []
 
-    class Counted(BuggyDecoder):
+    class Counted(WrongWithoutCache):
         def forward(self, input_ids, positions, mask, cache, tap):
             calls.append(cache is None)
             return super().forward(input_ids, positions, mask, cache, tap)
 
-    def load(directory, config, dtype):
-        return Counted(Decoder.load(directory, config, dtype), bug_named("position_stuck"))
-
     question = replace(FLOAT32, modes=("replay",), cases=("decode",), allow_reduced_precision=True)
-    report = check(golden_path, checkpoint, "counted", question, load=load)
+    report = check(golden_path, checkpoint, "counted", question, load=loader(Counted))
     assert {r.mode for r in report.results} == {"replay"}
     assert len(calls) == 9 + 1  # and once more where its precision settings are looked at
     assert not any(calls)
