@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from harness import metrics
+from harness.modes import unit_of
 from harness.taps import Tap
 from harness.tolerances import Limit
 
@@ -71,7 +72,10 @@ class TapResult:
     noise multiple per position, three digits, for the batch row that has the worst one; None at padding, and at
     the kept positions only where a case keeps some. `noise_max` is PyTorch's own largest absolute error at this
     precision. `calls` says how many tokens each forward pass got, where there were several, and `since_call` is
-    the first of them (from 0) in which the tap is beyond the limit.
+    the first of them (from 0) in which the tap is beyond the limit. `row` is the batch row that has the worst rms
+    multiple, where there are several, and `wrong_rows` are all that are beyond the limit. `against` says, row by
+    row, with which prompt's golden a row was compared, in mode `alone`: None where with none. In mode `prefill`
+    the golden of `worst` is the port's own prefill (see `harness.modes`).
     """
 
     case: str
@@ -95,6 +99,9 @@ class TapResult:
     found: str | None = None
     calls: tuple[int, ...] = ()
     since_call: int | None = None
+    row: int | None = None
+    wrong_rows: tuple[int, ...] = ()
+    against: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +200,7 @@ def compare(
     rms, largest, max_floor = _multiples(place, error, noise)
     beyond = (rms > limit.rms) | (largest > limit.max)
     within = not beyond.any()
-    row = int(rms.max(axis=1).argmax())
+    row, several = int(rms.max(axis=1).argmax()), len(rms) > 1
     real = scope.counted[row]
     r, note = _position_correlation(scope.positions[real], error.rms[row][real], within)
     above_noise = not within and np.isfinite(rms[row]).all()
@@ -219,6 +226,8 @@ def compare(
         logits=_logit_statistics(actual, truth, max_floor, scope) if place.tap.kind == "logits" else None,
         calls=scope.calls,
         since_call=scope.first_call(beyond),
+        row=row if several else None,
+        wrong_rows=tuple(np.flatnonzero(beyond.any(axis=1)).tolist()) if several else (),
     )
 
 
@@ -226,10 +235,10 @@ def _multiples(
     place: Place, error: metrics.Errors, noise: Noise | None
 ) -> tuple[metrics.PerPosition, metrics.PerPosition, metrics.PerPosition]:
     """Noise multiples of rms and max, and the floor of the latter."""
-    unit = metrics.UNIT_ROUNDOFF[place.precision]
+    unit, runs = metrics.UNIT_ROUNDOFF[place.precision], unit_of(place.mode)
     own = noise or Noise.none(error.rms.shape)
-    rms_floor = metrics.noise_floor(own.recorded[0], own.typical[0], error.scale_rms, unit)
-    max_floor = metrics.noise_floor(own.recorded[1], own.typical[1], error.scale_max, unit)
+    rms_floor = runs * metrics.noise_floor(own.recorded[0], own.typical[0], error.scale_rms, unit)
+    max_floor = runs * metrics.noise_floor(own.recorded[1], own.typical[1], error.scale_max, unit)
     rms, largest = metrics.noise_multiple(error.rms, rms_floor), metrics.noise_multiple(error.max, max_floor)
     return rms, largest, max_floor
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness.comparison import TapResult
+from harness.modes import AGREEMENT_MODES
 
 # Verdicts of a port that does not keep its contract: nothing could be compared there.
 BROKEN = ("missing", "extra", "shape", "dtype", "nonfinite")
@@ -33,6 +34,10 @@ def judge(results: Iterable[TapResult], graphs: Mapping[str, Graph]) -> tuple[Ta
     replays cleanly is inherited. Without replay, the data flow decides: wrong with only matching inputs
     is introduced; anything further downstream cannot be told apart and is called inherited.
 
+    Where two ways of running the same tokens disagree (`AGREEMENT_MODES`), an error that forward sees as well is
+    the one that replay has judged. One that it does not see is in the other way, which was never replayed: the
+    data flow decides.
+
     Args:
         results: raw results, all modes together.
         graphs: by case, each recorded tap's nearest recorded inputs (`taps.recorded_inputs`).
@@ -40,16 +45,22 @@ def judge(results: Iterable[TapResult], graphs: Mapping[str, Graph]) -> tuple[Ta
     results = tuple(results)
     verdicts = {(r.case, r.precision, r.mode, r.tap): r.verdict for r in results}
 
+    def known(result: TapResult, mode: str, tap: str) -> str | None:
+        return verdicts.get((result.case, result.precision, mode, tap))
+
+    def wrong_inputs(result: TapResult, tap: str) -> bool:
+        """Whether any of the nearest taps upstream that were compared in this mode is wrong."""
+        found = ((name, known(result, result.mode, name)) for name in graphs[result.case].get(tap, ()))
+        return any(wrong_inputs(result, name) if v is None else v != "match" for name, v in found)
+
     def is_inherited(result: TapResult) -> bool:
         if result.mode == "replay":
             return False
-        replayed = verdicts.get((result.case, result.precision, "replay", result.tap))
-        if replayed is not None:
-            return replayed == "match"
-        inputs = graphs[result.case].get(result.tap, ())
-        return any(
-            verdicts.get((result.case, result.precision, result.mode, name), "match") != "match" for name in inputs
-        )
+        replayed, forward = known(result, "replay", result.tap), known(result, "forward", result.tap)
+        unseen = result.mode in AGREEMENT_MODES and replayed == "match" and forward in (None, "match")
+        if replayed is None or unseen:
+            return wrong_inputs(result, result.tap)
+        return replayed == "match"
 
     def judged(result: TapResult) -> TapResult:
         if result.verdict not in ("diverged", "nonfinite"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,28 @@ def test_the_limit_is_where_it_says():
     assert below.verdict == "match"
     assert below.rms_multiple == pytest.approx(3.9)
     assert above.verdict == "diverged"
+
+
+def test_two_runs_of_a_port_may_differ_by_twice_what_one_may_be_off():
+    """The triangle inequality: two that are each just within the limit, on either side of the truth, agree."""
+    truth = values().astype(np.float64)
+    one, other = noisy(truth, 3.9), noisy(truth, -3.9)
+    place = Place("c", "float32", "prefill", TAP)
+    apart = compare(place, one, other, None, limit("float32"), "float64")
+    assert (apart.verdict, apart.rms_multiple) == ("match", pytest.approx(3.9))
+    assert compare(place, noisy(truth, 4.2), other, None, limit("float32"), "float64").verdict == "diverged"
+    forward = replace(place, mode="forward")
+    assert compare(forward, one, other, None, limit("float32"), "float64").rms_multiple == pytest.approx(7.8)
+
+
+def test_a_batch_says_which_row_is_the_worst_and_which_are_beyond_the_limit():
+    truth = values((3, 6, 8)).astype(np.float64)
+    actual = truth.copy()
+    actual[0], actual[2] = noisy(truth, 5.0)[0], noisy(truth, 50.0)[2]
+    found = run(actual, truth, dtype="float64")
+    assert (found.row, found.wrong_rows) == (2, (0, 2))
+    single = run(noisy(truth[:1], 50.0), truth[:1], dtype="float64")
+    assert (single.row, single.wrong_rows) == (None, ())
 
 
 def test_one_wrong_element_among_many_is_not_averaged_away():

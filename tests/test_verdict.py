@@ -1,4 +1,7 @@
+import pytest
+
 from harness.comparison import TapResult
+from harness.modes import AGREEMENT_MODES
 from harness.taps import at_level, decoder_taps, recorded_inputs
 from harness.verdict import first_divergence, introduced, judge, overall
 
@@ -47,6 +50,35 @@ def test_an_error_that_only_adds_up_is_inherited_from_nowhere_and_still_diverges
     assert introduced(judged, ORDER) == ()
     assert overall(judged) == "diverged"
     assert first_divergence(judged, ORDER).tap == "logits"
+
+
+def test_a_difference_that_forward_sees_too_is_what_replay_says():
+    judged = judge(
+        [
+            *results("forward", DOWNSTREAM),
+            *results("replay", ["layers.0.q_rope"]),
+            *results("prefill", DOWNSTREAM),
+        ],
+        GRAPHS,
+    )
+    assert introduced(judged, ORDER) == ("layers.0.q_rope",)
+    assert verdict_of(judged, "prefill", "layers.0.q_rope") == "introduced"
+    assert verdict_of(judged, "prefill", "layers.0.k_rope") == "inherited"
+
+
+@pytest.mark.parametrize("mode", AGREEMENT_MODES)
+def test_a_difference_that_forward_and_replay_do_not_see_is_introduced_where_the_data_flow_says(mode):
+    judged = judge([*results("forward"), *results("replay"), *results(mode, DOWNSTREAM)], GRAPHS)
+    assert introduced(judged, ORDER) == ("layers.0.q_rope", "layers.0.k_rope")
+    assert verdict_of(judged, mode, "layers.1.q") == "inherited"
+    assert overall(judged) == "diverged"
+
+
+def test_an_input_that_a_mode_does_not_compare_is_looked_through():
+    """A prompt has no cache: probabilities hang on the keys all the same."""
+    graphs = {"a": {"layers.0.probs": ("layers.0.cache_k",), "layers.0.cache_k": ("layers.0.k_rope",)}}
+    wrong = [TapResult("a", "float32", "alone", f"layers.0.{kind}", "diverged") for kind in ("k_rope", "probs")]
+    assert [r.verdict for r in judge(wrong, graphs)] == ["introduced", "inherited"]
 
 
 def test_nan_is_introduced_where_it_arises_and_inherited_downstream():

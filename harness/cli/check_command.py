@@ -25,10 +25,10 @@ from harness.cli.options import chosen, output_options, reduced_precision_option
 @click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
 @click.option(
     "--mode",
-    type=click.Choice(["both", "forward", "replay"]),
-    default="both",
+    default="all",
+    metavar="LIST",
     show_default=True,
-    help="On its own activations, on golden inputs, or both.",
+    help="Comma-separated: forward, replay (both: the two), prefill, alone. All is what a case allows.",
 )
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @click.option("--lift", is_flag=True, help="In float64, lift the float32 that is hard-coded in the port.")
@@ -53,7 +53,9 @@ def check(
 
     The forward check runs the port on its own activations. The replay check hands every tap's golden value
     on instead, so that each operation is judged on golden inputs alone: what is wrong there is where the
-    bug is. Both run at every precision asked for.
+    bug is. Two more modes say which way of running is to blame: prefill compares the steps through a KV cache
+    with the port's own single call without one, alone compares each row of a batch with its prompt alone.
+    All run at every precision asked for.
 
     \b
     goldens check

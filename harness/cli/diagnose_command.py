@@ -50,10 +50,11 @@ def diagnose(
     from harness.report.document import encode
     from harness.report.output import STDOUT, write_output
     from harness.run.checker import Checker
-    from harness.run.question import Question, parse_precisions
+    from harness.run.question import BOTH, Question, parse_precisions
 
     question = Question(
         precisions=parse_precisions(precision),
+        modes=BOTH,  # a bug is known by what an operation does on golden inputs
         cases=cases,
         lift=lift,
         allow_reduced_precision=allow_reduced_precision,

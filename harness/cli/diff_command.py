@@ -19,8 +19,8 @@ from harness.cli.options import chosen, output_options, reduced_precision_option
 @click.option("--precision", metavar="LIST", help="Comma-separated. [default: a saved side's, or as check]")
 @click.option(
     "--mode",
-    type=click.Choice(["both", "forward", "replay"]),
-    help="As for check. [default: a saved side's, or both]",
+    metavar="LIST",
+    help="As for check. [default: a saved side's, or all]",
 )
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @click.option("--lift", is_flag=True, help="As for check.")
@@ -70,7 +70,7 @@ def diff(
     asked = chosen(outputs)
     selection = Selection(
         precisions=None if precision is None else parse_precisions(precision),
-        modes=None if mode is None else parse_modes(mode),
+        modes=None if mode in (None, "all") else parse_modes(mode),
         cases=cases,
     )
     request = Request(golden, weights, before, after, selection, intersection, lift, allow_reduced_precision)

@@ -29,7 +29,7 @@ from harness.run.preflight import preflight
 from harness.run.progress import SILENT, Progress
 from harness.run.question import Question, select_cases
 from harness.run.reporting import environment, reference
-from harness.run.session import GoldenSource
+from harness.run.source import GoldenSource
 from harness.selecting import select
 from harness.store import open_golden
 from harness.tolerances import PRECISIONS

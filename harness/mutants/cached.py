@@ -21,7 +21,7 @@ from harness.run.checker import Checker, Loader
 from harness.run.decoder import Decoder
 from harness.run.port import Call, Port
 from harness.run.progress import Progress
-from harness.run.question import Question
+from harness.run.question import BOTH, Question
 from harness.run.tapping import TapFunction
 
 
@@ -61,7 +61,8 @@ def run_cached(
     Raises:
         PortError: one of the two sanity phases failed, as in `harness.mutants.trial.run_trial`.
     """
-    question = Question((precision,), cases=tuple(case.name for case in cases))
+    # Against the golden alone: an operation that is wrong in both of a port's ways is one that they agree in.
+    question = Question((precision,), BOTH, cases=tuple(case.name for case in cases))
     entries = {case.name: case for case in cases}
     limit = question.limit(precision)
 

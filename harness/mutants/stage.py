@@ -18,7 +18,8 @@ from harness.mutants.batches import Batch, Rows
 from harness.mutants.criteria import LogitFigures, figures
 from harness.mutants.subject import EMBED, HEAD, INFINITE, Sight, Stage, Subject, sight_of
 from harness.run.port import Declarations
-from harness.run.session import CaseSession, GoldenSource, Judgement
+from harness.run.session import CaseSession, Judgement
+from harness.run.source import GoldenSource
 from harness.taps import Tap
 from harness.tolerances import Limit
 

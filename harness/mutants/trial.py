@@ -21,7 +21,7 @@ from harness.mutants.stage import StageTrial
 from harness.mutants.subject import EMBED, HEAD, Subject, Trial, subject
 from harness.run import precision as precisions
 from harness.run.progress import SILENT, Progress
-from harness.run.session import GoldenSource
+from harness.run.source import GoldenSource
 from harness.tolerances import Limit
 
 

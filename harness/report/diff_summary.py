@@ -77,7 +77,7 @@ def operations(diff: Diff, changes: Sequence[Change]) -> Iterator[Operation]:
             f"{where}{worst.mode}; {', '.join(dict.fromkeys(change.precision for change in group))}",
             _figure(worst.before),
             _figure(worst.after),
-            unit(worst.precision),
+            unit(worst.precision, worst.mode),
         )
 
 

@@ -64,7 +64,10 @@ def worst_first(report: Report) -> tuple[Finding, ...]:
 
 def _finding(report: Report, kind: str, results: Sequence[TapResult]) -> Finding:
     # Replay speaks about the operation alone; forward figures hold what came in from upstream as well.
-    results = [r for r in results if r.mode == "replay"] or results
+    # How two ways of running the same tokens differ says which operation it is only where nothing else does.
+    results = next(
+        filter(None, ([r for r in results if r.mode == mode] for mode in ("replay", "forward"))), results
+    )
     # Where its inputs were compared, a tap names its operation; elsewhere everything since the last one is in it.
     compared = _compared(report)
     results = [r for r in results if _names_operation(report, compared, r)] or results

@@ -8,6 +8,7 @@ from dataclasses import replace
 from junitparser import Error, Failure, TestCase
 
 from harness.comparison import TapResult
+from harness.report.agreement import agreement
 from harness.report.document import Report
 from harness.report.findings import worst_first
 from harness.report.junit_xml import legal, numbered, skipped, suites
@@ -65,3 +66,4 @@ def _what_is_wrong(report: Report) -> Iterator[str]:
     downstream = inherited(report)
     if downstream is not None:
         yield downstream
+    yield from agreement(report)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from harness.report import wording
+from harness.report.agreement import agreement
 from harness.report.document import Report
 from harness.report.findings import Finding, worst_first
 from harness.report.summary import UNCOMPARED, forward_logits, groups, logit_summary
@@ -48,6 +49,8 @@ def _sections(report: Report) -> Iterator[str]:
     downstream = wording.inherited(report)
     if downstream is not None:
         yield f"\n{text(downstream)}\n"
+    for sentence in agreement(report):
+        yield f"\n{text(sentence)}\n"
     yield _figures(report)
     if report.acceptance is not None:
         passed = "pass" if report.acceptance.passed else "fail"

@@ -11,7 +11,7 @@ import msgspec
 
 from harness.difference import STATUSES
 from harness.errors import UsageError
-from harness.golden import NOISE_KINDS
+from harness.modes import MODES
 from harness.report import audit_contradictions
 from harness.report.audit_document import Audit
 from harness.report.diff_document import Diff
@@ -94,8 +94,8 @@ def _of_check(report: Report) -> Iterable[tuple[str, object, object]]:
         place = f"{tap} in case {case}, {precision}, {mode}"
         if count > 1:
             yield place, "one result", f"{count} results"
-        if mode not in NOISE_KINDS:
-            yield place, f"mode {' or '.join(NOISE_KINDS)}", mode
+        if mode not in MODES:
+            yield place, f"mode {', '.join(MODES)}", mode
         if precision not in PRECISIONS or precision not in report.limits:
             yield place, "a known precision with its limits", f"limits for {', '.join(report.limits) or 'none'}"
     for r in report.results:

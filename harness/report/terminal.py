@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from harness.report.agreement import agreement
 from harness.report.document import Acceptance, Report
 from harness.report.findings import Finding, findings
 from harness.report.layout import print_parts, spaced, table
@@ -57,6 +58,8 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     downstream = inherited(report)
     if downstream is not None:
         yield spaced(Text(downstream), indent=2)
+    for sentence in agreement(report):
+        yield spaced(Text(sentence), indent=2)
     if report.looks_like is not None:
         yield spaced(Text.assemble(("looks like: ", "bold"), report.looks_like), indent=2)
     yield _summary(report)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.comparison import TapResult, Worst
+from harness.modes import unit_of
 from harness.report.acceptance import MAX_ABS, MEAN_ABS, POSITION_CORRELATION
 from harness.report.document import Acceptance, Report
 from harness.report.findings import Finding
@@ -13,6 +14,13 @@ from harness.report.summary import UNCOMPARED
 from harness.taps import kind_of
 
 NOT_FINITE = "NaN or infinity where the golden is finite"
+# By mode, what a finding rests on.
+BASIS = {
+    "replay": "wrong even on golden inputs",
+    "forward": "first to be wrong; not replayed",
+    "prefill": "where the calls through the cache and the port's own prefill part",
+    "alone": "where rows of a batch and their prompts alone part",
+}
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,7 @@ def folded(taps: Sequence[str], layers: int) -> str:
 def extent(finding: Finding) -> str:
     """In how many layers, on whose inputs, at which precisions."""
     where = f"in {len(finding.taps)} of {finding.layers} layers, " if finding.layers else ""
-    how = "wrong even on golden inputs" if finding.worst.mode == "replay" else "first to be wrong; not replayed"
-    return f"{where}{how}; {', '.join(finding.precisions)}"
+    return f"{where}{BASIS[finding.worst.mode]}; {', '.join(finding.precisions)}"
 
 
 def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
@@ -76,8 +83,8 @@ def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
     else:
         yield "rms error", times_noise(worst, report.limits[worst.precision].rms)
     if worst.worst is not None:
-        at = f"case {worst.case}, {worst.tap}, {index(worst.worst)}"
-        yield "worst at", f"{at}:  actual {actual(worst.worst)}, golden {worst.worst.golden:.6g}"
+        at = f"case {worst.case}, {worst.tap}, {index(worst)}"
+        yield "worst at", f"{at}:  actual {actual(worst.worst)}, {expected(worst)} {worst.worst.golden:.6g}"
     if finding.since:
         yield "operation", f"any after {some(finding.since)}: what is between was not compared in these cases"
     for sentence in finding.evidence:
@@ -89,17 +96,31 @@ def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
 def times_noise(result: TapResult, limit: float) -> str:
     """The rms multiple with its unit, its limit, and the relative error."""
     relative = "" if result.rel_rms is None else f"; {result.rel_rms:.1e} of the tap's own rms"
-    return f"{number(result.rms_multiple)} x {unit(result.precision)}   (up to {bound(limit)} allowed{relative})"
+    multiple = f"{number(result.rms_multiple)} x {unit(result.precision, result.mode)}"
+    return f"{multiple}   (up to {bound(limit)} allowed{relative})"
 
 
-def unit(precision: str) -> str:
+def unit(precision: str, mode: str = "forward") -> str:
     """What a noise multiple of 1 is."""
-    return "half an ulp" if precision == "float64" else f"PyTorch's own {precision} error"
+    twice = unit_of(mode) == 2
+    if precision == "float64":
+        return "an ulp" if twice else "half an ulp"
+    return f"{'twice ' if twice else ''}PyTorch's own {precision} error"
 
 
-def index(worst: Worst) -> str:
-    """The index of an element, dimension by dimension."""
-    return ", ".join(f"{dim} {i}" for dim, i in worst.index.items() if dim != "batch")
+def index(result: TapResult) -> str:
+    """The index of the worst element, dimension by dimension; its row where the case has several."""
+    assert result.worst is not None
+    places = {"row" if dim == "batch" else dim: i for dim, i in result.worst.index.items()}
+    return ", ".join(f"{dim} {i}" for dim, i in places.items() if dim != "row" or result.row is not None)
+
+
+def expected(result: TapResult) -> str:
+    """What the worst element was compared with."""
+    if result.mode == "prefill":
+        return "own prefill"
+    prompt = result.against[result.worst.index["batch"]] if result.worst and result.against else None
+    return f"golden of {prompt}" if prompt else "golden"
 
 
 def actual(worst: Worst) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from harness.run import matmul_audit
 from harness.run import precision as precisions
 from harness.run.coverage import covered, replayable, uncovered
 from harness.run.generation import continue_greedily
+from harness.run.passes import Pass, checkable, passes
 from harness.run.port import (
     Call,
     Declarations,
@@ -36,7 +37,9 @@ from harness.run.preflight import preflight
 from harness.run.progress import SILENT, Progress
 from harness.run.question import Question, select_cases
 from harness.run.reporting import Run, assemble
-from harness.run.session import CaseSession, Compared, GoldenSource, Judgement, unseen
+from harness.run.rows import rows_not_covered
+from harness.run.session import Compared, Judgement, unseen
+from harness.run.source import GoldenSource
 from harness.run.tracing.lift import CannotLift
 from harness.run.tracing.lifted_port import LiftedPort
 from harness.store import Golden, open_golden
@@ -83,7 +86,9 @@ class Checker:
         self._sources: dict[str, GoldenSource] = {}
         self.golden: Golden = open_golden(golden_path)
         try:
-            self.cases = select_cases(self.golden.manifest.cases, question.cases)
+            selected = select_cases(self.golden.manifest.cases, question.cases)
+            self.cases = checkable(self.golden, selected, question.modes)
+            self._outside = tuple(case.name for case in selected if case not in self.cases)
             model = self.golden.manifest.model.id
             self._checkpoint = checkpoint or embedded.checkpoint_beside(str(golden_path), model)
             self._config = preflight(self.golden, self._checkpoint, self.cases)
@@ -185,13 +190,17 @@ class Checker:
             self._settings[precision] = asdict(in_force)
             self._declared = declarations(port, Architecture.kinds())
             self._uncovered = dict.fromkeys(uncovered(self.cases, port, self._declared))
+            if "alone" in self.question.modes:
+                batches = covered(self.cases, port, self._declared)
+                self._uncovered |= dict.fromkeys(
+                    x for case in batches for x in rows_not_covered(self.golden, case)
+                )
             judgement = Judgement(self.question.limit(precision), self._declared, keep, watch or unseen)
             source, possible = self.source(precision), covered(cases, port, self._declared)
             sessions = [
-                CaseSession(source, case, mode, judgement)
+                one
                 for case in possible
-                for mode in modes
-                if mode == "forward" or replayable(case, self._declared)
+                for one in passes(source, case, modes, replayable(case, self._declared), judgement)
             ]
             sequences = [self._calls(port, session, precision) for session in sessions]
             progress.begin(precision, sum(session.expected for session in sessions))
@@ -222,12 +231,16 @@ class Checker:
             settings={p: self._settings[p] for p in precisions_seen},
             notes=tuple(dict.fromkeys(note for p in precisions_seen for note in self._notes[p])),
             not_lifted=self.not_lifted,
-            uncovered=tuple(self._uncovered),
+            uncovered=(*self._uncovered, *self._not_in_these_modes()),
             generations=tuple(
                 one for (case, p), one in self._generations.items() if case in cases_seen and p in precisions_seen
             ),
         )
         return assemble(self.golden, run, results)
+
+    def _not_in_these_modes(self) -> Iterator[str]:
+        if self._outside:
+            yield f"cases that mode {' and '.join(self.question.modes)} cannot check: {', '.join(self._outside)}"
 
     @property
     def not_lifted(self) -> tuple[str, ...]:
@@ -270,17 +283,20 @@ class Checker:
             self._loaded = (precision, port)
         return self._loaded[1]
 
-    def _calls(self, port: Port, session: CaseSession, precision: str) -> list[Call]:
-        """The calls of a case; the first has the cache, which is as long as the case and not a token longer."""
-        case = self.golden.case(session.case.name)
+    def _calls(self, port: Port, session: Pass, precision: str) -> list[Call]:
+        """The calls of a pass; the first has the cache, which is as long as the case and not a token longer.
+
+        One call is all tokens at once, without a cache.
+        """
+        case, taps = self.golden.case(session.case.name), session.calls()
         ids, positions = jnp.asarray(case.input_ids, jnp.int32), jnp.asarray(case.positions, jnp.int32)
-        if not session.case.cached:
-            return [Call(ids, positions, jnp.asarray(case.mask), None, session)]
+        if len(taps) == 1:
+            return [Call(ids, positions, jnp.asarray(case.mask), None, taps[0])]
         with blaming_the_port("init_cache"):
             cache = port.init_cache(case.batch, case.length, precisions.jax_dtype(precision))  # type: ignore[attr-defined]
         return [
             Call(ids[:, span], positions[:, span], filled(case.mask, span), None if span.start else cache, tap)
-            for span, tap in zip(case.spans, session.calls(), strict=True)
+            for span, tap in zip(case.spans, taps, strict=True)
         ]
 
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from harness.errors import UsageError
 from harness.golden import CaseEntry
+from harness.modes import MODES
 from harness.selecting import select
 from harness.tolerances import PRECISIONS, Limit, limit
 
-MODES = ("forward", "replay")
+# Names for several modes. `both` are those that compare every tap of every case.
+BOTH = ("forward", "replay")
+SEVERAL = {"all": MODES, "both": BOTH}
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Question:
 
     Attributes:
         precisions: any of float64, float32, bfloat16.
-        modes: `forward`, `replay` or both.
+        modes: any of `harness.modes`. A case is checked in those that it allows.
         cases: glob patterns of case names; none means all.
         limit_rms, limit_max: the user's own limits, in noise multiples.
         lift: in float64, lift the narrower floats that are hard-coded in the port.
@@ -39,12 +42,24 @@ class Question:
         """Refuse what cannot be asked.
 
         Raises:
-            UsageError: nothing is asked for, an unknown precision, or a limit that is not a positive number.
+            UsageError: nothing is asked for, an unknown precision or mode, a limit that is not a positive number.
         """
         for precision in self.precisions:
             self.limit(precision)
+        for mode in self.modes:
+            if mode not in MODES:
+                raise UsageError(
+                    "unknown mode",
+                    where="--mode",
+                    expected=", ".join((*SEVERAL, *MODES)),
+                    found=mode,
+                    hint="for example --mode forward,replay",
+                )
         if not self.precisions or not self.modes:
-            raise UsageError("nothing is to be checked", hint=f"--precision takes {', '.join(PRECISIONS)}")
+            raise UsageError(
+                "nothing is to be checked",
+                hint=f"--precision takes {', '.join(PRECISIONS)}, --mode {', '.join((*SEVERAL, *MODES))}",
+            )
 
     def limit(self, precision: str) -> Limit:
         """The limit in force at a precision."""
@@ -56,12 +71,16 @@ STANDARD = Question()
 
 def parse_precisions(text: str) -> tuple[str, ...]:
     """`float64, float32` as a tuple, each once. `Question.check` refuses what is unknown."""
-    return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+    return _listed(text)
 
 
 def parse_modes(text: str) -> tuple[str, ...]:
-    """`both`, or one of the modes."""
-    return MODES if text == "both" else (text,)
+    """`all`, `both`, or a list of modes, each once. `Question.check` refuses what is unknown."""
+    return tuple(dict.fromkeys(mode for name in _listed(text) for mode in SEVERAL.get(name, (name,))))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
 
 
 def select_cases(cases: Sequence[CaseEntry], patterns: Sequence[str]) -> tuple[CaseEntry, ...]:

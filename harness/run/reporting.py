@@ -13,10 +13,11 @@ import jax
 from harness.comparison import TapResult
 from harness.generation import Continuation
 from harness.golden import CaseEntry
+from harness.modes import MODES
 from harness.report.acceptance import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.run.port import Declarations
-from harness.run.question import MODES, Question
+from harness.run.question import Question
 from harness.store import Golden
 from harness.taps import kind_of, recorded_inputs
 from harness.tolerances import PRECISIONS, Limit

@@ -1,4 +1,4 @@
-"""One case in one mode: hands goldens to the port, takes its values, and compares them as they come.
+"""One case in one pass: hands goldens to the port, takes its values, and compares them as they come.
 
 Nothing is kept: a value is compared when it arrives (the values of several calls, when the last has come) and then
 dropped, so that memory holds one stage's taps.
@@ -6,9 +6,9 @@ dropped, so that memory holds one stage's taps.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -19,82 +19,10 @@ from harness.corpus import spans_of
 from harness.golden import CaseEntry
 from harness.run.calls import CallSession, joined, misshapen
 from harness.run.port import Declarations
-from harness.run.precision import round_to
-from harness.run.recent import Recent
+from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction, fired_twice, handed_on, refuse_tracer
-from harness.store import Golden
-from harness.taps import CACHE_KINDS, FULL_KINDS, Tap, name_of, recorded_inputs
+from harness.taps import CACHE_KINDS, Tap, name_of, recorded_inputs
 from harness.tolerances import Limit
-
-# Forward and replay of a case ask for the same taps one after the other: layer by layer, or where a port runs as a
-# whole, all of them. In float64 this is a layer of 600 tokens of a 7B, or 20 tokens of all its layers.
-CACHED_BYTES = 512 * 2**20
-
-
-class GoldenSource:
-    """Golden values at one precision, each read and verified once for forward and replay together.
-
-    Args:
-        keep: how many bytes of the latest values to keep, in float64 and as many again at the precision.
-    """
-
-    def __init__(self, golden: Golden, precision: str, keep: int = CACHED_BYTES) -> None:
-        self.golden = golden
-        self.precision = precision
-        self.taps: Mapping[str, Tap] = {tap.name: tap for tap in golden.manifest.taps}
-        self.truth = Recent(golden.tap, keep)
-        self.rounded = Recent(self._rounded, keep)
-        self._noise = functools.cache(self._all_noise)
-        self._typical = functools.cache(self._median_noise)
-        self.scope = functools.cache(self._scope)
-
-    def forget(self) -> None:
-        """Release all values."""
-        self.truth.forget()
-        self.rounded.forget()
-
-    def _rounded(self, case: str, tap: str) -> Num[np.ndarray, "..."]:
-        """Truth at the precision, over all positions of the case; NaN at padding, and where none is kept.
-
-        There the port's own values go on: what it makes of padding must not reach real tokens.
-        """
-        value = round_to(self.truth(case, tap), self.precision)
-        entry, the = self.golden.manifest.case(case), self.taps[tap]
-        axis = the.position_axis
-        if not (real := self.golden.case(case).mask).all():
-            shape = [size if at in (0, axis) else 1 for at, size in enumerate(value.shape)]
-            return np.where(real.reshape(shape), value, np.array(np.nan, value.dtype))
-        if not entry.kept or the.kind in FULL_KINDS:
-            return value
-        shape = list(value.shape)
-        shape[axis] = entry.shape[1]
-        whole = np.full(shape, np.nan, value.dtype)
-        np.moveaxis(whole, axis, 0)[list(entry.kept)] = np.moveaxis(value, axis, 0)
-        return whole
-
-    def _scope(self, case: str) -> Scope:
-        """The tokens of a case that are compared: no padding, and the kept ones where only some are."""
-        entry = self.golden.manifest.case(case)
-        positions = np.asarray(entry.kept or range(entry.shape[1]))
-        return Scope(self.golden.case(case).mask[:, positions], positions, entry.calls)
-
-    def noise(self, case: CaseEntry, mode: str, tap: str) -> Noise | None:
-        """PyTorch's own error at a tap; None at float64, for which none is recorded."""
-        if self.precision == "float64":
-            return None
-        return Noise(self._noise(mode)[case.name][case.taps.index(tap)], self._typical(mode)[tap])
-
-    def _all_noise(self, mode: str) -> dict[str, Float[np.ndarray, "tap 2 batch position"]]:
-        cases = self.golden.manifest.cases
-        return {case.name: self.golden.noise(case.name, self.precision, mode) for case in cases}
-
-    def _median_noise(self, mode: str) -> dict[str, Float[np.ndarray, "2"]]:
-        """By tap, the median over the positions of every case: a selection of cases changes no verdict."""
-        by_tap: dict[str, list[np.ndarray]] = {}
-        for case in self.golden.manifest.cases:
-            for tap, noise in zip(case.taps, self._noise(mode)[case.name], strict=True):
-                by_tap.setdefault(tap, []).append(noise[:, self.scope(case.name).counted])
-        return {tap: np.median(np.concatenate(noise, axis=1), axis=1) for tap, noise in by_tap.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,17 +62,46 @@ class Judgement:
     watch: Callable[[Compared], None] = unseen
 
 
-class CaseSession:
-    """The tap of one case in one mode. Implements `harness.run.tapping.Session`."""
+class Further(Protocol):
+    """What the same values are compared with besides the case's golden."""
 
-    def __init__(self, source: GoldenSource, case: CaseEntry, mode: str, judgement: Judgement) -> None:
+    @property
+    def mode(self) -> str: ...
+
+    def wants(self, tap: Tap) -> bool:
+        """Whether there is something to compare this tap with."""
+        ...
+
+    def result(self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str) -> TapResult:
+        """Compare a tap's value over all tokens of the case; of a cache, what it holds after the last call."""
+        ...
+
+
+class CaseSession:
+    """The tap of one case, on its own activations or replaying. Implements `harness.run.tapping.Session`.
+
+    Args:
+        mode: `forward` or `replay`.
+        further: what else the values are compared with.
+        golden_too: whether they are compared with the case's golden at all.
+    """
+
+    def __init__(
+        self,
+        source: GoldenSource,
+        case: CaseEntry,
+        mode: str,
+        judgement: Judgement,
+        further: Sequence[Further] = (),
+        golden_too: bool = True,
+    ) -> None:
         self.replaying = mode == "replay"
         self._source = source
         self.case = case
         self._mode = mode
         self._judgement = judgement
-        without = judgement.declared.without
-        self._wanted = {n: source.taps[n] for n in case.taps if source.taps[n].kind not in without}
+        self._further, self._golden_too = tuple(further), golden_too
+        self._wanted = wanted_taps(source, case, judgement.declared)
         self._by_stage: dict[str, list[Tap]] = {}
         for tap in self._wanted.values():
             if tap.name != "logits":  # the check itself taps what forward returns
@@ -157,7 +114,7 @@ class CaseSession:
     @property
     def expected(self) -> int:
         """How many comparisons this session makes where the port keeps its contract."""
-        return len(self._wanted)
+        return sum(len(self._modes(tap)) for tap in self._wanted.values())
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         """Compare a value; in replay, hand back the golden."""
@@ -204,7 +161,13 @@ class CaseSession:
                 result = place.result("missing", "tapped in every call", f"not tapped in call {came}")
             else:
                 result = place.result("missing", "tapped once", "never tapped")
-            self._judgement.sink(result)
+            for mode in self._modes(tap):
+                self._judgement.sink(replace(result, mode=mode))
+
+    def _modes(self, tap: Tap) -> tuple[str, ...]:
+        """The modes in which a tap is compared."""
+        own = (self._mode,) if self._golden_too else ()
+        return (*own, *(other.mode for other in self._further if other.wants(tap)))
 
     def _compare(self, name: str, *values: jax.Array | np.ndarray) -> None:
         """Compare a tap's values, one for each call."""
@@ -213,27 +176,52 @@ class CaseSession:
         self._seen.add(name)
         tap = self._source.taps.get(name)
         if tap is None:
-            invented = Place(self.case.name, self._source.precision, self._mode, Tap(name, (), ()))
+            mode = self._mode if self._golden_too else self._further[0].mode
+            invented = Place(self.case.name, self._source.precision, mode, Tap(name, (), ()))
             self._judgement.sink(invented.result("extra", "a tap of the golden", f"a tap called {name}"))
             return
         if name not in self._wanted:
             return  # not recorded at this case's level, or declared as not exposed
-        self._judgement.sink(self._result(tap, [np.asarray(value) for value in values]))
+        for result in self._results(tap, [np.asarray(value) for value in values]):
+            self._judgement.sink(result)
 
-    def _result(self, tap: Tap, values: list[np.ndarray]) -> TapResult:
-        truth = self._source.truth(self.case.name, tap.name)
-        if not self.case.cached:
-            return self._compared(tap, self._kept(tap, values[0]), self._kept(tap, truth))
-        place = self._place(tap)
+    def _results(self, tap: Tap, values: list[np.ndarray]) -> Iterator[TapResult]:
+        refusal = self._refusal(tap, values) if self.case.cached else None
+        if refusal is not None:
+            yield from (replace(refusal, mode=mode) for mode in self._modes(tap))
+            return
+        whole = self._whole(tap, values)
+        if self._golden_too:
+            yield self._result(tap, values, whole)
+        for other in self._further:
+            if other.wants(tap):
+                yield other.result(tap, whole, self._dtype(tap.kind))
+
+    def _refusal(self, tap: Tap, values: list[np.ndarray]) -> TapResult | None:
+        """Why the values of several calls do not fit together; None where they do."""
+        place, shape = self._place(tap), self._source.truth(self.case.name, tap.name).shape
         dtypes = {value.dtype.name for value in values}
         if len(dtypes) > 1:
             return place.result("dtype", "one dtype in all calls", " and ".join(sorted(dtypes)))
-        wrong = misshapen(tap, values, self._spans, truth.shape)
+        wrong = misshapen(tap, values, self._spans, shape)
         if wrong is not None:
-            return place.result("shape", f"{truth.shape} [{', '.join(tap.dims)}] over all calls", wrong)
+            return place.result("shape", f"{shape} [{', '.join(tap.dims)}] over all calls", wrong)
+        return None
+
+    def _whole(self, tap: Tap, values: list[np.ndarray]) -> np.ndarray:
+        """The value over all tokens; of a cache, what it holds after the last call."""
+        if not self.case.cached:
+            return values[0]
+        length = self.case.shape[1]
+        return values[-1][:, :length] if tap.kind in CACHE_KINDS else joined(tap, values, length)
+
+    def _result(self, tap: Tap, values: list[np.ndarray], whole: np.ndarray) -> TapResult:
+        truth = self._source.truth(self.case.name, tap.name)
+        if not self.case.cached:
+            return self._compared(tap, self._kept(tap, whole), self._kept(tap, truth))
         if tap.kind in CACHE_KINDS:
             return self._worst_of_cache(tap, values, truth)
-        return self._compared(tap, joined(tap, values, self.case.shape[1]), truth)
+        return self._compared(tap, whole, truth)
 
     def _worst_of_cache(self, tap: Tap, values: list[np.ndarray], truth: np.ndarray) -> TapResult:
         """A cache is compared after every call, up to the slots that are filled; the worst is the result."""
@@ -268,6 +256,11 @@ class CaseSession:
         """A port may be wider than the precision by design; nothing is wider than float64."""
         precision = self._source.precision
         return precision if precision == "float64" else self._judgement.declared.dtypes.get(kind, precision)
+
+
+def wanted_taps(source: GoldenSource, case: CaseEntry, declared: Declarations) -> dict[str, Tap]:
+    """The taps of a case that the port has to hand over."""
+    return {n: source.taps[n] for n in case.taps if source.taps[n].kind not in declared.without}
 
 
 def _spanning(source: GoldenSource, case: CaseEntry, declared: Declarations) -> frozenset[str]:

@@ -44,7 +44,7 @@ class CheckGolden:
             weights: the golden's checkpoint.
             precision: one or several of float64, float32, bfloat16.
             cases: glob patterns of case names; none means all.
-            mode: forward, replay or both.
+            mode: forward, replay, prefill, alone, several of them with commas, both (the first two), or all.
             limit_rms, limit_max: limits of your own, in noise multiples.
             lift: in float64, lift the float32 that is hard-coded in the port.
             allow_reduced_precision: check float32 as it is deployed; the report's notes say so.

@@ -40,7 +40,7 @@ class Settings:
         weights: the checkpoint; None means beside the golden.
         precision: comma-separated.
         cases: glob patterns of case names; none means all.
-        mode: forward, replay or both.
+        mode: comma-separated modes, both, or all.
         limit_rms, limit_max: the user's own limits, in noise multiples.
         lift, allow_reduced_precision: see `harness.run.question.Question`.
     """
@@ -101,9 +101,9 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--golden-mode",
         dest=f"{PREFIX}mode",
-        choices=["both", "forward", "replay"],
-        default="both",
-        help="on the port's own activations, on golden inputs, or both",
+        default="all",
+        metavar="LIST",
+        help="comma-separated: forward, replay (both: the two), prefill, alone; all by default",
     )
     for name, what in (("rms", "rms"), ("max", "max-abs")):
         group.addoption(

@@ -98,6 +98,15 @@ def test_a_long_profile_keeps_its_largest_value_per_bin_and_says_so():
     assert "share" not in by_position(build(result("layers.0.q")), "float32", "replay").note
 
 
+def test_padding_is_not_compared_and_what_is_not_finite_is_beyond():
+    padded = result("layers.0.q", profile=(None, 1.0))
+    heat = by_position(build(padded), "float32", "replay")
+    assert [cell.text for cell in dict(heat.rows)["0"]] == ["–", "1"]
+    broken = replace(result("layers.0.q", verdict="introduced", profile=(1.0, None)), rms_multiple=None)
+    heat = by_position(build(padded, replace(broken, case="b")), "float32", "replay")
+    assert [cell.text for cell in dict(heat.rows)["0"]] == ["1", "▲NaN"]
+
+
 def test_the_ladder_keeps_the_distances():
     limits = LimitEntry(4.0, 8.0, "measured", 4e4)
     found = ladder("float32", "noise", limits, [Measured("this port", 400.0, "here")])

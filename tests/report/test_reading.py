@@ -38,6 +38,14 @@ def test_a_saved_report_comes_back_as_it_was(saved, report):
     assert read_report(saved(encode(report))) == report
 
 
+def test_a_report_from_before_there_were_rows_and_own_prefills_is_read(saved):
+    document = json.loads(encode(REPORT))
+    for found in document["results"]:
+        for name in ("row", "wrong_rows", "against"):
+            del found[name]
+    assert read_report(saved(document)) == REPORT
+
+
 @pytest.mark.parametrize("content", [b"", b"not json", b"\xff\xfe", encode(REPORT)[:-100], encode(REPORT) + b"}"])
 def test_what_is_not_whole_json_is_refused(saved, content):
     assert "the report is not JSON" in refusal(saved(content))
@@ -105,7 +113,7 @@ MATCHING = next(i for i, r in enumerate(REPORT.results) if r.verdict == "match")
         (lambda d: d.update(results=[], verdict="match"), ("expected: diverged",)),
         (lambda d: d.update(limits={}), ("a known precision with its limits",)),
         (lambda d: d["results"][0].update(precision="float8"), ("a known precision with its limits",)),
-        (lambda d: d["results"][0].update(mode="backward"), ("mode forward or replay",)),
+        (lambda d: d["results"][0].update(mode="backward"), ("mode forward, replay, prefill, alone",)),
         (lambda d: d["results"][0].update(verdict="diverged"), ("a judged verdict",)),
         (lambda d: d["results"][0].update(tap="layers.9.q"), ("layers.9.q", "a tap of the golden")),
         (lambda d: d["results"][MATCHING].update(rms_multiple=4.01), ("rms_multiple up to 4", "found:    4.01")),

@@ -29,7 +29,7 @@ from harness.run.checker import filled
 from harness.run.decoder import Decoder
 from harness.run.port import Call
 from harness.run.precision import in_force, jax_dtype
-from harness.run.session import GoldenSource
+from harness.run.source import GoldenSource
 from harness.run.tapping import handed_on
 from harness.taps import CACHE_KINDS, Tap, kind_of
 

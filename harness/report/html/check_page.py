@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from harness.comparison import Flip, TapResult
 from harness.report import wording
+from harness.report.agreement import agreement
 from harness.report.document import Report
 from harness.report.findings import Finding, worst_first
 from harness.report.html import heatmap, scale
@@ -76,6 +77,7 @@ def html(report: Report) -> str:
         uncompared=tuple(wording.uncompared(report)),
         details=tuple(details(report)),
         inherited=wording.inherited(report),
+        agreement=agreement(report),
         ladders=tuple(ladders(report)),
         groups=groups(report),
         maps=tuple(maps(report)),

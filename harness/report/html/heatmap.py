@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from harness.comparison import TapResult
+from harness.modes import MODES
 from harness.report.document import Report
 from harness.report.html.scale import short, step
 from harness.report.summary import UNCOMPARED, multiple
@@ -71,12 +72,12 @@ def by_position(report: Report, precision: str, mode: str) -> HeatMap:
     for stage in dict.fromkeys(map(_stage, report.taps)):
         largest: list[tuple[float, TapResult] | None] = [None] * len(spans)
         for r in (r for r in results if _stage(r.tap) == stage):
-            profile = [math.inf if value is None else value for value in r.profile]
+            # Nothing is compared at padding: None is not finite only in a result that has such a value at all.
+            gap = math.inf if r.rms_multiple is None else -math.inf
+            profile = [gap if value is None else value for value in r.profile]
             for column, (start, stop) in enumerate(spans):
-                if start >= len(profile):
-                    break
-                here, before = max(profile[start:stop]), largest[column]
-                if before is None or here > before[0]:
+                here, before = max(profile[start:stop], default=-math.inf), largest[column]
+                if here > (-math.inf if before is None else before[0]):
                     largest[column] = here, r
         cells = (_position_cell(found, span, limit) for found, span in zip(largest, spans, strict=True))
         rows.append((_label(stage), tuple(cells)))
@@ -139,4 +140,4 @@ def _label(stage: str) -> str:
 def modes(report: Report, precision: str) -> Iterable[str]:
     """The modes checked at a precision; replay first, since it says where."""
     found = {r.mode for r in report.results if r.precision == precision}
-    return (mode for mode in ("replay", "forward") if mode in found)
+    return (mode for mode in sorted(MODES, key=lambda mode: mode != "replay") if mode in found)

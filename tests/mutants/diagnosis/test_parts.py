@@ -21,7 +21,8 @@ from harness.mutants.diagnosis.match import match, share
 from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.precision import hard_coded, telling
 from harness.run.precision import in_force
-from harness.run.session import Compared, GoldenSource
+from harness.run.session import Compared
+from harness.run.source import GoldenSource
 from harness.store import open_golden
 from harness.taps import Tap
 from harness.tolerances import limit

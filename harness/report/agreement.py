@@ -1,0 +1,89 @@
+"""What two ways of running the same tokens say about each other: which of them is to blame, and which is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from harness.comparison import TapResult
+from harness.report.calls import call_name
+from harness.report.document import Report
+from harness.report.summary import UNCOMPARED
+
+OWN_PREFILL = "the port's own prefill of the same tokens"
+Cells = Mapping[tuple[str, str, str], Sequence[TapResult]]  # by case, precision, mode; taps in data-flow order
+
+
+def agreement(report: Report) -> tuple[str, ...]:
+    """A sentence for all cases and precisions of which the same can be said; none where nothing is wrong."""
+    cells = _cells(report)
+    said: dict[tuple[str, str], list[str]] = {}
+    for case, precision, mode in cells:
+        sentence = None
+        if mode == "prefill":
+            sentence = _of_prefill(cells, case, precision)
+        elif mode == "alone":
+            sentence = _of_rows(cells, case, precision)
+        if sentence is not None:
+            said.setdefault((case, sentence), []).append(precision)
+    cases: dict[tuple[str, str], list[str]] = {}
+    for (case, sentence), precisions in said.items():
+        cases.setdefault((sentence, ", ".join(precisions)), []).append(case)
+    return tuple(f"{', '.join(names)}: {sentence} ({where})" for (sentence, where), names in cases.items())
+
+
+def _cells(report: Report) -> Cells:
+    order = {name: place for place, name in enumerate(report.taps)}
+    cells: dict[tuple[str, str, str], list[TapResult]] = {}
+    for r in sorted(report.results, key=lambda r: order.get(r.tap, len(order))):
+        if r.verdict not in UNCOMPARED:
+            cells.setdefault((r.case, r.precision, r.mode), []).append(r)
+    return cells
+
+
+def _of_prefill(cells: Cells, case: str, precision: str) -> str | None:
+    """Whether the calls through a cache do what the port does without one."""
+    differs = _wrong(cells[case, precision, "prefill"])
+    forward = cells.get((case, precision, "forward"), ())
+    if not differs:
+        return f"agrees with {OWN_PREFILL}: the cache path is not to blame" if _wrong(forward) else None
+    start = min((r.since_call for r in differs if r.since_call is not None), default=0)
+    since = f" from {call_name(differs[0].calls, start)} on" if start else ""
+    if not forward:
+        blame = "one of the two is wrong"
+    elif _wrong(forward):
+        blame = "the cache path is to blame"
+    else:
+        blame = "the calls through the cache match the golden, so it is the prefill without one that is wrong"
+    return f"differs from {OWN_PREFILL}{since}, first at {differs[0].tap}: {blame}"
+
+
+def _of_rows(cells: Cells, case: str, precision: str) -> str | None:
+    """Whether the rows of a batch are what their prompts are alone."""
+    results = cells[case, precision, "alone"]
+    differs = _wrong(results)
+    if not differs:
+        return None
+    prompts = {row: name for r in results for row, name in enumerate(r.against) if name is not None}
+    wrong = sorted({row for r in differs for row in r.wrong_rows})
+    right = [row for row in prompts if row not in wrong]
+    alone = [cells.get((prompts[row], precision, "forward"), ()) for row in wrong]
+    if not all(alone):
+        blame = ""
+    elif not any(map(_wrong, alone)):
+        blame = ": alone the port gets them right, so the padding or the batch is to blame"
+    elif all(map(_wrong, alone)):
+        blame = ": alone the port gets them wrong too, so the batch is not to blame"
+    else:
+        blame = ": alone the port gets some of them wrong too"
+    agrees = f"; {_rows(right, prompts)} agrees" if len(right) == 1 else ""
+    agrees = f"; {_rows(right, prompts)} agree" if len(right) > 1 else agrees
+    verb = "differs from its prompt" if len(wrong) == 1 else "differ from their prompts"
+    return f"{_rows(wrong, prompts)} {verb} recorded alone, first at {differs[0].tap}{agrees}{blame}"
+
+
+def _wrong(results: Sequence[TapResult]) -> list[TapResult]:
+    return [r for r in results if r.verdict != "match"]
+
+
+def _rows(rows: Sequence[int], prompts: Mapping[int, str]) -> str:
+    return f"row{'s' if len(rows) > 1 else ''} {', '.join(f'{row} ({prompts[row]})' for row in rows)}"

@@ -1,0 +1,128 @@
+"""Mode `alone`: each row of a batch against the golden of the prompt that has the very same tokens.
+
+The prompts' goldens are laid out as the batch is, so that one comparison sees all rows. A row's padding is not
+compared; as a key of `probs` it gets the weight 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from harness.comparison import Noise, Place, Scope, TapResult, compare
+from harness.corpus import Case
+from harness.golden import CaseEntry
+from harness.run.source import GoldenSource
+from harness.store import Golden
+from harness.taps import CACHE_KINDS, Tap, kind_of
+from harness.tolerances import Limit
+
+
+def prompts_of(golden: Golden, entry: CaseEntry) -> tuple[CaseEntry | None, ...]:
+    """For each row of a batch the prompt with the same token ids at the same positions, recorded the deepest.
+
+    None where the golden has no such prompt, or keeps only some of its positions; no rows where the case is no
+    batch.
+    """
+    if entry.shape[0] == 1 or entry.kept:
+        return ()
+    batch = golden.case(entry.name)
+    single = [case for case in golden.manifest.cases if case.shape[0] == 1 and not (case.cached or case.kept)]
+    return tuple(_same(golden, single, batch, row) for row in range(batch.batch))
+
+
+def _same(golden: Golden, single: list[CaseEntry], batch: Case, row: int) -> CaseEntry | None:
+    real = batch.mask[row]
+    ids, positions = batch.input_ids[row][real], batch.positions[row][real]
+    found = [
+        entry
+        for entry in single
+        if entry.shape[1] == len(ids)
+        and np.array_equal(golden.case(entry.name).input_ids[0], ids)
+        and np.array_equal(golden.case(entry.name).positions[0], positions)
+    ]
+    return max(found, key=lambda entry: len(entry.taps), default=None)
+
+
+def rows_not_covered(golden: Golden, entry: CaseEntry) -> Iterator[str]:
+    """What mode `alone` cannot say about a batch, and why."""
+    prompts = prompts_of(golden, entry)
+    missing = [row for row, prompt in enumerate(prompts) if prompt is None]
+    if missing:
+        yield f"{_rows(missing)} of {entry.name} alone: no prompt of the golden has their token ids"
+    taps = {tap for tap in entry.taps if kind_of(tap) not in CACHE_KINDS}
+    shallow = {row: prompt for row, prompt in enumerate(prompts) if prompt is not None and taps - {*prompt.taps}}
+    if shallow:
+        names = ", ".join(f"{prompt.name} at {prompt.level}" for prompt in shallow.values())
+        yield f"operations of {_rows(list(shallow))} of {entry.name} alone: recorded less deep there ({names})"
+
+
+def _rows(rows: list[int]) -> str:
+    return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows))}"
+
+
+@dataclass(frozen=True, eq=False)
+class AloneGolden:
+    """The prompts' goldens as the rows of a batch, at one precision."""
+
+    source: GoldenSource
+    entry: CaseEntry
+    prompts: tuple[CaseEntry | None, ...]
+    limit: Limit
+    mode: ClassVar[str] = "alone"
+
+    def wants(self, tap: Tap) -> bool:
+        """Whether a prompt has this tap: a prompt has no cache."""
+        return tap.kind not in CACHE_KINDS and any(self._against(tap))
+
+    def result(self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str) -> TapResult:
+        """Compare the batch's value, of all calls together, with the rows' prompts."""
+        place = Place(self.entry.name, self.source.precision, self.mode, tap)
+        truth, noise, scope = self._truth(tap), self._noise(tap), self._scope(tap)
+        found = compare(place, actual, truth, noise, self.limit, dtype, scope)
+        return replace(found, against=self._against(tap))
+
+    def _against(self, tap: Tap) -> tuple[str | None, ...]:
+        return tuple(p.name if p is not None and tap.name in p.taps else None for p in self.prompts)
+
+    def _rows(self, tap: Tap) -> Iterator[tuple[int, CaseEntry, np.ndarray]]:
+        """The rows that are compared: (row, prompt, where its tokens are)."""
+        mask = self.source.golden.case(self.entry.name).mask
+        for row, prompt in enumerate(self.prompts):
+            if prompt is not None and tap.name in prompt.taps:
+                yield row, prompt, np.flatnonzero(mask[row])
+
+    def _truth(self, tap: Tap) -> Float[np.ndarray, "..."]:
+        batch, length = self.entry.shape
+        rows = [(row, self.source.truth(p.name, tap.name)[0], tokens) for row, p, tokens in self._rows(tap)]
+        own = dict(zip(tap.dims[1:], rows[0][1].shape, strict=True)) | {"position": length, "key": length}
+        truth = np.zeros((batch, *(own[dim] for dim in tap.dims[1:])))
+        for row, value, tokens in rows:
+            places = [tokens if dim in ("position", "key") else np.arange(own[dim]) for dim in tap.dims[1:]]
+            truth[row][np.ix_(*places)] = value
+        return truth
+
+    def _noise(self, tap: Tap) -> Noise | None:
+        """PyTorch's own error in the prompts; over more keys the same error has a smaller rms."""
+        batch, length = self.entry.shape
+        recorded, typical = np.zeros((2, batch, length)), None
+        for row, prompt, tokens in self._rows(tap):
+            noise = self.source.noise(prompt, "forward", tap.name)
+            if noise is None:
+                return None
+            recorded[:, row, tokens] = noise.recorded[:, 0]
+            if "key" in tap.dims:
+                recorded[0, row] *= np.sqrt(len(tokens) / length)
+            typical = noise.typical
+        assert typical is not None
+        return Noise(recorded, typical)
+
+    def _scope(self, tap: Tap) -> Scope:
+        counted = np.zeros(self.entry.shape, bool)
+        for row, _, tokens in self._rows(tap):
+            counted[row, tokens] = True
+        return Scope(counted, np.arange(self.entry.shape[1]), self.entry.calls)
