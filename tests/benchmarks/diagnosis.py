@@ -28,8 +28,8 @@ from tests.second_port.later_bugs import LATER
 
 CASES = ("hello", "one-to-five", "multi-token")
 WITH_CACHE = ("one-to-five", "decode", "chunked")
-# The search had been changed for the first set, and not yet for the others, when each was first tried.
-SETS = (("before the search", BUGS), ("after the search", LATER), ("after all changes to it", FRESH))
+# The search was changed after each set had first been tried; what it said at first sight is in the bugs' modules.
+SETS = (("before the search", BUGS), ("after it", LATER), ("last", FRESH))
 RIGHT, NO_NAME, WRONG = "right", "no name", "WRONG NAME"
 
 
