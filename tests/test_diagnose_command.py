@@ -75,13 +75,28 @@ def test_a_check_that_passes_says_nothing_about_bugs(tmp_path):
     assert json.loads(file.read_text())["looks_like"] is None
 
 
-def test_a_diagnosis_that_breaks_does_not_take_the_report_with_it(monkeypatch):
+def test_a_diagnosis_that_breaks_does_not_take_the_report_with_it_and_says_why(monkeypatch, tmp_path):
     def breaks(*_, **__):
-        raise RuntimeError("boom")
+        raise TypeError("boom\nin a second line")
 
     monkeypatch.setattr("harness.mutants.diagnosis.hint.observe", breaks)
-    result = goldens("check", "--port", "tests.second_port.ports:Interleaved", *FAST)
+    file = tmp_path / "report.json"
+    result = goldens("check", "--port", "tests.second_port.ports:Interleaved", *FAST, "--json", file)
     assert result.exit_code == 1, result.output
     assert "introduced at  layers.*.q_rope" in result.stdout
-    assert "`goldens diagnose --port tests.second_port.ports:Interleaved` looks for the bug" in result.stdout
-    assert "boom" not in result.output
+    said = (
+        "unknown, diagnosis failed: TypeError: boom; "
+        "`goldens diagnose --port tests.second_port.ports:Interleaved` shows it"
+    )
+    assert f"looks like: {said}" in " ".join(result.stdout.split())
+    assert json.loads(file.read_text())["looks_like"] == said
+
+
+def test_a_diagnosis_that_is_interrupted_is_interrupted(monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.mutants.diagnosis.hint.observe", interrupted)
+    result = goldens("check", "--port", "tests.second_port.ports:Interleaved", *FAST)
+    assert result.exit_code == 130, result.output
+    assert "introduced at" not in result.stdout

@@ -12,6 +12,8 @@ from harness.report.diagnosis import Diagnosis, Operation, Suspect, suspect_name
 from harness.report.layout import print_parts, spaced
 from harness.report.wording import some
 
+NOTHING_INTRODUCED = "every operation is right on golden inputs: small errors add up, and no formula is wrong"
+
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
     print_parts(_parts(diagnosis), console)
@@ -28,6 +30,8 @@ def _parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
     yield head
     if diagnosis.verdict == "match":
         yield spaced(Text.assemble(("PASS", "bold green"), "  nothing to diagnose"))
+    elif not diagnosis.operations:
+        yield spaced(Text.assemble(("FAIL", "bold red"), "  ", NOTHING_INTRODUCED))
     for operation in diagnosis.operations:
         yield spaced(_operation(operation, str(diagnosis.precision)))
 

@@ -74,7 +74,8 @@ class Report:
         notes: what a reader has to know about how the port was run, such as a waived precision setting.
         taps: every tap of the golden, in data-flow order, with the taps that feed it.
         not_covered: what this check says nothing about, and why.
-        looks_like: the known bug that the first wrong operation looks like, or the command that says it.
+        looks_like: the known bug that the first wrong operation looks like, or the command that says it; where the
+            diagnosis failed, why.
     """
 
     schema: Literal[1]

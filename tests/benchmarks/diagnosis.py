@@ -1,8 +1,9 @@
 """The README's figures on diagnosis: every bug of the second port, named or not.
 
-    python -m tests.benchmarks.diagnosis [--bug GLOB] [--precision float64,float32]
+    python -m tests.benchmarks.diagnosis [--bug GLOB] [--precision float64,float32,bfloat16] [--markdown]
 
-A bug of the catalogue is right where the first name is its own; one of no catalogue where there is none.
+A bug of the catalogue is right where the first name is its own; one of no catalogue where there is none. Each
+precision is measured by itself. One line a bug as it is done, on stderr; the figures on stdout.
 """
 
 from __future__ import annotations
@@ -10,14 +11,11 @@ from __future__ import annotations
 import fnmatch
 import statistics
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from harness import embedded
 from harness.mutants.diagnosis.diagnose import diagnose
@@ -25,10 +23,14 @@ from harness.report.diagnosis import Diagnosis, suspect_name
 from harness.run.checker import Checker
 from harness.run.question import Question
 from tests.second_port.bugs import BUGS, Bug
+from tests.second_port.fresh_bugs import FRESH
 from tests.second_port.later_bugs import LATER
 
 CASES = ("hello", "one-to-five", "multi-token")
 WITH_CACHE = ("one-to-five", "decode", "chunked")
+# The search was changed after each set had first been tried; what it said at first sight is in the bugs' modules.
+SETS = (("before the search", BUGS), ("after it", LATER), ("last", FRESH))
+RIGHT, NO_NAME, WRONG = "right", "no name", "WRONG NAME"
 
 
 @dataclass(frozen=True)
@@ -36,83 +38,134 @@ class Outcome:
     """What was said about one bug.
 
     Attributes:
-        first: the first name, mutants joined by +; None where none was given.
-        alike: how many names could not be told apart.
+        names: the first name of every operation that was given one, mutants joined by +, in data-flow order.
+        alike: how many names of the first one could not be told apart.
+        said: all of it in words.
+        seconds: of check and diagnosis together.
     """
 
     bug: Bug
-    first: str | None
+    names: tuple[str, ...]
     alike: int
     said: str
     seconds: float
 
     @property
     def word(self) -> str:
-        if self.bug.catalogue is None:
-            return "no name" if self.first is None else "WRONG NAME"
-        if self.first is None:
-            return "no name"
-        right = set(self.first.split("+")) == set(self.bug.catalogue.split("+"))
-        return "right" if right else "WRONG NAME"
+        if not self.names:
+            return NO_NAME
+        return RIGHT if all(same(name, self.bug.catalogue) for name in self.names) else WRONG
 
 
-def diagnosed(bug: Bug, golden: Path, checkpoint: Path, precisions: tuple[str, ...]) -> Diagnosis:
+def same(name: str, catalogue: str | None) -> bool:
+    """Whether a name is the catalogue's, in whatever order where it is of two mutants."""
+    return catalogue is not None and set(name.split("+")) == set(catalogue.split("+"))
+
+
+def diagnosed(bug: Bug, golden: Path, checkpoint: Path, precision: str) -> Diagnosis:
     """The diagnosis of one bug of the second port."""
-    question = Question(precisions, modes=("replay",), cases=WITH_CACHE if bug.cached else CASES)
+    question = Question((precision,), modes=("replay",), cases=WITH_CACHE if bug.cached else CASES)
     with Checker(golden, checkpoint, bug.name, question, load=bug.load) as checker:
         return diagnose(checker, bug.name)
 
 
-def outcome(bug: Bug, golden: Path, checkpoint: Path, precisions: tuple[str, ...]) -> Outcome:
-    """What is said first, and how long it takes to say it."""
+def outcome(bug: Bug, golden: Path, checkpoint: Path, precision: str) -> Outcome:
+    """What is said, and how long it takes to say it."""
     start = time.perf_counter()
-    found = diagnosed(bug, golden, checkpoint, precisions)
+    found = diagnosed(bug, golden, checkpoint, precision)
     seconds = time.perf_counter() - start
     named = [operation.named for operation in found.operations if operation.named]
-    if not named:
+    if found.verdict == "match":
+        said = "nothing is wrong at this precision"
+    elif not named:
         near = [suspect_name(s) for operation in found.operations for s in operation.others]
-        return Outcome(bug, None, 0, f"nearest: {near[0]}" if near else "nothing near", seconds)
-    said = "; ".join(" or ".join(map(suspect_name, suspects)) for suspects in named)
-    return Outcome(bug, "+".join(named[0][0].mutants), len(named[0]), said, seconds)
+        said = f"nearest: {near[0]}" if near else "nothing near"
+    else:
+        said = "; ".join(" or ".join(map(suspect_name, suspects)) for suspects in named)
+    names = tuple("+".join(suspects[0].mutants) for suspects in named)
+    return Outcome(bug, names, len(named[0]) if named else 0, said, seconds)
+
+
+def confusions(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, str, str]]:
+    """(planted, named, bugs): what was confused with what, and what was not found."""
+    seen: dict[tuple[str, str], list[str]] = {}
+    for o in outcomes:
+        planted, named = o.bug.catalogue or "(in no catalogue)", "; ".join(o.names) or "(no name)"
+        if o.word == WRONG or (o.word == NO_NAME and o.bug.catalogue is not None):
+            seen.setdefault((planted, named), []).append(o.bug.name)
+    for (planted, named), bugs in seen.items():
+        yield planted, named, ", ".join(bugs)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One set of bugs at one precision."""
+
+    precision: str
+    title: str
+    outcomes: tuple[Outcome, ...]
+
+    HEADER = (
+        "precision",
+        "bugs written",
+        "right first",
+        "in a set of two or more",
+        "named, of no catalogue",
+        "s each",
+    )
+
+    def row(self) -> tuple[str, ...]:
+        known = [o for o in self.outcomes if o.bug.catalogue is not None]
+        unknown = [o for o in self.outcomes if o.bug.catalogue is None]
+        right = [o for o in known if o.word == RIGHT]
+        return (
+            self.precision,
+            self.title,
+            f"{len(right)} of {len(known)}",
+            str(sum(o.alike > 1 for o in right)),
+            f"{sum(bool(o.names) for o in unknown)} of {len(unknown)}",
+            f"{statistics.median(o.seconds for o in self.outcomes):.1f}",
+        )
+
+
+def lines(rows: Sequence[Sequence[str]], markdown: bool) -> Iterator[str]:
+    """A table: the first row is its head."""
+    if markdown:
+        for index, row in enumerate(rows):
+            yield f"| {' | '.join(row)} |"
+            if index == 0:
+                yield "|" + "---|" * len(row)
+        return
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 @click.command()
-@click.option("--bug", "glob", default="*", help="Only these bugs.")
-@click.option("--precision", default="float64,float32", help="Comma-separated.")
-def main(glob: str, precision: str) -> None:
-    console = Console(width=150)
-    precisions = tuple(precision.split(","))
+@click.option("--bug", "globs", multiple=True, default=("*",), metavar="GLOB", help="Only these; may be repeated.")
+@click.option("--precision", default="float64,float32", help="Comma-separated; each is measured by itself.")
+@click.option("--markdown", is_flag=True, help="The tables as Markdown.")
+def main(globs: tuple[str, ...], precision: str, markdown: bool) -> None:
     golden, checkpoint = embedded.golden(), embedded.directory() / "qwen2-tiny"
-    for title, bugs in (("written before the search", BUGS), ("written after it", LATER)):
-        outcomes = []
-        for bug in bugs:
-            if fnmatch.fnmatchcase(bug.name, glob):
-                outcomes.append(outcome(bug, golden, checkpoint, precisions))
-                last = outcomes[-1]
-                console.print(
-                    f"{last.word:10}  {bug.name:32}  {last.said}  ({last.seconds:.1f} s)", highlight=False
+    figures = []
+    for chosen in precision.split(","):
+        for title, bugs in SETS:
+            outcomes = []
+            for bug in (bug for bug in bugs if any(fnmatch.fnmatchcase(bug.name, glob) for glob in globs)):
+                last = outcome(bug, golden, checkpoint, chosen)
+                outcomes.append(last)
+                click.echo(
+                    f"{chosen}  {last.word:10}  {bug.name:32}  {last.said}  ({last.seconds:.1f} s)", err=True
                 )
-        if outcomes:
-            summary(title, outcomes, console)
-
-
-def summary(title: str, outcomes: Sequence[Outcome], console: Console) -> None:
-    """The figures of one set of bugs, and what was confused with what."""
-    known = [o for o in outcomes if o.bug.catalogue is not None]
-    unknown = [o for o in outcomes if o.bug.catalogue is None]
-    console.print(f"\n{title}")
-    console.print(f"  in the catalogue: {sum(o.word == 'right' for o in known)} of {len(known)} named right first")
-    console.print(f"  of these in a set of two or more: {sum(o.word == 'right' and o.alike > 1 for o in known)}")
-    console.print(f"  in no catalogue: {sum(o.first is not None for o in unknown)} of {len(unknown)} given a name")
-    console.print(f"  median {statistics.median(o.seconds for o in outcomes):.1f} s a diagnosis")
-    confusion = Counter((o.bug.catalogue or "(none)", o.first or "(none)") for o in outcomes if o.word != "right")
-    table = Table("planted", "named", "times", box=None)
-    for (planted, named), times in confusion.items():
-        if planted != named:
-            table.add_row(planted, named, str(times))
-    if table.rows:
-        console.print("\n  what was confused with what", table)
-    console.print()
+            if outcomes:
+                figures.append(Figures(chosen, title, tuple(outcomes)))
+    for line in lines([Figures.HEADER, *(f.row() for f in figures)], markdown):
+        click.echo(line)
+    confused = [(f.precision, *row) for f in figures for row in confusions(f.outcomes)]
+    if confused:
+        click.echo()
+        for line in lines([("precision", "planted", "named", "bugs"), *confused], markdown):
+            click.echo(line)
 
 
 if __name__ == "__main__":

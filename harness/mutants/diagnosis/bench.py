@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from harness.architecture import Config
+from harness.corpus import spans_of
 from harness.errors import HarnessError
 from harness.golden import CaseEntry
 from harness.mutants.diagnosis.candidate import Candidate, build
@@ -186,10 +187,13 @@ class Bench:
 
 
 def _compared(case: CaseEntry, tap: Tap, values: Sequence[np.ndarray]) -> np.ndarray:
-    """A tap's values over all calls, at the tokens that a check compares; of a cache the last."""
+    """A tap's values over all calls, at the tokens that a check compares: a cache is compared after every call."""
     if not case.cached:
         return values[0].take(case.kept, tap.position_axis) if case.kept else values[0]
-    return values[-1] if tap.kind in CACHE_KINDS else joined(tap, values, case.shape[1])
+    if tap.kind in CACHE_KINDS:
+        filled = [value[:, : span.stop] for value, span in zip(values, spans_of(case.calls), strict=True)]
+        return np.concatenate(filled, tap.position_axis)
+    return joined(tap, values, case.shape[1])
 
 
 class _EnoughError(Exception):

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from harness.architecture import Architecture
 from harness.mutants.configs import theta
 from harness.mutants.layouts import rows_of
 from harness.mutants.loading import layer_from
-from harness.mutants.mutant import Change, ConfigChange, OperationChange
+from harness.mutants.mutant import Change, ConfigChange, OperationChange, Read, WeightChange
 from harness.run.operations import (
     allowed,
     embed,
@@ -239,13 +240,14 @@ def _narrow_by_hand(scores: Array, seen: Array) -> Array:
     return (power / power.sum(axis=-1, keepdims=True)).astype(scores.dtype)
 
 
-def _dims_as_heads(*projections: str) -> Change:
+def _dims_as_heads(tensor: np.ndarray, head_dim: int) -> np.ndarray:
     """Rows (head_dim, head) taken as (head, head_dim): what the catalogue has, the other way round."""
-    return rows_of(*projections)(
-        lambda tensor, head_dim: (
-            tensor.reshape(head_dim, -1, *tensor.shape[1:]).swapaxes(0, 1).reshape(tensor.shape)
-        )
-    )
+    return tensor.reshape(head_dim, -1, *tensor.shape[1:]).swapaxes(0, 1).reshape(tensor.shape)
+
+
+def _columns_dims_as_heads(name: str, read: Read, arch: Architecture) -> np.ndarray:
+    tensor = read(name)
+    return _dims_as_heads(tensor.T, arch.head_dim).T if name.endswith("o_proj.weight") else tensor
 
 
 COUNTS = (*range(1, 33), 48, 64, 96, 128, 256, 512, 1024, 4096)
@@ -285,8 +287,9 @@ FAMILIES = (
         scores_and_probabilities=_operation(probabilities=_narrow_both),
         exp_over_sum=_operation(probabilities=_narrow_by_hand),
     ),
-    _forms("q_heads_reshaped", the_other_way_round=_dims_as_heads("q_proj")),
-    _forms("kv_heads_reshaped", the_other_way_round=_dims_as_heads("k_proj", "v_proj")),
+    _forms("q_heads_reshaped", the_other_way_round=rows_of("q_proj")(_dims_as_heads)),
+    _forms("kv_heads_reshaped", the_other_way_round=rows_of("k_proj", "v_proj")(_dims_as_heads)),
+    _forms("o_heads_reshaped", the_other_way_round=WeightChange(_columns_dims_as_heads)),
     Family(
         "layers_shifted",
         "weights of layer",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
+from harness import embedded
 from harness.mutants.diagnosis.diagnose import Subject, answers, operation
 from harness.mutants.diagnosis.observe import Plan, observe, plan
 from harness.mutants.diagnosis.precision import telling
@@ -29,23 +31,41 @@ def hint(
 
     The bugs of the catalogue are tried as they are, on the case and the layer in which that operation is first
     wrong. Where none of them fits, other values and pairs may: that is for `goldens diagnose`.
+
+    A diagnosis that fails does not take the report of the check with it: the line then says what failed.
     """
     if report.verdict == "match":
         return None
     precision = telling(report.results)
     if precision is None:
         return None
-    command = f"goldens diagnose --port {spec}"
+    command = _command(golden, checkpoint, spec, report.golden.model)
     large = report.golden.provenance["parameters"] > MOST_PARAMETERS
     try:
         line = None if large else _looks_like(golden, checkpoint, spec, question, report, precision, load)
-    except Exception:  # whatever stops a diagnosis, the report of the check is there and has to be shown
-        line = None
+    except Exception as error:  # not Ctrl-C; anything else is said, for the report has to be shown all the same
+        return f"unknown, diagnosis failed: {_in_one_line(error)}; `{command}` shows it"
     if line is None:
         return f"`{command}` looks for the bug that does the same"
     if line == UNKNOWN:
         return f"{UNKNOWN}; `{command}` tries other values and two at a time"
     return f"{line}; `{command}` says more"
+
+
+def _command(golden: Path | str, checkpoint: Path | None, spec: str, model: str) -> str:
+    """The diagnosis of the same port on the same golden and checkpoint, without what goes without saying."""
+    words = ["goldens", "diagnose"]
+    if str(golden) != str(embedded.golden()):
+        words.append(str(golden))
+    if checkpoint not in (None, embedded.checkpoint_beside(str(golden), model)):
+        words += ["--weights", str(checkpoint)]
+    return shlex.join([*words, "--port", spec])
+
+
+def _in_one_line(error: Exception) -> str:
+    """Its type and the first line of what it says: a refusal's problem, without the facts below it."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
 def _looks_like(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from harness.comparison import TapResult
+import numpy as np
+
+from harness.comparison import Noise, TapResult
 from harness.golden import CaseEntry
 from harness.mutants.diagnosis.bench import Scene, layer_of, stage_of
 from harness.mutants.diagnosis.observation import Observation
@@ -85,18 +87,42 @@ def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Scene, ...]
         The scenes, stage by stage, and within a stage in the order of the plan's cases.
     """
     limit = checker.question.limit(precision)
-    kept: dict[tuple[str, str], dict[str, Observation]] = {}
+    kept: dict[tuple[str, str], dict[str, list[Compared]]] = {}
 
     def watch(compared: Compared) -> None:
         place = stage_of(compared.tap), compared.case.name
         if place[0] in chosen.stages:
-            kept.setdefault(place, {})[compared.tap.kind] = Observation(compared, precision, limit)
+            kept.setdefault(place, {}).setdefault(compared.tap.kind, []).append(compared)
 
     checker.run(precision, chosen.cases, watch=watch)
     order = [tap.kind for tap in checker.golden.manifest.taps]
     return tuple(
-        Scene(case, stage, dict(sorted(seen.items(), key=lambda item: order.index(item[0]))))
+        Scene(
+            case,
+            stage,
+            {kind: Observation(in_one(seen[kind]), precision, limit) for kind in sorted(seen, key=order.index)},
+        )
         for stage in chosen.stages
         for case in chosen.cases
         if (seen := kept.get((stage, case.name)))
+    )
+
+
+def in_one(calls: Sequence[Compared]) -> Compared:
+    """A tap as it was compared: a cache after every call, one behind the other, and anything else once."""
+    first = calls[0]
+    if len(calls) == 1:
+        return first
+    axis = first.tap.position_axis
+    noises = [compared.noise for compared in calls if compared.noise is not None]
+    return replace(
+        first,
+        actual=np.concatenate([compared.actual for compared in calls], axis),
+        truth=np.concatenate([compared.truth for compared in calls], axis),
+        noise=Noise(np.concatenate([n.recorded for n in noises], axis=-1), noises[0].typical) if noises else None,
+        scope=replace(
+            first.scope,
+            counted=np.concatenate([compared.scope.counted for compared in calls], axis=1),
+            positions=np.concatenate([compared.scope.positions for compared in calls]),
+        ),
     )

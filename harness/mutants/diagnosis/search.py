@@ -100,6 +100,7 @@ class Search:
     ) -> None:
         self._bench, self._scenes, self._faulty_layers = bench, scenes, faulty_layers
         self._layers, self._hidden = layers, hidden
+        self._wrong = frozenset(kind for scene in scenes for kind in scene.faulty)
         self._attempts = (self._singles, self._fits, self._two_at_once) if thorough else (self._singles,)
 
     def explain(self, kind: str) -> Answer:
@@ -149,8 +150,9 @@ class Search:
     def _matched(
         self, candidates: Iterable[Candidate], scene: Scene, kind: str
     ) -> Iterator[tuple[Candidate, Match]]:
+        """What comes after this kind is computed for those alone that reproduce it (`_confirm`)."""
         for candidate in candidates:
-            predicted = self._bench.predict(candidate, scene)
+            predicted = self._bench.predict(candidate, scene, until=kind)
             if predicted is not None and kind in predicted:
                 yield candidate, self._match(candidate, scene, predicted, kind)
 
@@ -167,6 +169,7 @@ class Search:
         """The candidate held against every scene; None where one of them speaks against it."""
         matches: list[Match] = []
         values: dict[str, str] = {}
+        wrong_nowhere: set[str] = set()
         for scene in self._scenes:
             here = self._in_stage(candidate, scene, kind)
             predicted = self._bench.predict(here, scene)
@@ -176,6 +179,7 @@ class Search:
             wrong_here = self._wrong_in(scene, kind)
             if kind in found.unexplained or (kind in found.overreached and wrong_here):
                 return None
+            wrong_nowhere |= found.overreached - self._wrong
             if wrong_here or layer_of(scene.stage) is None:
                 matches.append(found)
             if here is not candidate and wrong_here:
@@ -190,7 +194,7 @@ class Search:
             value=", ".join(values.values()) or candidate.value,
             rms=max(m.rms[k] for m in matches for k in kinds & own & m.reproduced),
             explained=min(m.explained[k] for m in matches for k in kinds & own & m.reproduced),
-            beyond=frozenset().union(*(m.overreached | (m.unexplained & own) for m in matches)),
+            beyond=frozenset(wrong_nowhere).union(*(m.overreached | (m.unexplained & own) for m in matches)),
             every_layer=in_layers is None or candidate.layers(self._layers) == in_layers,
         )
 

@@ -17,6 +17,7 @@ from harness.run.checker import Checker
 from harness.run.question import Question
 from tests.run.ports import CutsTheVocabulary
 from tests.second_port.bugs import BUGS, BY_NAME, Bug, both, neighbours, scaled_by
+from tests.second_port.fresh_bugs import FRESH
 from tests.second_port.port import SecondPort
 
 CASES = ("hello", "one-to-five", "multi-token")
@@ -64,6 +65,22 @@ def test_an_unknown_bug_is_given_no_name(name):
     assert [operation.named for operation in found.operations] == [()] * len(found.operations)
     assert "rest on the evidence" in verdict_line(found.operations[0], "float64")
     assert found.operations[0].facts
+
+
+@pytest.mark.parametrize(
+    ("name", "cases", "value"),
+    [
+        ("slot_after", ("decode",), ""),  # the last write is clamped to the right slot: only earlier calls show it
+        ("merged_feature_first", CASES, "the other way round"),
+        ("head_of_bfloat16", CASES, ""),  # and not of every product: those of the layers are right
+    ],
+)
+def test_a_bug_that_was_not_named_at_first_sight_is_named(name, cases, value, golden_path, checkpoint):
+    bug = next(bug for bug in FRESH if bug.name == name)
+    found = diagnosis(bug.load, golden_path, checkpoint, replace(QUESTION, cases=cases))
+    (operation,) = found.operations
+    (named,) = operation.named
+    assert (named.mutants, named.value) == ((bug.catalogue,), value)
 
 
 def test_there_are_enough_bugs_and_they_are_of_the_catalogue():
@@ -202,6 +219,18 @@ def test_a_model_that_is_large_gets_the_command_alone(golden_path, checkpoint, m
     report = check(golden_path, checkpoint, "second", QUESTION, load=bug.load)
     line = hint(golden_path, checkpoint, "second", QUESTION, report, load=bug.load)
     assert line == "`goldens diagnose --port second` looks for the bug that does the same"
+
+
+def test_the_command_at_the_end_names_golden_and_weights_that_are_not_the_embedded_ones(
+    golden_path, checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("harness.mutants.diagnosis.hint.MOST_PARAMETERS", 1000)
+    moved = tmp_path / "my golden.h5"
+    moved.symlink_to(golden_path)
+    bug = BY_NAME["rope_neighbours"]
+    report = check(moved, checkpoint, "second", QUESTION, load=bug.load)
+    line = hint(moved, checkpoint, "second", QUESTION, report, load=bug.load)
+    assert line.startswith(f"`goldens diagnose '{moved}' --weights {checkpoint} --port second`")
 
 
 def test_a_check_that_matches_ends_without_a_diagnosis(golden_path, checkpoint):
