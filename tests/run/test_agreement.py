@@ -129,9 +129,9 @@ def test_a_later_error_of_the_cache_is_told_from_what_it_holds_after_the_last_ca
     assert "from step 1 on, first at layers.0.cache_k: one of the two is wrong" in agreement(report)[0]
 
 
-def _blind_in_row_0(mask, slots):
+def _blind_in_row_0(mask, slots, window):
     """Row 0 does not know what its padding is."""
-    return allowed(mask.at[0].set(True), slots)
+    return allowed(mask.at[0].set(True), slots, window)
 
 
 @PRECISIONS

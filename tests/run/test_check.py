@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from harness.corpus import load_corpus
 from harness.errors import GoldenError, UsageError
 from harness.run.check import check
 from harness.run.operations import OPERATIONS
@@ -36,14 +37,21 @@ def test_every_case_tap_precision_and_mode_was_compared(report, golden_path):
     from harness.store import open_golden
 
     with open_golden(golden_path) as golden:
-        expected = {
-            (case.name, precision, mode, tap)
-            for case in golden.manifest.cases
-            for tap in case.taps
-            for precision in ("float64", "float32")
-            for mode in ("forward", "replay")
-        }
+        cases = {case.name: case for case in golden.manifest.cases}
         assert report.golden.id == golden.id
+    recorded = {mode: {name: set(case.taps) for name, case in cases.items()} for mode in ("forward", "replay")}
+    recorded["prefill"] = {name: set(case.taps) for name, case in cases.items() if case.cached}
+    recorded["alone"] = {
+        entry.name: {tap for prompt in entry.prompts for tap in cases[prompt].taps} & set(cases[entry.name].taps)
+        for entry in load_corpus(golden_path.parent / "corpus.toml").batches
+    }
+    expected = {
+        (case, precision, mode, tap)
+        for precision in ("float64", "float32")
+        for mode, by_case in recorded.items()
+        for case, taps in by_case.items()
+        for tap in taps
+    }
     assert [(r.case, r.precision, r.mode, r.tap) for r in report.results].__len__() == len(expected)
     assert {(r.case, r.precision, r.mode, r.tap) for r in report.results} == expected
 

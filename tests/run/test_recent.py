@@ -30,7 +30,7 @@ def reads(monkeypatch):
 
 
 def run(golden_path, checkpoint, port, cases=CASES):
-    question = Question(precisions=("float32",), cases=cases)
+    question = Question(precisions=("float32",), cases=cases, modes=("forward", "replay"))
     with Checker(golden_path, checkpoint, f"tests.run.ports:{port}", question) as one:
         one.run("float32")
         return {(case.name, tap) for case in one.cases for tap in case.taps}
