@@ -9,7 +9,7 @@ from harness.comparison import TapResult
 from harness.report.calls import call_evidence
 from harness.report.document import Report
 from harness.report.summary import READABLE, excess, multiple
-from harness.taps import kind_of
+from harness.taps import CACHE_KINDS, kind_of
 
 CLEAN_POSITION_TEXT = "position 0 is clean"
 GROWTH_P = 0.01
@@ -98,7 +98,13 @@ def _compared(report: Report) -> dict[str, set[str]]:
 
 
 def _names_operation(report: Report, compared: Mapping[str, set[str]], result: TapResult) -> bool:
-    return compared[result.case].issuperset(report.taps.get(result.tap, ()))
+    """Whether all that feeds a tap was compared; in a case of one call no cache comes in between."""
+    feeds = report.taps.get(result.tap, ())
+    if not result.calls:
+        feeds = tuple(
+            name for tap in feeds for name in (report.taps.get(tap, ()) if kind_of(tap) in CACHE_KINDS else (tap,))
+        )
+    return compared[result.case].issuperset(feeds)
 
 
 def _nearest_compared(report: Report, tap: str, compared: set[str]) -> tuple[str, ...]:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.report.findings import findings, worst_first
+from harness.taps import decoder_taps
 from tests.report.samples import build, result
 
 COARSE = (
@@ -59,3 +62,14 @@ def test_single_tokens_that_compared_more_are_no_evidence_for_a_tap_that_names_n
     )
     (found,) = findings(build(*COARSE, *single))
     assert not any("single-token" in sentence for sentence in found.evidence)
+
+
+def test_in_a_case_of_one_call_no_cache_comes_before_the_probabilities():
+    feeds = (result("layers.0.q_rope"), result("layers.0.k_rope"))
+    wrong = result("layers.0.probs", verdict="introduced", multiple=50.0)
+    taps = {tap.name: tap.inputs for tap in decoder_taps(layers=2)}
+    (found,) = findings(replace(build(*feeds, wrong), taps=taps))
+    assert found.since == ()
+    stepwise = [replace(one, calls=(3, 1)) for one in (*feeds, wrong)]
+    (found,) = findings(replace(build(*stepwise), taps=taps))
+    assert found.since == ("layers.0.q_rope", "layers.0.k_rope")
