@@ -59,10 +59,12 @@ def report(golden_path, checkpoint, port):
         return checked(golden_path, checkpoint, port, "float64", "float32", "bfloat16", cases=())
 
 
-def test_tunix_matches_on_every_case_without_a_cache_in_both_modes_at_every_precision(report, golden_path):
+def test_tunix_matches_on_every_case_without_a_cache_in_its_three_modes_at_every_precision(report, golden_path):
     assert report.verdict == "match"
     assert {(r.precision, r.mode) for r in report.results} == {
-        (precision, mode) for precision in ("float64", "float32", "bfloat16") for mode in ("forward", "replay")
+        (precision, mode)
+        for precision in ("float64", "float32", "bfloat16")
+        for mode in ("forward", "replay", "alone")
     }
     assert {r.tap.rpartition(".")[2] for r in report.results} == COVERED
     with open_golden(golden_path) as golden:
