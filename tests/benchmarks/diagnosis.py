@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 
 from harness import embedded
+from harness.errors import PortError
 from harness.mutants.diagnosis.diagnose import diagnose
 from harness.report.diagnosis import Diagnosis, suspect_name
 from harness.run.checker import Checker
@@ -72,7 +73,10 @@ def diagnosed(bug: Bug, golden: Path, checkpoint: Path, precision: str) -> Diagn
 def outcome(bug: Bug, golden: Path, checkpoint: Path, precision: str) -> Outcome:
     """What is said, and how long it takes to say it."""
     start = time.perf_counter()
-    found = diagnosed(bug, golden, checkpoint, precision)
+    try:
+        found = diagnosed(bug, golden, checkpoint, precision)
+    except PortError as error:  # a bug made of an operation that JAX does not have at this precision
+        return Outcome(bug, (), 0, f"cannot run: {error.problem}", time.perf_counter() - start)
     seconds = time.perf_counter() - start
     named = [operation.named for operation in found.operations if operation.named]
     if found.verdict == "match":
