@@ -66,13 +66,14 @@ def passes(
         replayable: whether replay says anything about this case.
     """
     further: list[Further] = []
-    possible = allowed(source.golden, case)
-    if "prefill" in modes and "prefill" in possible:
+    if "prefill" in modes and case.cached:
         own = OwnPrefill(source, case, wanted_taps(source, case, judgement.declared), judgement.limit)
         further.append(own)
         yield own
-    if "alone" in modes and "alone" in possible:
-        further.append(AloneGolden(source, case, prompts_of(source.golden, case), judgement.limit))
+    # Looked for only where it is asked for: an audit comes here for every mutant, and asks for neither.
+    prompts = prompts_of(source.golden, case) if "alone" in modes else ()
+    if any(prompts):
+        further.append(AloneGolden(source, case, prompts, judgement.limit))
     if "forward" in modes or further:
         yield CaseSession(source, case, "forward", judgement, further, golden_too="forward" in modes)
     if "replay" in modes and replayable:
