@@ -20,6 +20,7 @@ from harness.record.environment import check_device, provenance, reproducible
 from harness.record.generation import generate_missing
 from harness.record.layer_major import run_units
 from harness.record.model import Reference
+from harness.record.noise import draws_of
 from harness.record.parameters import model_entry, parameter_table
 from harness.record.tokens import Tokenized, tokenize
 from harness.record.work import Work
@@ -177,6 +178,7 @@ def _entries(
                 taps=tuple(tap.name for tap in taps),
                 calls=case.calls,
                 kept=entry.positions if isinstance(entry, Prompt) else (),
+                draws=draws_of(case.length),
                 rows=tuple(RowEntry(name, corpus.prompt(name).text) for name in names),
                 generated=entry.tokens if isinstance(entry, Generation) else 0,
             )
