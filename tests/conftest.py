@@ -2,19 +2,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import embedded
+from tests.compiled import Compiled
 
 # What one test compiled is not compiled again by the next, nor in processes that tests start: every port has
 # functions of its own, but they are mostly the same program. JAX looks these variables up when it is imported, and
-# other conftest files do that. Workers of pytest-xdist have a directory each: JAX writes without a lock.
-COMPILED = tempfile.TemporaryDirectory(prefix="goldens-compiled-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+# other conftest files do that. Workers of pytest-xdist have a directory each, and exchange what they compiled.
+COMPILED = Compiled(os.environ)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -23,11 +22,34 @@ def pytest_unconfigure() -> None:
     COMPILED.cleanup()
 
 
+def pytest_runtest_logfinish() -> None:
+    COMPILED.exchange()
+
+
+# Files that take long, the longest first, so that no worker is left with one of them at the end. Nothing but the
+# order hangs on it.
+LONGEST = (
+    *("mutants/diagnosis/test_diagnose.py", "mutants/test_catalogue.py", "second_port/test_variants.py"),
+    *("mutants/test_decode_bugs.py", "second_port/test_second_port.py", "mutants/test_audit.py"),
+    *("mutants/test_windows.py", "store/test_damage.py", "run/test_revision.py"),
+)
+
+
+def _place(item: pytest.Item) -> int:
+    file = item.nodeid.partition("::")[0].removeprefix("tests/")
+    return LONGEST.index(file) if file in LONGEST else len(LONGEST)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `-n`, the tests of a file go to one worker: what they share is computed, and compiled, once."""
     from xdist.scheduler import LoadScopeScheduling
 
+    config.option.loadscopereorder = False  # it would be by the number of tests
     return LoadScopeScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
