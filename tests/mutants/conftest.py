@@ -15,7 +15,7 @@ CASES = ("one-to-five", "multi-token", "batch-left", "offset", "decode", "chunke
 
 
 class Sharing(Silent):
-    """An audit is one long fixture: the other workers get what it compiled mutant by mutant, and not at its end."""
+    """An audit is one long fixture: other workers get what it compiled mutant by mutant, and not at its end."""
 
     def advance(self, at: str) -> None:
         COMPILED.exchange()
