@@ -26,22 +26,28 @@ def pytest_runtest_logfinish() -> None:
     COMPILED.exchange()
 
 
-# Files that take long, the longest first, so that no worker is left with one of them at the end. Nothing but the
-# order hangs on it.
+# The files that take longest start first, so that no worker is left with one of them at the end. Those of one line
+# go to one worker: they run the same small programs, which are then traced and lowered once as well.
 LONGEST = (
-    *("mutants/diagnosis/test_diagnose.py", "mutants/test_catalogue.py", "second_port/test_variants.py"),
-    *("mutants/test_decode_bugs.py", "second_port/test_second_port.py", "mutants/test_audit.py"),
-    *("mutants/test_windows.py", "store/test_damage.py", "run/test_revision.py"),
+    (
+        "mutants/test_catalogue.py",
+        "mutants/test_decode_bugs.py",
+        "mutants/test_audit.py",
+        "mutants/test_windows.py",
+    ),
+    ("mutants/diagnosis/test_diagnose.py", "second_port/test_variants.py", "second_port/test_second_port.py"),
+    ("store/test_damage.py",),
+    ("run/test_revision.py",),
 )
+PLACES = {file: place for place, file in enumerate(file for together in LONGEST for file in together)}
 
 
-def _place(item: pytest.Item) -> int:
-    file = item.nodeid.partition("::")[0].removeprefix("tests/")
-    return LONGEST.index(file) if file in LONGEST else len(LONGEST)
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0].removeprefix("tests/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_place)
+    items.sort(key=lambda item: PLACES.get(_file(item.nodeid), len(PLACES)))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -49,8 +55,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `-n`, the tests of a file go to one worker: what they share is computed, and compiled, once."""
     from xdist.scheduler import LoadScopeScheduling
 
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((str(files) for files in LONGEST if _file(nodeid) in files), super()._split_scope(nodeid))
+
     config.option.loadscopereorder = False  # it would be by the number of tests
-    return LoadScopeScheduling(config, log) if config.getoption("dist") == "load" else None
+    return Together(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.fixture(autouse=True)
