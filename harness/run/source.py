@@ -73,11 +73,11 @@ class GoldenSource:
             return None
         return Noise(self._noise(mode)[case.name][case.taps.index(tap)], self._typical(mode)[tap])
 
-    def _all_noise(self, mode: str) -> dict[str, Float[np.ndarray, "tap 2 batch position"]]:
+    def _all_noise(self, mode: str) -> dict[str, Float[np.ndarray, "tap statistic batch position"]]:
         cases = self.golden.manifest.cases
         return {case.name: self.golden.noise(case.name, self.precision, mode) for case in cases}
 
-    def _median_noise(self, mode: str) -> dict[str, Float[np.ndarray, "2"]]:
+    def _median_noise(self, mode: str) -> dict[str, Float[np.ndarray, " statistic"]]:
         """By tap, the median over the positions of every case: a selection of cases changes no verdict."""
         by_tap: dict[str, list[np.ndarray]] = {}
         for case in self.golden.manifest.cases:

@@ -11,19 +11,8 @@ import numpy as np
 
 from harness.corpus import Case
 from harness.errors import GoldenError
-from harness.golden import (
-    GENERATED_PRECISIONS,
-    NOISE_KINDS,
-    ArrayEntry,
-    Manifest,
-    decode,
-    encode,
-    generated_path,
-    identity,
-    input_path,
-    noise_path,
-    tap_path,
-)
+from harness.golden import NOISE_KINDS, ArrayEntry, Manifest, decode, encode, identity
+from harness.layout import GENERATED_PRECISIONS, INPUTS, Layout, generated_path, input_path, noise_path
 from harness.store.abc import MANIFEST, MANIFEST_DIM, Reader
 from harness.store.contents import check_contents
 from harness.store.location import open_reader
@@ -69,6 +58,7 @@ class Golden:
                     hint=FETCH_AGAIN,
                 )
             check_contents(self.manifest, path)
+            self._layout = Layout(self.manifest)
 
     def __enter__(self) -> Golden:
         return self
@@ -100,9 +90,7 @@ class Golden:
             GoldenError: there is no such case, or its arrays are damaged.
         """
         entry = self.manifest.case(name)
-        input_ids, positions, mask = (
-            self._array(input_path(name, field)) for field in ("input_ids", "positions", "mask")
-        )
+        input_ids, positions, mask = (self._array(input_path(name, field)) for field in INPUTS)
         return Case(name, input_ids, positions, mask, entry.calls)
 
     def tap(self, case: str, tap: str) -> np.ndarray:
@@ -114,10 +102,11 @@ class Golden:
         entry = self.manifest.case(case)
         if tap not in entry.taps:
             raise self._not_recorded(case, tap)
-        return self._array(tap_path(case, tap))
+        return self._array(*self._layout.place(entry, tap))
 
     def noise(self, case: str, precision: str, kind: str) -> np.ndarray:
-        """A case's noise floors: float32 [tap, statistic, batch, position or kept], taps as in `CaseEntry.taps`.
+        """A case's noise floors: float32 [tap, statistic, batch, position or kept], taps as in `CaseEntry.taps`,
+        statistics as in `Manifest.statistics`.
 
         Raises:
             GoldenError: there is no such case, precision or kind, or the array is damaged.
@@ -167,8 +156,10 @@ class Golden:
         for path, entry in self.manifest.arrays.items():
             if progress is not None:
                 progress(path)
-            self._reader.array(path, entry)
-        itself = ArrayEntry((self._manifest_size,), "uint8", (MANIFEST_DIM,), self.id)
+            for slab in range(entry.slabs):
+                self._reader.array(path, entry, slab)
+        itself = ArrayEntry((self._manifest_size,), "uint8", (MANIFEST_DIM,), (self.id,))
+        labels = self._layout.labels()
         with reading(self.path):
             if not self._reader.is_whole():
                 raise GoldenError(
@@ -178,12 +169,12 @@ class Golden:
                     hint=FETCH_AGAIN,
                 )
             for path, entry in [(MANIFEST, itself), *self.manifest.arrays.items()]:
-                self._reader.check_structure(path, entry)
-            self._reader.check_nothing_else(self.manifest.arrays)
+                self._reader.check_structure(path, entry, labels)
+            self._reader.check_nothing_else(self.manifest.arrays, labels)
         return len(self.manifest.arrays)
 
-    def _array(self, path: str) -> np.ndarray:
-        return self._reader.array(path, self.manifest.arrays[path])
+    def _array(self, path: str, index: int | None = None) -> np.ndarray:
+        return self._reader.array(path, self.manifest.arrays[path], index)
 
     def _not_recorded(self, case: str, tap: str) -> GoldenError:
         known = {one.name: one for one in self.manifest.taps}
