@@ -21,6 +21,7 @@ from harness.store.refusals import FETCH_AGAIN, reading
 
 MANIFEST = "manifest"
 MANIFEST_DIM = "manifest_byte"
+DIMENSIONS = "dimensions"
 SHA256 = "sha256"
 DIGEST = re.compile("[0-9a-f]{64}")
 DTYPES = ("float64", "float32", "int32", "bool", "uint8")
@@ -46,6 +47,12 @@ def labels_array(labels: Labels) -> np.ndarray:
     if isinstance(labels[0], int):
         return np.array(labels, "<i4")
     return np.array([str(label).encode("ascii") for label in labels])
+
+
+def early_path(scale: str) -> str:
+    """The second name of a dimension scale, which HDF5 comes across first: see `hdf5_writer`."""
+    parts = scale.split("/")
+    return "/".join([DIMENSIONS, *parts[1:2], *parts[-1:]]) if len(parts) > 1 else f"{DIMENSIONS}/{scale}"
 
 
 def parents(path: str) -> list[str]:

@@ -40,7 +40,7 @@ def open_regular(path: str | Path, follow: bool = True) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise _no_file(path)
-    return os.fdopen(handle, "rb", buffering=0)
+    return os.fdopen(handle, "rb")
 
 
 def _no_file(path: str | Path) -> GoldenError:
@@ -109,8 +109,9 @@ class LocalFiles(Files):
     def read(self, path: str, limit: int) -> bytes:
         self._refuse_links(path)
         with open_regular(f"{self._root}/{path}", follow=False) as file:
-            data = file.read(limit + 1) if os.fstat(file.fileno()).st_size <= limit else None
-        if data is None or len(data) > limit:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(size + 1) if size <= limit else b""
+        if size > limit or len(data) > limit:  # the second: it grew
             raise self.too_long(path, limit)
         return data
 

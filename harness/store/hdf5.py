@@ -21,7 +21,17 @@ from harness.errors import GoldenError
 from harness.golden import MANIFEST_LIMIT, ArrayEntry, Form
 from harness.layout import Labels, label_path
 from harness.store import seal
-from harness.store.abc import MANIFEST, MANIFEST_DIM, SHA256, Reader, agree, labels_array, little_endian, parents
+from harness.store.abc import (
+    MANIFEST,
+    MANIFEST_DIM,
+    SHA256,
+    Reader,
+    agree,
+    early_path,
+    labels_array,
+    little_endian,
+    parents,
+)
 from harness.store.files import open_regular
 from harness.store.refusals import FETCH_AGAIN, reading
 
@@ -116,7 +126,10 @@ class Hdf5Reader(Reader):
         scales = {label_path(MANIFEST, MANIFEST_DIM)}
         for path, entry in arrays.items():
             scales.update(label_path(path, dim) for dim in entry.dims)
-        for path in [*arrays, *scales]:
+        for scale in scales:
+            first, second = (h5o.get_info(self._dataset(one)).addr for one in (scale, early_path(scale)))
+            agree("the second name of a dimension", f"{self.where}: {scale}", first, second)
+        for path in [*arrays, *scales, *map(early_path, scales)]:
             for inner, outer in zip([*parents(path), path], ["", *parents(path)], strict=True):
                 members.setdefault(outer, set()).add(inner.rpartition("/")[2])
         for group, expected in members.items():
