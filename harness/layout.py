@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from harness.golden import LAYER, NOISE_KINDS, CaseEntry, Form, Manifest
 from harness.taps import FULL_KINDS, TOKENS, Tap, kind_of
@@ -135,6 +136,7 @@ class Layout:
                     form = Form((batch, case.generated), dtype, GENERATED_DIMS)
                     yield generated_path(case.name, precision, what), form
 
+    @cached_property
     def labels(self) -> dict[str, Labels]:
         """The labels of every dimension that has some, by `label_path`."""
         found: dict[str, Labels] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -11,8 +12,18 @@ import numpy as np
 
 from harness.corpus import Case
 from harness.errors import GoldenError
-from harness.golden import NOISE_KINDS, ArrayEntry, Manifest, decode, encode, identity
-from harness.layout import GENERATED_PRECISIONS, INPUTS, Layout, generated_path, input_path, noise_path
+from harness.golden import LAYER, NOISE_KINDS, ArrayEntry, Manifest, decode, encode, identity
+from harness.layout import (
+    GENERATED_PRECISIONS,
+    INPUTS,
+    Labels,
+    Layout,
+    generated_path,
+    input_path,
+    label_path,
+    noise_path,
+    stack_path,
+)
 from harness.store.abc import MANIFEST, MANIFEST_DIM, Reader
 from harness.store.contents import check_contents
 from harness.store.location import open_reader
@@ -32,6 +43,15 @@ def open_golden(path: str | Path) -> Golden:
     except BaseException:
         reader.close()
         raise
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """An array with the names of its dimensions, and the labels of those that have some."""
+
+    values: np.ndarray
+    dims: tuple[str, ...]
+    labels: dict[str, Labels]
 
 
 class Golden:
@@ -104,6 +124,30 @@ class Golden:
             raise self._not_recorded(case, tap)
         return self._array(*self._layout.place(entry, tap))
 
+    def stacks(self, case: str) -> dict[str, str]:
+        """The paths of the arrays that hold a case's taps, by the name of each: `q_rope`, `logits`."""
+        entry = self.manifest.case(case)
+        return {stack.name: stack_path(case, stack.name) for stack in self._layout.stacks(entry)}
+
+    def place(self, case: str, tap: str) -> tuple[str, int | None]:
+        """The array in which a recorded tap lies, and its place along the layers; None outside the layers."""
+        return self._layout.place(self.manifest.case(case), tap)
+
+    def labelled(self, path: str, index: int | None = None) -> Labelled:
+        """An array, or one layer of a stack. The dimension of layers is called `layer`, whatever it is on disk.
+
+        Raises:
+            GoldenError: it is damaged.
+        """
+        form = self.manifest.arrays[path]
+        dims, every = list(form.dims), self._layout.labels
+        labels = {dim: every[where] for dim in dims if (where := label_path(path, dim)) in every}
+        if form.stacked:
+            layers = {LAYER: labels.pop(dims.pop(0))}
+            if index is None:
+                dims, labels = [LAYER, *dims], layers | labels
+        return Labelled(self._array(path, index), tuple(dims), labels)
+
     def noise(self, case: str, precision: str, kind: str) -> np.ndarray:
         """A case's noise floors: float32 [tap, statistic, batch, position or kept], taps as in `CaseEntry.taps`,
         statistics as in `Manifest.statistics`.
@@ -159,7 +203,7 @@ class Golden:
             for slab in range(entry.slabs):
                 self._reader.array(path, entry, slab)
         itself = ArrayEntry((self._manifest_size,), "uint8", (MANIFEST_DIM,), (self.id,))
-        labels = self._layout.labels()
+        labels = self._layout.labels
         with reading(self.path):
             if not self._reader.is_whole():
                 raise GoldenError(

@@ -66,7 +66,7 @@ def write_golden(
     """
     check_writable(path, overwrite)
     forms = promised(manifest, str(path))
-    with _writer(path, Layout(manifest).labels()) as writer:
+    with _writer(path, Layout(manifest).labels) as writer:
         digests: dict[str, list[str]] = {}
         for new in arrays:
             form = _form(new, forms, digests)

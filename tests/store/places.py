@@ -146,7 +146,7 @@ def make(kind: str, folder: Path) -> Place:
 
 
 def labels():
-    return Layout(small_golden.manifest()).labels()
+    return Layout(small_golden.manifest()).labels
 
 
 def write_unchecked(place: Place, encoded: bytes) -> None:
