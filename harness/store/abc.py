@@ -82,11 +82,12 @@ class Reader(ABC):
 
     where: str
 
-    def array(self, path: str, entry: ArrayEntry, index: int | None = None) -> np.ndarray:
+    def array(self, path: str, entry: ArrayEntry, index: int | None = None, called: str = "") -> np.ndarray:
         """The array at `path`, of the entry's shape and dtype, read-only: nobody edits a golden by mistake.
 
         Args:
             index: of one slab of a stack, which alone is read and verified; None means the whole array.
+            called: what a message calls that slab.
 
         Raises:
             GoldenError: it is missing, differs from its entry, or does not have its sha256.
@@ -96,7 +97,7 @@ class Reader(ABC):
             for slab in range(entry.slabs):
                 array[slab] = self.array(path, entry, slab)
         else:
-            where = f"{self.where}: {path}" + (f"[{index}]" if entry.stacked else "")
+            where = f"{self.where}: {path}" + (f" ({called or f'slab {index}'})" if entry.stacked else "")
             with reading(where):
                 array = self.read(path, entry, index or 0)
             agree("the sha256 of an array", where, entry.sha256[index or 0], sha256(array))

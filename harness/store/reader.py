@@ -122,7 +122,7 @@ class Golden:
         entry = self.manifest.case(case)
         if tap not in entry.taps:
             raise self._not_recorded(case, tap)
-        return self._array(*self._layout.place(entry, tap))
+        return self._array(*self._layout.place(entry, tap), called=tap)
 
     def stacks(self, case: str) -> dict[str, str]:
         """The paths of the arrays that hold a case's taps, by the name of each: `q_rope`, `logits`."""
@@ -217,8 +217,8 @@ class Golden:
             self._reader.check_nothing_else(self.manifest.arrays, labels)
         return len(self.manifest.arrays)
 
-    def _array(self, path: str, index: int | None = None) -> np.ndarray:
-        return self._reader.array(path, self.manifest.arrays[path], index)
+    def _array(self, path: str, index: int | None = None, called: str = "") -> np.ndarray:
+        return self._reader.array(path, self.manifest.arrays[path], index, called)
 
     def _not_recorded(self, case: str, tap: str) -> GoldenError:
         known = {one.name: one for one in self.manifest.taps}
