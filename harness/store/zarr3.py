@@ -4,7 +4,7 @@ or one for each layer.
 Written and read here and not through zarr-python, because the subset is so small that an array's
 metadata is a function of its manifest entry: reading compares the document with the one that would
 be written today, and so refuses whatever a general reader would interpret (another codec, a fill value
-in place of data, an unknown field). It is also several times faster (tests/benchmarks/bench_zarr.py).
+in place of data, an unknown field). It is also several times faster (tests/benchmarks/bench_xarray.py).
 That zarr-python and xarray read the result is a test.
 """
 
