@@ -195,11 +195,16 @@ class _ModelHead(msgspec.Struct):
     config: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class _Head(msgspec.Struct):
-    """What is looked at before the rest: other fields are passed over without making anything of them."""
+class _Version(msgspec.Struct):
+    """What is looked at first: other fields are passed over without making anything of them."""
 
     format: msgspec.Raw = msgspec.Raw(b"null")
     version: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Free(msgspec.Struct):
+    """The parts that are free in form."""
+
     environment: msgspec.Raw = msgspec.Raw(b"{}")
     model: _ModelHead | None = None
 
@@ -214,16 +219,17 @@ def decode(encoded: bytes, where: object) -> Manifest:
         GoldenError: not JSON, not a golden's, of another format version, or a field is wrong or too long.
     """
     try:
-        head = msgspec.json.decode(encoded, type=_Head)
-        if _value(head.format) == FORMAT and _value(head.version) == FORMAT_VERSION:
-            config = head.model.config if head.model else b""
-            for part, raw in (("environment", head.environment), ("model.config", config)):
+        head = msgspec.json.decode(encoded, type=_Version)
+        kind, version = _value(head.format), _value(head.version)
+        if (kind, version) == (FORMAT, FORMAT_VERSION):
+            free = msgspec.json.decode(encoded, type=_Free)
+            config = free.model.config if free.model else b""
+            for part, raw in (("environment", free.environment), ("model.config", config)):
                 if len(bytes(raw)) > FREE_LIMIT:
                     raise _malformed(f"{part} is longer than {FREE_LIMIT:,} bytes", where)
             return msgspec.json.decode(encoded, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(str(error), where) from None
-    kind, version = _value(head.format), _value(head.version)
     if kind != FORMAT:
         raise GoldenError(
             "this is not a golden", where=where, expected=f"format {FORMAT!r}", found=kind, hint=DAMAGED

@@ -221,14 +221,21 @@ def test_scales_that_are_no_references_are_refused(file):
     refusal(file, "dimension scales", "cases/padded/mask")
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("nan"), "\ud800"])
-def test_what_json_does_not_have_is_never_published(tmp_path, value):
-    config = small_golden.config(rope_theta=value)
-    for backend in ("h5", "zarr"):
-        place = places.make(backend, tmp_path)
-        with pytest.raises(GoldenError) as caught:
-            write_golden(place.path, small_golden.arrays(), small_golden.manifest(config))
-        assert caught.value.hint
+UNSAID = {
+    "an infinite theta": lambda: small_golden.manifest(small_golden.config(rope_theta=float("inf"))),
+    "no number": lambda: small_golden.manifest(environment={"torch": float("nan")}),
+    "half a character": lambda: small_golden.manifest(environment={"torch": "\ud800"}),
+    "an infinity deep inside": lambda: small_golden.manifest(environment={"a": {"b": [1, {"c": float("-inf")}]}}),
+}
+
+
+@pytest.mark.parametrize("backend", ["h5", "zarr"])
+@pytest.mark.parametrize("unsaid", UNSAID)
+def test_what_json_does_not_have_is_never_published(tmp_path, backend, unsaid):
+    place = places.make(backend, tmp_path)
+    with pytest.raises(GoldenError) as caught:
+        write_golden(place.path, small_golden.arrays(), UNSAID[unsaid]())
+    assert caught.value.hint
     assert not list(tmp_path.iterdir())
 
 
