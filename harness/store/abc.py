@@ -52,7 +52,7 @@ def labels_array(labels: Labels) -> np.ndarray:
 def early_path(scale: str) -> str:
     """The second name of a dimension scale, which HDF5 comes across first: see `hdf5_writer`."""
     parts = scale.split("/")
-    return "/".join([DIMENSIONS, *parts[1:2], *parts[-1:]]) if len(parts) > 1 else f"{DIMENSIONS}/{scale}"
+    return "/".join([DIMENSIONS, parts[1] if len(parts) > 1 else MANIFEST, parts[-1]])
 
 
 def parents(path: str) -> list[str]:

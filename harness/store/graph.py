@@ -16,7 +16,7 @@ NAME = r"[a-z][a-z0-9_]{0,31}"
 TAP_NAME = re.compile(rf"(?:{NAME}\.(?:0|[1-9][0-9]{{0,4}})\.)?{NAME}")
 DIM_NAME = re.compile(NAME)
 # Names that mean something else in the tree or along an array.
-RESERVED = {LAYER, TAP, STATISTIC, KEPT, "step", "taps", "noise", "generated", *INPUTS}
+RESERVED = {LAYER, TAP, STATISTIC, KEPT, "step", "manifest_byte", "taps", "noise", "generated", *INPUTS}
 # Where a published config says the size of a dimension.
 CONFIG_SIZES = {
     "hidden_size": "hidden",

@@ -102,6 +102,15 @@ def test_strided_and_big_endian_arrays_are_stored_in_order(place):
     assert id_ == write_golden(place.path, plain, small_golden.manifest(), overwrite=True)
 
 
+@pytest.mark.parametrize("name", ["manifest", "manifest_byte", "dimensions", "cases", "taps", "layer"])
+def test_a_case_may_be_called_like_a_part_of_the_tree(place, name):
+    cases = {name: ("ops", (1, 2))}
+    write_golden(place.path, small_golden.arrays(cases=cases), small_golden.manifest(cases=cases))
+    with open_golden(place.path) as opened:
+        assert opened.verify()
+        assert opened.tap(name, "layers.1.q").shape == (1, 2, 3, 2)
+
+
 def test_order_is_data_flow_order_not_alphabetical(place):
     model = small_golden.config(num_hidden_layers=11)
     cases = {"one": ("layers", (1, 2))}
