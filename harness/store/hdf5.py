@@ -51,6 +51,7 @@ class Hdf5Reader(Reader):
             self._file = h5py.File(path, "r", locking=False)
             self._size = os.fstat(self._file.id.get_vfd_handle()).st_size
         self._groups: dict[str, h5g.GroupID] = {"": h5g.open(self._file.id, b"/")}
+        self._latest: tuple[str, h5d.DatasetID | None] = ("", None)
         self._scales: dict[str, tuple[int, tuple[int, ...]]] = {}
 
     def _check_signature(self, path: Path) -> None:
@@ -77,7 +78,9 @@ class Hdf5Reader(Reader):
         shape = (dataset.shape[0],) if dataset.rank == 1 else ()
         if math.prod(shape) > MANIFEST_LIMIT:
             agree("the length of the manifest", self.where, f"at most {MANIFEST_LIMIT:,} bytes", f"{shape[0]:,}")
-        data = self._data(MANIFEST, dataset, Form(shape, "uint8", (MANIFEST_DIM,)), 0)
+        form = Form(shape, "uint8", (MANIFEST_DIM,))
+        self._check_form(MANIFEST, dataset, form)
+        data = self._data(dataset, form, 0)
         return data.tobytes(), self._digest(dataset)
 
     def _digest(self, dataset: h5d.DatasetID) -> str:
@@ -94,7 +97,11 @@ class Hdf5Reader(Reader):
         return bytes(digest.item()).decode("ascii")
 
     def read(self, path: str, entry: ArrayEntry, slab: int) -> np.ndarray:
-        return self._data(path, self._dataset(path), entry, slab)
+        if path != self._latest[0]:  # the slabs of a stack are read one after the other
+            dataset = self._dataset(path)
+            self._check_form(path, dataset, entry)
+            self._latest = path, dataset
+        return self._data(self._latest[1], entry, slab)
 
     def check_structure(self, path: str, entry: ArrayEntry, labels: Mapping[str, Labels]) -> None:
         where = f"{self.where}: {path}"
@@ -143,6 +150,7 @@ class Hdf5Reader(Reader):
 
     def close(self) -> None:
         self._groups.clear()
+        self._latest = "", None
         self._file.close()
 
     def _scale(self, path: str, size: int, labels: Mapping[str, Labels]) -> int:
@@ -153,7 +161,9 @@ class Hdf5Reader(Reader):
             agree("the length of a dimension", where, (size,), scale.shape)
             if path in labels:
                 expected = labels_array(labels[path])
-                found = self._data(path, scale, Form(expected.shape, expected.dtype.str, ("",)), 0)
+                form = Form(expected.shape, expected.dtype.str, ("",))
+                self._check_form(path, scale, form)
+                found = self._data(scale, form, 0)
                 agree("the labels of a dimension", where, expected.tolist(), found.tolist())
             else:
                 agree("what a dimension scale stores", where, 0, scale.get_storage_size())
@@ -162,8 +172,9 @@ class Hdf5Reader(Reader):
         agree("the length of a dimension", f"{self.where}: {path}", (size,), shape)
         return address
 
-    def _data(self, path: str, dataset: h5d.DatasetID, form: Form, slab: int) -> np.ndarray:
-        self._check_form(path, dataset, form)
+    @staticmethod
+    def _data(dataset: h5d.DatasetID, form: Form, slab: int) -> np.ndarray:
+        """One slab of a dataset that is known to be of that form."""
         array = np.empty(form.slab, little_endian(form.dtype))
         if form.stacked:
             place = dataset.get_space()
