@@ -426,9 +426,9 @@ def test_a_manifest_that_contradicts_itself_is_refused_on_opening(place, lie):
 def test_a_manifest_that_contradicts_itself_is_never_published(golden, lie):
     before = golden.contents()
 
-    lying = LIES[lie][0](small_golden.complete())
+    lying = dataclasses.replace(small_golden.manifest(), **LIES[lie][0](small_golden.complete()))
     with pytest.raises(GoldenError):
-        write_golden(golden.path, small_golden.arrays(), small_golden.manifest(**lying), overwrite=True)
+        write_golden(golden.path, small_golden.arrays(), lying, overwrite=True)
     if golden.has_rename:
         assert golden.contents() == before
 
