@@ -176,12 +176,20 @@ class Layout:
                 )
 
 
-def _stack(case: CaseEntry, name: str, taps: Sequence[Tap], everywhere: Mapping[str, set[int]]) -> Stack:
-    """One stack. Its first dimension is `layer` where it has every layer of the case, and else its own."""
+def _stack(
+    case: CaseEntry, name: str, taps: Sequence[Tap], everywhere: Mapping[str, set[int]], sizes: Mapping[str, int]
+) -> Stack:
+    """One stack. A name has one length in the tree of a case, so a dimension that has another has another name.
+
+    The first is `layer` where the stack has every layer of the case, and else its own. One whose size is that of
+    some layers alone is called after the first of them: `head.1`.
+    """
     layers = tuple(layer for tap in taps if (layer := layer_of(tap.name)) is not None)
     dims = stored_dims(case, taps[0])
     if layers:
-        prefix = taps[0].name.partition(".")[0]
+        prefix, stage = taps[0].name.partition(".")[0], taps[0].stage
+        own = stage.removeprefix(f"{LAYERS}.")
+        dims = tuple(f"{dim}.{own}" if f"{stage}.{dim}" in sizes else dim for dim in dims)
         whole = set(layers) == everywhere[prefix]
         dims = (LAYER if whole and prefix == LAYERS else f"{LAYER}.{prefix if whole else name}", *dims)
     return Stack(name, dims, tuple(tap.name for tap in taps), layers)

@@ -45,7 +45,7 @@ def test_layers_of_different_shapes_lie_in_different_stacks_named_by_the_first_o
     assert found == {
         "embed": Form((1, 2, 6), "float64", (*TOKENS, "hidden")),
         "q.0": Form((2, 1, 2, 3, 2), "float64", ("layer.q.0", *HEADS)),
-        "q.1": Form((1, 1, 2, 5, 2), "float64", ("layer.q.1", *HEADS)),
+        "q.1": Form((1, 1, 2, 5, 2), "float64", ("layer.q.1", *TOKENS, "head.1", "head_dim")),
         "router": Form((2, 1, 2, 4), "float64", ("layer.router", *TOKENS, "expert")),
         "encoder.q": Form((2, 1, 2, 3, 2), "float64", ("layer.encoder", *HEADS)),
         "logits": Form((1, 2, 12), "float64", (*TOKENS, "vocab")),
@@ -80,6 +80,7 @@ def test_a_family_that_nobody_knows_is_written_and_read_by_what_its_manifest_say
     with xarray.open_datatree(place.path, **engine) as tree:
         assert tree["cases/two-tokens/taps/q.0"].coords["layer.q.0"].values.tolist() == [0, 2]
     case = harness.open(place.path)["two-tokens"]
+    assert case["q.1"].dims == ("layer", *HEADS) and case["q.1"].sizes["head"] == 5
     assert case["q.0"].dims == ("layer", *HEADS) and case["q.0"].coords["layer"].values.tolist() == [0, 2]
 
 

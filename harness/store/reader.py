@@ -134,7 +134,7 @@ class Golden:
         return self._layout.place(self.manifest.case(case), tap)
 
     def labelled(self, path: str, index: int | None = None) -> Labelled:
-        """An array, or one layer of a stack. The dimension of layers is called `layer`, whatever it is on disk.
+        """An array, or one layer of a stack. Dimensions are called `layer`, `head`, whatever they are on disk.
 
         Raises:
             GoldenError: it is damaged.
@@ -146,7 +146,7 @@ class Golden:
             layers = {LAYER: labels.pop(dims.pop(0))}
             if index is None:
                 dims, labels = [LAYER, *dims], layers | labels
-        return Labelled(self._array(path, index), tuple(dims), labels)
+        return Labelled(self._array(path, index), tuple(dim.partition(".")[0] for dim in dims), labels)
 
     def noise(self, case: str, precision: str, kind: str) -> np.ndarray:
         """A case's noise floors: float32 [tap, statistic, batch, position or kept], taps as in `CaseEntry.taps`,

@@ -56,14 +56,13 @@ def test_layers_taps_statistics_and_kept_positions_are_labelled(written):
         assert q.coords["layer"].values.tolist() == [0, 1]
         kept = tree["cases/kept/taps/q"]
         assert kept.coords["kept"].values.tolist() == [0, 2]
-        noise = tree["cases/padded/noise/bfloat16_replay"]
-        manifest = small_golden.manifest()
-        assert noise.coords["tap"].values.tolist() == list(manifest.case("padded").taps)
+        noise = tree["cases/padded/noise/bfloat16_replay"].load()
+    with open_golden(path) as golden:
+        taps = golden.manifest.case("padded").taps
+        assert noise.coords["tap"].values.tolist() == list(taps)
         assert noise.coords["statistic"].values.tolist() == list(NOISE_STATISTICS)
-        with open_golden(path) as golden:
-            index = manifest.case("padded").taps.index("layers.1.resid_post")
-            mine = golden.noise("padded", "bfloat16", "replay")[index, statistic("max")]
-        assert np.array_equal(noise.sel(tap="layers.1.resid_post", statistic="max"), mine)
+        mine = golden.noise("padded", "bfloat16", "replay")[taps.index("layers.1.resid_post"), statistic("max")]
+    assert np.array_equal(noise.sel(tap="layers.1.resid_post", statistic="max"), mine)
 
 
 def test_the_same_dimension_has_its_own_length_in_every_case(written):
