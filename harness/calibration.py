@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from harness.golden import STATISTICS
+from harness.golden import statistic
 from harness.metrics import PerPosition
 from harness.taps import kind_of
 
@@ -29,7 +29,7 @@ TOGETHER = 0.25
 # The least that a fit needs: fewer places than this say nothing of how they vary.
 FEWEST = 8
 
-RMS, MAX, NUMBERS, SPREAD = (STATISTICS.index(name) for name in ("rms", "max", "numbers", "spread"))
+RMS, MAX, NUMBERS, SPREAD = map(statistic, ("rms", "max", "numbers", "spread"))
 
 
 @dataclass(frozen=True, eq=False)

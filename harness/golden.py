@@ -1,4 +1,4 @@
-"""The golden as plain data: what its manifest says, and where its arrays lie.
+"""The golden as plain data: what its manifest says. Where its arrays lie is `harness.layout`.
 
 The manifest is canonical JSON; the sha256 of its bytes is the golden's identity. It holds nothing that
 differs between two recordings of the same thing on the same machine: no time, no path.
@@ -13,26 +13,60 @@ from typing import Any
 import msgspec
 
 from harness.errors import GoldenError
-from harness.taps import FULL_KINDS, Tap
+from harness.taps import Tap
 
 FORMAT = "goldens"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NOISE_PRECISIONS = ("float32", "bfloat16")
 NOISE_KINDS = ("forward", "replay")
 # What is recorded of PyTorch's error at a position, over its draws: the root of the mean square, the largest (the root
 # of the mean of its square), in how many numbers the error effectively is, and the variance over the draws of the
 # logarithm of the mean square. See `harness.calibration`.
-STATISTICS = ("rms", "max", "numbers", "spread")
+NOISE_STATISTICS = ("rms", "max", "numbers", "spread")
+LAYER = "layer"
+# A manifest is read into objects that take several times its room, so its size is bounded before it is read.
+MANIFEST_LIMIT = 1 << 26
+FREE_LIMIT = 1 << 20  # of a part that is free in form: the config, the environment
+
+
+def statistic(name: str) -> int:
+    """Where a statistic lies along the axis `statistic` of noise floors."""
+    return NOISE_STATISTICS.index(name)
 
 
 @dataclass(frozen=True)
-class ArrayEntry:
-    """One stored array: little-endian, C order; sha256 over exactly those bytes."""
+class Form:
+    """The form of an array: all that is known of it before its values. Little-endian, C order."""
 
     shape: tuple[int, ...]
     dtype: str
     dims: tuple[str, ...]
-    sha256: str
+
+    @property
+    def stacked(self) -> bool:
+        """Whether it holds one slab for each layer, along its first dimension."""
+        return len(self.dims) > 1 and (self.dims[0] == LAYER or self.dims[0].startswith(f"{LAYER}."))
+
+    @property
+    def slabs(self) -> int:
+        """How many pieces it is written, hashed and read in."""
+        return self.shape[0] if self.stacked else 1
+
+    @property
+    def slab(self) -> tuple[int, ...]:
+        """The shape of one of them."""
+        return self.shape[1:] if self.stacked else self.shape
+
+
+@dataclass(frozen=True)
+class ArrayEntry(Form):
+    """One stored array, with the sha256 of the bytes of every slab; of an array that is no stack, there is one."""
+
+    sha256: tuple[str, ...]
+
+    @property
+    def form(self) -> Form:
+        return Form(self.shape, self.dtype, self.dims)
 
 
 @dataclass(frozen=True)
@@ -57,10 +91,10 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class TokenizerEntry:
-    """Phase 2 facts: sha256 of tokenizer.json, and whether it is the published Qwen2 tokenizer."""
+    """Phase 2 facts: sha256 of tokenizer.json, and whose published ids it gives (none known: empty)."""
 
     sha256: str
-    is_qwen2: bool
+    published: str
 
 
 @dataclass(frozen=True)
@@ -111,7 +145,12 @@ class CaseEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a golden except its arrays. See goldens/README.md, the format's specification."""
+    """Everything about a golden except its arrays. See goldens/README.md, the format's specification.
+
+    Attributes:
+        statistics: what noise floors say, in the order of their axis `statistic`.
+        sizes: of every dimension of a tap that is no matter of the case; `layers.3.head` where a layer differs.
+    """
 
     format: str
     version: int
@@ -121,6 +160,8 @@ class Manifest:
     level: str
     truth_dtype: str
     precisions: tuple[str, ...]
+    statistics: tuple[str, ...]
+    sizes: dict[str, int]
     taps: tuple[Tap, ...]
     cases: tuple[CaseEntry, ...]
     environment: dict[str, Any]
@@ -145,51 +186,6 @@ class Manifest:
         )
 
 
-def input_path(case: str, name: str) -> str:
-    """Where `input_ids`, `positions` and `mask` lie: int32, int32 and bool [batch, position]."""
-    return f"cases/{case}/{name}"
-
-
-def tap_path(case: str, tap: str) -> str:
-    """Where the truth of a tap lies: float64 (or float32 by choice), dimensions as in `Tap.dims`."""
-    return f"cases/{case}/taps/{tap}"
-
-
-def noise_path(case: str, precision: str, kind: str) -> str:
-    """Where a case's noise floors lie: float32 [tap, statistic, batch, position].
-
-    One array for all taps (in the order of `CaseEntry.taps`), since every tap has one value per position:
-    a golden then has a hundred noise arrays instead of ten thousand.
-    """
-    return f"cases/{case}/noise/{precision}/{kind}"
-
-
-def generated_path(case: str, precision: str, what: str) -> str:
-    """Where the reference's greedy continuation lies, at float64 and float32: `tokens` int32 [batch, step], and
-    `margins` float64 [batch, step], by how much the logits prefer each over the runner-up."""
-    return f"cases/{case}/generated/{precision}/{what}"
-
-
-def stored_dims(case: CaseEntry, tap: Tap) -> tuple[str, ...]:
-    """The dimension names of a tap as it is stored: `kept` in place of `position` where only some are."""
-    if not case.kept or tap.kind in FULL_KINDS:
-        return tap.dims
-    return tuple("kept" if dim == "position" else dim for dim in tap.dims)
-
-
-NOISE_DIMS = ("tap", "statistic", "batch", "position")
-
-
-def noise_dims(case: CaseEntry) -> tuple[str, ...]:
-    """The dimension names of noise floors. A cache tap has its slots along `position`."""
-    return (*NOISE_DIMS[:-1], "kept") if case.kept else NOISE_DIMS
-
-
-GENERATED_PRECISIONS = ("float64", "float32")
-GENERATED = {"tokens": "int32", "margins": "float64"}
-GENERATED_DIMS = ("batch", "step")
-
-
 def encode(manifest: Manifest) -> bytes:
     """The manifest as canonical JSON: keys sorted, no white space."""
     return msgspec.json.encode(manifest, order="deterministic")
@@ -200,32 +196,62 @@ def identity(encoded: bytes) -> str:
     return hashlib.sha256(encoded).hexdigest()
 
 
+class _ModelHead(msgspec.Struct):
+    config: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Version(msgspec.Struct):
+    """What is looked at first: other fields are passed over without making anything of them."""
+
+    format: msgspec.Raw = msgspec.Raw(b"null")
+    version: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Free(msgspec.Struct):
+    """The parts that are free in form."""
+
+    environment: msgspec.Raw = msgspec.Raw(b"{}")
+    model: _ModelHead | None = None
+
+
+DAMAGED = "fetch the golden again, or record it anew with generate_goldens.py"
+
+
 def decode(encoded: bytes, where: object) -> Manifest:
     """Read a manifest, strictly.
 
     Raises:
-        GoldenError: not JSON, not a golden's, of a newer format version, or a field is wrong.
+        GoldenError: not JSON, not a golden's, of another format version, or a field is wrong or too long.
     """
-    damaged = "fetch the golden again, or record it anew with generate_goldens.py"
     try:
-        document = msgspec.json.decode(encoded)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise GoldenError(f"the manifest is damaged: {error}", where=where, hint=damaged) from None
-    kind = document.get("format") if isinstance(document, dict) else None
+        head = msgspec.json.decode(encoded, type=_Version)
+        kind, version = _value(head.format), _value(head.version)
+        if (kind, version) == (FORMAT, FORMAT_VERSION):
+            free = msgspec.json.decode(encoded, type=_Free)
+            config = free.model.config if free.model else b""
+            for part, raw in (("environment", free.environment), ("model.config", config)):
+                if len(bytes(raw)) > FREE_LIMIT:
+                    raise _malformed(f"{part} is longer than {FREE_LIMIT:,} bytes", where)
+            return msgspec.json.decode(encoded, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(str(error), where) from None
     if kind != FORMAT:
         raise GoldenError(
-            "this is not a golden", where=where, expected=f"format {FORMAT!r}", found=kind, hint=damaged
+            "this is not a golden", where=where, expected=f"format {FORMAT!r}", found=kind, hint=DAMAGED
         )
-    version = document.get("version")
-    if version != FORMAT_VERSION:
-        raise GoldenError(
-            "this golden has a format version that this release does not read",
-            where=where,
-            expected=FORMAT_VERSION,
-            found=version,
-            hint="upgrade this package, or record the golden again with this release",
-        )
-    try:
-        return msgspec.convert(document, Manifest)
-    except msgspec.ValidationError as error:
-        raise GoldenError(f"the manifest is malformed: {error}", where=where, hint=damaged) from None
+    raise GoldenError(
+        "this golden has a format version that this release does not read",
+        where=where,
+        expected=FORMAT_VERSION,
+        found=version,
+        hint="upgrade this package, or record the golden again with this release",
+    )
+
+
+def _value(raw: msgspec.Raw) -> object:
+    """A short JSON value, or what is wrong with it."""
+    return msgspec.json.decode(raw) if len(bytes(raw)) < 100 else "something long"
+
+
+def _malformed(problem: str, where: object) -> GoldenError:
+    return GoldenError(f"the manifest is malformed: {problem}", where=where, hint=DAMAGED)

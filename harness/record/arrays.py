@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness import golden
+from harness import layout
 from harness.corpus import Case
-from harness.golden import CaseEntry, Manifest
+from harness.golden import NOISE_KINDS, CaseEntry, Manifest, statistic
+from harness.layout import Layout
 from harness.record.generation import GENERATION
 from harness.record.layer_major import recorded
 from harness.record.model import Reference
 from harness.record.noise import Floors
 from harness.record.work import Work
 from harness.store import NewArray
-from harness.taps import TOKENS
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,21 @@ def golden_arrays(
     model: Reference, manifest: Manifest, cases: Sequence[Case], work: Work, tally: Tally
 ) -> Iterator[NewArray]:
     """Every array of the golden, case by case: inputs, taps in data-flow order, noise floors."""
+    places = Layout(manifest)
     for case in cases:
-        for array in _case_arrays(model, manifest, case, work, tally):
+        for array in _case_arrays(model, manifest, places, case, work, tally):
             tally.nbytes += array.array.nbytes
             yield array
 
 
-def _case_arrays(model: Reference, manifest: Manifest, case: Case, work: Work, tally: Tally) -> Iterator[NewArray]:
+def _case_arrays(
+    model: Reference, manifest: Manifest, places: Layout, case: Case, work: Work, tally: Tally
+) -> Iterator[NewArray]:
     entry = manifest.case(case.name)
-    for name in ("input_ids", "positions", "mask"):
-        yield NewArray(golden.input_path(case.name, name), TOKENS, getattr(case, name))
+    for name in layout.INPUTS:
+        yield NewArray(layout.input_path(case.name, name), getattr(case, name))
     floors: dict[tuple[str, str], list[Floors]] = {
-        (precision, kind): [] for precision in manifest.precisions for kind in golden.NOISE_KINDS
+        (precision, kind): [] for precision in manifest.precisions for kind in NOISE_KINDS
     }
     for stage in model.stages:
         taps = recorded(stage, entry, manifest.taps)
@@ -60,7 +63,8 @@ def _case_arrays(model: Reference, manifest: Manifest, case: Case, work: Work, t
         with work.reading(stage, case.name) as file:
             for tap in taps:
                 truth = file.get_tensor(f"truth/{tap.name}").numpy().astype(manifest.truth_dtype)
-                yield NewArray(golden.tap_path(case.name, tap.name), golden.stored_dims(entry, tap), truth)
+                path, index = places.place(entry, tap.name)
+                yield NewArray(path, truth, index or 0)
             for (precision, kind), parts in floors.items():
                 # Copied: a tensor that is kept keeps the whole file mapped, and with it every page that was read.
                 parts.append(file.get_tensor(f"noise/{precision}/{kind}").numpy().copy())
@@ -68,17 +72,17 @@ def _case_arrays(model: Reference, manifest: Manifest, case: Case, work: Work, t
         noise = np.concatenate(parts)
         if (precision, kind) == ("float32", "forward"):
             tally.loudest = _louder(tally.loudest, entry, noise)
-        yield NewArray(golden.noise_path(case.name, precision, kind), golden.noise_dims(entry), noise)
+        yield NewArray(layout.noise_path(case.name, precision, kind), noise)
     if entry.generated:
         with work.reading(GENERATION, case.name) as file:
-            for precision in golden.GENERATED_PRECISIONS:
-                for what in golden.GENERATED:
+            for precision in layout.GENERATED_PRECISIONS:
+                for what in layout.GENERATED:
                     value = file.get_tensor(f"{precision}/{what}").numpy().copy()
-                    yield NewArray(golden.generated_path(case.name, precision, what), golden.GENERATED_DIMS, value)
+                    yield NewArray(layout.generated_path(case.name, precision, what), value)
 
 
 def _louder(so_far: Loudest, entry: CaseEntry, noise: Floors) -> Loudest:
-    largest = noise[:, golden.STATISTICS.index("max")].max(axis=(1, 2))
+    largest = noise[:, statistic("max")].max(axis=(1, 2))
     index = int(largest.argmax())
     if largest[index] <= so_far.error:
         return so_far

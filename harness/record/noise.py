@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.errors import RecordError
-from harness.golden import STATISTICS
+from harness.golden import NOISE_STATISTICS
 from harness.taps import Tap
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -71,7 +71,7 @@ def noise_floors(
         stream: what to call this pass in a message, `float32 forward`.
 
     Returns:
-        float32 [tap, statistic, batch, position], the statistics as in `harness.golden.STATISTICS`.
+        float32 [tap, statistic, batch, position], the statistics as in `harness.golden.NOISE_STATISTICS`.
 
     Raises:
         RecordError: PyTorch gives a value that is not finite at this precision.
@@ -104,7 +104,7 @@ def _statistics(
         "numbers": share.mean(0).clamp(1, rows.shape[-1]),
         "spread": torch.where(mean.amax(0) > 0, spread, torch.zeros_like(spread)),
     }
-    return torch.stack([found[name] for name in STATISTICS]).numpy()
+    return torch.stack([found[name] for name in NOISE_STATISTICS]).numpy()
 
 
 def not_finite(tap: str, stream: str) -> RecordError:

@@ -14,6 +14,7 @@ from harness import golden
 from harness.corpus import Case, Corpus
 from harness.entries import Batch, Entry, Generation, Prompt
 from harness.golden import CaseEntry, Manifest, RowEntry
+from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
 from harness.record.cases import case_of
 from harness.record.environment import check_device, provenance, reproducible
@@ -128,7 +129,7 @@ def record(
             identity = write_golden(
                 out,
                 golden_arrays(model, manifest, cases, work, tally),
-                lambda arrays: replace(manifest, arrays=arrays),
+                manifest,
                 overwrite=options.overwrite,
             )
             work.finish()
@@ -189,6 +190,7 @@ def _entries(
 def _manifest(model: Reference, model_id: str, corpus: Corpus, tokenized: Tokenized, options: Options) -> Manifest:
     """Everything that the golden says of itself, but for its cases and their arrays."""
     table = parameter_table(model.checkpoint, model.shapes, model.arch.tied_head)
+    taps = model.arch.taps()
     return Manifest(
         format=golden.FORMAT,
         version=golden.FORMAT_VERSION,
@@ -198,7 +200,9 @@ def _manifest(model: Reference, model_id: str, corpus: Corpus, tokenized: Tokeni
         level=options.level,
         truth_dtype=options.dtype,
         precisions=golden.NOISE_PRECISIONS,
-        taps=model.arch.taps(),
+        statistics=golden.NOISE_STATISTICS,
+        sizes=sizes_of(taps, model.arch.sizes(1, 1)),
+        taps=taps,
         cases=(),
         environment=provenance(options.device),
         command=_command(model_id, corpus, options),

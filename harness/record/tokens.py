@@ -70,7 +70,7 @@ def tokenize(checkpoint: Path, corpus: Corpus, selected: Sequence[Entry], vocab:
         every[name] = ids
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Tokenized(TokenizerEntry(digest, is_qwen2), every, 0 if pad is None else int(pad))
+    return Tokenized(TokenizerEntry(digest, "Qwen2" if is_qwen2 else ""), every, 0 if pad is None else int(pad))
 
 
 def _texts(corpus: Corpus, selected: Sequence[Entry]) -> Mapping[str, str]:

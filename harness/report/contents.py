@@ -31,7 +31,8 @@ def _facts(golden: Golden) -> Table:
     grid.add_row("model", f"{model.id}: {model.parameter_count:,} parameters in {len(model.parameters)} tensors")
     grid.add_row("biases", f"{len(model.biases)}: {_kinds(model.biases)}")
     grid.add_row("config", ", ".join(f"{k} {v}" for k, v in sorted(model.config.items()) if _is_plain(v)))
-    whose = "the published Qwen2 one" if manifest.tokenizer.is_qwen2 else "the checkpoint's own"
+    published = manifest.tokenizer.published
+    whose = f"the published {published} one" if published else "the checkpoint's own"
     grid.add_row("tokenizer", f"{whose}, sha256 {manifest.tokenizer.sha256[:12]}")
     grid.add_row("corpus", f"sha256 {manifest.corpus_sha256[:12]}")
     grid.add_row("noise", f"{', '.join(manifest.precisions)}, forward and replay")

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from harness.generation import Continuation, agreement, first_mismatch
-from harness.golden import GENERATED_PRECISIONS, STATISTICS, CaseEntry
+from harness.golden import CaseEntry, statistic
+from harness.layout import GENERATED_PRECISIONS
 from harness.metrics import UNIT_ROUNDOFF
 from harness.run.port import blaming_the_port
 from harness.run.precision import jax_dtype
@@ -38,7 +39,7 @@ def continue_greedily(port: Any, golden: Golden, entry: CaseEntry, precision: st
     noise = float(UNIT_ROUNDOFF[precision] * np.abs(logits).max())
     if precision in golden.manifest.precisions:
         floors = golden.noise(entry.name, precision, "forward")[entry.taps.index("logits")]
-        noise = max(noise, float(floors[STATISTICS.index("max"), 0, position]))
+        noise = max(noise, float(floors[statistic("max"), 0, position]))
     mismatch = first_mismatch(position, reference[agreed], written[agreed], logits, noise)
     return Continuation(entry.name, precision, len(reference), agreed, pytorch, mismatch)
 

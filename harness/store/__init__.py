@@ -8,7 +8,7 @@
 """
 
 from harness.store.location import check_writable
-from harness.store.reader import Golden, open_golden
+from harness.store.reader import Golden, Labelled, open_golden
 from harness.store.writer import NewArray, write_golden
 
-__all__ = ["Golden", "NewArray", "check_writable", "open_golden", "write_golden"]
+__all__ = ["Golden", "Labelled", "NewArray", "check_writable", "open_golden", "write_golden"]

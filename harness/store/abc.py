@@ -8,19 +8,22 @@ tests/store/test_store.py, run on every backend, is the definition of what they 
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
 
 from harness.errors import GoldenError
-from harness.golden import ArrayEntry
+from harness.golden import ArrayEntry, Form
+from harness.layout import Labels
 from harness.store.refusals import FETCH_AGAIN, reading
 
 MANIFEST = "manifest"
 MANIFEST_DIM = "manifest_byte"
 DIMENSIONS = "dimensions"
 SHA256 = "sha256"
+DIGEST = re.compile("[0-9a-f]{64}")
 DTYPES = ("float64", "float32", "int32", "bool", "uint8")
 
 
@@ -39,15 +42,17 @@ def little_endian(name: str) -> np.dtype:
     return np.dtype(name).newbyteorder("<")
 
 
-def scale_path(path: str, dim: str) -> str:
-    """Where the dimension scale lies: every case has its own, so that `position` has one length in each."""
-    parts = path.split("/")
-    return "/".join([*parts[:2], dim]) if len(parts) > 2 else dim
+def labels_array(labels: Labels) -> np.ndarray:
+    """Labels as they lie on disk: int32, or strings of one length."""
+    if isinstance(labels[0], int):
+        return np.array(labels, "<i4")
+    return np.array([str(label).encode("ascii") for label in labels])
 
 
-def early_scale_path(scale: str) -> str:
+def early_path(scale: str) -> str:
     """The second name of a dimension scale, which HDF5 comes across first: see `hdf5_writer`."""
-    return f"{DIMENSIONS}/{scale.removeprefix('cases/')}"
+    parts = scale.split("/")
+    return "/".join([DIMENSIONS, parts[1] if len(parts) > 1 else MANIFEST, parts[-1]])
 
 
 def parents(path: str) -> list[str]:
@@ -77,16 +82,25 @@ class Reader(ABC):
 
     where: str
 
-    def array(self, path: str, entry: ArrayEntry) -> np.ndarray:
+    def array(self, path: str, entry: ArrayEntry, index: int | None = None, called: str = "") -> np.ndarray:
         """The array at `path`, of the entry's shape and dtype, read-only: nobody edits a golden by mistake.
+
+        Args:
+            index: of one slab of a stack, which alone is read and verified; None means the whole array.
+            called: what a message calls that slab.
 
         Raises:
             GoldenError: it is missing, differs from its entry, or does not have its sha256.
         """
-        where = f"{self.where}: {path}"
-        with reading(where):
-            array = self.read(path, entry)
-        agree("the sha256 of an array", where, entry.sha256, sha256(array))
+        if index is None and entry.stacked:
+            array = np.empty(entry.shape, little_endian(entry.dtype))
+            for slab in range(entry.slabs):
+                array[slab] = self.array(path, entry, slab)
+        else:
+            where = f"{self.where}: {path}" + (f" ({called or f'slab {index}'})" if entry.stacked else "")
+            with reading(where):
+                array = self.read(path, entry, index or 0)
+            agree("the sha256 of an array", where, entry.sha256[index or 0], sha256(array))
         array.flags.writeable = False
         return array
 
@@ -118,8 +132,8 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    def read(self, path: str, entry: ArrayEntry) -> np.ndarray:
-        """The bytes at `path` as an array, once shape, dtype and stored size are known to be the entry's.
+    def read(self, path: str, entry: ArrayEntry, slab: int) -> np.ndarray:
+        """The bytes of one slab as an array, once shape, dtype and stored size are known to be the entry's.
 
         Raises:
             GoldenError: missing, or not as the entry says. Nothing has been allocated then.
@@ -130,8 +144,8 @@ class Reader(ABC):
         return True
 
     @abstractmethod
-    def check_structure(self, path: str, entry: ArrayEntry) -> None:
-        """Hold everything on disk about the array but its data to its entry, dimension names included.
+    def check_structure(self, path: str, entry: ArrayEntry, labels: Mapping[str, Labels]) -> None:
+        """Hold everything on disk about the array but its data to its entry, dimension names and labels included.
 
         Called only where `is_whole`.
 
@@ -140,8 +154,8 @@ class Reader(ABC):
         """
 
     @abstractmethod
-    def check_nothing_else(self, arrays: Mapping[str, ArrayEntry]) -> None:
-        """Refuse whatever is on disk beside these arrays, the manifest, and what the layout itself needs.
+    def check_nothing_else(self, arrays: Mapping[str, ArrayEntry], labels: Mapping[str, Labels]) -> None:
+        """Refuse whatever is on disk beside arrays, labels, the manifest, and what the layout itself needs.
 
         Called when all arrays have been found whole.
 
@@ -163,8 +177,11 @@ class Writer(ABC):
     """One golden being written, not yet visible under its name."""
 
     @abstractmethod
-    def add(self, path: str, dims: tuple[str, ...], array: np.ndarray) -> None:
-        """Store one array: little-endian, C order, of a dtype in `DTYPES`, not empty."""
+    def put(self, path: str, form: Form, slab: int, array: np.ndarray) -> None:
+        """Store one slab of an array: little-endian, C order, of a dtype in `DTYPES`, not empty.
+
+        Slabs of several arrays may come in turn; each array's come in order, from the first to the last.
+        """
 
     @abstractmethod
     def finish(self, manifest: bytes, digest: str) -> None:

@@ -5,16 +5,52 @@ fsspec is imported only for a URL; it and the file systems behind it are the `re
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from harness.errors import GoldenError
 from harness.store.refusals import FETCH_AGAIN
 
 REMOTE_EXTRA = "pip install 'goldens[remote]'"
+
+
+def open_regular(path: str | Path, follow: bool = True) -> BinaryIO:
+    """Open a file for reading, unless it is something else: a FIFO would wait, a device would never end.
+
+    Args:
+        follow: whether it may be a symbolic link.
+
+    Raises:
+        OSError: it cannot be opened.
+        GoldenError: it is no regular file.
+    """
+    # Not to wait for whoever writes to a FIFO: the flag means nothing to a file.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        handle = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):  # a link; a socket; a device without a driver
+            raise _no_file(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _no_file(path)
+    return os.fdopen(handle, "rb")
+
+
+def _no_file(path: str | Path) -> GoldenError:
+    return GoldenError(
+        "a part of the golden is no file",
+        where=path,
+        expected="a regular file",
+        found="a link, a directory, a FIFO, a socket or a device",
+        hint=FETCH_AGAIN,
+    )
 
 
 class Files(ABC):
@@ -65,15 +101,28 @@ class LocalFiles(Files):
         self._root = str(root)  # not Path: joining thousands of them costs more than reading
         self.where = self._root
         self._made = {self._root}
+        self._plain: set[str] = set()
 
     def exists(self, path: str) -> bool:
         return os.path.isfile(f"{self._root}/{path}")  # noqa: PTH113
 
     def read(self, path: str, limit: int) -> bytes:
-        with open(f"{self._root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123
-            if os.fstat(file.fileno()).st_size > limit:
-                raise self.too_long(path, limit)
-            return file.readall()
+        self._refuse_links(path)
+        with open_regular(f"{self._root}/{path}", follow=False) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(size + 1) if size <= limit else b""
+        if size > limit or len(data) > limit:  # the second: it grew
+            raise self.too_long(path, limit)
+        return data
+
+    def _refuse_links(self, path: str) -> None:
+        """Folders on the way that are links would lead out of the golden."""
+        folder = path.rpartition("/")[0]
+        while folder and folder not in self._plain:
+            if os.path.islink(f"{self._root}/{folder}"):  # noqa: PTH114
+                raise _no_file(f"{self._root}/{folder}")
+            self._plain.add(folder)
+            folder = folder.rpartition("/")[0]
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         target = f"{self._root}/{path}"
@@ -85,7 +134,8 @@ class LocalFiles(Files):
             file.write(data)
 
     def paths(self) -> Iterator[str]:
-        for folder, _, names in os.walk(self._root):
+        for folder, folders, names in os.walk(self._root):
+            names += [name for name in folders if os.path.islink(f"{folder}/{name}")]  # noqa: PTH114
             below = folder[len(self._root) :].replace(os.sep, "/").strip("/")
             for name in names:
                 if not name.startswith("."):

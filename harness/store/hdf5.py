@@ -15,10 +15,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5l, h5o, h5r, h5s
+from h5py import h5a, h5d, h5g, h5l, h5o, h5r, h5s
 
 from harness.errors import GoldenError
-from harness.golden import ArrayEntry
+from harness.golden import MANIFEST_LIMIT, ArrayEntry, Form
+from harness.layout import Labels, label_path
 from harness.store import seal
 from harness.store.abc import (
     MANIFEST,
@@ -26,11 +27,12 @@ from harness.store.abc import (
     SHA256,
     Reader,
     agree,
-    early_scale_path,
+    early_path,
+    labels_array,
     little_endian,
     parents,
-    scale_path,
 )
+from harness.store.files import open_regular
 from harness.store.refusals import FETCH_AGAIN, reading
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -49,10 +51,11 @@ class Hdf5Reader(Reader):
             self._file = h5py.File(path, "r", locking=False)
             self._size = os.fstat(self._file.id.get_vfd_handle()).st_size
         self._groups: dict[str, h5g.GroupID] = {"": h5g.open(self._file.id, b"/")}
+        self._latest: tuple[str, h5d.DatasetID | None] = ("", None)
         self._scales: dict[str, tuple[int, tuple[int, ...]]] = {}
 
     def _check_signature(self, path: Path) -> None:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found = file.read(len(SIGNATURE))
         if found != SIGNATURE:
             raise GoldenError(
@@ -72,25 +75,50 @@ class Hdf5Reader(Reader):
                 hint="give the path of a golden; `python generate_goldens.py` records one",
             )
         dataset = self._dataset(MANIFEST)
-        data = self._data(MANIFEST, dataset, (dataset.shape[0],) if dataset.rank == 1 else (), "uint8")
+        shape = (dataset.shape[0],) if dataset.rank == 1 else ()
+        if math.prod(shape) > MANIFEST_LIMIT:
+            agree("the length of the manifest", self.where, f"at most {MANIFEST_LIMIT:,} bytes", f"{shape[0]:,}")
+        form = Form(shape, "uint8", (MANIFEST_DIM,))
+        self._check_form(MANIFEST, dataset, form)
+        data = self._data(dataset, form, 0)
+        return data.tobytes(), self._digest(dataset)
+
+    def _digest(self, dataset: h5d.DatasetID) -> str:
+        """The attribute beside the manifest. What is read goes into a buffer of a fixed size: form comes first."""
+        where = f"{self.where}: {MANIFEST}, attribute {SHA256}"
+        if not h5a.exists(dataset, SHA256.encode()):
+            raise GoldenError("the manifest has no sha256 beside it", where=where, hint=FETCH_AGAIN)
+        attribute = h5a.open(dataset, SHA256.encode())
+        agree("the shape of an attribute", where, (), attribute.shape)
+        agree("the type of an attribute", where, f"|S{DIGEST_LENGTH}", attribute.dtype.str)
+        agree("the size of an attribute", where, DIGEST_LENGTH, attribute.get_type().get_size())
         digest = np.empty((), f"S{DIGEST_LENGTH}")
-        h5py.h5a.open(dataset, SHA256.encode()).read(digest)
-        return data.tobytes(), digest.item().decode("ascii")
+        attribute.read(digest)
+        return bytes(digest.item()).decode("ascii")
 
-    def read(self, path: str, entry: ArrayEntry) -> np.ndarray:
-        return self._data(path, self._dataset(path), entry.shape, entry.dtype)
+    def read(self, path: str, entry: ArrayEntry, slab: int) -> np.ndarray:
+        if path != self._latest[0]:  # the slabs of a stack are read one after the other
+            dataset = self._dataset(path)
+            self._check_form(path, dataset, entry)
+            self._latest = path, dataset
+        return self._data(self._latest[1], entry, slab)
 
-    def check_structure(self, path: str, entry: ArrayEntry) -> None:
+    def check_structure(self, path: str, entry: ArrayEntry, labels: Mapping[str, Labels]) -> None:
         where = f"{self.where}: {path}"
         with reading(where):
             dataset = self._dataset(path)
-            self._check_form(path, dataset, entry.shape, entry.dtype)
-            sizes = zip(entry.dims, entry.shape, strict=True)
-            scales = [self._scale(scale_path(path, dim), size) for dim, size in sizes]
+            self._check_form(path, dataset, entry)
+            scales = []
+            for dim, size in zip(entry.dims, entry.shape, strict=True):
+                scales.append(self._scale(label_path(path, dim), size, labels))
+            attribute = h5a.open(dataset, b"DIMENSION_LIST")
+            agree("the number of dimension scales", where, (len(entry.dims),), attribute.shape)
+            references = h5py.check_vlen_dtype(attribute.dtype) == h5py.ref_dtype
+            agree("the type of dimension scales", where, "references", "references" if references else "another")
             # By address: HDF5 finds the name behind a reference only by walking the file.
-            references = h5py.Dataset(dataset).attrs["DIMENSION_LIST"]
             found = [
-                [h5o.get_info(h5r.dereference(one, self._file.id)).addr for one in axis] for axis in references
+                [h5o.get_info(h5r.dereference(one, self._file.id)).addr for one in axis]
+                for axis in h5py.Dataset(dataset).attrs["DIMENSION_LIST"]
             ]
             if found != [[scale] for scale in scales]:
                 agree("the naming of an array's dimensions", where, entry.dims, "other dimension scales")
@@ -98,17 +126,17 @@ class Hdf5Reader(Reader):
     def is_whole(self) -> bool:
         return seal.is_whole(self._path)
 
-    def check_nothing_else(self, arrays: Mapping[str, ArrayEntry]) -> None:
+    def check_nothing_else(self, arrays: Mapping[str, ArrayEntry], labels: Mapping[str, Labels]) -> None:
         """By counting. Listing a group whose index is damaged takes the process down in HDF5 1.14, while a
         look-up by name is refused; here every name has been looked up already."""
         members = {"": {MANIFEST}}
-        scales = {scale_path(MANIFEST, MANIFEST_DIM)}
+        scales = {label_path(MANIFEST, MANIFEST_DIM)}
         for path, entry in arrays.items():
-            scales.update(scale_path(path, dim) for dim in entry.dims)
+            scales.update(label_path(path, dim) for dim in entry.dims)
         for scale in scales:
-            first, second = (h5o.get_info(self._dataset(one)).addr for one in (scale, early_scale_path(scale)))
+            first, second = (h5o.get_info(self._dataset(one)).addr for one in (scale, early_path(scale)))
             agree("the second name of a dimension", f"{self.where}: {scale}", first, second)
-        for path in [*arrays, *scales, *map(early_scale_path, scales)]:
+        for path in [*arrays, *scales, *map(early_path, scales)]:
             for inner, outer in zip([*parents(path), path], ["", *parents(path)], strict=True):
                 members.setdefault(outer, set()).add(inner.rpartition("/")[2])
         for group, expected in members.items():
@@ -122,32 +150,50 @@ class Hdf5Reader(Reader):
 
     def close(self) -> None:
         self._groups.clear()
+        self._latest = "", None
         self._file.close()
 
-    def _scale(self, path: str, size: int) -> int:
-        """The address of a dimension scale of that length."""
+    def _scale(self, path: str, size: int, labels: Mapping[str, Labels]) -> int:
+        """The address of a dimension scale of that length: one with the labels there are, or without data."""
         if path not in self._scales:
             scale = self._dataset(path)
-            agree("what a dimension scale stores", f"{self.where}: {path}", 0, scale.get_storage_size())
+            where = f"{self.where}: {path}"
+            agree("the length of a dimension", where, (size,), scale.shape)
+            if path in labels:
+                expected = labels_array(labels[path])
+                form = Form(expected.shape, expected.dtype.str, ("",))
+                self._check_form(path, scale, form)
+                found = self._data(scale, form, 0)
+                agree("the labels of a dimension", where, expected.tolist(), found.tolist())
+            else:
+                agree("what a dimension scale stores", where, 0, scale.get_storage_size())
             self._scales[path] = (h5o.get_info(scale).addr, scale.shape)
         address, shape = self._scales[path]
         agree("the length of a dimension", f"{self.where}: {path}", (size,), shape)
         return address
 
-    def _data(self, path: str, dataset: h5d.DatasetID, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        self._check_form(path, dataset, shape, dtype)
-        array = np.empty(shape, little_endian(dtype))
-        dataset.read(h5s.ALL, h5s.ALL, array, dataset.get_type())
+    @staticmethod
+    def _data(dataset: h5d.DatasetID, form: Form, slab: int) -> np.ndarray:
+        """One slab of a dataset that is known to be of that form."""
+        array = np.empty(form.slab, little_endian(form.dtype))
+        if form.stacked:
+            place = dataset.get_space()
+            place.select_hyperslab((slab, *[0] * array.ndim), (1, *form.slab))
+            dataset.read(h5s.create_simple(form.slab), place, array, dataset.get_type())
+        else:
+            dataset.read(h5s.ALL, h5s.ALL, array, dataset.get_type())
         return array
 
-    def _check_form(self, path: str, dataset: h5d.DatasetID, shape: tuple[int, ...], dtype: str) -> None:
-        where = f"{self.where}: {path}"
-        agree("the shape of an array", where, shape, dataset.shape)
-        agree("the dtype of an array", where, little_endian(dtype).str, dataset.dtype.str)
+    def _check_form(self, path: str, dataset: h5d.DatasetID, form: Form) -> None:
+        """All that decides how many bytes HDF5 writes into the buffer, and where it takes them from."""
+        where, dtype = f"{self.where}: {path}", little_endian(form.dtype)
+        agree("the shape of an array", where, form.shape, dataset.shape)
+        agree("the dtype of an array", where, dtype.str, dataset.dtype.str)
+        agree("the size of an array's elements", where, dtype.itemsize, dataset.get_type().get_size())
         plist = dataset.get_create_plist()
         contiguous = plist.get_layout() == h5d.CONTIGUOUS and plist.get_external_count() == 0
         agree("the layout of an array", where, "contiguous", "contiguous" if contiguous else "another")
-        nbytes = math.prod(shape) * little_endian(dtype).itemsize
+        nbytes = math.prod(form.shape) * dtype.itemsize
         agree("the number of stored bytes", where, nbytes, dataset.get_storage_size())
         start = dataset.get_offset()
         inside = start is not None and start + nbytes <= self._size

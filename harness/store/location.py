@@ -123,6 +123,14 @@ def _check_replaceable(local: Path, zarr: bool) -> None:
             found="a directory" if local.is_dir() else "a file",
             hint="remove it yourself, or give another --out",
         )
+    if not zarr and not local.is_file():
+        raise GoldenError(
+            "what has the golden's name is no file, and is not replaced",
+            where=local,
+            expected="a regular file (HDF5)",
+            found="a FIFO, a socket or a device",
+            hint="remove it yourself, or give another --out",
+        )
     if zarr and any(local.iterdir()) and not is_golden(LocalFiles(local)):
         raise _not_ours(str(local))
 

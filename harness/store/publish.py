@@ -17,6 +17,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from harness.errors import GoldenError
 from harness.store.refusals import writing
 
 UNFINISHED = ".tmp"
+SYNCED_AT_ONCE = 8
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 
@@ -57,7 +59,7 @@ def publishing(final: Path, directory: bool) -> Iterator[Path]:
 
 def _publish(temporary: Path, final: Path, directory: bool, lock: int) -> None:
     if directory:
-        os.sync()  # thousands of small files: one call for all of them
+        _sync_tree(temporary)
     else:
         os.fsync(lock)
     if directory and final.exists():
@@ -71,6 +73,28 @@ def _publish(temporary: Path, final: Path, directory: bool, lock: int) -> None:
         parent = os.open(final.parent, os.O_RDONLY)
         os.fsync(parent)
         os.close(parent)
+
+
+def _sync_tree(directory: Path) -> None:
+    """Everything below a directory to the disk.
+
+    File by file, since `sync` waits for what all others write, too; several at once, because a file system takes
+    those that wait together to the disk in one go: 615 files took 2.4 s one by one, and 0.1 s by eights.
+    """
+    paths = [
+        path for folder, _, names in os.walk(directory) for path in (*(f"{folder}/{n}" for n in names), folder)
+    ]
+    with ThreadPoolExecutor(SYNCED_AT_ONCE) as pool:
+        for _ in pool.map(_sync, paths):
+            pass  # to raise what one of them raised
+
+
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -109,7 +133,7 @@ def _clean(final: Path) -> None:
 
 def _refuse_if_alive(path: Path, final: Path) -> None:
     with suppress(FileNotFoundError):
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # not to wait where somebody made a FIFO of it
         try:
             free = _try_lock(handle)
         finally:

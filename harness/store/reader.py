@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -11,18 +12,17 @@ import numpy as np
 
 from harness.corpus import Case
 from harness.errors import GoldenError
-from harness.golden import (
+from harness.golden import LAYER, NOISE_KINDS, ArrayEntry, Manifest, decode, encode, identity
+from harness.layout import (
     GENERATED_PRECISIONS,
-    NOISE_KINDS,
-    ArrayEntry,
-    Manifest,
-    decode,
-    encode,
+    INPUTS,
+    Labels,
+    Layout,
     generated_path,
-    identity,
     input_path,
+    label_path,
     noise_path,
-    tap_path,
+    stack_path,
 )
 from harness.store.abc import MANIFEST, MANIFEST_DIM, Reader
 from harness.store.contents import check_contents
@@ -43,6 +43,15 @@ def open_golden(path: str | Path) -> Golden:
     except BaseException:
         reader.close()
         raise
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """An array with the names of its dimensions, and the labels of those that have some."""
+
+    values: np.ndarray
+    dims: tuple[str, ...]
+    labels: dict[str, Labels]
 
 
 class Golden:
@@ -69,6 +78,7 @@ class Golden:
                     hint=FETCH_AGAIN,
                 )
             check_contents(self.manifest, path)
+            self._layout = Layout(self.manifest)
 
     def __enter__(self) -> Golden:
         return self
@@ -100,9 +110,7 @@ class Golden:
             GoldenError: there is no such case, or its arrays are damaged.
         """
         entry = self.manifest.case(name)
-        input_ids, positions, mask = (
-            self._array(input_path(name, field)) for field in ("input_ids", "positions", "mask")
-        )
+        input_ids, positions, mask = (self._array(input_path(name, field)) for field in INPUTS)
         return Case(name, input_ids, positions, mask, entry.calls)
 
     def tap(self, case: str, tap: str) -> np.ndarray:
@@ -114,10 +122,35 @@ class Golden:
         entry = self.manifest.case(case)
         if tap not in entry.taps:
             raise self._not_recorded(case, tap)
-        return self._array(tap_path(case, tap))
+        return self._array(*self._layout.place(entry, tap), called=tap)
+
+    def stacks(self, case: str) -> dict[str, str]:
+        """The paths of the arrays that hold a case's taps, by the name of each: `q_rope`, `logits`."""
+        entry = self.manifest.case(case)
+        return {stack.name: stack_path(case, stack.name) for stack in self._layout.stacks(entry)}
+
+    def place(self, case: str, tap: str) -> tuple[str, int | None]:
+        """The array in which a recorded tap lies, and its place along the layers; None outside the layers."""
+        return self._layout.place(self.manifest.case(case), tap)
+
+    def labelled(self, path: str, index: int | None = None) -> Labelled:
+        """An array, or one layer of a stack. Dimensions are called `layer`, `head`, whatever they are on disk.
+
+        Raises:
+            GoldenError: it is damaged.
+        """
+        form = self.manifest.arrays[path]
+        dims, every = list(form.dims), self._layout.labels
+        labels = {dim: every[where] for dim in dims if (where := label_path(path, dim)) in every}
+        if form.stacked:
+            layers = {LAYER: labels.pop(dims.pop(0))}
+            if index is None:
+                dims, labels = [LAYER, *dims], layers | labels
+        return Labelled(self._array(path, index), tuple(dim.partition(".")[0] for dim in dims), labels)
 
     def noise(self, case: str, precision: str, kind: str) -> np.ndarray:
-        """A case's noise floors: float32 [tap, statistic, batch, position or kept], taps as in `CaseEntry.taps`.
+        """A case's noise floors: float32 [tap, statistic, batch, position or kept], taps as in `CaseEntry.taps`,
+        statistics as in `Manifest.statistics`.
 
         Raises:
             GoldenError: there is no such case, precision or kind, or the array is damaged.
@@ -167,8 +200,10 @@ class Golden:
         for path, entry in self.manifest.arrays.items():
             if progress is not None:
                 progress(path)
-            self._reader.array(path, entry)
-        itself = ArrayEntry((self._manifest_size,), "uint8", (MANIFEST_DIM,), self.id)
+            for slab in range(entry.slabs):
+                self._reader.array(path, entry, slab)
+        itself = ArrayEntry((self._manifest_size,), "uint8", (MANIFEST_DIM,), (self.id,))
+        labels = self._layout.labels
         with reading(self.path):
             if not self._reader.is_whole():
                 raise GoldenError(
@@ -178,12 +213,12 @@ class Golden:
                     hint=FETCH_AGAIN,
                 )
             for path, entry in [(MANIFEST, itself), *self.manifest.arrays.items()]:
-                self._reader.check_structure(path, entry)
-            self._reader.check_nothing_else(self.manifest.arrays)
+                self._reader.check_structure(path, entry, labels)
+            self._reader.check_nothing_else(self.manifest.arrays, labels)
         return len(self.manifest.arrays)
 
-    def _array(self, path: str) -> np.ndarray:
-        return self._reader.array(path, self.manifest.arrays[path])
+    def _array(self, path: str, index: int | None = None, called: str = "") -> np.ndarray:
+        return self._reader.array(path, self.manifest.arrays[path], index, called)
 
     def _not_recorded(self, case: str, tap: str) -> GoldenError:
         known = {one.name: one for one in self.manifest.taps}

@@ -2,96 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from harness.errors import GoldenError
-from harness.golden import FORMAT, FORMAT_VERSION, ArrayEntry, Manifest, encode, identity
+from harness.golden import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST_LIMIT,
+    ArrayEntry,
+    Form,
+    Manifest,
+    decode,
+    encode,
+    identity,
+)
+from harness.layout import Labels, Layout
 from harness.store.abc import DTYPES, Writer, little_endian, sha256
-from harness.store.contents import ARRAY_PATH, check_contents
+from harness.store.contents import check_contents, promised
 from harness.store.files import LocalFiles, RemoteFiles
 from harness.store.hdf5_writer import Hdf5Writer
 from harness.store.location import check_writable, is_zarr, local_of, url_of
 from harness.store.publish import publishing
+from harness.store.reader import open_golden
 from harness.store.refusals import writing
 from harness.store.zarr3 import DOCUMENT, ZarrWriter
+
+DEFECT = "this is a defect of the recorder: what it stores and what its manifest says must fit together"
 
 
 @dataclass(frozen=True, eq=False)
 class NewArray:
-    """One array to store: its path (see `harness.golden`), the names of its dimensions, its values."""
+    """What is stored at once: an array, or the slab of one layer. See `harness.layout` for paths and places.
+
+    Attributes:
+        index: the place of a slab along the layers; 0 for an array that is no stack.
+    """
 
     path: str
-    dims: tuple[str, ...]
     array: np.ndarray
+    index: int = 0
 
 
 def write_golden(
-    path: str | Path,
-    arrays: Iterable[NewArray],
-    manifest: Callable[[dict[str, ArrayEntry]], Manifest],
-    *,
-    overwrite: bool = False,
+    path: str | Path, arrays: Iterable[NewArray], manifest: Manifest, *, overwrite: bool = False
 ) -> str:
     """Write a golden and return its id.
 
     Args:
         path: `.h5`, `.hdf5`, `.zarr`, or an fsspec URL, which is a Zarr.
-        arrays: taken one by one; none is held once it is stored.
-        manifest: makes the manifest from the entries of all arrays, in the order in which they came.
+        arrays: taken one by one; none is held once it is stored. A stack's slabs come in order.
+        manifest: all of it but its list of arrays, which follows from the rest.
         overwrite: replace the golden that is there.
 
     Raises:
-        GoldenError: see `check_writable`; a dtype or path that a golden cannot hold; arrays and manifest
-            that do not fit together; no room. What was at `path` is untouched then (a URL: see
-            goldens/README.md). An exception of `arrays` or `manifest` passes, with the same guarantee.
+        GoldenError: see `check_writable`; a dtype that a golden cannot hold; arrays and manifest that do not fit
+            together; a manifest that does not say the same when it is read again; no room. What was at `path` is
+            untouched then (a URL: see goldens/README.md). An exception of `arrays` passes, with that guarantee.
     """
     check_writable(path, overwrite)
-    with _writer(path) as writer:
-        entries: dict[str, ArrayEntry] = {}
+    forms = promised(manifest, str(path))
+    with _writer(path, Layout(manifest).labels) as writer:
+        digests: dict[str, list[str]] = {}
         for new in arrays:
-            array = _storable(new, entries)
-            entries[new.path] = ArrayEntry(array.shape, array.dtype.name, new.dims, sha256(array))
+            form = _form(new, forms, digests)
+            array = _storable(new, form)
+            digests.setdefault(new.path, []).append(sha256(array))
             with writing(f"{path}: {new.path}"):
-                writer.add(new.path, new.dims, array)
+                writer.put(new.path, form, new.index, array)
             del array, new  # the next one is made while this name would still hold it
-        document = manifest(dict(entries))
-        _check_manifest(document, entries, str(path))
-        encoded = encode(document)
+        with writing(path):
+            encoded = encode(_finished(manifest, forms, digests, str(path)))
+        _check_manifest(manifest, encoded, str(path))
         with writing(path):
             writer.finish(encoded, identity(encoded))
     return identity(encoded)
 
 
 @contextmanager
-def _writer(path: str | Path) -> Iterator[Writer]:
-    """The backend for the path; what it wrote is published when the block ends without an exception."""
+def _writer(path: str | Path, labels: dict[str, Labels]) -> Iterator[Writer]:
+    """The backend for the path; what it wrote is published when the block ends without an exception, and opens."""
     url = url_of(path)
     if url:
-        with _remote(url) as writer:
+        with _remote(url, labels) as writer:
             yield writer
         return
     zarr = is_zarr(path)
     with publishing(local_of(path), directory=zarr) as temporary:
         with writing(path):
-            backend = ZarrWriter(LocalFiles(temporary)) if zarr else Hdf5Writer(temporary)
+            backend = ZarrWriter(LocalFiles(temporary), labels) if zarr else Hdf5Writer(temporary, labels)
         with _closing(backend):
             yield backend
+        open_golden(temporary).close()
 
 
 @contextmanager
-def _remote(url: str) -> Iterator[Writer]:
+def _remote(url: str, labels: dict[str, Labels]) -> Iterator[Writer]:
     """Object stores cannot rename. The old manifest goes first and the new one comes last, so that a reader
     sees a whole golden or none."""
     files = RemoteFiles(url)
     with writing(url):
         files.remove(f"manifest/{DOCUMENT}")
         files.remove()
-        writer = ZarrWriter(files)
+        writer = ZarrWriter(files, labels)
     try:
         yield writer
     except BaseException:
@@ -110,41 +127,111 @@ def _closing(writer: Writer) -> Iterator[None]:
         raise
 
 
-def _storable(new: NewArray, entries: dict[str, ArrayEntry]) -> np.ndarray:
+def _form(new: NewArray, forms: dict[str, Form], digests: dict[str, list[str]]) -> Form:
+    """The form of the array to which this is the next piece.
+
+    Raises:
+        GoldenError: the manifest promises no such array, or not this piece of it now.
+    """
+    if new.path not in forms:
+        raise GoldenError("this is no array of the golden", where=new.path, found=new.path, hint=DEFECT)
+    form, stored = forms[new.path], len(digests.get(new.path, ()))
+    if stored == form.slabs or new.index != stored:
+        given = new.index < stored
+        raise GoldenError(
+            "an array was given twice" if given else "the slabs of an array do not come in order",
+            where=new.path,
+            expected=f"{form.slabs} slabs, the next of them {stored}" if stored < form.slabs else "once",
+            found=new.index,
+            hint=DEFECT,
+        )
+    return form
+
+
+def _storable(new: NewArray, form: Form) -> np.ndarray:
     """The array as it will lie on disk.
 
     Raises:
-        GoldenError: another dtype (bfloat16 and objects among them), an empty array, a bad or repeated path.
+        GoldenError: another dtype (bfloat16 and objects among them) or shape than promised, or an empty array.
     """
     array = new.array
     problems = (
-        (not ARRAY_PATH.fullmatch(new.path), "this is no path of an array", ARRAY_PATH.pattern, new.path),
-        (new.path in entries, "an array was given twice", "once", new.path),
         (array.dtype.name not in DTYPES, "a golden does not hold this dtype", ", ".join(DTYPES), array.dtype),
-        (len(new.dims) != array.ndim, "not one name per dimension", array.shape, new.dims),
-        (len(set(new.dims)) != len(new.dims), "two dimensions have one name", "different names", new.dims),
         (array.size == 0, "an array is empty", "at least one element", array.shape),
+        (
+            array.shape != form.slab,
+            "an array has another shape than the manifest promises",
+            form.slab,
+            array.shape,
+        ),
+        (array.dtype.name != form.dtype, "an array has another dtype than promised", form.dtype, array.dtype),
     )
     for wrong, problem, expected, found in problems:
         if wrong:
-            raise GoldenError(
-                problem,
-                where=new.path,
-                expected=expected,
-                found=found,
-                hint="this is a defect of the recorder: convert the array before it is stored",
-            )
+            raise GoldenError(problem, where=new.path, expected=expected, found=found, hint=DEFECT)
     return np.ascontiguousarray(array, little_endian(array.dtype.name))
 
 
-def _check_manifest(manifest: Manifest, entries: dict[str, ArrayEntry], where: str) -> None:
-    """Refuse to publish what `open_golden` would refuse to open."""
-    if (manifest.format, manifest.version) != (FORMAT, FORMAT_VERSION) or manifest.arrays != entries:
+def _finished(manifest: Manifest, forms: dict[str, Form], digests: dict[str, list[str]], where: str) -> Manifest:
+    """The manifest with its list of arrays.
+
+    Raises:
+        GoldenError: not all of them came, or this is no manifest of this format.
+    """
+    if (manifest.format, manifest.version) != (FORMAT, FORMAT_VERSION) or manifest.arrays:
         raise GoldenError(
             "the manifest does not describe what was written",
             where=where,
-            expected=f"{FORMAT} version {FORMAT_VERSION} with {len(entries)} arrays",
-            found=f"{manifest.format} version {manifest.version} with {len(manifest.arrays)} arrays",
-            hint="this is a defect of the recorder: pass the entries on as they are given",
+            expected=f"{FORMAT} version {FORMAT_VERSION}, its arrays still to be listed",
+            found=f"{manifest.format} version {manifest.version}",
+            hint=DEFECT,
         )
-    check_contents(manifest, where)
+    for path, form in forms.items():
+        if len(digests.get(path, ())) != form.slabs:
+            raise GoldenError(
+                "the golden lacks an array that its manifest promises",
+                where=f"{where}: {path}",
+                expected=f"{form.slabs} slabs",
+                found=len(digests.get(path, ())),
+                hint=DEFECT,
+            )
+    entries = {p: ArrayEntry(f.shape, f.dtype, f.dims, tuple(digests[p])) for p, f in forms.items()}
+    return replace(manifest, arrays=entries)
+
+
+def _check_manifest(manifest: Manifest, encoded: bytes, where: str) -> None:
+    """Refuse to publish what would be read as something else: JSON has no infinity, no NaN and no lone surrogate.
+
+    Raises:
+        GoldenError: it is too long, or read again it does not say the same.
+    """
+    if len(encoded) > MANIFEST_LIMIT:
+        raise GoldenError(
+            "the golden's manifest is longer than a reader reads",
+            where=where,
+            expected=f"at most {MANIFEST_LIMIT:,} bytes",
+            found=f"{len(encoded):,}",
+            hint="record fewer prompts in one golden: --case, or a corpus in parts",
+        )
+    again = decode(encoded, where)
+    for field in ("model", "environment", "cases", "taps", "sizes", "command"):
+        if getattr(again, field) != getattr(manifest, field):
+            raise GoldenError(
+                f"a value in the manifest's {field} does not come back when it is read: "
+                "it is infinite, not a number, or of a kind that JSON does not have",
+                where=f"{where}: {field}",
+                found=_first_difference(getattr(manifest, field), getattr(again, field)),
+                hint="mend that value in the checkpoint's config.json, or in the corpus, and record again",
+            )
+    check_contents(again, where)
+
+
+def _first_difference(written: object, read: object) -> str:
+    """Where two values that should be equal are not."""
+    if hasattr(written, "__dict__") and type(written) is type(read):
+        written, read = vars(written), vars(read)
+    if isinstance(written, dict) and isinstance(read, dict) and written.keys() == read.keys():
+        for key in written:
+            if written[key] != read[key]:
+                return f"{key}: {_first_difference(written[key], read[key])}"
+    return f"{written!r:.100} becomes {read!r:.100}"

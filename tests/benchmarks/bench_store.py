@@ -1,4 +1,4 @@
-"""What a golden costs beside the bare arrays: 35 MB of float32 in thousands of arrays, and in a few.
+"""What a golden costs beside the bare arrays: 35 MB of float32 in thousands of slabs, and in a few.
 
     python -m tests.benchmarks.bench_store
 
@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.golden import Manifest
 from harness.store import NewArray, open_golden, write_golden
 from tests.store import small_golden
 
 MEGABYTES = 35
 REPEATS = 5
-HEADS = ("arrays", "what", "write", "x np.save", "open", "read", "x np.load")
+HEADS = ("slabs", "what", "write", "x np.save", "open", "read", "x np.load")
 
 
 def model(layers: int) -> dict[str, object]:
@@ -37,7 +38,7 @@ def model(layers: int) -> dict[str, object]:
     )
 
 
-def sample(layers: int) -> tuple[list[NewArray], Callable[..., object]]:
+def sample(layers: int) -> tuple[list[NewArray], Manifest]:
     """About 35 MB in one case, its length chosen to fit."""
     config = model(layers)
 
@@ -79,7 +80,7 @@ def hashed(arrays: list[NewArray], folder: Path) -> tuple[float, float, float]:
     return seconds, 0.0, seconds
 
 
-def golden(suffix: str, manifest: Callable[..., object]) -> Callable[..., tuple[float, float, float]]:
+def golden(suffix: str, manifest: Manifest) -> Callable[..., tuple[float, float, float]]:
     def measure(arrays: list[NewArray], folder: Path) -> tuple[float, float, float]:
         folder.mkdir()
         path = folder / f"golden{suffix}"

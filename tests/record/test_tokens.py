@@ -45,7 +45,7 @@ def words(tmp_path):
 
 def test_qwen2_is_known_by_its_special_tokens(words):
     result = tokenize(words(WORDS), *prompts("Hello", "The"), 151936)
-    assert result.tokenizer.is_qwen2
+    assert result.tokenizer.published == "Qwen2"
     assert list(result.ids.values()) == [[9707], [785]]
 
 
@@ -58,7 +58,7 @@ def test_other_ids_than_the_published_ones_are_refused_where_the_tokenizer_is_qw
 
 def test_other_ids_are_fine_where_the_tokenizer_is_another(words):
     result = tokenize(words(WORDS | {"Hello": 9708, "<|im_start|>": 3}), *prompts("Hello"), 151936)
-    assert not result.tokenizer.is_qwen2
+    assert not result.tokenizer.published
 
 
 def test_a_text_that_nothing_is_published_for_is_not_checked(words):

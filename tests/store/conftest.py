@@ -8,8 +8,8 @@ from tests.store import places
 
 @pytest.fixture(autouse=True)
 def no_sync(monkeypatch):
-    """A hundred writes need not wait for the disk a hundred times; test_publish sees that sync is called."""
-    monkeypatch.setattr(os, "sync", lambda: None)
+    """A hundred writes need not wait for the disk a hundred times; test_publish sees that it is called."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(params=["h5", "zarr", "zarr-memory-url"])

@@ -11,12 +11,13 @@ from pathlib import Path
 import fsspec
 import h5py
 
-from harness.golden import ArrayEntry
+from harness.golden import Form
+from harness.layout import Layout
 from harness.store import open_golden, seal, write_golden
 from harness.store.abc import sha256
 from harness.store.files import LocalFiles, RemoteFiles
 from harness.store.hdf5_writer import Hdf5Writer
-from harness.store.zarr3 import DOCUMENT, ZarrWriter, array_document, chunk, encode
+from harness.store.zarr3 import DOCUMENT, ZarrWriter, array_document, encode
 from tests.store import small_golden
 
 NUMBERS = itertools.count()
@@ -96,7 +97,7 @@ class Hdf5Place(Place):
             h5py.h5d.create(file.id, path.encode(), h5py.h5t.IEEE_F64LE, space, plist)
 
     def raw_writer(self):
-        return Hdf5Writer(self.file)
+        return Hdf5Writer(self.file, labels())
 
 
 class ZarrPlace(Place):
@@ -118,17 +119,17 @@ class ZarrPlace(Place):
         self.files.rm(f"{self.root}/{blob}")
 
     def data_of(self, path, rank):
-        return f"{path}/{chunk(rank)}", 0
+        return f"{path}/{'.'.join(['c', *'0' * rank])}", 0
 
     def claim(self, path, shape):
         dims = tuple(json.loads(self.blobs()[f"{path}/{DOCUMENT}"])["dimension_names"])
-        self.put(f"{path}/{DOCUMENT}", encode(array_document(shape, "float64", dims)))
+        self.put(f"{path}/{DOCUMENT}", encode(array_document(Form(shape, "float64", dims))))
 
     def raw_writer(self):
         if not self.has_rename:
-            return ZarrWriter(RemoteFiles(self.path))
+            return ZarrWriter(RemoteFiles(self.path), labels())
         Path(self.path).mkdir()
-        return ZarrWriter(LocalFiles(Path(self.path)))
+        return ZarrWriter(LocalFiles(Path(self.path)), labels())
 
 
 class UrlPlace(ZarrPlace):
@@ -144,17 +145,15 @@ def make(kind: str, folder: Path) -> Place:
     return UrlPlace(url, url)
 
 
+def labels():
+    return Layout(small_golden.manifest()).labels
+
+
 def write_unchecked(place: Place, encoded: bytes) -> None:
     """Store a golden as a defective or newer recorder would: nothing is compared."""
     writer = place.raw_writer()
+    forms = dict(Layout(small_golden.manifest()).forms())
     for new in small_golden.arrays():
-        writer.add(new.path, new.dims, new.array)
+        writer.put(new.path, forms[new.path], new.index, new.array)
     writer.finish(encoded, sha256(encoded))
     writer.close()
-
-
-def entries() -> dict[str, ArrayEntry]:
-    return {
-        new.path: ArrayEntry(new.array.shape, new.array.dtype.name, new.dims, sha256(new.array))
-        for new in small_golden.arrays()
-    }

@@ -1,8 +1,8 @@
-"""A golden small enough to break in every place: a one-layer decoder, and every form that a case can have."""
+"""A golden small enough to break in every place: a two-layer decoder, and every form that a case can have."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,9 @@ from harness.architecture import architecture_of
 from harness.golden import (
     FORMAT,
     FORMAT_VERSION,
-    GENERATED_DIMS,
-    GENERATED_PRECISIONS,
     NOISE_KINDS,
     NOISE_PRECISIONS,
-    STATISTICS,
+    NOISE_STATISTICS,
     ArrayEntry,
     CaseEntry,
     Manifest,
@@ -24,19 +22,23 @@ from harness.golden import (
     ParameterEntry,
     RowEntry,
     TokenizerEntry,
+)
+from harness.layout import (
+    GENERATED_PRECISIONS,
+    Layout,
     generated_path,
     input_path,
-    noise_dims,
     noise_path,
+    sizes_of,
     stored_dims,
-    tap_path,
 )
 from harness.store import NewArray
-from harness.taps import TOKENS, at_level
+from harness.store.abc import sha256
+from harness.taps import at_level
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2",
-    "num_hidden_layers": 1,
+    "num_hidden_layers": 2,
     "hidden_size": 6,
     "num_attention_heads": 3,
     "num_key_value_heads": 1,
@@ -77,53 +79,74 @@ def case_entry(name: str, level: str, shape: tuple[int, int], model: dict[str, A
 
 
 def arrays(model: dict[str, Any] = CONFIG, cases: Cases = CASES, seed: int = 0) -> Iterator[NewArray]:
-    """All arrays of the golden, in storage order."""
+    """All that is stored, in storage order: arrays, and the slabs of stacks layer by layer."""
     architecture = architecture_of(model)
-    taps = {tap.name: tap for tap in architecture.taps()}
+    taps, places = {tap.name: tap for tap in architecture.taps()}, Layout(manifest(model, cases))
     rng = np.random.default_rng(seed)
     for name, (level, (batch, length)) in cases.items():
         entry = case_entry(name, level, (batch, length), model)
         ids = rng.integers(0, architecture.vocab, (batch, length)).astype(np.int32)
-        yield NewArray(input_path(name, "input_ids"), TOKENS, ids)
+        yield NewArray(input_path(name, "input_ids"), ids)
         positions = np.tile(np.arange(length, dtype=np.int32), (batch, 1))
-        yield NewArray(input_path(name, "positions"), TOKENS, positions)
-        yield NewArray(input_path(name, "mask"), TOKENS, np.ones((batch, length), bool))
+        yield NewArray(input_path(name, "positions"), positions)
+        yield NewArray(input_path(name, "mask"), np.ones((batch, length), bool))
         sizes = architecture.sizes(batch, length) | {"kept": len(entry.kept)}
         for tap in entry.taps:
             dims = stored_dims(entry, taps[tap])
-            yield NewArray(tap_path(name, tap), dims, rng.normal(size=[sizes[dim] for dim in dims]))
+            path, index = places.place(entry, tap)
+            yield NewArray(path, rng.normal(size=[sizes[dim] for dim in dims]), index or 0)
         for precision in NOISE_PRECISIONS:
             for kind in NOISE_KINDS:
-                shape = (len(entry.taps), len(STATISTICS), batch, len(entry.kept) or length)
-                yield NewArray(noise_path(name, precision, kind), noise_dims(entry), rng.random(shape, np.float32))
+                shape = (len(entry.taps), len(NOISE_STATISTICS), batch, len(entry.kept) or length)
+                yield NewArray(noise_path(name, precision, kind), rng.random(shape, np.float32))
         for precision in GENERATED_PRECISIONS if entry.generated else ():
             tokens = rng.integers(0, architecture.vocab, (batch, entry.generated)).astype(np.int32)
-            yield NewArray(generated_path(name, precision, "tokens"), GENERATED_DIMS, tokens)
+            yield NewArray(generated_path(name, precision, "tokens"), tokens)
             margins = rng.random((batch, entry.generated))
-            yield NewArray(generated_path(name, precision, "margins"), GENERATED_DIMS, margins)
+            yield NewArray(generated_path(name, precision, "margins"), margins)
 
 
-def manifest(
-    model: dict[str, Any] = CONFIG, cases: Cases = CASES, **changes: Any
-) -> Callable[[dict[str, ArrayEntry]], Manifest]:
-    """The function that `write_golden` takes; `changes` replace fields of the manifest."""
+def stored() -> dict[str, np.ndarray]:
+    """Every array as it can be read, stacks whole."""
+    pieces: dict[str, list[np.ndarray]] = {}
+    for new in arrays():
+        pieces.setdefault(new.path, []).append(new.array)
+    forms = dict(Layout(manifest()).forms())
+    return {path: np.stack(found) if forms[path].stacked else found[0] for path, found in pieces.items()}
 
-    def make(entries: dict[str, ArrayEntry]) -> Manifest:
-        made = Manifest(
-            format=FORMAT,
-            version=FORMAT_VERSION,
-            model=ModelEntry("tiny", model, {"w": ParameterEntry((2, 2), "BF16", "0" * 64)}, 4, ("q",)),
-            tokenizer=TokenizerEntry("1" * 64, False),
-            corpus_sha256="2" * 64,
-            level="ops",
-            truth_dtype="float64",
-            precisions=NOISE_PRECISIONS,
-            taps=architecture_of(model).taps(),
-            cases=tuple(case_entry(name, level, shape, model) for name, (level, shape) in cases.items()),
-            environment={"torch": "0"},
-            command="python generate_goldens.py",
-            arrays=entries,
-        )
-        return replace(made, **changes)
 
-    return make
+def entries() -> dict[str, ArrayEntry]:
+    """What the manifest lists."""
+    digests: dict[str, list[str]] = {}
+    for new in arrays():
+        digests.setdefault(new.path, []).append(sha256(new.array))
+    forms = Layout(manifest()).forms()
+    return {path: ArrayEntry(form.shape, form.dtype, form.dims, tuple(digests[path])) for path, form in forms}
+
+
+def manifest(model: dict[str, Any] = CONFIG, cases: Cases = CASES, **changes: Any) -> Manifest:
+    """The manifest that `write_golden` takes; `changes` replace fields of it."""
+    architecture = architecture_of(model)
+    made = Manifest(
+        format=FORMAT,
+        version=FORMAT_VERSION,
+        model=ModelEntry("tiny", model, {"w": ParameterEntry((2, 2), "BF16", "0" * 64)}, 4, ("q",)),
+        tokenizer=TokenizerEntry("1" * 64, ""),
+        corpus_sha256="2" * 64,
+        level="ops",
+        truth_dtype="float64",
+        precisions=NOISE_PRECISIONS,
+        statistics=NOISE_STATISTICS,
+        sizes=sizes_of(architecture.taps(), architecture.sizes(1, 1)),
+        taps=architecture.taps(),
+        cases=tuple(case_entry(name, level, shape, model) for name, (level, shape) in cases.items()),
+        environment={"torch": "0"},
+        command="python generate_goldens.py",
+        arrays={},
+    )
+    return replace(made, **changes)
+
+
+def complete(**changes: Any) -> Manifest:
+    """The manifest as it is stored."""
+    return manifest(arrays=entries(), **changes)

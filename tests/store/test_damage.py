@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from harness.errors import GoldenError
-from harness.golden import tap_path
+from harness.layout import stack_path
 from harness.store import open_golden
 from harness.store.hdf5 import Hdf5Reader
-from tests.store import places
+from tests.store import places, small_golden
 from tests.store.test_store import refusal
 
-TAP = tap_path("two-tokens", "layers.0.probs")
+TAP = stack_path("two-tokens", "probs")
 FLIPS = 300
 LENGTHS = 60
 
@@ -46,12 +46,12 @@ def test_any_single_flipped_byte_is_refused_or_changes_nothing(golden):
     assert golden.contents() == original
 
 
-@pytest.mark.parametrize("path", ["manifest", *places.entries()])
+@pytest.mark.parametrize("path", ["manifest", *small_golden.entries()])
 def test_a_flipped_byte_of_data_is_always_refused_by_name(golden, path):
-    entry = places.entries().get(path)
+    entry = small_golden.entries().get(path)
     blob, offset = golden.data_of(path, len(entry.shape) if entry else 1)
     data = golden.blobs()[blob]
-    size = np.prod(entry.shape) * np.dtype(entry.dtype).itemsize if entry else 1000
+    size = np.prod(entry.slab) * np.dtype(entry.dtype).itemsize if entry else 1000
     for at in {0, int(size) // 2, int(size) - 1}:
         damaged = bytearray(data)
         damaged[offset + at] ^= 0x04
@@ -62,7 +62,7 @@ def test_a_flipped_byte_of_data_is_always_refused_by_name(golden, path):
         flipped = bytearray(data)
         flipped[offset] ^= 1
         golden.put(blob, bytes(flipped))
-        refusal(golden.path, path, "sha256", entry.sha256, read=lambda opened: opened._array(path))
+        refusal(golden.path, path, "sha256", entry.sha256[0], read=lambda opened: opened._array(path))
 
 
 def test_a_flipped_digest_of_the_manifest_is_refused(golden):
@@ -128,7 +128,7 @@ def test_data_that_grew_is_refused_or_changes_nothing(golden):
 
 def test_two_arrays_exchanged_are_refused(golden):
     """Same shape, same dtype, whole data: only the name is wrong."""
-    one, other = tap_path("two-tokens", "embed"), tap_path("two-tokens", "final_norm")
+    one, other = stack_path("two-tokens", "embed"), stack_path("two-tokens", "final_norm")
     if golden.path.endswith("h5"):
         with places.editing(golden.path) as file:
             file.move(one, "aside")
@@ -156,7 +156,7 @@ def test_other_dimension_names_on_disk_are_refused(golden):
     if golden.path.endswith("h5"):
         with places.editing(golden.path) as file:
             scales = file[TAP].attrs["DIMENSION_LIST"]
-            scales[3] = scales[2]
+            scales[4] = scales[3]
             file[TAP].attrs.create("DIMENSION_LIST", scales, dtype=h5py.vlen_dtype(h5py.ref_dtype))
     else:
         blob = f"{TAP}/zarr.json"

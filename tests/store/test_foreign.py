@@ -6,12 +6,12 @@ import pytest
 import zarr
 
 from harness.errors import GoldenError
-from harness.golden import tap_path
+from harness.layout import stack_path
 from harness.store import check_writable, open_golden, write_golden
 from tests.store import places, small_golden
 from tests.store.test_store import refusal
 
-TAP = tap_path("two-tokens", "embed")
+TAP = stack_path("two-tokens", "embed")
 
 
 @pytest.fixture
@@ -139,13 +139,6 @@ def test_a_scale_that_holds_data_is_refused(file):
     with places.editing(file) as opened:
         opened["cases/padded/hidden"][...] = 1
     refusal(file, "a dimension scale", "cases/padded/hidden")
-
-
-def test_scales_with_another_second_name_are_refused(file):
-    with places.editing(file) as opened:
-        del opened["dimensions/padded/hidden"]
-        opened["dimensions/padded/hidden"] = opened["cases/padded/position"]
-    refusal(file, "second name", "cases/padded/hidden")
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "cases/padded/mask/c.0.1", "cases/padded/taps/embed/zarr.bak"])

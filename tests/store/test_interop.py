@@ -10,7 +10,9 @@ import pytest
 import xarray
 import zarr
 
-from harness.golden import NOISE_DIMS
+from harness.golden import NOISE_STATISTICS, statistic
+from harness.layout import NOISE_DIMS, label_path
+from harness.store import open_golden
 from harness.taps import TOKENS
 from tests.store import places, small_golden
 
@@ -27,23 +29,40 @@ def written(request, tmp_path):
 def test_xarray_reads_the_whole_tree_with_named_dimensions(written):
     path, engine = written
     with xarray.open_datatree(path, **engine) as tree:
-        for new in small_golden.arrays():
-            variable = tree[new.path]
-            assert variable.dims == new.dims
-            assert variable.dtype == new.array.dtype
-            assert np.array_equal(variable.values, new.array)
+        entries = small_golden.entries()
+        for path, array in small_golden.stored().items():
+            variable = tree[path]
+            assert variable.dims == entries[path].dims
+            assert variable.dtype == array.dtype
+            assert np.array_equal(variable.values, array)
 
 
 def test_xarray_reads_one_group_with_named_dimensions(written):
     path, engine = written
     with xarray.open_dataset(path, group="cases/two-tokens/taps", **engine) as taps:
-        assert taps["layers.0.probs"].dims == ("batch", "head", "position", "key")
+        assert taps["probs"].dims == ("layer", "batch", "head", "position", "key")
         assert taps.sizes["position"] == taps.sizes["key"] == 2
     with xarray.open_dataset(path, group="cases/padded", **engine) as case:
         assert set(case.variables) == {"input_ids", "positions", "mask"}
         assert case["mask"].dims == TOKENS
-    with xarray.open_dataset(path, group="cases/padded/noise/float32", **engine) as noise:
-        assert noise["forward"].dims == NOISE_DIMS
+    with xarray.open_dataset(path, group="cases/padded/noise", **engine) as noise:
+        assert noise["float32_forward"].dims == NOISE_DIMS
+
+
+def test_layers_taps_statistics_and_kept_positions_are_labelled(written):
+    path, engine = written
+    with xarray.open_datatree(path, **engine) as tree:
+        q = tree["cases/two-tokens/taps/q"]
+        assert q.coords["layer"].values.tolist() == [0, 1]
+        kept = tree["cases/kept/taps/q"]
+        assert kept.coords["kept"].values.tolist() == [0, 2]
+        noise = tree["cases/padded/noise/bfloat16_replay"].load()
+    with open_golden(path) as golden:
+        taps = golden.manifest.case("padded").taps
+        assert noise.coords["tap"].values.tolist() == list(taps)
+        assert noise.coords["statistic"].values.tolist() == list(NOISE_STATISTICS)
+        mine = golden.noise("padded", "bfloat16", "replay")[taps.index("layers.1.resid_post"), statistic("max")]
+    assert np.array_equal(noise.sel(tap="layers.1.resid_post", statistic="max"), mine)
 
 
 def test_the_same_dimension_has_its_own_length_in_every_case(written):
@@ -59,12 +78,13 @@ def test_zarr_python_reads_every_array_and_finds_the_layout_that_is_promised(tmp
     place = places.make("zarr", tmp_path)
     place.write()
     group = zarr.open_group(place.path, mode="r")
-    for new in small_golden.arrays():
-        array = group[new.path]
-        assert array[...].tobytes() == new.array.tobytes()
-        assert array.dtype == new.array.dtype
-        assert array.metadata.dimension_names == new.dims
-        assert array.chunks == array.shape
+    entries = small_golden.entries()
+    for path, stored in small_golden.stored().items():
+        array = group[path]
+        assert array[...].tobytes() == stored.tobytes()
+        assert array.dtype == stored.dtype
+        assert array.metadata.dimension_names == entries[path].dims
+        assert array.chunks == ((1, *array.shape[1:]) if entries[path].stacked else array.shape)
         assert array.compressors == ()
 
 
@@ -72,15 +92,15 @@ def test_h5py_finds_standard_scales_without_storage(tmp_path):
     place = places.make("h5", tmp_path)
     place.write()
     with h5py.File(place.path) as file:
-        for new in small_golden.arrays():
-            dataset = file[new.path]
-            for axis, dim in enumerate(new.dims):
+        labels = places.labels()
+        for path, entry in small_golden.entries().items():
+            dataset = file[path]
+            for axis, dim in enumerate(entry.dims):
                 (scale,) = dataset.dims[axis].values()
                 assert h5py.h5ds.is_attached(dataset.id, scale.id, axis)
-                case = new.path.split("/")[1]
-                assert scale.name == f"/dimensions/{case}/{dim}"
-                assert scale == file[f"cases/{case}/{dim}"]
-                assert scale.id.get_storage_size() == 0
+                where = label_path(path, dim)
+                assert scale == file[where]
+                assert (scale.id.get_storage_size() == 0) == (where not in labels)
             assert dataset.chunks is None
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -55,8 +56,9 @@ KILLS = {
                 yield new
         arrays = half(arrays)
         """,
-    "before the manifest": "manifest = die",
-    "before it is synced": "publish.os.fsync = publish.os.sync = die",
+    "before the manifest": "writer.encode = die",
+    "before it is opened": "writer.open_golden = die",
+    "before it is synced": "publish.os.fsync = die",
     "before it takes the name": "publish._exchange = publish.Path.replace = die",
 }
 
@@ -94,22 +96,20 @@ def fail_while_iterating():
     raise RuntimeError("the recording went wrong")
 
 
-def fail_in_manifest(entries):
+def interrupted_while_iterating():
+    yield from list(small_golden.arrays(seed=1))[:-1]
     raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize(
-    ("arrays", "manifest", "error"),
-    [
-        (fail_while_iterating, small_golden.manifest(), RuntimeError),
-        (small_golden.arrays, fail_in_manifest, KeyboardInterrupt),
-    ],
+    ("arrays", "error"),
+    [(fail_while_iterating, RuntimeError), (interrupted_while_iterating, KeyboardInterrupt)],
 )
-def test_an_exception_of_the_recorder_passes_and_changes_nothing(local, there, arrays, manifest, error):
+def test_an_exception_of_the_recorder_passes_and_changes_nothing(local, there, arrays, error):
     before = (local.write(), local.contents())[1] if there else None
     with pytest.raises(error):
-        write_golden(local.path, arrays(), manifest, overwrite=True)
+        write_golden(local.path, arrays(), small_golden.manifest(), overwrite=True)
     assert siblings(local) == []
     if there:
         assert local.contents() == before
@@ -128,10 +128,8 @@ def test_a_full_disk_is_a_refusal_and_changes_nothing(local, room):
     done = in_another_process(
         local,
         f"""
-        import itertools
-        from harness.store import NewArray
-        large = NewArray("cases/large/taps/embed", ("a",), np.ones(10_000))
-        arrays = itertools.chain(arrays, [large])
+        cases = small_golden.CASES | {{"large": ("ops", (1, 500))}}
+        arrays, manifest = small_golden.arrays(cases=cases), small_golden.manifest(cases=cases)
         resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
         """,
     )
@@ -297,13 +295,21 @@ def test_a_kill_between_two_renames_is_explained_and_the_next_write_restores(tmp
 def test_everything_is_on_the_disk_before_the_name_is_taken(local, monkeypatch):
     local.write()
     calls = []
-    for name in ("sync", "fsync"):
-        monkeypatch.setattr(os, name, lambda *_, name=name: calls.append(name))
+    monkeypatch.setattr(os, "fsync", lambda handle: calls.append(os.fstat(handle).st_ino))
     exchange, replace = publish._exchange, publish.Path.replace
     monkeypatch.setattr(publish, "_exchange", lambda *names: (calls.append("name"), exchange(*names))[1])
     monkeypatch.setattr(publish.Path, "replace", lambda *names: (calls.append("name"), replace(*names))[1])
     local.write(overwrite=True)
-    assert calls == ["fsync" if local.path.endswith("h5") else "sync", "name", "fsync"]
+    written = Path(local.path)
+    everything = {path.stat().st_ino for path in (written, *written.rglob("*"))}
+    assert calls[-2] == "name" and set(calls[:-2]) == everything
+    assert calls[-1] == written.parent.stat().st_ino
+
+
+def test_publishing_waits_for_its_own_files_alone(local, monkeypatch):
+    """`sync` waits for everything that any process has written: seconds on a machine at work."""
+    monkeypatch.setattr(os, "sync", lambda: pytest.fail("waited for everybody"))
+    local.write()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from harness.errors import GoldenError
-from harness.golden import FORMAT_VERSION, RowEntry, encode, tap_path
+from harness.golden import FORMAT_VERSION, RowEntry, encode
+from harness.layout import layer_of, stack_path
 from harness.store import NewArray, check_writable, open_golden, write_golden
-from harness.taps import TOKENS
+from harness.taps import TOKENS, Tap, kind_of
 from tests.store import places, small_golden
 
-TAP = tap_path("two-tokens", "layers.0.probs")
+TAP = stack_path("two-tokens", "probs")
+MASK = "cases/two-tokens/mask"
 
 
 def refusal(path, *words, read=None):
@@ -35,10 +37,10 @@ def refusal(path, *words, read=None):
 def test_what_is_read_is_what_was_written_bit_for_bit(golden):
     with open_golden(golden.path) as opened:
         assert list(opened.manifest.arrays) == sorted(opened.manifest.arrays)
-        for new in small_golden.arrays():
-            read = opened._array(new.path)
-            assert (read.shape, read.dtype) == (new.array.shape, new.array.dtype)
-            assert read.tobytes() == new.array.tobytes()
+        for path, array in small_golden.stored().items():
+            read = opened._array(path)
+            assert (read.shape, read.dtype) == (array.shape, array.dtype)
+            assert read.tobytes() == array.tobytes()
 
 
 def test_cases_taps_and_noise_come_with_the_shapes_and_dtypes_of_the_specification(golden):
@@ -50,7 +52,7 @@ def test_cases_taps_and_noise_come_with_the_shapes_and_dtypes_of_the_specificati
         ]  # fmt: skip
         assert opened.tap("two-tokens", "layers.0.probs").shape == (1, 3, 2, 2)
         noise = opened.noise("padded", "bfloat16", "replay")
-        assert (noise.shape, noise.dtype.name) == ((4, 2, 2, 3), "float32")
+        assert (noise.shape, noise.dtype.name) == ((5, 2, 2, 3), "float32")
         assert opened.nbytes >= sum(len(data) for name, data in golden.blobs().items() if "/c." in name)
 
 
@@ -77,7 +79,7 @@ def test_arrays_cannot_be_changed_by_who_reads_them(golden):
 def test_special_values_survive(place):
     special = np.array([np.nan, -0.0, np.inf, 5e-324, np.float64.fromhex("0x1.fffffffffffffp1023"), -np.nan])
     arrays = list(small_golden.arrays())
-    index = next(i for i, new in enumerate(arrays) if new.path == tap_path("two-tokens", "embed"))
+    index = next(i for i, new in enumerate(arrays) if new.path == stack_path("two-tokens", "embed"))
     arrays[index].array[...] = special
     write_golden(place.path, arrays, small_golden.manifest())
     with open_golden(place.path) as opened:
@@ -88,7 +90,7 @@ def test_an_array_of_zeros_is_stored_like_any_other(place):
     arrays = [dataclasses.replace(new, array=np.zeros_like(new.array)) for new in small_golden.arrays()]
     write_golden(place.path, arrays, small_golden.manifest())
     with open_golden(place.path) as opened:
-        assert opened.verify() == len(arrays)
+        assert opened.verify() == len(small_golden.entries())
 
 
 def test_strided_and_big_endian_arrays_are_stored_in_order(place):
@@ -98,6 +100,15 @@ def test_strided_and_big_endian_arrays_are_stored_in_order(place):
         arrays[i] = dataclasses.replace(new, array=twisted)
     id_ = write_golden(place.path, arrays, small_golden.manifest())
     assert id_ == write_golden(place.path, plain, small_golden.manifest(), overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["manifest", "manifest_byte", "dimensions", "cases", "taps", "layer"])
+def test_a_case_may_be_called_like_a_part_of_the_tree(place, name):
+    cases = {name: ("ops", (1, 2))}
+    write_golden(place.path, small_golden.arrays(cases=cases), small_golden.manifest(cases=cases))
+    with open_golden(place.path) as opened:
+        assert opened.verify()
+        assert opened.tap(name, "layers.1.q").shape == (1, 2, 3, 2)
 
 
 def test_order_is_data_flow_order_not_alphabetical(place):
@@ -110,19 +121,20 @@ def test_order_is_data_flow_order_not_alphabetical(place):
         assert taps.index("layers.2.resid_post") < taps.index("layers.10.resid_post")
         assert [tap.name for tap in opened.manifest.taps if tap.name in taps] == list(taps)
         for tap in taps:
-            new = next(new for new in arrays if new.path == tap_path("one", tap))
+            layer, kind = layer_of(tap), kind_of(tap)
+            new = next(new for new in arrays if (new.path, new.index) == (stack_path("one", kind), layer or 0))
             assert np.array_equal(opened.tap("one", tap), new.array)
 
 
 def test_position_and_key_of_one_length_stay_two_dimensions(golden):
     with open_golden(golden.path) as opened:
-        assert opened.manifest.arrays[TAP].dims == ("batch", "head", "position", "key")
+        assert opened.manifest.arrays[TAP].dims == ("layer", "batch", "head", "position", "key")
         assert opened.verify() == len(opened.manifest.arrays)
 
 
 def test_opening_reads_no_array(golden):
-    for path in list(places.entries()):
-        blob, offset = golden.data_of(path, len(places.entries()[path].shape))
+    for path in list(small_golden.entries()):
+        blob, offset = golden.data_of(path, len(small_golden.entries()[path].shape))
         data = bytearray(golden.blobs()[blob])
         data[offset] ^= 1
         golden.put(blob, bytes(data))
@@ -140,18 +152,18 @@ def test_arrays_are_taken_one_by_one_and_let_go(place):
             assert all(reference() is None for reference in alive)
             array = new.array.copy()
             alive.append(weakref.ref(array))
-            yield NewArray(new.path, new.dims, array)
+            yield NewArray(new.path, array, new.index)
             del array
 
     write_golden(place.path, watched(), small_golden.manifest())
-    assert len(alive) == len(places.entries())
+    assert len(alive) == len(list(small_golden.arrays())) > len(small_golden.entries())
 
 
 def test_verify_counts_the_arrays_and_tells_its_progress(golden):
     told = []
     with open_golden(golden.path) as opened:
-        assert opened.verify(told.append) == len(told) == len(places.entries())
-    assert set(told) == set(places.entries())
+        assert opened.verify(told.append) == len(told) == len(small_golden.entries())
+    assert set(told) == set(small_golden.entries())
 
 
 def test_a_tap_above_the_level_of_its_case_is_refused_with_the_level(golden):
@@ -187,14 +199,14 @@ def test_another_format_version_is_refused_before_anything_else_of_the_manifest(
 
 
 def test_a_field_that_this_release_does_not_know_is_refused(place):
-    document = msgspec.json.decode(encode(small_golden.manifest()(places.entries())))
+    document = msgspec.json.decode(encode(small_golden.complete()))
     document["cases"][0]["tolerance"] = "generous"
     places.write_unchecked(place, msgspec.json.encode(document, order="deterministic"))
     refusal(place.path, "fields that this release does not know")
 
 
 def test_a_manifest_that_is_not_canonical_is_refused(place):
-    encoded = encode(small_golden.manifest()(places.entries()))
+    encoded = encode(small_golden.complete())
     places.write_unchecked(place, msgspec.json.format(encoded, indent=1))
     refusal(place.path, "canonical")
 
@@ -236,7 +248,7 @@ def test_something_there_is_replaced_only_on_request(golden):
     ids=lambda array: array.dtype.name,
 )
 def test_a_dtype_that_a_golden_does_not_hold_is_refused_by_the_writer(place, array):
-    new = NewArray("cases/one/input_ids", TOKENS, array)
+    new = NewArray("cases/two-tokens/input_ids", array)
     with pytest.raises(GoldenError, match="does not hold this dtype") as caught:
         write_golden(place.path, [new], small_golden.manifest())
     assert "float64, float32, int32, bool, uint8" in str(caught.value)
@@ -261,16 +273,21 @@ def test_a_dtype_that_a_golden_does_not_hold_is_refused_by_the_writer(place, arr
 )
 def test_a_path_outside_the_grammar_is_refused_by_the_writer(place, path):
     with pytest.raises(GoldenError, match="no path of an array"):
-        write_golden(place.path, [NewArray(path, ("batch",), np.ones(1))], small_golden.manifest())
+        write_golden(place.path, [NewArray(path, np.ones(1))], small_golden.manifest())
 
 
 @pytest.mark.parametrize(
     ("news", "problem"),
     [
-        ([NewArray("cases/a/mask", TOKENS, np.ones((1, 0), bool))], "an array is empty"),
-        ([NewArray("cases/a/mask", ("batch",), np.ones((1, 2), bool))], "not one name per dimension"),
-        ([NewArray("cases/a/mask", ("batch", "batch"), np.ones((1, 1), bool))], "two dimensions have one name"),
-        ([NewArray("cases/a/mask", TOKENS, np.ones((1, 2), bool))] * 2, "given twice"),
+        ([NewArray(MASK, np.ones((1, 0), bool))], "an array is empty"),
+        ([NewArray(MASK, np.ones((1, 3), bool))], "another shape"),
+        ([NewArray(MASK, np.ones((1, 2), np.int32))], "another dtype"),
+        ([NewArray(MASK, np.ones((1, 2), bool))] * 2, "given twice"),
+        ([NewArray(TAP, np.ones((1, 3, 2, 2)), 1)], "do not come in order"),
+        ([NewArray(TAP, np.ones((1, 3, 2, 2)), index) for index in (0, 1, 2)], "do not come in order"),
+        ([NewArray(TAP, np.ones((1, 3, 2, 2)), 0)] * 2, "given twice"),
+        ([], "lacks an array that its manifest promises"),
+        (list(small_golden.arrays())[:-1], "lacks an array that its manifest promises"),
     ],
 )
 def test_an_array_that_cannot_be_stored_is_refused_by_the_writer(place, news, problem):
@@ -286,6 +303,18 @@ def swap(entries, path, **changes):
     return entries | {path: dataclasses.replace(entries[path], **changes)}
 
 
+def retap(manifest, name, **changes):
+    return tuple(dataclasses.replace(tap, **changes) if tap.name == name else tap for tap in manifest.taps)
+
+
+def layers_renamed(manifest, old, new):
+    old, new = f"layers.{old}.", f"layers.{new}."
+    return tuple(
+        Tap(tap.name.replace(old, new), tap.dims, tuple(name.replace(old, new) for name in tap.inputs))
+        for tap in manifest.taps
+    )
+
+
 def changed(manifest, case, **changes):
     return dataclasses.replace(manifest.case(case), **changes)
 
@@ -296,21 +325,67 @@ LIES = {
         lambda m: {"arrays": m.arrays | {"cases/two-tokens/taps/extra": m.arrays[TAP]}},
         "belongs to no case",
     ),
-    "another shape": (lambda m: {"arrays": swap(m.arrays, TAP, shape=(1, 3, 2, 3))}, "another form"),
+    "another shape": (lambda m: {"arrays": swap(m.arrays, TAP, shape=(2, 1, 3, 2, 3))}, "another form"),
+    "a layer too many": (lambda m: {"arrays": swap(m.arrays, TAP, shape=(3, 1, 3, 2, 2))}, "another form"),
+    "a layer without its sha256": (
+        lambda m: {"arrays": swap(m.arrays, TAP, sha256=m.arrays[TAP].sha256[:1])},
+        "a sha256 for each",
+    ),
+    "no sha256": (lambda m: {"arrays": swap(m.arrays, MASK, sha256=())}, "a sha256 for each"),
+    "a sha256 that is none": (lambda m: {"arrays": swap(m.arrays, MASK, sha256=("x" * 64,))}, "a sha256 for each"),
     "another dtype": (lambda m: {"arrays": swap(m.arrays, TAP, dtype="float32")}, "another form"),
-    "other dimensions": (lambda m: {"arrays": swap(m.arrays, TAP, dims=("a", "b", "c", "d"))}, "another form"),
-    "another config": (
-        lambda m: {"model": dataclasses.replace(m.model, config=small_golden.config(num_attention_heads=2))},
+    "other dimensions": (
+        lambda m: {"arrays": swap(m.arrays, TAP, dims=("layer", "a", "b", "c", "d"))},
         "another form",
     ),
-    "an unknown model": (
-        lambda m: {"model": dataclasses.replace(m.model, config={"model_type": "gpt2"})},
-        "not known to this release",
+    "another config": (
+        lambda m: {"model": dataclasses.replace(m.model, config=small_golden.config(num_attention_heads=2))},
+        "taps and config differ in num_attention_heads",
+    ),
+    "a billion layers": (
+        lambda m: {"model": dataclasses.replace(m.model, config=small_golden.config(num_hidden_layers=10**9))},
+        "taps and config differ in num_hidden_layers",
     ),
     "a case twice": (lambda m: {"cases": (*m.cases, m.cases[0])}, "one case name"),
     "an empty case": (lambda m: {"cases": (dataclasses.replace(m.cases[0], shape=(1, 0)),)}, "case is empty"),
     "a case elsewhere": (lambda m: {"cases": (dataclasses.replace(m.cases[0], name=".."),)}, "grammar"),
     "a tap elsewhere": (lambda m: {"taps": (dataclasses.replace(m.taps[0], name="../x"),)}, "grammar"),
+    "an input that is no tap": (lambda m: {"taps": retap(m, "logits", inputs=("final_nrm",))}, "unknown"),
+    "a tap that is its own input": (lambda m: {"taps": retap(m, "logits", inputs=("logits",))}, "its own input"),
+    "inputs that go round": (
+        lambda m: {"taps": retap(m, "layers.0.attn_norm", inputs=("layers.0.resid_post",))},
+        "not before it",
+    ),
+    "an input twice": (lambda m: {"taps": retap(m, "logits", inputs=("final_norm",) * 2)}, "one input name"),
+    "a tap twice": (lambda m: {"taps": (*m.taps, m.taps[-1])}, "one tap name"),
+    "a dimension twice": (lambda m: {"taps": retap(m, "logits", dims=("batch", "position", "batch"))}, "one dim"),
+    "a dimension elsewhere": (
+        lambda m: {"taps": retap(m, "embed", dims=("batch", "position", "../x"))},
+        "grammar",
+    ),
+    "a dimension that is a layer": (
+        lambda m: {"taps": retap(m, "embed", dims=("batch", "position", "layer"))},
+        "grammar",
+    ),
+    "a dimension without a size": (
+        lambda m: {"taps": retap(m, "embed", dims=("batch", "position", "width"))},
+        "has no size",
+    ),
+    "a tap without positions": (lambda m: {"taps": retap(m, "embed", dims=("batch", "hidden"))}, "position"),
+    "a tap without a batch": (lambda m: {"taps": retap(m, "embed", dims=("position", "hidden"))}, "batch first"),
+    "a tap without dimensions": (lambda m: {"taps": retap(m, "embed", dims=())}, "batch first"),
+    "layers with a gap": (
+        lambda m: {"taps": tuple(tap for tap in layers_renamed(m, 1, 2))},
+        "not counted from 0 without a gap",
+    ),
+    "a layer of the billions": (lambda m: {"taps": layers_renamed(m, 1, 10**9)}, "grammar"),
+    "a layer with a leading zero": (lambda m: {"taps": layers_renamed(m, 1, "01")}, "grammar"),
+    "a name inside and outside the layers": (lambda m: {"taps": (Tap("q", TOKENS, ()), *m.taps)}, "two kinds"),
+    "no logits": (lambda m: {"taps": m.taps[:-1]}, "without logits"),
+    "a size below one": (lambda m: {"sizes": m.sizes | {"head": 0}}, "no dimension's"),
+    "a size of nothing": (lambda m: {"sizes": m.sizes | {"width": 3}}, "no dimension's"),
+    "another size": (lambda m: {"sizes": m.sizes | {"head": 4}}, "taps and config differ"),
+    "other statistics": (lambda m: {"statistics": ("max", "rms")}, "other statistics"),
     "taps out of order": (
         lambda m: {"cases": (dataclasses.replace(m.cases[0], taps=m.cases[0].taps[::-1]),)},
         "not those of its level",
@@ -341,7 +416,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_manifest_that_contradicts_itself_is_refused_on_opening(place, lie):
     change, problem = LIES[lie]
-    manifest = small_golden.manifest()(places.entries())
+    manifest = small_golden.complete()
     manifest = dataclasses.replace(manifest, **change(manifest))
     places.write_unchecked(place, encode(manifest))
     refusal(place.path, problem)
@@ -351,12 +426,9 @@ def test_a_manifest_that_contradicts_itself_is_refused_on_opening(place, lie):
 def test_a_manifest_that_contradicts_itself_is_never_published(golden, lie):
     before = golden.contents()
 
-    def manifest(entries):
-        honest = small_golden.manifest()(entries)
-        return dataclasses.replace(honest, **LIES[lie][0](honest))
-
+    lying = dataclasses.replace(small_golden.manifest(), **LIES[lie][0](small_golden.complete()))
     with pytest.raises(GoldenError):
-        write_golden(golden.path, small_golden.arrays(), manifest, overwrite=True)
+        write_golden(golden.path, small_golden.arrays(), lying, overwrite=True)
     if golden.has_rename:
         assert golden.contents() == before
 
@@ -369,13 +441,16 @@ def test_a_manifest_of_another_version_is_never_published(place):
 def test_an_array_of_a_trillion_elements_is_refused_before_it_is_allocated(place):
     """Manifest, case and disk agree that it is so large; only the stored bytes say otherwise."""
     model = small_golden.config(vocab_size=10**12)
-    honest = small_golden.manifest()(places.entries())
+    sizes = small_golden.manifest().sizes | {"vocab": 10**12}
+    honest = small_golden.complete()
     arrays = dict(honest.arrays)
     for name, (_, (batch, length)) in small_golden.CASES.items():
         kept = small_golden.FORMS.get(name, {}).get("kept", range(length))
-        arrays |= swap(arrays, tap_path(name, "logits"), shape=(batch, len(kept), 10**12))
-    manifest = dataclasses.replace(honest, arrays=arrays, model=dataclasses.replace(honest.model, config=model))
+        arrays |= swap(arrays, stack_path(name, "logits"), shape=(batch, len(kept), 10**12))
+    manifest = dataclasses.replace(
+        honest, arrays=arrays, sizes=sizes, model=dataclasses.replace(honest.model, config=model)
+    )
     places.write_unchecked(place, encode(manifest))
     refusal(place.path, "shape")
-    place.claim(tap_path("two-tokens", "logits"), (1, 2, 10**12))
+    place.claim(stack_path("two-tokens", "logits"), (1, 2, 10**12))
     refusal(place.path, "the number of stored bytes", read=lambda golden: golden.tap("two-tokens", "logits"))

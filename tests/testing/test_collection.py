@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import h5py
 import pytest
 
-from harness.golden import tap_path
+from harness.layout import stack_path
 from tests.testing.conftest import BUILT_IN
 
 pytest_plugins = ["pytester"]
@@ -119,7 +119,8 @@ def test_what_cannot_be_checked_is_one_error_never_a_skip(inner, pytester, golde
 def test_a_flipped_bit_fails_the_case_whose_array_it_is_in(inner, pytester, golden_path, checkpoint):
     content = bytearray(golden_path.read_bytes())
     with h5py.File(golden_path) as file:
-        content[file[tap_path("digits", "layers.1.q")].id.get_offset()] ^= 1
+        q = file[stack_path("digits", "q")]
+        content[q.id.get_offset() + q[0].nbytes] ^= 1  # the first byte of layer 1
     damaged = pytester.path / "damaged.h5"
     damaged.write_bytes(content)
     args = ("--precision", "float32", "--golden-case", "digits", "--golden-case", "hello")
