@@ -23,7 +23,7 @@ KINDS = {
 }
 
 
-class UnfitFile(OSError):
+class UnfitFileError(OSError):
     """What lies at a path is no regular file, or longer than it may be."""
 
 
@@ -32,7 +32,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 
     Raises:
         FileNotFoundError: nothing is there.
-        UnfitFile: something else than a regular file is.
+        UnfitFileError: something else than a regular file is.
         OSError: it cannot be opened.
     """
     _refuse_irregular(path, os.stat(path).st_mode)  # noqa: PTH116 - paths of thousands of arrays are strings
@@ -40,7 +40,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | getattr(os, "O_BINARY", 0))
     try:
         _refuse_irregular(path, os.fstat(descriptor).st_mode)
-    except UnfitFile:
+    except UnfitFileError:
         os.close(descriptor)
         raise
     return os.fdopen(descriptor, "rb", buffering=0)
@@ -51,7 +51,7 @@ def read_regular(path: str | Path, limit: int) -> bytes:
 
     Raises:
         FileNotFoundError: nothing is there.
-        UnfitFile: it is no regular file, or longer than `limit` bytes; no more than that is ever in memory.
+        UnfitFileError: it is no regular file, or longer than `limit` bytes; no more than that is ever in memory.
         OSError: it cannot be read.
     """
     with open_regular(path) as file:
@@ -80,8 +80,8 @@ def _refuse_irregular(path: str | Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = KINDS.get(stat.S_IFMT(mode), "something else")
         code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise UnfitFile(code, f"it is {kind}, not a regular file", str(path))
+        raise UnfitFileError(code, f"it is {kind}, not a regular file", str(path))
 
 
-def _too_long(path: str | Path, limit: int) -> UnfitFile:
-    return UnfitFile(errno.EFBIG, f"it is longer than {limit:,} bytes", str(path))
+def _too_long(path: str | Path, limit: int) -> UnfitFileError:
+    return UnfitFileError(errno.EFBIG, f"it is longer than {limit:,} bytes", str(path))

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from harness.regular import MIB, UnfitFile, open_regular, read_regular, read_text
+from harness.regular import MIB, UnfitFileError, open_regular, read_regular, read_text
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def file(tmp_path):
 
 def test_a_file_is_read_whole_up_to_the_limit_and_not_beyond(file):
     assert read_regular(file, 10) == b"0123456789"
-    with pytest.raises(UnfitFile, match="longer than 9 bytes"):
+    with pytest.raises(UnfitFileError, match="longer than 9 bytes"):
         read_regular(file, 9)
 
 
@@ -35,7 +35,7 @@ def test_a_symbolic_link_to_a_file_is_followed(file, tmp_path):
 
 
 def test_a_file_without_a_size_is_bounded_all_the_same():
-    with pytest.raises(UnfitFile, match="longer than 3 bytes"):
+    with pytest.raises(UnfitFileError, match="longer than 3 bytes"):
         read_regular("/proc/self/status", 3)
     assert read_regular("/proc/self/status", MIB).startswith(b"Name:")
 
@@ -53,7 +53,7 @@ def test_a_fifo_a_device_a_socket_and_a_directory_are_refused_at_once(tmp_path, 
             ("/dev/zero", "a device"),
             (str(tmp_path), "a directory"),
         ):
-            with pytest.raises(UnfitFile, match=f"it is {kind}, not a regular file"):
+            with pytest.raises(UnfitFileError, match=f"it is {kind}, not a regular file"):
                 open_regular(tmp_path / name)
 
 
@@ -63,9 +63,9 @@ def test_what_is_not_there_is_not_found(tmp_path):
 
 
 def test_a_fifo_that_takes_the_place_of_a_file_between_look_and_open_does_not_wait(file, monkeypatch):
-    looked = os.stat(file)
+    looked = file.stat()
     file.unlink()
     os.mkfifo(file)
     monkeypatch.setattr(os, "stat", lambda path: looked)
-    with pytest.raises(UnfitFile, match="a FIFO"):
+    with pytest.raises(UnfitFileError, match="a FIFO"):
         open_regular(file)
