@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
@@ -19,9 +22,12 @@ from transformers import AutoTokenizer
 from harness import embedded
 from harness.corpus import Corpus, check_vocabulary, prompt_case
 from harness.entries import Batch, Entry
-from harness.errors import CorpusError
+from harness.errors import CorpusError, first_line
 from harness.golden import TokenizerEntry
+from harness.regular import MIB, open_regular, read_regular
 
+LONGEST = 512 * MIB  # of a file of the tokenizer
+OF_A_TOKENIZER = (".json", ".txt", ".jinja", ".model")
 # What tells Qwen2's tokenizer from any other: the ids of its first two special tokens.
 QWEN2_SPECIAL = {"<|endoftext|>": 151643, "<|im_start|>": 151644}
 
@@ -49,11 +55,13 @@ def tokenize(checkpoint: Path, corpus: Corpus, selected: Sequence[Entry], vocab:
     """
     file = checkpoint / "tokenizer.json"
     try:
-        bare = Tokenizer.from_file(str(file))
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+        _refuse_irregular(checkpoint)
+        content = read_regular(file, LONGEST)
+        bare = Tokenizer.from_buffer(content)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception, transformers nearly anything
         raise CorpusError(
-            f"the checkpoint's tokenizer cannot be read: {error}",
+            f"the checkpoint's tokenizer cannot be read: {first_line(error)}",
             where=file,
             hint="put tokenizer.json and tokenizer_config.json of the checkpoint beside its weights",
         ) from None
@@ -61,16 +69,51 @@ def tokenize(checkpoint: Path, corpus: Corpus, selected: Sequence[Entry], vocab:
     published = _published() if is_qwen2 else {}
     every: dict[str, Sequence[int]] = {}
     for name, text in _texts(corpus, selected).items():
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        _same_from_the_file(name, ids, bare.encode(text, add_special_tokens=False).ids)
+        ids, from_the_file = _both(name, text, tokenizer, bare)
+        _same_from_the_file(name, ids, from_the_file)
         _same_as_published(name, ids, published.get(text))
         if not ids:
             raise CorpusError("a prompt has no tokens", where=name, hint="give it a text with content")
         check_vocabulary(prompt_case(name, ids), vocab)
         every[name] = ids
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Tokenized(TokenizerEntry(digest, is_qwen2), every, 0 if pad is None else int(pad))
+    pad = 0 if pad is None else int(pad)
+    if not 0 <= pad < vocab:
+        raise CorpusError(
+            "the token that fills padding is outside the vocabulary",
+            where=checkpoint / "tokenizer_config.json",
+            expected=f"0 to {vocab - 1}",
+            found=pad,
+            hint="the tokenizer does not belong to this checkpoint: use the one that ships with it",
+        )
+    return Tokenized(TokenizerEntry(digest, is_qwen2), every, pad)
+
+
+def _refuse_irregular(checkpoint: Path) -> None:
+    """Refuse whatever transformers might wait for, or fill the memory with, beside the weights.
+
+    Raises:
+        OSError: a file that is no regular one.
+    """
+    for path in checkpoint.iterdir():
+        if not path.is_dir():
+            with open_regular(path) as file:
+                if path.suffix in OF_A_TOKENIZER and os.fstat(file.fileno()).st_size > LONGEST:
+                    raise OSError(f"{path.name} is longer than {LONGEST:,} bytes")
+
+
+def _both(name: str, text: str, tokenizer: Any, bare: Tokenizer) -> tuple[Sequence[int], Sequence[int]]:
+    """The ids of a text from transformers, and from the tokenizers library."""
+    try:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids, bare.encode(text, add_special_tokens=False).ids
+    except Exception as error:  # as above; a lone surrogate is no text to either
+        raise CorpusError(
+            f"this text cannot be tokenized: {first_line(error)}",
+            where=f"prompt {name}",
+            hint="mend the text, or the tokenizer that ships with the checkpoint",
+        ) from None
 
 
 def _texts(corpus: Corpus, selected: Sequence[Entry]) -> Mapping[str, str]:
@@ -98,8 +141,8 @@ def _same_from_the_file(name: str, ids: Sequence[int], bare: Sequence[int]) -> N
         raise CorpusError(
             "transformers and tokenizer.json give different token ids",
             where=f"prompt {name}",
-            expected=f"{list(bare)} (tokenizers library, tokenizer.json)",
-            found=f"{list(ids)} (transformers, AutoTokenizer)",
+            expected=f"{reprlib.repr(list(bare))} (tokenizers library, tokenizer.json)",
+            found=f"{reprlib.repr(list(ids))} (transformers, AutoTokenizer)",
             hint="transformers changes this tokenizer as it loads it (often its normalizer): save it again with "
             "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
         )
