@@ -14,9 +14,12 @@ from tokenizers import Tokenizer
 from harness.architecture import Config, architecture_of, difference, read_config
 from harness.checkpoint import Checkpoint, verify_parameters
 from harness.corpus import check_vocabulary
-from harness.errors import CheckpointError, CorpusError
+from harness.errors import CheckpointError, CorpusError, first_line
 from harness.golden import CaseEntry
+from harness.regular import MIB, read_regular
 from harness.store import Golden
+
+LONGEST = 512 * MIB  # of a tokenizer.json
 
 
 def preflight(golden: Golden, checkpoint: Path, cases: Sequence[CaseEntry]) -> Config:
@@ -65,14 +68,15 @@ def same_token_ids(golden: Golden, checkpoint: Path, cases: Sequence[CaseEntry])
     """
     path = checkpoint / "tokenizer.json"
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        content = read_regular(path, LONGEST)
+        tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises bare Exception
         raise CorpusError(
-            f"the checkpoint's tokenizer cannot be read: {error}",
+            f"the checkpoint's tokenizer cannot be read: {first_line(error)}",
             where=path,
             hint="put the tokenizer.json that belongs to the checkpoint beside its weights",
         ) from None
-    same_file = hashlib.sha256(path.read_bytes()).hexdigest() == golden.manifest.tokenizer.sha256
+    same_file = hashlib.sha256(content).hexdigest() == golden.manifest.tokenizer.sha256
     for entry in cases:
         case = golden.case(entry.name)
         for row, text in enumerate(entry.texts):
