@@ -52,17 +52,12 @@ def _float(text: str) -> float:
 
 
 def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(DEEPEST + 1):
-        level = [
-            inner
-            for one in level
-            if isinstance(one, (dict, list))
-            for inner in (one.values() if isinstance(one, dict) else one)
-        ]
-        if not level:
-            return
-    raise _too_deep()
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(DEEPEST):
+        below = (inner for one in level for inner in (one.values() if isinstance(one, dict) else one))
+        level = [inner for inner in below if isinstance(inner, (dict, list))]
+    if level:
+        raise _too_deep()
 
 
 def _too_deep() -> ValueError:
