@@ -13,7 +13,7 @@ from rich.console import Console
 
 from harness import embedded
 from harness.corpus import Corpus, load_corpus
-from harness.entries import Entry, listed
+from harness.entries import Entry, listed, shown
 from harness.errors import CheckpointError, RecordError, UsageError, first_line
 from harness.store import check_writable
 
@@ -97,10 +97,10 @@ def plan(request: Request) -> list[Job]:
             Job(str(model), model.name, embedded.corpus_of(model.name), f"{model}.h5", overwrite=True)
             for model in (config.parent for config in sorted(embedded.directory().glob("*/config.json")))
         ]
-    model = request.model or str(embedded.directory() / "qwen2-tiny")
+    model = str(embedded.directory() / "qwen2-tiny") if request.model is None else request.model
     local = _is_directory(model)
     name = Path(model).resolve().name if local else model
-    out = request.out or f"{name.rpartition('/')[2]}.h5"
+    out = f"{name.rpartition('/')[2]}.h5" if request.out is None else request.out
     return [Job(model, name, request.corpus or embedded.directory() / "corpus.toml", out, request.force)]
 
 
@@ -110,7 +110,7 @@ def require_torch() -> None:
     Raises:
         RecordError: naming those that are missing.
     """
-    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    missing = [name for name in LIBRARIES if not _is_installed(name)]
     if missing:
         raise RecordError(
             "recording needs libraries that are not installed here",
@@ -119,6 +119,13 @@ def require_torch() -> None:
             found=f"no {', no '.join(missing)}",
             hint=f"{INSTALL} (checking needs none of them: goldens check)",
         )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # something stands in the way of the import
+        return False
 
 
 def checkpoint_directory(model: str) -> Path:
@@ -132,7 +139,7 @@ def checkpoint_directory(model: str) -> Path:
     if not HUB_ID.fullmatch(model) or model.startswith("."):
         raise CheckpointError(
             "there is no such checkpoint",
-            where=model,
+            where=shown(model),
             expected="a directory with config.json, or an id on the hub (Qwen/Qwen2.5-0.5B)",
             found=_what_is_at(model),
             hint="check --model",
@@ -145,7 +152,7 @@ def checkpoint_directory(model: str) -> Path:
     except Exception as error:  # the hub's client raises its own errors, the network's and the file system's
         raise CheckpointError(
             f"the model cannot be fetched from the hub: {first_line(error)}",
-            where=model,
+            where=shown(model),
             hint="check the id and the network, or download it elsewhere and give the directory to --model",
         ) from None
 
@@ -154,14 +161,14 @@ def _what_is_at(model: str) -> str:
     if model.endswith(".gguf"):
         return "a GGUF file: give the checkpoint that it was converted from"
     try:
-        return "a file: give the directory that it lies in" if Path(model).exists() else "nothing"
+        return "a file: give the directory that it lies in" if model and Path(model).exists() else "nothing"
     except (OSError, ValueError):
         return "no path"
 
 
 def _is_directory(model: str) -> bool:
     try:
-        return Path(model).is_dir()
+        return bool(model) and Path(model).is_dir()
     except (OSError, ValueError):  # too long for a name, or with a null byte
         return False
 
