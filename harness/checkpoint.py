@@ -132,7 +132,7 @@ def missing_parameter(name: str, checkpoint: Checkpoint) -> CheckpointError:
     """The refusal of a checkpoint without a parameter, with what the names that it has tell."""
     return CheckpointError(
         "the checkpoint lacks a parameter",
-        where=f"{checkpoint.directory}: {name}",
+        where=f"{checkpoint.directory}: {name[:200]}",
         expected="a tensor",
         found="nothing",
         hint=recognise.by_parameters(checkpoint.names)

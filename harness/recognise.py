@@ -51,6 +51,16 @@ ADAPTER = ("lora_A", "lora_B", "lora_embedding_A", "base_layer")
 MISPLACED = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
 
 
+def by_files(names: Iterable[str]) -> str:
+    """What to do about files among which there are no weights that are read here."""
+    found = tuple(names)
+    for pattern, kind, remedy in FILES:
+        for name in found:
+            if fnmatch.fnmatchcase(name, pattern):
+                return f"{name[:80]} is there, {kind}: {remedy}"
+    return FORMAT
+
+
 def without_config(directory: Path) -> str:
     """What to do about a directory without a config.json."""
     if not directory.is_dir():
@@ -58,17 +68,17 @@ def without_config(directory: Path) -> str:
     below = sorted(path.parent.name for path in directory.glob("*/config.json"))
     if below:
         return f"there is one below it: give {directory / below[0]}"
-    return _said(_names(directory)) or FORMAT
+    return by_files(_names(directory))
 
 
 def without_weights(directory: Path) -> str:
     """What to do about a directory without safetensors."""
-    return _said(_names(directory)) or FORMAT
+    return by_files(_names(directory))
 
 
 def adapter(directory: Path) -> str | None:
     """What to do about an adapter beside the weights, which transformers would load as well; None without one."""
-    return _said(["adapter_config.json"]) if (directory / "adapter_config.json").exists() else None
+    return by_files(["adapter_config.json"]) if (directory / "adapter_config.json").exists() else None
 
 
 def by_parameters(names: Iterable[str]) -> str | None:
@@ -106,13 +116,7 @@ def _origin(prefix: str) -> str:
 
 
 def _names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
-
-
-def _said(names: Iterable[str]) -> str | None:
-    found = tuple(names)
-    for pattern, kind, remedy in FILES:
-        for name in found:
-            if fnmatch.fnmatchcase(name, pattern):
-                return f"{name[:80]} is there, {kind}: {remedy}"
-    return None
+    try:
+        return sorted(path.name for path in directory.iterdir())
+    except OSError:
+        return []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from harness import embedded
+from harness import embedded, recognise
 from harness.corpus import Corpus, load_corpus
 from harness.entries import Entry, listed, shown
 from harness.errors import CheckpointError, RecordError, UsageError, first_line
@@ -144,17 +144,26 @@ def checkpoint_directory(model: str) -> Path:
             found=_what_is_at(model),
             hint="check --model",
         )
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import list_repo_files, snapshot_download
 
     try:
         patterns = ["*.json", "*.safetensors", "merges.txt", "vocab.txt"]
-        return Path(snapshot_download(model, allow_patterns=patterns))
+        directory = Path(snapshot_download(model, allow_patterns=patterns))
+        found = () if any(directory.glob("*.safetensors")) else list_repo_files(model)
     except Exception as error:  # the hub's client raises its own errors, the network's and the file system's
         raise CheckpointError(
             f"the model cannot be fetched from the hub: {first_line(error)}",
             where=shown(model),
             hint="check the id and the network, or download it elsewhere and give the directory to --model",
         ) from None
+    if found:
+        raise CheckpointError(
+            "the model has no weights in safetensors on the hub",
+            where=shown(model),
+            found=listed(found),
+            hint=recognise.by_files(found),
+        )
+    return directory
 
 
 def _what_is_at(model: str) -> str:

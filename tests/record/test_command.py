@@ -157,3 +157,19 @@ def test_what_is_no_path_is_no_checkpoint(model):
     with pytest.raises(CheckpointError, match="no such checkpoint") as refusal:
         checkpoint_directory(model)
     assert len(str(refusal.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [("pytorch_model.bin", "pickled weights"), ("model-q4_0.gguf", "GGUF"), ("README.md", "format")],
+)
+def test_a_model_without_safetensors_on_the_hub_says_what_is_there(monkeypatch, tmp_path, file, says):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda _: ["config.json", file])
+    with pytest.raises(CheckpointError, match="no weights in safetensors") as refusal:
+        checkpoint_directory("somebody/model")
+    assert says in refusal.value.hint
+    (tmp_path / "model.safetensors").touch()
+    assert checkpoint_directory("somebody/model") == tmp_path
