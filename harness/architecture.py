@@ -22,6 +22,8 @@ from harness.taps import Tap, decoder_taps
 from harness.windows import Windows, windows_of
 
 FAMILIES = ("qwen2",)
+OTHER_FAMILY = "check a Qwen2 or Qwen2.5 checkpoint; other families need taps of their own"
+INNER = "this is a model of more than text (text_config): check its language model, saved alone"
 LONGEST = 16 * MIB  # of a config.json
 MOST_LAYERS = 1024  # every layer has twenty taps; the deepest published models have some 130
 EPS = (1e-30, 0.1)
@@ -110,7 +112,7 @@ def architecture_of(config: Config) -> Architecture:
             "model_type",
             " or ".join(FAMILIES),
             family,
-            "check a Qwen2 or Qwen2.5 checkpoint; other families need taps of their own",
+            INNER if "text_config" in config else OTHER_FAMILY,
         )
     refuse_unknown(config)
     layers = integer(config, "num_hidden_layers", most=MOST_LAYERS)

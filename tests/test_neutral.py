@@ -70,6 +70,12 @@ def test_a_field_of_other_models_may_only_say_what_this_one_does_anyway(field):
         assert refusal.value.where == f"config.json: {field}"
 
 
+def test_a_model_of_more_than_text_is_told_to_save_its_language_model():
+    with pytest.raises(CheckpointError, match="family is not supported") as refusal:
+        architecture_of({"model_type": "qwen2_5_vl", "text_config": HUB, "vision_config": {}})
+    assert "its language model, saved alone" in refusal.value.hint
+
+
 @pytest.mark.parametrize("field", sorted(REFUSED))
 def test_what_is_refused_with_a_reason_says_what_to_do(field):
     with pytest.raises(CheckpointError) as refusal:

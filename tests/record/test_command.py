@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,10 +25,11 @@ from harness.store import open_golden
 
 ROOT = Path(harness.__file__).parents[1]
 SCRIPT = ROOT / "generate_goldens.py"
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def run(*args, **environment):
-    env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment
+    env = os.environ | ENVIRONMENT | environment
     return subprocess.run(
         [sys.executable, str(SCRIPT), *map(str, args)], capture_output=True, text=True, timeout=120, env=env
     )
@@ -173,3 +176,19 @@ def test_a_model_without_safetensors_on_the_hub_says_what_is_there(monkeypatch, 
     assert says in refusal.value.hint
     (tmp_path / "model.safetensors").touch()
     assert checkpoint_directory("somebody/model") == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_recording_that_is_stopped_says_that_it_goes_on(tiny, tmp_path, sent, code, said):
+    words = [sys.executable, str(SCRIPT), "--model", str(tiny), "--out", str(tmp_path / "a.h5")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT) as process:
+        until = time.monotonic() + 120
+        while not (tmp_path / "a.h5.partial" / "units").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        process.send_signal(sent)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert f"the same command goes on where this one stopped\n{said}" in stderr
+    assert not (tmp_path / "a.h5").exists() and (tmp_path / "a.h5.partial").is_dir()
