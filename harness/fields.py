@@ -13,7 +13,7 @@ Config = Mapping[str, Any]
 
 RESTORE = "restore the field from the published config.json"
 GUESS = f"{RESTORE}; a default would be a guess"
-MOST = 2**31 - 1  # what a shape or an index can be
+MOST = 2**53  # as far as a number of JSON counts in every reader
 
 
 def required(config: Config, field: str) -> Any:

@@ -13,6 +13,7 @@ from harness.fields import GUESS, Config, integer, wrong
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 Windows = tuple[int | None, ...]
+WIDEST = 2**31 - 1  # positions are int32
 
 
 def windows_of(config: Config, layers: int) -> Windows:
@@ -32,7 +33,7 @@ def windows_of(config: Config, layers: int) -> Windows:
                 hint="restore both fields from the published config.json",
             )
         return (None,) * layers
-    width, by_index = integer(config, "sliding_window"), _by_index(config, layers)
+    width, by_index = integer(config, "sliding_window", most=WIDEST), _by_index(config, layers)
     slides = by_index if by_type is None else by_type
     if slides is None:
         raise CheckpointError(

@@ -88,7 +88,7 @@ def test_what_is_refused_with_a_reason_says_what_to_do(field):
     [
         ({"num_hidden_layers": 10**9}, "absurd"),
         ({"num_hidden_layers": 10**400}, "not a finite number"),
-        ({"vocab_size": 2**31}, "absurd"),
+        ({"vocab_size": 2**60}, "absurd"),
         ({"rms_norm_eps": "1e-06"}, "not a number"),
         ({"rms_norm_eps": math.nan}, "not a finite number"),
         ({"rms_norm_eps": -1e-6}, "absurd"),

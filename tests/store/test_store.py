@@ -300,7 +300,7 @@ LIES = {
     "another dtype": (lambda m: {"arrays": swap(m.arrays, TAP, dtype="float32")}, "another form"),
     "other dimensions": (lambda m: {"arrays": swap(m.arrays, TAP, dims=("a", "b", "c", "d"))}, "another form"),
     "another config": (
-        lambda m: {"model": dataclasses.replace(m.model, config=small_golden.config(num_attention_heads=2))},
+        lambda m: {"model": dataclasses.replace(m.model, config=small_golden.config(num_attention_heads=1))},
         "another form",
     ),
     "an unknown model": (
