@@ -109,7 +109,7 @@ Entry = Prompt | Decode | Batch | Offset | Generation
 KINDS: tuple[type[Entry], ...] = (Prompt, Decode, Batch, Offset, Generation)
 
 
-def read_entry(kind: type[Entry], table: Mapping[str, Any], where: str) -> Entry:
+def read_entry(kind: type[Entry], table: object, where: str) -> Entry:
     """One TOML table as an entry.
 
     Raises:
