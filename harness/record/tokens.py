@@ -14,19 +14,19 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tokenizers import Tokenizer
+import numpy as np
 from transformers import AutoTokenizer
 
-from harness import embedded
-from harness.corpus import Corpus, check_vocabulary, prompt_case
+from harness import bare_tokenizer, embedded
+from harness.bare_tokenizer import LONGEST, refusing, token_ids
+from harness.corpus import Case, Corpus, check_vocabulary
 from harness.entries import Batch, Entry
-from harness.errors import CorpusError, first_line
+from harness.errors import CorpusError
 from harness.golden import TokenizerEntry
-from harness.regular import MIB, open_regular, read_regular
+from harness.regular import open_regular
 
-LONGEST = 512 * MIB  # of a file of the tokenizer
+_BESIDE = "put tokenizer.json and tokenizer_config.json of the checkpoint beside its weights"
 OF_A_TOKENIZER = (".json", ".txt", ".jinja", ".model")
 # What tells Qwen2's tokenizer from any other: the ids of its first two special tokens.
 QWEN2_SPECIAL = {"<|endoftext|>": 151643, "<|im_start|>": 151644}
@@ -53,32 +53,27 @@ def tokenize(checkpoint: Path, corpus: Corpus, selected: Sequence[Entry], vocab:
         CorpusError: no tokenizer, its two readers or the published ids disagree, a text without any token, or an
             id outside the vocabulary.
     """
-    file = checkpoint / "tokenizer.json"
-    try:
+    bare, content = bare_tokenizer.load(checkpoint)
+    with refusing("the checkpoint's tokenizer cannot be read by transformers", checkpoint, _BESIDE):
         _refuse_irregular(checkpoint)
-        content = read_regular(file, LONGEST)
-        bare = Tokenizer.from_buffer(content)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises bare Exception, transformers nearly anything
-        raise CorpusError(
-            f"the checkpoint's tokenizer cannot be read: {first_line(error)}",
-            where=file,
-            hint="put tokenizer.json and tokenizer_config.json of the checkpoint beside its weights",
-        ) from None
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        pad = 0 if pad is None else int(pad)
     is_qwen2 = all(bare.token_to_id(token) == known for token, known in QWEN2_SPECIAL.items())
     published = _published() if is_qwen2 else {}
     every: dict[str, Sequence[int]] = {}
     for name, text in _texts(corpus, selected).items():
-        ids, from_the_file = _both(name, text, tokenizer, bare)
-        _same_from_the_file(name, ids, from_the_file)
+        where = f"prompt {name}"
+        with refusing("this text cannot be tokenized", where, "mend the text, or the checkpoint's tokenizer"):
+            ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        _same_from_the_file(name, ids, token_ids(bare, text, where))
         _same_as_published(name, ids, published.get(text))
         if not ids:
             raise CorpusError("a prompt has no tokens", where=name, hint="give it a text with content")
-        check_vocabulary(prompt_case(name, ids), vocab)
+        wide = np.asarray([ids], np.int64)  # a damaged tokenizer.json has ids beyond int32
+        check_vocabulary(Case(name, wide, wide, wide >= 0), min(vocab, 2**31))
         every[name] = ids
     digest = hashlib.sha256(content).hexdigest()
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    pad = 0 if pad is None else int(pad)
     if not 0 <= pad < vocab:
         raise CorpusError(
             "the token that fills padding is outside the vocabulary",
@@ -101,19 +96,6 @@ def _refuse_irregular(checkpoint: Path) -> None:
             with open_regular(path) as file:
                 if path.suffix in OF_A_TOKENIZER and os.fstat(file.fileno()).st_size > LONGEST:
                     raise OSError(f"{path.name} is longer than {LONGEST:,} bytes")
-
-
-def _both(name: str, text: str, tokenizer: Any, bare: Tokenizer) -> tuple[Sequence[int], Sequence[int]]:
-    """The ids of a text from transformers, and from the tokenizers library."""
-    try:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids, bare.encode(text, add_special_tokens=False).ids
-    except Exception as error:  # as above; a lone surrogate is no text to either
-        raise CorpusError(
-            f"this text cannot be tokenized: {first_line(error)}",
-            where=f"prompt {name}",
-            hint="mend the text, or the tokenizer that ships with the checkpoint",
-        ) from None
 
 
 def _texts(corpus: Corpus, selected: Sequence[Entry]) -> Mapping[str, str]:
