@@ -16,7 +16,7 @@ from harness.entries import Batch, Entry, Generation, Prompt
 from harness.golden import CaseEntry, Manifest, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
-from harness.record.cases import case_of
+from harness.record.cases import case_of, check_size
 from harness.record.environment import check_device, provenance, reproducible
 from harness.record.generation import generate_missing
 from harness.record.layer_major import run_units
@@ -155,7 +155,10 @@ def _cases(
         progress.notice(f"generating: {', '.join(counts)}")
     texts = {name: tokenized.ids[name] for name in counts}
     generated = generate_missing(model, texts, counts, work)
-    return tuple(case_of(entry, tokenized.ids, generated, tokenized.pad) for entry in selected)
+    cases = tuple(case_of(entry, tokenized.ids, generated, tokenized.pad) for entry in selected)
+    for case in cases:
+        check_size(case, model.arch.heads)
+    return cases
 
 
 def _entries(
