@@ -7,18 +7,26 @@ the default that would fill it is exactly how a wrong theta goes unnoticed.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import recognise, strict_json
 from harness.errors import CheckpointError
 from harness.fields import Config as Config
-from harness.fields import integer, number, required
+from harness.fields import boolean, integer, number, text, wrong
+from harness.neutral import refuse_unknown
+from harness.regular import MIB, read_regular
+from harness.rotation import rope_theta
 from harness.taps import Tap, decoder_taps
 from harness.windows import Windows, windows_of
 
 FAMILIES = ("qwen2",)
+OTHER_FAMILY = "check a Qwen2 or Qwen2.5 checkpoint; other families need taps of their own"
+INNER = "this is a model of more than text (text_config): check its language model, saved alone"
+LONGEST = 16 * MIB  # of a config.json
+MOST_LAYERS = 1024  # every layer has twenty taps; the deepest published models have some 130
+EPS = (1e-30, 0.1)
 
 
 @dataclass(frozen=True)
@@ -72,16 +80,14 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     """The config.json of a checkpoint directory.
 
     Raises:
-        CheckpointError: there is none, or it is not JSON.
+        CheckpointError: there is none, it cannot be read, or it is not JSON of one meaning.
     """
     path = checkpoint / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = strict_json.parse(read_regular(path, LONGEST))
     except FileNotFoundError:
         raise CheckpointError(
-            "the checkpoint has no config.json",
-            where=checkpoint,
-            hint="give a directory in Hugging Face format: config.json, *.safetensors, tokenizer.json",
+            "the checkpoint has no config.json", where=checkpoint, hint=recognise.without_config(checkpoint)
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -96,34 +102,34 @@ def architecture_of(config: Config) -> Architecture:
     """The architecture that a config describes, in either dialect.
 
     Raises:
-        CheckpointError: an unknown family, a missing or contradictory field, or a feature that nothing here
-            computes.
+        CheckpointError: an unknown family, a missing, unknown or contradictory field, an absurd value, or a
+            feature that nothing here computes.
     """
     family = config.get("model_type")
     if family not in FAMILIES:
-        raise CheckpointError(
+        raise wrong(
             "this model family is not supported",
-            where="config.json: model_type",
-            expected=" or ".join(FAMILIES),
-            found=family,
-            hint="check a Qwen2 or Qwen2.5 checkpoint; other families need taps of their own",
+            "model_type",
+            " or ".join(FAMILIES),
+            family,
+            INNER if "text_config" in config else OTHER_FAMILY,
         )
-    _refuse_scaled_rope(config)
-    hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
-    layers = integer(config, "num_hidden_layers")
+    refuse_unknown(config)
+    layers = integer(config, "num_hidden_layers", most=MOST_LAYERS)
+    hidden, heads, kv_heads, head_dim = _heads(config)
     return Architecture(
         family=family,
         layers=layers,
         hidden=hidden,
         heads=heads,
-        kv_heads=integer(config, "num_key_value_heads"),
-        head_dim=integer(config, "head_dim") if config.get("head_dim") else hidden // heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
         intermediate=integer(config, "intermediate_size"),
         vocab=integer(config, "vocab_size"),
-        rope_theta=_rope_theta(config),
-        rms_norm_eps=number(config, "rms_norm_eps"),
-        activation=str(required(config, "hidden_act")),
-        tied_head=bool(required(config, "tie_word_embeddings")),
+        rope_theta=rope_theta(config),
+        rms_norm_eps=number(config, "rms_norm_eps", *EPS),
+        activation=text(config, "hidden_act"),
+        tied_head=boolean(config, "tie_word_embeddings"),
         windows=windows_of(config, layers),
     )
 
@@ -134,37 +140,20 @@ def difference(golden: Config, candidate: Config) -> list[tuple[str, object, obj
     return [(name, expected[name], found[name]) for name in expected if expected[name] != found[name]]
 
 
-def _refuse_scaled_rope(config: Config) -> None:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise CheckpointError(
-            "this kind of RoPE scaling is not supported yet",
-            where="config.json: rope_parameters.rope_type",
-            expected="default",
-            found=kind,
-            hint="check a checkpoint without RoPE scaling",
-        )
-
-
-def _rope_theta(config: Config) -> float:
-    """theta from `rope_parameters` (transformers 5) or from the top level (the hub's dialect)."""
-    places = [config.get("rope_parameters") or {}, config]
-    found = [float(place["rope_theta"]) for place in places if "rope_theta" in place]
-    if not found:
-        raise CheckpointError(
-            "the config says nowhere what the RoPE theta is",
-            where="config.json: rope_theta or rope_parameters.rope_theta",
-            expected="a number",
-            found="nothing",
-            hint="restore the field from the published config.json; a default would be a guess",
-        )
-    if len(set(found)) > 1:
-        raise CheckpointError(
-            "the config gives two RoPE thetas",
-            where="config.json: rope_parameters.rope_theta and rope_theta",
-            expected=found[0],
-            found=found[1],
-            hint="remove the wrong one",
-        )
-    return found[0]
+def _heads(config: Config) -> tuple[int, int, int, int]:
+    """Hidden size, heads, KV heads and the size of a head, which divide one another as they must."""
+    hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
+    kv_heads = integer(config, "num_key_value_heads")
+    if heads % kv_heads:
+        expected = f"a divisor of num_attention_heads, {heads}"
+        raise wrong("the heads cannot be shared out among the KV heads", "num_key_value_heads", expected, kv_heads)
+    if config.get("head_dim") is not None:
+        head_dim, field = integer(config, "head_dim"), "head_dim"
+    elif hidden % heads:
+        expected = f"a divisor of hidden_size, {hidden}, or a head_dim"
+        raise wrong("the hidden size cannot be shared out among the heads", "num_attention_heads", expected, heads)
+    else:
+        head_dim, field = hidden // heads, "hidden_size / num_attention_heads"
+    if head_dim % 2:
+        raise wrong("RoPE turns pairs of dimensions, and a head has an odd number", field, "even", head_dim)
+    return hidden, heads, kv_heads, head_dim

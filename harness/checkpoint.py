@@ -1,13 +1,12 @@
 """A checkpoint directory in Hugging Face format, read tensor by tensor: neither torch nor jax.
 
-One `model.safetensors`, or shards with `model.safetensors.index.json`. Reading a tensor touches only its own
-bytes, and leaves none of them mapped: memory holds what is in use, however large the file is.
+One `model.safetensors`, or shards with `model.safetensors.index.json` (see `harness.shards`). Reading a tensor
+touches only its own bytes, and leaves none of them mapped: memory holds what is in use, however large the file is.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,34 +15,42 @@ import numpy as np
 from jaxtyping import Num
 from safetensors import SafetensorError, safe_open
 
+from harness import recognise
 from harness.errors import CheckpointError
 from harness.golden import ParameterEntry
+from harness.regular import open_regular
+from harness.shards import homes
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+# What weights are read in, as safetensors writes it. Anything else is quantised, packed, or no weight.
+DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class Checkpoint:
     """The tensors of a checkpoint directory.
 
     Raises:
-        CheckpointError: no safetensors, a shard that is missing or damaged, a name in two shards.
+        CheckpointError: no safetensors, or two sets of them; a shard that is missing, damaged, or does not hold
+            what the index says; a tensor of a dtype that weights are not stored in.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._home: dict[str, Path] = {}
-        for path in _files(directory):
+        self._home = homes(directory, _names)
+        for path in dict.fromkeys(self._home.values()):
             with _open(path) as file:
-                names = tuple(file.keys())
-            for name in names:
-                if name in self._home:
-                    raise CheckpointError(
-                        "two shards hold one parameter",
-                        where=name,
-                        found=f"{self._home[name].name} and {path.name}",
-                        hint="copy the checkpoint again, without files of another one",
-                    )
-                self._home[name] = path
+                for name in file.keys():  # noqa: SIM118
+                    self._check_dtype(name, file.get_slice(name).get_dtype())
+
+    def _check_dtype(self, name: str, dtype: str) -> None:
+        if dtype not in DTYPES:
+            raise CheckpointError(
+                "a parameter is stored in a dtype that no weight is read in",
+                where=f"{self.directory}: {name[:200]}",
+                expected=", ".join(DTYPES),
+                found=dtype,
+                hint=recognise.by_parameters(self.names)
+                or "where the weights are quantised, give the checkpoint that they were quantised from",
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -57,7 +64,7 @@ class Checkpoint:
             CheckpointError: the checkpoint lacks it. There is no initial value to fall back on.
         """
         if name not in self._home:
-            raise missing_parameter(name, self.directory)
+            raise missing_parameter(name, self)
         # Opened anew for each tensor: a mapping that stays open keeps every page that was ever read, so that a
         # pass over 15 GB of weights would end with 15 GB resident.
         with _open(self._home[name]) as file:
@@ -71,19 +78,24 @@ class Checkpoint:
             CheckpointError: the checkpoint lacks it.
         """
         if name not in self._home:
-            raise missing_parameter(name, self.directory)
+            raise missing_parameter(name, self)
         with _open(self._home[name]) as file:
             return tuple(file.get_slice(name).get_shape())
 
     def entry(self, name: str) -> ParameterEntry:
         """Shape, dtype and sha256 (over the stored bytes) of one parameter."""
-        tensor = np.ascontiguousarray(self.read(name))
-        digest = hashlib.sha256(tensor.reshape(-1).view(np.uint8).data).hexdigest()
-        return ParameterEntry(tuple(tensor.shape), tensor.dtype.name, digest)
+        return entry_of(self.read(name))
 
     def table(self) -> dict[str, ParameterEntry]:
         """The entries of all parameters."""
         return {name: self.entry(name) for name in self.names}
+
+
+def entry_of(tensor: Num[np.ndarray, "..."]) -> ParameterEntry:
+    """Shape, dtype and sha256 (over its bytes) of a tensor."""
+    tensor = np.ascontiguousarray(tensor)
+    digest = hashlib.sha256(tensor.reshape(-1).view(np.uint8).data).hexdigest()
+    return ParameterEntry(tuple(tensor.shape), tensor.dtype.name, digest)
 
 
 def verify_parameters(checkpoint: Checkpoint, expected: Mapping[str, ParameterEntry]) -> None:
@@ -92,14 +104,15 @@ def verify_parameters(checkpoint: Checkpoint, expected: Mapping[str, ParameterEn
     Raises:
         CheckpointError: a parameter is missing, extra, or has another shape, dtype or content.
     """
+    stored = set(checkpoint.names)
     for name in expected:
-        if name not in checkpoint.names:
-            raise missing_parameter(name, checkpoint.directory)
+        if name not in stored:
+            raise missing_parameter(name, checkpoint)
     for name in checkpoint.names:
         if name not in expected:
             raise CheckpointError(
                 "the checkpoint has a parameter that the golden does not know",
-                where=f"{checkpoint.directory}: {name}",
+                where=f"{checkpoint.directory}: {name[:200]}",
                 hint=_ANOTHER,
             )
     for name, entry in expected.items():
@@ -115,40 +128,33 @@ def verify_parameters(checkpoint: Checkpoint, expected: Mapping[str, ParameterEn
                 )
 
 
-def missing_parameter(name: str, directory: Path) -> CheckpointError:
+def missing_parameter(name: str, checkpoint: Checkpoint) -> CheckpointError:
+    """The refusal of a checkpoint without a parameter, with what the names that it has tell."""
     return CheckpointError(
         "the checkpoint lacks a parameter",
-        where=f"{directory}: {name}",
+        where=f"{checkpoint.directory}: {name[:200]}",
         expected="a tensor",
         found="nothing",
-        hint="copy the checkpoint again; nothing is filled in for a parameter that is not there",
+        hint=recognise.by_parameters(checkpoint.names)
+        or "copy the checkpoint again; nothing is filled in for a parameter that is not there",
     )
 
 
 _ANOTHER = "give the golden's own checkpoint to --weights; `goldens show GOLDEN` says which one it is"
 
 
-def _files(directory: Path) -> list[Path]:
-    index = directory / INDEX
-    if index.is_file():
-        try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(
-                f"the index of the shards cannot be read: {error!r}", where=index, hint="copy it again"
-            ) from None
-        return [directory / shard for shard in shards]
-    return [directory / SINGLE]
+def _names(path: Path) -> tuple[str, ...]:
+    with _open(path) as file:
+        return tuple(file.keys())
 
 
 def _open(path: Path) -> safe_open:
     try:
+        open_regular(path).close()  # safetensors would wait for a FIFO
         return safe_open(path, framework="np")
     except FileNotFoundError:
         raise CheckpointError(
-            "the checkpoint has no such file",
-            where=path,
-            hint="give a directory in Hugging Face format: config.json, *.safetensors, tokenizer.json",
+            "the checkpoint has no such file", where=path, hint=recognise.without_weights(path.parent)
         ) from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from harness import metrics
+from harness.calibration import Floor
 from harness.modes import unit_of
 from harness.taps import Tap
 from harness.tolerances import Limit
@@ -68,12 +69,15 @@ class LogitStatistics:
 class TapResult:
     """The comparison of one tap in one case, precision and mode.
 
-    A number that is not finite, or that nothing was there to compute from, is None. `profile` is the rms
-    noise multiple per position, three digits, for the batch row that has the worst one; None at padding, and at
+    A number that is not finite, or that nothing was there to compute from, is None. The multiples are those of the
+    position that is worst in view of its limit, and `rms_limit` and `max_limit` are the limits there; `overall_multiple`
+    is the root of the mean square over all positions. `chance` is that of a correct port to have such an rms error at
+    any position. `profile` is the rms noise multiple per position,
+    three digits, for the batch row that has the worst one, and `limits` the limit there; None at padding, and at
     the kept positions only where a case keeps some. `noise_max` is PyTorch's own largest absolute error at this
     precision. `calls` says how many tokens each forward pass got, where there were several, and `since_call` is
     the first of them (from 0) in which the tap is beyond the limit. `row` is the batch row that has the worst rms
-    multiple, where there are several, and `wrong_rows` are all that are beyond the limit. `against` says, row by
+    multiple in view of its limit, where there are several, and `wrong_rows` are all that are beyond the limit. `against` says, row by
     row, with which prompt's golden a row was compared, in mode `alone`: None where with none. In mode `prefill`
     the golden of `worst` is the port's own prefill (see `harness.modes`).
     """
@@ -85,6 +89,11 @@ class TapResult:
     verdict: Verdict
     rms_multiple: float | None = None
     max_multiple: float | None = None
+    overall_multiple: float | None = None
+    rms_limit: float | None = None
+    max_limit: float | None = None
+    overall_limit: float | None = None
+    chance: float | None = None
     max_abs: float | None = None
     mean_abs: float | None = None
     rel_rms: float | None = None
@@ -94,6 +103,7 @@ class TapResult:
     growth_p: float | None = None
     worst: Worst | None = None
     profile: tuple[float | None, ...] = ()
+    limits: tuple[float | None, ...] = ()
     logits: LogitStatistics | None = None
     expected: str | None = None
     found: str | None = None
@@ -102,6 +112,24 @@ class TapResult:
     row: int | None = None
     wrong_rows: tuple[int, ...] = ()
     against: tuple[str | None, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """How many times its limit it is, at its worst; infinite where that was not computed."""
+        return max(self.shares)
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """How many times its limit it is: the rms, the largest error, and all positions together."""
+        return (
+            _share(self.rms_multiple, self.rms_limit),
+            _share(self.max_multiple, self.max_limit),
+            _share(self.overall_multiple, self.overall_limit),
+        )
+
+
+def _share(multiple: float | None, limit: float | None) -> float:
+    return float("inf") if multiple is None or not limit else multiple / limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,24 +159,6 @@ class Scope:
         return int(np.searchsorted(np.cumsum(self.calls), tokens[0], side="right"))
 
 
-@dataclass(frozen=True, eq=False)
-class Noise:
-    """PyTorch's own error at one tap of one case. Axis 0 is the statistic: rms, max.
-
-    Attributes:
-        recorded: per position of this case.
-        typical: the median over all positions of all cases of the golden.
-    """
-
-    recorded: Float[np.ndarray, "2 batch position"]
-    typical: Float[np.ndarray, "2"]
-
-    @classmethod
-    def none(cls, shape: tuple[int, ...]) -> Noise:
-        """No noise recorded (float64): half an ulp of the values is all that is allowed for."""
-        return cls(np.zeros((2, *shape)), np.zeros(2))
-
-
 @dataclass(frozen=True)
 class Place:
     """Which comparison this is."""
@@ -169,7 +179,7 @@ def compare(
     place: Place,
     actual: Num[np.ndarray, "..."],
     truth: Float[np.ndarray, "..."],
-    noise: Noise | None,
+    noise: Floor | None,
     limit: Limit,
     dtype: str,
     scope: Scope | None = None,
@@ -181,7 +191,7 @@ def compare(
         actual: what the port handed over.
         truth: the golden's value, same shape.
         noise: PyTorch's own error; None where none is recorded (float64).
-        limit: the largest noise multiples that still match.
+        limit: what still counts as rounding.
         dtype: the dtype that the port has to use.
         scope: which tokens these are; None means a whole case without padding.
 
@@ -198,9 +208,15 @@ def compare(
     scope = scope or Scope.whole(truth.shape[0], truth.shape[axis])
     error = metrics.errors(actual, truth, axis, scope.counted)
     rms, largest, max_floor = _multiples(place, error, noise)
-    beyond = (rms > limit.rms) | (largest > limit.max)
+    allowed, counted = limit.of(noise, scope.counted), scope.counted
+    overall = allowed.overall_of(rms)
+    # Where all positions together are beyond their limit, those are that are beyond it by themselves.
+    together = (overall > allowed.overall) & allowed.together & (rms > allowed.overall)
+    beyond = (rms > allowed.rms) | (largest > allowed.max) | together
     within = not beyond.any()
-    row, several = int(rms.max(axis=1).argmax()), len(rms) > 1
+    shares = (np.where(counted, share, -1.0) for share in (rms / allowed.rms, largest / allowed.max))
+    at, at_max = (np.unravel_index(int(share.argmax()), rms.shape) for share in shares)
+    row, several = int(at[0]), len(rms) > 1
     real = scope.counted[row]
     r, note = _position_correlation(scope.positions[real], error.rms[row][real], within)
     above_noise = not within and np.isfinite(rms[row]).all()
@@ -212,17 +228,23 @@ def compare(
         mode=place.mode,
         tap=place.tap.name,
         verdict="nonfinite" if not np.isfinite(error.max_abs) else "match" if within else "diverged",
-        rms_multiple=finite(rms.max()),
-        max_multiple=finite(largest.max()),
+        rms_multiple=finite(rms[at]),
+        max_multiple=finite(largest[at_max]),
+        overall_multiple=finite(overall),
+        rms_limit=float(allowed.rms[at]),
+        max_limit=float(allowed.max[at_max]),
+        overall_limit=allowed.overall,
+        chance=limit.chance(noise, rms, int(counted.sum())),
         max_abs=finite(error.max_abs),
         mean_abs=finite(error.mean_abs),
         rel_rms=finite(error.relative_rms),
-        noise_max=None if noise is None else finite(noise.recorded[1][scope.counted].max()),
+        noise_max=None if noise is None else finite(noise.recorded_max[scope.counted].max()),
         position_r=r,
         position_note=note,
         growth_p=metrics.growth_p_value(rms[row][real]) if above_noise else None,
         worst=Worst(worst, finite(actual[error.worst]), float(truth[error.worst])),
-        profile=tuple(finite(float(f"{value:.3g}")) for value in np.where(real, rms[row], np.nan)),
+        profile=_three_digits(np.where(real, rms[row], np.nan)),
+        limits=_three_digits(np.where(real, allowed.rms[row], np.nan)),
         logits=_logit_statistics(actual, truth, max_floor, scope) if place.tap.kind == "logits" else None,
         calls=scope.calls,
         since_call=scope.first_call(beyond),
@@ -232,15 +254,20 @@ def compare(
 
 
 def _multiples(
-    place: Place, error: metrics.Errors, noise: Noise | None
+    place: Place, error: metrics.Errors, noise: Floor | None
 ) -> tuple[metrics.PerPosition, metrics.PerPosition, metrics.PerPosition]:
     """Noise multiples of rms and max, and the floor of the latter."""
     unit, runs = metrics.UNIT_ROUNDOFF[place.precision], unit_of(place.mode)
-    own = noise or Noise.none(error.rms.shape)
-    rms_floor = runs * metrics.noise_floor(own.recorded[0], own.typical[0], error.scale_rms, unit)
-    max_floor = runs * metrics.noise_floor(own.recorded[1], own.typical[1], error.scale_max, unit)
+    zero = np.zeros(error.rms.shape)
+    own_rms, own_max = (zero, zero) if noise is None else (noise.rms, noise.max)
+    rms_floor = runs * metrics.noise_floor(own_rms, error.scale_rms, unit)
+    max_floor = runs * metrics.noise_floor(own_max, error.scale_max, unit)
     rms, largest = metrics.noise_multiple(error.rms, rms_floor), metrics.noise_multiple(error.max, max_floor)
     return rms, largest, max_floor
+
+
+def _three_digits(values: Float[np.ndarray, " position"]) -> tuple[float | None, ...]:
+    return tuple(finite(float(f"{value:.3g}")) for value in values)
 
 
 def finite(value: float) -> float | None:

@@ -11,16 +11,32 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from harness.entries import KINDS, Batch, Decode, Entry, Generation, Offset, Prompt, read_entry
-from harness.errors import CorpusError
+from harness.entries import (
+    KINDS,
+    SEE_THE_FORM,
+    Batch,
+    Decode,
+    Entry,
+    Generation,
+    Offset,
+    Prompt,
+    listed,
+    read_entry,
+    shown,
+)
+from harness.errors import CorpusError, first_line
+from harness.regular import MIB, read_text
+
+LONGEST = 16 * MIB  # of a corpus file
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,11 @@ class Corpus:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def prompt(self, name: str) -> Prompt:
-        return next(prompt for prompt in self.prompts if prompt.name == name)
+        return self._prompts[name]
+
+    @cached_property
+    def _prompts(self) -> Mapping[str, Prompt]:
+        return {prompt.name: prompt for prompt in self.prompts}
 
     def select(self, names: Sequence[str]) -> tuple[Entry, ...]:
         """The entries of these names, in corpus order; all of them where no name is given.
@@ -52,17 +72,17 @@ class Corpus:
         Raises:
             CorpusError: a name that the corpus does not have.
         """
-        known = [entry.name for entry in self.entries]
+        known, wanted = {entry.name: None for entry in self.entries}, set(names)
         for name in names:
             if name not in known:
                 raise CorpusError(
                     "the corpus has no entry of this name",
-                    where=f"--case {name}",
-                    expected=", ".join(known),
-                    found=name,
+                    where=f"--case {shown(name)}",
+                    expected=listed(known),
+                    found=shown(name),
                     hint="give one of the names above, or add the entry to the corpus",
                 )
-        return tuple(entry for entry in self.entries if not names or entry.name in names)
+        return tuple(entry for entry in self.entries if not names or entry.name in wanted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,13 +154,15 @@ def load_corpus(path: Path) -> Corpus:
         CorpusError: unreadable, empty, a missing or unknown field, a bad or repeated name.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_text(path, LONGEST))
     except FileNotFoundError:
         raise CorpusError(
             "the corpus file does not exist", where=path, hint="give a TOML file to --corpus"
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise CorpusError(f"the corpus is not readable TOML: {error}", where=path, hint=_SEE_THE_HEAD) from None
+    except (OSError, ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting without end
+        raise CorpusError(
+            f"the corpus is not readable TOML: {first_line(error)}", where=path, hint=SEE_THE_FORM
+        ) from None
     kinds = {kind.kind: kind for kind in KINDS}
     tables = {name: value for name, value in document.items() if isinstance(value, list) and value}
     if not document.get("prompt") or set(tables) != set(document) or set(tables) - set(kinds):
@@ -148,8 +170,8 @@ def load_corpus(path: Path) -> Corpus:
             "the corpus holds no prompts, or something that is no entry",
             where=path,
             expected=f"[[prompt]] tables, and others of {', '.join(kinds)}",
-            found=", ".join(document) or "nothing",
-            hint=_SEE_THE_HEAD,
+            found=listed(document) or "nothing",
+            hint=SEE_THE_FORM,
         )
     read: dict[str, tuple[Any, ...]] = {
         name: tuple(
@@ -163,21 +185,19 @@ def load_corpus(path: Path) -> Corpus:
 
 
 def _check_names(corpus: Corpus, path: Path) -> None:
-    names = [entry.name for entry in corpus.entries]
-    for name in names:
-        if names.count(name) > 1:
-            raise CorpusError("two entries have one name", where=path, found=name, hint="rename one of them")
-    prompts = [prompt.name for prompt in corpus.prompts]
+    names: set[str] = set()
+    for entry in corpus.entries:
+        if entry.name in names:
+            raise CorpusError("two entries have one name", where=path, found=entry.name, hint="rename one of them")
+        names.add(entry.name)
+    prompts = {prompt.name: None for prompt in corpus.prompts}
     for batch in corpus.batches:
         for name in batch.prompts:
             if name not in prompts:
                 raise CorpusError(
                     "a batch names a prompt that the corpus does not have",
                     where=f"{path}, {batch.name}",
-                    expected=", ".join(prompts),
-                    found=name,
+                    expected=listed(prompts),
+                    found=shown(name),
                     hint="the rows of a batch are prompts of the same corpus: add it, or name another",
                 )
-
-
-_SEE_THE_HEAD = "see the head of goldens/corpus.toml for the form"

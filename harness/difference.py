@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from harness.comparison import TapResult, Verdict
-from harness.tolerances import limit
 
 # The figures in the reasons come from `python -m tests.benchmarks.bench_diff`.
 
@@ -41,7 +40,10 @@ WORSE: tuple[Status, ...] = ("broken", "worse", "lost")
 
 
 class Limits(Protocol):
-    """The largest noise multiples that still match."""
+    """What the limits at a precision follow from: the allowance, and factors on the limits, 1 unless asked for."""
+
+    @property
+    def allowance(self) -> float: ...
 
     @property
     def rms(self) -> float: ...
@@ -57,6 +59,7 @@ class Outcome:
     verdict: Verdict
     rms_multiple: float | None
     max_multiple: float | None
+    overall_multiple: float | None
     max_abs: float | None
 
 
@@ -102,12 +105,18 @@ def classify(before: TapResult | None, after: TapResult | None, limits: Limits) 
     right = before.verdict == "match", after.verdict == "match"
     if all(right):
         return "unchanged"
-    measured = limit(after.precision)
     factor = 1.0 if any(right) else FACTORS[after.mode]
+    # However tight the user's own limit, it does not make the noise smaller.
     moves = {
-        # However tight the user's own limit, it does not make the noise smaller.
-        _move(before.rms_multiple, after.rms_multiple, NOISE * max(limits.rms, measured.rms), factor),
-        _move(before.max_multiple, after.max_multiple, NOISE * max(limits.max, measured.max), factor),
+        _move(
+            getattr(before, f"{name}_multiple"),
+            getattr(after, f"{name}_multiple"),
+            NOISE
+            * max(getattr(side, f"{name}_limit") or 0.0 for side in (before, after))
+            / min(1.0, limits.max if name == "max" else limits.rms),
+            factor,
+        )
+        for name in ("rms", "max", "overall")
     }
     if "up" in moves and not right[1]:
         return "broken" if right[0] else "worse"
@@ -147,4 +156,6 @@ def _outcome(
     result = results.get(key)
     if result is None:
         return None
-    return Outcome(result.verdict, result.rms_multiple, result.max_multiple, result.max_abs)
+    return Outcome(
+        result.verdict, result.rms_multiple, result.max_multiple, result.overall_multiple, result.max_abs
+    )

@@ -26,6 +26,11 @@ def directory() -> Path:
     )
 
 
+def in_checkout() -> bool:
+    """Whether the embedded goldens are those of a checkout, which may be recorded anew."""
+    return directory() == Path(__file__).parents[1] / "goldens"
+
+
 def golden() -> Path:
     """The golden that commands use when none is named."""
     return directory() / DEFAULT

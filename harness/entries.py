@@ -1,4 +1,4 @@
-"""The kinds of entry that a corpus has, and how each is read from TOML. See the head of goldens/corpus.toml.
+"""The kinds of entry that a corpus has, and how each is read from TOML. See goldens/CORPUS.md.
 
     [[prompt]]      one text, one forward pass
     [[decode]]      one text through a KV cache: prefill, in one chunk or more, then one token at a time
@@ -6,13 +6,14 @@
     [[offset]]      one text whose positions jump: near and far ones in one row
     [[generation]]  one text, continued greedily by the reference
 
-Each has a `why`: the class of bug that it sees and its neighbours do not.
+Each should have a `why`: the class of bug that it sees and its neighbours do not.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -21,6 +22,11 @@ from harness.taps import LEVELS
 
 CASE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 PADDINGS = ("left", "right")
+LARGEST = 2**31 - 1  # of any number: lengths, steps and positions are int32
+FARTHEST = 2**24  # of a position: float32, in which RoPE counts, holds every whole number up to here
+MOST_TOKENS = 2**16  # of a generation: each is a pass over all weights
+SEE_THE_FORM = "see goldens/CORPUS.md for the form"
+OPTIONAL = ("why", "tags", "level", "positions", "steps", "chunks", "tokens")
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Prompt:
     kind: ClassVar[str] = "prompt"
     name: str
     text: str
-    why: str
+    why: str = ""
     tags: tuple[str, ...] = ()
     level: str = "ops"
     positions: tuple[int, ...] = ()
@@ -52,7 +58,7 @@ class Decode:
     kind: ClassVar[str] = "decode"
     name: str
     text: str
-    why: str
+    why: str = ""
     tags: tuple[str, ...] = ()
     level: str = "ops"
     steps: int = 8
@@ -67,7 +73,7 @@ class Batch:
     name: str
     prompts: tuple[str, ...]
     padding: str
-    why: str
+    why: str = ""
     tags: tuple[str, ...] = ()
     level: str = "ops"
     steps: int = 0
@@ -81,7 +87,7 @@ class Offset:
     name: str
     text: str
     starts: tuple[tuple[int, int], ...]
-    why: str
+    why: str = ""
     tags: tuple[str, ...] = ()
     level: str = "ops"
 
@@ -93,7 +99,7 @@ class Generation:
     kind: ClassVar[str] = "generation"
     name: str
     text: str
-    why: str
+    why: str = ""
     tags: tuple[str, ...] = ()
     level: str = field(default="logits", init=False)
     tokens: int = 32
@@ -103,29 +109,32 @@ Entry = Prompt | Decode | Batch | Offset | Generation
 KINDS: tuple[type[Entry], ...] = (Prompt, Decode, Batch, Offset, Generation)
 
 
-def read_entry(kind: type[Entry], table: Mapping[str, Any], where: str) -> Entry:
+def read_entry(kind: type[Entry], table: object, where: str) -> Entry:
     """One TOML table as an entry.
 
     Raises:
         CorpusError: a field is missing, unknown, or of the wrong type or value.
     """
     known = {one.name: str(one.type) for one in fields(kind) if one.init}
-    optional = ("tags", "level", "positions", "steps", "chunks", "tokens")
+    if not isinstance(table, Mapping):
+        raise CorpusError(
+            f"a {kind.kind} is not a table", where=where, expected=f"[[{kind.kind}]]", hint=SEE_THE_FORM
+        )
     for name, form in known.items():
-        if name not in optional and not table.get(name):
-            needed = ", ".join(one for one in known if one not in optional)
+        if name not in OPTIONAL and not table.get(name):
+            needed = ", ".join(one for one in known if one not in OPTIONAL)
             raise CorpusError(f"a {kind.kind} has no {name}", where=where, hint=f"every {kind.kind} has {needed}")
         if name in table and not _fits(table[name], form):
             raise CorpusError(
                 f"a {kind.kind}'s {name} has the wrong type",
                 where=where,
                 expected=form,
-                found=repr(table[name]),
-                hint="see the head of goldens/corpus.toml for the form",
+                found=reprlib.repr(table[name]),
+                hint=SEE_THE_FORM,
             )
     unknown = sorted(set(table) - set(known))
     if unknown:
-        raise _bad(f"a {kind.kind} has an unknown field", where, ", ".join(known), ", ".join(unknown))
+        raise _bad(f"a {kind.kind} has an unknown field", where, ", ".join(known), listed(unknown))
     entry = kind(**{name: _frozen(value) for name, value in table.items()})
     _check(entry, where)
     return entry
@@ -153,14 +162,19 @@ def _check(entry: Entry, where: str) -> None:
         tokens, positions = zip(*entry.starts, strict=True)
         if tokens[0] != 0 or not (_ascending(tokens) and _ascending(positions)):
             raise _bad("starts must ascend, from token 0 on", where, "[[0, 0], [4, 4090]]", list(entry.starts))
-    if isinstance(entry, Generation) and entry.tokens < 1:
-        raise _bad("a generation has at least one token", where, "tokens = 32", entry.tokens)
+        if positions[-1] > FARTHEST:
+            raise _bad("a position is farther than float32 can count", where, f"at most {FARTHEST}", positions[-1])
+    if isinstance(entry, Generation):
+        if entry.tokens < 1:
+            raise _bad("a generation has at least one token", where, "tokens = 32", entry.tokens)
+        if entry.tokens > MOST_TOKENS:
+            raise _bad("a generation has too many tokens", where, f"at most {MOST_TOKENS}", entry.tokens)
 
 
 def _fits(value: object, form: str) -> bool:
-    """Whether a TOML value has the form of an annotation; bool is no int here."""
+    """Whether a TOML value has the form of an annotation; bool is no int here, nor is what no array can count."""
     if form == "int":
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
     if form == "str":
         return isinstance(value, str)
     if not isinstance(value, list):
@@ -182,4 +196,17 @@ def _ascending(values: tuple[int, ...]) -> bool:
 
 
 def _bad(problem: str, where: str, expected: object, found: object) -> CorpusError:
-    return CorpusError(problem, where=where, expected=expected, found=found, hint="mend the corpus file")
+    return CorpusError(problem, where=where, expected=expected, found=shown(found), hint="mend the corpus file")
+
+
+def shown(value: object) -> str:
+    """A value of a corpus in a message: short, however long it is."""
+    text = value if isinstance(value, str) else reprlib.repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Names in a message: the first of them, and how many there are."""
+    every = list(names)
+    more = f", ... ({len(every):,} in all)" if len(every) > most else ""
+    return ", ".join(map(shown, every[:most])) + more

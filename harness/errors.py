@@ -14,6 +14,8 @@ found, and the next command to type. The command line prints it and exits with c
 
 from __future__ import annotations
 
+LONGEST_LINE = 300
+
 
 class HarnessError(Exception):
     """A refusal with its remedy.
@@ -47,6 +49,12 @@ class HarnessError(Exception):
         lines = [self.problem]
         lines += [f"  {label + ':':<9} {value}" for label, value in facts if value is not None]
         return "\n".join([*lines, "", f"hint: {self.hint}"])
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, in one line of bounded length."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE - 3]}..."
 
 
 class GoldenError(HarnessError):

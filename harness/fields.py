@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from harness.errors import CheckpointError
 
 Config = Mapping[str, Any]
+
+RESTORE = "restore the field from the published config.json"
+GUESS = f"{RESTORE}; a default would be a guess"
+MOST = 2**53  # as far as a number of JSON counts in every reader
 
 
 def required(config: Config, field: str) -> Any:
@@ -22,42 +28,86 @@ def required(config: Config, field: str) -> Any:
             where=f"config.json: {field}",
             expected="a value",
             found="nothing",
-            hint="restore the field from the published config.json; a default would be a guess",
+            hint=GUESS,
         )
     return config[field]
 
 
-def number(config: Config, field: str) -> float:
-    """The value of a field that holds a number.
+def number(config: Config, field: str, least: float = -math.inf, most: float = math.inf) -> float:
+    """The value of a field that holds a number, from `least` to `most`.
+
+    Raises:
+        CheckpointError: it holds none, one that is not finite, or one outside the bounds.
+    """
+    value = required(config, field)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise wrong("a field of the config is not a number", field, "a number", value)
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        found = math.inf
+    if not math.isfinite(found):
+        raise wrong("a field of the config is not a finite number", field, "a number", value)
+    if not least <= found <= most:
+        raise wrong("a field of the config has an absurd value", field, f"{least:g} to {most:g}", value)
+    return found
+
+
+def integer(config: Config, field: str, least: int = 1, most: int = MOST) -> int:
+    """The value of a field that counts something.
+
+    Raises:
+        CheckpointError: it is no whole number, less than `least`, or more than `most`.
+    """
+    value = number(config, field)
+    if not value.is_integer() or value < least:
+        positive = "positive " if least else ""
+        raise wrong(f"a field of the config is not a {positive}whole number", field, f"{least} or more", value)
+    if value > most:
+        raise wrong("a field of the config has an absurd value", field, f"at most {most:,}", value)
+    return int(value)
+
+
+def boolean(config: Config, field: str) -> bool:
+    """The value of a field that is true or false.
+
+    Raises:
+        CheckpointError: it is neither. A text such as "false" would count as true.
+    """
+    value = required(config, field)
+    if not isinstance(value, bool):
+        raise wrong("a field of the config is neither true nor false", field, "true or false", value)
+    return value
+
+
+def text(config: Config, field: str) -> str:
+    """The value of a field that holds a text.
 
     Raises:
         CheckpointError: it holds none.
     """
     value = required(config, field)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise CheckpointError(
-            "a field of the config is not a number",
-            where=f"config.json: {field}",
-            expected="a number",
-            found=repr(value),
-            hint="restore the field from the published config.json",
-        )
-    return float(value)
+    if not isinstance(value, str):
+        raise wrong("a field of the config is not a text", field, "a text", value)
+    return value
 
 
-def integer(config: Config, field: str, least: int = 1) -> int:
-    """The value of a field that counts something.
+def table(config: Config, field: str) -> Config:
+    """The value of a field that holds an object; an empty one where it is missing or null.
 
     Raises:
-        CheckpointError: it is no whole number, or less than `least`.
+        CheckpointError: it holds something else.
     """
-    value = number(config, field)
-    if value != int(value) or value < least:
-        raise CheckpointError(
-            f"a field of the config is not a {'positive ' if least else ''}whole number",
-            where=f"config.json: {field}",
-            expected=f"{least} or more",
-            found=value,
-            hint="restore the field from the published config.json",
-        )
-    return int(value)
+    value = config.get(field)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise wrong("a field of the config is not an object", field, "a JSON object", value)
+    return value
+
+
+def wrong(problem: str, field: str, expected: object, value: object, hint: str = RESTORE) -> CheckpointError:
+    """The refusal of a field's value, which is shown in short."""
+    return CheckpointError(
+        problem, where=f"config.json: {field}", expected=expected, found=reprlib.repr(value), hint=hint
+    )

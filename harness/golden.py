@@ -19,7 +19,10 @@ FORMAT = "goldens"
 FORMAT_VERSION = 3
 NOISE_PRECISIONS = ("float32", "bfloat16")
 NOISE_KINDS = ("forward", "replay")
-NOISE_STATISTICS = ("rms", "max")
+# What is recorded of PyTorch's error at a position, over its draws: the root of the mean square, the largest (the root
+# of the mean of its square), in how many numbers the error effectively is, and the variance over the draws of the
+# logarithm of the mean square. See `harness.calibration`.
+NOISE_STATISTICS = ("rms", "max", "numbers", "spread")
 LAYER = "layer"
 # A manifest is read into objects that take several times its room, so its size is bounded before it is read.
 MANIFEST_LIMIT = 1 << 26
@@ -111,6 +114,7 @@ class CaseEntry:
         calls: how many tokens each forward pass gets, in order; empty means all in one. With several, a KV cache
             is carried from one to the next.
         kept: the positions at which taps are stored; empty means all. `FULL_KINDS` are stored at all positions.
+        draws: how often PyTorch's error was drawn.
         generated: how many tokens the reference generated after `text`.
     """
 
@@ -124,6 +128,7 @@ class CaseEntry:
     taps: tuple[str, ...]
     calls: tuple[int, ...] = ()
     kept: tuple[int, ...] = ()
+    draws: int = 1
     rows: tuple[RowEntry, ...] = ()
     generated: int = 0
 

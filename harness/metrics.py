@@ -80,20 +80,15 @@ def per_position(values: Values, position_axis: int) -> tuple[PerPosition, PerPo
     return np.sqrt(np.square(magnitude).mean(axis=axes)), magnitude.max(axis=axes)
 
 
-def noise_floor(recorded: PerPosition, typical: float, scale: PerPosition, unit: float) -> PerPosition:
-    """The error that counts as 1 noise multiple, per position.
-
-    PyTorch's recorded error is one draw of its rounding noise, and at some position it is small by luck. So no
-    position is held to less than what is typical of the tap in this golden, nor to less than half an ulp of the
-    values there.
+def noise_floor(own: PerPosition, scale: PerPosition, unit: float) -> PerPosition:
+    """The error that counts as 1 noise multiple, per position: PyTorch's own, or half an ulp of the values there.
 
     Args:
-        recorded: PyTorch's own error.
-        typical: the median of PyTorch's own error at this tap, over all positions of all cases.
+        own: PyTorch's own error.
         scale: size of the values themselves.
         unit: unit roundoff of the precision.
     """
-    floor: PerPosition = np.maximum(np.maximum(recorded, typical), unit * scale)
+    floor: PerPosition = np.maximum(own, unit * scale)
     return floor
 
 

@@ -6,11 +6,14 @@ dialect says by `max_window_layers` (the layers from that index on) and transfor
 
 from __future__ import annotations
 
+import reprlib
+
 from harness.errors import CheckpointError
-from harness.fields import Config, integer
+from harness.fields import GUESS, Config, integer, wrong
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 Windows = tuple[int | None, ...]
+WIDEST = 2**31 - 1  # positions are int32
 
 
 def windows_of(config: Config, layers: int) -> Windows:
@@ -26,11 +29,11 @@ def windows_of(config: Config, layers: int) -> Windows:
                 "the config switches the sliding window off, and gives it to layers",
                 where="config.json: use_sliding_window and layer_types",
                 expected=f"true, or no {SLIDING} among the types",
-                found=f"{config.get('use_sliding_window')} and {config['layer_types']}",
+                found=f"{config.get('use_sliding_window')} and {reprlib.repr(config['layer_types'])}",
                 hint="restore both fields from the published config.json",
             )
         return (None,) * layers
-    width, by_index = integer(config, "sliding_window"), _by_index(config, layers)
+    width, by_index = integer(config, "sliding_window", most=WIDEST), _by_index(config, layers)
     slides = by_index if by_type is None else by_type
     if slides is None:
         raise CheckpointError(
@@ -38,14 +41,14 @@ def windows_of(config: Config, layers: int) -> Windows:
             where="config.json: max_window_layers or layer_types",
             expected="the index of the first layer with a window, or the type of every layer",
             found="neither",
-            hint="restore the field from the published config.json; a default would be a guess",
+            hint=GUESS,
         )
     if by_index not in (None, slides):
         raise CheckpointError(
             "the config says twice which layers have the sliding window, and differently",
             where="config.json: max_window_layers and layer_types",
             expected=f"{SLIDING} from layer {config['max_window_layers']} on",
-            found=f"layer_types {config['layer_types']}",
+            found=f"layer_types {reprlib.repr(config['layer_types'])}",
             hint="remove the wrong one; transformers goes by layer_types where it is given",
         )
     return tuple(width if sliding else None for sliding in slides)
@@ -55,13 +58,8 @@ def _is_used(config: Config) -> bool:
     used = config.get("use_sliding_window")
     if isinstance(used, bool) or (used is None and config.get("sliding_window") is None):
         return bool(used)
-    raise CheckpointError(
-        "the config gives a sliding window and does not say whether it is used",
-        where="config.json: use_sliding_window",
-        expected="true or false",
-        found=repr(used),
-        hint="restore the field from the published config.json; a default would be a guess",
-    )
+    problem = "the config gives a sliding window and does not say whether it is used"
+    raise wrong(problem, "use_sliding_window", "true or false", used, GUESS)
 
 
 def _by_layer_types(config: Config, layers: int) -> tuple[bool, ...] | None:
@@ -69,13 +67,13 @@ def _by_layer_types(config: Config, layers: int) -> tuple[bool, ...] | None:
     types = config.get("layer_types")
     if types is None:
         return None
-    if not isinstance(types, list) or len(types) != layers or not {*map(str, types)} <= {FULL, SLIDING}:
-        raise CheckpointError(
+    if not isinstance(types, list) or len(types) != layers or not all(kind in (FULL, SLIDING) for kind in types):
+        raise wrong(
             "this list of layer types is not supported",
-            where="config.json: layer_types",
-            expected=f"{FULL} or {SLIDING} for each of {layers} layers",
-            found=types,
-            hint="check a checkpoint with full and sliding-window attention and no other",
+            "layer_types",
+            f"{FULL} or {SLIDING} for each of {layers} layers",
+            types,
+            "check a checkpoint with full and sliding-window attention and no other",
         )
     return tuple(kind == SLIDING for kind in types)
 

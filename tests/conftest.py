@@ -2,19 +2,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import embedded
+from tests.compiled import Compiled
 
 # What one test compiled is not compiled again by the next, nor in processes that tests start: every port has
 # functions of its own, but they are mostly the same program. JAX looks these variables up when it is imported, and
-# other conftest files do that. Workers of pytest-xdist have a directory each: JAX writes without a lock.
-COMPILED = tempfile.TemporaryDirectory(prefix="goldens-compiled-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+# other conftest files do that. Workers of pytest-xdist have a directory each, and exchange what they compiled.
+COMPILED = Compiled(os.environ)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -23,12 +22,45 @@ def pytest_unconfigure() -> None:
     COMPILED.cleanup()
 
 
+def pytest_runtest_logfinish() -> None:
+    COMPILED.exchange()
+
+
+# The files that take longest start first, so that no worker is left with one of them at the end. Those of one line
+# go to one worker: they run the same small programs, which are then traced and lowered once as well.
+LONGEST = (
+    (
+        "mutants/test_catalogue.py",
+        "mutants/test_decode_bugs.py",
+        "mutants/test_audit.py",
+        "mutants/test_windows.py",
+    ),
+    ("mutants/diagnosis/test_diagnose.py", "second_port/test_variants.py", "second_port/test_second_port.py"),
+    ("store/test_damage.py",),
+    ("run/test_revision.py",),
+)
+PLACES = {file: place for place, file in enumerate(file for together in LONGEST for file in together)}
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0].removeprefix("tests/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: PLACES.get(_file(item.nodeid), len(PLACES)))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `-n`, the tests of a file go to one worker: what they share is computed, and compiled, once."""
     from xdist.scheduler import LoadScopeScheduling
 
-    return LoadScopeScheduling(config, log) if config.getoption("dist") == "load" else None
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((str(files) for files in LONGEST if _file(nodeid) in files), super()._split_scope(nodeid))
+
+    config.option.loadscopereorder = False  # it would be by the number of tests
+    return Together(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.fixture(autouse=True)

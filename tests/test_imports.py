@@ -17,6 +17,8 @@ from tests.report.audit_samples import BLIND
 from tests.report.samples import REPORT
 from tests.report.test_diff_views import MIXED
 
+pytestmark = pytest.mark.imports
+
 REFUSE = """
 import sys
 class Refuse:

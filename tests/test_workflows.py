@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from harness.cli import cli
+from tests.conftest import PLACES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -121,3 +122,7 @@ def test_the_readme_has_a_workflow_for_tpus():
     assert len(IN_README) == 1
     for word in ("jax[tpu]", "[remote]", "gs://", "--precision float32,bfloat16", "JAX_PLATFORMS: tpu"):
         assert word in IN_README[0]
+
+
+def test_the_files_that_start_first_exist():
+    assert all((ROOT / "tests" / file).is_file() for file in PLACES)

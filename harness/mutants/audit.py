@@ -120,10 +120,7 @@ def audit(
             golden=reference(golden),
             environment={**environment(), "precision": {p: ran[p].settings for p in question.precisions}},
             verdict="blind" if blind else "sees",
-            limits={
-                p: LimitEntry(limit.rms, limit.max, limit.why, limit.weakest_bug)
-                for p, limit in ((p, asked.limit(p)) for p in question.precisions)
-            },
+            limits={p: LimitEntry.of(limit) for p, limit in ((p, asked.limit(p)) for p in question.precisions)},
             scores={precision: ran[precision].score for precision in question.precisions},
             blind=blind,
             needed=needed,

@@ -64,7 +64,6 @@ def run_cached(
     # Against the golden alone: an operation that is wrong in both of a port's ways is one that they agree in.
     question = Question((precision,), BOTH, cases=tuple(case.name for case in cases))
     entries = {case.name: case for case in cases}
-    limit = question.limit(precision)
 
     def loader(mutant: Mutant) -> Loader:
         def load(directory: Path, config: Config, dtype: Any) -> Port:
@@ -73,7 +72,7 @@ def run_cached(
         return load
 
     def sights(results: Sequence[TapResult]) -> list[Sight]:
-        return [sight_of(result, entries[result.case], limit) for result in results]
+        return [sight_of(result, entries[result.case]) for result in results]
 
     # Golden and checkpoint are verified once for all mutants.
     with Checker(golden, checkpoint, RIGHT.id, question, load=loader(RIGHT)) as checker:

@@ -166,7 +166,7 @@ class StageTrial:
         session = CaseSession(self._source, entry, mode, Judgement(self._limit, Declarations(), results.append))
         session.absorb(tap.stage, {tap.kind: batch.cut(tap, rows, value)})
         [result] = results
-        return sight_of(result, entry, self._limit)
+        return sight_of(result, entry)
 
     def _missing(self) -> list[Sight]:
         """Every tap of a stage that a mutant does not compute."""

@@ -25,7 +25,6 @@ from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS
 from harness.run.port import Call
 from harness.run.tapping import TapFunction
-from harness.tolerances import Limit
 
 INFINITE = float("inf")
 EMBED, HEAD = "embed", "head"
@@ -52,11 +51,10 @@ class Sight:
     rms: float
 
 
-def sight_of(result: TapResult, entry: CaseEntry, limit: Limit) -> Sight:
+def sight_of(result: TapResult, entry: CaseEntry) -> Sight:
     """A comparison as a sight."""
-    rms, largest = (INFINITE if x is None else x for x in (result.rms_multiple, result.max_multiple))
-    margin = max(rms / limit.rms, largest / limit.max)
-    return Sight(entry.name, entry.level, result.mode, result.tap, result.verdict, margin, rms)
+    rms = INFINITE if result.rms_multiple is None else result.rms_multiple
+    return Sight(entry.name, entry.level, result.mode, result.tap, result.verdict, result.share, rms)
 
 
 @dataclass(eq=False)

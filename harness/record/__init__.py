@@ -1,1 +1,1 @@
-"""Recording goldens: the only package that imports torch and transformers. `generate_goldens.py` is its door."""
+"""Recording goldens: the only package that imports torch and transformers. `goldens record` is its door."""

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import psutil
 
 from harness.corpus import Case, prompt_case
-from harness.entries import Batch, Decode, Entry, Generation, Offset, Prompt
+from harness.entries import FARTHEST, Batch, Decode, Entry, Generation, Offset, Prompt
 from harness.errors import CorpusError
 
 Ids = Sequence[int]
@@ -38,10 +39,27 @@ def case_of(entry: Entry, ids: Mapping[str, Ids], generated: Mapping[str, Ids], 
         return replace(case, calls=_calls(len(own), entry.steps, entry.chunks))
     if isinstance(entry, Offset):
         _enough(entry, len(own), entry.starts[-1][0] + 1)
-        return replace(case, positions=_jumping(len(own), entry.starts))
+        return replace(case, positions=_jumping(entry, len(own)))
     assert isinstance(entry, Prompt)
     _enough(entry, len(own), max(entry.positions, default=0) + 1)
     return case
+
+
+def check_size(case: Case, heads: int) -> None:
+    """Refuse a case whose attention probabilities alone are larger than this machine's memory.
+
+    Raises:
+        CorpusError: they are.
+    """
+    needed, there = case.batch * heads * case.length**2 * 8, psutil.virtual_memory().total
+    if needed > there:
+        raise CorpusError(
+            "a case is too long for this machine: its attention probabilities alone do not fit into memory",
+            where=f"case {case.name}",
+            expected=f"at most {there:,} bytes",
+            found=f"{needed:,} bytes, for {case.batch} x {case.length} tokens",
+            hint="give it a shorter text, or record on a larger machine",
+        )
 
 
 def _calls(length: int, steps: int, chunks: Sequence[int] = ()) -> tuple[int, ...]:
@@ -50,11 +68,19 @@ def _calls(length: int, steps: int, chunks: Sequence[int] = ()) -> tuple[int, ..
     return calls if len(calls) > 1 else ()
 
 
-def _jumping(length: int, starts: Sequence[tuple[int, int]]) -> np.ndarray:
-    positions = np.arange(length, dtype=np.int32)
-    for token, position in starts:
+def _jumping(entry: Offset, length: int) -> np.ndarray:
+    positions = np.arange(length)
+    for token, position in entry.starts:
         positions[token:] = np.arange(length - token) + position
-    return positions[None]
+    if positions[-1] > FARTHEST:
+        raise CorpusError(
+            "a position is farther than float32 can count",
+            where=f"offset {entry.name}, token {length - 1}",
+            expected=f"at most {FARTHEST}",
+            found=int(positions[-1]),
+            hint="let the last start be nearer",
+        )
+    return positions[None].astype(np.int32)
 
 
 def _batch(entry: Batch, rows: Sequence[Ids], pad: int) -> Case:

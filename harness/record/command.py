@@ -1,23 +1,27 @@
-"""What `generate_goldens.py` does with its arguments. torch is imported only once they make sense."""
+"""What `goldens record` does with its arguments. torch is imported only once they make sense."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from harness import embedded
+from harness import embedded, recognise
 from harness.corpus import Corpus, load_corpus
-from harness.errors import CheckpointError, RecordError, UsageError
+from harness.entries import Entry, listed, shown
+from harness.errors import CheckpointError, RecordError, UsageError, first_line
 from harness.store import check_writable
 
 if TYPE_CHECKING:
     from harness.record.recorder import Summary
 
+LIBRARIES = ("torch", "transformers", "filelock", "psutil")
+INSTALL = "pip install -e '.[record]' in a checkout, pip install 'goldens[record]' elsewhere"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -55,7 +59,8 @@ def run(request: Request, console: Console) -> list[Summary]:
     jobs = plan(request)
     corpora = [load_corpus(job.corpus) for job in jobs]
     for job, corpus in zip(jobs, corpora, strict=True):
-        corpus.select(request.cases)  # refuses an unknown name before torch is imported
+        selected = corpus.select(request.cases)  # refuses an unknown name before torch is imported
+        _warn_without_why(selected, console)
         check_writable(job.out, job.overwrite)
     require_torch()
     return [_record(job, corpus, request, console) for job, corpus in zip(jobs, corpora, strict=True)]
@@ -68,9 +73,17 @@ def plan(request: Request) -> list[Job]:
     whole, on its own corpus: an option that would record them differently is refused rather than applied to them.
 
     Raises:
-        UsageError: the embedded goldens would be recorded in part.
+        UsageError: the embedded goldens would be recorded in part, or into an installed package.
     """
     if request.model is None and request.out is None:
+        if not embedded.in_checkout():
+            raise UsageError(
+                "the embedded goldens are recorded in a checkout only, not in an installed package",
+                where=embedded.directory(),
+                expected="--model, or --out",
+                found="neither",
+                hint="say what to record: goldens record --model DIR --out PATH.h5",
+            )
         changed = [name for name in ("corpus", "level", "dtype", "device") if getattr(request, name)]
         if changed or request.cases:
             raise UsageError(
@@ -84,10 +97,10 @@ def plan(request: Request) -> list[Job]:
             Job(str(model), model.name, embedded.corpus_of(model.name), f"{model}.h5", overwrite=True)
             for model in (config.parent for config in sorted(embedded.directory().glob("*/config.json")))
         ]
-    model = request.model or str(embedded.directory() / "qwen2-tiny")
-    local = Path(model).is_dir()
+    model = str(embedded.directory() / "qwen2-tiny") if request.model is None else request.model
+    local = _is_directory(model)
     name = Path(model).resolve().name if local else model
-    out = request.out or f"{name.rpartition('/')[2]}.h5"
+    out = f"{name.rpartition('/')[2]}.h5" if request.out is None else request.out
     return [Job(model, name, request.corpus or embedded.directory() / "corpus.toml", out, request.force)]
 
 
@@ -97,15 +110,22 @@ def require_torch() -> None:
     Raises:
         RecordError: naming those that are missing.
     """
-    missing = [name for name in ("torch", "transformers", "filelock") if importlib.util.find_spec(name) is None]
+    missing = [name for name in LIBRARIES if not _is_installed(name)]
     if missing:
         raise RecordError(
             "recording needs libraries that are not installed here",
             where="the Python environment",
-            expected="torch, transformers, filelock",
+            expected=", ".join(LIBRARIES),
             found=f"no {', no '.join(missing)}",
-            hint="pip install -e '.[record]' (checking needs none of them: goldens check)",
+            hint=f"{INSTALL} (checking needs none of them: goldens check)",
         )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # something stands in the way of the import
+        return False
 
 
 def checkpoint_directory(model: str) -> Path:
@@ -114,31 +134,62 @@ def checkpoint_directory(model: str) -> Path:
     Raises:
         CheckpointError: no such directory, and no such model on the hub, or no way to it.
     """
-    if Path(model).is_dir():
+    if _is_directory(model):
         return Path(model)
     if not HUB_ID.fullmatch(model) or model.startswith("."):
         raise CheckpointError(
             "there is no such checkpoint",
-            where=model,
+            where=shown(model),
             expected="a directory with config.json, or an id on the hub (Qwen/Qwen2.5-0.5B)",
-            found="nothing",
+            found=_what_is_at(model),
             hint="check --model",
         )
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import list_repo_files, snapshot_download
 
     try:
         patterns = ["*.json", "*.safetensors", "merges.txt", "vocab.txt"]
-        return Path(snapshot_download(model, allow_patterns=patterns))
+        directory = Path(snapshot_download(model, allow_patterns=patterns))
+        found = () if any(directory.glob("*.safetensors")) else list_repo_files(model)
     except Exception as error:  # the hub's client raises its own errors, the network's and the file system's
         raise CheckpointError(
-            f"the model cannot be fetched from the hub: {_first_line(error)}",
-            where=model,
+            f"the model cannot be fetched from the hub: {first_line(error)}",
+            where=shown(model),
             hint="check the id and the network, or download it elsewhere and give the directory to --model",
         ) from None
+    if found:
+        raise CheckpointError(
+            "the model has no weights in safetensors on the hub",
+            where=shown(model),
+            found=listed(found),
+            hint=recognise.by_files(found),
+        )
+    return directory
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _what_is_at(model: str) -> str:
+    if model.endswith(".gguf"):
+        return "a GGUF file: give the checkpoint that it was converted from"
+    try:
+        return "a file: give the directory that it lies in" if model and Path(model).exists() else "nothing"
+    except (OSError, ValueError):
+        return "no path"
+
+
+def _is_directory(model: str) -> bool:
+    try:
+        return bool(model) and Path(model).is_dir()
+    except (OSError, ValueError):  # too long for a name, or with a null byte
+        return False
+
+
+def _warn_without_why(entries: Sequence[Entry], console: Console) -> None:
+    """Say which entries do not say what they are for: whoever reads a report of them will want to know."""
+    silent = [entry.name for entry in entries if not entry.why]
+    if silent:
+        text = (
+            f"warning: no why in {listed(silent, 5)}: say which class of bug each sees and its neighbours do not"
+        )
+        console.print(text, highlight=False, markup=False)
 
 
 def _record(job: Job, corpus: Corpus, request: Request, console: Console) -> Summary:

@@ -45,6 +45,8 @@ def run_units(
                     kept=entry.kept,
                     taps=recorded(name, entry, manifest.taps),
                     replayed=entry.level != "logits",
+                    draws=entry.draws,
+                    seed=entry.name,
                     repeat=case.name == witness,
                 )
                 state: State = work.state(before, case.name, model.device) if before else {}

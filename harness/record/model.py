@@ -20,10 +20,12 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
 from harness.corpus import Case
+from harness.errors import CheckpointError, first_line
 from harness.record import attention
+from harness.record.built import refuse_disagreement
 from harness.record.capture import Collector, tapped_layer, tapped_module
 from harness.record.noise import DTYPES
-from harness.record.parameters import check_parameters
+from harness.record.parameters import check_layers, check_parameters
 from harness.record.promote import Float64Mode
 from harness.windows import FULL, SLIDING
 
@@ -68,12 +70,12 @@ class Reference:
         self.config = read_config(directory)
         self.arch = architecture_of(self.config)
         self.checkpoint = Checkpoint(directory)
+        check_layers(self.checkpoint, self.arch.layers)
         self.device = torch.device(device)
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        with torch.device("meta"):
-            self._skeleton = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME).eval()
+        self._skeleton = _built(directory)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._skeleton.state_dict().items()}
         check_parameters(self.checkpoint, self.shapes, self.arch.tied_head)
+        refuse_disagreement(self.arch, self._skeleton, self.rotary("float64").inv_freq)
         self.stages = ("embed", *(f"layers.{index}" for index in range(self.arch.layers)), "head")
 
     def inputs(self, case: Case) -> Inputs:
@@ -215,6 +217,26 @@ class Head(Stage):
         with tapped_module(norm, "final_norm", tap), tapped_module(head, "logits", tap):
             value: Tensor = head(norm(state))
         return value
+
+
+def _built(directory: Path) -> nn.Module:
+    """The model as transformers builds it from the config, on the meta device.
+
+    Raises:
+        CheckpointError: transformers refuses the config.
+    """
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+    except Exception as error:  # validators, torch and the model's own code raise what they like
+        raise CheckpointError(
+            f"transformers cannot build a model from this config: {first_line(error)}",
+            where=directory / "config.json",
+            hint="restore config.json from the published checkpoint",
+        ) from None
+    built: nn.Module = model.eval()
+    return built
 
 
 def _tensor(array: np.ndarray) -> Tensor:

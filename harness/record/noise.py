@@ -1,7 +1,14 @@
-"""Noise floors: how far PyTorch itself is from the truth, at a precision, per position."""
+"""Noise floors: how far PyTorch itself is from the truth, at a precision, per position.
+
+PyTorch's error is one draw of its rounding, and where a position has few numbers a draw can be small by luck. So
+every pass is drawn several times: once as it is, then with inputs some of which are one unit in the last place off,
+which rounds everything downstream anew. What is recorded of the draws is what `harness.calibration` needs to say how
+far a correct port can be from the truth: how large the error is, in how many numbers, and how much it varies.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,11 +17,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.errors import RecordError
-from harness.metrics import per_position
+from harness.golden import NOISE_STATISTICS
 from harness.taps import Tap
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
-Floors = Float[np.ndarray, "tap 2 batch position"]
+BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
+Floors = Float[np.ndarray, "tap statistic batch position"]
+
+# One value in so many is moved by a nudge: few enough that the nudge itself is small beside the rounding of the
+# operations, many enough that every sum has some of them.
+ONE_IN = 8
+# A case of up to so many tokens has few numbers at every position, and costs little: it is drawn more often.
+SHORT, DRAWS_OF_SHORT, DRAWS = 64, 4, 2
+
+
+def draws_of(tokens: int) -> int:
+    """How many draws a case of that many tokens gets, the first being PyTorch as it is."""
+    return DRAWS_OF_SHORT if tokens <= SHORT else DRAWS
 
 
 def rounded(truth: Tensor, precision: str) -> Tensor:
@@ -26,31 +45,66 @@ def rounded(truth: Tensor, precision: str) -> Tensor:
     return truth.to(torch.float32).to(DTYPES[precision])
 
 
-def noise_floors(
-    values: Mapping[str, Tensor], truth: Mapping[str, Tensor], taps: Sequence[Tap], stream: str
-) -> Floors:
-    """rms and largest absolute value of (PyTorch at a precision, widened to float64) - truth.
+def nudged(value: Tensor, seed: str) -> Tensor:
+    """The values, one in `ONE_IN` of them one unit in the last place larger or smaller; a zero stays what it is.
 
     Args:
-        values: kind -> the tap as PyTorch computed it at that precision.
+        value: float32 or bfloat16, finite.
+        seed: decides which, and which way: the same on every run.
+    """
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
+    chance = torch.randint(0, 2 * ONE_IN, value.shape, generator=generator, dtype=torch.int8).to(value.device)
+    bits = value.contiguous().view(BITS[value.dtype])
+    step = (chance == 0).to(bits.dtype) - (chance == 1).to(bits.dtype)
+    return torch.where(value == 0, value, (bits + step).view(value.dtype))
+
+
+def noise_floors(
+    draws: Sequence[Mapping[str, Tensor]], truth: Mapping[str, Tensor], taps: Sequence[Tap], stream: str
+) -> Floors:
+    """What PyTorch's error (at a precision, widened to float64, minus truth) is, over several draws of it.
+
+    Args:
+        draws: for each draw kind -> the tap as PyTorch computed it at that precision.
         truth: kind -> the tap in float64, finite.
         taps: of one stage, in their order.
         stream: what to call this pass in a message, `float32 forward`.
 
     Returns:
-        float32 [tap, statistic (rms, max), batch, position].
+        float32 [tap, statistic, batch, position], the statistics as in `harness.golden.NOISE_STATISTICS`.
 
     Raises:
         RecordError: PyTorch gives a value that is not finite at this precision.
     """
     floors = []
     for tap in taps:
-        error = (values[tap.kind].to(torch.float64) - truth[tap.kind]).cpu().numpy()
-        floor = np.stack(per_position(error, tap.position_axis))
-        if not np.isfinite(floor).all():
+        errors = torch.stack([(values[tap.kind].to(torch.float64) - truth[tap.kind]).cpu() for values in draws])
+        if not torch.isfinite(errors).all():
             raise not_finite(tap.name, stream)
-        floors.append(floor)
+        floors.append(_statistics(errors, 1 + tap.position_axis))
     return np.stack(floors).astype(np.float32)
+
+
+def _statistics(
+    errors: Float[Tensor, "draw batch ..."], position_axis: int
+) -> Float[np.ndarray, "statistic batch position"]:
+    rows = errors.movedim(position_axis, 2).flatten(3)  # [draw, batch, position, number]
+    squares = rows.square()
+    mean = squares.mean(-1)  # [draw, batch, position]
+    # The participation ratio, 3 (sum e^2)^2 / sum e^4: n for n Gaussian errors of one size, 1 or so where one number
+    # has nearly all of the error.
+    fourth = squares.square().sum(-1)
+    share = torch.where(fourth > 0, 3 * squares.sum(-1).square() / fourth, torch.ones_like(fourth))
+    logs = torch.where(mean > 0, mean, mean.amax(0, keepdim=True).clamp(min=1e-300) * 1e-6).log()
+    spread = logs.var(0) if len(errors) > 1 else torch.zeros_like(mean[0])
+    largest = rows.abs().amax(-1).square().mean(0).sqrt()
+    found = {
+        "rms": mean.mean(0).sqrt(),
+        "max": largest,
+        "numbers": share.mean(0).clamp(1, rows.shape[-1]),
+        "spread": torch.where(mean.amax(0) > 0, spread, torch.zeros_like(spread)),
+    }
+    return torch.stack([found[name] for name in NOISE_STATISTICS]).numpy()
 
 
 def not_finite(tap: str, stream: str) -> RecordError:

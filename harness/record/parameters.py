@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.checkpoint import Checkpoint, missing_parameter
+import ml_dtypes
+import numpy as np
+from jaxtyping import Num
+
+from harness import recognise
+from harness.checkpoint import Checkpoint, entry_of, missing_parameter
 from harness.errors import CheckpointError
 from harness.golden import ModelEntry, ParameterEntry
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check_layers(checkpoint: Checkpoint, layers: int) -> None:
+    """Refuse a checkpoint that lacks a layer of its config, before a model of that many layers is built.
+
+    Raises:
+        CheckpointError: naming a parameter of the first layer that is not there.
+    """
+    stored = {int(match[1]) for match in map(LAYER.match, checkpoint.names) if match}
+    for index in range(layers):
+        if index not in stored:
+            raise missing_parameter(f"model.layers.{index}.input_layernorm.weight", checkpoint)
 
 
 def check_parameters(checkpoint: Checkpoint, shapes: Shapes, tied_head: bool) -> None:
@@ -26,15 +45,16 @@ def check_parameters(checkpoint: Checkpoint, shapes: Shapes, tied_head: bool) ->
     stored = set(checkpoint.names)
     for name in shapes:
         if name not in stored and not (tied_head and name == HEAD):
-            raise missing_parameter(name, checkpoint.directory)
+            raise missing_parameter(name, checkpoint)
     for name in checkpoint.names:
         if name not in shapes:
             raise CheckpointError(
                 "the checkpoint has a parameter that its config has no place for",
-                where=f"{checkpoint.directory}: {name}",
+                where=f"{checkpoint.directory}: {name[:200]}",
                 expected="only parameters of the model",
-                found=name,
-                hint="config.json and the weights must come from one checkpoint",
+                found=name[:200],
+                hint=recognise.by_parameters(checkpoint.names)
+                or "config.json and the weights must come from one checkpoint",
             )
 
 
@@ -44,12 +64,14 @@ def parameter_table(
     """Shape, dtype and sha256 of every stored parameter.
 
     Raises:
-        CheckpointError: another shape than the config implies, or a tied head that is not the embedding.
+        CheckpointError: another shape than the config implies, a value that is not finite at every precision, or a
+            tied head that is not the embedding.
     """
     table = {}
     for name in checkpoint.names:
         progress(name)
-        table[name] = entry = checkpoint.entry(name)
+        tensor = checkpoint.read(name)
+        table[name] = entry = entry_of(tensor)
         if entry.shape != shapes[name]:
             raise CheckpointError(
                 "a parameter does not have the shape that the config implies",
@@ -58,6 +80,7 @@ def parameter_table(
                 found=entry.shape,
                 hint="config.json and the weights must come from one checkpoint",
             )
+        _refuse_not_finite(tensor, f"{checkpoint.directory}: {name}")
     if tied_head and HEAD in table and table[HEAD] != table[EMBEDDING]:
         raise CheckpointError(
             "the config ties the head to the embedding, but the checkpoint holds another head",
@@ -67,6 +90,21 @@ def parameter_table(
             hint="set tie_word_embeddings to what the checkpoint was trained with",
         )
     return table
+
+
+def _refuse_not_finite(tensor: Num[np.ndarray, "..."], where: str) -> None:
+    """bfloat16 is the narrowest precision that is recorded: what is finite there is finite everywhere."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(tensor.astype(ml_dtypes.bfloat16, copy=False))
+    if not finite.all():
+        at = tuple(np.argwhere(~finite)[0].tolist())
+        raise CheckpointError(
+            "a parameter has a value that is not finite, or beyond what bfloat16 can hold",
+            where=f"{where}, at {list(at)}",
+            expected="finite values",
+            found=float(tensor[at]),
+            hint="copy the checkpoint again; where it was saved like this, no truth can be recorded from it",
+        )
 
 
 def model_entry(model_id: str, config: Mapping[str, Any], table: Mapping[str, ParameterEntry]) -> ModelEntry:

@@ -16,11 +16,12 @@ from harness.entries import Batch, Entry, Generation, Prompt
 from harness.golden import CaseEntry, Manifest, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
-from harness.record.cases import case_of
+from harness.record.cases import case_of, check_size
 from harness.record.environment import check_device, provenance, reproducible
 from harness.record.generation import generate_missing
 from harness.record.layer_major import run_units
 from harness.record.model import Reference
+from harness.record.noise import draws_of
 from harness.record.parameters import model_entry, parameter_table
 from harness.record.tokens import Tokenized, tokenize
 from harness.record.work import Work
@@ -154,7 +155,10 @@ def _cases(
         progress.notice(f"generating: {', '.join(counts)}")
     texts = {name: tokenized.ids[name] for name in counts}
     generated = generate_missing(model, texts, counts, work)
-    return tuple(case_of(entry, tokenized.ids, generated, tokenized.pad) for entry in selected)
+    cases = tuple(case_of(entry, tokenized.ids, generated, tokenized.pad) for entry in selected)
+    for case in cases:
+        check_size(case, model.arch.heads)
+    return cases
 
 
 def _entries(
@@ -178,6 +182,7 @@ def _entries(
                 taps=tuple(tap.name for tap in taps),
                 calls=case.calls,
                 kept=entry.positions if isinstance(entry, Prompt) else (),
+                draws=draws_of(case.length),
                 rows=tuple(RowEntry(name, corpus.prompt(name).text) for name in names),
                 generated=entry.tokens if isinstance(entry, Generation) else 0,
             )

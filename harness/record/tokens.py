@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
+import numpy as np
 from transformers import AutoTokenizer
 
-from harness import embedded
-from harness.corpus import Corpus, check_vocabulary, prompt_case
+from harness import bare_tokenizer, embedded
+from harness.bare_tokenizer import LONGEST, refusing, token_ids
+from harness.corpus import Case, Corpus, check_vocabulary
 from harness.entries import Batch, Entry
 from harness.errors import CorpusError
 from harness.golden import TokenizerEntry
+from harness.regular import open_regular
 
+_BESIDE = "put tokenizer.json and tokenizer_config.json of the checkpoint beside its weights"
+OF_A_TOKENIZER = (".json", ".txt", ".jinja", ".model")
 # What tells Qwen2's tokenizer from any other: the ids of its first two special tokens.
 QWEN2_SPECIAL = {"<|endoftext|>": 151643, "<|im_start|>": 151644}
 
@@ -47,30 +53,49 @@ def tokenize(checkpoint: Path, corpus: Corpus, selected: Sequence[Entry], vocab:
         CorpusError: no tokenizer, its two readers or the published ids disagree, a text without any token, or an
             id outside the vocabulary.
     """
-    file = checkpoint / "tokenizer.json"
-    try:
-        bare = Tokenizer.from_file(str(file))
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
-    except Exception as error:  # tokenizers raises bare Exception, transformers nearly anything
-        raise CorpusError(
-            f"the checkpoint's tokenizer cannot be read: {error}",
-            where=file,
-            hint="put tokenizer.json and tokenizer_config.json of the checkpoint beside its weights",
-        ) from None
+    bare, content = bare_tokenizer.load(checkpoint)
+    with refusing("the checkpoint's tokenizer cannot be read by transformers", checkpoint, _BESIDE):
+        _refuse_irregular(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        pad = 0 if pad is None else int(pad)
     is_qwen2 = all(bare.token_to_id(token) == known for token, known in QWEN2_SPECIAL.items())
     published = _published() if is_qwen2 else {}
     every: dict[str, Sequence[int]] = {}
     for name, text in _texts(corpus, selected).items():
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        _same_from_the_file(name, ids, bare.encode(text, add_special_tokens=False).ids)
+        where = f"prompt {name}"
+        with refusing("this text cannot be tokenized", where, "mend the text, or the checkpoint's tokenizer"):
+            ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        _same_from_the_file(name, ids, token_ids(bare, text, where))
         _same_as_published(name, ids, published.get(text))
         if not ids:
             raise CorpusError("a prompt has no tokens", where=name, hint="give it a text with content")
-        check_vocabulary(prompt_case(name, ids), vocab)
+        wide = np.asarray([ids], np.int64)  # a damaged tokenizer.json has ids beyond int32
+        check_vocabulary(Case(name, wide, wide, wide >= 0), min(vocab, 2**31))
         every[name] = ids
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return Tokenized(TokenizerEntry(digest, "Qwen2" if is_qwen2 else ""), every, 0 if pad is None else int(pad))
+    digest = hashlib.sha256(content).hexdigest()
+    if not 0 <= pad < vocab:
+        raise CorpusError(
+            "the token that fills padding is outside the vocabulary",
+            where=checkpoint / "tokenizer_config.json",
+            expected=f"0 to {vocab - 1}",
+            found=pad,
+            hint="the tokenizer does not belong to this checkpoint: use the one that ships with it",
+        )
+    return Tokenized(TokenizerEntry(digest, "Qwen2" if is_qwen2 else ""), every, pad)
+
+
+def _refuse_irregular(checkpoint: Path) -> None:
+    """Refuse whatever transformers might wait for, or fill the memory with, beside the weights.
+
+    Raises:
+        OSError: a file that is no regular one.
+    """
+    for path in checkpoint.iterdir():
+        if not path.is_dir():
+            with open_regular(path) as file:
+                if path.suffix in OF_A_TOKENIZER and os.fstat(file.fileno()).st_size > LONGEST:
+                    raise OSError(f"{path.name} is longer than {LONGEST:,} bytes")
 
 
 def _texts(corpus: Corpus, selected: Sequence[Entry]) -> Mapping[str, str]:
@@ -98,8 +123,8 @@ def _same_from_the_file(name: str, ids: Sequence[int], bare: Sequence[int]) -> N
         raise CorpusError(
             "transformers and tokenizer.json give different token ids",
             where=f"prompt {name}",
-            expected=f"{list(bare)} (tokenizers library, tokenizer.json)",
-            found=f"{list(ids)} (transformers, AutoTokenizer)",
+            expected=f"{reprlib.repr(list(bare))} (tokenizers library, tokenizer.json)",
+            found=f"{reprlib.repr(list(ids))} (transformers, AutoTokenizer)",
             hint="transformers changes this tokenizer as it loads it (often its normalizer): save it again with "
             "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
         )

@@ -4,9 +4,10 @@ The streams are truth (float64), and at float32 and bfloat16 a forward and a rep
 tap is replaced by truth rounded to the precision, what comes into the stage as well. So a replay pass needs
 nothing from the replay pass of the stage before, and what goes from stage to stage is truth and forward passes.
 
-PyTorch's error is one draw of its rounding. Far out one rounding of a RoPE frequency moves every angle, and a
-draw in which it happens to be right says nothing about a port in which it is not. So cases that reach `FAR` are
-run once more with frequencies one unit in the last place higher, and the larger error is the floor.
+PyTorch's error is one draw of its rounding, so every pass at a precision is drawn several times (see
+`harness.record.noise`). Far out one rounding of a RoPE frequency moves every angle, and a draw in which it happens to
+be right says nothing about a port in which it is not. So in cases that reach `FAR` the further draws have frequencies
+one unit in the last place higher as well.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +22,12 @@ from harness.errors import RecordError
 from harness.golden import NOISE_PRECISIONS
 from harness.record.calls import Pass, run_calls
 from harness.record.model import Inputs, Stage
-from harness.record.noise import Floors, noise_floors, not_finite, rounded
+from harness.record.noise import Floors, noise_floors, not_finite, nudged, rounded
 from harness.taps import FULL_KINDS, Tap, name_of
 
 PRECISIONS = ("float64", *NOISE_PRECISIONS)
 FAR = 256
+CACHED = {"cache_k": "k_rope", "cache_v": "v"}
 State = Mapping[str, Tensor]  # stream -> hidden states [batch, position, hidden]
 
 
@@ -55,6 +56,8 @@ class Task:
         taps: of this stage, those that the case records.
         replayed: whether replay differs from forward: only where something upstream of the last tap is recorded.
         kept: the positions that are stored; empty means all.
+        draws: how often PyTorch's error is drawn.
+        seed: of the nudges, the case's own.
         repeat: run every pass twice, and refuse any difference.
     """
 
@@ -63,6 +66,8 @@ class Task:
     taps: Sequence[Tap]
     replayed: bool
     kept: Sequence[int] = ()
+    draws: int = 1
+    seed: str = ""
     repeat: bool = False
 
 
@@ -80,16 +85,21 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
     noise: dict[tuple[str, str], Floors] = {}
     out = {"float64": truth.out}
     for precision in NOISE_PRECISIONS:
-        for one in (task, replace(task, inputs=replace(task.inputs, nudged=True)))[: 1 + _is_far(task)]:
-            stream = f"{precision} forward{' nudged' * one.inputs.nudged}"
-            forward = _run(stage, one, stream, precision, state.get(stream), None)
-            out[stream] = forward.out
-            if not task.taps:
-                continue
-            floors = noise_floors(forward.values, truth.values, task.taps, stream)
-            replay = _replay_noise(stage, one, precision, state, truth) if task.replayed else floors
-            for kind, value in (("forward", floors), ("replay", replay)):
-                noise[precision, kind] = np.maximum(value, noise.get((precision, kind), value))
+        forward, replay = [], []
+        for draw in range(task.draws):
+            stream = f"{precision} forward{f' {draw}' * bool(draw)}"
+            one = replace(task, inputs=replace(task.inputs, nudged=bool(draw) and _is_far(task)))
+            ran = _run(stage, one, stream, precision, state.get(stream), None)
+            nudge = draw and not state  # once, where the tokens come in
+            out[stream] = nudged(ran.out, f"{task.seed} {stream}") if nudge else ran.out
+            forward.append(ran.values)
+            if task.taps and task.replayed:
+                replay.append(_replay(stage, one, precision, draw, state, truth))
+        if task.taps:
+            noise[precision, "forward"] = noise_floors(forward, truth.values, task.taps, f"{precision} forward")
+            noise[precision, "replay"] = noise[precision, "forward"]
+        if replay:
+            noise[precision, "replay"] = noise_floors(replay, truth.values, task.taps, f"{precision} replay")
     last = stage.kinds[-1] == "logits"
     stored = {tap.name: _kept(tap, truth.values[tap.kind], task.kept) for tap in task.taps}
     if task.kept:
@@ -107,12 +117,20 @@ def _kept(tap: Tap, value: Tensor, kept: Sequence[int]) -> Tensor:
     return value.index_select(tap.position_axis, torch.tensor(kept, device=value.device))
 
 
-def _replay_noise(stage: Stage, task: Task, precision: str, state: State, truth: Pass) -> Floors:
-    stream = f"{precision} replay"
-    replacements = {kind: rounded(value, precision) for kind, value in truth.values.items()}
-    entry = rounded(state["float64"], precision) if state else None
-    replay = _run(stage, task, stream, precision, entry, replacements)
-    return noise_floors(replay.values, truth.values, task.taps, stream)
+def _replay(
+    stage: Stage, task: Task, precision: str, draw: int, state: State, truth: Pass
+) -> Mapping[str, Tensor]:
+    """A replay pass: what goes in is truth rounded to the precision; in a further draw, nudged."""
+    stream = f"{precision} replay{f' {draw}' * bool(draw)}"
+
+    def given(kind: str, value: Tensor) -> Tensor:
+        value = rounded(value, precision)
+        # A cache holds the very keys and values that went into it.
+        return nudged(value, f"{task.seed} {stage.prefix} {stream} {CACHED.get(kind, kind)}") if draw else value
+
+    replacements = {kind: given(kind, value) for kind, value in truth.values.items()}
+    entry = given("entry", state["float64"]) if state else None
+    return _run(stage, task, stream, precision, entry, replacements).values
 
 
 def _run(

@@ -10,7 +10,7 @@ from harness.difference import BETTER, NOISE, STATUSES, WORSE, Change, Status, c
 from harness.report.acceptance import acceptance
 from harness.report.diff_document import Counts, Diff, Extreme, Largest, LogitFigures, LogitsEntry, Side
 from harness.report.pairing import Candidate, pair
-from harness.report.summary import forward_logits, logit_summary, multiple
+from harness.report.summary import forward_logits, logit_summary
 from harness.report.wording import counted
 from harness.taps import kind_of
 from harness.verdict import first_divergence, introduced, overall
@@ -127,8 +127,8 @@ def _flat(environment: Mapping[str, Any], prefix: str = "") -> dict[str, object]
 def _largest(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterator[Largest]:
     for precision, mode in dict.fromkeys((r.precision, r.mode) for r in before):
         sides = ([r for r in side if (r.precision, r.mode) == (precision, mode)] for side in (before, after))
-        worst = [max(results, key=multiple) for results in sides]
-        old, new = (Extreme(r.tap, r.case, r.rms_multiple) for r in worst)
+        worst = [max(results, key=lambda r: r.share) for results in sides]
+        old, new = (Extreme(r.tap, r.case, r.rms_multiple, r.rms_limit) for r in worst)
         yield Largest(precision, mode, old, new)
 
 

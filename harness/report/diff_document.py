@@ -48,11 +48,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Extreme:
-    """The comparison with the largest rms noise multiple of a side; None is: not finite."""
+    """The comparison of a side whose rms noise multiple is worst in view of its limit; None is: not finite."""
 
     tap: str
     case: str
     rms_multiple: float | None
+    rms_limit: float | None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from harness.report import diff_summary
 from harness.report.diff_document import Diff
 from harness.report.diff_summary import Operation
 from harness.report.markdown import SHOWN_FINDINGS, code, details, fitted, rows, table, text
-from harness.report.wording import bound, number
+from harness.report.wording import allowed, number
 
 
 def diff_markdown(diff: Diff) -> str:
@@ -37,7 +37,7 @@ def _sections(diff: Diff) -> Iterator[str]:
                     f"{number(x.rms_multiple)} at {code(x.tap)} in {code(x.case)}"
                     for x in (entry.before, entry.after)
                 ),
-                bound(diff.limits[entry.precision].rms),
+                allowed(entry.after.rms_limit),
             )
             for entry in diff.largest
         ],

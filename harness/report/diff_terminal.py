@@ -25,7 +25,7 @@ from harness.report.diff_summary import (
 )
 from harness.report.document import Acceptance
 from harness.report.layout import print_parts, spaced, table
-from harness.report.wording import bound, number, some
+from harness.report.wording import allowed, number, some
 
 SHOWN_KINDS = 6
 COLOURS = {"better": "bold green", "same": "bold", "worse": "bold red", "mixed": "bold red"}
@@ -101,7 +101,7 @@ def _operations(title: tuple[str, str], found: Sequence[Operation]) -> Table:
 def _largest(diff: Diff) -> Padding:
     figures = table("precision", "mode", "largest rms multiple before", "after", "limit")
     for entry in diff.largest:
-        limit = bound(diff.limits[entry.precision].rms)
+        limit = allowed(entry.after.rms_limit)
         figures.add_row(entry.precision, entry.mode, _extreme(entry.before), _extreme(entry.after), limit)
     return spaced(figures)
 

@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from harness.calibration import BUDGET
 from harness.comparison import TapResult
 from harness.generation import Continuation
+from harness.tolerances import Limit
 from harness.verdict import Divergence
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -58,12 +60,27 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True, rename={"passed": "p
 
 @dataclass(frozen=True)
 class LimitEntry:
-    """The limits in force at one precision, what they rest on, and the weakest planted bug's multiple there."""
+    """What the limits at one precision follow from. Every result has its own, of its place.
 
+    Attributes:
+        allowance: how many times PyTorch's own error a correct port's may be.
+        rms, max: factors on the limits; 1 unless asked for.
+        why: the measurements that it rests on.
+        weakest_bug: the rms multiple of the weakest planted bug.
+        budget: the chance of a correct port to be beyond a limit, in one comparison; None where no noise is recorded.
+    """
+
+    allowance: float
     rms: float
     max: float
     why: str
     weakest_bug: float
+    budget: float | None = BUDGET
+
+    @classmethod
+    def of(cls, limit: Limit) -> LimitEntry:
+        budget = None if limit.half_ulps else BUDGET
+        return cls(limit.allowance, limit.rms, limit.max, limit.why, limit.weakest_bug, budget)
 
 
 @dataclass(frozen=True)

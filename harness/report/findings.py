@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.comparison import TapResult
 from harness.report.calls import call_evidence
 from harness.report.document import Report
-from harness.report.summary import READABLE, excess, multiple
+from harness.report.summary import READABLE
 from harness.taps import CACHE_KINDS, kind_of
 
 CLEAN_POSITION_TEXT = "position 0 is clean"
@@ -54,12 +54,7 @@ def findings(report: Report) -> tuple[Finding, ...]:
 
 def worst_first(report: Report) -> tuple[Finding, ...]:
     """The findings by how far they are beyond their limit; those that name no single operation come last."""
-    return tuple(
-        sorted(
-            findings(report),
-            key=lambda f: (bool(f.since), -excess(f.worst, report.limits[f.worst.precision])),
-        )
-    )
+    return tuple(sorted(findings(report), key=lambda f: (bool(f.since), -f.worst.share)))
 
 
 def _finding(report: Report, kind: str, results: Sequence[TapResult]) -> Finding:
@@ -72,7 +67,7 @@ def _finding(report: Report, kind: str, results: Sequence[TapResult]) -> Finding
     compared = _compared(report)
     results = [r for r in results if _names_operation(report, compared, r)] or results
     taps = tuple(tap for tap in report.introduced if kind_of(tap) == kind)
-    worst = max(results, key=lambda r: (r.precision == READABLE, multiple(r)))
+    worst = max(results, key=lambda r: r.precision == READABLE(r))
     alike = _names_operation(report, compared, results[0])
     peers = [
         r for r in report.results if kind_of(r.tap) == kind and _names_operation(report, compared, r) == alike
@@ -132,7 +127,7 @@ def _matched_inputs(report: Report, tap: str, like: TapResult) -> tuple[str, ...
 def _evidence(report: Report, peers: Sequence[TapResult], results: Sequence[TapResult]) -> Iterable[str]:
     """What the positions rule in or out. Each sentence rests on results of this kind alone, wrong or right."""
     several = [r for r in results if len(r.profile) > 1]
-    if several and all(_clean_at_0(r, report.limits[r.precision].rms) for r in results):
+    if several and all(_clean_at_0(r) for r in results):
         yield f"{CLEAN_POSITION_TEXT} in every case"
     same = {(r.precision, r.mode) for r in results}
     single = [r for r in peers if len(r.profile) == 1 and (r.precision, r.mode) in same]
@@ -144,6 +139,6 @@ def _evidence(report: Report, peers: Sequence[TapResult], results: Sequence[TapR
         yield f"the error grows with position (permutation test, p < {GROWTH_P:g} in most cases)"
 
 
-def _clean_at_0(result: TapResult, limit: float) -> bool:
-    first = result.profile[0] if result.profile else None
-    return first is not None and first <= limit
+def _clean_at_0(result: TapResult) -> bool:
+    first, limit = next(zip(result.profile, result.limits, strict=True), (None, None))
+    return first is not None and limit is not None and first <= limit

@@ -65,9 +65,7 @@ def _sections(report: Report) -> Iterator[str]:
     logits = _logits(report)
     if logits:
         yield details("Logits", logits)
-    limits = [
-        f"{p}: rms {wording.bound(x.rms)}, max {wording.bound(x.max)}: {x.why}" for p, x in report.limits.items()
-    ]
+    limits = [f"{p}: {wording.rule(x)}: {x.why}" for p, x in report.limits.items()]
     yield details("Limits and golden", rows([*limits, f"golden {report.golden.id} at {report.golden.path}"]))
 
 
@@ -75,14 +73,13 @@ def _findings(report: Report, found: Sequence[Finding]) -> str:
     lines = []
     for finding in found[:SHOWN_FINDINGS]:
         worst = finding.worst
-        limit = report.limits[worst.precision]
         known = dict(wording.facts(finding, report))
         lines.append(
             (
                 code(wording.place(finding)),
                 f"{len(finding.taps)} of {finding.layers}" if finding.layers else "",
                 ", ".join(finding.precisions),
-                f"{wording.number(worst.rms_multiple)} (limit {wording.bound(limit.rms)}, {worst.precision})",
+                f"{wording.number(worst.rms_multiple)} (limit {wording.allowed(worst.rms_limit)}, {worst.precision})",
                 text(known.get("worst at", "")),
             )
         )
@@ -99,17 +96,17 @@ def _evidence(report: Report, finding: Finding) -> str:
 def _figures(report: Report) -> str:
     lines = []
     for group in groups(report):
-        limit, worst = report.limits[group.precision], group.worst
+        worst = group.worst
         compared = worst.verdict not in UNCOMPARED
         lines.append(
             (
                 f"{group.precision} {group.mode}",
                 f"{group.matched:,} of {group.compared:,}",
-                f"{wording.number(worst.rms_multiple)} of {wording.bound(limit.rms)}"
+                f"{wording.number(worst.rms_multiple)} of {wording.allowed(worst.rms_limit)}"
                 if compared
                 else "nothing compared",
                 f"{code(worst.tap)} in {code(worst.case)}" if compared else "",
-                f"{limit.weakest_bug:.2g}",
+                f"{report.limits[group.precision].weakest_bug:.2g}",
             )
         )
     return table(("", "match", "largest x noise, of limit", "at", "weakest known bug"), lines)

@@ -93,12 +93,12 @@ def same_limits(before: Mapping[str, Limits], after: Mapping[str, Limits], where
     """
     for precision in before:
         old, new = before[precision], after.get(precision, before[precision])
-        if (old.rms, old.max) != (new.rms, new.max):
+        if (old.allowance, old.rms, old.max) != (new.allowance, new.rms, new.max):
             raise UsageError(
                 f"the two sides are judged by different limits at {precision}",
                 where=where,
-                expected=f"rms {old.rms:g}, max {old.max:g} on both sides",
-                found=f"rms {new.rms:g}, max {new.max:g}",
+                expected=f"allowance {old.allowance:g}, factors rms {old.rms:g}, max {old.max:g} on both sides",
+                found=f"allowance {new.allowance:g}, factors rms {new.rms:g}, max {new.max:g}",
                 hint="save both with the same --limit-rms and --limit-max of goldens check",
             )
 

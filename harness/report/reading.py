@@ -104,15 +104,17 @@ def _of_check(report: Report) -> Iterable[tuple[str, object, object]]:
             yield place, "a judged verdict", "diverged"
         if r.verdict != "extra" and r.tap not in report.taps:
             yield place, "a tap of the golden", f"verdict {r.verdict} for a tap that is not in `taps`"
-        limit = report.limits[r.precision]
         for name, multiple, allowed in (
-            ("rms_multiple", r.rms_multiple, limit.rms),
-            ("max_multiple", r.max_multiple, limit.max),
+            ("rms_multiple", r.rms_multiple, r.rms_limit),
+            ("max_multiple", r.max_multiple, r.max_limit),
+            ("overall_multiple", r.overall_multiple, r.overall_limit),
         ):
             if multiple is not None and multiple < 0:
                 yield place, f"{name} of 0 or more", multiple
-            if r.verdict == "match" and (multiple is None or multiple > allowed):
-                yield place, f"{name} up to {allowed:g}, since it is a match", multiple
+            if r.verdict == "match" and (multiple is None or allowed is None or multiple > allowed):
+                yield place, f"{name} up to its limit, {allowed}, since it is a match", multiple
+        if len(r.profile) != len(r.limits):
+            yield place, f"a limit for each of the {len(r.profile)} positions of its profile", len(r.limits)
     if report.verdict != overall(report.results):
         yield "verdict", overall(report.results), report.verdict
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.comparison import TapResult
-from harness.report.document import LimitEntry, Report
+from harness.report.document import Report
 
 # Verdicts of results without numbers: there was nothing to compare.
 UNCOMPARED = ("missing", "extra", "shape", "dtype")
@@ -18,8 +18,8 @@ class Group:
     """All comparisons at one precision in one mode. A largest figure of None is: not finite, or not computed.
 
     Attributes:
-        worst: the comparison with the largest rms multiple.
-        max_multiple: the largest max-abs multiple.
+        worst: the comparison whose rms multiple is worst in view of its limit.
+        worst_max: the one whose max-abs multiple is.
         rel_rms: the largest relative rms error.
     """
 
@@ -28,7 +28,7 @@ class Group:
     compared: int
     matched: int
     worst: TapResult
-    max_multiple: float | None
+    worst_max: TapResult
     rel_rms: float | None
 
 
@@ -63,17 +63,19 @@ def groups(report: Report) -> tuple[Group, ...]:
     by_kind: dict[tuple[str, str], list[TapResult]] = {}
     for result in report.results:
         by_kind.setdefault((result.precision, result.mode), []).append(result)
-    return tuple(
-        Group(
-            precision,
-            mode,
-            compared=len(results),
-            matched=sum(r.verdict == "match" for r in results),
-            worst=max([r for r in results if r.verdict not in UNCOMPARED] or results, key=multiple),
-            max_multiple=_largest_known(r.max_multiple for r in results),
-            rel_rms=_largest_known(r.rel_rms for r in results),
-        )
-        for (precision, mode), results in by_kind.items()
+    return tuple(_group(precision, mode, results) for (precision, mode), results in by_kind.items())
+
+
+def _group(precision: str, mode: str, results: Sequence[TapResult]) -> Group:
+    compared = [r for r in results if r.verdict not in UNCOMPARED] or results
+    return Group(
+        precision,
+        mode,
+        compared=len(results),
+        matched=sum(r.verdict == "match" for r in results),
+        worst=max(compared, key=lambda r: max(r.shares[0], r.shares[2])),
+        worst_max=max(compared, key=lambda r: r.shares[1]),
+        rel_rms=_largest_known(r.rel_rms for r in results),
     )
 
 
@@ -101,18 +103,6 @@ def logit_summary(results: Sequence[TapResult]) -> LogitSummary:
         flips=sum(not flip.tie for flip in flips),
         ties=sum(flip.tie for flip in flips),
     )
-
-
-def multiple(result: TapResult) -> float:
-    """The rms multiple for ranking: what is not finite ranks highest."""
-    return float("inf") if result.rms_multiple is None else result.rms_multiple
-
-
-def excess(result: TapResult, limit: LimitEntry) -> float:
-    """How many times its limit a result is, by rms or by max, whichever is more: comparable across precisions."""
-    if result.rms_multiple is None or result.max_multiple is None:
-        return float("inf")
-    return max(result.rms_multiple / limit.rms, result.max_multiple / limit.max)
 
 
 def _largest(values: Iterable[float | None]) -> float | None:

@@ -17,7 +17,7 @@ from harness.report.layout import print_parts, spaced, table
 from harness.report.summary import UNCOMPARED, forward_logits, groups, logit_summary
 from harness.report.wording import (
     Uncompared,
-    bound,
+    allowed,
     criteria,
     extent,
     facts,
@@ -114,9 +114,9 @@ def _summary(report: Report) -> Padding:
     columns = ("match", "rms x", "max x", "limits", "rel. rms", "largest rms at")
     figures = table("precision", "mode", *columns, gap=1)
     for group in groups(report):
-        limit, worst = report.limits[group.precision], group.worst
+        worst = group.worst
         compared = worst.verdict not in UNCOMPARED
-        numbers = (worst.rms_multiple, group.max_multiple, group.rel_rms)
+        numbers = (worst.rms_multiple, group.worst_max.max_multiple, group.rel_rms)
         rms, largest, relative = (number(x) if compared else "" for x in numbers)
         figures.add_row(
             group.precision,
@@ -124,7 +124,7 @@ def _summary(report: Report) -> Padding:
             f"{group.matched:,} of {group.compared:,}",
             rms,
             largest,
-            f"{bound(limit.rms)}, {bound(limit.max)}",
+            ", ".join(filter(None, (allowed(worst.rms_limit), allowed(group.worst_max.max_limit)))),
             relative,
             Text(f"{worst.tap} in {worst.case}" if compared else "nothing compared"),
         )

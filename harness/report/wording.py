@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.comparison import TapResult, Worst
 from harness.modes import unit_of
 from harness.report.acceptance import MAX_ABS, MEAN_ABS, POSITION_CORRELATION
-from harness.report.document import Acceptance, Report
+from harness.report.document import Acceptance, LimitEntry, Report
 from harness.report.findings import Finding
 from harness.report.summary import UNCOMPARED
 from harness.taps import kind_of
@@ -81,7 +81,7 @@ def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
     if worst.verdict == "nonfinite":
         yield "value", NOT_FINITE
     else:
-        yield "rms error", times_noise(worst, report.limits[worst.precision].rms)
+        yield "rms error", times_noise(worst)
     if worst.worst is not None:
         at = f"case {worst.case}, {worst.tap}, {index(worst)}"
         yield "worst at", f"{at}:  actual {actual(worst.worst)}, {expected(worst)} {worst.worst.golden:.6g}"
@@ -93,11 +93,14 @@ def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
         yield "fed by", f"{', '.join(finding.matched)}, which matched"
 
 
-def times_noise(result: TapResult, limit: float) -> str:
-    """The rms multiple with its unit, its limit, and the relative error."""
+def times_noise(result: TapResult) -> str:
+    """The rms multiple with its unit, the limit of its place, and the relative error."""
     relative = "" if result.rel_rms is None else f"; {result.rel_rms:.1e} of the tap's own rms"
-    multiple = f"{number(result.rms_multiple)} x {unit(result.precision, result.mode)}"
-    return f"{multiple}   (up to {bound(limit)} allowed{relative})"
+    where, multiple, limit = "", result.rms_multiple, result.rms_limit
+    if result.shares[2] > 1 >= max(result.shares[:2]):  # no position by itself, and all of them together
+        where, multiple, limit = " over all positions", result.overall_multiple, result.overall_limit
+    said = f"{number(multiple)} x {unit(result.precision, result.mode)}{where}"
+    return f"{said}   (up to {allowed(limit)} allowed{relative})"
 
 
 def unit(precision: str, mode: str = "forward") -> str:
@@ -161,6 +164,20 @@ def number(value: float | None, form: str = ".2g") -> str:
     if value is None:
         return "not finite"
     return f"{value:.0f}" if form == ".2g" and 99.5 <= abs(value) < 999.5 else format(value, form)
+
+
+def allowed(limit: float | None) -> str:
+    """The limit of a place, in two digits: 2.4, 14, 1e5; empty where nothing was compared."""
+    return "" if limit is None else bound(float(f"{limit:.2g}"))
+
+
+def rule(limits: LimitEntry) -> str:
+    """What the limits of a precision follow from."""
+    factors = [f"{name} limits times {x:g}" for name, x in (("rms", limits.rms), ("max", limits.max)) if x != 1]
+    if limits.budget is None:
+        return ", ".join(["one limit everywhere, in half-ulps", *factors])
+    chance = f"a correct port, up to {limits.allowance:g} x as noisy as PyTorch, is beyond one in {power(1 / limits.budget)}"
+    return ", ".join([f"{chance} comparisons", *factors])
 
 
 def bound(limit: float) -> str:

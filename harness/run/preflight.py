@@ -6,12 +6,15 @@ These are phases 1 and 2 of the port that this project began with. Each refuses 
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from harness import bare_tokenizer
 from harness.architecture import Config, architecture_of, difference, read_config
+from harness.bare_tokenizer import token_ids
 from harness.checkpoint import Checkpoint, verify_parameters
 from harness.corpus import check_vocabulary
 from harness.errors import CheckpointError, CorpusError
@@ -52,10 +55,15 @@ def same_config(golden: Config, candidate: Config, checkpoint: Path) -> None:
         raise CheckpointError(
             "the config describes another architecture than the golden's",
             where=f"{checkpoint / 'config.json'}: {field}",
-            expected=expected,
-            found=found,
+            expected=_short(expected),
+            found=_short(found),
             hint="use the config.json that the golden was recorded with; `goldens show` prints it",
         )
+
+
+def _short(value: object) -> object:
+    """The windows of a thousand layers would be a message of thousands of words."""
+    return reprlib.repr(value) if isinstance(value, tuple) and len(value) > 40 else value
 
 
 def same_token_ids(golden: Golden, checkpoint: Path, cases: Sequence[CaseEntry]) -> None:
@@ -63,16 +71,8 @@ def same_token_ids(golden: Golden, checkpoint: Path, cases: Sequence[CaseEntry])
 
     A tokenizer file that differs from the recorded one is fine as long as it gives the same ids.
     """
-    path = checkpoint / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise CorpusError(
-            f"the checkpoint's tokenizer cannot be read: {error}",
-            where=path,
-            hint="put the tokenizer.json that belongs to the checkpoint beside its weights",
-        ) from None
-    same_file = hashlib.sha256(path.read_bytes()).hexdigest() == golden.manifest.tokenizer.sha256
+    tokenizer, content = bare_tokenizer.load(checkpoint)
+    same_file = hashlib.sha256(content).hexdigest() == golden.manifest.tokenizer.sha256
     for entry in cases:
         case = golden.case(entry.name)
         for row, text in enumerate(entry.texts):
@@ -81,7 +81,7 @@ def same_token_ids(golden: Golden, checkpoint: Path, cases: Sequence[CaseEntry])
 
 def _same_row(tokenizer: Tokenizer, entry: CaseEntry, text: str, recorded: list[int], same_file: bool) -> None:
     """One row's real tokens; what the reference generated after the text is not the tokenizer's."""
-    found = tokenizer.encode(text, add_special_tokens=False).ids
+    found = token_ids(tokenizer, text, f"case {entry.name}")
     if entry.generated:
         recorded = recorded[: len(recorded) - (entry.generated - 1)]
     if found == recorded:

@@ -70,10 +70,7 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         introduced=introduced(results, order),
         first_divergence=first_divergence(results, order),
         acceptance=acceptance(results, run.generations),
-        limits={
-            name: LimitEntry(value.rms, value.max, value.why, value.weakest_bug)
-            for name, value in run.limits.items()
-        },
+        limits={name: LimitEntry.of(value) for name, value in run.limits.items()},
         taps={tap.name: tap.inputs for tap in manifest.taps},
         not_covered=tuple(_not_covered(run)),
         results=results,

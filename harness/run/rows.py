@@ -13,7 +13,8 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Num
 
-from harness.comparison import Noise, Place, Scope, TapResult, compare
+from harness.calibration import Floor
+from harness.comparison import Place, Scope, TapResult, compare
 from harness.corpus import Case
 from harness.golden import CaseEntry
 from harness.run.source import GoldenSource
@@ -106,20 +107,18 @@ class AloneGolden:
             truth[row][np.ix_(*places)] = value
         return truth
 
-    def _noise(self, tap: Tap) -> Noise | None:
+    def _noise(self, tap: Tap) -> Floor | None:
         """PyTorch's own error in the prompts; over more keys the same error has a smaller rms."""
-        batch, length = self.entry.shape
-        recorded, typical = np.zeros((2, batch, length)), None
+        whole = Floor.nowhere(self.entry.shape)
         for row, prompt, tokens in self._rows(tap):
-            noise = self.source.noise(prompt, "forward", tap.name)
-            if noise is None:
+            floor = self.source.noise(prompt, "forward", tap.name)
+            if floor is None:
                 return None
-            recorded[:, row, tokens] = noise.recorded[:, 0]
+            for values, own in zip(whole.arrays, floor.arrays, strict=True):
+                values[row, tokens] = own[0]
             if "key" in tap.dims:
-                recorded[0, row] *= np.sqrt(len(tokens) / length)
-            typical = noise.typical
-        assert typical is not None
-        return Noise(recorded, typical)
+                whole.rms[row] *= np.sqrt(len(tokens) / self.entry.shape[1])
+        return whole
 
     def _scope(self, tap: Tap) -> Scope:
         counted = np.zeros(self.entry.shape, bool)

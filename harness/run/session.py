@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Num
 
-from harness.comparison import Noise, Place, Scope, TapResult, compare
+from harness.calibration import Floor
+from harness.comparison import Place, Scope, TapResult, compare
 from harness.corpus import spans_of
 from harness.golden import CaseEntry
 from harness.run.calls import CallSession, joined, misshapen
@@ -39,7 +40,7 @@ class Compared:
     tap: Tap
     actual: Num[np.ndarray, "..."]
     truth: Float[np.ndarray, "..."]
-    noise: Noise | None
+    noise: Floor | None
     scope: Scope
 
 
@@ -236,7 +237,7 @@ class CaseSession:
     def _compared(self, tap: Tap, actual: np.ndarray, truth: np.ndarray, tokens: slice = slice(None)) -> TapResult:
         scope = self._source.scope(self.case.name)
         noise = self._source.noise(self.case, "forward" if tap.name in self._spanning else self._mode, tap.name)
-        own = noise and Noise(noise.recorded[..., tokens], noise.typical)
+        own = noise and noise.at(tokens)
         part = Scope(scope.counted[:, tokens], scope.positions[tokens], scope.calls)
         if actual.shape == truth.shape:
             self._judgement.watch(Compared(self.case, self._mode, tap, actual, truth, own, part))

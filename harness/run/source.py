@@ -6,9 +6,10 @@ import functools
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Num
 
-from harness.comparison import Noise, Scope
+from harness.calibration import Floor, Recorded, calibrated
+from harness.comparison import Scope
 from harness.golden import CaseEntry
 from harness.run.precision import round_to
 from harness.run.recent import Recent
@@ -33,8 +34,7 @@ class GoldenSource:
         self.taps: Mapping[str, Tap] = {tap.name: tap for tap in golden.manifest.taps}
         self.truth = Recent(golden.tap, keep)
         self.rounded = Recent(self._rounded, keep)
-        self._noise = functools.cache(self._all_noise)
-        self._typical = functools.cache(self._median_noise)
+        self._floors = functools.cache(self._calibrated)
         self.scope = functools.cache(self._scope)
 
     def forget(self) -> None:
@@ -67,20 +67,19 @@ class GoldenSource:
         positions = np.asarray(entry.kept or range(entry.shape[1]))
         return Scope(self.golden.case(case).mask[:, positions], positions, entry.calls)
 
-    def noise(self, case: CaseEntry, mode: str, tap: str) -> Noise | None:
+    def noise(self, case: CaseEntry, mode: str, tap: str) -> Floor | None:
         """PyTorch's own error at a tap; None at float64, for which none is recorded."""
-        if self.precision == "float64":
-            return None
-        return Noise(self._noise(mode)[case.name][case.taps.index(tap)], self._typical(mode)[tap])
+        return None if self.precision == "float64" else self._floors(mode)[case.name][tap]
 
-    def _all_noise(self, mode: str) -> dict[str, Float[np.ndarray, "tap statistic batch position"]]:
-        cases = self.golden.manifest.cases
-        return {case.name: self.golden.noise(case.name, self.precision, mode) for case in cases}
-
-    def _median_noise(self, mode: str) -> dict[str, Float[np.ndarray, " statistic"]]:
-        """By tap, the median over the positions of every case: a selection of cases changes no verdict."""
-        by_tap: dict[str, list[np.ndarray]] = {}
-        for case in self.golden.manifest.cases:
-            for tap, noise in zip(case.taps, self._noise(mode)[case.name], strict=True):
-                by_tap.setdefault(tap, []).append(noise[:, self.scope(case.name).counted])
-        return {tap: np.median(np.concatenate(noise, axis=1), axis=1) for tap, noise in by_tap.items()}
+    def _calibrated(self, mode: str) -> dict[str, dict[str, Floor]]:
+        return calibrated(
+            {
+                case.name: Recorded(
+                    case.taps,
+                    self.golden.noise(case.name, self.precision, mode),
+                    self.scope(case.name).counted,
+                    case.draws,
+                )
+                for case in self.golden.manifest.cases
+            }
+        )

@@ -51,7 +51,7 @@ def _values(tests: Iterable[Said], name: str) -> Iterator[str]:
 
 
 def _share_of_limit(said: Said) -> float:
-    return float(said["largest_rms_multiple"][0]) / float(said["limit_rms"][0])
+    return float(said["share_of_limit"][0])
 
 
 def _never_ran(tests: Sequence[Said], settings: Settings) -> Iterator[str]:

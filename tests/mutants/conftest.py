@@ -6,10 +6,19 @@ import jax
 import pytest
 
 from harness.mutants.audit import AuditQuestion, audit
+from harness.run.progress import Silent
+from tests.conftest import COMPILED
 
 # Short cases recorded at every operation: enough positions for a mask, a scale and RoPE to show; padding on the
 # left, far positions, and a cache.
 CASES = ("one-to-five", "multi-token", "batch-left", "offset", "decode", "chunked", "batch-decode")
+
+
+class Sharing(Silent):
+    """An audit is one long fixture: other workers get what it compiled mutant by mutant, and not at its end."""
+
+    def advance(self, at: str) -> None:
+        COMPILED.exchange()
 
 
 @pytest.fixture(autouse=True)
@@ -23,4 +32,5 @@ def strict_promotion() -> Iterator[None]:
 def whole_catalogue(golden_path, checkpoint):
     """Every mutant on a few short cases, in float64."""
     with jax.numpy_dtype_promotion("strict"):
-        return audit(golden_path, checkpoint, AuditQuestion(precisions=("float64",), cases=CASES))
+        question = AuditQuestion(precisions=("float64",), cases=CASES)
+        return audit(golden_path, checkpoint, question, progress=Sharing())

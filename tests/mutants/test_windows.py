@@ -13,6 +13,7 @@ from harness.mutants.planting import changed_config
 from harness.mutants.subject import Subject
 from harness.mutants.windows import MUTANTS
 from harness.store import open_golden
+from tests.mutants.conftest import Sharing
 
 IDS = tuple(mutant.id for mutant in MUTANTS)
 BY_ID = {mutant.id: mutant for mutant in MUTANTS}
@@ -25,7 +26,7 @@ def windows_after(name: str, config):
 
 @pytest.fixture(scope="module")
 def caught(window_golden):
-    return audit(window_golden, question=AuditQuestion(mutants=IDS))
+    return audit(window_golden, question=AuditQuestion(mutants=IDS), progress=Sharing())
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,6 +24,7 @@ from harness.record.model import Reference, arithmetic
 from harness.record.recorder import Options, record
 from harness.run.check import check
 from harness.run.question import Question
+from harness.run.weights import Weights
 from harness.store import open_golden
 from tests.record.conftest import read_weights
 from tests.record.reference import forward, relative_rms
@@ -142,6 +144,39 @@ def test_its_prompts_are_as_long_as_they_say_and_it_is_small(window_golden, wind
         first, *_ = golden.manifest.case("across").calls
         assert first < windowed.WINDOW < golden.case("across").length
         assert golden.manifest.case("chunks").calls == (4, 5, 1)
+
+
+def test_it_is_stored_in_float32_with_values_that_float16_cannot_hold(window_checkpoint):
+    weights = read_weights(window_checkpoint)
+    assert {tensor.dtype for tensor in weights.values()} == {np.dtype(np.float32)}
+    lost = {}
+    for name, tensor in weights.items():
+        through = tensor.astype(np.float16).astype(np.float32)
+        assert np.isfinite(through).all()
+        assert (through == tensor).mean() < 0.001, f"{name}: float16 holds it"
+        lost[name] = relative_rms(through, tensor)
+    worst = f"model.layers.{windowed.SIZE.layers - 1}.mlp.up_proj.weight"
+    assert lost.pop(worst) > 2**-7, "more than bfloat16 loses"
+    assert max(lost.values()) < 2**-11
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
+def test_weights_that_went_through_float16_show_at_every_precision(
+    window_checkpoint, tmp_path, precision, monkeypatch
+):
+    prompts = Corpus((Prompt("short", "able", "why"), Prompt("long", "a window that is long", "why")))
+    record(window_checkpoint, "qwen2-window", prompts, str(tmp_path / "r.h5"))
+    question = Question(precisions=(precision,), modes=("replay",))
+    assert check(tmp_path / "r.h5", window_checkpoint, question=question).verdict == "match"
+
+    def through_float16(self, name):
+        return jnp.asarray(self._checkpoint.read(name).astype(np.float16).astype(self.dtype))
+
+    monkeypatch.setattr(Weights, "read", through_float16)
+    report = check(tmp_path / "r.h5", window_checkpoint, question=question)
+    assert report.verdict == "diverged"
+    if precision == "bfloat16":
+        assert report.introduced == ("layers.2.up",), "and there alone: elsewhere float16 has more bits"
 
 
 def test_the_built_in_port_matches_a_left_padded_decode_over_the_edge(window_checkpoint, tmp_path):

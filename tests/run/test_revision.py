@@ -16,6 +16,7 @@ from click.testing import CliRunner
 import harness
 from harness.cli import cli
 from harness.run.revision import paths_at
+from tests.run import canned
 
 FAST = ("--precision", "float32", "--case", "digits")
 PORT = """
@@ -30,7 +31,9 @@ class Port:
         return Decoder.load(checkpoint, config, dtype, mesh, operations=operations)
 """
 MENDED = PORT.replace("rotate_k=lambda x, angles: x", "")
-RAISES = PORT.replace("        operations =", "        raise ValueError('half written')\n        operations =")
+HALF = "        raise ValueError('half written')\n        operations ="
+RAISES = PORT.replace("        operations =", HALF)
+RAISES_CANNED = canned.RIGHT.replace("        operations =", HALF)
 
 
 class Repository:
@@ -85,12 +88,26 @@ def repository(tmp_path, monkeypatch, scratch):
     assert list(scratch.iterdir()) == []
 
 
+def saved(place: Path, *args: str) -> str:
+    assert CliRunner().invoke(cli, ["check", *FAST, *args, "--json", str(place)]).exit_code < 2
+    return str(place)
+
+
 @pytest.fixture(scope="module")
 def right(tmp_path_factory):
     """A saved check of the right port, for tests that are about one revision alone."""
-    path = tmp_path_factory.mktemp("saved") / "right.json"
-    assert CliRunner().invoke(cli, ["check", *FAST, "--json", str(path)]).exit_code == 0
-    return str(path)
+    return saved(tmp_path_factory.mktemp("saved") / "right.json")
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("saved") / "wrong.json", "--port", "tests.run.candidates:WrongRope")
+
+
+@pytest.fixture
+def canned_check(monkeypatch, right, wrong):
+    """For tests that are not about what a check computes: see `tests.run.canned`."""
+    monkeypatch.setattr("harness.run.revision.BOOTSTRAP", canned.bootstrap(right, wrong))
 
 
 def diff(*args: str):
@@ -149,7 +166,7 @@ def test_a_saved_check_says_which_port_a_revision_is_about(repository, tmp_path)
 
 
 @pytest.mark.parametrize("how", ["sys.path", "editable install"])
-def test_a_package_under_src_is_taken_from_the_revision(repository, tmp_path, how):
+def test_a_package_under_src_is_taken_from_the_revision(repository, tmp_path, how, right):
     """As an editable install puts it there: by a path, or by a finder that no path tells of."""
     repository.commit({"src/other_port.py": PORT})
     repository.commit({"src/other_port.py": MENDED})
@@ -169,7 +186,7 @@ def test_a_package_under_src_is_taken_from_the_revision(repository, tmp_path, ho
             "sys.meta_path.append(Finder)\n"
         )
         path = f"{tmp_path / 'site'}:{home}"
-    result = diff_outside("--before", "git:HEAD~1", "--after", "other_port:Port", PYTHONPATH=path)
+    result = diff_outside("--before", "git:HEAD~1:other_port:Port", "--after", right, PYTHONPATH=path)
     assert result.returncode == 0, result.stderr
     assert "BETTER" in result.stdout
 
@@ -185,9 +202,9 @@ def test_an_environment_inside_the_repository_stays_where_it_is(tmp_path, monkey
     assert found == (str(tree), str(tree / "src"), installed, "/elsewhere")
 
 
-def test_the_same_place_below_the_top_of_the_repository(repository, monkeypatch, right):
-    repository.commit({"ports/deep_port.py": PORT})
-    repository.commit({"ports/deep_port.py": MENDED})
+def test_the_same_place_below_the_top_of_the_repository(repository, monkeypatch, right, canned_check):
+    repository.commit({"ports/deep_port.py": canned.WRONG})
+    repository.commit({"ports/deep_port.py": canned.RIGHT})
     monkeypatch.chdir(repository.root / "ports")
     assert diff("--before", "git:HEAD~1:deep_port:Port", "--after", right).exit_code == 0
     refused(
@@ -204,9 +221,9 @@ def test_a_relative_path_of_weights_is_the_users_and_not_the_revisions(repositor
     assert result.exit_code == 0, result.output
 
 
-def test_a_port_of_another_place_is_not_the_port_of_that_revision(repository, tmp_path, monkeypatch):
+def test_a_port_of_another_place_is_not_the_port_of_that_revision(repository, tmp_path, monkeypatch, canned_check):
     (tmp_path / "installed").mkdir()
-    (tmp_path / "installed" / "foreign_port.py").write_text(MENDED)
+    (tmp_path / "installed" / "foreign_port.py").write_text(canned.RIGHT)
     monkeypatch.syspath_prepend(tmp_path / "installed")
     refused(
         diff("--before", "git:HEAD~1:foreign_port:Port", "--after", "git:HEAD:my_port:Port"),
@@ -217,7 +234,7 @@ def test_a_port_of_another_place_is_not_the_port_of_that_revision(repository, tm
     )
 
 
-def test_the_built_in_port_is_the_installed_one_and_no_revision_of_it(repository):
+def test_the_built_in_port_is_the_installed_one_and_no_revision_of_it(repository, canned_check):
     refused(
         diff("--before", "git:HEAD~1", "--after", "harness.run.decoder:Decoder"),
         "the port was not imported from the revision",
@@ -225,10 +242,10 @@ def test_the_built_in_port_is_the_installed_one_and_no_revision_of_it(repository
     )
 
 
-def test_a_helper_out_of_the_checkout_is_refused_also_when_it_is_imported_late(repository, right):
-    repository.commit({"lib/helper.py": "", "my_port.py": MENDED})
+def test_a_helper_out_of_the_checkout_is_refused_also_when_it_is_imported_late(repository, right, canned_check):
+    repository.commit({"lib/helper.py": "", "my_port.py": canned.RIGHT})
     late = f"        import sys; sys.path.insert(0, {str(repository.root / 'lib')!r}); import helper\n"
-    repository.commit({"my_port.py": MENDED.replace("        operations =", f"{late}        operations =", 1)})
+    repository.commit({"my_port.py": canned.RIGHT.replace("        operations =", f"{late}        operations =")})
     refused(
         diff("--before", "git:HEAD:my_port:Port", "--after", right),
         "the port imports a module of the checkout instead of the revision's",
@@ -237,15 +254,17 @@ def test_a_helper_out_of_the_checkout_is_refused_also_when_it_is_imported_late(r
     )
 
 
-def test_a_harness_folder_in_the_repository_does_not_take_the_place_of_the_harness(repository, monkeypatch, right):
+def test_a_harness_folder_in_the_repository_does_not_take_the_place_of_the_harness(
+    repository, monkeypatch, right, canned_check
+):
     monkeypatch.syspath_prepend(repository.root)
-    repository.commit({"harness/__init__.py": "raise SystemExit('the wrong harness')", "my_port.py": PORT})
-    repository.commit({"my_port.py": MENDED})
+    repository.commit({"harness/__init__.py": "raise SystemExit('the wrong harness')", "my_port.py": canned.WRONG})
+    repository.commit({"my_port.py": canned.RIGHT})
     assert diff("--before", "git:HEAD~1:my_port:Port", "--after", right).exit_code == 0
 
 
-def test_a_port_that_does_not_exist_at_that_revision_is_refused(repository):
-    repository.commit({"new_port.py": MENDED})
+def test_a_port_that_does_not_exist_at_that_revision_is_refused(repository, canned_check):
+    repository.commit({"new_port.py": canned.RIGHT})
     refused(
         diff("--before", "git:HEAD~1:new_port:Port", "--after", "git:HEAD"),
         "the port cannot be imported",
@@ -275,8 +294,8 @@ def test_two_revisions_and_no_port_is_refused(repository):
     refused(diff("--before", "git:HEAD~1", "--after", "git:HEAD"), "neither side says which port it is")
 
 
-def test_a_port_that_raises_at_the_revision_is_blamed_there(repository, right):
-    repository.commit({"my_port.py": RAISES})
+def test_a_port_that_raises_at_the_revision_is_blamed_there(repository, right, canned_check):
+    repository.commit({"my_port.py": RAISES_CANNED})
     refused(
         diff("--before", "git:HEAD:my_port:Port", "--after", right),
         "the port raised ValueError: half written",
@@ -284,8 +303,10 @@ def test_a_port_that_raises_at_the_revision_is_blamed_there(repository, right):
     )
 
 
-def test_a_process_that_dies_is_not_an_answer(repository, right):
-    repository.commit({"my_port.py": RAISES.replace("raise ValueError('half written')", "import os; os._exit(7)")})
+def test_a_process_that_dies_is_not_an_answer(repository, right, canned_check):
+    repository.commit(
+        {"my_port.py": RAISES_CANNED.replace("raise ValueError('half written')", "import os; os._exit(7)")}
+    )
     refused(
         diff("--before", "git:HEAD:my_port:Port", "--after", right),
         "ended without a result",
@@ -301,7 +322,10 @@ def test_a_port_that_prints_does_not_spoil_the_data_on_stdout(repository, right)
     assert "hello from the port" in result.stderr
 
 
-def test_the_users_hooks_do_not_run_and_a_hooks_own_variables_do_no_harm(repository, tmp_path, monkeypatch, right):
+def test_the_users_hooks_do_not_run_and_a_hooks_own_variables_do_no_harm(
+    repository, tmp_path, monkeypatch, right, canned_check
+):
+    repository.commit({"my_port.py": canned.WRONG})
     hook = repository.root / ".git" / "hooks" / "post-checkout"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
@@ -309,7 +333,7 @@ def test_the_users_hooks_do_not_run_and_a_hooks_own_variables_do_no_harm(reposit
     with monkeypatch.context() as context:
         context.setenv("GIT_DIR", "/nonexistent")
         context.setenv("GIT_INDEX_FILE", "/nonexistent")
-        assert diff("--before", "git:HEAD~1:my_port:Port", "--after", right).exit_code == 0
+        assert diff("--before", "git:HEAD:my_port:Port", "--after", right).exit_code == 0
     assert not (tmp_path / "ran").exists()
 
 

@@ -15,7 +15,7 @@ CASES = ("hello", "multi-token", "decode", "chunked", "batch-left", "offset")
 
 def test_the_second_port_matches_the_embedded_golden_at_every_precision(golden_path, checkpoint):
     question = Question(precisions=PRECISIONS, cases=CASES)
-    report = check(golden_path, checkpoint, "tests.second_port.port:SecondPort", question)
+    report = check(golden_path, checkpoint, "tests.second_port.variants:Compiled", question)
     assert report.verdict == "match", report.introduced
     assert {r.precision for r in report.results} == set(PRECISIONS)
     exact = [r.rel_rms for r in report.results if r.precision == "float64"]

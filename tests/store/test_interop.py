@@ -104,6 +104,7 @@ def test_h5py_finds_standard_scales_without_storage(tmp_path):
             assert dataset.chunks is None
 
 
+@pytest.mark.imports
 def test_the_store_needs_neither_torch_nor_jax_nor_what_only_its_tests_need(tmp_path):
     place = places.make("h5", tmp_path)
     place.write()

@@ -142,7 +142,7 @@ def _floor(seen: Observation) -> float:
     """The largest absolute error that still counts as rounding in this array."""
     far = seen.from_golden
     error = float(np.abs(np.asarray(seen.actual, np.float64) - seen.truth).max())
-    return CLEAN * seen.limit.max * error / far.max if far.max > 0 else 0.0
+    return CLEAN * error / far.max if far.max > 0 else 0.0
 
 
 def _size(seen: Observation, actual: facts.Values, golden: facts.Values) -> Iterator[Fact]:

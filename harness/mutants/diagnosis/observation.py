@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Num
 
 from harness import metrics
-from harness.comparison import Noise
+from harness.calibration import Floor
 from harness.run.session import Compared
 from harness.taps import Tap
 from harness.tolerances import Limit
@@ -20,9 +20,10 @@ class Distance:
     """How far two values of one tap are apart.
 
     Attributes:
-        rms, max: in noise multiples, at the worst position.
+        rms: in noise multiples, at the position that is worst in view of its limit.
+        max: the largest difference as a share of its limit, at the worst position.
         square: the sum of squared differences; infinite where one side alone is not finite.
-        within: both multiples are within the limits of a check.
+        within: both are within the limits of a check.
     """
 
     rms: float
@@ -71,22 +72,21 @@ class Observation:
         counted, axis = self.compared.scope.counted, self.tap.position_axis
         error = metrics.errors(actual, expected, axis, counted)
         scale_rms, scale_max = metrics.per_position(self.truth, axis)
-        own = _widened(self.compared.noise or Noise.none(error.rms.shape), predicted, exactly, axis)
-        unit = metrics.UNIT_ROUNDOFF[self.precision]
-        rms_floor = metrics.noise_floor(
-            own.recorded[0], own.typical[0], np.maximum(error.scale_rms, scale_rms), unit
-        )
-        max_floor = metrics.noise_floor(
-            own.recorded[1], own.typical[1], np.maximum(error.scale_max, scale_max), unit
-        )
-        rms = float(metrics.noise_multiple(error.rms, rms_floor).max())
-        largest = float(metrics.noise_multiple(error.max, max_floor).max())
+        own = _widened(self.compared.noise, predicted, exactly, axis)
+        unit, zero = metrics.UNIT_ROUNDOFF[self.precision], np.zeros(error.rms.shape)
+        own_rms, own_max = (zero, zero) if own is None else (own.rms, own.max)
+        rms_floor = metrics.noise_floor(own_rms, np.maximum(error.scale_rms, scale_rms), unit)
+        max_floor = metrics.noise_floor(own_max, np.maximum(error.scale_max, scale_max), unit)
+        rms, largest = metrics.noise_multiple(error.rms, rms_floor), metrics.noise_multiple(error.max, max_floor)
+        allowed = self.limit.of(self.compared.noise, counted)
+        worst = np.unravel_index(int((rms / allowed.rms).argmax()), rms.shape)
+        beyond = (rms > allowed.rms) | (largest > allowed.max)
         per_row = error.rms.size and expected.size / error.rms.size
         return Distance(
-            rms=rms,
-            max=largest,
+            rms=float(rms[worst]),
+            max=float((largest / allowed.max).max()),
             square=float(np.square(error.rms).sum() * per_row),
-            within=rms <= self.limit.rms and largest <= self.limit.max,
+            within=not beyond.any() and allowed.overall_of(rms) <= allowed.overall,
         )
 
     def whole_rows(self) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
@@ -105,15 +105,18 @@ class Observation:
 
 
 def _widened(
-    noise: Noise, predicted: Num[np.ndarray, "..."], exactly: Num[np.ndarray, "..."] | None, position_axis: int
-) -> Noise:
+    noise: Floor | None,
+    predicted: Num[np.ndarray, "..."],
+    exactly: Num[np.ndarray, "..."] | None,
+    position_axis: int,
+) -> Floor | None:
     """The floor, raised to the rounding that separates a prediction from its exact value."""
-    if exactly is None:
+    if exactly is None or noise is None:
         return noise
     rounding, _ = _finite_sides(predicted, exactly)
-    own = np.stack(metrics.per_position(rounding - _finite_sides(exactly, exactly)[0], position_axis))
-    finite = np.where(np.isfinite(own), own, 0.0)
-    return Noise(np.maximum(noise.recorded, finite), np.maximum(noise.typical, np.median(finite, axis=(1, 2))))
+    own = metrics.per_position(rounding - _finite_sides(exactly, exactly)[0], position_axis)
+    rms, largest = (np.where(np.isfinite(one), one, 0.0) for one in own)
+    return replace(noise, rms=np.maximum(noise.rms, rms), max=np.maximum(noise.max, largest))
 
 
 def _finite_sides(

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.comparison import Noise, TapResult
+from harness.calibration import Floor
+from harness.comparison import TapResult
 from harness.golden import CaseEntry
 from harness.mutants.diagnosis.bench import Scene, layer_of, stage_of
 from harness.mutants.diagnosis.observation import Observation
@@ -119,7 +120,9 @@ def in_one(calls: Sequence[Compared]) -> Compared:
         first,
         actual=np.concatenate([compared.actual for compared in calls], axis),
         truth=np.concatenate([compared.truth for compared in calls], axis),
-        noise=Noise(np.concatenate([n.recorded for n in noises], axis=-1), noises[0].typical) if noises else None,
+        noise=Floor(*(np.concatenate(parts, axis=1) for parts in zip(*(n.arrays for n in noises), strict=True)))
+        if noises
+        else None,
         scope=replace(
             first.scope,
             counted=np.concatenate([compared.scope.counted for compared in calls], axis=1),

@@ -13,7 +13,6 @@ from harness.report.html.page import render
 from harness.report.wording import counted, some
 
 SHOWN_CASES = 3
-LIMIT = 1.0  # margins are multiples of the limit
 GITHUB = "https://github.com/"
 
 
@@ -82,7 +81,7 @@ def html(audit: Audit) -> str:
         alarms=tuple(name for name in names if any(name in s.false_alarms for s in audit.scores.values())),
         overlooked={p: tuple(audit_summary.overlooked(audit, p)) for p in audit.scores},
         sections=tuple(sections(audit)),
-        legend=scale.legend(LIMIT),
+        legend=scale.legend(),
         cases=tuple(cases(audit)),
     )
 
@@ -134,7 +133,7 @@ def _margin(result: AuditResult) -> heatmap.Cell:
         return heatmap.Cell(heatmap.NOT_COMPARED, None, "no comparison is changed")
     value = inf if result.margin is None else result.margin
     changed = f"{counted(result.compared, 'comparison')} changed by a bit or more"
-    return heatmap.Cell(scale.short(value), scale.step(value, LIMIT), changed)
+    return heatmap.Cell(scale.short(value), scale.step(value), changed)
 
 
 def seen(mutant: AuditedMutant) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,11 +18,9 @@ from harness.report.summary import (
     READABLE,
     UNCOMPARED,
     LogitSummary,
-    excess,
     forward_logits,
     groups,
     logit_summary,
-    multiple,
 )
 
 SHOWN_ELEMENTS, SHOWN_FLIPS = 8, 20
@@ -91,7 +90,7 @@ def details(report: Report) -> Iterator[Detail]:
     for finding in worst_first(report):
         wrong = [r for r in report.results if r.tap in finding.taps and r.verdict in ("introduced", "nonfinite")]
         wrong = [r for r in wrong if r.mode == finding.worst.mode]
-        wrong.sort(key=lambda r: (r.precision != finding.worst.precision, -excess(r, report.limits[r.precision])))
+        wrong.sort(key=lambda r: (r.precision != finding.worst.precision, -r.share))
         shown = tuple(wrong[:SHOWN_ELEMENTS])
         yield Detail(finding, tuple(wording.facts(finding, report)), shown, len(wrong) - len(shown))
 
@@ -100,7 +99,9 @@ def ladders(report: Report) -> Iterator[Ladder]:
     """One ladder per precision that was checked."""
     for precision, limits in report.limits.items():
         measured = [
-            Measured(f"this port, {g.mode}", g.worst.rms_multiple, f"{g.worst.tap} in {g.worst.case}")
+            Measured(
+                f"this port, {g.mode}", g.worst.rms_multiple, f"{g.worst.tap} in {g.worst.case}", g.worst.rms_limit
+            )
             for g in groups(report)
             if g.precision == precision and g.worst.verdict not in UNCOMPARED
         ]
@@ -114,7 +115,7 @@ def maps(report: Report) -> Iterator[Maps]:
     for precision in checked:
         yield Maps(
             precision,
-            scale.legend(report.limits[precision].rms),
+            scale.legend(),
             tuple(
                 (mode, heatmap.by_tap(report, precision, mode), heatmap.by_position(report, precision, mode))
                 for mode in heatmap.modes(report, precision)
@@ -136,11 +137,12 @@ def _counted(results: list[TapResult]) -> CaseCell | None:
     if not results:
         return None
     broken = sum(r.verdict in UNCOMPARED for r in results)
+    worst = max((r for r in results if r.verdict not in UNCOMPARED), key=lambda r: r.share, default=None)
     return CaseCell(
         compared=len(results),
         broken=broken,
         beyond=sum(r.verdict != "match" for r in results) - broken,
-        largest=max((multiple(r) for r in results if r.verdict not in UNCOMPARED), default=None),
+        largest=None if worst is None else math.inf if worst.rms_multiple is None else worst.rms_multiple,
     )
 
 

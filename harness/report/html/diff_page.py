@@ -36,7 +36,9 @@ def ladders(diff: Diff) -> Iterator[Ladder]:
     """One ladder per precision, with both sides on it."""
     for precision, limits in diff.limits.items():
         measured = [
-            Measured(f"{when}, {entry.mode}", side.rms_multiple, f"{side.tap} in {side.case}", kind)
+            Measured(
+                f"{when}, {entry.mode}", side.rms_multiple, f"{side.tap} in {side.case}", side.rms_limit, kind
+            )
             for entry in diff.largest
             if entry.precision == precision
             for when, kind, side in (("before", "before", entry.before), ("after", "port", entry.after))

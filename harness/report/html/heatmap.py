@@ -13,7 +13,7 @@ from harness.comparison import TapResult
 from harness.modes import MODES
 from harness.report.document import Report
 from harness.report.html.scale import short, step
-from harness.report.summary import UNCOMPARED, multiple
+from harness.report.summary import UNCOMPARED
 from harness.taps import kind_of
 
 BEYOND, BROKEN, NOT_COMPARED = "▲", "×", "–"
@@ -48,17 +48,16 @@ def by_tap(report: Report, precision: str, mode: str) -> HeatMap:
     stages = dict.fromkeys(_stage(name) for name in report.taps if "." in name)
     kinds = dict.fromkeys(map(kind_of, report.taps))
     outside = [name for name in report.taps if "." not in name]
-    limit = report.limits[precision].rms
 
     def cell(name: str) -> Cell | None:
-        return _tap_cell(name, results.get(name, []), limit) if name in report.taps else None
+        return _tap_cell(name, results.get(name, [])) if name in report.taps else None
 
     rows = [
         (_label(stage), tuple(cell(f"{stage}.{kind}") if kind not in outside else None for kind in kinds))
         for stage in stages
     ]
     rows.append(("model", tuple(cell(kind) if kind in outside else None for kind in kinds)))
-    note = "the largest rms noise multiple over all cases and positions"
+    note = "the rms noise multiple that is worst in view of its limit, over all cases and positions"
     return HeatMap("layer", tuple(kinds), tuple(rows), note)
 
 
@@ -67,22 +66,27 @@ def by_position(report: Report, precision: str, mode: str) -> HeatMap:
     results = _of(report, precision, mode)
     edges = bins(max((len(r.profile) for r in results), default=0))
     spans = list(pairwise(edges))
-    limit = report.limits[precision].rms
     rows = []
     for stage in dict.fromkeys(map(_stage, report.taps)):
-        largest: list[tuple[float, TapResult] | None] = [None] * len(spans)
+        worst: list[tuple[float, float, TapResult] | None] = [None] * len(spans)
         for r in (r for r in results if _stage(r.tap) == stage):
             # Nothing is compared at padding: None is not finite only in a result that has such a value at all.
             gap = math.inf if r.rms_multiple is None else -math.inf
-            profile = [gap if value is None else value for value in r.profile]
+            places = [
+                (gap, gap) if value is None else (value / (limit or 1.0), value)
+                for value, limit in zip(r.profile, r.limits, strict=True)
+            ]
             for column, (start, stop) in enumerate(spans):
-                here, before = max(profile[start:stop], default=-math.inf), largest[column]
-                if here > (-math.inf if before is None else before[0]):
-                    largest[column] = here, r
-        cells = (_position_cell(found, span, limit) for found, span in zip(largest, spans, strict=True))
+                share, value = max(places[start:stop], default=(-math.inf, -math.inf))
+                before = worst[column]
+                if share > (-math.inf if before is None else before[0]):
+                    worst[column] = share, value, r
+        cells = (_position_cell(found, span) for found, span in zip(worst, spans, strict=True))
         rows.append((_label(stage), tuple(cells)))
     binned = "; positions share a column from 8 on, and the largest counts" if len(edges) - 1 < edges[-1] else ""
-    note = f"the largest rms noise multiple over the layer's taps and all cases{binned}"
+    note = (
+        f"the rms noise multiple that is worst in view of its limit, over the layer's taps and all cases{binned}"
+    )
     return HeatMap("layer", tuple(span_text(*span) for span in spans), tuple(rows), note)
 
 
@@ -99,29 +103,30 @@ def span_text(start: int, stop: int) -> str:
     return str(start) if stop - start == 1 else f"{start}–{stop - 1}"
 
 
-def _tap_cell(name: str, results: Sequence[TapResult], limit: float) -> Cell:
+def _tap_cell(name: str, results: Sequence[TapResult]) -> Cell:
     if not results:
         return Cell(NOT_COMPARED, None, f"{name}: not compared")
     broken = [r for r in results if r.verdict in UNCOMPARED]
     if broken:
         return Cell(BROKEN, None, f"{name}: {broken[0].verdict} in {broken[0].case}, {len(broken)} in all")
-    worst = max(results, key=multiple)
+    worst = max(results, key=lambda r: r.share)
     wrong = sum(r.verdict != "match" for r in results)
     what = f"{wrong} of {len(results)} cases beyond the limit; " if wrong else ""
     title = f"{name}: {what}largest in {worst.case}"
-    return _cell(multiple(worst), limit, bool(wrong), title)
+    value = math.inf if worst.rms_multiple is None else worst.rms_multiple
+    return _cell(value(worst), bool(wrong), title)
 
 
-def _position_cell(found: tuple[float, TapResult] | None, span: tuple[int, int], limit: float) -> Cell:
+def _position_cell(found: tuple[float, float, TapResult] | None, span: tuple[int, int]) -> Cell:
     if found is None:
         return Cell(NOT_COMPARED, None, f"position {span_text(*span)}: not compared")
-    value, result = found
+    share, value, result = found
     title = f"position {span_text(*span)}: largest at {result.tap} in {result.case}"
-    return _cell(value, limit, value > limit, title)
+    return _cell(value, share, share > 1, title)
 
 
-def _cell(value: float, limit: float, beyond: bool, title: str) -> Cell:
-    return Cell((BEYOND if beyond else "") + short(value), step(value, limit), title)
+def _cell(value: float, share: float, beyond: bool, title: str) -> Cell:
+    return Cell((BEYOND if beyond else "") + short(value), step(share), title)
 
 
 def _of(report: Report, precision: str, mode: str) -> list[TapResult]:

@@ -15,7 +15,7 @@ MAX_TICKS = 7
 
 @dataclass(frozen=True)
 class Measured:
-    """A port's largest rms multiple: what it is of, the multiple (None: not finite), and where it is.
+    """A port's largest rms multiple: what it is of, the multiple (None: not finite), where it is, the limit there.
 
     `kind` is port; in a diff, the side before the fix is of kind before.
     """
@@ -23,6 +23,7 @@ class Measured:
     name: str
     multiple: float | None
     where: str
+    limit: float | None
     kind: str = "port"
 
 
@@ -47,7 +48,7 @@ class Ladder:
     """One precision's ladder, smallest multiple first.
 
     Attributes:
-        limit: where the limit stands on the axis, in percent.
+        limit: where the smallest of the limits stands on the axis, in percent.
         ticks: (percent, label) of the axis.
     """
 
@@ -67,7 +68,8 @@ def ladder(precision: str, unit: str, limits: LimitEntry, measured: Sequence[Mea
         limits: the limits in force there.
         measured: the port's largest multiples; a diff has several.
     """
-    known = [1.0, limits.rms, limits.weakest_bug, *(m.multiple for m in measured if m.multiple)]
+    limit = min((m.limit for m in measured if m.limit), default=limits.allowance)
+    known = [1.0, limit, limits.weakest_bug, *(m.multiple for m in measured if m.multiple)]
     low, high = math.floor(math.log10(min(known)) - 0.2), math.ceil(math.log10(max(known)) + 0.2)
 
     def left(multiple: float | None) -> float:
@@ -78,7 +80,7 @@ def ladder(precision: str, unit: str, limits: LimitEntry, measured: Sequence[Mea
 
     fixed: tuple[tuple[str, str, float | None, str], ...] = (
         ("noise", "noise", 1.0, unit),
-        ("limit", "limit", limits.rms, "the largest that still matches"),
+        ("limit", "limit", limit, "the largest that still matches, at the strictest of these places"),
         ("bug", "weakest known bug", limits.weakest_bug, "planted, in the embedded golden"),
     )
     rungs = [*fixed, *((m.kind, m.name, m.multiple, m.where) for m in measured)]
@@ -87,7 +89,7 @@ def ladder(precision: str, unit: str, limits: LimitEntry, measured: Sequence[Mea
     return Ladder(
         precision,
         tuple(Rung(kind, name, number(value), where, left(value)) for kind, name, value, where in rungs),
-        left(limits.rms),
+        left(limit),
         tuple((left(10.0**e), short(10.0**e) if e >= -1 else f"1e{e}") for e in range(low, high + 1, every)),
-        blind=limits.weakest_bug <= limits.rms,
+        blind=limits.weakest_bug <= limit,
     )

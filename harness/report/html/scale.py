@@ -1,4 +1,4 @@
-"""The colour scale of the heat maps: logarithmic in noise multiples, with the limit on an edge.
+"""The colour scale of the heat maps: logarithmic in shares of the limit, with the limit on an edge.
 
 Ten steps of cividis, which gets lighter from step to step and reads the same without colour vision. Below the
 limit each step is twice the one before, beyond it ten times.
@@ -20,30 +20,32 @@ FIRST_WITH_DARK_TEXT = 5  # either text has a contrast of at least 4.5 on its st
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the legend: its number, and the multiples that it stands for, in words."""
+    """One step of the legend: its number, and the shares of the limit that it stands for, in words."""
 
     number: int
     label: str
     beyond: bool
 
 
-def edges(limit: float) -> tuple[float, ...]:
-    """The upper edges of all steps but the last."""
-    below = [limit / 2**halvings for halvings in range(WITHIN - 1, -1, -1)]
-    return (*below, *(limit * 10**tens for tens in range(1, len(COLOURS) - WITHIN)))
+# The upper edges of all steps but the last, in shares of the limit.
+EDGES = (
+    *(1 / 2**halvings for halvings in range(WITHIN - 1, -1, -1)),
+    *(10.0**tens for tens in range(1, len(COLOURS) - WITHIN)),
+)
 
 
-def step(multiple: float, limit: float) -> int:
-    """The step of a multiple: 0 to 9. A multiple equal to the limit is within it."""
-    return bisect_left(edges(limit), multiple)
+def step(share: float) -> int:
+    """The step of a share of the limit: 0 to 9. The limit itself is within it."""
+    return bisect_left(EDGES, share)
 
 
-def legend(limit: float) -> tuple[Step, ...]:
+def legend() -> tuple[Step, ...]:
     """All steps, smallest first."""
-    upper = edges(limit)
-    labels = [f"≤ {short(upper[0])}"]
-    labels += [f"≤ {short(edge)}" for edge in upper[1:]]
-    labels.append(f"> {short(upper[-1])}")
+    labels = [
+        *("≤ ⅛", "≤ ¼", "≤ ½", "≤ 1"),
+        *(f"≤ {short(edge)}" for edge in EDGES[WITHIN:]),
+        f"> {short(EDGES[-1])}",
+    ]
     return tuple(Step(number, label, number >= WITHIN) for number, label in enumerate(labels))
 
 

@@ -150,7 +150,7 @@ def test_a_bug_is_named_from_the_next_tap_that_the_port_exposes(name, hidden, fi
 
 
 def test_a_bug_that_only_float32_can_show_is_named_there(golden_path, checkpoint):
-    question = replace(QUESTION, precisions=("float32",))
+    question = replace(QUESTION, precisions=("float32",), cases=("one-to-five",))  # one length to compile
     found = diagnosis(BY_NAME["theta_1e4"].load, golden_path, checkpoint, question)
     assert found.precision == "float32"
     assert found.operations[0].named[0].mutants == ("theta_1e4",)

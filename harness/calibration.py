@@ -1,0 +1,271 @@
+"""Recorded noise -> how large an error a correct port can have, place by place. The method: calibration.md.
+
+PyTorch's error is an estimate of its own size, from few draws and, at some positions, few numbers. What is known of
+it decides the limit: `limits` are the noise multiples that a correct port exceeds with a stated
+probability, where its errors are independent of PyTorch's and as large. (scipy is imported when it is needed: who reads a report
+does not need it.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from harness.golden import statistic
+from harness.metrics import PerPosition
+from harness.taps import kind_of
+
+# The chance of a correct port to be beyond a limit, in one comparison.
+BUDGET = 1e-9
+# What several places have in common is never trusted further than this, in degrees of freedom.
+MOST_SHARED = 60.0
+# Degrees of freedom of what is not estimated at all.
+EXACT = 1e9
+# The errors of neighbouring positions are not independent: so much of their degrees of freedom count together.
+TOGETHER = 0.25
+# The least that a fit needs: fewer places than this say nothing of how they vary.
+FEWEST = 8
+
+RMS, MAX, NUMBERS, SPREAD = map(statistic, ("rms", "max", "numbers", "spread"))
+
+
+@dataclass(frozen=True, eq=False)
+class Floor:
+    """PyTorch's own error at one tap, per position, and what is known of it.
+
+    Attributes:
+        rms, max: its size, estimated.
+        dof: effective degrees of freedom of one error: of PyTorch's, and of a port's.
+        known: degrees of freedom of the estimate.
+        numbers: in how many numbers an error effectively is.
+        recorded_max: PyTorch's own largest errors, as they were recorded.
+    """
+
+    rms: PerPosition
+    max: PerPosition
+    dof: PerPosition
+    known: PerPosition
+    numbers: PerPosition
+    recorded_max: PerPosition
+
+    @classmethod
+    def nowhere(cls, shape: tuple[int, int]) -> Floor:
+        """Nothing is known anywhere: to be filled in."""
+        zero, one = np.zeros(shape), np.ones(shape)
+        return cls(zero, zero.copy(), one, one.copy(), one.copy(), zero.copy())
+
+    @property
+    def estimated(self) -> Bool[np.ndarray, "batch position"]:
+        """Where it is an estimate: PyTorch is not exact there."""
+        return np.asarray(self.dof < EXACT)
+
+    def at(self, tokens: slice) -> Floor:
+        """At some of the positions."""
+        return Floor(*(values[:, tokens] for values in self.arrays))
+
+    @property
+    def arrays(self) -> tuple[PerPosition, ...]:
+        """Its attributes, in their order."""
+        return (self.rms, self.max, self.dof, self.known, self.numbers, self.recorded_max)
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """The recorded noise of one case at one precision, of one kind.
+
+    Attributes:
+        taps: their names.
+        noise: float32 [tap, statistic, batch, position].
+        counted: False at padding.
+        draws: how often PyTorch's error was drawn.
+    """
+
+    taps: Sequence[str]
+    noise: Float[np.ndarray, "tap statistic batch position"]
+    counted: Bool[np.ndarray, "batch position"]
+    draws: int
+
+
+def calibrated(cases: Mapping[str, Recorded]) -> dict[str, dict[str, Floor]]:
+    """By case and tap, what PyTorch's own error is.
+
+    Every kind of tap is calibrated over all cases and layers of the golden, so that a selection of cases changes no
+    verdict.
+    """
+    found: dict[str, dict[str, Floor]] = {name: {} for name in cases}
+    kinds = dict.fromkeys(kind_of(tap) for case in cases.values() for tap in case.taps)
+    for kind in kinds:
+        groups = {name: [i for i, tap in enumerate(c.taps) if kind_of(tap) == kind] for name, c in cases.items()}
+        parts = {name: _Part.of(cases[name], taps) for name, taps in groups.items() if taps}
+        common = _common_dof(list(parts.values()))
+        shared = _shared_dof(list(parts.values()), common)
+        for name, part in parts.items():
+            floors = part.floors(common, shared)
+            found[name] |= dict(zip((cases[name].taps[i] for i in groups[name]), floors, strict=True))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One kind of tap in one case: [layer, batch, position]."""
+
+    rms: np.ndarray
+    max: np.ndarray
+    numbers: np.ndarray
+    spread: np.ndarray
+    real: np.ndarray
+    draws: int
+
+    @classmethod
+    def of(cls, case: Recorded, taps: list[int]) -> _Part:
+        noise = case.noise[taps].astype(np.float64)
+        # Where PyTorch is exact, or nothing is counted, there is nothing to estimate from.
+        real = (noise[:, RMS] > 0) & case.counted
+        return cls(noise[:, RMS], noise[:, MAX], noise[:, NUMBERS], noise[:, SPREAD], real, case.draws)
+
+    def dof(self, common: float) -> np.ndarray:
+        """Of one draw: an error in so many numbers that also vary together."""
+        return np.asarray(1 / (1 / self.numbers + 1 / common))
+
+    def logs(self, dof: np.ndarray) -> np.ndarray:
+        """The logarithm of the variance, without the bias that an estimate's has."""
+        logs = 2 * np.log(self.rms, out=np.zeros_like(self.rms), where=self.real)
+        return logs + 1 / (dof * self.draws)
+
+    def expected(self, logs: np.ndarray) -> np.ndarray:
+        """What a layer and a position have in common with the others: log variance = layer + position."""
+        weight = self.real.astype(np.float64)
+
+        def mean(axes: tuple[int, ...]) -> np.ndarray:
+            total = weight.sum(axes, keepdims=True)
+            return np.asarray((logs * weight).sum(axes, keepdims=True) / np.maximum(total, 1))
+
+        return mean((1, 2)) + mean((0,)) - mean((0, 1, 2))
+
+    @property
+    def freedom(self) -> int:
+        """Places, less what `expected` fits to them."""
+        layers, positions = self.real.any((1, 2)).sum(), self.real.any(0).sum()
+        return int(max(self.real.sum() - layers - positions + 1, 0))
+
+    def floors(self, common: float, shared: float) -> Iterator[Floor]:
+        """The estimate of each layer: its own, drawn towards what it has in common with the others."""
+        dof = self.dof(common)
+        logs = self.logs(dof)
+        own = dof * self.draws
+        weight = shared if self.freedom >= FEWEST else 0.0
+        pooled = (weight * np.exp(self.expected(logs)) + own * np.square(self.rms)) / (weight + own)
+        peers = self.real.any(0) & (weight > 0)  # one that is exact by luck has what the others have
+        rms = np.where(self.real | peers, np.sqrt(pooled), self.rms)
+        largest = self.max * np.divide(rms, self.rms, out=np.ones_like(rms), where=self.real)
+        numbers, known = self.numbers, own + weight
+        # Where PyTorch is exact in every layer, a port is held to half an ulp: that is known, and not estimated.
+        exact = ~(self.real | peers)
+        dof, known, numbers = (np.where(exact, EXACT, values) for values in (dof, known, numbers))
+        for floor in zip(rms, largest, dof, known, numbers, self.max, strict=True):
+            yield Floor(*floor)
+
+
+def _common_dof(parts: Sequence[_Part]) -> float:
+    """How far the numbers of one error vary together, in degrees of freedom.
+
+    Independent errors in n numbers have a mean square whose logarithm varies by trigamma(n / 2) from draw to draw.
+    What it varies more, over all places together, they have in common: 1 / dof = 1 / n + 1 / common.
+    """
+    numbers, spread = (np.concatenate([getattr(p, n)[p.real] for p in parts if p.draws > 1] or [[]]) for n in _TWO)
+    if len(numbers) < FEWEST:
+        return MOST_SHARED
+    weight = np.square(numbers)  # one over the variance of such an estimate
+    low, high = np.log(1.0), np.log(1e4)
+    for _ in range(40):
+        common = (low + high) / 2
+        excess = weight * (spread - _trigamma(0.5 / (1 / numbers + np.exp(-common))))
+        low, high = (low, common) if excess.sum() > 0 else (common, high)
+    return float(np.exp(high))
+
+
+_TWO = ("numbers", "spread")
+
+
+def _shared_dof(parts: Sequence[_Part], common: float) -> float:
+    """How much `expected` is worth, in degrees of freedom: all that the estimates vary beyond their own spread.
+
+    Source: G. K. Smyth, Linear models and empirical Bayes methods (2004), section 6.2.
+    """
+    squares, freedom, noise, places = 0.0, 0, 0.0, 0
+    for part in parts:
+        if part.freedom < FEWEST:
+            continue
+        dof = part.dof(common)
+        logs = part.logs(dof)
+        squares += float(np.square(logs - part.expected(logs))[part.real].sum())
+        freedom += part.freedom
+        noise += float(_trigamma(dof[part.real] * part.draws / 2).sum())
+        places += int(part.real.sum())
+    if not freedom:
+        return 0.0
+    beyond = squares / freedom - noise / places
+    return MOST_SHARED if beyond <= 0 else min(MOST_SHARED, 2 * _inverse_trigamma(beyond))
+
+
+def _trigamma(x: np.ndarray) -> np.ndarray:
+    from scipy.special import polygamma
+
+    return np.asarray(polygamma(1, x))
+
+
+def _inverse_trigamma(y: float) -> float:
+    """Newton's method on 1 / trigamma, which is convex and nearly linear."""
+    from scipy.special import polygamma
+
+    x = 0.5 + 1 / y
+    for _ in range(50):
+        value = float(polygamma(1, x))
+        x += value * (1 - value / y) / float(polygamma(2, x))
+    return x
+
+
+# -- limits
+
+
+def limits(floor: Floor, chance: float) -> tuple[PerPosition, PerPosition]:
+    """The noise multiples, rms and max, that a correct port exceeds with this chance, in one place.
+
+    The square of the rms multiple is a ratio of two mean squares: F(dof, known). The largest of n Gaussian errors has
+    P(square > 2 ln n + 2t) -> e^-t (Gumbel), against a typical square of 2 ln n + 2 gamma; that the floor is an
+    estimate counts as it does for the rms, where it makes an F of a chi square.
+    """
+    from scipy.special import betaincinv, gammainccinv
+
+    tail = betaincinv(floor.known / 2, floor.dof / 2, chance)
+    ratio = floor.known * (1 - tail) / (floor.dof * tail)
+    certain = 2 / floor.dof * gammainccinv(floor.dof / 2, chance)
+    logs = 2 * np.log(floor.numbers)
+    extreme = (logs + 2 * np.log(1 / chance)) / (logs + 2 * np.euler_gamma)
+    return np.sqrt(ratio), np.sqrt(extreme * ratio / certain)
+
+
+def overall_limit(floor: Floor, counted: Bool[np.ndarray, "batch position"], chance: float) -> float:
+    """The same for the root of the mean, over all positions, of the squared rms multiples.
+
+    Where every position is a little noisier than PyTorch no single one is unusual, and all of them together are.
+    """
+    from scipy.special import betaincinv
+
+    alone, known = (1 / float((1 / values[counted]).mean()) for values in (floor.dof, floor.known))
+    dof = max(TOGETHER * int(counted.sum()), 1.0) * alone
+    known = max(known, dof)
+    tail = float(betaincinv(known / 2, dof / 2, chance))
+    return float(np.sqrt(known * (1 - tail) / (dof * tail)))
+
+
+def rms_chance(multiple: PerPosition, floor: Floor) -> PerPosition:
+    """The chance of a port whose errors are as large as PyTorch's to have such an rms multiple, or a larger one."""
+    from scipy.special import betainc
+
+    with np.errstate(over="ignore"):
+        share = floor.known / (floor.known + floor.dof * np.square(multiple))
+    return np.asarray(betainc(floor.known / 2, floor.dof / 2, share))

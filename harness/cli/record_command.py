@@ -1,0 +1,77 @@
+"""`goldens record`: the only command that needs torch. Nothing else imports the recording side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harness.cli.termination import Terminated
+from harness.taps import LEVELS
+
+
+@click.command()
+@click.option("--model", metavar="DIR_OR_HUB_ID", help="A checkpoint in Hugging Face format (Qwen2, Qwen2.5).")
+@click.option(
+    "--corpus",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The prompts; goldens/CORPUS.md says how they are written.  [default: goldens/corpus.toml]",
+)
+@click.option("--out", metavar="PATH.h5|PATH.zarr|URL", help="Where to write.  [default: MODEL.h5, here]")
+@click.option(
+    "--level",
+    type=click.Choice(LEVELS),
+    help="How deep: the logits, the residual stream, or every operation.  [default: ops]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float64", "float32"]),
+    help="In which truth is stored; it is computed in float64 always.  [default: float64]",
+)
+@click.option("--case", "cases", multiple=True, metavar="NAME", help="Only this entry; may be repeated.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where torch computes.  [default: cpu]")
+@click.option("--force", is_flag=True, help="Replace a golden that is already there.")
+def record(
+    model: str | None,
+    corpus: Path | None,
+    out: str | None,
+    level: str | None,
+    dtype: str | None,
+    cases: tuple[str, ...],
+    device: str | None,
+    force: bool,
+) -> None:
+    """Record goldens: run the PyTorch reference over a fixed corpus, and keep what it computes.
+
+    A golden holds the float64 truth of every intermediate, and how far PyTorch's own float32 and bfloat16 are from
+    it. `goldens check` then judges a JAX port by it, with no PyTorch installed. This needs the `record` extra.
+
+    Without arguments the embedded goldens of a checkout are recorded anew, over those that are there.
+
+    \b
+    Examples:
+      goldens record
+      goldens record --model Qwen/Qwen2.5-0.5B --out qwen.zarr
+      goldens record --model ./checkpoint --level layers --case hello --case code
+
+    A recording that was stopped goes on where it stopped, when the same command is run again; until it is finished
+    its work lies in PATH.partial, and a golden that was there before stays as it was.
+
+    \b
+    Exit codes:
+      0  recorded
+      2  refused, or stopped: the message says why, and what to do
+      130, 143  interrupted (Ctrl-C), terminated
+    """
+    from rich.console import Console
+
+    from harness.record.command import Request, run
+
+    request = Request(model, corpus, out, level, dtype, cases, device, force)
+    try:
+        for summary in run(request, Console(stderr=True)):
+            click.echo(summary.id)
+    except (KeyboardInterrupt, Terminated):
+        click.echo("the same command goes on where this one stopped", err=True)
+        raise

@@ -1,0 +1,128 @@
+"""The fields of a config.json that are not read here: those that change nothing, and those that would.
+
+A field that is passed over in silence is a claim that it changes nothing, and the same field is read in other
+stacks. So every field is known by name: read in `harness.architecture`, harmless whatever it says, harmless as
+long as it says what the model does anyway, or refused. A field that is null says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from harness.fields import Config, wrong
+
+ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen2Model")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+_READ = """
+    model_type hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size
+    vocab_size rope_theta rope_scaling rope_parameters rms_norm_eps hidden_act tie_word_embeddings
+    use_sliding_window sliding_window max_window_layers layer_types architectures torch_dtype dtype
+"""
+
+# Names, numbers of tokens, training, generation, and what a run returns or how it is computed.
+_HARMLESS = """
+    _name_or_path name_or_path _commit_hash transformers_version tokenizer_class model_max_length seq_length
+    unsloth_fixed unsloth_version finetuning_task task_specific_params problem_type id2label label2id
+    num_labels bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id prefix
+    max_position_embeddings initializer_range attention_dropout hidden_dropout hidden_dropout_prob attn_pdrop
+    resid_pdrop embd_pdrop classifier_dropout gradient_checkpointing use_cache return_dict output_attentions
+    output_hidden_states torchscript chunk_size_feed_forward pretraining_tp use_bfloat16 _attn_implementation
+    _attn_implementation_autoset attn_implementation keys_to_ignore_at_inference max_length min_length
+    do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
+    repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
+    remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens max_new_tokens
+"""
+
+READ, HARMLESS = frozenset(_READ.split()), frozenset(_HARMLESS.split())
+
+# What the model does anyway. Anything else is another function, here or in another stack.
+ONLY: Mapping[str, object] = {
+    "attention_bias": True,
+    "qkv_bias": True,
+    "mlp_bias": False,
+    "is_causal": True,
+    "is_decoder": False,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+    "tie_encoder_decoder": False,
+    "pruned_heads": {},
+    "use_mrope": False,
+    "use_qk_norm": False,
+    "qk_layernorm": False,
+    "rope_interleaved": False,
+    "partial_rotary_factor": 1.0,
+    "logit_scale": 1.0,
+    "logits_scaling": 1.0,
+    "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+}
+
+# What is refused with a reason of its own: problem, hint.
+REFUSED: Mapping[str, tuple[str, str]] = {
+    "quantization_config": (
+        "the weights are quantised",
+        "give the checkpoint that it was quantised from: what a quantised one computes depends on who runs it",
+    ),
+    "auto_map": (
+        "the checkpoint brings code of its own, which is not run",
+        "where that code computes what transformers' own model does, remove the field from a copy of config.json",
+    ),
+    "adapter_path": (
+        "the checkpoint points to an adapter beside it",
+        "merge the adapter into the weights (peft: merge_and_unload, then save_pretrained), and give the result",
+    ),
+}
+
+
+def refuse_unknown(config: Config) -> None:
+    """Refuse a config with a field that could change the function and is not read.
+
+    Raises:
+        CheckpointError: naming the first such field.
+    """
+    for field, value in config.items():
+        if value is None or field in READ or field in HARMLESS:
+            continue
+        if field in REFUSED:
+            problem, hint = REFUSED[field]
+            raise wrong(problem, field, "no such field", value, hint)
+        if field not in ONLY:
+            raise wrong(
+                "the config has a field that is not known here, and may change what the model computes",
+                field[:80],
+                "only fields whose meaning is known",
+                value,
+                "remove it from a copy of config.json if it changes nothing; if it does, the model is another one",
+            )
+        if isinstance(value, bool) is not isinstance(ONLY[field], bool) or value != ONLY[field]:
+            raise wrong(
+                "the config asks for something that this model family does not do",
+                field,
+                ONLY[field],
+                value,
+                "remove the field if it is wrong; transformers does not read it, and other stacks do",
+            )
+    _refuse_another_class(config)
+    for field in ("torch_dtype", "dtype"):
+        if config.get(field) is not None and config[field] not in DTYPES:
+            raise wrong("the config names a dtype that weights are not read in", field, _or(DTYPES), config[field])
+
+
+def _refuse_another_class(config: Config) -> None:
+    classes = config.get("architectures")
+    if classes is None:
+        return
+    if not isinstance(classes, list) or not classes or not all(name in ARCHITECTURES for name in classes):
+        raise wrong(
+            "the config names another class of model",
+            "architectures",
+            f"a list of {_or(ARCHITECTURES)}",
+            classes,
+            "what is recorded is the causal language model; where it is one, mend the field in a copy",
+        )
+
+
+def _or(names: tuple[str, ...]) -> str:
+    return " or ".join(names)

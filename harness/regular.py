@@ -1,0 +1,87 @@
+"""Files that somebody else made, opened: regular ones alone, and no more of them than was allowed for.
+
+A FIFO at a path makes `open` wait until somebody writes, a device may never end, and a file of gigabytes fills the
+memory. What is no regular file is refused before a byte is read; symbolic links are followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+MIB = 2**20
+
+KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class UnfitFileError(OSError):
+    """What lies at a path is no regular file, or longer than it may be."""
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading, unbuffered.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        UnfitFileError: something else than a regular file is.
+        OSError: it cannot be opened.
+    """
+    _refuse_irregular(path, os.stat(path).st_mode)  # noqa: PTH116 - paths of thousands of arrays are strings
+    # What was there may have been replaced: without O_NONBLOCK the open of a FIFO would still wait.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | getattr(os, "O_BINARY", 0))
+    try:
+        _refuse_irregular(path, os.fstat(descriptor).st_mode)
+    except UnfitFileError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb", buffering=0)
+
+
+def read_regular(path: str | Path, limit: int) -> bytes:
+    """The whole content of a regular file.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        UnfitFileError: it is no regular file, or longer than `limit` bytes; no more than that is ever in memory.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise _too_long(path, limit)
+        parts, left = [], limit + 1  # a file may grow while it is read, and one of /proc has no size
+        while left and (part := file.read(min(left, 16 * MIB))):
+            parts.append(part)
+            left -= len(part)
+    if not left:
+        raise _too_long(path, limit)
+    return b"".join(parts)
+
+
+def read_text(path: str | Path, limit: int) -> str:
+    """The same as text, in UTF-8.
+
+    Raises:
+        OSError: as `read_regular`.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    return read_regular(path, limit).decode("utf-8")
+
+
+def _refuse_irregular(path: str | Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = KINDS.get(stat.S_IFMT(mode), "something else")
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise UnfitFileError(code, f"it is {kind}, not a regular file", str(path))
+
+
+def _too_long(path: str | Path, limit: int) -> UnfitFileError:
+    return UnfitFileError(errno.EFBIG, f"it is longer than {limit:,} bytes", str(path))

@@ -1,0 +1,86 @@
+"""Generators of what should lie nowhere: values, JSON and TOML that hold them, bytes that were damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+TEXTS = st.text(max_size=12) | st.sampled_from(["", "\x00", "\ud800", "[/]", "../x", "ops", "é" * 300, "x" * 5000])
+NUMBERS = st.one_of(
+    st.integers(-3, 20),
+    st.sampled_from([2**31 - 1, 2**31, 2**40, 2**62, 2**64, 10**9, 10**400, -(2**63)]),
+    st.floats(),
+    st.sampled_from([0.0, -0.0, 1e-300, 1e300, 0.5]),
+)
+SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
+VALUES: SearchStrategy[Any] = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def changed(base: Mapping[str, Any], fields: SearchStrategy[str]) -> SearchStrategy[dict[str, Any]]:
+    """A mapping with one to three fields set to anything, or left out."""
+    changes = st.dictionaries(fields, VALUES | st.just(Ellipsis), min_size=1, max_size=3)
+    return changes.map(lambda made: {k: v for k, v in {**base, **made}.items() if v is not Ellipsis})
+
+
+@st.composite
+def json_bytes(draw: Any, values: SearchStrategy[Any]) -> bytes:
+    """JSON of a value, as Python writes it (NaN, half surrogates and all), and sometimes worse."""
+    text = json.dumps(draw(values), indent=draw(st.sampled_from([None, 2])))
+    worse = draw(st.sampled_from(["", "", "", "twice", "deep", "damaged"]))
+    if worse == "twice" and text.startswith("{") and len(text) > 4:
+        text = f"{text[:-1].rstrip()}, {text[1:]}"
+    if worse == "deep":
+        text = text.replace(":", ':{"x":' * 2000, 1)
+    content = text.encode()
+    return draw(damaged(content)) if worse == "damaged" else content
+
+
+@st.composite
+def damaged(draw: Any, content: bytes) -> bytes:
+    """Bytes with some changed, cut off, doubled or put in."""
+    data = bytearray(content)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, max(len(data) - 1, 0)))
+        kind = draw(st.sampled_from(["set", "cut", "drop", "insert", "double"]))
+        if kind == "set" and data:
+            data[at] = draw(st.integers(0, 255))
+        elif kind == "cut":
+            del data[at:]
+        elif kind == "drop":
+            del data[at : at + draw(st.integers(1, 20))]
+        elif kind == "insert":
+            data[at:at] = draw(st.binary(min_size=1, max_size=8))
+        else:
+            data += data[at:]
+    return bytes(data)
+
+
+def toml(document: Mapping[str, Any]) -> str:
+    """TOML of tables of entries: `[[kind]]`, and everything within as inline values."""
+    lines = []
+    for kind, entries in document.items():
+        if not isinstance(entries, list):
+            lines.append(f"{json.dumps(kind)} = {_inline(entries)}")
+            continue
+        for entry in entries:
+            lines.append(f"[[{json.dumps(kind)}]]")
+            lines += [f"{json.dumps(name)} = {_inline(value)}" for name, value in entry.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_inline(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    if isinstance(value, float) and not float("-inf") < value < float("inf"):
+        return str(value)
+    return json.dumps("null" if value is None else value)

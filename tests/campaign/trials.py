@@ -1,0 +1,142 @@
+"""Trials and failures by claim: an answer, or a refusal in few words, in bounded time and memory."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import SearchStrategy
+from rich.console import Console
+from rich.table import Table
+
+from harness.errors import HarnessError
+
+SECONDS, KIBIBYTES, CHARACTERS = 10, 500 * 1024, 5000
+
+
+class TooLong(BaseException):
+    """A trial has run for longer than it may."""
+
+
+class BrokenClaimError(AssertionError):
+    """A trial ended in a way that the claim excludes."""
+
+
+@dataclass
+class Claim:
+    """What is claimed, and how often it was tried."""
+
+    name: str
+    trials: int = 0
+    refused: int = 0
+    slowest: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Campaign:
+    """The claims of one run.
+
+    Attributes:
+        until: the time, as `time.monotonic` has it, after which nothing is tried any more.
+    """
+
+    trials: int
+    seed: int
+    until: float
+    claims: list[Claim] = field(default_factory=list)
+
+    def try_all(self, name: str, inputs: SearchStrategy[Any], action: Callable[[Any], None]) -> Claim:
+        """Try a claim on as many inputs as were asked for.
+
+        Args:
+            action: returns or raises a HarnessError where the claim holds.
+        """
+        claim = Claim(name)
+        self.claims.append(claim)
+        quiet = settings(
+            max_examples=self.trials,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+
+        @seed(self.seed)
+        @quiet
+        @given(inputs)
+        def explore(value: Any) -> None:
+            if time.monotonic() < self.until:
+                attempt(claim, lambda: action(value), value)
+
+        explore()
+        return claim
+
+    def show(self, console: Console) -> None:
+        """The table, and what failed."""
+        table = Table("claim", "trials", "refused", "slowest", "failures")
+        for claim in self.claims:
+            row = (f"{claim.trials:,}", f"{claim.refused:,}", f"{claim.slowest:.1f} s", f"{len(claim.failures):,}")
+            table.add_row(claim.name, *row)
+        console.print(table)
+        for claim in self.claims:
+            for text in claim.failures[:5]:
+                console.print(f"{claim.name}: {text}", markup=False, highlight=False)
+
+    @property
+    def failures(self) -> int:
+        return sum(len(claim.failures) for claim in self.claims)
+
+
+def attempt(claim: Claim, action: Callable[[], None], value: object) -> None:
+    """One trial, counted."""
+    claim.trials += 1
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        with bounded(SECONDS):
+            action()
+    except HarnessError as refusal:
+        claim.refused += 1
+        if len(str(refusal)) > CHARACTERS:
+            claim.failures.append(f"a message of {len(str(refusal)):,} characters: {str(refusal)[:200]}")
+        if not refusal.hint:
+            claim.failures.append(f"no hint: {refusal}")
+    except TooLong:
+        claim.failures.append(f"longer than {SECONDS} s: {_short(value)}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        claim.failures.append(f"{traceback.format_exc(limit=-3)[-1500:]}\n{_short(value)}")
+    claim.slowest = max(claim.slowest, time.monotonic() - started)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    if grown > KIBIBYTES:
+        claim.failures.append(f"memory grew by {grown:,} KiB: {_short(value)}")
+
+
+@contextmanager
+def bounded(seconds: int) -> Iterator[None]:
+    """Raise TooLong where the block takes longer; in the main thread alone."""
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 600 else f"{text[:600]}..."
