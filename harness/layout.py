@@ -171,9 +171,8 @@ class Layout:
                 everywhere.setdefault(prefix, set()).add(layer)
         for base, groups in kinds.items():
             for taps in groups.values():
-                yield _stack(
-                    case, base if len(groups) == 1 else f"{base}.{layer_of(taps[0].name)}", taps, everywhere
-                )
+                name = base if len(groups) == 1 else f"{base}.{layer_of(taps[0].name)}"
+                yield _stack(case, name, taps, everywhere, self._manifest.sizes)
 
 
 def _stack(

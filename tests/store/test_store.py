@@ -272,7 +272,7 @@ def test_a_dtype_that_a_golden_does_not_hold_is_refused_by_the_writer(place, arr
     ],
 )
 def test_a_path_outside_the_grammar_is_refused_by_the_writer(place, path):
-    with pytest.raises(GoldenError, match="no path of an array"):
+    with pytest.raises(GoldenError, match="no array of the golden"):
         write_golden(place.path, [NewArray(path, np.ones(1))], small_golden.manifest())
 
 
