@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.comparison import Noise, Place, compare
+from harness.calibration import Floor
+from harness.comparison import Place, compare
 from harness.taps import Tap
 from harness.tolerances import limit
 
@@ -14,6 +15,12 @@ UNIT = 2.0**-24
 
 def run(actual, truth, noise=None, tap=TAP, precision="float32", dtype="float32"):
     return compare(Place("case", precision, "replay", tap), actual, truth, noise, limit(precision), dtype)
+
+
+def floor(size, shape=(1, 6), dof=8.0, known=1e9):
+    """PyTorch's own error, of one size at every position."""
+    same = np.full(shape, float(size))
+    return Floor(same, same, np.full(shape, dof), np.full(shape, known), np.full(shape, dof), same)
 
 
 def values(shape=(1, 6, 8), seed=0):
@@ -34,27 +41,67 @@ def test_equal_values_match_with_multiple_zero():
 
 def test_the_limit_is_where_it_says():
     truth = values().astype(np.float64)
-    below = compare(
-        Place("c", "float32", "forward", TAP), noisy(truth, 3.9), truth, None, limit("float32"), "float64"
+    place, noise = Place("c", "float32", "forward", TAP), floor(1e-3)
+    allowed = limit("float32").of(noise, np.ones((1, 6), bool))
+    assert (allowed.rms > allowed.overall).all()  # so that one position alone meets its own limit
+    for share, verdict in ((0.98, "match"), (1.02, "diverged")):
+        actual = truth.copy()
+        actual[0, 3] += share * allowed.rms[0, 3] * 1e-3
+        found = compare(place, actual, truth, noise, limit("float32"), "float64")
+        assert found.verdict == verdict
+        assert found.rms_multiple == pytest.approx(share * found.rms_limit)
+        assert found.rms_limit == pytest.approx(allowed.rms[0, 3])
+        assert found.share == pytest.approx(share)
+
+
+def test_where_every_position_is_too_noisy_all_of_them_together_are_beyond_their_limit():
+    truth = values((1, 200, 8)).astype(np.float64)
+    place, noise = Place("c", "bfloat16", "forward", TAP), floor(1.0, (1, 200))
+    allowed = limit("bfloat16").of(noise, np.ones((1, 200), bool))
+    found = compare(place, truth + 1.02 * allowed.overall, truth, noise, limit("bfloat16"), "float64")
+    assert found.verdict == "diverged"
+    assert found.shares[2] == found.share == pytest.approx(1.02)
+    assert found.rms_multiple < found.rms_limit
+    assert (
+        compare(place, truth + 0.98 * allowed.overall, truth, noise, limit("bfloat16"), "float64").verdict
+        == "match"
     )
-    above = compare(
-        Place("c", "float32", "forward", TAP), noisy(truth, 4.1), truth, None, limit("float32"), "float64"
-    )
-    assert below.verdict == "match"
-    assert below.rms_multiple == pytest.approx(3.9)
-    assert above.verdict == "diverged"
+
+
+def test_the_users_factors_are_factors():
+    truth = values().astype(np.float64)
+    place, noise = Place("c", "float32", "forward", TAP), floor(1e-3)
+    plain = compare(place, truth, truth, noise, limit("float32"), "float64")
+    wide = compare(place, truth, truth, noise, limit("float32", rms=2.0, max_abs=3.0), "float64")
+    assert wide.rms_limit == pytest.approx(2 * plain.rms_limit)
+    assert wide.overall_limit == pytest.approx(2 * plain.overall_limit)
+    assert wide.max_limit == pytest.approx(3 * plain.max_limit)
+
+
+def test_in_float64_one_number_is_the_limit_everywhere():
+    truth = values().astype(np.float64)
+    rms = np.sqrt(np.square(truth).mean(axis=-1, keepdims=True))
+
+    def off(multiple):
+        return run(truth + multiple * 2.0**-53 * rms, truth, precision="float64", dtype="float64")
+
+    assert (off(0.9e5).verdict, off(1.1e5).verdict) == ("match", "diverged")
+    assert off(0.9e5).rms_limit == 1e5
 
 
 def test_two_runs_of_a_port_may_differ_by_twice_what_one_may_be_off():
     """The triangle inequality: two that are each just within the limit, on either side of the truth, agree."""
-    truth = values().astype(np.float64)
-    one, other = noisy(truth, 3.9), noisy(truth, -3.9)
+    truth, noise = values().astype(np.float64), floor(1e-3)
+    overall = limit("float32").of(noise, np.ones((1, 6), bool)).overall
+    one, other = truth + 0.98e-3 * overall, truth - 0.98e-3 * overall
     place = Place("c", "float32", "prefill", TAP)
-    apart = compare(place, one, other, None, limit("float32"), "float64")
-    assert (apart.verdict, apart.rms_multiple) == ("match", pytest.approx(3.9))
-    assert compare(place, noisy(truth, 4.2), other, None, limit("float32"), "float64").verdict == "diverged"
+    apart = compare(place, one, other, noise, limit("float32"), "float64")
+    assert (apart.verdict, apart.overall_multiple) == ("match", pytest.approx(0.98 * overall))
+    assert compare(place, one + 1e-4 * overall, other, noise, limit("float32"), "float64").verdict == "diverged"
     forward = replace(place, mode="forward")
-    assert compare(forward, one, other, None, limit("float32"), "float64").rms_multiple == pytest.approx(7.8)
+    assert compare(forward, one, other, noise, limit("float32"), "float64").overall_multiple == pytest.approx(
+        2 * 0.98 * overall
+    )
 
 
 def test_a_batch_says_which_row_is_the_worst_and_which_are_beyond_the_limit():
@@ -80,12 +127,11 @@ def test_one_wrong_element_among_many_is_not_averaged_away():
 
 def test_a_recorded_floor_allows_what_pytorch_itself_does():
     truth = values().astype(np.float64)
-    noise = Noise(np.full((2, 1, 6), 1e-3), np.zeros(2))
+    noise = floor(1e-3)
     assert run(truth + 3e-3, truth, noise, dtype="float64").verdict == "match"
-    assert run(truth + 5e-3, truth, noise, dtype="float64").verdict == "diverged"
-    assert run(truth + 5e-3, truth, noise, dtype="float64").noise_max == 1e-3
-    typical = Noise(np.zeros((2, 1, 6)), np.full(2, 1e-3))
-    assert run(truth + 3e-3, truth, typical, dtype="float64").verdict == "match"
+    assert run(truth + 50e-3, truth, noise, dtype="float64").verdict == "diverged"
+    assert run(truth + 50e-3, truth, noise, dtype="float64").noise_max == 1e-3
+    assert run(truth + 50e-3, truth, noise, dtype="float64").chance < 1e-9
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -147,7 +193,7 @@ def test_a_flip_within_the_noise_is_a_tie_and_beyond_it_is_not():
     truth[0, 0, 1] = 1.0 - 1e-3  # a narrow margin at position 0, a wide one at position 1
     actual = truth.copy()
     actual[0, :, 1] = 1.1
-    noise = Noise(np.full((2, 1, 2), 1e-3), np.zeros(2))
+    noise = floor(1e-3, (1, 2))
     result = run(actual, truth, noise, tap=LOGITS, dtype="float64")
     assert result.logits is not None
     tie, flip = result.logits.flips
