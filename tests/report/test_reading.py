@@ -116,9 +116,21 @@ MATCHING = next(i for i, r in enumerate(REPORT.results) if r.verdict == "match")
         (lambda d: d["results"][0].update(mode="backward"), ("mode forward, replay, prefill, alone",)),
         (lambda d: d["results"][0].update(verdict="diverged"), ("a judged verdict",)),
         (lambda d: d["results"][0].update(tap="layers.9.q"), ("layers.9.q", "a tap of the golden")),
-        (lambda d: d["results"][MATCHING].update(rms_multiple=4.01), ("rms_multiple up to 4", "found:    4.01")),
-        (lambda d: d["results"][MATCHING].update(max_multiple=8.01), ("max_multiple up to 8", "found:    8.01")),
-        (lambda d: d["results"][MATCHING].update(rms_multiple=None), ("rms_multiple up to 4",)),
+        (
+            lambda d: d["results"][MATCHING].update(rms_multiple=4.01),
+            ("rms_multiple up to its limit, 4.0", "found:    4.01"),
+        ),
+        (
+            lambda d: d["results"][MATCHING].update(max_multiple=8.01),
+            ("max_multiple up to its limit, 8.0", "found:    8.01"),
+        ),
+        (lambda d: d["results"][MATCHING].update(rms_multiple=None), ("rms_multiple up to its limit",)),
+        (
+            lambda d: d["results"][MATCHING].update(overall_multiple=3.01),
+            ("overall_multiple up to its limit, 3.0",),
+        ),
+        (lambda d: d["results"][MATCHING].update(rms_limit=None), ("rms_multiple up to its limit, None",)),
+        (lambda d: d["results"][MATCHING].update(limits=[]), ("a limit for each of the",)),
         (lambda d: d["results"][0].update(rms_multiple=-1.0), ("rms_multiple of 0 or more",)),
     ],
 )
