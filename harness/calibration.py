@@ -133,7 +133,7 @@ class _Part:
     def logs(self, dof: np.ndarray) -> np.ndarray:
         """The logarithm of the variance, without the bias that an estimate's has."""
         logs = 2 * np.log(self.rms, out=np.zeros_like(self.rms), where=self.real)
-        return logs + 1 / (dof * self.draws)
+        return np.asarray(logs + 1 / (dof * self.draws))
 
     def expected(self, logs: np.ndarray) -> np.ndarray:
         """What a layer and a position have in common with the others: log variance = layer + position."""
@@ -143,7 +143,7 @@ class _Part:
             total = weight.sum(axes, keepdims=True)
             return np.asarray((logs * weight).sum(axes, keepdims=True) / np.maximum(total, 1))
 
-        return mean((1, 2)) + mean((0,)) - mean((0, 1, 2))
+        return np.asarray(mean((1, 2)) + mean((0,)) - mean((0, 1, 2)))
 
     @property
     def freedom(self) -> int:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from safetensors.numpy import save_file
 
 from harness.architecture import Architecture, Config, architecture_of
-from harness.checkpoint import INDEX, SINGLE, Checkpoint
+from harness.checkpoint import Checkpoint
 from harness.errors import UsageError
 from harness.mutants.mutant import CallChange, ConfigChange, Mutant, OperationChange, Read, WeightChange
 from harness.run.cache import Past
@@ -32,6 +32,7 @@ from harness.run.operations import OPERATIONS, Hidden, Operations
 from harness.run.port import Call, Port, load_port
 from harness.run.tapping import TapFunction
 from harness.run.weights import Weights, ZeroWeights
+from harness.shards import INDEX, SINGLE
 
 
 class PartlyChanged(Decoder):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from harness.golden import GENERATED_PRECISIONS
+from harness.layout import GENERATED_PRECISIONS
 from harness.record.capture import Collector
 from harness.record.model import Inputs, Reference
 from harness.record.work import Work

@@ -104,7 +104,7 @@ def _statistics(
         "numbers": share.mean(0).clamp(1, rows.shape[-1]),
         "spread": torch.where(mean.amax(0) > 0, spread, torch.zeros_like(spread)),
     }
-    return torch.stack([found[name] for name in NOISE_STATISTICS]).numpy()
+    return np.asarray(torch.stack([found[name] for name in NOISE_STATISTICS]).numpy())
 
 
 def not_finite(tap: str, stream: str) -> RecordError:

@@ -67,7 +67,7 @@ def _finding(report: Report, kind: str, results: Sequence[TapResult]) -> Finding
     compared = _compared(report)
     results = [r for r in results if _names_operation(report, compared, r)] or results
     taps = tuple(tap for tap in report.introduced if kind_of(tap) == kind)
-    worst = max(results, key=lambda r: r.precision == READABLE(r))
+    worst = max(results, key=lambda r: (r.precision == READABLE, r.share))
     alike = _names_operation(report, compared, results[0])
     peers = [
         r for r in report.results if kind_of(r.tap) == kind and _names_operation(report, compared, r) == alike

@@ -114,7 +114,7 @@ def _tap_cell(name: str, results: Sequence[TapResult]) -> Cell:
     what = f"{wrong} of {len(results)} cases beyond the limit; " if wrong else ""
     title = f"{name}: {what}largest in {worst.case}"
     value = math.inf if worst.rms_multiple is None else worst.rms_multiple
-    return _cell(value(worst), bool(wrong), title)
+    return _cell(value, worst.share, bool(wrong), title)
 
 
 def _position_cell(found: tuple[float, float, TapResult] | None, span: tuple[int, int]) -> Cell:
