@@ -20,6 +20,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5r, h5s
 from harness.errors import GoldenError
 from harness.golden import MANIFEST_LIMIT, ArrayEntry, Form
 from harness.layout import Labels, label_path
+from harness.regular import open_regular
 from harness.store import seal
 from harness.store.abc import (
     MANIFEST,
@@ -32,7 +33,6 @@ from harness.store.abc import (
     little_endian,
     parents,
 )
-from harness.store.files import open_regular
 from harness.store.refusals import FETCH_AGAIN, reading
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
