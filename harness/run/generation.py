@@ -10,7 +10,7 @@ import numpy as np
 from harness.generation import Continuation, agreement, first_mismatch
 from harness.golden import GENERATED_PRECISIONS, STATISTICS, CaseEntry
 from harness.metrics import UNIT_ROUNDOFF
-from harness.run.port import blaming_the_port
+from harness.run.contained import blaming_the_port
 from harness.run.precision import jax_dtype
 from harness.run.tapping import no_tap
 from harness.store import Golden
