@@ -79,7 +79,8 @@ class TapResult:
     the first of them (from 0) in which the tap is beyond the limit. `row` is the batch row that has the worst rms
     multiple in view of its limit, where there are several, and `wrong_rows` are all that are beyond the limit. `against` says, row by
     row, with which prompt's golden a row was compared, in mode `alone`: None where with none. In mode `prefill`
-    the golden of `worst` is the port's own prefill (see `harness.modes`).
+    the golden of `worst` is the port's own prefill (see `harness.modes`). `expected` and `found` are what a tap
+    had to be and what it was: where both are there beside figures, it has a wider dtype than it should.
     """
 
     case: str

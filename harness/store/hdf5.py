@@ -75,9 +75,14 @@ class Hdf5Reader(Reader):
                 hint="give the path of a golden; `python generate_goldens.py` records one",
             )
         dataset = self._dataset(MANIFEST)
-        shape = (dataset.shape[0],) if dataset.rank == 1 else ()
+        shape = tuple(dataset.shape) if dataset.rank == 1 else ()
         if math.prod(shape) > MANIFEST_LIMIT:
-            agree("the length of the manifest", self.where, f"at most {MANIFEST_LIMIT:,} bytes", f"{shape[0]:,}")
+            agree(
+                "the length of the manifest",
+                self.where,
+                f"at most {MANIFEST_LIMIT:,} bytes",
+                f"{math.prod(shape):,}",
+            )
         form = Form(shape, "uint8", (MANIFEST_DIM,))
         self._check_form(MANIFEST, dataset, form)
         data = self._data(dataset, form, 0)

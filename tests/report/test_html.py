@@ -209,3 +209,12 @@ def test_a_real_model_fits_into_two_megabytes():
     assert len(page.encode()) < 2_000_000
     assert page.count("<tr>") > 28 * 4 * 3
     assert len(html(PASSING).encode()) < 50_000
+
+
+def test_what_it_looks_like_is_there_with_links():
+    named = 'rope_pairs: that\nwrong: x <b>\nseen in https://github.com/a/b/issues/1 and https://"><script>'
+    found = html(replace(REPORT, looks_like=named))
+    assert "<strong>looks like</strong> rope_pairs: that" in found
+    assert "x &lt;b&gt;" in found
+    assert '<a href="https://github.com/a/b/issues/1">' in found
+    assert "<script>" not in found
