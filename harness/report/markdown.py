@@ -81,7 +81,8 @@ def _findings(report: Report, found: Sequence[Finding]) -> str:
                 f"{'' if finding.located else 'not located: '}{code(wording.place(finding))}",
                 f"{len(finding.taps)} of {finding.layers}" if finding.layers else "",
                 ", ".join(finding.precisions),
-                f"{wording.number(worst.rms_multiple)} (limit {wording.allowed(worst.rms_limit)}, {worst.precision})",
+                f"{wording.number(worst.rms_multiple)} "
+                f"(limit {wording.allowed(worst.rms_limit)}, {worst.precision})",
                 text(known.get("worst at", "")),
             )
         )

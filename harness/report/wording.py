@@ -197,8 +197,8 @@ def rule(limits: LimitEntry) -> str:
     factors = [f"{name} limits times {x:g}" for name, x in (("rms", limits.rms), ("max", limits.max)) if x != 1]
     if limits.budget is None:
         return ", ".join(["one limit everywhere, in half-ulps", *factors])
-    chance = f"a correct port, up to {limits.allowance:g} x as noisy as PyTorch, is beyond one in {power(1 / limits.budget)}"
-    return ", ".join([f"{chance} comparisons", *factors])
+    who = f"a correct port, up to {limits.allowance:g} x as noisy as PyTorch"
+    return ", ".join([f"{who}, is beyond one in {power(1 / limits.budget)} comparisons", *factors])
 
 
 def bound(limit: float) -> str:
