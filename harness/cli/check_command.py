@@ -32,8 +32,13 @@ from harness.cli.options import chosen, output_options, reduced_precision_option
 )
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @click.option("--lift", is_flag=True, help="In float64, lift the float32 that is hard-coded in the port.")
-@click.option("--limit-rms", type=float, metavar="X", help="Largest rms noise multiple that still matches.")
-@click.option("--limit-max", type=float, metavar="Y", help="Largest max-abs noise multiple that still matches.")
+@click.option(
+    "--limit-rms",
+    type=float,
+    metavar="X",
+    help="Factor on every rms limit: above 1 misses bugs, below 1 accuses correct ports.",
+)
+@click.option("--limit-max", type=float, metavar="Y", help="The same for the largest error.")
 @reduced_precision_option
 @output_options("json", "html", "markdown", "junit")
 def check(

@@ -86,6 +86,7 @@ class Checker:
         self._sources: dict[tuple[str, bool], GoldenSource] = {}
         self.golden: Golden = open_golden(golden_path)
         try:
+            self.question = question.carried_by(self.golden.manifest.truth_dtype)
             selected = select_cases(self.golden.manifest.cases, question.cases)
             self.cases = checkable(self.golden, selected, question.modes)
             self._outside = tuple(case.name for case in selected if case not in self.cases)

@@ -75,7 +75,7 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         acceptance=acceptance(results, run.generations),
         limits={name: LimitEntry.of(value) for name, value in run.limits.items()},
         taps={tap.name: tap.inputs for tap in manifest.taps},
-        not_covered=tuple(_not_covered(run)),
+        not_covered=tuple(_not_covered(run, manifest.truth_dtype)),
         results=results,
         generations=tuple(run.generations),
     )
@@ -93,9 +93,11 @@ def reference(golden: Golden) -> GoldenReference:
     return GoldenReference(golden.id, shown(golden.path), manifest.model.id, provenance)
 
 
-def _not_covered(run: Run) -> Iterator[str]:
+def _not_covered(run: Run, truth_dtype: str) -> Iterator[str]:
     question = run.question
-    yield from (f"precision {p}: not asked for" for p in PRECISIONS if p not in question.precisions)
+    for precision in (p for p in PRECISIONS if p not in question.precisions):
+        narrow = precision == "float64" and truth_dtype != "float64"
+        yield f"precision {precision}: {f'the truth is stored in {truth_dtype}' if narrow else 'not asked for'}"
     yield from (f"mode {mode}: not asked for" for mode in MODES if mode not in question.modes)
     yield from (f"tap {kind}: the port declares that it does not expose it" for kind in run.declared.without)
     yield from (

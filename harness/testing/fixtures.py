@@ -45,7 +45,7 @@ class CheckGolden:
             precision: one or several of float64, float32, bfloat16.
             cases: glob patterns of case names; none means all.
             mode: forward, replay, prefill, alone, several of them with commas, both (the first two), or all.
-            limit_rms, limit_max: limits of your own, in noise multiples.
+            limit_rms, limit_max: factors on every limit: above 1 misses bugs, below 1 accuses correct ports.
             lift: in float64, lift the float32 that is hard-coded in the port.
             allow_reduced_precision: check float32 as it is deployed; the report's notes say so.
 

@@ -43,7 +43,7 @@ class Settings:
         precision: comma-separated.
         cases: glob patterns of case names; none means all.
         mode: comma-separated modes, both, or all.
-        limit_rms, limit_max: the user's own limits, in noise multiples.
+        limit_rms, limit_max: the user's own factors on every limit.
         lift, allow_reduced_precision: see `harness.run.question.Question`.
     """
 
