@@ -53,7 +53,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class LogitStatistics:
-    """What the usual criteria say, over the positions of one case."""
+    """What the usual criteria say of one case, over the `positions` of all its rows, without padding."""
 
     mean_kl: float | None
     p99_kl: float | None
@@ -62,6 +62,7 @@ class LogitStatistics:
     flips: tuple[Flip, ...]
     nmse: float | None
     pcc: float | None
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class TapResult:
     the first of them (from 0) in which the tap is beyond the limit. `row` is the batch row that has the worst rms
     multiple, where there are several, and `wrong_rows` are all that are beyond the limit. `against` says, row by
     row, with which prompt's golden a row was compared, in mode `alone`: None where with none. In mode `prefill`
-    the golden of `worst` is the port's own prefill (see `harness.modes`).
+    the golden of `worst` is the port's own prefill (see `harness.modes`). `rounding` is the precision whose noise
+    and limits it was judged by, where that is not its own.
     """
 
     case: str
@@ -102,6 +104,7 @@ class TapResult:
     row: int | None = None
     wrong_rows: tuple[int, ...] = ()
     against: tuple[str | None, ...] = ()
+    rounding: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +154,18 @@ class Noise:
 
 @dataclass(frozen=True)
 class Place:
-    """Which comparison this is."""
+    """Which comparison this is.
+
+    Attributes:
+        rounding: the precision whose rounding it is judged by, where that is not its own: a float64 value may hold
+            a number that the port has rounded to float32 before anything could be lifted.
+    """
 
     case: str
     precision: str
     mode: str
     tap: Tap
+    rounding: str | None = None
 
     def result(self, verdict: Verdict, expected: str | None = None, found: str | None = None) -> TapResult:
         """A result without numbers: `missing`, `extra`, `shape`, `dtype`."""
@@ -228,6 +237,7 @@ def compare(
         since_call=scope.first_call(beyond),
         row=row if several else None,
         wrong_rows=tuple(np.flatnonzero(beyond.any(axis=1)).tolist()) if several else (),
+        rounding=place.rounding,
     )
 
 
@@ -235,7 +245,7 @@ def _multiples(
     place: Place, error: metrics.Errors, noise: Noise | None
 ) -> tuple[metrics.PerPosition, metrics.PerPosition, metrics.PerPosition]:
     """Noise multiples of rms and max, and the floor of the latter."""
-    unit, runs = metrics.UNIT_ROUNDOFF[place.precision], unit_of(place.mode)
+    unit, runs = metrics.UNIT_ROUNDOFF[place.rounding or place.precision], unit_of(place.mode)
     own = noise or Noise.none(error.rms.shape)
     rms_floor = runs * metrics.noise_floor(own.recorded[0], own.typical[0], error.scale_rms, unit)
     max_floor = runs * metrics.noise_floor(own.recorded[1], own.typical[1], error.scale_max, unit)
@@ -293,4 +303,5 @@ def _logit_statistics(
         flips=tuple(flips),
         nmse=finite(metrics.nmse(actual[counted], truth[counted])),
         pcc=metrics.pcc(actual[counted], truth[counted]),
+        positions=int(counted.sum()),
     )

@@ -95,6 +95,10 @@ class Report:
     generations: tuple[Continuation, ...] = ()
     looks_like: str | None = None
 
+    def limit_of(self, result: TapResult) -> LimitEntry:
+        """The limits that a result was judged by."""
+        return self.limits[result.rounding or result.precision]
+
 
 def encode(document: object) -> bytes:
     """A document (a check, a diff, an audit, a diagnosis) as indented JSON."""

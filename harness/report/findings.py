@@ -57,7 +57,7 @@ def worst_first(report: Report) -> tuple[Finding, ...]:
     return tuple(
         sorted(
             findings(report),
-            key=lambda f: (bool(f.since), -excess(f.worst, report.limits[f.worst.precision])),
+            key=lambda f: (bool(f.since), -excess(f.worst, report.limit_of(f.worst))),
         )
     )
 
@@ -132,7 +132,7 @@ def _matched_inputs(report: Report, tap: str, like: TapResult) -> tuple[str, ...
 def _evidence(report: Report, peers: Sequence[TapResult], results: Sequence[TapResult]) -> Iterable[str]:
     """What the positions rule in or out. Each sentence rests on results of this kind alone, wrong or right."""
     several = [r for r in results if len(r.profile) > 1]
-    if several and all(_clean_at_0(r, report.limits[r.precision].rms) for r in results):
+    if several and all(_clean_at_0(r, report.limit_of(r).rms) for r in results):
         yield f"{CLEAN_POSITION_TEXT} in every case"
     same = {(r.precision, r.mode) for r in results}
     single = [r for r in peers if len(r.profile) == 1 and (r.precision, r.mode) in same]

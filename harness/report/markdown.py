@@ -75,7 +75,7 @@ def _findings(report: Report, found: Sequence[Finding]) -> str:
     lines = []
     for finding in found[:SHOWN_FINDINGS]:
         worst = finding.worst
-        limit = report.limits[worst.precision]
+        limit = report.limit_of(worst)
         known = dict(wording.facts(finding, report))
         lines.append(
             (
@@ -99,7 +99,7 @@ def _evidence(report: Report, finding: Finding) -> str:
 def _figures(report: Report) -> str:
     lines = []
     for group in groups(report):
-        limit, worst = report.limits[group.precision], group.worst
+        limit, worst = report.limit_of(group.worst), group.worst
         compared = worst.verdict not in UNCOMPARED
         lines.append(
             (

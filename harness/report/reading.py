@@ -104,7 +104,7 @@ def _of_check(report: Report) -> Iterable[tuple[str, object, object]]:
             yield place, "a judged verdict", "diverged"
         if r.verdict != "extra" and r.tap not in report.taps:
             yield place, "a tap of the golden", f"verdict {r.verdict} for a tap that is not in `taps`"
-        limit = report.limits[r.precision]
+        limit = report.limit_of(r)
         for name, multiple, allowed in (
             ("rms_multiple", r.rms_multiple, limit.rms),
             ("max_multiple", r.max_multiple, limit.max),

@@ -18,7 +18,7 @@ class Group:
     """All comparisons at one precision in one mode. A largest figure of None is: not finite, or not computed.
 
     Attributes:
-        worst: the comparison with the largest rms multiple.
+        worst: the comparison whose rms multiple is the largest, measured in its limit.
         max_multiple: the largest max-abs multiple.
         rel_rms: the largest relative rms error.
     """
@@ -63,17 +63,21 @@ def groups(report: Report) -> tuple[Group, ...]:
     by_kind: dict[tuple[str, str], list[TapResult]] = {}
     for result in report.results:
         by_kind.setdefault((result.precision, result.mode), []).append(result)
-    return tuple(
-        Group(
-            precision,
-            mode,
-            compared=len(results),
-            matched=sum(r.verdict == "match" for r in results),
-            worst=max([r for r in results if r.verdict not in UNCOMPARED] or results, key=multiple),
-            max_multiple=_largest_known(r.max_multiple for r in results),
-            rel_rms=_largest_known(r.rel_rms for r in results),
-        )
-        for (precision, mode), results in by_kind.items()
+    return tuple(_group(report, precision, mode, results) for (precision, mode), results in by_kind.items())
+
+
+def _group(report: Report, precision: str, mode: str, results: Sequence[TapResult]) -> Group:
+    """The worst is nearest to its limit, or furthest beyond it: the multiples of some count another noise."""
+    compared = [r for r in results if r.verdict not in UNCOMPARED]
+    worst = max(compared or results, key=lambda r: multiple(r) / report.limit_of(r).rms)
+    return Group(
+        precision,
+        mode,
+        compared=len(results),
+        matched=sum(r.verdict == "match" for r in results),
+        worst=worst,
+        max_multiple=_largest_known(r.max_multiple for r in results if r.rounding == worst.rounding),
+        rel_rms=_largest_known(r.rel_rms for r in results),
     )
 
 
@@ -97,7 +101,7 @@ def logit_summary(results: Sequence[TapResult]) -> LogitSummary:
         max_kl=_largest(s.max_kl for s in statistics),
         nmse=_largest(s.nmse for s in statistics),
         pcc=min((s.pcc for s in statistics if s.pcc is not None), default=None),
-        positions=sum(len(r.profile) for r in results),
+        positions=sum(s.positions for s in statistics),
         flips=sum(not flip.tie for flip in flips),
         ties=sum(flip.tie for flip in flips),
     )

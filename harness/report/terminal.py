@@ -114,7 +114,7 @@ def _summary(report: Report) -> Padding:
     columns = ("match", "rms x", "max x", "limits", "rel. rms", "largest rms at")
     figures = table("precision", "mode", *columns, gap=1)
     for group in groups(report):
-        limit, worst = report.limits[group.precision], group.worst
+        limit, worst = report.limit_of(group.worst), group.worst
         compared = worst.verdict not in UNCOMPARED
         numbers = (worst.rms_multiple, group.max_multiple, group.rel_rms)
         rms, largest, relative = (number(x) if compared else "" for x in numbers)

@@ -81,7 +81,7 @@ def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
     if worst.verdict == "nonfinite":
         yield "value", NOT_FINITE
     else:
-        yield "rms error", times_noise(worst, report.limits[worst.precision].rms)
+        yield "rms error", times_noise(worst, report.limit_of(worst).rms)
     if worst.worst is not None:
         at = f"case {worst.case}, {worst.tap}, {index(worst)}"
         yield "worst at", f"{at}:  actual {actual(worst.worst)}, {expected(worst)} {worst.worst.golden:.6g}"
@@ -96,7 +96,7 @@ def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
 def times_noise(result: TapResult, limit: float) -> str:
     """The rms multiple with its unit, its limit, and the relative error."""
     relative = "" if result.rel_rms is None else f"; {result.rel_rms:.1e} of the tap's own rms"
-    multiple = f"{number(result.rms_multiple)} x {unit(result.precision, result.mode)}"
+    multiple = f"{number(result.rms_multiple)} x {unit(result.rounding or result.precision, result.mode)}"
     return f"{multiple}   (up to {bound(limit)} allowed{relative})"
 
 

@@ -6,7 +6,7 @@ compared; as a key of `probs` it gets the weight 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from harness.golden import CaseEntry
 from harness.run.source import GoldenSource
 from harness.store import Golden
 from harness.taps import CACHE_KINDS, Tap, kind_of
-from harness.tolerances import Limit
+from harness.tolerances import Limit, limit
 
 
 def prompts_of(golden: Golden, entry: CaseEntry) -> tuple[CaseEntry | None, ...]:
@@ -73,17 +73,21 @@ class AloneGolden:
     entry: CaseEntry
     prompts: tuple[CaseEntry | None, ...]
     limit: Limit
+    limit_at: Callable[[str], Limit] = limit
     mode: ClassVar[str] = "alone"
 
     def wants(self, tap: Tap) -> bool:
         """Whether a prompt has this tap: a prompt has no cache."""
         return tap.kind not in CACHE_KINDS and any(self._against(tap))
 
-    def result(self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str) -> TapResult:
+    def result(
+        self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str, rounding: str | None = None
+    ) -> TapResult:
         """Compare the batch's value, of all calls together, with the rows' prompts."""
-        place = Place(self.entry.name, self.source.precision, self.mode, tap)
-        truth, noise, scope = self._truth(tap), self._noise(tap), self._scope(tap)
-        found = compare(place, actual, truth, noise, self.limit, dtype, scope)
+        place = Place(self.entry.name, self.source.precision, self.mode, tap, rounding)
+        truth, noise, scope = self._truth(tap), self._noise(tap, rounding), self._scope(tap)
+        allowed = self.limit if rounding is None else self.limit_at(rounding)
+        found = compare(place, actual, truth, noise, allowed, dtype, scope)
         return replace(found, against=self._against(tap))
 
     def _against(self, tap: Tap) -> tuple[str | None, ...]:
@@ -106,12 +110,12 @@ class AloneGolden:
             truth[row][np.ix_(*places)] = value
         return truth
 
-    def _noise(self, tap: Tap) -> Noise | None:
+    def _noise(self, tap: Tap, rounding: str | None) -> Noise | None:
         """PyTorch's own error in the prompts; over more keys the same error has a smaller rms."""
         batch, length = self.entry.shape
         recorded, typical = np.zeros((2, batch, length)), None
         for row, prompt, tokens in self._rows(tap):
-            noise = self.source.noise(prompt, "forward", tap.name)
+            noise = self.source.at(rounding).noise(prompt, "forward", tap.name)
             if noise is None:
                 return None
             recorded[:, row, tokens] = noise.recorded[:, 0]

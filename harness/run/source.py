@@ -36,6 +36,11 @@ class GoldenSource:
         self._noise = functools.cache(self._all_noise)
         self._typical = functools.cache(self._median_noise)
         self.scope = functools.cache(self._scope)
+        self._at = functools.cache(lambda other: GoldenSource(golden, other, keep))
+
+    def at(self, precision: str | None) -> GoldenSource:
+        """The same golden at another precision, for its noise; None is this one."""
+        return self if precision in (None, self.precision) else self._at(precision)
 
     def forget(self) -> None:
         """Release all values."""

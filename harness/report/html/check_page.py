@@ -91,7 +91,7 @@ def details(report: Report) -> Iterator[Detail]:
     for finding in worst_first(report):
         wrong = [r for r in report.results if r.tap in finding.taps and r.verdict in ("introduced", "nonfinite")]
         wrong = [r for r in wrong if r.mode == finding.worst.mode]
-        wrong.sort(key=lambda r: (r.precision != finding.worst.precision, -excess(r, report.limits[r.precision])))
+        wrong.sort(key=lambda r: (r.precision != finding.worst.precision, -excess(r, report.limit_of(r))))
         shown = tuple(wrong[:SHOWN_ELEMENTS])
         yield Detail(finding, tuple(wording.facts(finding, report)), shown, len(wrong) - len(shown))
 
