@@ -13,13 +13,14 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Num
 
+from harness import tolerances
 from harness.comparison import Noise, Place, Scope, TapResult, compare
 from harness.corpus import Case
 from harness.golden import CaseEntry
 from harness.run.source import GoldenSource
 from harness.store import Golden
 from harness.taps import CACHE_KINDS, Tap, kind_of
-from harness.tolerances import Limit, limit
+from harness.tolerances import Limit
 
 
 def prompts_of(golden: Golden, entry: CaseEntry) -> tuple[CaseEntry | None, ...]:
@@ -73,7 +74,7 @@ class AloneGolden:
     entry: CaseEntry
     prompts: tuple[CaseEntry | None, ...]
     limit: Limit
-    limit_at: Callable[[str], Limit] = limit
+    limit_at: Callable[[str], Limit] = tolerances.limit
     mode: ClassVar[str] = "alone"
 
     def wants(self, tap: Tap) -> bool:

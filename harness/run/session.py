@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Num
 
+from harness import tolerances
 from harness.comparison import Noise, Place, Scope, TapResult, compare
 from harness.corpus import spans_of
 from harness.golden import CaseEntry
@@ -22,7 +23,7 @@ from harness.run.port import Declarations
 from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction, fired_twice, handed_on, refuse_tracer
 from harness.taps import CACHE_KINDS, Tap, name_of, recorded_inputs
-from harness.tolerances import Limit, limit
+from harness.tolerances import Limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class Judgement:
     declared: Declarations
     sink: Callable[[TapResult], None]
     watch: Callable[[Compared], None] = unseen
-    limit_at: Callable[[str], Limit] = limit
+    limit_at: Callable[[str], Limit] = tolerances.limit
 
 
 class Further(Protocol):

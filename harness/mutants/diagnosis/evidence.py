@@ -8,10 +8,9 @@ import numpy as np
 
 from harness.comparison import TapResult
 from harness.mutants.diagnosis import facts
-from harness.mutants.diagnosis.bench import Scene
 from harness.mutants.diagnosis.observation import Observation
-from harness.mutants.diagnosis.observe import FAULTY
 from harness.mutants.diagnosis.precision import hard_coded, wrong_kinds
+from harness.mutants.diagnosis.scene import FAULTY, Scene
 from harness.report.diagnosis import Fact
 from harness.report.document import Report
 from harness.report.findings import findings
@@ -162,7 +161,10 @@ def _attention(actual: facts.Values, golden: facts.Values) -> Iterator[Fact]:
     low, high = facts.sums(actual)
     if max(abs(low - 1), abs(high - 1)) > 0.02:
         yield Fact("values", f"rows of probabilities sum to {low:.3g} to {high:.3g}, not to 1")
-    ahead = facts.mass_ahead(actual)
+    blind = facts.without_a_key(actual, golden)
+    if blind.any():
+        yield Fact("values", f"{int(blind.sum())} rows give every key the same: no key was left to them")
+    ahead = facts.mass_ahead(np.where(blind[..., None], 0.0, actual))
     if ahead > 1e-6 and facts.mass_ahead(golden) == 0:
         yield Fact("values", f"keys after the query receive up to {ahead:.2g}: the causal mask is not whole")
 

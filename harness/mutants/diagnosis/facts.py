@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 Values = Float[np.ndarray, "..."]
 # The share of the squared error that a fact has to explain before it is one.
@@ -130,6 +130,16 @@ def mass_ahead(probs: Float[np.ndarray, "batch head position key"]) -> float:
     queries, keys = probs.shape[2:]
     ahead = np.arange(keys)[None] > np.arange(keys - queries, keys)[:, None]
     return float(np.abs(probs[..., ahead]).max(initial=0.0))
+
+
+def without_a_key(
+    probs: Float[np.ndarray, "batch head position key"], golden: Float[np.ndarray, "batch head position key"]
+) -> Bool[np.ndarray, "batch head position"]:
+    """The rows that are uniform over all keys and were not: a softmax over nothing but hidden scores."""
+    uniform = 1 / probs.shape[-1]
+    flat, right = (np.abs(p - uniform).max(axis=-1) <= 1e-4 * uniform for p in (probs, golden))
+    found: np.ndarray = flat & ~right
+    return found if probs.shape[-1] > 1 else np.zeros_like(found)
 
 
 def sums(probs: Float[np.ndarray, "batch head position key"]) -> tuple[float, float]:

@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 from harness import metrics
 from harness.comparison import Noise
+from harness.metrics import PerPosition
 from harness.run.session import Compared
 from harness.taps import Tap
 from harness.tolerances import Limit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Distance:
-    """How far two values of one tap are apart.
+    """How far two values of one tap are apart, by row of the batch and position.
 
     Attributes:
-        rms, max: in noise multiples, at the worst position.
-        square: the sum of squared differences; infinite where one side alone is not finite.
-        within: both multiples are within the limits of a check.
+        rms_each, max_each: in noise multiples.
+        square_each: the sum of squared differences; infinite where one side alone is not finite.
+        beyond: where a multiple is beyond the limits of a check.
     """
 
-    rms: float
-    max: float
-    square: float
-    within: bool
+    rms_each: PerPosition
+    max_each: PerPosition
+    square_each: PerPosition
+    beyond: Bool[np.ndarray, "batch position"]
+
+    @property
+    def rms(self) -> float:
+        """At the worst position."""
+        return float(self.rms_each.max(initial=0.0))
+
+    @property
+    def max(self) -> float:
+        """At the worst position."""
+        return float(self.max_each.max(initial=0.0))
+
+    @property
+    def square(self) -> float:
+        """Of all positions."""
+        return float(self.square_each.sum())
+
+    @property
+    def within(self) -> bool:
+        """Nowhere beyond the limits."""
+        return not self.beyond.any()
+
+    def among(self, where: Bool[np.ndarray, "batch position"]) -> Distance:
+        """At some of the positions; 0 at the others."""
+        rms, largest, square = (np.where(where, x, 0.0) for x in (self.rms_each, self.max_each, self.square_each))
+        return Distance(rms, largest, square, self.beyond & where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,22 +98,35 @@ class Observation:
         error = metrics.errors(actual, expected, axis, counted)
         scale_rms, scale_max = metrics.per_position(self.truth, axis)
         own = _widened(self.compared.noise or Noise.none(error.rms.shape), predicted, exactly, axis)
-        unit = metrics.UNIT_ROUNDOFF[self.precision]
+        unit = metrics.UNIT_ROUNDOFF[self.compared.rounding or self.precision]
         rms_floor = metrics.noise_floor(
             own.recorded[0], own.typical[0], np.maximum(error.scale_rms, scale_rms), unit
         )
         max_floor = metrics.noise_floor(
             own.recorded[1], own.typical[1], np.maximum(error.scale_max, scale_max), unit
         )
-        rms = float(metrics.noise_multiple(error.rms, rms_floor).max())
-        largest = float(metrics.noise_multiple(error.max, max_floor).max())
+        rms = metrics.noise_multiple(error.rms, rms_floor)
+        largest = metrics.noise_multiple(error.max, max_floor)
         per_row = error.rms.size and expected.size / error.rms.size
         return Distance(
-            rms=rms,
-            max=largest,
-            square=float(np.square(error.rms).sum() * per_row),
-            within=rms <= self.limit.rms and largest <= self.limit.max,
+            rms_each=rms,
+            max_each=largest,
+            square_each=np.square(error.rms) * per_row,
+            beyond=(rms > self.limit.rms) | (largest > self.limit.max),
         )
+
+    def instead(self, predicted: Num[np.ndarray, "..."]) -> Observation:
+        """The same with other values in place of the port's."""
+        return Observation(replace(self.compared, actual=predicted), self.precision, self.limit)
+
+    def part(self, tokens: slice) -> Observation:
+        """The same at some of its tokens."""
+        c, along = self.compared, [slice(None)] * self.actual.ndim
+        along[self.tap.position_axis] = tokens
+        noise = c.noise and Noise(c.noise.recorded[..., tokens], c.noise.typical)
+        scope = replace(c.scope, counted=c.scope.counted[:, tokens], positions=c.scope.positions[tokens])
+        part = replace(c, actual=c.actual[tuple(along)], truth=c.truth[tuple(along)], noise=noise, scope=scope)
+        return Observation(part, self.precision, self.limit)
 
     def whole_rows(self) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
         """Actual and golden, float64, without the rows that have padding; with them where every row has some."""

@@ -72,7 +72,8 @@ class Rounding:
     def numbers(self, tap: str, replaced: Collection[str]) -> frozenset[Unlifted]:
         """The numbers whose rounding a tap holds."""
         found: set[Unlifted] = set()
-        waiting, seen = [tap], set()
+        seen: set[Unlifted | str] = set()
+        waiting = [tap]
         while waiting:
             for source in self.feeds.get(waiting.pop(), EXACT) - seen:
                 seen.add(source)
