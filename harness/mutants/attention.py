@@ -42,7 +42,7 @@ def _first(x: KeyValue, groups: int) -> Heads:
 
 
 def _scores_of_heads(q: Heads, k: KeyValue) -> Float[Array, "batch head position other"]:
-    """At every position its heads' queries with its own heads' keys."""
+    """At every position its heads' queries with its own heads' keys: probabilities of another shape."""
     return jnp.einsum("bqhd,bqod->bhqo", q, k) * q.shape[-1] ** -0.5
 
 
@@ -168,7 +168,7 @@ MUTANTS = (
         "attention_over_heads",
         wrong="the softmax runs over the heads of one position: heads and positions have changed places",
         right="over the positions of one head",
-        introduced=kinds("probs", "context"),
+        introduced=kinds("context"),
         change=OperationChange(
             {"scores": _scores_of_heads, "probabilities": _softmax_of_heads, "context": _mean_of_heads}
         ),

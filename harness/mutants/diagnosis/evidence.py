@@ -14,7 +14,7 @@ from harness.mutants.diagnosis.scene import FAULTY, Scene
 from harness.report.diagnosis import Fact
 from harness.report.document import Report
 from harness.report.findings import findings
-from harness.report.wording import folded, number
+from harness.report.wording import folded, number, some, uncompared
 from harness.taps import kind_of
 
 # An error that is beyond this many limits is not rounding at one head, and rounding at another.
@@ -32,6 +32,8 @@ def about_the_port(report: Report) -> Iterator[Fact]:
     inherited = {r.tap for r in results if r.verdict == "inherited"}
     if inherited:
         yield Fact("inherited", f"{len(inherited)} taps further downstream, each right on golden inputs")
+    for broken in uncompared(report):
+        yield Fact("contract", f"{some(broken.taps)} could not be compared: {broken.reason} ({broken.where})")
     narrow = hard_coded(results)
     if narrow:
         yield Fact(
@@ -158,13 +160,14 @@ def _size(seen: Observation, actual: facts.Values, golden: facts.Values) -> Iter
 
 
 def _attention(actual: facts.Values, golden: facts.Values) -> Iterator[Fact]:
-    low, high = facts.sums(actual)
-    if max(abs(low - 1), abs(high - 1)) > 0.02:
-        yield Fact("values", f"rows of probabilities sum to {low:.3g} to {high:.3g}, not to 1")
     blind = facts.without_a_key(actual, golden)
     if blind.any():
         yield Fact("values", f"{int(blind.sum())} rows give every key the same: no key was left to them")
-    ahead = facts.mass_ahead(np.where(blind[..., None], 0.0, actual))
+    actual = np.where(blind[..., None], golden, actual)
+    low, high = facts.sums(actual)
+    if max(abs(low - 1), abs(high - 1)) > 0.02:
+        yield Fact("values", f"rows of probabilities sum to {low:.3g} to {high:.3g}, not to 1")
+    ahead = facts.mass_ahead(actual)
     if ahead > 1e-6 and facts.mass_ahead(golden) == 0:
         yield Fact("values", f"keys after the query receive up to {ahead:.2g}: the causal mask is not whole")
 

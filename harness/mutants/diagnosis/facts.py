@@ -135,11 +135,10 @@ def mass_ahead(probs: Float[np.ndarray, "batch head position key"]) -> float:
 def without_a_key(
     probs: Float[np.ndarray, "batch head position key"], golden: Float[np.ndarray, "batch head position key"]
 ) -> Bool[np.ndarray, "batch head position"]:
-    """The rows that are uniform over all keys and were not: a softmax over nothing but hidden scores."""
-    uniform = 1 / probs.shape[-1]
-    flat, right = (np.abs(p - uniform).max(axis=-1) <= 1e-4 * uniform for p in (probs, golden))
-    found: np.ndarray = flat & ~right
-    return found if probs.shape[-1] > 1 else np.zeros_like(found)
+    """The rows that are the same at all keys and were not: a softmax over nothing but hidden scores."""
+    flat, right = (np.ptp(p, axis=-1) <= 1e-4 * np.abs(p).max(axis=-1) for p in (probs, golden))
+    found: np.ndarray = flat & ~right & probs.any(axis=-1)
+    return found
 
 
 def sums(probs: Float[np.ndarray, "batch head position key"]) -> tuple[float, float]:
