@@ -72,14 +72,16 @@ class Answer:
     built_in: bool = False
 
 
-def indistinguishable(found: Sequence[Explanation]) -> tuple[Explanation, ...]:
+def indistinguishable(found: Sequence[Explanation], sure: float) -> tuple[Explanation, ...]:
     """The best explanations, all that are equally good: they explain most and claim least beyond it.
+
+    Those that are nearer to the port than `sure`, in noise multiples, come before all others.
 
     A fitted value that does as well as the catalogue as it is only imitates it.
     """
 
-    def quality(e: Explanation) -> tuple[int, int, bool, int]:
-        return -len(e.kinds), len(e.beyond), not e.every_layer, len(e.elsewhere)
+    def quality(e: Explanation) -> tuple[bool, int, int, bool, int]:
+        return e.rms > sure, -len(e.kinds), len(e.beyond), not e.every_layer, len(e.elsewhere)
 
     best = min(map(quality, found))
     equal = [e for e in found if quality(e) == best]

@@ -28,6 +28,8 @@ MOST_PAIRS = 100
 MOST_BELOW = 3
 # A candidate that explains this much may be the bug, but for its own rounding.
 NEAR = 0.999
+# A share of the limit: what is further from the port may only be near what it is.
+SURE = 0.4
 NOTHING = Candidate((), ())
 
 
@@ -56,6 +58,7 @@ class Search:
         self._layers, self._hidden = layers, hidden
         self._wrong = frozenset(kind for scene in scenes for kind in scene.faulty)
         self._sorts = {kind: self._wrong_sorts(kind) for kind in self._wrong}
+        self._thorough = thorough
         self._attempts = (self._singles, self._fits, self._two_at_once) if thorough else (self._singles,)
 
     def explain(self, kind: str) -> Answer:
@@ -70,10 +73,11 @@ class Search:
             return Answer(kind, (), (), 0, built_in=True)
         tried: list[tuple[Candidate, Match]] = []
         others: list[Ranked] = []
+        found: list[Explanation] = []
+        sure = SURE * scene.taps[kind].limit.rms
         for attempt in self._attempts:
             new = list(attempt(kind, scene, tried))
             tried += new
-            found = []
             for candidate, matched in new:
                 said = self._confirm(candidate, kind) if kind in matched.reproduced else self._left(matched, kind)
                 if isinstance(said, Explanation):
@@ -82,8 +86,9 @@ class Search:
                     own = _by_layer(candidate) is not None
                     value = f"{scene.stage}: {candidate.value}" if own else candidate.value
                     others.append(Ranked(candidate, matched.explained[kind], value, said))
-            if found:
-                named = indistinguishable(found)
+            # Where rounding is coarse the catalogue's own may be within it, and another value nearer by far.
+            if found and (attempt != self._singles or not self._thorough or min(e.rms for e in found) <= sure):
+                named = indistinguishable(found, sure)
                 best = {e.candidate for e in named}
                 rest = (Ranked(e.candidate, e.explained, e.value, _narrower(e)) for e in found)
                 others += (r for r in rest if r.candidate not in best)

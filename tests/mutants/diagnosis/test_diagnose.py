@@ -25,7 +25,6 @@ QUESTION = Question(precisions=("float64",), modes=("replay",), cases=CASES)
 # Of every family one, those with another value, another layer, one tensor alone, and two at once.
 FIRST_CASES = (
     *("hello", "one-to-five", "repetition", "batch-left", "batch-decode", "decode", "multi-token", "chunked"),
-    *("offset",),
 )
 KNOWN = (
     *("head_scaled_16", "norm_weight_ignored", "v_bias_missing", "mlp_bfloat16_inputs", "theta_123456"),
