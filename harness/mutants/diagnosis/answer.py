@@ -86,7 +86,11 @@ def indistinguishable(found: Sequence[Explanation], sure: float) -> tuple[Explan
     best = min(map(quality, found))
     equal = [e for e in found if quality(e) == best]
     equal = [e for e in equal if not e.candidate.value] or equal
-    return tuple(sorted(equal, key=lambda e: PLAUSIBLE.index(e.candidate.mutants[0].kind)))
+    ranked = sorted(equal, key=lambda e: (PLAUSIBLE.index(e.candidate.mutants[0].kind), e.rms))
+    nearest: dict[frozenset[str], Explanation] = {}
+    for explanation in ranked:  # of the same mutants with several values, the nearest
+        nearest.setdefault(frozenset(explanation.candidate.ids), explanation)
+    return tuple(nearest.values())
 
 
 def ranking(others: Iterable[Ranked], most: int = 3) -> tuple[Ranked, ...]:
