@@ -18,6 +18,8 @@ STEPS = 8
 NUDGES = {"float64": 1e-6, "float32": 1e-2, "bfloat16": 0.1}
 # A step never goes further: tenfold, where the unknown is a logarithm.
 LONGEST = 2.3
+# A size that is so many times smaller or larger than any that is tried is another bug, or none.
+BEYOND = 4.0
 BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 Residual = Callable[[float], Float[np.ndarray, " n"] | None]
 
@@ -58,7 +60,8 @@ def fitted(
             yield planted(value)
         elif min(family.grid) >= 0:  # a size: its logarithm is free
             free = gauss_newton(lambda x: residual(float(np.exp(x))), float(np.log(value)), nudge)
-            yield planted(float(np.exp(free)))
+            if min(family.grid) / BEYOND <= np.exp(free) <= max(family.grid) * BEYOND:
+                yield planted(float(np.exp(free)))
         else:
             yield planted(gauss_newton(residual, value, nudge))
 

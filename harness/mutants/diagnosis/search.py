@@ -23,7 +23,7 @@ from harness.mutants.diagnosis.scene import Scene, layer_of
 from harness.taps import decoder_taps, kind_of
 
 # Runs of one stage; a hundredth of a second each on a small model.
-MOST_PAIRS = 100
+MOST_PAIRS = 60
 # How many of the catalogue's nearest are tried below a family that goes around them.
 MOST_BELOW = 3
 # A candidate that explains this much may be the bug, but for its own rounding.
@@ -88,7 +88,8 @@ class Search:
                     others.append(Ranked(candidate, matched.explained[kind], value, said))
             # Where rounding is coarse the catalogue's own may be within it, and another value nearer by far.
             if found and (attempt != self._singles or not self._thorough or min(e.rms for e in found) <= sure):
-                named = indistinguishable(found, sure)
+                pairs = attempt == self._two_at_once  # two fit better than one: nearer says nothing there
+                named = indistinguishable(found, float("inf") if pairs else sure)
                 best = {e.candidate for e in named}
                 rest = (Ranked(e.candidate, e.explained, e.value, _narrower(e)) for e in found)
                 others += (r for r in rest if r.candidate not in best)
@@ -137,8 +138,9 @@ class Search:
         with them.
         """
         best = [c for c, _ in sorted(tried, key=lambda pair: -pair[1].explained.get(kind, float("-inf")))]
-        pairs = filter(None, (a.together(b) for a, b in combinations(best, 2)))
-        yield from self._matched(islice(pairs, MOST_PAIRS), scene, kind)
+        for some in ([c for c in best if not c.value], best):
+            pairs = filter(None, (a.together(b) for a, b in combinations(some, 2)))
+            yield from self._matched(islice(pairs, MOST_PAIRS), scene, kind)
         for family in self._families(kind):
             if family.around:
                 for below in [c for c in best if not c.value and family.mutant not in c.ids][:MOST_BELOW]:
