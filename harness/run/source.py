@@ -41,6 +41,11 @@ class GoldenSource:
         self.rounded = Recent(self._rounded, keep)
         self._floors = functools.cache(self._calibrated)
         self.scope = functools.cache(self._scope)
+        self._at = functools.cache(lambda other: GoldenSource(golden, other, keep))
+
+    def at(self, precision: str | None) -> GoldenSource:
+        """The same golden at another precision, for its noise; None is this one."""
+        return self if precision in (None, self.precision) else self._at(precision)
 
     def forget(self) -> None:
         """Release all values."""
