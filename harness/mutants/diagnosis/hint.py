@@ -50,7 +50,7 @@ def hint(
     if line == UNKNOWN:
         return f"{UNKNOWN}; `{command}` tries other values and two at a time"
     name, *known = line.splitlines()
-    return "\n".join([f"{name}; `{command}` says more", *known])
+    return "\n".join([name, *known, f"`{command}` says more"])
 
 
 def _command(golden: Path | str, checkpoint: Path | None, spec: str, model: str) -> str:
