@@ -49,7 +49,8 @@ def hint(
         return f"`{command}` looks for the bug that does the same"
     lines, known = told
     more = "tries other values and two at a time" if any(UNKNOWN in line for line in lines) else "says more"
-    return "\n".join([*lines[:-1], f"{lines[-1]}; `{command}` {more}", *known])
+    return "
+".join([*lines, *known, f"`{command}` {more}"])
 
 
 def _command(golden: Path | str, checkpoint: Path | None, spec: str, model: str) -> str:
