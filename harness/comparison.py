@@ -165,12 +165,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Place:
-    """Which comparison this is.
-
-    Attributes:
-        rounding: the precision whose rounding it is judged by, where that is not its own: a float64 value may hold
-            a number that the port has rounded to float32 before anything could be lifted.
-    """
+    """Which comparison this is; `rounding` is the precision that it is judged by, where that is not its own."""
 
     case: str
     precision: str

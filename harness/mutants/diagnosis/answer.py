@@ -9,6 +9,8 @@ from harness.mutants.diagnosis.candidate import Candidate
 
 # A candidate that explains less of the error than this is not near; nor are two that explain less than most of it.
 WORTH_SAYING, MOST = 0.01, 0.5
+# What is nearly as near as the nearest: rounding decides between them.
+NEARLY = 1.5
 # Of equally good explanations a wrong value comes before a wrong formula, and that before a wrong arithmetic.
 PLAUSIBLE = ("config", "weight", "call", "operation", "numerics")
 
@@ -75,13 +77,15 @@ class Answer:
 def indistinguishable(found: Sequence[Explanation], sure: float) -> tuple[Explanation, ...]:
     """The best explanations, all that are equally good: they explain most and claim least beyond it.
 
-    Those that are nearer to the port than `sure`, in noise multiples, come before all others.
+    Those nearer to the port than `sure`, in noise multiples, or nearly as near as the nearest, come first.
 
     A fitted value that does as well as the catalogue as it is only imitates it.
     """
 
+    near = max(sure, NEARLY * min(e.rms for e in found))
+
     def quality(e: Explanation) -> tuple[bool, int, int, bool, int]:
-        return e.rms > sure, -len(e.kinds), len(e.beyond), not e.every_layer, len(e.elsewhere)
+        return e.rms > near, -len(e.kinds), len(e.beyond), not e.every_layer, len(e.elsewhere)
 
     best = min(map(quality, found))
     equal = [e for e in found if quality(e) == best]

@@ -49,8 +49,7 @@ def hint(
         return f"`{command}` looks for the bug that does the same"
     lines, known = told
     more = "tries other values and two at a time" if any(UNKNOWN in line for line in lines) else "says more"
-    return "
-".join([*lines, *known, f"`{command}` {more}"])
+    return "\n".join([*lines, *known, f"`{command}` {more}"])
 
 
 def _command(golden: Path | str, checkpoint: Path | None, spec: str, model: str) -> str:

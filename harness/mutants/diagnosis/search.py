@@ -28,10 +28,10 @@ MOST_PAIRS = 60
 MOST_BELOW = 3
 # A candidate that explains this much may be the bug, but for its own rounding.
 NEAR = 0.999
-# A share of the limit: what is further from the port may only be near what it is.
-SURE = 0.4
-# In noise multiples: two roundings of one function are so far apart.
-AS_NOISY = 1.6
+# A share of the limit. Another way of writing one formula rounds otherwise, but hardly comes further than this.
+SURE = 0.75
+# In noise multiples: two roundings of one function are up to so far apart.
+AS_NOISY = 3.0
 NOTHING = Candidate((), ())
 
 
