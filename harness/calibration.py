@@ -8,6 +8,7 @@ report does not need it.)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -231,6 +232,7 @@ def _inverse_trigamma(y: float) -> float:
 # -- limits
 
 
+@functools.lru_cache(maxsize=2048)  # a floor is compared with in several modes, and by every mutant
 def limits(floor: Floor, chance: float) -> tuple[PerPosition, PerPosition]:
     """The noise multiples, rms and max, that a correct port exceeds with this chance, in one place.
 
