@@ -23,6 +23,8 @@ from harness.taps import kind_of
 BUDGET = 1e-9
 # What several places have in common is never trusted further than this, in degrees of freedom.
 MOST_SHARED = 60.0
+# What the numbers of one error have in common is not told from nothing at all beyond this.
+MOST_COMMON = 1e4
 # Degrees of freedom of what is not estimated at all.
 EXACT = 1e9
 # The errors of neighbouring positions are not independent: so much of their degrees of freedom count together.
@@ -173,19 +175,19 @@ class _Part:
 def _common_dof(parts: Sequence[_Part]) -> float:
     """How far the numbers of one error vary together, in degrees of freedom.
 
-    Independent errors in n numbers have a mean square whose logarithm varies by trigamma(n / 2) from draw to draw.
+    Independent errors in n numbers have a mean square whose logarithm varies by `_variance(n)` from draw to draw.
     What it varies more, over all places together, they have in common: 1 / dof = 1 / n + 1 / common.
     """
     numbers, spread = (np.concatenate([getattr(p, n)[p.real] for p in parts if p.draws > 1] or [[]]) for n in _TWO)
     if len(numbers) < FEWEST:
         return MOST_SHARED
-    weight = np.square(numbers)  # one over the variance of such an estimate
-    low, high = np.log(1.0), np.log(1e4)
-    for _ in range(40):
-        common = (low + high) / 2
-        excess = weight * (spread - _trigamma(0.5 / (1 / numbers + np.exp(-common))))
-        low, high = (low, common) if excess.sum() > 0 else (common, high)
-    return float(np.exp(high))
+    # Weighted by one over the variance of such an estimate, with 1 / dof = 1 / n + t: a quadratic equation in t.
+    weight, alone = np.square(numbers), 1 / numbers
+    total, first = weight.sum(), (weight * alone).sum()
+    left = 2 * (first + (weight * np.square(alone)).sum()) - (weight * spread).sum()
+    linear = total + 2 * first
+    t = (np.sqrt(max(linear**2 - 2 * total * left, 0.0)) - linear) / (2 * total)
+    return float(1 / max(t, 1 / MOST_COMMON))
 
 
 _TWO = ("numbers", "spread")
@@ -204,29 +206,25 @@ def _shared_dof(parts: Sequence[_Part], common: float) -> float:
         logs = part.logs(dof)
         squares += float(np.square(logs - part.expected(logs))[part.real].sum())
         freedom += part.freedom
-        noise += float(_trigamma(dof[part.real] * part.draws / 2).sum())
+        noise += float(_variance(dof[part.real] * part.draws).sum())
         places += int(part.real.sum())
     if not freedom:
         return 0.0
     beyond = squares / freedom - noise / places
-    return MOST_SHARED if beyond <= 0 else min(MOST_SHARED, 2 * _inverse_trigamma(beyond))
+    return MOST_SHARED if beyond <= 0 else min(MOST_SHARED, _dof_of(beyond))
 
 
-def _trigamma(x: np.ndarray) -> np.ndarray:
-    from scipy.special import polygamma
+def _variance(dof: np.ndarray) -> np.ndarray:
+    """The variance of the logarithm of the mean square of so many Gaussian numbers.
 
-    return np.asarray(polygamma(1, x))
+    It is trigamma(dof / 2), to second order: 9 % too small at dof = 2, and 2 % at 4; a hundred times as fast.
+    """
+    return np.asarray(2 / dof + 2 / np.square(dof))
 
 
-def _inverse_trigamma(y: float) -> float:
-    """Newton's method on 1 / trigamma, which is convex and nearly linear."""
-    from scipy.special import polygamma
-
-    x = 0.5 + 1 / y
-    for _ in range(50):
-        value = float(polygamma(1, x))
-        x += value * (1 - value / y) / float(polygamma(2, x))
-    return x
+def _dof_of(variance: float) -> float:
+    """The inverse of `_variance`."""
+    return float((1 + (1 + 2 * variance) ** 0.5) / variance)
 
 
 # -- limits
