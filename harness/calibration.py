@@ -1,9 +1,9 @@
 """Recorded noise -> how large an error a correct port can have, place by place. The method: calibration.md.
 
-PyTorch's error is an estimate of its own size, from few draws and, at some positions, few numbers. What is known of
-it decides the limit: `limits` are the noise multiples that a correct port exceeds with a stated
-probability, where its errors are independent of PyTorch's and as large. (scipy is imported when it is needed: who reads a report
-does not need it.)
+PyTorch's error is an estimate of its own size, from few draws and, at some positions, few numbers. What is known
+of it decides the limit: `limits` are the noise multiples that a correct port exceeds with a stated probability,
+where its errors are independent of PyTorch's and as large. (scipy is imported when it is needed: who reads a
+report does not need it.)
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Recorded:
 def calibrated(cases: Mapping[str, Recorded]) -> dict[str, dict[str, Floor]]:
     """By case and tap, what PyTorch's own error is.
 
-    Every kind of tap is calibrated over all cases and layers of the golden, so that a selection of cases changes no
-    verdict.
+    Every kind of tap is calibrated over all cases and layers of the golden, so that a selection of cases changes
+    no verdict.
     """
     found: dict[str, dict[str, Floor]] = {name: {} for name in cases}
     kinds = dict.fromkeys(kind_of(tap) for case in cases.values() for tap in case.taps)
@@ -234,9 +234,9 @@ def _inverse_trigamma(y: float) -> float:
 def limits(floor: Floor, chance: float) -> tuple[PerPosition, PerPosition]:
     """The noise multiples, rms and max, that a correct port exceeds with this chance, in one place.
 
-    The square of the rms multiple is a ratio of two mean squares: F(dof, known). The largest of n Gaussian errors has
-    P(square > 2 ln n + 2t) -> e^-t (Gumbel), against a typical square of 2 ln n + 2 gamma; that the floor is an
-    estimate counts as it does for the rms, where it makes an F of a chi square.
+    The square of the rms multiple is a ratio of two mean squares: F(dof, known). The largest of n Gaussian errors
+    has P(square > 2 ln n + 2t) -> e^-t (Gumbel), against a typical square of 2 ln n + 2 gamma; that the floor is
+    an estimate counts as it does for the rms, where it makes an F of a chi square.
     """
     from scipy.special import betaincinv, gammainccinv
 
@@ -263,7 +263,7 @@ def overall_limit(floor: Floor, counted: Bool[np.ndarray, "batch position"], cha
 
 
 def rms_chance(multiple: PerPosition, floor: Floor) -> PerPosition:
-    """The chance of a port whose errors are as large as PyTorch's to have such an rms multiple, or a larger one."""
+    """The chance of a port whose errors are as large as PyTorch's to have such an rms multiple, or more."""
     from scipy.special import betainc
 
     with np.errstate(over="ignore"):

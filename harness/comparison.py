@@ -70,16 +70,17 @@ class TapResult:
     """The comparison of one tap in one case, precision and mode.
 
     A number that is not finite, or that nothing was there to compute from, is None. The multiples are those of the
-    position that is worst in view of its limit, and `rms_limit` and `max_limit` are the limits there; `overall_multiple`
-    is the root of the mean square over all positions. `chance` is that of a correct port to have such an rms error at
-    any position. `profile` is the rms noise multiple per position,
-    three digits, for the batch row that has the worst one, and `limits` the limit there; None at padding, and at
-    the kept positions only where a case keeps some. `noise_max` is PyTorch's own largest absolute error at this
-    precision. `calls` says how many tokens each forward pass got, where there were several, and `since_call` is
-    the first of them (from 0) in which the tap is beyond the limit. `row` is the batch row that has the worst rms
-    multiple in view of its limit, where there are several, and `wrong_rows` are all that are beyond the limit. `against` says, row by
-    row, with which prompt's golden a row was compared, in mode `alone`: None where with none. In mode `prefill`
-    the golden of `worst` is the port's own prefill (see `harness.modes`).
+    position that is worst in view of its limit, and `rms_limit` and `max_limit` are the limits there;
+    `overall_multiple` is the root of the mean square over all positions. `chance` is that of a correct port to
+    have such an rms error at any position. `profile` is the rms noise multiple per position, three digits, for the
+    batch row that has the worst one, and `limits` the limit there; None at padding, and at the kept positions only
+    where a case keeps some. `noise_max` is PyTorch's own largest absolute error at this precision. `calls` says
+    how many tokens each forward pass got, where there were several, and `since_call` is the first of them (from 0)
+    in which the tap is beyond the limit. `row` is the batch row that has the worst rms multiple in view of its
+    limit, where there are several, and `wrong_rows` are all that are beyond the limit. `against` says, row by row,
+    with which prompt's golden a row was compared, in mode `alone`: None where with none. In mode `prefill` the
+    golden of `worst` is the port's own prefill (see `harness.modes`). `expected` and `found` are what a tap had to
+    be and what it was: where both are there beside figures, it has a wider dtype than it should.
     """
 
     case: str

@@ -125,6 +125,14 @@ def classify(before: TapResult | None, after: TapResult | None, limits: Limits) 
     return "unchanged"
 
 
+def verdict_of(counts: Mapping[Status, int]) -> Literal["better", "same", "worse", "mixed"]:
+    """What the counts of all changes say together."""
+    better, worse = (any(counts[status] for status in group) for group in (BETTER, WORSE))
+    if better and worse:
+        return "mixed"
+    return "better" if better else "worse" if worse else "same"
+
+
 def crosses(change: Change) -> bool:
     """Whether the verdict changed and the error did not: the limit was crossed within the noise."""
     if change.status != "unchanged" or change.before is None or change.after is None:

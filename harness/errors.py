@@ -15,10 +15,23 @@ found, and the next command to type. The command line prints it and exits with c
 from __future__ import annotations
 
 LONGEST_LINE = 300
+# What a person reads of one fact; a longer one is cut, and says so.
+MOST_CHARACTERS = 1000
+
+
+def shortened(value: object, most: int = MOST_CHARACTERS) -> str:
+    """A value as text that a message can hold: long text is cut, and what cannot be shown says so."""
+    try:
+        text = str(value)
+    except Exception as error:
+        return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
+    if len(text) <= most:
+        return text
+    return f"{text[:most]}... (cut: {len(text):,} characters in all)"
 
 
 class HarnessError(Exception):
-    """A refusal with its remedy.
+    """A refusal with its remedy. Whatever it is given, its message is short.
 
     Args:
         problem: one sentence, what is wrong.
@@ -37,12 +50,16 @@ class HarnessError(Exception):
         found: object = None,
         hint: str,
     ) -> None:
-        self.problem = problem
-        self.where = where
-        self.expected = expected
-        self.found = found
-        self.hint = hint
-        super().__init__(problem)
+        self.problem = shortened(problem)
+        self.where, self.expected, self.found = (
+            None if fact is None else shortened(fact) for fact in (where, expected, found)
+        )
+        self.hint = shortened(hint)
+        super().__init__(self.problem)
+
+    def kind(self) -> type[HarnessError]:
+        """Which of the classes of this file it is: one that is made from a problem and its facts."""
+        return next(one for one in type(self).__mro__ if one.__module__ == __name__)
 
     def __str__(self) -> str:
         facts = (("where", self.where), ("expected", self.expected), ("found", self.found))

@@ -19,9 +19,9 @@ FORMAT = "goldens"
 FORMAT_VERSION = 3
 NOISE_PRECISIONS = ("float32", "bfloat16")
 NOISE_KINDS = ("forward", "replay")
-# What is recorded of PyTorch's error at a position, over its draws: the root of the mean square, the largest (the root
-# of the mean of its square), in how many numbers the error effectively is, and the variance over the draws of the
-# logarithm of the mean square. See `harness.calibration`.
+# What is recorded of PyTorch's error at a position, over its draws: the root of the mean square, the largest (the
+# root of the mean of its square), in how many numbers the error effectively is, and the variance over the draws of
+# the logarithm of the mean square. See `harness.calibration`.
 NOISE_STATISTICS = ("rms", "max", "numbers", "spread")
 LAYER = "layer"
 # A manifest is read into objects that take several times its room, so its size is bounded before it is read.

@@ -1,8 +1,8 @@
 """precision -> what still counts as rounding, and why.
 
 In float32 and bfloat16 the limit of a place follows from what is known of PyTorch's own error there (see
-`harness.calibration`, and calibration.md for the method), times what a correct port may be noisier. In float64, for
-which no noise is recorded, multiples count half-ulps, and bugs are so far from rounding that one number will do.
+`harness.calibration`, and calibration.md for the method), times what a correct port may be noisier. In float64,
+for which no noise is recorded, multiples count half-ulps, and bugs are so far from rounding that one number does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.calibration import BUDGET, Floor, limits, overall_limit, rms_chance
 from harness.errors import UsageError
 from harness.metrics import PerPosition
 
-# The figures in the reasons come from `python -m tests.benchmarks.figures` and `python -m tests.benchmarks.calibration`.
+# The figures in the reasons come from `python -m tests.benchmarks.figures` and `... calibration`.
 
 PRECISIONS = ("float64", "float32", "bfloat16")
 
@@ -94,15 +94,16 @@ LIMITS = {
     ),
     "float32": Limit(
         allowance=3.2,
-        why="sums of 896 to 18,944 products in XLA's order are 2 to 3.1 times as far from the truth as in PyTorch's, "
-        "and a norm's reciprocal root up to 2.8 times; the weakest known bug (products in three bfloat16 passes) is "
-        "109 where it sits",
+        why="sums of 896 to 18,944 products in XLA's order are 2 to 3.1 times as far from the truth as in "
+        "PyTorch's, and a norm's reciprocal root up to 2.8 times; the weakest known bug (products in three "
+        "bfloat16 passes) is 109 where it sits",
         weakest_bug=109.0,
     ),
     "bfloat16": Limit(
         allowance=1.25,
-        why="whoever rounds where PyTorch rounds has its error: 0.5 to 1.05 times as large in every correct port; bugs "
-        "smaller than bfloat16's own rounding (a wrong eps, logits capped at 30) belong to float32 and float64",
+        why="whoever rounds where PyTorch rounds has its error: 0.5 to 1.05 times as large in every correct port; "
+        "bugs smaller than bfloat16's own rounding (a wrong eps, logits capped at 30) belong to float32 and "
+        "float64",
         weakest_bug=2.4,
     ),
 }

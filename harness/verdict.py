@@ -5,17 +5,19 @@ A verdict is a value. Raising, or exiting with 1, is the caller's choice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from harness.comparison import TapResult
 from harness.modes import AGREEMENT_MODES
+from harness.taps import CACHE_KINDS, kind_of
 
 # Verdicts of a port that does not keep its contract: nothing could be compared there.
 BROKEN = ("missing", "extra", "shape", "dtype", "nonfinite")
 
 Graph = Mapping[str, Sequence[str]]
+NO_TAPS: Graph = {}
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,22 @@ class Divergence:
     precision: str
 
 
-def judge(results: Iterable[TapResult], graphs: Mapping[str, Graph]) -> tuple[TapResult, ...]:
+def breaks_contract(result: TapResult) -> bool:
+    """Whether a tap was not what it had to be, whatever its values are."""
+    return result.verdict in BROKEN or result.expected is not None
+
+
+def was_compared(result: TapResult) -> bool:
+    """Whether there were values to compare: a tap of a wider dtype has some."""
+    return result.verdict not in BROKEN or result.verdict == "nonfinite" or result.rms_multiple is not None
+
+
+def judge(
+    results: Iterable[TapResult],
+    graphs: Mapping[str, Graph],
+    taps: Graph = NO_TAPS,
+    unreplaced: Collection[str] = (),
+) -> tuple[TapResult, ...]:
     """Turn every `diverged` into `introduced` or `inherited`.
 
     Replay decides: what is wrong even on golden inputs is introduced there. A forward error at a tap that
@@ -38,12 +55,21 @@ def judge(results: Iterable[TapResult], graphs: Mapping[str, Graph]) -> tuple[Ta
     the one that replay has judged. One that it does not see is in the other way, which was never replayed: the
     data flow decides.
 
+    Where a case recorded nothing between a tap and what feeds it, an error of any operation in between shows at
+    that tap, on golden inputs too. Where another comparison says which operation it is, the tap has inherited it.
+
     Args:
         results: raw results, all modes together.
         graphs: by case, each recorded tap's nearest recorded inputs (`taps.recorded_inputs`).
+        taps: what feeds each tap, recorded or not.
+        unreplaced: kinds in whose place replay does not put the golden.
     """
     results = tuple(results)
-    verdicts = {(r.case, r.precision, r.mode, r.tap): r.verdict for r in results}
+    # Values of a wider dtype that match have not misled what they feed.
+    verdicts = {
+        (r.case, r.precision, r.mode, r.tap): "match" if r.verdict == "dtype" and was_compared(r) else r.verdict
+        for r in results
+    }
 
     def known(result: TapResult, mode: str, tap: str) -> str | None:
         return verdicts.get((result.case, result.precision, mode, tap))
@@ -69,7 +95,38 @@ def judge(results: Iterable[TapResult], graphs: Mapping[str, Graph]) -> tuple[Ta
             return replace(result, verdict="inherited")
         return replace(result, verdict="introduced") if result.verdict == "diverged" else result
 
-    return tuple(judged(result) for result in results)
+    return _explained([judged(result) for result in results], taps, frozenset(unreplaced))
+
+
+def _explained(results: Sequence[TapResult], taps: Graph, unreplaced: frozenset[str]) -> tuple[TapResult, ...]:
+    """What is introduced over a span of operations is inherited where one inside the span is introduced itself."""
+    located = {r.tap for r in results if r.verdict in ("introduced", "nonfinite")}
+    compared: dict[str, set[str]] = {}
+    for r in results:
+        if was_compared(r) and kind_of(r.tap) not in unreplaced:
+            compared.setdefault(r.case, set()).add(r.tap)
+
+    def spans_a_located_one(r: TapResult) -> bool:
+        inside = span(taps, r.tap, compared.get(r.case, set()))
+        # In a case of one call there is no cache between rotation and probabilities.
+        return any(name in located and (r.calls or kind_of(name) not in CACHE_KINDS) for name in inside)
+
+    return tuple(
+        replace(r, verdict="inherited") if r.verdict == "introduced" and spans_a_located_one(r) else r
+        for r in results
+    )
+
+
+def span(taps: Graph, tap: str, known: Collection[str]) -> set[str]:
+    """The taps strictly between a tap and the nearest known ones upstream."""
+    between: set[str] = set()
+    waiting = list(taps.get(tap, ()))
+    while waiting:
+        name = waiting.pop()
+        if name not in known and name not in between:
+            between.add(name)
+            waiting += taps.get(name, ())
+    return between
 
 
 def introduced(results: Iterable[TapResult], order: Sequence[str]) -> tuple[str, ...]:
@@ -95,7 +152,14 @@ def first_divergence(results: Iterable[TapResult], order: Sequence[str]) -> Dive
     return Divergence(first.tap, first.case, first.precision)
 
 
-def overall(results: Sequence[TapResult]) -> Literal["match", "diverged"]:
+class Written(Protocol):
+    """What a port wrote by itself (`harness.generation.Continuation`)."""
+
+    @property
+    def verdict(self) -> str: ...
+
+
+def overall(results: Sequence[TapResult], written: Iterable[Written] = ()) -> Literal["match", "diverged"]:
     """`match` or `diverged`; nothing compared is not a pass."""
-    matched = bool(results) and all(result.verdict == "match" for result in results)
+    matched = bool(results) and all(one.verdict == "match" for one in (*results, *written))
     return "match" if matched else "diverged"

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import harness
 from harness.cli import cli
 
+ROOT = Path(__file__).parent.parent
 FAST = ("--precision", "float32", "--case", "digits")
 
 
@@ -128,6 +129,36 @@ def test_an_unexpected_error_is_not_an_answer_about_the_port(monkeypatch):
     result = goldens("check")
     assert result.exit_code == 2
     assert "this is a bug in goldens" in result.stderr
+
+
+@pytest.mark.parametrize("platform", ["tpu", "no-such-platform"])
+def test_a_backend_that_is_not_there_is_said_in_few_lines(platform):
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", "check", *FAST],
+        env={**os.environ, "JAX_PLATFORMS": platform},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    error = done.stderr[done.stderr.index("error: ") :]
+    assert "JAX cannot start the backend" in error
+    assert f"JAX_PLATFORMS={platform}" in error
+    assert "bug in goldens" not in done.stderr
+    assert len(done.stderr.splitlines()) < 12
+
+
+@pytest.mark.parametrize("command", [None, *sorted(cli.commands)])
+def test_the_exit_codes_are_in_the_help(command):
+    text = " ".join(goldens(*([command] if command else []), "--help").stdout.split())
+    if command in (None, "check", "diff", "diagnose", "audit"):
+        assert "Exit codes: 0 " in text
+        assert "2 could not" in text
+    if command is None:
+        assert "130 interrupted (Ctrl-C), 143 terminated (SIGTERM)" in text
+    if command == "check":
+        assert "beside the golden" in text
 
 
 def test_the_traceback_is_there_for_who_asks():

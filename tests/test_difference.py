@@ -17,18 +17,30 @@ from harness.difference import (
     compare_results,
     crosses,
 )
-from harness.tolerances import LIMITS, Limit
+from harness.tolerances import LIMITS
 from harness.verdict import BROKEN
 
-LIMIT = LIMITS["float32"]  # rms 4, max 8
-RMS_NOISE, MAX_NOISE = NOISE * LIMIT.rms, NOISE * LIMIT.max  # 2, 4
+LIMIT = LIMITS["float32"]
+RMS, MAX = 4.0, 8.0
+RMS_NOISE, MAX_NOISE = NOISE * RMS, NOISE * MAX  # 2, 4
 
 
 def one(rms, largest=None, verdict=None, mode="replay", tap="layers.0.q", precision="float32", case="code"):
     largest = rms if largest is None else largest
-    wrong = rms is None or rms > LIMIT.rms or largest > LIMIT.max
+    wrong = rms is None or rms > RMS or largest > MAX
     return TapResult(
-        case, precision, mode, tap, verdict or ("introduced" if wrong else "match"), rms, largest, max_abs=1.0
+        case,
+        precision,
+        mode,
+        tap,
+        verdict or ("introduced" if wrong else "match"),
+        rms_multiple=rms,
+        max_multiple=largest,
+        overall_multiple=0.0,
+        rms_limit=RMS,
+        max_limit=MAX,
+        overall_limit=RMS,
+        max_abs=1.0,
     )
 
 
@@ -98,22 +110,40 @@ def test_rms_down_and_max_up_is_worse():
 
 
 def test_a_tight_limit_of_the_users_own_does_not_make_the_noise_smaller():
-    tight = Limit(0.01, 0.01, "mine", 1.0)
-    assert status(one(0.9, verdict="introduced"), one(2.5, verdict="introduced"), tight) == "unchanged"
-    assert status(one(0.009), one(0.9, verdict="introduced"), tight) == "unchanged"
-    assert status(one(0.009), one(2.5, verdict="introduced"), tight) == "broken"
+    tight = replace(LIMIT, rms=0.0025, max=0.0025)
+
+    def limited(rms, **how):
+        return replace(one(rms, **how), rms_limit=0.01, max_limit=0.02, overall_limit=0.01)
+
+    wrong = {"verdict": "introduced"}
+    assert status(limited(0.9, **wrong), limited(2.5, **wrong), tight) == "unchanged"
+    assert status(limited(0.009, verdict="match"), limited(0.9, **wrong), tight) == "unchanged"
+    assert status(limited(0.009, verdict="match"), limited(2.5, **wrong), tight) == "broken"
 
 
 def test_a_loose_limit_of_the_users_own_makes_it_larger():
-    loose = Limit(100.0, 200.0, "mine", 1.0)
-    assert status(one(150, verdict="introduced"), one(199, verdict="introduced"), loose) == "unchanged"
-    assert status(one(150, verdict="introduced"), one(251, verdict="introduced"), loose) == "worse"
+    loose = replace(LIMIT, rms=25.0, max=25.0)
+
+    def limited(rms):
+        return replace(one(rms, verdict="introduced"), rms_limit=100.0, max_limit=200.0, overall_limit=100.0)
+
+    assert status(limited(150), limited(199), loose) == "unchanged"
+    assert status(limited(150), limited(251), loose) == "worse"
+
+
+def test_all_positions_together_are_a_reason_of_their_own():
+    before = replace(one(1.0), overall_multiple=1.0)
+    after = replace(one(1.0, verdict="introduced"), overall_multiple=9.0)
+    assert (status(before, after), status(after, before)) == ("broken", "fixed")
 
 
 def test_float64_multiples_count_half_ulps_so_their_noise_is_wider():
-    before = one(7e4, precision="float64", verdict="match")
-    assert status(before, one(1.1e5, precision="float64"), LIMITS["float64"]) == "unchanged"
-    assert status(before, one(1.3e5, precision="float64"), LIMITS["float64"]) == "broken"
+    def wide(rms, **how):
+        return replace(one(rms, precision="float64", **how), rms_limit=1e5, max_limit=1e6, overall_limit=1e5)
+
+    before = wide(7e4, verdict="match")
+    assert status(before, wide(1.1e5), LIMITS["float64"]) == "unchanged"
+    assert status(before, wide(1.3e5), LIMITS["float64"]) == "broken"
 
 
 @pytest.mark.parametrize("verdict", sorted(set(BROKEN) - {"extra"}))

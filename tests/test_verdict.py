@@ -3,7 +3,7 @@ import pytest
 from harness.comparison import TapResult
 from harness.modes import AGREEMENT_MODES
 from harness.taps import at_level, decoder_taps, recorded_inputs
-from harness.verdict import first_divergence, introduced, judge, overall
+from harness.verdict import breaks_contract, first_divergence, introduced, judge, overall, was_compared
 
 TAPS = at_level(decoder_taps(layers=2), "ops", cached=False)
 ORDER = [tap.name for tap in TAPS]
@@ -123,3 +123,56 @@ def test_a_missing_tap_is_not_a_match():
     judged = judge(results("replay", ["layers.0.q"], verdict="missing"), GRAPHS)
     assert overall(judged) == "diverged"
     assert verdict_of(judged, "replay", "layers.0.q") == "missing"
+
+
+WHOLE = {tap.name: tap.inputs for tap in decoder_taps(layers=2)}
+STREAM = ("embed", "layers.0.resid_post", "layers.1.resid_post", "final_norm", "logits")
+TWO = {"a": GRAPHS["a"], "shallow": recorded_inputs(decoder_taps(layers=2), STREAM), "only": {"logits": ()}}
+
+
+def at(case, tap, verdict, mode="replay", **more):
+    return TapResult(case, "float32", mode, tap, verdict, rms_multiple=100.0, **more)
+
+
+def shallow(*wrong):
+    return [at("shallow", name, "diverged" if name in wrong else "match") for name in STREAM]
+
+
+def test_what_spans_a_whole_layer_is_inherited_where_another_case_says_which_operation_it_is():
+    wrong = "layers.1.resid_post"
+    judged = judge([*results("replay", ["layers.1.context"]), *shallow(wrong)], TWO, WHOLE)
+    assert introduced(judged, ORDER) == ("layers.1.context",)
+    elsewhere = judge([*results("replay", ["layers.0.context"]), *shallow(wrong)], TWO, WHOLE)
+    assert introduced(elsewhere, ORDER) == ("layers.0.context", wrong)
+    assert introduced(judge(shallow(wrong), TWO, WHOLE), ORDER) == (wrong,)
+
+
+def test_logits_of_a_case_that_recorded_nothing_else_are_inherited_from_what_is_located():
+    judged = judge([*results("replay", ["layers.0.q"]), at("only", "logits", "diverged")], TWO, WHOLE)
+    assert introduced(judged, ORDER) == ("layers.0.q",)
+
+
+def test_what_replay_does_not_replace_is_a_span_too():
+    wrong = ["layers.0.probs", "layers.0.context"]
+    assert introduced(judge(results("replay", wrong), GRAPHS, WHOLE), ORDER) == tuple(wrong)
+    assert introduced(judge(results("replay", wrong), GRAPHS, WHOLE, {"probs"}), ORDER) == ("layers.0.probs",)
+
+
+def test_no_cache_explains_what_a_case_without_one_shows():
+    feeds = [at("a", name, "match") for name in ("layers.0.q_rope", "layers.0.k_rope")]
+    both = [*feeds, at("a", "layers.0.probs", "diverged"), at("b", "layers.0.cache_k", "diverged", calls=(3, 1))]
+    judged = judge(both, {"a": GRAPHS["a"], "b": {}}, WHOLE)
+    assert introduced(judged, [tap.name for tap in decoder_taps(layers=2)]) == (
+        "layers.0.cache_k",
+        "layers.0.probs",
+    )
+
+
+def test_a_tap_of_a_wider_dtype_whose_values_match_misleads_nobody_and_breaks_the_contract_all_the_same():
+    wide = at("a", "layers.0.attn_norm", "dtype", mode="forward", expected="bfloat16", found="float32")
+    judged = judge([wide, at("a", "layers.0.q", "diverged", mode="forward")], GRAPHS, WHOLE)
+    assert introduced(judged, ORDER) == ("layers.0.q",)
+    assert breaks_contract(wide)
+    assert was_compared(wide)
+    assert not was_compared(TapResult("a", "float32", "forward", "layers.0.q", "dtype"))
+    assert overall(judged) == "diverged"

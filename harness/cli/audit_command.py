@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
+from click.exceptions import Exit
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, output_options
+from harness.cli.options import chosen, output_options, weights_option
 
 
 @click.command()
 @click.argument("golden", required=False)
-@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="The golden's checkpoint.")
+@weights_option
 @click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
 @click.option("--mutant", "mutants", multiple=True, metavar="GLOB", help="Only these; may be repeated.")
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
@@ -40,6 +40,7 @@ def audit(
     """
     from harness import embedded
     from harness.cli.console import console
+    from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
     from harness.mutants.audit import AuditQuestion
     from harness.mutants.audit import audit as run_audit
@@ -48,10 +49,10 @@ def audit(
     from harness.report.views import write_views
     from harness.run.question import parse_precisions
 
-    asked = chosen(outputs)
+    asked = chosen(outputs, {"the golden": golden or embedded.golden(), "the weights": weights})
     question = AuditQuestion(parse_precisions(precision), mutants, cases)
-    with Progress() as progress:
+    with stdout_to_stderr(), Progress() as progress:
         found = run_audit(golden or embedded.golden(), weights, question, progress=progress)
     write_views(found, asked)
     print_audit(found, console(stderr=STDOUT in asked.values()))
-    sys.exit(MATCH if found.verdict == "sees" else DIVERGED)
+    raise Exit(MATCH if found.verdict == "sees" else DIVERGED)

@@ -14,4 +14,5 @@ def console(stderr: bool = False) -> Console:
     """A console on stdout or stderr; where there is no terminal, lines are as long as a log takes them."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_LOG
-    return Console(stderr=stderr, width=width, soft_wrap=False)
+    # Names and texts from outside are what they are, and no markup.
+    return Console(stderr=stderr, width=width, soft_wrap=False, markup=False, emoji=False)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
+from click.exceptions import Exit
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, output_options, reduced_precision_option
+from harness.cli.options import chosen, output_options, reduced_precision_option, weights_option
 
 
 @click.command()
 @click.argument("golden", required=False)
 @click.option("--port", required=True, metavar="PKG.MODULE:NAME", help="The JAX model that diverges.")
-@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="The golden's checkpoint.")
+@weights_option
 @click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @click.option("--lift", is_flag=True, help="As for check.")
@@ -44,6 +44,8 @@ def diagnose(
     """
     from harness import embedded
     from harness.cli.console import console
+    from harness.cli.inputs import port_file
+    from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
     from harness.mutants.diagnosis.diagnose import diagnose as run_diagnosis
     from harness.report.diagnosis_terminal import print_diagnosis
@@ -59,10 +61,11 @@ def diagnose(
         lift=lift,
         allow_reduced_precision=allow_reduced_precision,
     )
-    asked = chosen(outputs)
-    with Progress() as progress, Checker(golden or embedded.golden(), weights, port, question) as checker:
+    path = golden or embedded.golden()
+    asked = chosen(outputs, {"the golden": path, "the weights": weights, "the port": port_file(port)})
+    with stdout_to_stderr(), Progress() as progress, Checker(path, weights, port, question) as checker:
         found = run_diagnosis(checker, port, progress)
     for file in asked.values():
         write_output(file, encode(found))
     print_diagnosis(found, console(stderr=STDOUT in asked.values()))
-    sys.exit(MATCH if found.verdict == "match" else DIVERGED)
+    raise Exit(MATCH if found.verdict == "match" else DIVERGED)

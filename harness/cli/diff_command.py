@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
+from click.exceptions import Exit
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, output_options, reduced_precision_option
+from harness.cli.options import chosen, output_options, reduced_precision_option, weights_option
 
 
 @click.command()
 @click.argument("golden", required=False)
 @click.option("--before", required=True, metavar="SIDE", help="What it was.")
 @click.option("--after", required=True, metavar="SIDE", help="What it is now.")
-@click.option("--weights", type=click.Path(path_type=Path), metavar="DIR", help="The golden's checkpoint.")
+@weights_option
 @click.option("--precision", metavar="LIST", help="Comma-separated. [default: a saved side's, or as check]")
 @click.option(
     "--mode",
@@ -25,6 +25,7 @@ from harness.cli.options import chosen, output_options, reduced_precision_option
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @click.option("--lift", is_flag=True, help="As for check.")
 @click.option("--intersection", is_flag=True, help="Leave out, and name, what only one side was asked.")
+@click.option("--before-may-fail", is_flag=True, help="If BEFORE raises, all that it lacks counts as wrong.")
 @reduced_precision_option
 @output_options("json", "html", "markdown", "junit")
 def diff(
@@ -37,6 +38,7 @@ def diff(
     cases: tuple[str, ...],
     lift: bool,
     intersection: bool,
+    before_may_fail: bool,
     allow_reduced_precision: bool,
     **outputs: Path | None,
 ) -> None:
@@ -58,6 +60,8 @@ def diff(
     Exit codes: 0 nothing is worse, 1 something is worse, broken or no longer covered, 2 could not compare.
     """
     from harness.cli.console import console
+    from harness.cli.inputs import side_file
+    from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
     from harness.difference import WORSE
     from harness.report.diff_terminal import print_diff
@@ -67,15 +71,18 @@ def diff(
     from harness.run.question import parse_modes, parse_precisions
     from harness.run.sides import Request, diff_of
 
-    asked = chosen(outputs)
+    sides = {"--before": side_file(before), "--after": side_file(after)}
+    asked = chosen(outputs, {"the golden": golden, "the weights": weights, **sides})
     selection = Selection(
         precisions=None if precision is None else parse_precisions(precision),
         modes=None if mode in (None, "all") else parse_modes(mode),
         cases=cases,
     )
-    request = Request(golden, weights, before, after, selection, intersection, lift, allow_reduced_precision)
-    with Progress() as progress:
+    request = Request(
+        golden, weights, before, after, selection, intersection, lift, allow_reduced_precision, before_may_fail
+    )
+    with stdout_to_stderr(), Progress() as progress:
         found = diff_of(request, progress)
     write_views(found, asked)
     print_diff(found, console(stderr=STDOUT in asked.values()))
-    sys.exit(DIVERGED if any(found.counts[kind] for kind in WORSE) else MATCH)
+    raise Exit(DIVERGED if any(found.counts[kind] for kind in WORSE) else MATCH)

@@ -37,7 +37,10 @@ class _Refusing(click.Group):
                 traceback.print_exc()
             click.echo(f"error: {error}", err=True)
             ctx.exit(COULD_NOT)
-        except Exception:
+        except SystemExit as error:  # commands end by `Exit`: this one is somebody else's, such as a port's thread
+            click.echo(f"error: something ended the process: SystemExit({error.code!r})", err=True)
+            ctx.exit(COULD_NOT)
+        except BaseException:
             traceback.print_exc()
             click.echo("error: this is a bug in goldens, not an answer about the port", err=True)
             ctx.exit(COULD_NOT)
@@ -48,5 +51,5 @@ class _Refusing(click.Group):
 def cli() -> None:
     """Check a JAX port of a PyTorch model against recorded goldens, without PyTorch.
 
-    Exit codes: 0 match, 1 diverged, 2 could not check.
+    Exit codes: 0 match, 1 diverged, 2 could not check; 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
     """

@@ -15,7 +15,12 @@ OUTPUTS = {
     "junit": "JUnit XML, a test per case.",
 }
 
-
+weights_option = click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The golden's checkpoint. [default: the folder beside the golden that is called as the model]",
+)
 reduced_precision_option = click.option(
     "--allow-reduced-precision",
     is_flag=True,
@@ -36,14 +41,20 @@ def output_options(*views: str) -> Callable[[Callable[..., Any]], Callable[..., 
     return decorate
 
 
-def chosen(outputs: Mapping[str, Path | None]) -> dict[str, Path]:
-    """The outputs that were asked for, each known to be writable.
+def chosen(outputs: Mapping[str, Path | None], inputs: Mapping[str, str | Path | None]) -> dict[str, Path]:
+    """The outputs that were asked for, each known to be writable, and none of them something that is read.
+
+    Args:
+        inputs: what the command reads, by what a message calls it.
 
     Raises:
-        UsageError: one cannot be written, or two go to the same place.
+        UsageError: one cannot be written, or is an input, or two go to the same place.
     """
+    from harness.report.inputs import refuse_inputs
     from harness.report.output import check_outputs
 
     asked = {view: path for view, path in outputs.items() if path is not None}
     check_outputs(asked)
+    if asked:
+        refuse_inputs(asked, inputs)
     return asked

@@ -24,7 +24,7 @@ def report(file: Path, **outputs: Path | None) -> None:
     """
     from harness.report.reading import read_report
 
-    asked = chosen(outputs)
+    asked = chosen(outputs, {"the report": file})
     document = read_report(file)
     if asked:
         from harness.report.views import write_views

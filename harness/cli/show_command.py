@@ -11,8 +11,8 @@ def show(golden: str | None) -> None:
     """What is in GOLDEN (default: the embedded one): model, cases, provenance, size."""
     from harness import embedded
     from harness.cli.console import console
-    from harness.report.contents import contents
+    from harness.report.contents import print_contents
     from harness.store import open_golden
 
     with open_golden(golden or str(embedded.golden())) as opened:
-        console().print(contents(opened), highlight=False)
+        print_contents(opened, console())

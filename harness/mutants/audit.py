@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from harness import embedded
@@ -83,6 +83,8 @@ def audit(
     chosen = select_mutants(catalogue, question.mutants)
     progress.begin("config, weights, token ids")
     with open_golden(golden_path) as golden:
+        asked = asked.carried_by(golden.manifest.truth_dtype)
+        question = replace(question, precisions=asked.precisions)
         cases = select_cases(golden.manifest.cases, question.cases)
         weights = checkpoint or embedded.checkpoint_beside(str(golden_path), golden.manifest.model.id)
         config = preflight(golden, weights, cases)

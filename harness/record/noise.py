@@ -1,9 +1,10 @@
 """Noise floors: how far PyTorch itself is from the truth, at a precision, per position.
 
 PyTorch's error is one draw of its rounding, and where a position has few numbers a draw can be small by luck. So
-every pass is drawn several times: once as it is, then with inputs some of which are one unit in the last place off,
-which rounds everything downstream anew. What is recorded of the draws is what `harness.calibration` needs to say how
-far a correct port can be from the truth: how large the error is, in how many numbers, and how much it varies.
+every pass is drawn several times: once as it is, then with inputs some of which are one unit in the last place
+off, which rounds everything downstream anew. What is recorded of the draws is what `harness.calibration` needs to
+say how far a correct port can be from the truth: how large the error is, in how many numbers, and how much it
+varies.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def _statistics(
     rows = errors.movedim(position_axis, 2).flatten(3)  # [draw, batch, position, number]
     squares = rows.square()
     mean = squares.mean(-1)  # [draw, batch, position]
-    # The participation ratio, 3 (sum e^2)^2 / sum e^4: n for n Gaussian errors of one size, 1 or so where one number
-    # has nearly all of the error.
+    # The participation ratio, 3 (sum e^2)^2 / sum e^4: n for n Gaussian errors of one size, 1 or so where one
+    # number has nearly all of the error.
     fourth = squares.square().sum(-1)
     share = torch.where(fourth > 0, 3 * squares.sum(-1).square() / fourth, torch.ones_like(fourth))
     logs = torch.where(mean > 0, mean, mean.amax(0, keepdim=True).clamp(min=1e-300) * 1e-6).log()

@@ -5,9 +5,9 @@ tap is replaced by truth rounded to the precision, what comes into the stage as 
 nothing from the replay pass of the stage before, and what goes from stage to stage is truth and forward passes.
 
 PyTorch's error is one draw of its rounding, so every pass at a precision is drawn several times (see
-`harness.record.noise`). Far out one rounding of a RoPE frequency moves every angle, and a draw in which it happens to
-be right says nothing about a port in which it is not. So in cases that reach `FAR` the further draws have frequencies
-one unit in the last place higher as well.
+`harness.record.noise`). Far out one rounding of a RoPE frequency moves every angle, and a draw in which it happens
+to be right says nothing about a port in which it is not. So in cases that reach `FAR` the further draws have
+frequencies one unit in the last place higher as well.
 """
 
 from __future__ import annotations

@@ -2,44 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness.golden import Manifest
+from harness.report.layout import print_parts
 from harness.store import Golden
+from harness.store.location import shown
 
 SHOWN_TEXT = 44
 
 
-def contents(golden: Golden) -> RenderableType:
+def print_contents(golden: Golden, console: Console) -> None:
     """The golden's page: facts first, then one line per case."""
-    return Group(_facts(golden), Text(), _cases(golden.manifest))
+    print_parts((_facts(golden), Text(), _cases(golden.manifest)), console)
 
 
 def _facts(golden: Golden) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for label, value in _lines(golden):
+        grid.add_row(Text(label), Text(value))
+    return grid
+
+
+def _lines(golden: Golden) -> Iterator[tuple[str, str]]:
     manifest = golden.manifest
     model, arrays = manifest.model, manifest.arrays
-    grid = Table.grid(padding=(0, 2))
-    grid.add_row("golden", golden.path)
-    grid.add_row("id", golden.id)
-    grid.add_row("size", f"{golden.nbytes / 1e6:.1f} MB, {len(arrays):,} arrays, truth in {manifest.truth_dtype}")
-    grid.add_row("format", f"version {manifest.version}, level {manifest.level}")
-    grid.add_row("model", f"{model.id}: {model.parameter_count:,} parameters in {len(model.parameters)} tensors")
-    grid.add_row("biases", f"{len(model.biases)}: {_kinds(model.biases)}")
-    grid.add_row("config", ", ".join(f"{k} {v}" for k, v in sorted(model.config.items()) if _is_plain(v)))
+    yield "golden", shown(golden.path)
+    yield "id", golden.id
+    yield "size", f"{golden.nbytes / 1e6:.1f} MB, {len(arrays):,} arrays, truth in {manifest.truth_dtype}"
+    yield "format", f"version {manifest.version}, level {manifest.level}"
+    yield "model", f"{model.id}: {model.parameter_count:,} parameters in {len(model.parameters)} tensors"
+    yield "biases", f"{len(model.biases)}: {_kinds(model.biases)}"
+    yield "config", _flat(dict(sorted(model.config.items())))
     published = manifest.tokenizer.published
     whose = f"the published {published} one" if published else "the checkpoint's own"
-    grid.add_row("tokenizer", f"{whose}, sha256 {manifest.tokenizer.sha256[:12]}")
-    grid.add_row("corpus", f"sha256 {manifest.corpus_sha256[:12]}")
-    grid.add_row("noise", f"{', '.join(manifest.precisions)}, forward and replay")
-    for name, value in manifest.environment.items():
-        grid.add_row(name, _flat(value))
-    grid.add_row("command", manifest.command)
-    return grid
+    yield "tokenizer", f"{whose}, sha256 {manifest.tokenizer.sha256[:12]}"
+    yield "corpus", f"sha256 {manifest.corpus_sha256[:12]}"
+    yield "noise", f"{', '.join(manifest.precisions)}, forward and replay"
+    yield from ((name, _flat(value)) for name, value in manifest.environment.items())
+    yield "command", manifest.command
 
 
 def _cases(manifest: Manifest) -> Table:
@@ -48,10 +54,10 @@ def _cases(manifest: Manifest) -> Table:
         table.add_column(column, justify="right" if column in ("tokens", "taps") else "left", no_wrap=True)
     table.add_column("why")
     for case in manifest.cases:
-        shown = ascii(case.text)[1:-1]
-        short = shown if len(shown) <= SHOWN_TEXT else shown[: SHOWN_TEXT - 3] + "..."
+        text = ascii(case.text)[1:-1]
+        short = text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 3] + "..."
         tokens = str(case.shape[1]) if case.shape[0] == 1 else f"{case.shape[0]} x {case.shape[1]}"
-        table.add_row(case.name, tokens, case.level, str(len(case.taps)), Text(short), case.why)
+        table.add_row(*map(Text, (case.name, tokens, case.level, str(len(case.taps)), short, case.why)))
     return table
 
 
@@ -59,12 +65,15 @@ def _kinds(names: tuple[str, ...]) -> str:
     return ", ".join(sorted({".".join(name.split(".")[-2:]) for name in names})) or "none"
 
 
-def _is_plain(value: object) -> bool:
-    return isinstance(value, (str, int, float, bool))
-
-
 def _flat(value: object) -> str:
-    if not isinstance(value, Mapping):
-        return str(value)
-    items: Mapping[str, Any] = value
-    return ", ".join(f"{key} {_flat(item)}" for key, item in items.items())
+    """A value in one line, whatever is nested in it; what is nested in a mapping is in brackets."""
+    if isinstance(value, Mapping):
+        items: Mapping[str, Any] = value
+        return ", ".join(f"{key} {_within(item)}" for key, item in items.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_within, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _within(value: object) -> str:
+    return f"({_flat(value)})" if isinstance(value, Mapping | list | tuple) else _flat(value)

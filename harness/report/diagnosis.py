@@ -100,6 +100,16 @@ def verdict_line(operation: Operation, precision: str) -> str:
     return f"{ids[0]}: this port reproduces that bug {noise}"
 
 
+def known_as(operation: Operation) -> tuple[str, ...]:
+    """What the first name stands for: wrong and right formulas, and where it was seen; nothing without a name."""
+    if not operation.named:
+        return ()
+    first = operation.named[0]
+    pairs = zip(first.wrong, first.right, strict=True)
+    formulas = [line for wrong, right in pairs for line in (f"wrong: {wrong}", f"right: {right}")]
+    return (*formulas, *(f"seen in {url}" for url in first.seen[:2]))
+
+
 def suspect_name(suspect: Suspect) -> str:
     name = " + ".join(suspect.mutants)
     return f"{name} ({suspect.value})" if suspect.value else name

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from harness.comparison import TapResult
-from harness.difference import BETTER, NOISE, STATUSES, WORSE, Change, Status, compare_results, crosses
+from harness.difference import NOISE, STATUSES, Change, compare_results, crosses, verdict_of
 from harness.report.acceptance import acceptance
 from harness.report.diff_document import Counts, Diff, Extreme, Largest, LogitFigures, LogitsEntry, Side
 from harness.report.pairing import Candidate, pair
@@ -41,7 +41,7 @@ def diff(before: Candidate, after: Candidate, *, intersection: bool = False) -> 
         golden=report.golden,
         before=_side(before, both.before),
         after=_side(after, both.after),
-        verdict=_verdict(counts),
+        verdict=verdict_of(counts),
         notes=tuple(_notes(before, after, changes)),
         left_out=both.left_out,
         limits=limits,
@@ -88,13 +88,6 @@ def _tallies(
     for change in changes:
         groups[name_of(change)].append(change)
     return {name: _counts(group) for name, group in groups.items() if group}
-
-
-def _verdict(counts: Mapping[Status, int]) -> Literal["better", "same", "worse", "mixed"]:
-    better, worse = (any(counts[status] for status in group) for group in (BETTER, WORSE))
-    if better and worse:
-        return "mixed"
-    return "better" if better else "worse" if worse else "same"
 
 
 def _notes(before: Candidate, after: Candidate, changes: Iterable[Change]) -> Iterator[str]:

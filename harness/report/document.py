@@ -67,7 +67,8 @@ class LimitEntry:
         rms, max: factors on the limits; 1 unless asked for.
         why: the measurements that it rests on.
         weakest_bug: the rms multiple of the weakest planted bug.
-        budget: the chance of a correct port to be beyond a limit, in one comparison; None where no noise is recorded.
+        budget: the chance of a correct port to be beyond a limit, in one comparison; None where no noise is
+            recorded.
     """
 
     allowance: float

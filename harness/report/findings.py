@@ -10,9 +10,11 @@ from harness.report.calls import call_evidence
 from harness.report.document import Report
 from harness.report.summary import READABLE
 from harness.taps import CACHE_KINDS, kind_of
+from harness.verdict import was_compared
 
 CLEAN_POSITION_TEXT = "position 0 is clean"
 GROWTH_P = 0.01
+TOKEN_IDS = ("the token ids",)  # all that is upstream where a case recorded nothing else
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Finding:
     matched: tuple[str, ...]
     evidence: tuple[str, ...]
     since: tuple[str, ...] = ()
+
+    @property
+    def located(self) -> bool:
+        """Whether anything upstream was replaced or compared, so that the taps say where it is."""
+        return self.since != TOKEN_IDS
 
 
 def findings(report: Report) -> tuple[Finding, ...]:
@@ -80,7 +87,7 @@ def _finding(report: Report, kind: str, results: Sequence[TapResult]) -> Finding
         worst=worst,
         matched=_matched_inputs(report, taps[0], worst),
         evidence=tuple(_evidence(report, peers, results)),
-        since=() if alike else _nearest_compared(report, results[0].tap, compared[results[0].case]),
+        since=() if alike else _nearest_compared(report, results[0].tap, compared.get(results[0].case, set())),
     )
 
 
@@ -88,7 +95,8 @@ def _compared(report: Report) -> dict[str, set[str]]:
     """By case, the taps that were compared."""
     compared: dict[str, set[str]] = {}
     for r in report.results:
-        compared.setdefault(r.case, set()).add(r.tap)
+        if was_compared(r):
+            compared.setdefault(r.case, set()).add(r.tap)
     return compared
 
 
@@ -99,7 +107,7 @@ def _names_operation(report: Report, compared: Mapping[str, set[str]], result: T
         feeds = tuple(
             name for tap in feeds for name in (report.taps.get(tap, ()) if kind_of(tap) in CACHE_KINDS else (tap,))
         )
-    return compared[result.case].issuperset(feeds)
+    return compared.get(result.case, set()).issuperset(feeds)
 
 
 def _nearest_compared(report: Report, tap: str, compared: set[str]) -> tuple[str, ...]:
@@ -112,7 +120,7 @@ def _nearest_compared(report: Report, tap: str, compared: set[str]) -> tuple[str
             nearest.add(name)
         else:
             waiting += report.taps.get(name, ())
-    return tuple(name for name in report.taps if name in nearest) or ("the token ids",)
+    return tuple(name for name in report.taps if name in nearest) or TOKEN_IDS
 
 
 def _matched_inputs(report: Report, tap: str, like: TapResult) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from harness.report.agreement import agreement
 from harness.report.document import Report
 from harness.report.findings import worst_first
 from harness.report.junit_xml import legal, numbered, skipped, suites
-from harness.report.wording import extent, facts, headline, inherited, place, some, uncompared
+from harness.report.wording import extent, facts, headline, inherited, looks_like, place, some, title, uncompared
 from harness.verdict import BROKEN, first_divergence, introduced, overall
 
 
@@ -61,9 +61,11 @@ def _what_is_wrong(report: Report) -> Iterator[str]:
     for broken in uncompared(report):
         yield f"{broken.reason}: {some(broken.taps)}: expected {broken.expected}, found {broken.found}"
     for finding in worst_first(report):
-        yield f"introduced at {place(finding)} ({extent(finding)})"
+        yield f"{title(finding)} {place(finding)} ({extent(finding)})"
         yield from (f"  {label}: {text}" for label, text in facts(finding, report))
     downstream = inherited(report)
     if downstream is not None:
         yield downstream
     yield from agreement(report)
+    for number, line in enumerate(looks_like(report)):
+        yield f"  {line}" if number else f"looks like: {line}"

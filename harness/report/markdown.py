@@ -51,6 +51,8 @@ def _sections(report: Report) -> Iterator[str]:
         yield f"\n{text(downstream)}\n"
     for sentence in agreement(report):
         yield f"\n{text(sentence)}\n"
+    for place, line in enumerate(wording.looks_like(report)):
+        yield f"\n{'**looks like** ' if place == 0 else ''}{linked(line)}\n"
     yield _figures(report)
     if report.acceptance is not None:
         passed = "pass" if report.acceptance.passed else "fail"
@@ -76,10 +78,11 @@ def _findings(report: Report, found: Sequence[Finding]) -> str:
         known = dict(wording.facts(finding, report))
         lines.append(
             (
-                code(wording.place(finding)),
+                f"{'' if finding.located else 'not located: '}{code(wording.place(finding))}",
                 f"{len(finding.taps)} of {finding.layers}" if finding.layers else "",
                 ", ".join(finding.precisions),
-                f"{wording.number(worst.rms_multiple)} (limit {wording.allowed(worst.rms_limit)}, {worst.precision})",
+                f"{wording.number(worst.rms_multiple)} "
+                f"(limit {wording.allowed(worst.rms_limit)}, {worst.precision})",
                 text(known.get("worst at", "")),
             )
         )
@@ -154,6 +157,13 @@ def text(outside: str) -> str:
     """
     plain = " ".join(_shortened(outside).split())
     return re.sub(ACTIVE, _entity, plain)
+
+
+def linked(outside: str) -> str:
+    """The same, with its addresses as links."""
+    parts = re.split(f"({wording.ADDRESS})", outside)
+    shown = (f"<{part}>" if place % 2 else text(part) for place, part in enumerate(parts))
+    return " ".join(part for part in shown if part)
 
 
 def code(outside: str) -> str:

@@ -19,10 +19,10 @@ def check_outputs(paths: Mapping[str, Path]) -> None:
     Raises:
         UsageError: as `check_output`, or two of them go to one place.
     """
-    taken: dict[Path, str] = {}
+    taken: dict[tuple[object, ...], str] = {}
     for option, path in paths.items():
         check_output(path)
-        place = path if path == STDOUT else path.resolve()
+        place = _place(path)
         if place in taken:
             raise UsageError(
                 "two outputs go to one place",
@@ -32,6 +32,14 @@ def check_outputs(paths: Mapping[str, Path]) -> None:
                 hint=f"name another file: --{option} FILE",
             )
         taken[place] = option
+
+
+def _place(path: Path) -> tuple[object, ...]:
+    """What is one for two paths of one file: its inode, or where it will be."""
+    if path != STDOUT and path.exists():
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return (path if path == STDOUT else path.resolve(),)
 
 
 def check_output(path: Path) -> None:

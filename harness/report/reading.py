@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from harness.difference import STATUSES
+from harness.difference import STATUSES, verdict_of
 from harness.errors import UsageError
 from harness.modes import MODES
 from harness.report import audit_contradictions
+from harness.report.acceptance import acceptance
 from harness.report.audit_document import Audit
 from harness.report.diff_document import Diff
-from harness.report.document import Report
+from harness.report.document import Acceptance, Report
 from harness.tolerances import PRECISIONS
-from harness.verdict import overall
+from harness.verdict import first_divergence, introduced, overall
 
 SCHEMA = 1
+DEEPEST = 24  # levels of nesting; reports have 8
 Document = Report | Diff | Audit
 KINDS: dict[str, type[Document]] = {"check": Report, "diff": Diff, "audit": Audit}
 _SAVE = "save one with `goldens check --json FILE`, or with the same option of `diff` or `audit`"
@@ -72,9 +74,39 @@ def read_report(path: Path) -> Document:
 
 def _json(content: bytes, path: Path) -> Any:
     try:
-        return msgspec.json.decode(content)
+        document = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the report is not JSON: {error}", where=path, hint=_AGAIN) from None
+    except RecursionError:
+        raise _too_deep(path) from None
+    if _is_deeper(document, DEEPEST):
+        raise _too_deep(path)
+    return document
+
+
+def _too_deep(path: Path) -> UsageError:
+    return UsageError(
+        "this is not a report: it is nested too deep",
+        where=path,
+        expected=f"at most {DEEPEST} levels",
+        found="more",
+        hint=_SAVE,
+    )
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested deeper than so many levels, however deep they are."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [
+            item
+            for one in layer
+            if isinstance(one, dict | list)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not layer:
+            return False
+    return True
 
 
 def _contradictions(document: Document) -> Iterable[tuple[str, object, object]]:
@@ -115,8 +147,44 @@ def _of_check(report: Report) -> Iterable[tuple[str, object, object]]:
                 yield place, f"{name} up to its limit, {allowed}, since it is a match", multiple
         if len(r.profile) != len(r.limits):
             yield place, f"a limit for each of the {len(r.profile)} positions of its profile", len(r.limits)
-    if report.verdict != overall(report.results):
-        yield "verdict", overall(report.results), report.verdict
+    yield from _of_judgement(report)
+    yield from _of_environment(report)
+
+
+def _of_judgement(report: Report) -> Iterator[tuple[str, object, object]]:
+    """What follows from the results, and is said beside them."""
+    order, found = tuple(report.taps), acceptance(report.results, report.generations)
+    for name, expected, said in (
+        ("verdict", overall(report.results, report.generations), report.verdict),
+        ("introduced", introduced(report.results, order), report.introduced),
+        ("first_divergence", first_divergence(report.results, order), report.first_divergence),
+        ("acceptance", _figures(found), _figures(report.acceptance)),
+    ):
+        if expected != said:
+            yield f"{name}, which follows from the results", expected, said
+
+
+def _of_environment(report: Report) -> Iterator[tuple[str, object, object]]:
+    """What every view of a check shows of the environment: (where, expected, found)."""
+    environment = report.environment
+    libraries, in_force = environment.get("libraries"), environment.get("precision")
+    if not isinstance(libraries, dict) or not {"jax", "flax"} <= set(libraries):
+        yield "environment: libraries", "versions of jax and flax at least", libraries
+    devices = environment.get("devices")
+    if not isinstance(devices, list) or not all(isinstance(one, str) for one in devices):
+        yield "environment: devices", "a list of names", devices
+    if "backend" not in environment:
+        yield "environment: backend", "a name", "nothing"
+    for name, settings in in_force.items() if isinstance(in_force, dict) else ((str(in_force), None),):
+        if not isinstance(settings, dict) or not {"x64", "matmul_precision"} <= set(settings):
+            yield f"environment: precision {name}", "x64 and matmul_precision", settings
+
+
+def _figures(found: Acceptance | None) -> tuple[object, ...] | None:
+    """An acceptance without its remarks, whose words a release may change."""
+    if found is None:
+        return None
+    return found.precision, found.max_abs, found.mean_abs, found.position_correlation, found.passed
 
 
 def _of_diff(diff: Diff) -> Iterable[tuple[str, object, object]]:
@@ -126,6 +194,8 @@ def _of_diff(diff: Diff) -> Iterable[tuple[str, object, object]]:
         found = diff.counts.get(status)
         if found is None or (status != "unchanged" and found != changed[status]):
             yield f"counts: {status}", changed[status], found
+    if diff.verdict != (expected := verdict_of(diff.counts)):
+        yield "verdict", f"{expected}, by the counts", diff.verdict
     if changed["unchanged"]:
         yield "changes", "only what changed", f"{changed['unchanged']} of status unchanged"
     for name, tallies in (("operations", diff.operations), ("cases", diff.cases)):

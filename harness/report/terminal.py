@@ -23,9 +23,11 @@ from harness.report.wording import (
     facts,
     headline,
     inherited,
+    looks_like,
     number,
     place,
     some,
+    title,
     uncompared,
 )
 
@@ -39,7 +41,7 @@ def print_report(report: Report, console: Console) -> None:
 def report_text(report: Report, width: int) -> str:
     """The same as plain text, lines of at most `width` characters."""
     text = io.StringIO()
-    print_report(report, Console(file=text, width=width, color_system=None))
+    print_report(report, Console(file=text, width=width, color_system=None, markup=False, emoji=False))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
@@ -60,8 +62,8 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield spaced(Text(downstream), indent=2)
     for sentence in agreement(report):
         yield spaced(Text(sentence), indent=2)
-    if report.looks_like is not None:
-        yield spaced(Text.assemble(("looks like: ", "bold"), report.looks_like), indent=2)
+    if looks_like(report):
+        yield spaced(Text.assemble(("looks like: ", "bold"), "\n".join(looks_like(report))), indent=2)
     yield _summary(report)
     yield _logits(report)
     if report.acceptance is not None:
@@ -102,7 +104,7 @@ def _uncompared(broken: Uncompared) -> Text:
 def _finding(finding: Finding, report: Report) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_row(
-        Text("introduced at", "bold red"),
+        Text(title(finding), "bold red"),
         Text.assemble((place(finding), "bold"), f"   ({extent(finding)})"),
     )
     for label, text in facts(finding, report):

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from harness.comparison import TapResult, Worst
 from harness.modes import unit_of
 from harness.report.acceptance import MAX_ABS, MEAN_ABS, POSITION_CORRELATION
+from harness.report.contract import breach
 from harness.report.document import Acceptance, LimitEntry, Report
 from harness.report.findings import Finding
 from harness.report.summary import UNCOMPARED
 from harness.taps import kind_of
+from harness.verdict import was_compared
 
+# An address that a view may make a link of: nothing in it can end an attribute or a Markdown link.
+ADDRESS = r"https://[A-Za-z0-9][A-Za-z0-9./#_-]*"
 NOT_FINITE = "NaN or infinity where the golden is finite"
 # By mode, what a finding rests on.
 BASIS = {
@@ -44,12 +48,12 @@ def headline(report: Report) -> tuple[str, str]:
 
 def uncompared(report: Report) -> Iterator[Uncompared]:
     """What could not be compared at all, one entry a reason."""
-    broken = [r for r in report.results if r.verdict in UNCOMPARED]
-    for verdict in dict.fromkeys(r.verdict for r in broken):
-        of_kind = [r for r in broken if r.verdict == verdict]
+    broken = [r for r in report.results if r.verdict in UNCOMPARED or r.expected is not None]
+    for reason in dict.fromkeys(map(breach, broken)):
+        of_kind = [r for r in broken if breach(r) == reason]
         first = of_kind[0]
         yield Uncompared(
-            verdict,
+            reason,
             tuple(dict.fromkeys(r.tap for r in of_kind)),
             first.expected,
             first.found,
@@ -69,10 +73,16 @@ def folded(taps: Sequence[str], layers: int) -> str:
     return some(taps)
 
 
+def title(finding: Finding) -> str:
+    """What a finding says of its taps: that they are where the bug is, or only that it shows there."""
+    return "introduced at" if finding.located else "not located, shows at"
+
+
 def extent(finding: Finding) -> str:
     """In how many layers, on whose inputs, at which precisions."""
     where = f"in {len(finding.taps)} of {finding.layers} layers, " if finding.layers else ""
-    return f"{where}{BASIS[finding.worst.mode]}; {', '.join(finding.precisions)}"
+    basis = BASIS[finding.worst.mode] if finding.located else "nothing before it was recorded in these cases"
+    return f"{where}{basis}; {', '.join(finding.precisions)}"
 
 
 def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
@@ -139,10 +149,21 @@ def inherited(report: Report) -> str | None:
         return f"inherited: {counted(len(taps), 'tap')} further downstream, each right on golden inputs"
     first = report.first_divergence
     where = f"first {first.tap} (case {first.case}, {first.precision})" if first else ""
+    unknown = dict.fromkeys(r.tap for r in report.results if not was_compared(r))
+    if unknown:
+        return (
+            f"not located: {counted(len(taps), 'tap')} beyond the limit in the forward pass; what could not be\n"
+            f"compared ({some(tuple(unknown))}) may be where it starts"
+        )
     return (
         f"no operation is wrong on golden inputs, yet {len(taps)} taps are beyond the limit in the forward "
         f"pass,\n{where}: small errors add up; look at the arithmetic, not the formula"
     )
+
+
+def looks_like(report: Report) -> tuple[str, ...]:
+    """What the diagnosis says, line by line; none where there is none."""
+    return tuple(line for line in (report.looks_like or "").splitlines() if line.strip())
 
 
 def criteria(acceptance: Acceptance) -> str:
@@ -176,8 +197,8 @@ def rule(limits: LimitEntry) -> str:
     factors = [f"{name} limits times {x:g}" for name, x in (("rms", limits.rms), ("max", limits.max)) if x != 1]
     if limits.budget is None:
         return ", ".join(["one limit everywhere, in half-ulps", *factors])
-    chance = f"a correct port, up to {limits.allowance:g} x as noisy as PyTorch, is beyond one in {power(1 / limits.budget)}"
-    return ", ".join([f"{chance} comparisons", *factors])
+    who = f"a correct port, up to {limits.allowance:g} x as noisy as PyTorch"
+    return ", ".join([f"{who}, is beyond one in {power(1 / limits.budget)} comparisons", *factors])
 
 
 def bound(limit: float) -> str:

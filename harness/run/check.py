@@ -33,6 +33,6 @@ def check(
     progress.begin("config, weights, token ids")
     with Checker(golden_path, checkpoint, spec, question, load=load) as checker:
         results: list[TapResult] = []
-        for precision in question.precisions:
+        for precision in checker.question.precisions:
             results += checker.run(precision, progress=progress)
         return checker.report(results)

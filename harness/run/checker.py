@@ -7,10 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from harness import embedded
 from harness.architecture import Architecture, Config
 from harness.comparison import TapResult
@@ -20,17 +16,19 @@ from harness.golden import CaseEntry
 from harness.report.document import Report
 from harness.run import matmul_audit
 from harness.run import precision as precisions
-from harness.run.coverage import covered, replayable, uncovered
+from harness.run.backend import refuse_no_backend
+from harness.run.convention import NOTE
+from harness.run.coverage import covered, obstacle, replayable, uncovered
 from harness.run.generation import continue_greedily
-from harness.run.passes import Pass, checkable, passes
+from harness.run.passes import checkable, passes
 from harness.run.port import (
     Call,
     Declarations,
     Port,
-    blaming_the_port,
     declarations,
     find_port,
     load_port,
+    notes_of,
     run_sequences,
 )
 from harness.run.preflight import preflight
@@ -38,6 +36,7 @@ from harness.run.progress import SILENT, Progress
 from harness.run.question import Question, select_cases
 from harness.run.reporting import Run, assemble
 from harness.run.rows import rows_not_covered
+from harness.run.sequences import calls_of
 from harness.run.session import Compared, Judgement, unseen
 from harness.run.source import GoldenSource
 from harness.run.tracing.lift import CannotLift
@@ -78,14 +77,16 @@ class Checker:
         self.question = question
         question.check()
         self._spec = spec
+        refuse_no_backend()
         if load is None:
             find_port(spec)  # before minutes are spent; and an import may configure precision: looked at next
         for precision in question.precisions:
             precisions.refuse_reduced(precision, question.allow_reduced_precision)
         self.exchange(load or (lambda directory, config, dtype: load_port(spec, directory, config, dtype)))
-        self._sources: dict[str, GoldenSource] = {}
+        self._sources: dict[tuple[str, bool], GoldenSource] = {}
         self.golden: Golden = open_golden(golden_path)
         try:
+            self.question = question.carried_by(self.golden.manifest.truth_dtype)
             selected = select_cases(self.golden.manifest.cases, question.cases)
             self.cases = checkable(self.golden, selected, question.modes)
             self._outside = tuple(case.name for case in selected if case not in self.cases)
@@ -110,7 +111,7 @@ class Checker:
         self._settings: dict[str, object] = {}
         self._declared = Declarations()
         self._notes: dict[str, tuple[str, ...]] = {}
-        self._audits: dict[str, matmul_audit.Audit] = {}
+        self._audits: dict[str, dict[matmul_audit.Kind, matmul_audit.Audit]] = {}
         self._not_lifted: dict[str, None] = {}
         self._uncovered: dict[str, None] = {}
         self._generations: dict[tuple[str, str], Continuation] = {}
@@ -131,10 +132,11 @@ class Checker:
         return self._declared
 
     def source(self, precision: str) -> GoldenSource:
-        """The golden at a precision."""
-        if precision not in self._sources:
-            self._sources[precision] = GoldenSource(self.golden, precision)
-        return self._sources[precision]
+        """The golden at a precision, by the convention that the port declared when it was last loaded."""
+        key = precision, bool(self._declared.positions_from_pads)
+        if key not in self._sources:
+            self._sources[key] = GoldenSource(self.golden, precision, from_pads=key[1])
+        return self._sources[key]
 
     def run(
         self,
@@ -185,8 +187,11 @@ class Checker:
         progress.begin(f"{precision}: loading the port")
         with precisions.in_force(precision, allow_reduced):
             port = self._port(precision)
-        # Entered anew: what loading the port has configured is looked at before it runs.
-        with precisions.in_force(precision, allow_reduced) as in_force:
+        # Entered anew: what loading the port has configured is looked at before it runs, and once more afterwards.
+        with (
+            precisions.unchanged(precision, allow_reduced),
+            precisions.in_force(precision, allow_reduced) as in_force,
+        ):
             self._settings[precision] = asdict(in_force)
             self._declared = declarations(port, Architecture.kinds())
             self._uncovered = dict.fromkeys(uncovered(self.cases, port, self._declared))
@@ -202,7 +207,7 @@ class Checker:
                 for case in possible
                 for one in passes(source, case, modes, replayable(case, self._declared), judgement)
             ]
-            sequences = [self._calls(port, session, precision) for session in sessions]
+            sequences = [calls_of(port, self.golden, session, precision) for session in sessions]
             progress.begin(precision, sum(session.expected for session in sessions))
             for session, calls, logits in zip(sessions, sequences, run_sequences(port, sequences), strict=True):
                 for call, value in zip(calls, logits, strict=True):
@@ -213,8 +218,9 @@ class Checker:
                     written = continue_greedily(port, self.golden, case, precision)
                     self._generations[case.name, precision] = written
             self._notes[precision] = (
-                *getattr(port, "notes", ()),
-                *self._precision_notes(precision, port, in_force, [calls[0] for calls in sequences]),
+                *notes_of(port),
+                *((NOTE,) if self._declared.positions_from_pads else ()),
+                *self._precision_notes(precision, port, in_force, sequences),
             )
         return results
 
@@ -242,28 +248,39 @@ class Checker:
         if self._outside:
             yield f"cases that mode {' and '.join(self.question.modes)} cannot check: {', '.join(self._outside)}"
 
+    def covers_any(self) -> bool:
+        """Whether the port, as it was last loaded, can run any of the cases."""
+        port = None if self._loaded is None else self._loaded[1]
+        return port is not None and any(obstacle(case, port, self._declared) is None for case in self.cases)
+
     @property
     def not_lifted(self) -> tuple[str, ...]:
         """Why float64 was not checked although it was asked for."""
         return tuple(self._not_lifted)
 
     def _precision_notes(
-        self, precision: str, port: Port, settings: precisions.Settings, calls: Sequence[Call]
+        self,
+        precision: str,
+        port: Port,
+        settings: precisions.Settings,
+        sequences: Sequence[Sequence[Call]],
     ) -> tuple[str, ...]:
-        """What has to be said about precision settings; the port is looked into once per precision.
+        """What has to be said about precision settings; the port is looked into once for each kind of case.
 
-        That is after it ran, and on an input that it has seen: a port that keeps tables for later would otherwise
+        That is after it ran, and on inputs that it has seen: a port that keeps tables for later would otherwise
         keep what is only a tracer.
 
         Raises:
             PortError: the port reduces the matmul precision by itself.
         """
-        if precision == "bfloat16" or not calls:
+        if precision == "bfloat16" or not sequences:
             return ()
-        if precision not in self._audits:
-            self._audits[precision] = matmul_audit.audit(port, min(calls, key=lambda call: call.input_ids.size))
+        known = self._audits.setdefault(precision, {})
+        for kind, calls in matmul_audit.kinds_of(sequences).items():
+            if kind not in known:
+                known[kind] = matmul_audit.audit(port, calls)
         allow_reduced = self.question.allow_reduced_precision
-        notes = matmul_audit.judge(self._audits[precision], precision, allow_reduced)
+        notes = matmul_audit.judge(matmul_audit.together(known.values()), precision, allow_reduced)
         return (precisions.waiver(settings), *notes) if allow_reduced and precision == "float32" else notes
 
     def _port(self, precision: str) -> Port:
@@ -282,25 +299,3 @@ class Checker:
                 port = LiftedPort(port, self._config)
             self._loaded = (precision, port)
         return self._loaded[1]
-
-    def _calls(self, port: Port, session: Pass, precision: str) -> list[Call]:
-        """The calls of a pass; the first has the cache, which is as long as the case and not a token longer.
-
-        One call is all tokens at once, without a cache.
-        """
-        case, taps = self.golden.case(session.case.name), session.calls()
-        ids, positions = jnp.asarray(case.input_ids, jnp.int32), jnp.asarray(case.positions, jnp.int32)
-        if len(taps) == 1:
-            return [Call(ids, positions, jnp.asarray(case.mask), None, taps[0])]
-        with blaming_the_port("init_cache"):
-            cache = port.init_cache(case.batch, case.length, precisions.jax_dtype(precision))  # type: ignore[attr-defined]
-        return [
-            Call(ids[:, span], positions[:, span], filled(case.mask, span), None if span.start else cache, tap)
-            for span, tap in zip(case.spans, taps, strict=True)
-        ]
-
-
-def filled(mask: np.ndarray, span: slice) -> jax.Array:
-    """The mask over all slots of a cache once a call's tokens are in it."""
-    slots = np.arange(mask.shape[1]) < span.stop
-    return jnp.asarray(mask & slots)

@@ -10,20 +10,32 @@ from harness.run.port import Declarations, Port
 from harness.taps import FULL_KINDS
 
 
+class NotCovered(PortError):  # noqa: N818 - an outcome: a test of such a case is skipped
+    """The port can run none of the cases that were asked for.
+
+    Attributes:
+        reasons: what it lacks, one line a reason.
+    """
+
+    def __init__(self, cases: Sequence[CaseEntry], reasons: Sequence[str]) -> None:
+        self.reasons = tuple(reasons)
+        super().__init__(
+            "the port can run none of the cases that were asked for",
+            where=", ".join(case.name for case in cases),
+            found="; ".join(reasons),
+            hint="ask for other cases (--case), or give the port what it lacks: see harness/run/port.py",
+        )
+
+
 def covered(cases: Sequence[CaseEntry], port: Port, declared: Declarations) -> tuple[CaseEntry, ...]:
     """The cases that the port can run.
 
     Raises:
-        PortError: none of them.
+        NotCovered: none of them.
     """
-    left = tuple(case for case in cases if _obstacle(case, port, declared) is None)
+    left = tuple(case for case in cases if obstacle(case, port, declared) is None)
     if cases and not left:
-        raise PortError(
-            "the port can run none of the cases that were asked for",
-            where=", ".join(case.name for case in cases),
-            found="; ".join(uncovered(cases, port, declared)),
-            hint="ask for other cases (--case), or give the port what it lacks: see harness/run/port.py",
-        )
+        raise NotCovered(cases, tuple(uncovered(cases, port, declared)))
     return left
 
 
@@ -31,7 +43,7 @@ def uncovered(cases: Sequence[CaseEntry], port: Port, declared: Declarations) ->
     """One line for each reason why cases, or their replay, are left out."""
     reasons: dict[str, list[str]] = {}
     for case in cases:
-        reason = _obstacle(case, port, declared)
+        reason = obstacle(case, port, declared)
         if reason is not None:
             reasons.setdefault(reason, []).append(case.name)
         elif not replayable(case, declared):
@@ -41,7 +53,7 @@ def uncovered(cases: Sequence[CaseEntry], port: Port, declared: Declarations) ->
     for reason, names in reasons.items():
         yield f"{reason}: {', '.join(names)}"
     for case in cases:
-        if case.kept and _obstacle(case, port, declared) is None:
+        if case.kept and obstacle(case, port, declared) is None:
             yield f"positions of {case.name} beside the {len(case.kept)} of {case.shape[1]} that are stored"
 
 
@@ -52,7 +64,8 @@ def replayable(case: CaseEntry, declared: Declarations) -> bool:
     return case.level == "ops" and not FULL_KINDS & {*declared.without, *declared.recorded_only}
 
 
-def _obstacle(case: CaseEntry, port: Port, declared: Declarations) -> str | None:
+def obstacle(case: CaseEntry, port: Port, declared: Declarations) -> str | None:
+    """Why the port cannot run a case; None where it can."""
     if case.kind in declared.cannot:
         return f"{case.kind} cases, which the port declares that it does not take"
     if case.cached and not callable(getattr(port, "init_cache", None)):

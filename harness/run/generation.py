@@ -11,7 +11,7 @@ from harness.generation import Continuation, agreement, first_mismatch
 from harness.golden import CaseEntry, statistic
 from harness.layout import GENERATED_PRECISIONS
 from harness.metrics import UNIT_ROUNDOFF
-from harness.run.port import blaming_the_port
+from harness.run.contained import blaming_the_port
 from harness.run.precision import jax_dtype
 from harness.run.tapping import no_tap
 from harness.store import Golden

@@ -6,7 +6,7 @@ port wins over what the harness puts in force. None of them can be seen from out
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -15,12 +15,14 @@ from jax.extend import source_info_util
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
 from harness.errors import HarnessError, PortError
+from harness.run.contained import blaming_the_port, described
 from harness.run.port import Call, Port
 from harness.run.precision import FULL, is_reduced
 from harness.run.tapping import no_tap
 
 PRODUCTS = frozenset({"dot_general", "ragged_dot_general", "conv_general_dilated"})
 AUDITED_DTYPES = ("float32", "float64")
+Kind = tuple[int, int, bool]  # of a case: rows, tokens of its first call, and whether it goes through a cache
 _SHORT = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
@@ -57,25 +59,50 @@ def reduced_matmuls(jaxpr: Jaxpr, backend: str) -> tuple[ReducedMatmul, ...]:
     return tuple(_walk(jaxpr, backend))
 
 
-def audit(port: Port, call: Call) -> Audit:
-    """Trace a port's forward pass and read what its matrix products ask for. Nothing is computed.
+def kinds_of(sequences: Sequence[Sequence[Call]]) -> dict[Kind, Sequence[Call]]:
+    """The calls that are worth a trace, one case for each kind: a port may take another way for another shape."""
+    return {(*calls[0].input_ids.shape, len(calls) > 1): calls for calls in sequences}
+
+
+def together(audits: Collection[Audit]) -> Audit:
+    """What several traces showed: of each what the others had not, or the first failure where there is nothing."""
+    products: list[ReducedMatmul] = []
+    for one in audits:
+        known = set(products)
+        products += [matmul for matmul in one.found if matmul not in known]
+    failures = (one.failure for one in audits if one.failure is not None)
+    return Audit(tuple(products), None if products else next(failures, None))
+
+
+def audit(port: Port, calls: Sequence[Call]) -> Audit:
+    """Trace the calls of a case and read what their matrix products ask for. Nothing is computed.
+
+    Of several calls those are traced that differ in length: steps are all alike.
 
     Inputs are constants of the trace and not its arguments, so that a port may look at them. A port that reads its
     weights as it runs offers `without_weights()`, itself with zeros in their place: a trace of the port itself
     would hold all of them at once.
     """
-    if hasattr(port, "without_weights"):
-        port = port.without_weights()
     # Our own default is in force, so that what is found was asked for by the port.
     try:
-        with jax.default_matmul_precision(FULL):
-            traced = jax.make_jaxpr(
-                lambda: port.forward(call.input_ids, call.positions, call.mask, call.cache, no_tap)
-            )()
-    except Exception as error:
-        reason = error.problem if isinstance(error, HarnessError) else str(error).strip().partition("\n")[0]
-        return Audit(failure=f"{type(error).__name__}: {reason}")
+        with blaming_the_port("forward, traced"), jax.default_matmul_precision(FULL):
+            port = port.without_weights() if hasattr(port, "without_weights") else port
+            traced = jax.make_jaxpr(lambda: _run(port, calls))()
+    except HarnessError as error:
+        return Audit(failure=described(error.__cause__ or error))
     return Audit(found=reduced_matmuls(traced.jaxpr, jax.default_backend()))
+
+
+def _run(port: Port, calls: Sequence[Call]) -> list[jax.Array]:
+    """The logits of a case's calls, the cache handed on; of calls of one length the first alone."""
+    cache, seen, found = calls[0].cache, set[int](), []
+    for call in calls:
+        length = call.input_ids.shape[1]
+        if length not in seen:
+            logits, cache = port.forward(call.input_ids, call.positions, call.mask, cache, no_tap)
+            found.append(logits)
+        seen.add(length)
+    return found
 
 
 def judge(audit: Audit, precision: str, allow_reduced: bool) -> tuple[str, ...]:

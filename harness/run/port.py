@@ -5,6 +5,10 @@ A port is a class (or a module) with
     load(checkpoint_dir, config, dtype, mesh) -> port
     port.forward(input_ids, positions, mask, cache, tap) -> (logits, cache)
 
+`config` is the checkpoint's config.json in both of its dialects at once: `rope_theta` and `rope_parameters`,
+`torch_dtype` and `dtype`, `max_window_layers` and `layer_types`. `harness.run.dialect.Parameters` has the weights
+by name; a tied head is there as well.
+
 `input_ids` and `positions` are int32 [B, S], `mask` is bool [B, S] (False = padding), `logits` is [B, S, V] in
 `dtype`. `cache` is None for a whole prompt. `tap(name, value) -> value` is called with every intermediate of
 harness/taps.py that the model has, each of shape [B, S, ...]; the port goes on with what comes back.
@@ -26,6 +30,7 @@ that is every case with a cache. Further:
     recorded_only = ("probs",)          kinds that it records, but does not go on with: replay cannot replace them
     dtypes = {"logits": "float32"}      kinds of taps that are wider than `dtype` by design (float64 aside)
     cannot = ("batch", "offset")        kinds of cases (`harness.entries`) that it does not take
+    positions_from_pads = ("left",)     rows padded on that side count their positions from the pads
 
 A port may also offer `forward_sequences(sequences)`, to push many cases through one layer before it loads the
 next: the calls of each case in order, of which only the first has a cache; it returns what `forward` would for
@@ -45,10 +50,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from harness.architecture import Config
 from harness.entries import KINDS
-from harness.errors import PortError
+from harness.errors import PortError, shortened
+from harness.run.contained import blaming_the_port
+from harness.run.convention import SIDES
+from harness.run.dialect import in_both_dialects
 from harness.run.tapping import TapFunction
 
 CASE_KINDS = tuple(kind.kind for kind in KINDS)
@@ -82,6 +91,7 @@ class Declarations:
     dtypes: Mapping[str, str] = field(default_factory=dict)
     recorded_only: tuple[str, ...] = ()
     cannot: tuple[str, ...] = ()
+    positions_from_pads: tuple[str, ...] = ()
 
 
 def find_port(spec: str) -> Any:
@@ -99,18 +109,12 @@ def find_port(spec: str) -> Any:
         )
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
+    with blaming_the_port(f"--port {spec}", "the port cannot be imported:", _SPEC_HINT):
         found = importlib.import_module(module_name)
         for part in filter(None, name.split(".")):
             found = getattr(found, part)
-    except Exception as error:
-        raise PortError(
-            f"the port cannot be imported: {type(error).__name__}: {error}",
-            where=f"--port {spec}",
-            expected="package.module:Name",
-            hint=_SPEC_HINT,
-        ) from error
-    if not callable(getattr(found, "load", None)):
+        loads = callable(getattr(found, "load", None))
+    if not loads:
         raise PortError(
             "the port has no load()",
             where=f"--port {spec}",
@@ -136,9 +140,11 @@ def load_from(factory: Any, spec: str, checkpoint: Path, config: Config, dtype: 
     Raises:
         PortError: its `load` raises, or what it returns has no `forward`.
     """
+    given = in_both_dialects(config)
     with blaming_the_port(f"{spec}: load"):
-        port: Port = factory.load(checkpoint, config, dtype, None)
-    if not callable(getattr(port, "forward", None)):
+        port: Port = factory.load(checkpoint, given, dtype, None)
+        runs = callable(getattr(port, "forward", None))
+    if not runs:
         raise PortError(
             "what the port's load() returned has no forward()",
             where=spec,
@@ -155,9 +161,10 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
     Raises:
         PortError: it declares a kind of tap that the architecture does not have.
     """
-    without = tuple(getattr(port, "without", ()))
-    dtypes = dict(getattr(port, "dtypes", {}))
-    recorded_only = tuple(getattr(port, "recorded_only", ()))
+    with blaming_the_port("what the port declares"):
+        names = ("without", "recorded_only", "cannot", "positions_from_pads")
+        without, recorded_only, cannot, sides = (tuple(map(str, getattr(port, name, ()))) for name in names)
+        dtypes = {str(kind): jnp.dtype(dtype).name for kind, dtype in dict(getattr(port, "dtypes", {})).items()}
     for kind in (*without, *dtypes, *recorded_only):
         if kind not in kinds:
             raise PortError(
@@ -166,7 +173,6 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
                 expected=", ".join(sorted(kinds)),
                 hint="`without`, `recorded_only` and `dtypes` take kinds such as probs, without layer numbers",
             )
-    cannot = tuple(getattr(port, "cannot", ()))
     for kind in cannot:
         if kind not in CASE_KINDS:
             raise PortError(
@@ -175,7 +181,25 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
                 expected=", ".join(CASE_KINDS),
                 hint="`cannot` takes the kinds of a corpus' entries",
             )
-    return Declarations(without, dtypes, recorded_only, cannot)
+    for side in sides:
+        if side not in SIDES:
+            raise PortError(
+                "the port declares a side on which positions do not depend on the pads",
+                where=f"positions_from_pads: {side}",
+                expected=", ".join(SIDES),
+                hint='positions_from_pads = ("left",), where positions count from the beginning of the padded row',
+            )
+    return Declarations(without, dtypes, recorded_only, cannot, sides)
+
+
+def notes_of(port: Port) -> tuple[str, ...]:
+    """The lines that the port wants the report to show.
+
+    Raises:
+        PortError: they cannot be had.
+    """
+    with blaming_the_port("notes"):
+        return tuple(shortened(note) for note in getattr(port, "notes", ()))
 
 
 def run_sequences(port: Port, sequences: Sequence[Sequence[Call]]) -> Iterator[list[jax.Array]]:
@@ -221,34 +245,9 @@ def _logits(value: Any) -> jax.Array:
             found=type(value).__name__,
             hint="return (logits, cache); a port without a cache returns (logits, None)",
         )
-    logits: jax.Array = value[0]
+    with blaming_the_port("forward"):  # what JAX computes asynchronously fails only here
+        logits: jax.Array = jax.block_until_ready(value[0])
     return logits
-
-
-class blaming_the_port:  # noqa: N801 - reads as a sentence at its call sites
-    """Turn whatever the port raises into a PortError that says where; the traceback stays attached."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        from harness.errors import HarnessError
-
-        if error is None or isinstance(error, HarnessError) or not isinstance(error, Exception):
-            return
-        frame = error.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        line = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame is not None else None
-        first_line = str(error).strip().splitlines()[:1]
-        raise PortError(
-            f"the port raised {type(error).__name__}: {' '.join(first_line)}",
-            where=f"{self._where} ({line})",
-            hint="run the same command with GOLDENS_TRACEBACK=1 for the whole traceback",
-        ) from error
 
 
 _SPEC_HINT = f"for example --port {BUILT_IN}, or my_package.my_port:Port with my_package importable"

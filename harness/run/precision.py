@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Num
 
-from harness.errors import UsageError
+from harness.errors import PortError, UsageError
 
 VARIABLE = "JAX_DEFAULT_MATMUL_PRECISION"
 FULL = "highest"
@@ -104,6 +104,36 @@ def in_force(precision: str, allow_reduced: bool = False) -> Iterator[Settings]:
             x64=bool(jax.config.jax_enable_x64),
             matmul_precision=str(jax.config.jax_default_matmul_precision or "default"),
         )
+
+
+@contextlib.contextmanager
+def unchanged(precision: str, allow_reduced: bool = False) -> Iterator[None]:
+    """Look again at what is configured when a port has run: JAX's configuration is not a port's to change.
+
+    What `in_force` puts in force wins over `jax.config.update`, so that the check itself saw nothing of it; the
+    port as it is deployed would. The configuration is put back, for whatever runs next.
+
+    Raises:
+        PortError: the port has configured a reduced precision, which the check was not asked to allow.
+    """
+    before = jax.config.jax_default_matmul_precision
+    try:
+        yield
+    finally:
+        after = jax.config.jax_default_matmul_precision
+        if after != before:
+            jax.config.update("jax_default_matmul_precision", before)
+    waived = precision == "bfloat16" or (precision == "float32" and allow_reduced)
+    if after == before or waived or not is_reduced(jax.default_backend(), after or "default", precision):
+        return
+    raise PortError(
+        f"the port configures a reduced matmul precision while it runs, in the {precision} check",
+        where="jax.config.update, inside forward or what it calls",
+        expected=f"{before or 'nothing'}, as it was before",
+        found=f"{after} on {jax.default_backend()}",
+        hint="remove that setting, with which the port was not checked and would be deployed; or check float32 as "
+        "it is deployed: --precision float32 --allow-reduced-precision",
+    )
 
 
 def waiver(settings: Settings) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.errors import UsageError
 from harness.golden import CaseEntry
@@ -16,6 +16,10 @@ BOTH = ("forward", "replay")
 SEVERAL = {"all": MODES, "both": BOTH}
 
 
+# What is asked where nothing is said; of a golden that cannot carry float64, what it can.
+USUAL = ("float64", "float32")
+
+
 @dataclass(frozen=True)
 class Question:
     """What is asked of a port.
@@ -24,13 +28,13 @@ class Question:
         precisions: any of float64, float32, bfloat16.
         modes: any of `harness.modes`. A case is checked in those that it allows.
         cases: glob patterns of case names; none means all.
-        limit_rms, limit_max: the user's own limits, in noise multiples.
+        limit_rms, limit_max: factors on every limit. Above 1 they miss bugs, below 1 they accuse correct ports.
         lift: in float64, lift the narrower floats that are hard-coded in the port.
         allow_reduced_precision: check float32 under the matmul precision that is configured, or else under the
             backend's default, instead of refusing a reduced one. The report says so.
     """
 
-    precisions: tuple[str, ...] = ("float64", "float32")
+    precisions: tuple[str, ...] = USUAL
     modes: tuple[str, ...] = MODES
     cases: tuple[str, ...] = ()
     limit_rms: float | None = None
@@ -60,6 +64,24 @@ class Question:
                 "nothing is to be checked",
                 hint=f"--precision takes {', '.join(PRECISIONS)}, --mode {', '.join((*SEVERAL, *MODES))}",
             )
+
+    def carried_by(self, truth_dtype: str) -> Question:
+        """The question as a golden whose truth is stored in this dtype can be asked it.
+
+        Raises:
+            UsageError: float64 is asked for by itself, and the truth is narrower.
+        """
+        if truth_dtype == "float64" or "float64" not in self.precisions:
+            return self
+        if self.precisions != USUAL:
+            raise UsageError(
+                "this golden cannot say anything about float64",
+                where="--precision",
+                expected=f"precisions that a truth stored in {truth_dtype} can carry: float32, bfloat16",
+                found=", ".join(self.precisions),
+                hint="leave float64 out, or record the golden with --dtype float64",
+            )
+        return replace(self, precisions=tuple(p for p in self.precisions if p != "float64"))
 
     def limit(self, precision: str) -> Limit:
         """The limit in force at a precision."""

@@ -19,6 +19,7 @@ from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.run.port import Declarations
 from harness.run.question import Question
 from harness.store import Golden
+from harness.store.location import shown
 from harness.taps import kind_of, recorded_inputs
 from harness.tolerances import PRECISIONS, Limit
 from harness.verdict import first_divergence, introduced, judge, overall
@@ -58,7 +59,9 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         case.name: recorded_inputs(manifest.taps, [n for n in case.taps if kind_of(n) not in without])
         for case in run.cases
     }
-    results = judge(raw, graphs)
+    results = judge(
+        raw, graphs, {tap.name: tap.inputs for tap in manifest.taps}, {*without, *run.declared.recorded_only}
+    )
     return Report(
         schema=1,
         kind="check",
@@ -66,13 +69,13 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         port=run.port,
         environment={**environment(), "precision": dict(run.settings)},
         notes=tuple(run.notes),
-        verdict="diverged" if any(one.verdict != "match" for one in run.generations) else overall(results),
+        verdict=overall(results, run.generations),
         introduced=introduced(results, order),
         first_divergence=first_divergence(results, order),
         acceptance=acceptance(results, run.generations),
         limits={name: LimitEntry.of(value) for name, value in run.limits.items()},
         taps={tap.name: tap.inputs for tap in manifest.taps},
-        not_covered=tuple(_not_covered(run)),
+        not_covered=tuple(_not_covered(run, manifest.truth_dtype)),
         results=results,
         generations=tuple(run.generations),
     )
@@ -87,12 +90,14 @@ def reference(golden: Golden) -> GoldenReference:
         "parameters": manifest.model.parameter_count,
         "level": manifest.level,
     }
-    return GoldenReference(golden.id, golden.path, manifest.model.id, provenance)
+    return GoldenReference(golden.id, shown(golden.path), manifest.model.id, provenance)
 
 
-def _not_covered(run: Run) -> Iterator[str]:
+def _not_covered(run: Run, truth_dtype: str) -> Iterator[str]:
     question = run.question
-    yield from (f"precision {p}: not asked for" for p in PRECISIONS if p not in question.precisions)
+    for precision in (p for p in PRECISIONS if p not in question.precisions):
+        narrow = precision == "float64" and truth_dtype != "float64"
+        yield f"precision {precision}: {f'the truth is stored in {truth_dtype}' if narrow else 'not asked for'}"
     yield from (f"mode {mode}: not asked for" for mode in MODES if mode not in question.modes)
     yield from (f"tap {kind}: the port declares that it does not expose it" for kind in run.declared.without)
     yield from (

@@ -33,17 +33,8 @@ def main(file: str) -> None:
 
 
 def _refusal(error: HarnessError) -> Refusal:
-    def text(fact: object) -> str | None:
-        return None if fact is None else str(fact)
-
-    return Refusal(
-        type(error).__name__,
-        error.problem,
-        text(error.where),
-        text(error.expected),
-        text(error.found),
-        error.hint,
-    )
+    facts = (error.problem, error.where, error.expected, error.found, error.hint)
+    return Refusal(error.kind().__name__, *facts)
 
 
 def _report(task: Task) -> object:

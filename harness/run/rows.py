@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from harness.calibration import Floor
-from harness.comparison import Place, Scope, TapResult, compare
+from harness.comparison import Place, Scope, TapResult
 from harness.corpus import Case
 from harness.golden import CaseEntry
 from harness.run.source import GoldenSource
+from harness.run.wider import compare_at
 from harness.store import Golden
 from harness.taps import CACHE_KINDS, Tap, kind_of
 from harness.tolerances import Limit
@@ -84,7 +85,7 @@ class AloneGolden:
         """Compare the batch's value, of all calls together, with the rows' prompts."""
         place = Place(self.entry.name, self.source.precision, self.mode, tap)
         truth, noise, scope = self._truth(tap), self._noise(tap), self._scope(tap)
-        found = compare(place, actual, truth, noise, self.limit, dtype, scope)
+        found = compare_at(place, actual, truth, noise, self.limit, dtype, scope)
         return replace(found, against=self._against(tap))
 
     def _against(self, tap: Tap) -> tuple[str | None, ...]:
@@ -99,7 +100,11 @@ class AloneGolden:
 
     def _truth(self, tap: Tap) -> Float[np.ndarray, "..."]:
         batch, length = self.entry.shape
-        rows = [(row, self.source.truth(p.name, tap.name)[0], tokens) for row, p, tokens in self._rows(tap)]
+        rows = []
+        for row, prompt, tokens in self._rows(tap):
+            alone = self.source.truth(prompt.name, tap.name)
+            counted = self.source.as_counted(self.entry.name, tap.name, alone, slice(row, row + 1))
+            rows.append((row, counted[0], tokens))
         own = dict(zip(tap.dims[1:], rows[0][1].shape, strict=True)) | {"position": length, "key": length}
         truth = np.zeros((batch, *(own[dim] for dim in tap.dims[1:])))
         for row, value, tokens in rows:

@@ -15,15 +15,19 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from harness.calibration import Floor
-from harness.comparison import Place, Scope, TapResult, compare
+from harness.comparison import Place, Scope, TapResult
 from harness.corpus import spans_of
+from harness.errors import shortened
 from harness.golden import CaseEntry
 from harness.run.calls import CallSession, joined, misshapen
 from harness.run.port import Declarations
 from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction, fired_twice, handed_on, refuse_tracer
+from harness.run.wider import compare_at
 from harness.taps import CACHE_KINDS, Tap, name_of, recorded_inputs
 from harness.tolerances import Limit
+
+MOST_OF_A_NAME = 200  # of a tap that a port invents
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +182,9 @@ class CaseSession:
         tap = self._source.taps.get(name)
         if tap is None:
             mode = self._mode if self._golden_too else self._further[0].mode
-            invented = Place(self.case.name, self._source.precision, mode, Tap(name, (), ()))
-            self._judgement.sink(invented.result("extra", "a tap of the golden", f"a tap called {name}"))
+            called = shortened(name, MOST_OF_A_NAME)
+            invented = Place(self.case.name, self._source.precision, mode, Tap(called, (), ()))
+            self._judgement.sink(invented.result("extra", "a tap of the golden", f"a tap called {called}"))
             return
         if name not in self._wanted:
             return  # not recorded at this case's level, or declared as not exposed
@@ -241,7 +246,7 @@ class CaseSession:
         part = Scope(scope.counted[:, tokens], scope.positions[tokens], scope.calls)
         if actual.shape == truth.shape:
             self._judgement.watch(Compared(self.case, self._mode, tap, actual, truth, own, part))
-        return compare(self._place(tap), actual, truth, own, self._judgement.limit, self._dtype(tap.kind), part)
+        return compare_at(self._place(tap), actual, truth, own, self._judgement.limit, self._dtype(tap.kind), part)
 
     def _kept(self, tap: Tap, value: np.ndarray) -> np.ndarray:
         """A value at the kept positions, where only some are; one that has not all positions is left as it is."""

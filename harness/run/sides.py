@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import embedded
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, PortError, UsageError
 from harness.report.diff_assembly import diff
 from harness.report.diff_document import Diff
 from harness.report.document import Report
+from harness.report.failing import failing
 from harness.report.pairing import Candidate, same_limits
 from harness.report.reading import read_report
 from harness.report.selection import Selection, narrowed
@@ -37,6 +38,7 @@ class Request:
         intersection: leave out what only one side was asked, and name it.
         lift: in float64, lift the float32 that is hard-coded in a port that is checked now.
         allow_reduced_precision: check it in float32 under the matmul precision that is configured.
+        before_may_fail: judge the fix also where the port of `before` raises: what it did not compute is wrong.
     """
 
     golden: str | None
@@ -47,6 +49,7 @@ class Request:
     intersection: bool
     lift: bool = False
     allow_reduced_precision: bool = False
+    before_may_fail: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,24 @@ def diff_of(request: Request, progress: Progress = SILENT) -> Diff:
     question.check()
     _same_limits(question, sides)
     found: dict[str, Candidate] = {}
+    failed: PortError | None = None
     # Revisions first: their process needs the accelerator that a port in this one would hold on to.
     for side in sorted(sides, key=lambda side: side.revision is None):
         progress.begin(side.label)
-        with _blaming(side):
-            report = side.saved or _check(side, request, question, Prefixed(progress, side.label))
+        try:
+            with _blaming(side):
+                report = side.saved or _check(side, request, question, Prefixed(progress, side.label))
+        except PortError as error:
+            if not (request.before_may_fail and side.option == "--before"):
+                raise
+            failed = error
+            continue
         report = narrowed(report, request.selection, side.label)
         found[side.option] = Candidate(side.label, report, None if side.revision is None else side.revision.sha)
+    if failed is not None:
+        before = next(side for side in sides if side.option == "--before")
+        sha = None if before.revision is None else before.revision.sha
+        found["--before"] = Candidate(before.label, failing(found["--after"].report, before.spec, failed), sha)
     return diff(found["--before"], found["--after"], intersection=request.intersection)
 
 
@@ -201,7 +215,7 @@ def _blaming(side: _Side) -> Iterator[None]:
     except HarnessError as error:
         commit = f" ({side.revision.sha[:12]})" if side.revision is not None else ""
         where = f"{side.option} {side.label}{commit}"
-        raise type(error)(
+        raise error.kind()(
             error.problem,
             where=where if error.where is None else f"{where}: {error.where}",
             expected=error.expected,

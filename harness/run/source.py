@@ -6,11 +6,13 @@ import functools
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Float, Num
 
+from harness.architecture import architecture_of
 from harness.calibration import Floor, Recorded, calibrated
 from harness.comparison import Scope
 from harness.golden import CaseEntry
+from harness.run.convention import TURNED, shifts, turned
 from harness.run.precision import round_to
 from harness.run.recent import Recent
 from harness.store import Golden
@@ -26,13 +28,16 @@ class GoldenSource:
 
     Args:
         keep: how many bytes of the latest values to keep, in float64 and as many again at the precision.
+        from_pads: whether positions of left-padded rows count from the pads (`harness.run.convention`).
     """
 
-    def __init__(self, golden: Golden, precision: str, keep: int = CACHED_BYTES) -> None:
+    def __init__(self, golden: Golden, precision: str, keep: int = CACHED_BYTES, from_pads: bool = False) -> None:
         self.golden = golden
         self.precision = precision
         self.taps: Mapping[str, Tap] = {tap.name: tap for tap in golden.manifest.taps}
-        self.truth = Recent(golden.tap, keep)
+        self._from_pads = from_pads
+        self._theta = architecture_of(golden.manifest.model.config).rope_theta
+        self.truth = Recent(self._truth, keep)
         self.rounded = Recent(self._rounded, keep)
         self._floors = functools.cache(self._calibrated)
         self.scope = functools.cache(self._scope)
@@ -41,6 +46,18 @@ class GoldenSource:
         """Release all values."""
         self.truth.forget()
         self.rounded.forget()
+
+    def _truth(self, case: str, tap: str) -> Float[np.ndarray, "..."]:
+        return self.as_counted(case, tap, self.golden.tap(case, tap))
+
+    def as_counted(
+        self, case: str, tap: str, value: Float[np.ndarray, "batch ..."], rows: slice = slice(None)
+    ) -> Float[np.ndarray, "batch ..."]:
+        """A golden value of some rows of a case, as the port counts the positions of that case."""
+        if not self._from_pads or self.taps[tap].kind not in TURNED:
+            return value
+        by = shifts(self.golden.case(case))[rows]
+        return turned(value, by, self._theta) if by.any() else value
 
     def _rounded(self, case: str, tap: str) -> Num[np.ndarray, "..."]:
         """Truth at the precision, over all positions of the case; NaN at padding, and where none is kept.

@@ -7,50 +7,16 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from harness.errors import GoldenError
+from harness.regular import UnfitFileError, read_regular
 from harness.store.refusals import FETCH_AGAIN
 
 REMOTE_EXTRA = "pip install 'goldens[remote]'"
-
-
-def open_regular(path: str | Path, follow: bool = True) -> BinaryIO:
-    """Open a file for reading, unless it is something else: a FIFO would wait, a device would never end.
-
-    Args:
-        follow: whether it may be a symbolic link.
-
-    Raises:
-        OSError: it cannot be opened.
-        GoldenError: it is no regular file.
-    """
-    # Not to wait for whoever writes to a FIFO: the flag means nothing to a file.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    try:
-        handle = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):  # a link; a socket; a device without a driver
-            raise _no_file(path) from None
-        raise
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise _no_file(path)
-    return os.fdopen(handle, "rb")
-
-
-def _no_file(path: str | Path) -> GoldenError:
-    return GoldenError(
-        "a part of the golden is no file",
-        where=path,
-        expected="a regular file",
-        found="a link, a directory, a FIFO, a socket or a device",
-        hint=FETCH_AGAIN,
-    )
 
 
 class Files(ABC):
@@ -108,21 +74,27 @@ class LocalFiles(Files):
 
     def read(self, path: str, limit: int) -> bytes:
         self._refuse_links(path)
-        with open_regular(f"{self._root}/{path}", follow=False) as file:
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(size + 1) if size <= limit else b""
-        if size > limit or len(data) > limit:  # the second: it grew
-            raise self.too_long(path, limit)
-        return data
+        try:
+            return read_regular(f"{self._root}/{path}", limit)
+        except UnfitFileError as error:
+            if error.errno == errno.EFBIG:
+                raise self.too_long(path, limit) from None
+            raise
 
     def _refuse_links(self, path: str) -> None:
-        """Folders on the way that are links would lead out of the golden."""
-        folder = path.rpartition("/")[0]
-        while folder and folder not in self._plain:
-            if os.path.islink(f"{self._root}/{folder}"):  # noqa: PTH114
-                raise _no_file(f"{self._root}/{folder}")
-            self._plain.add(folder)
-            folder = folder.rpartition("/")[0]
+        """A link would lead out of the golden: the file itself, or a folder on the way."""
+        part = path
+        while part and part not in self._plain:
+            if os.path.islink(f"{self._root}/{part}"):  # noqa: PTH114
+                raise GoldenError(
+                    "a part of the golden is a link",
+                    where=f"{self._root}/{part}",
+                    expected="a regular file, or a directory",
+                    hint=FETCH_AGAIN,
+                )
+            if part != path:
+                self._plain.add(part)
+            part = part.rpartition("/")[0]
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         target = f"{self._root}/{path}"

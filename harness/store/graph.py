@@ -81,15 +81,16 @@ def _check_sizes(manifest: Manifest, where: str) -> None:
                 "a size is no dimension's", where, "the size of a tap's dimension", f"{dim[:100]}: {size}"
             )
     for field, dim in CONFIG_SIZES.items():
-        stated, size = manifest.model.config.get(field), manifest.sizes.get(dim)
-        if type(stated) is int and size is not None and stated != size:
-            raise malformed(f"taps and config differ in {field}", f"{where}: model.config", stated, size)
+        stated, recorded = manifest.model.config.get(field), manifest.sizes.get(dim)
+        if type(stated) is int and recorded is not None and stated != recorded:
+            raise malformed(f"taps and config differ in {field}", f"{where}: model.config", stated, recorded)
 
 
 def _check_stages(manifest: Manifest, where: str) -> None:
     """Layers are counted from 0 without a gap; no name is both a stage's and a kind's, or inside and outside."""
     layers: dict[str, dict[int, None]] = {}
-    inside, outside = set(), set()
+    inside: set[str] = set()
+    outside: set[str] = set()
     for tap in manifest.taps:
         layer = layer_of(tap.name)
         (outside if layer is None else inside).add(tap.kind)

@@ -20,6 +20,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5r, h5s
 from harness.errors import GoldenError
 from harness.golden import MANIFEST_LIMIT, ArrayEntry, Form
 from harness.layout import Labels, label_path
+from harness.regular import open_regular
 from harness.store import seal
 from harness.store.abc import (
     MANIFEST,
@@ -32,7 +33,6 @@ from harness.store.abc import (
     little_endian,
     parents,
 )
-from harness.store.files import open_regular
 from harness.store.refusals import FETCH_AGAIN, reading
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -75,9 +75,14 @@ class Hdf5Reader(Reader):
                 hint="give the path of a golden; `python generate_goldens.py` records one",
             )
         dataset = self._dataset(MANIFEST)
-        shape = (dataset.shape[0],) if dataset.rank == 1 else ()
+        shape = tuple(dataset.shape) if dataset.rank == 1 else ()
         if math.prod(shape) > MANIFEST_LIMIT:
-            agree("the length of the manifest", self.where, f"at most {MANIFEST_LIMIT:,} bytes", f"{shape[0]:,}")
+            agree(
+                "the length of the manifest",
+                self.where,
+                f"at most {MANIFEST_LIMIT:,} bytes",
+                f"{math.prod(shape):,}",
+            )
         form = Form(shape, "uint8", (MANIFEST_DIM,))
         self._check_form(MANIFEST, dataset, form)
         data = self._data(dataset, form, 0)

@@ -27,6 +27,11 @@ def local_of(path: str | Path) -> Path:
     return Path(str(path).removeprefix("file://")).resolve()
 
 
+def shown(path: str | Path) -> str:
+    """A path as it is printed: without `.`, `..` and doubled slashes; a URL as it was given."""
+    return str(path) if "://" in str(path) else os.path.normpath(path)
+
+
 def is_zarr(path: str | Path) -> bool:
     """Whether a golden written to this path is a Zarr.
 

@@ -122,7 +122,7 @@ class ZarrReader(Reader):
         if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
             agree("the sha256 beside the manifest", f"{self.where}/{MANIFEST}", "64 digits", type(digest).__name__)
         form = Form((len(data),), "uint8", (MANIFEST_DIM,))
-        self._compare(MANIFEST, array_document(form, sha256=digest), document)
+        self._compare(MANIFEST, array_document(form, sha256=str(digest)), document)
         return data, str(digest)
 
     def read(self, path: str, entry: ArrayEntry, slab: int) -> np.ndarray:

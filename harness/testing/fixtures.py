@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError
-from harness.testing.items import refuse_divergence
+from harness.errors import HarnessError, UsageError
+from harness.testing.items import refuse_divergence, wants_traceback
 from harness.testing.settings import PORT_HINT, Settings
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class CheckGolden:
             precision: one or several of float64, float32, bfloat16.
             cases: glob patterns of case names; none means all.
             mode: forward, replay, prefill, alone, several of them with commas, both (the first two), or all.
-            limit_rms, limit_max: limits of your own, in noise multiples.
+            limit_rms, limit_max: factors on every limit: above 1 misses bugs, below 1 accuses correct ports.
             lift: in float64, lift the float32 that is hard-coded in the port.
             allow_reduced_precision: check float32 as it is deployed; the report's notes say so.
 
@@ -74,8 +74,16 @@ class CheckGolden:
             "weights": None if weights is None else Path(weights),
         }
         settings = replace(self.settings, **{name: value for name, value in asked.items() if value is not None})
-        question = settings.question()
-        spec, load = given_port(chosen, question)
-        report = check(self.golden.path, settings.weights, spec, question, load=load)
+        if weights is not None:
+            settings = replace(settings, weights_from="check_golden(weights=...)")
+        try:
+            question = settings.question()
+            spec, load = given_port(chosen, question)
+            report = check(self.golden.path, settings.checked_weights(), spec, question, load=load)
+        except HarnessError as error:
+            if wants_traceback():
+                raise
+            # What is wrong is in the message: of the frames, the line of the test is the one that helps.
+            raise error.with_traceback(None) from None
         refuse_divergence(report)
         return report

@@ -42,7 +42,7 @@ class GoldenCases(pytest.Collector):
             return
         from harness.run.checker import Checker
 
-        checker = Checker(settings.golden_path(), settings.weights, settings.port, settings.question())
+        checker = Checker(settings.golden_path(), settings.checked_weights(), settings.port, settings.question())
         self.config.add_cleanup(checker.golden.close)
         said: dict[str, str] = {}
         for precision in checker.question.precisions:
@@ -54,7 +54,7 @@ class GoldenCases(pytest.Collector):
                 yield GoldenTest.from_parent(self, name=name, nodeid=f"{self.nodeid}::{name}", **shared)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if isinstance(excinfo.value, HarnessError) and not _wants_traceback():
+        if isinstance(excinfo.value, HarnessError) and not wants_traceback():
             return f"error: {excinfo.value}"  # a string: xdist tells by it that all workers report the same
         return super().repr_failure(excinfo)
 
@@ -81,10 +81,20 @@ class GoldenTest(pytest.Item):
             DivergedError: it does not match, or breaks its contract.
             HarnessError: it could not be checked.
         """
+        from harness.run.coverage import NotCovered
+        from harness.store.location import shown
+
         golden = self._checker.golden
-        self._say("golden", f"{golden.id[:12]}  {golden.manifest.model.id}  ({golden.path})")
+        self._say("golden", f"{golden.id[:12]}  {golden.manifest.model.id}  ({shown(golden.path)})")
         self._say("precision", self._precision)
-        results = self._checker.run(self._precision, [self._case])
+        try:
+            results = self._checker.run(self._precision, [self._case])
+        except NotCovered as error:
+            if not self._checker.covers_any():
+                raise
+            for reason in error.reasons:
+                self._say("not_covered", reason)
+            pytest.skip("; ".join(error.reasons))
         report = self._checker.report(results)
         self._describe(report)
         if not results and self._checker.not_lifted:
@@ -93,7 +103,7 @@ class GoldenTest(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         error = excinfo.value
-        if _wants_traceback():
+        if wants_traceback():
             return super().repr_failure(excinfo)
         if isinstance(error, DivergedError):
             return _said_once(excinfo, str(error))
@@ -137,6 +147,7 @@ def refuse_divergence(report: Report) -> None:
     Raises:
         DivergedError: the port does not match, or something could not be compared; the message is the report.
     """
+    __tracebackhide__ = True
     from harness.report.contract import broken_contract
     from harness.report.terminal import report_text
 
@@ -187,5 +198,6 @@ def _said_once(excinfo: pytest.ExceptionInfo[BaseException], text: str) -> Any:
     return shown
 
 
-def _wants_traceback() -> bool:
+def wants_traceback() -> bool:
+    """Whether somebody asked for tracebacks, as on the command line."""
     return bool(os.environ.get("GOLDENS_TRACEBACK"))

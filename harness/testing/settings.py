@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,10 +39,11 @@ class Settings:
         golden: path or URL of a golden; None where none is configured.
         port: `package.module:Name`; None where none is configured.
         weights: the checkpoint; None means beside the golden.
+        weights_from: where that was said: the option, or the file of pytest's configuration.
         precision: comma-separated.
         cases: glob patterns of case names; none means all.
         mode: comma-separated modes, both, or all.
-        limit_rms, limit_max: the user's own limits, in noise multiples.
+        limit_rms, limit_max: the user's own factors on every limit.
         lift, allow_reduced_precision: see `harness.run.question.Question`.
     """
 
@@ -55,6 +57,23 @@ class Settings:
     limit_max: float | None
     lift: bool
     allow_reduced_precision: bool
+    weights_from: str = "weights"
+
+    def checked_weights(self) -> Path | None:
+        """The checkpoint; None means beside the golden.
+
+        Raises:
+            UsageError: what is configured is no folder.
+        """
+        if self.weights is not None and not self.weights.is_dir():
+            raise UsageError(
+                "there is no checkpoint directory",
+                where=self.weights_from,
+                expected="a folder with config.json and *.safetensors",
+                found=self.weights,
+                hint="correct it, or leave it out: the default is beside the golden, by the model's name",
+            )
+        return self.weights
 
     def golden_path(self) -> str:
         """Path or URL of the golden.
@@ -142,7 +161,16 @@ def settings_of(config: pytest.Config) -> Settings:
         limit_max=option.goldens_limit_max,
         lift=option.goldens_lift,
         allow_reduced_precision=option.goldens_allow_reduced_precision,
+        weights_from=_origin(config, "weights"),
     )
+
+
+def _origin(config: pytest.Config, name: str) -> str:
+    """Where a setting comes from, as a message names it."""
+    given = getattr(config.option, PREFIX + name)
+    if given is not None:
+        return f"--{name}={given}"
+    return f"`{name} = {config.getini(name)}` in {config.inipath or 'the configuration'}"
 
 
 def refuse_empty(config: pytest.Config) -> None:
@@ -184,4 +212,4 @@ def _configured(config: pytest.Config, name: str) -> str:
         return CONFIGURABLE[name][1]
     if name not in PATHS or configured == EMBEDDED or "://" in configured:
         return configured
-    return str((config.inipath.parent if config.inipath else config.rootpath) / configured)
+    return os.path.normpath((config.inipath.parent if config.inipath else config.rootpath) / configured)

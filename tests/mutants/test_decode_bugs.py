@@ -125,3 +125,21 @@ def test_a_wrong_cache_and_an_operation_that_is_wrong_from_a_step_on_are_told_ap
     assert f"{right_before} step 1 on (case decode)" in evidence("cache_stale", "decode")["probs"]
     chunk = evidence("chunk_aligned_left", "chunked")["probs"]
     assert f"{right_before} chunk 2 of the prefill on (case chunked)" in chunk
+
+
+@pytest.mark.parametrize(
+    ("name", "cases"), [("cache_slot_late", ("decode", "greedy")), ("rope_interleaved", ("multi-token", "long"))]
+)
+def test_a_case_that_recorded_little_adds_no_second_finding_to_the_true_one(name, cases, replayed):
+    report = replayed(name, "float32", cases)
+    assert {tap.rpartition(".")[2] for tap in report.introduced} == BY_ID[name].introduced
+    assert all(finding.located for finding in findings(report))
+    shallow = [r for r in report.results if r.case == cases[1] and r.verdict != "match"]
+    assert shallow
+    assert {r.verdict for r in shallow} == {"inherited"}
+
+
+def test_where_nothing_else_says_which_operation_it_is_the_finding_is_called_not_located(replayed):
+    (found,) = findings(replayed("cache_slot_late", "float32", ("greedy",)))
+    assert found.kind == "logits"
+    assert not found.located

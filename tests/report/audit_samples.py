@@ -97,7 +97,7 @@ def build(*mutants, blind=()):
         golden=REPORT.golden,
         environment=ENVIRONMENT,
         verdict="blind" if blind else "sees",
-        limits={p: LimitEntry(4.0, 8.0, "measured", 1.3e4) for p in PRECISIONS},
+        limits={p: LimitEntry(4.0, 1.0, 1.0, "measured", 1.3e4) for p in PRECISIONS},
         scores={
             "float32": score("float32", mutants, false_alarms=(ABS,)),
             "bfloat16": score("bfloat16", mutants),

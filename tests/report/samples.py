@@ -29,6 +29,11 @@ def result(tap, mode="replay", verdict="match", multiple=1.2, case="code", profi
         verdict=verdict,
         rms_multiple=multiple,
         max_multiple=multiple,
+        overall_multiple=multiple / 2,
+        rms_limit=4.0,
+        max_limit=8.0,
+        overall_limit=3.0,
+        chance=0.5 if verdict == "match" else 0.0,
         max_abs=1e-6 * multiple,
         mean_abs=1e-7 * multiple,
         rel_rms=1e-7 * multiple,
@@ -37,6 +42,7 @@ def result(tap, mode="replay", verdict="match", multiple=1.2, case="code", profi
         growth_p=0.001 if verdict != "match" else None,
         worst=Worst({"batch": 0, "position": 3, "head": 1, "head_dim": 2}, -0.5, 2.0),
         profile=profile,
+        limits=tuple(None if value is None else 4.0 for value in profile),
     )
 
 
@@ -52,7 +58,7 @@ def build(*results: TapResult) -> Report:
         introduced=introduced(results, list(TAPS)),
         first_divergence=first_divergence(results, list(TAPS)),
         acceptance=acceptance(results),
-        limits={"float32": LimitEntry(4.0, 8.0, "measured", 1.3e4)},
+        limits={"float32": LimitEntry(4.0, 1.0, 1.0, "measured", 1.3e4)},
         taps={name: tap.inputs for name, tap in TAPS.items()},
         not_covered=("precision bfloat16: not asked for",),
         results=tuple(results),

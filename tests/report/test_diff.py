@@ -151,16 +151,16 @@ def test_different_goldens_are_never_compared():
         assert "cdcdcdcdcdcd after (other.h5, org/other)" in message
 
 
-@pytest.mark.parametrize(("rms", "largest"), [(5.0, 8.0), (4.0, 9.0)])
+@pytest.mark.parametrize(("rms", "largest"), [(2.0, 1.0), (1.0, 3.0)])
 def test_different_limits_are_never_compared(rms, largest):
-    other = replace(RIGHT, limits={"float32": LimitEntry(rms, largest, "mine", 1.0)})
+    other = replace(RIGHT, limits={"float32": LimitEntry(3.2, rms, largest, "mine", 1.0)})
     for intersection in (False, True):
         message = refusal(RIGHT, other, intersection=intersection)
         assert "different limits at float32" in message
-        assert f"found:    rms {rms:g}, max {largest:g}" in message
+        assert f"found:    allowance 3.2, factors rms {rms:g}, max {largest:g}" in message
 
 
-DOUBLE = LimitEntry(1e5, 1e6, "measured", 7e12)
+DOUBLE = LimitEntry(1.0, 1.0, 1.0, "measured", 7e12, None)
 
 
 @pytest.mark.parametrize(

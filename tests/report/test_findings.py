@@ -3,6 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.report.findings import findings, worst_first
+from harness.report.terminal import report_text
+from harness.report.wording import title
 from harness.taps import decoder_taps
 from tests.report.samples import build, result
 
@@ -73,3 +75,29 @@ def test_in_a_case_of_one_call_no_cache_comes_before_the_probabilities():
     stepwise = [replace(one, calls=(3, 1)) for one in (*feeds, wrong)]
     (found,) = findings(replace(build(*stepwise), taps=taps))
     assert found.since == ("layers.0.q_rope", "layers.0.k_rope")
+
+
+def test_what_no_replaced_tap_precedes_is_called_not_located():
+    report = build(result("logits", verdict="introduced", multiple=50.0))
+    (found,) = findings(report)
+    assert not found.located
+    assert title(found) == "not located, shows at"
+    assert "wrong even on golden inputs" not in report_text(report, 200)
+    (layer,) = findings(build(*COARSE))
+    assert layer.located
+
+
+def test_what_could_not_be_compared_is_no_input_that_was():
+    feeds = replace(result("layers.0.attn_norm", verdict="missing"), rms_multiple=None)
+    (found,) = findings(build(result("embed"), feeds, result("layers.0.q", verdict="introduced", multiple=50.0)))
+    assert found.since == ("embed",)
+
+
+def test_what_could_not_be_compared_is_never_evidence_of_innocence():
+    downstream = result("layers.0.attn_out", mode="forward", verdict="inherited", multiple=50.0)
+    unknown = replace(result("layers.0.context", verdict="dtype"), rms_multiple=None, expected="x", found="y")
+    text = report_text(build(downstream, unknown), 200)
+    assert "no operation is wrong" not in text
+    assert "not located: 1 tap beyond" in text
+    assert "layers.0.context" in text.partition("not located")[2]
+    assert "no operation is wrong" in report_text(build(downstream), 200)

@@ -9,23 +9,30 @@ import pytest
 from harness.report.document import LimitEntry
 from harness.report.html.heatmap import MAX_COLUMNS, bins, by_position, by_tap, span_text
 from harness.report.html.ladder import Measured, ladder
-from harness.report.html.scale import WITHIN, edges, legend, short, step
+from harness.report.html.scale import EDGES, WITHIN, legend, short, step
 from tests.report.samples import REPORT, build, result
 
 
-@pytest.mark.parametrize("limit", [4.0, 1e5, 0.001])
-def test_the_limit_lies_on_an_edge_of_the_scale(limit):
-    assert edges(limit)[WITHIN - 1] == limit
-    assert step(limit, limit) == WITHIN - 1
-    assert step(limit * 1.0001, limit) == WITHIN
-    assert step(0.0, limit) == 0
-    assert step(math.inf, limit) == len(edges(limit))
-    assert [s.beyond for s in legend(limit)] == [False] * WITHIN + [True] * 6
+def test_the_limit_lies_on_an_edge_of_the_scale():
+    assert EDGES[WITHIN - 1] == 1
+    assert step(1.0) == WITHIN - 1
+    assert step(1.0001) == WITHIN
+    assert step(0.0) == 0
+    assert step(math.inf) == len(EDGES)
+    assert [s.beyond for s in legend()] == [False] * WITHIN + [True] * 6
 
 
 def test_below_the_limit_steps_double_and_beyond_it_they_are_tenfold():
-    assert edges(4.0) == pytest.approx((0.5, 1, 2, 4, 40, 400, 4e3, 4e4, 4e5))
-    assert [s.label for s in legend(4.0)][-2:] == ["≤ 4e5", "> 4e5"]
+    assert pytest.approx((1 / 8, 1 / 4, 1 / 2, 1, 10, 100, 1e3, 1e4, 1e5)) == EDGES
+    assert [s.label for s in legend()][-2:] == ["≤ 1e5", "> 1e5"]
+
+
+def test_a_cell_is_coloured_by_its_own_limit():
+    """Two positions with the same multiple: one is beyond the limit there, the other is not."""
+    own = replace(result("layers.0.q", profile=(3.0, 3.0)), limits=(2.0, 30.0))
+    cells = dict(by_position(build(own), "float32", "replay").rows)["0"]
+    assert [cell.text for cell in cells] == ["▲3", "3"]
+    assert [cell.step for cell in cells] == [step(1.5), step(0.1)]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +83,7 @@ def test_beyond_the_limit_of_max_alone_is_marked_too():
     result_ = replace(result("layers.0.q", verdict="introduced", multiple=3.0), max_multiple=9.0)
     heat = by_tap(build(result_), "float32", "replay")
     cell = dict(heat.rows)["0"][heat.columns.index("q")]
-    assert (cell.text, cell.step) == ("▲3", 3)
+    assert (cell.text, cell.step) == ("▲3", step(9 / 8))
 
 
 def test_layers_are_in_the_order_of_the_data_flow_not_of_the_alphabet():
@@ -102,14 +109,16 @@ def test_padding_is_not_compared_and_what_is_not_finite_is_beyond():
     padded = result("layers.0.q", profile=(None, 1.0))
     heat = by_position(build(padded), "float32", "replay")
     assert [cell.text for cell in dict(heat.rows)["0"]] == ["–", "1"]
-    broken = replace(result("layers.0.q", verdict="introduced", profile=(1.0, None)), rms_multiple=None)
+    broken = replace(
+        result("layers.0.q", verdict="introduced", profile=(1.0, None)), rms_multiple=None, limits=(4.0, 4.0)
+    )
     heat = by_position(build(padded, replace(broken, case="b")), "float32", "replay")
     assert [cell.text for cell in dict(heat.rows)["0"]] == ["1", "▲NaN"]
 
 
 def test_the_ladder_keeps_the_distances():
-    limits = LimitEntry(4.0, 8.0, "measured", 4e4)
-    found = ladder("float32", "noise", limits, [Measured("this port", 400.0, "here")])
+    limits = LimitEntry(4.0, 1.0, 1.0, "measured", 4e4)
+    found = ladder("float32", "noise", limits, [Measured("this port", 400.0, "here", 4.0)])
     left = {rung.kind: rung.left for rung in found.rungs}
     decade = (left["bug"] - left["limit"]) / 4
     assert left["port"] - left["limit"] == pytest.approx(2 * decade, abs=0.2)
@@ -120,8 +129,8 @@ def test_the_ladder_keeps_the_distances():
 
 
 def test_a_port_that_is_not_finite_stands_at_the_end_and_an_exact_one_at_the_beginning():
-    limits = LimitEntry(4.0, 8.0, "measured", 1.0)
-    found = ladder("bfloat16", "noise", limits, [Measured("a", None, ""), Measured("b", 0.0, "")])
+    limits = LimitEntry(4.0, 1.0, 1.0, "measured", 1.0)
+    found = ladder("bfloat16", "noise", limits, [Measured("a", None, "", None), Measured("b", 0.0, "", 4.0)])
     assert [(r.name, r.text, r.left) for r in (found.rungs[0], found.rungs[-1])] == [
         ("b", "0", 0.0),
         ("a", "not finite", 100.0),

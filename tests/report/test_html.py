@@ -18,7 +18,11 @@ from tests.report.samples import PASSING, REPORT, build, result
 from tests.report.synthetic import large
 
 STYLE = (Path(harness.report.html.__file__).parent / "templates" / "style.css").read_text()
-NAN = build(replace(result("layers.0.probs", verdict="nonfinite"), rms_multiple=None, profile=(1.0, None)))
+NAN = build(
+    replace(
+        result("layers.0.probs", verdict="nonfinite"), rms_multiple=None, profile=(1.0, None), limits=(4.0, 4.0)
+    )
+)
 MISSING = build(
     replace(
         result("layers.0.probs", verdict="missing", profile=()),
@@ -121,7 +125,7 @@ def test_nan_is_beyond_every_limit_and_at_its_own_position():
 def test_what_was_not_covered_the_limits_and_the_provenance_are_there():
     text = Page(html(PASSING)).text
     assert "precision bfloat16: not asked for" in text
-    assert "rms 4, max 8: measured" in text
+    assert "a correct port, up to 4 x as noisy as PyTorch, is beyond one in 1e9 comparisons: measured" in text
     assert "2.13" in text
     assert "ab" * 32 in text
     assert "means nothing here" in text
@@ -205,3 +209,12 @@ def test_a_real_model_fits_into_two_megabytes():
     assert len(page.encode()) < 2_000_000
     assert page.count("<tr>") > 28 * 4 * 3
     assert len(html(PASSING).encode()) < 50_000
+
+
+def test_what_it_looks_like_is_there_with_links():
+    named = 'rope_pairs: that\nwrong: x <b>\nseen in https://github.com/a/b/issues/1 and https://"><script>'
+    found = html(replace(REPORT, looks_like=named))
+    assert "<strong>looks like</strong> rope_pairs: that" in found
+    assert "x &lt;b&gt;" in found
+    assert '<a href="https://github.com/a/b/issues/1">' in found
+    assert "<script>" not in found

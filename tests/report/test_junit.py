@@ -72,3 +72,9 @@ def test_characters_that_xml_cannot_hold_are_written_out():
 def test_the_golden_is_named():
     properties = {p.get("name"): p.get("value") for p in ElementTree.fromstring(junit(REPORT)).iter("property")}
     assert properties == {"golden": "ab" * 32, "verdict": "diverged"}
+
+
+def test_what_it_looks_like_is_in_every_failure():
+    found = junit(replace(REPORT, looks_like="rope_pairs: that\nwrong: x\nseen in https://github.com/a")).decode()
+    assert "looks like: rope_pairs: that" in found
+    assert "seen in https://github.com/a" in found

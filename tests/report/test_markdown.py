@@ -131,3 +131,20 @@ def test_what_could_not_be_compared_is_said_before_the_figures():
     source = markdown(build(missing, result("layers.0.q")))
     assert "**missing** `layers.0.probs`" in source
     assert source.index("never tapped") < source.index("| float32 replay |")
+
+
+KNOWN = "rope_pairs: this port reproduces it\nwrong: x <b>\nright: y\nseen in https://github.com/a/b/issues/1#c-2"
+
+
+def test_what_it_looks_like_is_there_with_wrong_right_and_links():
+    found = markdown(replace(REPORT, looks_like=KNOWN))
+    assert "**looks like** rope" in found
+    assert "wrong: x &#60;b&#62;" in found
+    assert "<https://github.com/a/b/issues/1#c-2>" in found
+    assert "looks like" not in markdown(REPORT)
+
+
+def test_an_address_that_is_more_than_one_is_no_link():
+    found = markdown(replace(REPORT, looks_like="seen in https://a.b/<script>) [x](javascript:1)"))
+    assert "<script>" not in found
+    assert "[x](" not in found

@@ -27,6 +27,15 @@ def test_two_outputs_cannot_go_to_one_place(tmp_path):
     check_outputs({"json": STDOUT, "html": tmp_path / "x", "markdown": tmp_path / "y"})
 
 
+def test_two_names_of_one_file_are_one_place(tmp_path):
+    file = tmp_path / "x"
+    file.touch()
+    (tmp_path / "soft").symlink_to(file)
+    (tmp_path / "hard").hardlink_to(file)
+    for other in ("soft", "hard"):
+        assert "two outputs go to one place" in refusal({"html": file, "markdown": tmp_path / other})
+
+
 def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from harness.comparison import Flip
 from harness.errors import UsageError
+from harness.generation import Continuation
+from harness.report.acceptance import acceptance
+from harness.report.diff_assembly import diff
 from harness.report.document import encode
+from harness.report.pairing import Candidate
 from harness.report.reading import read_report
 from tests.report.audit_samples import BLIND, KL, SEES
 from tests.report.samples import PASSING, REPORT
@@ -116,9 +122,21 @@ MATCHING = next(i for i, r in enumerate(REPORT.results) if r.verdict == "match")
         (lambda d: d["results"][0].update(mode="backward"), ("mode forward, replay, prefill, alone",)),
         (lambda d: d["results"][0].update(verdict="diverged"), ("a judged verdict",)),
         (lambda d: d["results"][0].update(tap="layers.9.q"), ("layers.9.q", "a tap of the golden")),
-        (lambda d: d["results"][MATCHING].update(rms_multiple=4.01), ("rms_multiple up to 4", "found:    4.01")),
-        (lambda d: d["results"][MATCHING].update(max_multiple=8.01), ("max_multiple up to 8", "found:    8.01")),
-        (lambda d: d["results"][MATCHING].update(rms_multiple=None), ("rms_multiple up to 4",)),
+        (
+            lambda d: d["results"][MATCHING].update(rms_multiple=4.01),
+            ("rms_multiple up to its limit, 4.0", "found:    4.01"),
+        ),
+        (
+            lambda d: d["results"][MATCHING].update(max_multiple=8.01),
+            ("max_multiple up to its limit, 8.0", "found:    8.01"),
+        ),
+        (lambda d: d["results"][MATCHING].update(rms_multiple=None), ("rms_multiple up to its limit",)),
+        (
+            lambda d: d["results"][MATCHING].update(overall_multiple=3.01),
+            ("overall_multiple up to its limit, 3.0",),
+        ),
+        (lambda d: d["results"][MATCHING].update(rms_limit=None), ("rms_multiple up to its limit, None",)),
+        (lambda d: d["results"][MATCHING].update(limits=[]), ("a limit for each of the",)),
         (lambda d: d["results"][0].update(rms_multiple=-1.0), ("rms_multiple of 0 or more",)),
     ],
 )
@@ -156,3 +174,70 @@ def of(name, d):
 )
 def test_an_audit_that_contradicts_itself_is_refused(saved, spoil, words):
     contradiction(saved, BLIND, spoil, words)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("introduced", ["layers.0.attn_norm"]),
+        ("introduced", []),
+        ("first_divergence", None),
+        ("first_divergence", {"tap": "logits", "case": "code", "precision": "float32"}),
+        ("acceptance", None),
+        ("verdict", "match"),
+    ],
+)
+def test_what_follows_from_the_results_is_worked_out_again(saved, field, value):
+    document = json.loads(encode(REPORT))
+    assert document[field] != value
+    message = refusal(saved({**document, field: value}))
+    assert "the report contradicts itself" in message
+    assert f"{field}, which follows from the results" in message
+
+
+@pytest.mark.parametrize(("figure", "value"), [("pass", True), ("max_abs", 1e-9), ("position_correlation", 0.0)])
+def test_an_acceptance_whose_figures_were_edited_is_refused(saved, figure, value):
+    document = json.loads(encode(REPORT))
+    assert document["acceptance"][figure] != value
+    document["acceptance"][figure] = value
+    assert "acceptance, which follows from the results" in refusal(saved(document))
+
+
+def test_a_port_that_wrote_something_else_has_a_report_that_can_be_read(saved):
+    wrote = Continuation("greedy", "float32", 4, 1, None, Flip(3, 1, 2, 5.0, 1e-6, tie=False))
+    report = replace(PASSING, generations=(wrote,), verdict="diverged")
+    report = replace(report, acceptance=acceptance(report.results, report.generations))
+    assert read_report(saved(encode(report))) == report
+    assert "verdict, which follows" in refusal(saved(encode(replace(report, verdict="match"))))
+
+
+@pytest.mark.parametrize("depth", [30, 900, 100_000])
+def test_json_that_is_nested_too_deep_is_refused(saved, depth):
+    deep = b"[" * depth + b"]" * depth
+    whole = encode(REPORT).replace(b'"notes": []', b'"notes": [' + deep + b"]")
+    for content in (deep, whole, b'{"kind": "check", "environment": ' + deep + b"}"):
+        assert "nested too deep" in refusal(saved(content))
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"libraries": 5},
+        {"libraries": {"jax": "1"}},
+        {"devices": "cpu"},
+        {"devices": [1]},
+        {"precision": []},
+        {"precision": {"a": 1}},
+    ],
+)
+def test_an_environment_that_no_view_could_show_is_refused(saved, environment):
+    document = json.loads(encode(REPORT))
+    document["environment"] = {**document["environment"], **environment} if environment else {}
+    assert "environment: " in refusal(saved(document))
+
+
+def test_a_diff_whose_verdict_its_counts_contradict_is_refused(saved):
+    found = diff(Candidate("before.json", PASSING), Candidate("after.json", PASSING))
+    assert read_report(saved(encode(found))) == found
+    assert "verdict" in refusal(saved(encode(replace(found, verdict="better"))))

@@ -93,6 +93,7 @@ def test_a_finding_speaks_of_replay_at_float32_where_it_can():
         replace(result("layers.0.q", verdict="introduced", multiple=9e15), precision="float64"),
         result("layers.0.q", verdict="introduced", multiple=50.0),
         result("layers.0.q", "forward", "introduced", multiple=70.0),
+        result("layers.0.attn_norm"),
     )
     report = replace(report, limits={**report.limits, "float64": report.limits["float32"]})
     environment = {**report.environment, "precision": {}}

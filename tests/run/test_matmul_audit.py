@@ -163,6 +163,28 @@ def test_a_context_around_the_forward_pass_is_seen_where_it_matters(monkeypatch,
     assert "precision default on tpu" in str(caught.value)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_port_that_configures_jax_as_it_runs_is_refused_and_the_setting_is_put_back(
+    golden_path, checkpoint, precision
+):
+    spec = "tests.run.reducing_ports:ConfiguresJaxAsItRuns"
+    question = Question(precisions=(precision,), modes=("forward",), cases=("digits",))
+    with pytest.raises(PortError, match="configures a reduced matmul precision while it runs") as caught:
+        check(golden_path, checkpoint, spec, question)
+    assert "bfloat16 on cpu" in str(caught.value)
+    assert jax.config.jax_default_matmul_precision is None
+
+
+@pytest.mark.parametrize(
+    ("name", "case"), [("ReducesBatches", "batch-left"), ("ReducesLongPrompts", "multi-token")]
+)
+def test_more_than_the_shortest_case_is_looked_into(golden_path, checkpoint, name, case):
+    question = Question(precisions=("float32",), modes=("forward",), cases=("digits", case))
+    with pytest.raises(PortError, match="reduces the precision of 1 matrix product ") as caught:
+        check(golden_path, checkpoint, f"tests.run.reducing_ports:{name}", question)
+    assert "reducing_ports.py:" in str(caught.value)
+
+
 def test_float64_is_not_waived(golden_path, checkpoint):
     question = Question(precisions=("float64",), cases=("digits",), allow_reduced_precision=True)
     with pytest.raises(PortError, match="in the float64 check"):

@@ -243,3 +243,34 @@ def test_both_sides_are_needed(sides):
     result = goldens("diff", *sides)
     assert result.exit_code == 2
     assert "Missing option" in result.stderr
+
+
+CRASHES = "tests.run.ports:RaisesInForward"
+
+
+def test_a_before_that_raises_is_refused_unless_the_fix_is_to_be_judged_all_the_same(tmp_path):
+    refused(diff(CRASHES, RIGHT, *FAST), "--before", "the port raised TypeError")
+    path = tmp_path / "diff.json"
+    result = diff(CRASHES, RIGHT, *FAST, "--before-may-fail", "--json", path)
+    assert result.exit_code == 0, result.output
+    assert "BETTER" in result.stdout
+    assert "could not run" in " ".join(result.stdout.split())
+    found = read_report(path)
+    assert found.verdict == "better"
+    assert found.counts["fixed"] == sum(found.counts.values())
+
+
+def test_an_after_that_raises_is_refused_whatever_was_before():
+    refused(diff(CRASHES, CRASHES, *FAST, "--before-may-fail"), "--after", "the port raised TypeError")
+
+
+def test_what_works_now_and_is_wrong_is_no_fix():
+    result = diff(CRASHES, f"{CANDIDATES}:WrongRope", *FAST, "--before-may-fail")
+    assert "starts at layers.0.k_rope" in result.stdout
+    assert "improved" in result.stdout
+
+
+def test_a_port_that_covers_none_of_the_cases_is_refused_by_its_side(tmp_path):
+    spec = "tests.run.ports:Wrapped"
+    result = diff(spec, RIGHT, "--precision", "float32", "--case", "decode")
+    refused(result, "--before", "can run none of the cases", "init_cache")

@@ -141,6 +141,15 @@ def test_a_scale_that_holds_data_is_refused(file):
     refusal(file, "a dimension scale", "cases/padded/hidden")
 
 
+@pytest.mark.parametrize(("scale", "other"), [("hidden", "position"), ("noise/tap", "noise/statistic")])
+def test_scales_with_another_second_name_are_refused(file, scale, other):
+    with places.editing(file) as opened:
+        early = f"dimensions/padded/{scale.rpartition('/')[2]}"
+        del opened[early]
+        opened[early] = opened[f"cases/padded/{other}"]
+    refusal(file, "second name", f"cases/padded/{scale}")
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "cases/padded/mask/c.0.1", "cases/padded/taps/embed/zarr.bak"])
 def test_a_stray_file_in_a_zarr_is_refused(tmp_path, name):
     place = places.make("zarr", tmp_path)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -138,7 +139,7 @@ def test_a_fifo_at_the_path_of_a_golden_is_refused_and_not_waited_for(tmp_path, 
     path = tmp_path / f"a.{suffix}"
     os.mkfifo(path)
     with patience():
-        refusal(path, "no file")
+        refusal(path, "not a regular file")
         if suffix == "h5":
             with pytest.raises(GoldenError, match="is not replaced"):
                 check_writable(path, True)
@@ -148,7 +149,7 @@ def test_a_fifo_at_the_path_of_a_golden_is_refused_and_not_waited_for(tmp_path, 
 
 def test_a_device_is_no_golden():
     with patience():
-        refusal("/dev/zero", "no file")
+        refusal("/dev/zero", "not a regular file")
 
 
 PARTS = [
@@ -195,7 +196,7 @@ def test_no_part_of_a_zarr_is_followed_waited_for_or_read_to_an_end_that_never_c
 def test_a_folder_that_is_a_link_is_not_followed(folder, tmp_path):
     (folder / "cases" / "padded").rename(tmp_path / "elsewhere")
     (folder / "cases" / "padded").symlink_to(tmp_path / "elsewhere")
-    refusal(folder, "no file", read=lambda golden: golden.case("padded"))
+    refusal(folder, "is a link", read=lambda golden: golden.case("padded"))
     refusal(folder)
 
 
@@ -221,8 +222,13 @@ def test_scales_that_are_no_references_are_refused(file):
     refusal(file, "dimension scales", "cases/padded/mask")
 
 
+def with_config(**changes):
+    made = small_golden.manifest()
+    return replace(made, model=replace(made.model, config=small_golden.config(**changes)))
+
+
 UNSAID = {
-    "an infinite theta": lambda: small_golden.manifest(small_golden.config(rope_theta=float("inf"))),
+    "an infinite theta": lambda: with_config(rope_theta=float("inf")),
     "no number": lambda: small_golden.manifest(environment={"torch": float("nan")}),
     "half a character": lambda: small_golden.manifest(environment={"torch": "\ud800"}),
     "an infinity deep inside": lambda: small_golden.manifest(environment={"a": {"b": [1, {"c": float("-inf")}]}}),

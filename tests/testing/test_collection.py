@@ -71,6 +71,21 @@ def test_a_broken_contract_is_a_failure_that_says_so(checked, port, words):
     assert "Traceback" not in result.stdout.str()
 
 
+def test_a_case_that_the_port_does_not_cover_is_a_named_skip(checked):
+    result = checked("--golden-case", "decode", "-rs", port="tests.run.ports:Wrapped")
+    assert result.ret == 0
+    result.assert_outcomes(passed=1, skipped=1)
+    said = "cases with a KV cache, which the port does not have (init_cache): decode"
+    result.stdout.fnmatch_lines([f"SKIPPED*{said}", "*goldens: not covered*", said])
+
+
+def test_where_the_port_covers_no_case_at_all_nothing_is_skipped(checked):
+    result = checked(port="tests.run.ports:Wrapped", case="decode")
+    assert result.ret == 1
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*the port can run none of the cases*"])
+
+
 @pytest.mark.parametrize("ci", ["", "true"])
 def test_a_refusal_of_the_port_is_said_in_full_once_and_tried_once(checked, monkeypatch, ci):
     monkeypatch.setenv("CI", ci)  # where pytest does not cut the lines of its list of failures

@@ -61,6 +61,17 @@ def test_a_configured_golden_that_is_missing_is_an_error(project, inner):
     assert str(project.path / "artifacts" / "golden.h5") in result.stdout.str()
 
 
+def test_a_configured_checkpoint_that_is_missing_names_that_setting(project, inner):
+    shutil.rmtree(project.path / "artifacts" / "weights")
+    result = inner()
+    assert result.ret == 2
+    text = result.stdout.str()
+    assert "there is no checkpoint directory" in text
+    assert "`weights = artifacts/weights` in " in text
+    assert "pyproject.toml" in text
+    assert "--weights=none" in inner("--weights", "none").stdout.str()
+
+
 def test_workers_check_what_is_configured_as_well(project, inner):
     result = inner("-p", "xdist", "-n", "2", subprocess=True)
     assert result.ret == 0

@@ -98,6 +98,16 @@ def test_a_diverging_port_raises_an_assertion_with_the_report(inner, pytester):
     assert "introduced at" in result.stdout.str()
 
 
+@pytest.mark.parametrize("how", [f"{QUICK}, limit_rms=0.001", "cases='zzz'", f"{QUICK}, weights='none'"])
+def test_of_the_frames_the_line_of_the_test_alone_is_shown(inner, pytester, how):
+    result = run(inner, pytester, f"def test_it(check_golden):\n    check_golden({BUILT_IN!r}, {how})")
+    result.assert_outcomes(failed=1)
+    text = result.stdout.str()
+    assert "check_golden(" in text
+    for file in ("fixtures.py", "items.py", "checker.py", "preflight.py", "selecting.py"):
+        assert file not in text
+
+
 def test_a_broken_contract_raises_and_says_so(inner, pytester):
     body = f"def test_it(check_golden): check_golden('tests.run.ports:ForgetsProbs', {QUICK})"
     result = run(inner, pytester, body)

@@ -26,10 +26,10 @@ from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.mutant import CallChange, Change, OperationChange
 from harness.run.cache import Cache
 from harness.run.calls import joined, part
-from harness.run.checker import filled
 from harness.run.decoder import Decoder
 from harness.run.port import Call
 from harness.run.precision import in_force, jax_dtype
+from harness.run.sequences import filled
 from harness.run.source import GoldenSource
 from harness.run.tapping import handed_on
 from harness.taps import CACHE_KINDS, Tap, kind_of

@@ -15,6 +15,7 @@ from harness.mutants.diagnosis.lines import right_line
 from harness.mutants.diagnosis.observe import COMFORTABLE, FAULTY, observe, plan
 from harness.mutants.diagnosis.precision import telling, wrong_kinds
 from harness.mutants.diagnosis.search import Answer, Explanation, Search
+from harness.report.contract import nothing_compared
 from harness.report.diagnosis import Diagnosis, Operation, Suspect
 from harness.report.document import Report
 from harness.report.summary import UNCOMPARED
@@ -89,9 +90,12 @@ def checked(checker: Checker, progress: Progress = SILENT) -> Report:
         for precision in checker.question.precisions:
             results += checker.run(precision, cases, progress)
         report = checker.report(results)
-        _refuse_uncompared(report)
-        if report.verdict == "diverged":
+        if telling(report.results) is None:  # what could be compared is named beside what could not
+            _refuse_uncompared(report)
+        if report.verdict == "diverged" and report.results:
             break
+    if not report.results:
+        raise nothing_compared(report)
     return report
 
 

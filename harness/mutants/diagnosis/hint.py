@@ -9,7 +9,7 @@ from harness import embedded
 from harness.mutants.diagnosis.diagnose import Subject, answers, operation
 from harness.mutants.diagnosis.observe import Plan, observe, plan
 from harness.mutants.diagnosis.precision import telling
-from harness.report.diagnosis import verdict_line
+from harness.report.diagnosis import known_as, verdict_line
 from harness.report.document import Report
 from harness.run.checker import Checker, Loader
 from harness.run.question import Question
@@ -49,7 +49,8 @@ def hint(
         return f"`{command}` looks for the bug that does the same"
     if line == UNKNOWN:
         return f"{UNKNOWN}; `{command}` tries other values and two at a time"
-    return f"{line}; `{command}` says more"
+    name, *known = line.splitlines()
+    return "\n".join([f"{name}; `{command}` says more", *known])
 
 
 def _command(golden: Path | str, checkpoint: Path | None, spec: str, model: str) -> str:
@@ -88,4 +89,5 @@ def _looks_like(
         answer = next(answers(subject, thorough=False), None)
     if answer is None or not answer.named:
         return UNKNOWN
-    return verdict_line(operation(subject, answer), precision)
+    found = operation(subject, answer)
+    return "\n".join((verdict_line(found, precision), *known_as(found)))

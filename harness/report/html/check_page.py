@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -77,12 +78,19 @@ def html(report: Report) -> str:
         details=tuple(details(report)),
         inherited=wording.inherited(report),
         agreement=agreement(report),
+        looks_like=tuple(tuple(linked(line)) for line in wording.looks_like(report)),
         ladders=tuple(ladders(report)),
         groups=groups(report),
         maps=tuple(maps(report)),
         cases=tuple(cases(report)),
         logits=tuple(logits(report)),
     )
+
+
+def linked(line: str) -> Iterator[tuple[str, bool]]:
+    """The parts of a line: text, and whether it is an address to link to."""
+    parts = re.split(f"({wording.ADDRESS})", line)
+    yield from ((part, place % 2 == 1) for place, part in enumerate(parts) if part)
 
 
 def details(report: Report) -> Iterator[Detail]:

@@ -22,6 +22,7 @@ class LiftedPort:
         self.recorded_only = getattr(port, "recorded_only", ())
         self.dtypes = getattr(port, "dtypes", {})
         self.cannot = getattr(port, "cannot", ())
+        self.positions_from_pads = getattr(port, "positions_from_pads", ())
 
         def model(input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
             logits, _ = port.forward(input_ids, positions, mask, None, mark)

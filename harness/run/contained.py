@@ -1,0 +1,150 @@
+"""Whatever comes out of a port is the port's: an exception, an exit, a Ctrl-C that nobody pressed.
+
+`blaming_the_port` stands around every call into a port. A signal that arrives meanwhile is the user's, and is told
+apart by the very exception that its handler raised: it goes through, also where the port caught it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from harness.errors import HarnessError, PortError
+
+# Frames of these are never the line that a port's author looks for.
+LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "ml_dtypes", "einops", "jaxtyping", "safetensors")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TRACEBACK_HINT = "run the same command with GOLDENS_TRACEBACK=1 for the whole traceback"
+EXIT_HINT = (
+    "a port returns, and its caller decides when to end; what a script does when it is run belongs under "
+    '`if __name__ == "__main__":`'
+)
+
+
+class blaming_the_port:  # noqa: N801 - reads as a sentence at its call sites
+    """Turn whatever the port raises into a PortError that says where; the traceback stays attached.
+
+    A refusal of our own that the port has wrapped in another exception is shown as it was.
+
+    Args:
+        where: what of the port was called.
+        problem: what is said before the exception.
+        hint: what to do about it.
+    """
+
+    def __init__(self, where: str, problem: str = "the port raised", hint: str = TRACEBACK_HINT) -> None:
+        self._where, self._problem, self._hint = where, problem, hint
+        self._interrupt: BaseException | None = None
+        self._handlers: dict[int, Any] = {}
+        self._exit = os._exit
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    self._handlers[number] = handler
+                    signal.signal(number, self._noting(handler))
+        self._exit, os._exit = os._exit, _raising(os._exit)  # type: ignore[assignment]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os._exit = self._exit
+        for number, handler in self._handlers.items():
+            # A handler that has decided to hear no second signal is left its way.
+            if self._interrupt is None or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, handler)
+        if self._interrupt is not None and error is not self._interrupt:
+            raise self._interrupt from None
+        if error is None or error is self._interrupt or isinstance(error, HarnessError):
+            return
+        ours = next((one for one in _chain(error) if isinstance(one, HarnessError)), None)
+        if ours is not None:
+            raise ours from None
+        line = own_line(error)
+        raise PortError(
+            f"{self._problem} {described(error)}",
+            where=self._where if line is None else f"{self._where} ({line})",
+            hint=EXIT_HINT if isinstance(error, SystemExit) else self._hint,
+        ) from error
+
+    def _noting(self, handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            try:
+                handler(number, frame)
+            except BaseException as error:
+                self._interrupt = error
+                raise
+
+        return handle
+
+
+def described(error: BaseException) -> str:
+    """An exception in one line: its type and the first line of what it says, if it can say anything."""
+    try:
+        said = str(error).strip().splitlines()
+    except Exception as another:
+        said = [f"(its message cannot be shown: {type(another).__name__})"]
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+
+
+def own_line(error: BaseException) -> str | None:
+    """`file:line` of the innermost frame that is neither a library's nor the harness's; None where there is none.
+
+    For the built-in port, which is the harness's, it is the innermost frame of the harness.
+    """
+    frames = list(_frames(error.__traceback__))
+    harness = str(Path(__file__).parents[1])
+    foreign = [frame for frame in frames if not frame[0].startswith(_library_folders())]
+    own = [frame for frame in foreign if not frame[0].startswith(harness + os.sep)]
+    inside = [frame for frame in foreign if frame[0] != __file__ and not frame[0].endswith("/run/port.py")]
+    found = own or inside
+    return f"{found[-1][0]}:{found[-1][1]}" if found else None
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        if not file.startswith("<frozen "):
+            yield file, traceback.tb_lineno
+        traceback = traceback.tb_next
+
+
+def _library_folders() -> tuple[str, ...]:
+    """The folders of libraries; of the standard library its files alone, for site-packages lies below it."""
+    packages = [find_spec(name) for name in LIBRARIES]
+    found = [place for spec in packages if spec for place in spec.submodule_search_locations or ()]
+    standard = Path(sysconfig.get_path("stdlib"))
+    files = [str(path) for path in standard.iterdir() if path.suffix == ".py"]
+    folders = [str(path) + os.sep for path in standard.iterdir() if path.is_dir() and path.name != "site-packages"]
+    return (*(place + os.sep for place in found), *files, *folders)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """What an exception was raised from, and while handling what, nearest first."""
+    seen: set[int] = set()
+    one: BaseException | None = error.__cause__ or error.__context__
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__
+
+
+def _raising(leave: Callable[[int], Any]) -> Callable[[int], None]:
+    """`os._exit` as an exception; in a process that the port has forked it ends that."""
+    process = os.getpid()
+
+    def exit_(status: int) -> None:
+        if os.getpid() != process:
+            leave(status)
+        raise SystemExit(status)
+
+    return exit_

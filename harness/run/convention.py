@@ -1,0 +1,41 @@
+"""A convention that is no fault: in rows that are padded on the left, positions may count from the pads.
+
+RoPE is relative: if all positions of a row are larger by the number of its pads, its queries and keys are turned
+by that many positions more, and probabilities and logits are what they were. A port that counts so declares it
+(`positions_from_pads`). The golden's rotated queries and keys are then turned as well, before they are compared
+and before they are handed on in replay: the port is judged by what it computes, at every tap.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from harness.corpus import Case
+
+# What holds the absolute position. Nothing else of a decoder with RoPE does.
+TURNED = frozenset({"q_rope", "k_rope", "cache_k"})
+SIDES = ("left",)  # padded on the right, positions that count from the row's beginning are the golden's own
+NOTE = (
+    "positions of left-padded rows count from the pads, as the port declares: the golden's q_rope, k_rope and "
+    "cache_k are turned by the pads of each row before they are compared"
+)
+
+
+def shifts(case: Case) -> Int[np.ndarray, " batch"]:
+    """By row, by how much positions that count from the row's beginning exceed the golden's."""
+    first = case.mask.argmax(axis=1)
+    rows = np.arange(case.batch)
+    padded = first > 0
+    return np.where(padded, first - case.positions[rows, first], 0)
+
+
+def turned(
+    value: Float[np.ndarray, "batch position head head_dim"], by: Int[np.ndarray, " batch"], theta: float
+) -> Float[np.ndarray, "batch position head head_dim"]:
+    """Queries or keys after RoPE, as they are at positions that are larger by so much in each row."""
+    half = value.shape[-1] // 2
+    angle = by[:, None, None, None] * theta ** (-np.arange(half) / half)
+    cos, sin = np.cos(angle), np.sin(angle)
+    a, b = value[..., :half], value[..., half:]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)

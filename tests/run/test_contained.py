@@ -1,0 +1,84 @@
+"""What comes out of a port is told apart: its exceptions and exits, ours that it wrapped, a real Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+
+import pytest
+
+from harness.errors import CheckpointError, PortError
+from harness.run.contained import blaming_the_port
+
+
+def raising(error):
+    raise error
+
+
+def interrupted_and(then):
+    """Somebody presses Ctrl-C, and the port does something else about it."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except BaseException:
+        then()
+
+
+def wrapping():
+    try:
+        raise CheckpointError("the checkpoint lacks a parameter", hint="copy it again")
+    except Exception as error:
+        raise RuntimeError("my model is broken") from error
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(0), KeyboardInterrupt(), GeneratorExit(), MemoryError(), KeyError("a")]
+)
+def test_whatever_is_raised_is_the_ports_with_its_own_line(error):
+    with (
+        pytest.raises(PortError, match=f"the port raised {type(error).__name__}") as caught,
+        blaming_the_port("forward"),
+    ):
+        raising(error)
+    assert caught.value.where.startswith("forward (")
+    assert "test_contained.py:" in caught.value.where
+    assert caught.value.__cause__ is error
+
+
+def test_the_line_is_not_one_of_a_library():
+    with pytest.raises(PortError) as caught, blaming_the_port("load"):
+        json.loads("{")
+    assert "test_contained.py:" in caught.value.where
+
+
+@pytest.mark.parametrize("then", [lambda: None, lambda: sys.exit(0), lambda: raising(ValueError("no"))])
+def test_an_interrupt_goes_through_whatever_the_port_makes_of_it(then):
+    with pytest.raises(KeyboardInterrupt), blaming_the_port("forward"):
+        interrupted_and(then)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_the_port_wrapped_is_shown_as_it_was():
+    with pytest.raises(CheckpointError, match="lacks a parameter"), blaming_the_port("load"):
+        wrapping()
+
+
+def test_a_process_is_not_left_behind_our_back_but_a_forked_one_may_end():
+    with pytest.raises(PortError, match="SystemExit"), blaming_the_port("forward"):
+        os._exit(0)
+    with blaming_the_port("forward"):
+        child = os.fork()
+        if child == 0:
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_nothing_stays_behind():
+    before = os._exit, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    for error in (None, SystemExit(1)):
+        with contextlib.suppress(PortError), blaming_the_port("forward"), blaming_the_port("inside"):
+            if error is not None:
+                raise error
+    assert (os._exit, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -1,0 +1,154 @@
+"""A port gets one config and one set of parameters, whichever dialect the checkpoint is written in."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes  # noqa: F401 - teaches bfloat16 to numpy
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from harness.architecture import architecture_of, read_config
+from harness.checkpoint import Checkpoint
+from harness.errors import CheckpointError
+from harness.run.check import check
+from harness.run.decoder import Decoder
+from harness.run.dialect import EMBEDDING, HEAD, Parameters, in_both_dialects
+from harness.run.port import load_from, load_port
+from harness.run.question import Question
+from harness.run.tapping import no_tap
+from harness.windows import FULL, SLIDING
+
+
+def of_transformers_5(config):
+    """The same config as transformers 5 writes it."""
+    old = ("rope_theta", "torch_dtype", "max_window_layers")
+    new = {name: value for name, value in config.items() if name not in old}
+    slides = [window is not None for window in architecture_of(config).windows]
+    types_ = [SLIDING if sliding else FULL for sliding in slides]
+    rope = {"rope_theta": config["rope_theta"], "rope_type": "default"}
+    return new | {"rope_parameters": rope, "dtype": config["torch_dtype"], "layer_types": types_}
+
+
+@pytest.fixture(params=["qwen2-tiny", "qwen2-window"])
+def config(request, checkpoint):
+    return read_config(checkpoint.parent / request.param)
+
+
+def test_both_dialects_give_a_port_the_same_fields(config):
+    hub, new = in_both_dialects(config), in_both_dialects(of_transformers_5(config))
+    assert hub == new
+    assert hub["rope_theta"] == hub["rope_parameters"]["rope_theta"] == 1e6
+    assert hub["dtype"] == hub["torch_dtype"] == "bfloat16"
+    assert architecture_of(hub) == architecture_of(config)
+
+
+def test_a_field_that_is_there_stays_as_it_is(config):
+    assert config.items() <= in_both_dialects(config).items()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rope_parameters": {"rope_theta": 1e4}}, {"dtype": "float32"}, {"layer_types": [SLIDING] * 4}]
+)
+def test_a_config_that_contradicts_itself_is_refused(checkpoint, wrong):
+    with pytest.raises(CheckpointError, match=r"two|switches|twice") as caught:
+        in_both_dialects({**read_config(checkpoint), **wrong})
+    assert "hint: " in str(caught.value)
+
+
+@pytest.fixture
+def tied(own_checkpoint):
+    """A checkpoint of transformers 5 whose head is tied, and not in the file."""
+    config = of_transformers_5(read_config(own_checkpoint)) | {"tie_word_embeddings": True}
+    (own_checkpoint / "config.json").write_text(json.dumps(config))
+    weights = load_file(own_checkpoint / "model.safetensors")
+    del weights[HEAD]
+    save_file(weights, own_checkpoint / "model.safetensors")
+    return own_checkpoint
+
+
+def test_a_tied_head_is_a_parameter_like_any_other(tied):
+    found = Parameters(tied, read_config(tied))
+    assert set(found) == {*Checkpoint(tied).names, HEAD}
+    assert len(found) == len(list(found))
+    assert np.array_equal(found[HEAD], found[EMBEDDING])
+    with pytest.raises(KeyError):
+        found["no.such.weight"]
+
+
+def test_a_head_that_is_not_tied_is_read_as_it_is(checkpoint):
+    found = Parameters(checkpoint, read_config(checkpoint))
+    assert not np.array_equal(found[HEAD], found[EMBEDDING])
+
+
+def test_a_tied_head_that_the_file_has_otherwise_is_refused(own_checkpoint):
+    with pytest.raises(CheckpointError, match="another head"):
+        Parameters(own_checkpoint, read_config(own_checkpoint) | {"tie_word_embeddings": True})
+    weights = load_file(own_checkpoint / "model.safetensors")
+    save_file(weights | {HEAD: weights[EMBEDDING]}, own_checkpoint / "model.safetensors")
+    Parameters(own_checkpoint, read_config(own_checkpoint) | {"tie_word_embeddings": True})
+
+
+def test_a_port_is_given_both_dialects(tied):
+    given = []
+
+    class Port:
+        @classmethod
+        def load(cls, checkpoint_dir, config, dtype, mesh):
+            given.append(config)
+            return types.SimpleNamespace(forward=lambda *args: None)
+
+    load_from(Port, "here:Port", tied, read_config(tied), "float32")
+    assert given[0]["rope_theta"] == 1e6
+    assert given[0]["rope_parameters"]["rope_theta"] == 1e6
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+BY_HAND = re.search(r"<!-- port: by hand -->\n```python\n(.*?)```", README, flags=re.DOTALL)[1]
+FROM_CHECKPOINT = (
+    "        checkpoint = Checkpoint(checkpoint_dir)\n"
+    "        return cls(config, {name: jnp.asarray(checkpoint.read(name).astype(dtype)) "
+    "for name in checkpoint.names})"
+)
+FROM_PARAMETERS = (
+    "        weights = Parameters(checkpoint_dir, config)\n"
+    "        return cls(config, {name: jnp.asarray(value.astype(dtype)) for name, value in weights.items()})"
+)
+
+
+@pytest.fixture
+def by_hand(monkeypatch):
+    """The README's port, its parameters read as ports read them."""
+    code = BY_HAND.replace(FROM_CHECKPOINT, FROM_PARAMETERS).replace(
+        "from harness.checkpoint import Checkpoint", "from harness.run.dialect import Parameters"
+    )
+    assert "Parameters(checkpoint_dir, config)" in code
+    module = types.ModuleType("port_of_the_readme")
+    exec(code, module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return f"{module.__name__}:Port"
+
+
+def test_the_readmes_port_runs_on_a_checkpoint_of_transformers_5(golden_path, own_checkpoint, by_hand):
+    (own_checkpoint / "config.json").write_text(json.dumps(of_transformers_5(read_config(own_checkpoint))))
+    question = Question(precisions=("float32",), cases=("digits",))
+    with jax.numpy_dtype_promotion("standard"):
+        assert check(golden_path, own_checkpoint, by_hand, question).verdict == "match"
+
+
+def test_the_readmes_port_has_the_head_of_a_tied_checkpoint(tied, by_hand):
+    config, dtype = read_config(tied), jnp.dtype("float32")
+    ids = jnp.asarray([[5, 7, 11]], jnp.int32)
+    call = (ids, jnp.arange(3, dtype=jnp.int32)[None], jnp.ones((1, 3), bool), None, no_tap)
+    port = load_port(by_hand, tied, config, dtype)
+    with jax.numpy_dtype_promotion("standard"):
+        logits, _ = port.forward(*call)
+    expected, _ = Decoder.load(tied, config, dtype).forward(*call)
+    assert np.allclose(logits, expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,48 @@
+"""A bug must not hide behind the dtype of its tap: what is wider than asked for is compared all the same."""
+
+from __future__ import annotations
+
+from click.testing import CliRunner
+
+from harness.cli import cli
+from harness.report.contract import broken_contract
+from harness.run.check import check
+from harness.run.question import Question
+
+QUESTION = Question(precisions=("bfloat16",), modes=("forward", "replay"), cases=("digits",))
+FAST = ("--precision", "bfloat16", "--case", "digits")
+DECLARE = 'dtypes = {"context": "float32"}'
+
+
+def checked(golden_path, checkpoint, name):
+    return check(golden_path, checkpoint, f"tests.run.wide_ports:{name}", QUESTION)
+
+
+def test_a_right_tap_of_a_wider_dtype_breaks_the_contract_and_nothing_else(golden_path, checkpoint):
+    report = checked(golden_path, checkpoint, "WideContext")
+    wrong = {(r.tap.rpartition(".")[2], r.verdict) for r in report.results if r.verdict != "match"}
+    assert wrong == {("context", "dtype")}
+    assert report.introduced == ()
+    assert DECLARE in broken_contract(report).hint
+
+
+def test_a_bug_behind_a_wider_dtype_is_placed_where_it_is_and_named_beside_the_dtype(golden_path, checkpoint):
+    report = checked(golden_path, checkpoint, "WideContextHidesABug")
+    assert {tap.rpartition(".")[2] for tap in report.introduced} == {"context"}
+    assert broken_contract(report) is not None
+    for command in ("check", "diagnose"):
+        result = CliRunner().invoke(cli, [command, "--port", "tests.run.wide_ports:WideContextHidesABug", *FAST])
+        said = " ".join(result.output.split())
+        assert "small errors add up" not in said
+        assert "scale" in said, command
+        if command == "check":
+            assert result.exit_code == 2
+            assert "introduced at layers.*.context" in said
+            assert "dtype: layers" in said
+            assert DECLARE in said
+
+
+def test_a_declared_wider_dtype_is_judged_alike(golden_path, checkpoint):
+    declared = checked(golden_path, checkpoint, "DeclaredWideContext")
+    assert broken_contract(declared) is None
+    assert declared.introduced == checked(golden_path, checkpoint, "WideContextHidesABug").introduced
