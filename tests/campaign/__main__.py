@@ -34,7 +34,9 @@ def campaign(parts: list[str], trials: int, seconds: float, seed: int) -> Campai
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all if none is named")
-    parser.add_argument("--trials", type=int, default=1000, help="of each claim; a costly one gets a share of them")
+    parser.add_argument(
+        "--trials", type=int, default=1000, help="of each claim; a costly one gets a share of them"
+    )
     parser.add_argument("--seconds", type=float, default=3600, help="after which nothing is tried any more")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()

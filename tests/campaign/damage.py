@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -92,7 +91,12 @@ class Damage:
 
 PLACE = st.floats(0, 1)
 DAMAGES = st.builds(
-    Damage, st.sampled_from(["flip", "flip", "byte", *KINDS]), PLACE, PLACE, PLACE, st.sampled_from([1, 2, 8, 64, 512, 4096])
+    Damage,
+    st.sampled_from(["flip", "flip", "byte", *KINDS]),
+    PLACE,
+    PLACE,
+    PLACE,
+    st.sampled_from([1, 2, 8, 64, 512, 4096]),
 )
 
 
@@ -120,10 +124,10 @@ class Damaged:
     """Files to damage, and what is read from them while they are whole."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.trial = folder, folder / "trial"
+        self.whole, self.trial = folder / "whole", folder / "trial"
         self.tiny = embedded.directory() / "qwen2-tiny"
         self.golden = open_golden(embedded.golden())
-        (self.whole := folder / "whole").mkdir()
+        self.whole.mkdir()
         for kind in ("h5", "zarr"):
             places.make(kind, self.whole).write()
         self.contents = {kind: contents(self.whole / f"small.{kind}") for kind in ("h5", "zarr")}
@@ -229,7 +233,7 @@ def claims(folder: Path) -> list[Tried]:
     """Those of unfinished work need torch."""
     damaged = Damaged(folder)
     made = [
-        Tried("damage of an HDF5 golden is seen, or changes nothing", DAMAGES, damaged.of_golden("h5"), seconds=30),
+        Tried("damage of an HDF5 golden: seen, or harmless", DAMAGES, damaged.of_golden("h5"), seconds=30),
         Tried("damage of a Zarr golden: the same", DAMAGES, damaged.of_golden("zarr"), seconds=30),
         Tried("damage of a checkpoint, config or tokenizer: the same", DAMAGES, damaged.checkpoint),
         Tried("damage of a corpus: the same", DAMAGES, damaged.corpus),

@@ -1,4 +1,4 @@
-"""A trial in a child of this process, which has imported what it needs: nothing that happens there happens here."""
+"""A trial in a child of this process, which has all imports behind it and is not touched by what happens there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Goldens that somebody made to mislead or to hurt: manifests edited and sealed again, HDF5 and Zarr as nobody writes.
+"""Goldens made to mislead or to hurt: manifests edited and sealed again, HDF5 and Zarr as nobody writes them.
 
 Claim: each is read or refused, in few words, bounded time and memory; nothing outside of it is read.
 """
@@ -151,13 +151,27 @@ def of_hdf5(draw: Any, names: list[str]) -> Named:
     def change(path: Path) -> None:
         with places.editing(path) as file:
             if kind == "attribute":
-                values = (np.zeros(shape[:2] or 1), "x" * 70_000, h5py.Empty("f8"), file.ref, "é", np.bytes_("A" * 64), 1)
+                values = (
+                    np.zeros(shape[:2] or 1),
+                    "x" * 70_000,
+                    h5py.Empty("f8"),
+                    file.ref,
+                    "é",
+                    np.bytes_("A" * 64),
+                    1,
+                )
                 file[name].attrs[attribute] = values[how]
                 return
             if kind != "extra":
                 del file[name]
             if kind == "dataset":
-                options = ({}, {"chunks": True}, {"compression": "gzip"}, {"external": OUTSIDE}, {"maxshape": None})
+                options = (
+                    {},
+                    {"chunks": True},
+                    {"compression": "gzip"},
+                    {"external": OUTSIDE},
+                    {"maxshape": None},
+                )
                 file.create_dataset(name, shape, dtype, **options[how % 5])
             elif kind == "link":
                 links = (h5py.SoftLink(other), h5py.SoftLink(name), h5py.ExternalLink("/dev/zero", "/"))
@@ -176,7 +190,9 @@ def of_hdf5(draw: Any, names: list[str]) -> Named:
 def of_zarr(draw: Any, files: list[str], documents: dict[str, Any]) -> Named:
     """One edit of a directory: what a file says, or what stands in its place."""
     name = draw(st.sampled_from(files))
-    kind = draw(st.sampled_from(["fifo", "link", "device", "folder", "sparse", "parent", "json", "json", "any", "extra"]))
+    kind = draw(
+        st.sampled_from(["fifo", "link", "device", "folder", "sparse", "parent", "json", "json", "any", "extra"])
+    )
     document = draw(st.sampled_from(sorted(documents)))
     content = draw(json_bytes(edited(documents[document]) if kind == "json" else VALUES))
 
@@ -218,7 +234,9 @@ def claims(folder: Path) -> list[Tried]:
     files = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
     documents = {name: json.loads((root / name).read_bytes()) for name in files if name.endswith("zarr.json")}
     return [
-        Tried("an edited manifest, sealed, HDF5: read or refused", edited(document), hostile.manifest_of("h5"), 1, 30),
+        Tried(
+            "an edited manifest, sealed, HDF5: read or refused", edited(document), hostile.manifest_of("h5"), 1, 30
+        ),
         Tried("the same, Zarr", edited(document), hostile.manifest_of("zarr"), 0.5, 30),
         Tried("a hostile HDF5 file", st.lists(of_hdf5(names), min_size=1, max_size=2), hostile.hdf5, 1, 40),
         Tried("a hostile Zarr", st.lists(of_zarr(files, documents), min_size=1, max_size=2), hostile.zarr, 1, 30),

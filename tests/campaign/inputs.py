@@ -170,4 +170,3 @@ def has_torch() -> bool:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     return True
-

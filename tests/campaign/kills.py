@@ -199,6 +199,8 @@ def written(folder: Path) -> Target:
             if not refusal.hint:
                 raise BrokenClaimError(f"no hint: {refusal}") from None
             return 2
+        except KeyboardInterrupt:
+            return 130
         return 0
 
     return Target(folder, lambda path: write_golden(path, small_golden.arrays(), small_golden.manifest()), write)
@@ -224,7 +226,9 @@ def one_layer(directory: Path) -> Path:
     config = json.loads((directory / "config.json").read_text()) | {"num_hidden_layers": 1}
     (directory / "config.json").write_text(json.dumps(config))
     weights = directory / "model.safetensors"
-    tensors = {name: tensor for name, tensor in load_file(weights).items() if ".layers." not in name or ".0." in name}
+    tensors = {
+        name: tensor for name, tensor in load_file(weights).items() if ".layers." not in name or ".0." in name
+    }
     weights.unlink()
     save_file(tensors, weights, {"format": "pt"})
     return directory
