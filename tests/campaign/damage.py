@@ -24,7 +24,7 @@ from harness.golden import encode
 from harness.labelled import LabelledGolden
 from harness.run.preflight import preflight
 from harness.store import open_golden
-from tests.campaign.forked import forked, goldens, held
+from tests.campaign.forked import forked, goldens, held, imported
 from tests.campaign.inputs import has_torch
 from tests.campaign.kills import PATIENCE, Target, recorded
 from tests.campaign.trials import BrokenClaimError, Tried
@@ -143,11 +143,11 @@ class Damaged:
         shutil.copytree(source, target)
         return target, sorted(path for path in target.rglob("*") if path.is_file())
 
-    def of_golden(self, kind: str) -> Callable[[Damage], None]:
+    def of_golden(self, kind: str) -> Callable[[Damage], bool]:
         """Claim: a golden is read as it was, or refused; `verify` sees all of it."""
         expected = self.contents[kind]
 
-        def action(damage: Damage) -> None:
+        def action(damage: Damage) -> bool:
             path, files = self.copied(self.whole / f"small.{kind}")
             damage.apply(files)
             size = sum(file.stat().st_size for file in files if file.exists())
@@ -155,13 +155,16 @@ class Damaged:
             def read() -> int:
                 return SAME if contents(path) == expected else WRONG
 
-            judged(read, size)
-            held(forked(lambda: goldens("verify", path)), (0, 2), size)
+            refused = judged(read, size)
+            verified = held(forked(lambda: goldens("verify", path)), (0, 2), size)
+            if refused and verified.code == 0:
+                raise BrokenClaimError(f"refused, and yet it verifies: {verified}")
             held(forked(lambda: goldens("show", path)), (0, 2), size)
+            return verified.code == 2
 
         return action
 
-    def checkpoint(self, damage: Damage) -> None:
+    def checkpoint(self, damage: Damage) -> bool:
         """Claim: what a check takes for the golden's checkpoint is, in weights, config and token ids."""
         directory, files = self.copied(self.tiny)
         damage.apply(files)
@@ -179,9 +182,9 @@ class Damaged:
             ids = [token_ids(load(one)[0], entry.text, str(one)) for one in (directory, self.tiny)]
             return SAME if same and ids[0] == ids[1] and read_config(directory) == config else WRONG
 
-        judged(read, sum(file.stat().st_size for file in files if file.exists()))
+        return judged(read, sum(file.stat().st_size for file in files if file.exists()))
 
-    def corpus(self, damage: Damage) -> None:
+    def corpus(self, damage: Damage) -> bool:
         """Claim: another corpus has another digest, or is refused."""
         source = embedded.directory() / "corpus.toml"
         path, files = self.copied(source)
@@ -192,11 +195,11 @@ class Damaged:
             same = found.select([]) == whole.select([])
             return WRONG if found.digest == whole.digest and not same else SAME
 
-        judged(read, 1 << 20)
+        return judged(read, 1 << 20)
 
 
-def judged(read: Callable[[], int], size: int) -> None:
-    """Read in a child: the same values, or a refusal in few words with a hint."""
+def judged(read: Callable[[], int], size: int) -> bool:
+    """Read in a child: the same values, or a refusal in few words with a hint; whether it was refused."""
 
     def action() -> int:
         try:
@@ -208,6 +211,7 @@ def judged(read: Callable[[], int], size: int) -> None:
     ended = held(forked(action), (SAME, REFUSED), size)
     if len(ended.out) > 5000:
         raise BrokenClaimError(f"{len(ended.out):,} characters: {ended.out[:300]}")
+    return ended.code == REFUSED
 
 
 def unfinished(target: Target) -> Callable[[tuple[Damage, float]], None]:
@@ -231,6 +235,7 @@ def unfinished(target: Target) -> Callable[[tuple[Damage, float]], None]:
 
 def claims(folder: Path) -> list[Tried]:
     """Those of unfinished work need torch."""
+    imported("xarray", "harness.cli", "harness.cli.progress", "harness.report.contents")
     damaged = Damaged(folder)
     made = [
         Tried("damage of an HDF5 golden: seen, or harmless", DAMAGES, damaged.of_golden("h5"), seconds=30),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import resource
 import select
@@ -60,6 +61,12 @@ def forked(action: Callable[[], int], seconds: float = SECONDS) -> Ended:
     _, status, usage = os.wait4(child, 0)
     code = None if late else os.waitstatus_to_exitcode(status)
     return Ended(code, _read(out), _read(said), time.monotonic() - started, usage.ru_maxrss - before)
+
+
+def imported(*modules: str) -> None:
+    """Import once here, and not in every child, what commands import when they need it."""
+    for module in modules:
+        importlib.import_module(module)
 
 
 def goldens(*args: object) -> int:

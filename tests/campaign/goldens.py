@@ -29,7 +29,7 @@ from harness.store.hdf5_writer import Hdf5Writer
 from harness.store.zarr3 import ZarrWriter
 from tests.campaign.checkpoints import Named
 from tests.campaign.damage import contents, judged
-from tests.campaign.forked import forked, goldens, held
+from tests.campaign.forked import forked, goldens, held, imported
 from tests.campaign.hostile import VALUES, edited, json_bytes
 from tests.campaign.trials import Tried
 from tests.store import places, small_golden
@@ -88,33 +88,34 @@ class Hostile:
         self.trial.mkdir()
         return self.trial / name
 
-    def read(self, path: Path) -> None:
+    def read(self, path: Path) -> bool:
         """Claim: all of it is read, or it is refused."""
 
         def everything() -> int:
             contents(path)
             return 0
 
-        judged(everything, 1 << 20)
+        refused = judged(everything, 1 << 20)
         for command in ("verify", "show"):
             held(forked(lambda command=command: goldens(command, path)), (0, 2), 1 << 20)
+        return refused
 
-    def manifest_of(self, suffix: str) -> Callable[[Any], None]:
-        def action(document: Any) -> None:
+    def manifest_of(self, suffix: str) -> Callable[[Any], bool]:
+        def action(document: Any) -> bool:
             path, encoded = self.fresh(f"a.{suffix}"), json.dumps(document).encode()
             unchecked(path, self.manifest, small_golden.arrays(), encoded)
-            self.read(path)
+            return self.read(path)
 
         return action
 
-    def checked(self, document: Any) -> None:
+    def checked(self, document: Any) -> bool:
         """Claim: the built-in port is checked against it, or it is refused."""
         path = self.fresh("a.h5")
         unchecked(path, self.sliced, self.pieces, json.dumps(document).encode())
         words = ("--weights", embedded.directory() / "qwen2-tiny", "--precision", "float32", "--mode", "replay")
-        held(forked(lambda: goldens("check", path, *words), 60), (0, 1, 2), path.stat().st_size)
+        return held(forked(lambda: goldens("check", path, *words), 60), (0, 1, 2), path.stat().st_size).code == 2
 
-    def hdf5(self, made: list[Named]) -> None:
+    def hdf5(self, made: list[Named]) -> bool:
         """Claim: the same of an HDF5 file that somebody has edited and sealed again."""
         path = self.fresh("a.h5")
         shutil.copyfile(self.whole / "small.h5", path)
@@ -128,16 +129,16 @@ class Hostile:
             return 0
 
         forked(edit)
-        self.read(path)
+        return self.read(path)
 
-    def zarr(self, made: list[Named]) -> None:
+    def zarr(self, made: list[Named]) -> bool:
         """Claim: the same of a directory."""
         path = self.fresh("a.zarr")
         shutil.copytree(self.whole / "small.zarr", path)
         for one in made:
             with contextlib.suppress(OSError):
                 one.change(path)
-        self.read(path)
+        return self.read(path)
 
 
 @st.composite
@@ -224,6 +225,7 @@ def of_zarr(draw: Any, files: list[str], documents: dict[str, Any]) -> Named:
 
 def claims(folder: Path) -> list[Tried]:
     """All of them; the last needs jax."""
+    imported("xarray", "harness.cli", "harness.cli.progress", "harness.report.contents")
     hostile = Hostile(folder)
     document = msgspec.json.decode(encode(hostile.manifest))
     sliced = msgspec.json.decode(encode(hostile.sliced))

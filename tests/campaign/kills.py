@@ -24,7 +24,7 @@ from harness.errors import HarnessError
 from harness.store import open_golden, publish, write_golden
 from harness.store.publish import interrupted
 from tests.campaign.faults import KINDS, Faults
-from tests.campaign.forked import Ended, forked, goldens, held
+from tests.campaign.forked import Ended, forked, goldens, held, imported
 from tests.campaign.inputs import has_torch
 from tests.campaign.trials import BrokenClaimError, Tried
 from tests.store import small_golden
@@ -208,6 +208,7 @@ def written(folder: Path) -> Target:
 
 def recorded(folder: Path) -> Target:
     """A recording of a checkpoint of one layer."""
+    imported("transformers.models.qwen2.modeling_qwen2", "harness.record.progress", "harness.record.recorder")
     folder.mkdir()
     model = one_layer(folder / "model")
     corpus = folder / "corpus.toml"

@@ -249,7 +249,7 @@ class Ports:
         os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
         import harness.run.check  # noqa: F401 - once, and not in every child
 
-    def checked(self, source: Source) -> None:
+    def checked(self, source: Source) -> bool:
         """Claim: see above."""
         shutil.rmtree(self.trial, ignore_errors=True)
         self.trial.mkdir()
@@ -271,6 +271,7 @@ class Ports:
             document(ended.out)
         if max(map(len, ended.said.splitlines()), default=0) > LONGEST:
             raise BrokenClaimError(f"a line of {max(map(len, ended.said.splitlines())):,} characters")
+        return ended.code == 2
 
 
 def document(text: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from harness import embedded
 from harness.report.document import encode
 from tests.campaign.damage import DAMAGES, Damage
-from tests.campaign.forked import forked, goldens, held
+from tests.campaign.forked import forked, goldens, held, imported
 from tests.campaign.goldens import CASE, slice_of
 from tests.campaign.hostile import VALUES, damaged, edited, json_bytes
 from tests.campaign.trials import BrokenClaimError, Tried
@@ -69,7 +69,7 @@ class Reports:
             *made, *made, *raw, json_bytes(VALUES), st.builds(_deep, st.integers(1, 200_000), st.text(max_size=3))
         )
 
-    def rendered(self, content: bytes) -> None:
+    def rendered(self, content: bytes) -> bool:
         """Claim: every view of it, or a refusal."""
         shutil.rmtree(self.trial, ignore_errors=True)
         self.trial.mkdir()
@@ -87,8 +87,9 @@ class Reports:
                 (0, 1, 2),
                 size,
             )
+        return plain.code == 2
 
-    def damaged(self, damage: Damage) -> None:
+    def damaged(self, damage: Damage) -> bool:
         """Claim: the same of one that was damaged."""
         shutil.rmtree(self.trial, ignore_errors=True)
         self.trial.mkdir()
@@ -96,8 +97,7 @@ class Reports:
         for source, copy in zip(self.files.values(), copies, strict=True):
             shutil.copyfile(source, copy)
         damaged_ = damage.apply(copies)
-        if damaged_.exists():
-            self.rendered(damaged_.read_bytes())
+        return damaged_.exists() and self.rendered(damaged_.read_bytes())
 
 
 def _deep(depth: int, name: str) -> bytes:
@@ -107,6 +107,7 @@ def _deep(depth: int, name: str) -> bytes:
 
 def claims(folder: Path) -> list[Tried]:
     """All of them; the reports that they begin with need jax."""
+    imported("harness.cli", "harness.report.views", "harness.report.terminal", "harness.report.diff_terminal")
     reports = Reports(folder)
     return [
         Tried("a hostile report is rendered or refused", reports.documents(), reports.rendered, 1, 40),

@@ -37,14 +37,14 @@ class Tried:
 
     Attributes:
         inputs: drawn at random; or all there are, of which as many as were asked for are tried, evenly spread.
-        action: returns or raises a HarnessError where the claim holds.
+        action: returns where the claim holds; where the input was refused, it returns True or raises HarnessError.
         share: of the trials that were asked for.
         seconds: that one trial may take.
     """
 
     name: str
     inputs: SearchStrategy[Any] | Sequence[Any]
-    action: Callable[[Any], None]
+    action: Callable[[Any], bool | None]
     share: float = 1.0
     seconds: int = SECONDS
 
@@ -120,13 +120,13 @@ class Campaign:
         return sum(len(claim.failures) for claim in self.claims)
 
 
-def attempt(claim: Claim, action: Callable[[], None], value: object, seconds: int = SECONDS) -> None:
+def attempt(claim: Claim, action: Callable[[], bool | None], value: object, seconds: int = SECONDS) -> None:
     """One trial, counted."""
     claim.trials += 1
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         with bounded(seconds):
-            action()
+            claim.refused += bool(action())
     except HarnessError as refusal:
         claim.refused += 1
         if len(str(refusal)) > CHARACTERS:
