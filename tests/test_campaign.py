@@ -1,31 +1,43 @@
-"""A short, seeded part of the campaign of hostile inputs; at length it is `python -m tests.campaign.inputs`."""
+"""A short, seeded part of every part of the campaign; at length it is `python -m tests.campaign`."""
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-from rich.console import Console
 
-from tests.campaign import inputs
-from tests.campaign.trials import Claim, attempt
+from harness.errors import CorpusError
+from tests.campaign.__main__ import PARTS
+from tests.campaign.forked import forked, held
+from tests.campaign.trials import BrokenClaimError, Campaign, Claim, Tried, attempt
 
-
-def held(made, capsys):
-    made.show(Console(width=200))
-    assert made.failures == 0, capsys.readouterr().out
-    assert all(claim.trials for claim in made.claims)
+TRIALS = {"kills": 60, "damage": 30, "goldens": 30, "reports": 12, "ports": 20, "inputs": 40}
+TORCH = importlib.util.find_spec("torch") is not None
 
 
-def test_whatever_lies_at_a_path_is_read_or_refused(monkeypatch, capsys):
-    monkeypatch.setattr(inputs, "has_torch", lambda: False)
-    made = inputs.campaign(trials=60, seed=20251125, seconds=60)
-    held(made, capsys)
-    assert [0 < claim.refused < claim.trials for claim in made.claims] == [True] * 3, "some of each"
+def ran(part: str, trials: int) -> None:
+    """In a process of its own: its children are forked before any other test has started a thread."""
+    words = [sys.executable, "-m", "tests.campaign", part, "--trials", str(trials), "--seed", "20251125"]
+    root = Path(__file__).parents[1]
+    done = subprocess.run([*words, "--seconds", "120"], capture_output=True, text=True, cwd=root, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert " 0 " in done.stdout
+
+
+@pytest.mark.skipif(TORCH, reason="tried beside the recorder, below")
+@pytest.mark.parametrize("part", PARTS)
+def test_nothing_that_must_never_happen_happens(part):
+    ran(part, TRIALS[part])
 
 
 @pytest.mark.record
-def test_what_is_recorded_from_it_is_what_transformers_computes(capsys):
+@pytest.mark.parametrize("part", ["kills", "damage", "inputs"])
+def test_nor_does_it_where_torch_records(part):
     pytest.importorskip("torch")
-    held(inputs.campaign(trials=15, seed=20251125, seconds=90), capsys)
+    ran(part, 12)
 
 
 @pytest.mark.parametrize(
@@ -33,8 +45,8 @@ def test_what_is_recorded_from_it_is_what_transformers_computes(capsys):
     [
         (lambda: [][1], "IndexError"),
         (lambda: (_ for _ in ()).throw(SystemExit(0)), "SystemExit"),
-        (lambda: (_ for _ in ()).throw(inputs.CorpusError("x" * 9999, hint="x")), "a message of 10,0"),
-        (lambda: (_ for _ in ()).throw(inputs.CorpusError("x", hint="")), "no hint"),
+        (lambda: (_ for _ in ()).throw(CorpusError("x" * 9999, hint="x")), "a message of "),
+        (lambda: (_ for _ in ()).throw(CorpusError("x", hint="")), "no hint"),
     ],
 )
 def test_a_campaign_would_notice(action, says):
@@ -42,3 +54,43 @@ def test_a_campaign_would_notice(action, says):
     attempt(claim, action, "the input")
     (failure,) = claim.failures
     assert says in failure
+
+
+def grown() -> int:
+    bytearray(b"x") * (1 << 30)
+    return 0
+
+
+def printed(text: str) -> int:
+    sys.stdout.write(text)
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("action", "says"),
+    [
+        (lambda: 3, "exit 3"),
+        (lambda: 1 / 0, "ZeroDivisionError"),
+        (lambda: __import__("os").abort(), "exit -6"),
+        (lambda: __import__("time").sleep(60), "no end within"),
+        (lambda: printed("Traceback (most recent call last):"), "a traceback"),
+        (grown, "memory grew by"),
+    ],
+)
+def test_what_a_child_does_is_noticed(action, says):
+    with pytest.raises(BrokenClaimError, match=says):
+        held(forked(action, seconds=3))
+
+
+def test_what_there_is_is_tried_evenly_and_what_fails_is_shown_with_its_input(capsys):
+    made, seen = Campaign(trials=3, seed=1, until=float("inf")), []
+
+    def action(value):
+        seen.append(value)
+        assert value != 9
+
+    made.try_all(Tried("a claim", range(10), action))
+    assert seen == [0, 4, 9]
+    assert made.failures == 1
+    (failure,) = made.claims[0].failures
+    assert "AssertionError" in failure and failure.endswith("9")

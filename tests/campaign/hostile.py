@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -84,3 +85,41 @@ def _inline(value: Any) -> str:
     if isinstance(value, float) and not float("-inf") < value < float("inf"):
         return str(value)
     return json.dumps("null" if value is None else value)
+
+
+@st.composite
+def edited(draw: Any, base: Any) -> Any:
+    """A document of JSON with one to three parts of it set, left out, moved, repeated, renamed or counted on."""
+    document = copy.deepcopy(base)
+    for _ in range(draw(st.integers(1, 3))):
+        holder, key = _part(draw, document)
+        if holder is None:
+            continue
+        kind = draw(st.sampled_from(["set", "out", "other", "again", "rename", "count"]))
+        old = holder[key]
+        if kind == "set":
+            holder[key] = draw(VALUES)
+        elif kind == "out":
+            del holder[key]
+        elif kind == "other":
+            source, at = _part(draw, base)
+            holder[key] = copy.deepcopy(source[at]) if source is not None else None
+        elif kind == "again" and isinstance(holder, list):
+            holder.insert(key, copy.deepcopy(old))
+        elif kind == "rename" and isinstance(holder, dict):
+            holder[draw(st.sampled_from(sorted(holder)) | TEXTS)] = holder.pop(key)
+        elif isinstance(old, (int, float)):
+            holder[key] = draw(st.sampled_from([old + 1, old - 1, -old, old * 2**31, float(old), not old]))
+        elif isinstance(old, str):
+            holder[key] = draw(st.sampled_from([old + "x", old[:-1], old.upper(), f"{old}.{old}", "../" + old]))
+    return document
+
+
+def _part(draw: Any, document: Any) -> tuple[Any, Any]:
+    """Somewhere in a document: what holds it, and under which key."""
+    holder, key = None, None
+    while isinstance(document, (dict, list)) and document and (holder is None or draw(st.integers(0, 3))):
+        keys = sorted(document) if isinstance(document, dict) else range(len(document))
+        holder, key = document, draw(st.sampled_from(keys))
+        document = document[key]
+    return holder, key

@@ -1,4 +1,4 @@
-"""Hostile corpora, configs, checkpoints: `python -m tests.campaign.inputs --trials 1000 --seed 1 --seconds 600`.
+"""Hostile corpora, configs, checkpoints.
 
 Claims: whatever lies at a path, it is read or refused in few words (no traceback, no hang, no memory without
 bound); and, where torch is installed, what is recorded is what transformers computes from that directory.
@@ -6,20 +6,14 @@ bound); and, where torch is installed, what is recorded is what transformers com
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
-import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
-from rich.console import Console
 
 from harness import embedded
 from harness.architecture import architecture_of, read_config
@@ -30,7 +24,7 @@ from harness.run.preflight import preflight
 from harness.store import open_golden
 from tests.campaign.checkpoints import Named, apply, changes, configs
 from tests.campaign.hostile import VALUES, changed, damaged, toml
-from tests.campaign.trials import CHARACTERS, BrokenClaimError, Campaign
+from tests.campaign.trials import CHARACTERS, BrokenClaimError, Tried
 
 WHOLE: dict[str, dict[str, Any]] = {
     "prompt": {"name": "a", "text": "Hello world", "why": "w"},
@@ -149,29 +143,21 @@ def run(*args: str) -> tuple[int, str]:
     return int(code or 0), said.getvalue()
 
 
-def campaign(trials: int, seed: int, seconds: float) -> Campaign:
+def claims(folder: Path) -> list[Tried]:
     """All claims that can be tried here: those of the recorder need torch."""
-    made = Campaign(trials, seed, time.monotonic() + seconds)
-    with tempfile.TemporaryDirectory() as folder:
-        inputs = Inputs(Path(folder))
-        base = json.loads((inputs.tiny / "config.json").read_text())
-        claims: list[tuple[str, SearchStrategy[Any], Any]] = [
-            ("a corpus is read or refused", corpora(), inputs.corpus),
-            ("a config is read or refused", configs(base), inputs.config),
-            ("a checkpoint passes or is refused before a check", changes(inputs.tiny), inputs.checked),
+    inputs = Inputs(folder)
+    base = json.loads((inputs.tiny / "config.json").read_text())
+    made = [
+        Tried("a corpus is read or refused", corpora(), inputs.corpus),
+        Tried("a config is read or refused", configs(base), inputs.config),
+        Tried("a checkpoint passes or is refused before a check", changes(inputs.tiny), inputs.checked),
+    ]
+    if has_torch():
+        recorded = "a checkpoint is recorded as transformers computes, or refused"
+        made += [
+            Tried(recorded, changes(inputs.tiny), inputs.recorded, share=0.5),
+            Tried("a corpus is recorded or refused", corpora(), inputs.recorded_corpus, share=0.5),
         ]
-        if has_torch():
-            claims += [
-                (
-                    "a checkpoint is recorded as transformers computes, or refused",
-                    changes(inputs.tiny),
-                    inputs.recorded,
-                ),
-                ("a corpus is recorded or refused", corpora(), inputs.recorded_corpus),
-            ]
-        for name, strategy, action in claims:
-            made.try_all(name, strategy, action)
-        inputs.golden.close()
     return made
 
 
@@ -184,18 +170,3 @@ def has_torch() -> bool:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     return True
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=1000, help="of each claim")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=600, help="after which nothing is tried any more")
-    asked = parser.parse_args()
-    made = campaign(asked.trials, asked.seed, asked.seconds)
-    made.show(Console(width=120))
-    sys.exit(1 if made.failures else 0)
-
-
-if __name__ == "__main__":
-    main()

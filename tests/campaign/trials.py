@@ -6,12 +6,13 @@ import resource
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 from rich.console import Console
@@ -28,6 +29,24 @@ class TooLong(BaseException):
 
 class BrokenClaimError(AssertionError):
     """A trial ended in a way that the claim excludes."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a claim is tried on.
+
+    Attributes:
+        inputs: drawn at random; or all there are, of which as many as were asked for are tried, evenly spread.
+        action: returns where the claim holds; where the input was refused, it returns True or raises HarnessError.
+        share: of the trials that were asked for.
+        seconds: that one trial may take.
+    """
+
+    name: str
+    inputs: SearchStrategy[Any] | Sequence[Any]
+    action: Callable[[Any], bool | None]
+    share: float = 1.0
+    seconds: int = SECONDS
 
 
 @dataclass
@@ -54,30 +73,35 @@ class Campaign:
     until: float
     claims: list[Claim] = field(default_factory=list)
 
-    def try_all(self, name: str, inputs: SearchStrategy[Any], action: Callable[[Any], None]) -> Claim:
-        """Try a claim on as many inputs as were asked for.
+    def run(self, part: Sequence[Tried]) -> None:
+        """Try claims one after the other; each has an equal part of the time that is left."""
+        for number, tried in enumerate(part):
+            left = self.until - time.monotonic()
+            self.try_all(tried, time.monotonic() + left / (len(part) - number))
 
-        Args:
-            action: returns or raises a HarnessError where the claim holds.
-        """
-        claim = Claim(name)
+    def try_all(self, tried: Tried, until: float = float("inf")) -> Claim:
+        """Try a claim on as many inputs as were asked for."""
+        claim = Claim(tried.name)
         self.claims.append(claim)
+        until, trials = min(until, self.until), max(1, round(self.trials * tried.share))
+
+        def once(value: Any) -> None:
+            if time.monotonic() < until:
+                attempt(claim, lambda: tried.action(value), value, tried.seconds)
+
+        if not isinstance(tried.inputs, SearchStrategy):
+            every = len(tried.inputs)
+            for index in np.unique(np.linspace(0, every - 1, min(trials, every)).astype(int)):
+                once(tried.inputs[index])
+            return claim
         quiet = settings(
-            max_examples=self.trials,
+            max_examples=trials,
             database=None,
             deadline=None,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-
-        @seed(self.seed)
-        @quiet
-        @given(inputs)
-        def explore(value: Any) -> None:
-            if time.monotonic() < self.until:
-                attempt(claim, lambda: action(value), value)
-
-        explore()
+        seed(self.seed)(quiet(given(tried.inputs)(once)))()
         return claim
 
     def show(self, console: Console) -> None:
@@ -96,13 +120,13 @@ class Campaign:
         return sum(len(claim.failures) for claim in self.claims)
 
 
-def attempt(claim: Claim, action: Callable[[], None], value: object) -> None:
+def attempt(claim: Claim, action: Callable[[], bool | None], value: object, seconds: int = SECONDS) -> None:
     """One trial, counted."""
     claim.trials += 1
     started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        with bounded(SECONDS):
-            action()
+        with bounded(seconds):
+            claim.refused += bool(action())
     except HarnessError as refusal:
         claim.refused += 1
         if len(str(refusal)) > CHARACTERS:
@@ -110,7 +134,7 @@ def attempt(claim: Claim, action: Callable[[], None], value: object) -> None:
         if not refusal.hint:
             claim.failures.append(f"no hint: {refusal}")
     except TooLong:
-        claim.failures.append(f"longer than {SECONDS} s: {_short(value)}")
+        claim.failures.append(f"longer than {seconds} s: {_short(value)}")
     except KeyboardInterrupt:
         raise
     except BaseException:
