@@ -1,8 +1,8 @@
-"""Correct ports on checkpoints of realistic shape: false alarms, shares of the limits, the fit of the noise's tail.
+"""Correct ports on checkpoints of realistic shape: false alarms, shares of the limits, the tail of the noise.
 
     python -m tests.benchmarks.calibration --comparisons 500000 --seconds 3600
 
-It needs the `record` extra. A round is a checkpoint with random weights, recorded on prompts of 1 to 600 tokens with
+It needs the `record` extra. A round is a checkpoint with random weights, recorded on prompts of 1 to 600 tokens by
 the real recorder, on which several ports are checked in float32 and bfloat16, in all modes. With `--keep FILE`
 what was counted is written after every round, and a later call goes on from there.
 """
@@ -93,18 +93,14 @@ def show(tally: Tally) -> None:
             ((ratio, name) for name, ratio in tally.ratios.items() if name.startswith(key)), reverse=True
         )
         click.echo(f"  {key}: " + "; ".join(f"{ratio:.2f} {name.partition(' ')[2]}" for ratio, name in ratios[:6]))
-    click.echo(
-        "\ntail: of all places the share whose chance is below 1e-k, over 1e-k (1 is the model; * on a log scale)"
-    )
+    click.echo("\ntail: the share of places whose chance is below 1e-k, over 1e-k (1 is the model, | in the plot)")
     for title, table in (("with the allowance", tally.allowed), ("by the port's own median", tally.normalised)):
         for key, counts in sorted(table.items()):
             click.echo(f"  {key}, {title}, {counts[0]:,} places")
-            for decade in range(1, DECADES + 1):
-                if counts[decade] or counts[0] > 10**decade:
-                    found = counts[decade] / counts[0]
-                    click.echo(
-                        f"    1e-{decade:<3d} {found * 10**decade:8.2g}  {counts[decade]:8,}  {_plot(found, decade)}"
-                    )
+            for k in range(1, DECADES + 1):
+                share = counts[k] / counts[0]
+                if counts[k] or counts[0] > 10**k:
+                    click.echo(f"    1e-{k:<3d} {share * 10**k:8.2g}  {counts[k]:8,}  {_plot(share, k)}")
 
 
 def _plot(found: float, decade: int) -> str:
