@@ -1,8 +1,8 @@
 """precision -> what still counts as rounding, and why.
 
 In float32 and bfloat16 the limit of a place follows from what is known of PyTorch's own error there (see
-`harness.calibration`, and calibration.md for the method), times what a correct port may be noisier. In float64, for
-which no noise is recorded, multiples count half-ulps, and bugs are so far from rounding that one number will do.
+`harness.calibration`, and calibration.md for the method), times what a correct port may be noisier. In float64,
+for which no noise is recorded, multiples count half-ulps, and bugs are so far from rounding that one number does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.calibration import BUDGET, Floor, limits, overall_limit, rms_chance
 from harness.errors import UsageError
 from harness.metrics import PerPosition
 
-# The figures in the reasons come from `python -m tests.benchmarks.figures` and `python -m tests.benchmarks.calibration`.
+# The figures in the reasons come from `python -m tests.benchmarks.figures` and `tests.benchmarks.calibration`.
 
 PRECISIONS = ("float64", "float32", "bfloat16")
 
