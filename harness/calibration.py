@@ -2,8 +2,8 @@
 
 PyTorch's error is an estimate of its own size, from few draws and, at some positions, few numbers. What is known
 of it decides the limit: `limits` are the noise multiples that a correct port exceeds with a stated probability,
-where its errors are independent of PyTorch's and as large. (scipy is imported when it is needed: who reads a
-report does not need it.)
+where its errors are independent of PyTorch's and as large. (scipy is imported when it is needed: a report is
+read without it.)
 """
 
 from __future__ import annotations
@@ -235,17 +235,31 @@ def limits(floor: Floor, chance: float) -> tuple[PerPosition, PerPosition]:
     """The noise multiples, rms and max, that a correct port exceeds with this chance, in one place.
 
     The square of the rms multiple is a ratio of two mean squares: F(dof, known). The largest of n Gaussian errors
-    has P(square > 2 ln n + 2t) -> e^-t (Gumbel), against a typical square of 2 ln n + 2 gamma; that the floor is
-    an estimate counts as it does for the rms, where it makes an F of a chi square.
+    is beyond a bound with at most n times the chance of one, whose square over the floor's is F(1, known); the
+    floor of the largest is what n of them typically have.
     """
-    from scipy.special import betaincinv, gammainccinv
+    ratio = _f_quantile(floor.dof, floor.known, chance)
+    extreme = _f_quantile(np.ones_like(floor.known), floor.known, chance / floor.numbers)
+    return np.sqrt(ratio), np.sqrt(np.where(floor.estimated, extreme / _typical(floor.numbers), 1.0))
 
-    tail = betaincinv(floor.known / 2, floor.dof / 2, chance)
-    ratio = floor.known * (1 - tail) / (floor.dof * tail)
-    certain = 2 / floor.dof * gammainccinv(floor.dof / 2, chance)
-    logs = 2 * np.log(floor.numbers)
-    extreme = (logs + 2 * np.log(1 / chance)) / (logs + 2 * np.euler_gamma)
-    return np.sqrt(ratio), np.sqrt(extreme * ratio / certain)
+
+def _f_quantile(dof: PerPosition, known: PerPosition, chance: PerPosition | float) -> PerPosition:
+    """What F(dof, known) exceeds with this chance."""
+    from scipy.special import betaincinv
+
+    tail = betaincinv(known / 2, dof / 2, chance)
+    return np.asarray(known * (1 - tail) / (dof * tail))
+
+
+def _typical(numbers: PerPosition) -> PerPosition:
+    """The mean of the largest of n squared Gaussian numbers.
+
+    In the Gumbel limit it is where n times the tail is e^-gamma; n + 0.77 brings n = 1 to its mean, which is 1,
+    and whatever is between to within 1 %.
+    """
+    from scipy.special import gammainccinv
+
+    return np.asarray(2 * gammainccinv(0.5, np.exp(-np.euler_gamma) / (numbers + 0.77)))
 
 
 def overall_limit(floor: Floor, counted: Bool[np.ndarray, "batch position"], chance: float) -> float:
@@ -263,7 +277,7 @@ def overall_limit(floor: Floor, counted: Bool[np.ndarray, "batch position"], cha
 
 
 def rms_chance(multiple: PerPosition, floor: Floor) -> PerPosition:
-    """The chance of a port whose errors are as large as PyTorch's to have such an rms multiple, or more."""
+    """The chance of a port whose errors are as large as PyTorch's to have such an rms multiple or more."""
     from scipy.special import betainc
 
     with np.errstate(over="ignore"):

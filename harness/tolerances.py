@@ -16,7 +16,7 @@ from harness.calibration import BUDGET, Floor, limits, overall_limit, rms_chance
 from harness.errors import UsageError
 from harness.metrics import PerPosition
 
-# The figures in the reasons come from `python -m tests.benchmarks.figures` and `... calibration`.
+# The figures in the reasons come from `python -m tests.benchmarks.figures` and `tests.benchmarks.calibration`.
 
 PRECISIONS = ("float64", "float32", "bfloat16")
 
