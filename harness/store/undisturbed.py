@@ -34,5 +34,5 @@ def undisturbed() -> Iterator[None]:
     finally:
         for number, handler in raising.items():
             signal.signal(number, handler)
-        for number in came[:1]:
-            signal.raise_signal(number)
+        if came:
+            signal.raise_signal(came[0])
