@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
@@ -88,12 +87,11 @@ def _inline(value: Any) -> str:
     return json.dumps("null" if value is None else value)
 
 
-@dataclass(frozen=True)
 class Document:
     """A document of JSON. Shown by what was done to it: of the whole nobody could see that."""
 
-    value: Any
-    edits: tuple[str, ...] = ()
+    def __init__(self, value: Any, *edits: str) -> None:
+        self.value, self.edits = value, edits
 
     def __repr__(self) -> str:
         return "; ".join(self.edits) or "a document"
@@ -123,7 +121,8 @@ def _edited(draw: Any, base: Document) -> Document:
         elif kind == "again" and isinstance(holder, list):
             holder.insert(key, copy.deepcopy(old))
         elif kind == "rename" and isinstance(holder, dict):
-            holder[draw(st.sampled_from(sorted(holder)) | TEXTS)] = holder.pop(key)
+            name = draw(st.sampled_from(sorted(holder)) | TEXTS)
+            holder[name] = holder.pop(key)
         elif isinstance(old, (int, float)):
             holder[key] = draw(st.sampled_from([old + 1, old - 1, -old, old * 2**31, float(old), not old]))
         elif isinstance(old, str):
@@ -131,7 +130,7 @@ def _edited(draw: Any, base: Document) -> Document:
         now = holder[key] if isinstance(holder, list) and key < len(holder) else None
         now = holder.get(key) if isinstance(holder, dict) else now
         edits.append(f"{kind} {path}: {now!r:.200}")
-    return Document(document, tuple(edits))
+    return Document(document, *edits)
 
 
 def _part(draw: Any, document: Any) -> tuple[Any, Any, str]:
