@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from harness.errors import CorpusError
+from harness.layout import stack_path
+from harness.store import abc, writer
+from tests.campaign import damage, kills, trials
 from tests.campaign.__main__ import PARTS
 from tests.campaign.forked import forked, held
 from tests.campaign.trials import BrokenClaimError, Campaign, Claim, Tried, attempt
+from tests.store import places
 
 TRIALS = {"kills": 60, "damage": 30, "goldens": 30, "reports": 12, "ports": 20, "inputs": 40}
 TORCH = importlib.util.find_spec("torch") is not None
@@ -49,7 +57,8 @@ def test_nor_does_it_where_torch_records(part):
         (lambda: (_ for _ in ()).throw(CorpusError("x", hint="")), "no hint"),
     ],
 )
-def test_a_campaign_would_notice(action, says):
+def test_a_campaign_would_notice(action, says, monkeypatch):
+    monkeypatch.setattr(trials, "CHARACTERS", 500)
     claim = Claim("a claim")
     attempt(claim, action, "the input")
     (failure,) = claim.failures
@@ -71,8 +80,8 @@ def printed(text: str) -> int:
     [
         (lambda: 3, "exit 3"),
         (lambda: 1 / 0, "ZeroDivisionError"),
-        (lambda: __import__("os").abort(), "exit -6"),
-        (lambda: __import__("time").sleep(60), "no end within"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "exit -11"),
+        (lambda: time.sleep(60), "no end within"),
         (lambda: printed("Traceback (most recent call last):"), "a traceback"),
         (grown, "memory grew by"),
     ],
@@ -80,6 +89,44 @@ def printed(text: str) -> int:
 def test_what_a_child_does_is_noticed(action, says):
     with pytest.raises(BrokenClaimError, match=says):
         held(forked(action, seconds=3))
+
+
+class Flipped:
+    """A damage that flips one bit of one array's data."""
+
+    def __init__(self, kind, folder):
+        self.blob, self.offset = places.make(kind, folder).data_of(stack_path("two-tokens", "embed"), 3)
+
+    def apply(self, files):
+        (path,) = [path for path in files if str(path).endswith(self.blob or ".h5")]
+        data = bytearray(path.read_bytes())
+        data[self.offset] ^= 1
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["h5", "zarr"])
+def test_a_wrong_value_that_is_read_would_be_noticed(tmp_path, monkeypatch, kind):
+    pytest.importorskip("xarray")
+    damaged = damage.Damaged(tmp_path)
+    flipped = Flipped(kind, tmp_path / "whole")
+    assert damaged.of_golden(kind)(flipped), "refused"
+    monkeypatch.setattr(abc, "agree", lambda what, *_: None)
+    with pytest.raises(BrokenClaimError, match=f"exit {damage.WRONG}"):
+        damaged.of_golden(kind)(flipped)
+
+
+def test_a_golden_that_is_written_in_place_would_be_noticed(tmp_path, monkeypatch):
+    target = kills.written(tmp_path)
+    half = kills.Fault("kill half-way", 0.5, "h5")
+    target.disturbed(half)
+
+    @contextlib.contextmanager
+    def in_place(final, directory):
+        yield final
+
+    monkeypatch.setattr(writer, "publishing", in_place)
+    with pytest.raises(BrokenClaimError, match="lost"):
+        target.disturbed(half)
 
 
 def test_what_there_is_is_tried_evenly_and_what_fails_is_shown_with_its_input(capsys):

@@ -27,6 +27,7 @@ from harness.layout import Labels, label_path
 from harness.store import seal
 from harness.store.abc import DIMENSIONS, MANIFEST, MANIFEST_DIM, SHA256, Writer, early_path, labels_array
 from harness.store.sink import Sink
+from harness.store.undisturbed import undisturbed
 
 LIBVER = h5f.LIBVER_V110  # its metadata carries checksums; the default of old would not
 NOT_A_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
@@ -36,6 +37,7 @@ REFERENCE_LIST = np.dtype([("dataset", h5py.ref_dtype), ("dimension", "<i4")])
 class Hdf5Writer(Writer):
     """A file in the making, at a temporary path."""
 
+    @undisturbed()
     def __init__(self, path: Path, labels: Mapping[str, Labels]) -> None:
         self._path, self._labels = path, labels
         self._sink = Sink(path)
@@ -53,6 +55,7 @@ class Hdf5Writer(Writer):
         self._scales: dict[str, h5d.DatasetID] = {}
         self._attached: dict[str, list[tuple[h5r.Reference, int]]] = {}
 
+    @undisturbed()
     def put(self, path: str, form: Form, slab: int, array: np.ndarray) -> None:
         dataset = self._unfinished.pop(path, None)
         if dataset is None:
@@ -68,6 +71,7 @@ class Hdf5Writer(Writer):
             self._unfinished[path] = dataset
         self._sink.check()
 
+    @undisturbed()
     def finish(self, manifest: bytes, digest: str) -> None:
         self.put(MANIFEST, Form((len(manifest),), "uint8", (MANIFEST_DIM,)), 0, np.frombuffer(manifest, np.uint8))
         self._note(h5d.open(self._groups[""], MANIFEST.encode()), SHA256.encode(), digest)
@@ -77,6 +81,7 @@ class Hdf5Writer(Writer):
         self._sink.check()
         seal.append(self._path)
 
+    @undisturbed()
     def close(self) -> None:
         self._unfinished.clear()
         self._groups.clear()

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from harness.errors import GoldenError
 from harness.store.refusals import writing
+from harness.store.undisturbed import undisturbed
 
 UNFINISHED = ".tmp"
 SYNCED_AT_ONCE = 8
@@ -64,8 +65,9 @@ def _publish(temporary: Path, final: Path, directory: bool, lock: int) -> None:
         os.fsync(lock)
     if directory and final.exists():
         if not _exchange(temporary, final):
-            final.rename(_old(final))
-            temporary.rename(final)
+            with undisturbed():
+                final.rename(_old(final))
+                temporary.rename(final)
             _remove(_old(final))
     else:
         temporary.replace(final)

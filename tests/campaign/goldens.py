@@ -30,7 +30,7 @@ from harness.store.zarr3 import ZarrWriter
 from tests.campaign.checkpoints import Named
 from tests.campaign.damage import contents, judged
 from tests.campaign.forked import forked, goldens, held, imported
-from tests.campaign.hostile import VALUES, edited, json_bytes
+from tests.campaign.hostile import VALUES, Document, edited, json_bytes
 from tests.campaign.trials import Tried
 from tests.store import places, small_golden
 
@@ -69,6 +69,15 @@ def unchecked(path: Path, manifest: Manifest, arrays: Iterable[NewArray], encode
     writer.close()
 
 
+def canonical(document: Any) -> bytes:
+    """A manifest as its writer would store it, where it could; anything else is refused for its form alone."""
+    try:
+        encoded = msgspec.json.encode(document, order="deterministic")
+        return encode(msgspec.json.decode(encoded, type=Manifest))
+    except (ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
+
+
 class Hostile:
     """A folder in which every trial lays out a golden."""
 
@@ -101,17 +110,17 @@ class Hostile:
         return refused
 
     def manifest_of(self, suffix: str) -> Callable[[Any], bool]:
-        def action(document: Any) -> bool:
-            path, encoded = self.fresh(f"a.{suffix}"), json.dumps(document).encode()
-            unchecked(path, self.manifest, small_golden.arrays(), encoded)
+        def action(document: Document) -> bool:
+            path = self.fresh(f"a.{suffix}")
+            unchecked(path, self.manifest, small_golden.arrays(), canonical(document.value))
             return self.read(path)
 
         return action
 
-    def checked(self, document: Any) -> bool:
+    def checked(self, document: Document) -> bool:
         """Claim: the built-in port is checked against it, or it is refused."""
         path = self.fresh("a.h5")
-        unchecked(path, self.sliced, self.pieces, json.dumps(document).encode())
+        unchecked(path, self.sliced, self.pieces, canonical(document.value))
         words = ("--weights", embedded.directory() / "qwen2-tiny", "--precision", "float32", "--mode", "replay")
         return held(forked(lambda: goldens("check", path, *words), 60), (0, 1, 2), path.stat().st_size).code == 2
 
@@ -195,7 +204,9 @@ def of_zarr(draw: Any, files: list[str], documents: dict[str, Any]) -> Named:
         st.sampled_from(["fifo", "link", "device", "folder", "sparse", "parent", "json", "json", "any", "extra"])
     )
     document = draw(st.sampled_from(sorted(documents)))
-    content = draw(json_bytes(edited(documents[document]) if kind == "json" else VALUES))
+    content = draw(
+        json_bytes(edited(documents[document]).map(lambda one: one.value) if kind == "json" else VALUES)
+    )
 
     def change(root: Path) -> None:
         path = root / (document if kind == "json" else name)

@@ -87,39 +87,57 @@ def _inline(value: Any) -> str:
     return json.dumps("null" if value is None else value)
 
 
+class Document:
+    """A document of JSON. Shown by what was done to it: of the whole nobody could see that."""
+
+    def __init__(self, value: Any, *edits: str) -> None:
+        self.value, self.edits = value, edits
+
+    def __repr__(self) -> str:
+        return "; ".join(self.edits) or "a document"
+
+
+def edited(base: Any) -> SearchStrategy[Document]:
+    """A document with one to three parts of it set, left out, moved, repeated, renamed or counted on."""
+    return _edited(Document(base))
+
+
 @st.composite
-def edited(draw: Any, base: Any) -> Any:
-    """A document of JSON with one to three parts of it set, left out, moved, repeated, renamed or counted on."""
-    document = copy.deepcopy(base)
+def _edited(draw: Any, base: Document) -> Document:
+    document, edits = copy.deepcopy(base.value), []
     for _ in range(draw(st.integers(1, 3))):
-        holder, key = _part(draw, document)
+        holder, key, path = _part(draw, document)
         if holder is None:
             continue
         kind = draw(st.sampled_from(["set", "out", "other", "again", "rename", "count"]))
         old = holder[key]
         if kind == "set":
             holder[key] = draw(VALUES)
+        elif kind == "other":
+            source, at, _ = _part(draw, base.value)
+            holder[key] = copy.deepcopy(source[at]) if source is not None else None
         elif kind == "out":
             del holder[key]
-        elif kind == "other":
-            source, at = _part(draw, base)
-            holder[key] = copy.deepcopy(source[at]) if source is not None else None
         elif kind == "again" and isinstance(holder, list):
             holder.insert(key, copy.deepcopy(old))
         elif kind == "rename" and isinstance(holder, dict):
-            holder[draw(st.sampled_from(sorted(holder)) | TEXTS)] = holder.pop(key)
+            name = draw(st.sampled_from(sorted(holder)) | TEXTS)
+            holder[name] = holder.pop(key)
         elif isinstance(old, (int, float)):
             holder[key] = draw(st.sampled_from([old + 1, old - 1, -old, old * 2**31, float(old), not old]))
         elif isinstance(old, str):
             holder[key] = draw(st.sampled_from([old + "x", old[:-1], old.upper(), f"{old}.{old}", "../" + old]))
-    return document
+        now = holder[key] if isinstance(holder, list) and key < len(holder) else None
+        now = holder.get(key) if isinstance(holder, dict) else now
+        edits.append(f"{kind} {path}: {now!r:.200}")
+    return Document(document, *edits)
 
 
-def _part(draw: Any, document: Any) -> tuple[Any, Any]:
-    """Somewhere in a document: what holds it, and under which key."""
-    holder, key = None, None
+def _part(draw: Any, document: Any) -> tuple[Any, Any, str]:
+    """Somewhere in a document: what holds it, under which key, and the way there."""
+    holder, key, path = None, None, ""
     while isinstance(document, (dict, list)) and document and (holder is None or draw(st.integers(0, 3))):
         keys = sorted(document) if isinstance(document, dict) else range(len(document))
         holder, key = document, draw(st.sampled_from(keys))
-        document = document[key]
-    return holder, key
+        document, path = document[key], f"{path}/{key}"
+    return holder, key, path

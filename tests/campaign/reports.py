@@ -63,7 +63,10 @@ class Reports:
 
     def documents(self) -> st.SearchStrategy[bytes]:
         """A report with parts of it changed, or what is none."""
-        made = [json_bytes(edited(json.loads(path.read_bytes()))) for path in self.files.values()]
+        made = [
+            json_bytes(edited(json.loads(path.read_bytes())).map(lambda one: one.value))
+            for path in self.files.values()
+        ]
         raw = [damaged(path.read_bytes()) for path in self.files.values()]
         return st.one_of(
             *made, *made, *raw, json_bytes(VALUES), st.builds(_deep, st.integers(1, 200_000), st.text(max_size=3))

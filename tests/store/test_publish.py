@@ -122,6 +122,74 @@ def test_an_exception_of_the_recorder_passes_and_changes_nothing(local, there, a
         refusal(local.path, "the golden does not exist")
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_at_any_write_ends_the_writing_and_changes_nothing(local, name):
+    """HDF5 waits for ever where an exception comes out of a write."""
+    local.write()
+    before = local.contents()
+    done = in_another_process(
+        local,
+        f"""
+        from pathlib import Path
+        from harness.store.files import LocalFiles
+        from harness.store.sink import Sink
+
+        class Came(BaseException):
+            pass
+
+        def came(*_):
+            raise Came
+
+        signal.signal(signal.{name}, came)
+        writes, at = 0, None
+
+        def counted(write):
+            def call(*args):
+                global writes
+                writes += 1
+                if writes - 1 == at:
+                    signal.raise_signal(signal.{name})
+                return write(*args)
+            return call
+
+        Sink.write, LocalFiles.write = counted(Sink.write), counted(LocalFiles.write)
+        write_golden(Path({local.path!r}).with_name("count" + Path({local.path!r}).suffix), arrays, manifest)
+        every = writes
+        for at in sorted({{*range(0, every, max(every // 25, 1)), every - 2, every - 1}}):
+            writes = 0
+            try:
+                write_golden({local.path!r}, small_golden.arrays(seed=1), manifest, overwrite=True)
+            except Came:
+                continue
+            raise SystemExit(f"write {{at}} of {{every}}: the signal is lost")
+        die()
+        """,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert local.contents() == before
+    assert [name for name in siblings(local) if not name.startswith("count")] == []
+
+
+def test_a_signal_between_two_renames_waits_for_the_second(tmp_path, no_exchange, monkeypatch):
+    place = places.make("zarr", tmp_path)
+    place.folder = tmp_path
+    place.write()
+    rename, calls = Path.rename, []
+
+    def interrupted_first(path, target):
+        calls.append(target)
+        result = rename(path, target)
+        if len(calls) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(Path, "rename", interrupted_first)
+    with pytest.raises(KeyboardInterrupt):
+        write_golden(place.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
+    assert len(calls) == 2
+    assert place.contents()[0]
+
+
 @pytest.mark.parametrize("room", [100, 4096, 20_000])
 def test_a_full_disk_is_a_refusal_and_changes_nothing(local, room):
     """A limit on the size of a file stands for the full disk: the same failure of the same write.
