@@ -101,7 +101,10 @@ class Reference:
         }
         modules = {}
         for precision in precisions:
-            weights = {name: tensor.to(self.device, DTYPES[precision]) for name, tensor in stored.items()}
+            # Always a copy, so that torch has aligned it: how a kernel rounds may depend on where a matrix lies.
+            weights = {
+                name: tensor.to(self.device, DTYPES[precision], copy=True) for name, tensor in stored.items()
+            }
             module = copy.deepcopy(skeleton)
             module.load_state_dict(weights, strict=True, assign=True)
             modules[precision] = module.requires_grad_(False)

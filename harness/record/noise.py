@@ -92,8 +92,8 @@ def _statistics(
     rows = errors.movedim(position_axis, 2).flatten(3)  # [draw, batch, position, number]
     squares = rows.square()
     mean = squares.mean(-1)  # [draw, batch, position]
-    # The participation ratio, 3 (sum e^2)^2 / sum e^4: n for n Gaussian errors of one size, 1 or so where one
-    # number has nearly all of the error.
+    # The participation ratio, 3 (sum e^2)^2 / sum e^4: n for n Gaussian errors of one size, 3 at least, or all
+    # that there are, where one number has nearly all of the error.
     fourth = squares.square().sum(-1)
     share = torch.where(fourth > 0, 3 * squares.sum(-1).square() / fourth, torch.ones_like(fourth))
     logs = torch.where(mean > 0, mean, mean.amax(0, keepdim=True).clamp(min=1e-300) * 1e-6).log()

@@ -113,7 +113,7 @@ class Inputs:
             ids, truth = golden.case("hello").input_ids, golden.tap("hello", "logits")
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
         with torch.inference_mode():
-            theirs = model(torch.from_numpy(ids).long()).logits.numpy()
+            theirs = model(torch.tensor(ids, dtype=torch.long)).logits.numpy()
         error = np.sqrt(np.mean((theirs - truth) ** 2) / np.mean(truth**2))
         if not error < 1e-3:
             raise BrokenClaimError(f"logits {error:.2g} from those of transformers")

@@ -90,14 +90,27 @@ def test_frequencies_that_are_not_thetas_are_refused(tiny):
         {"max_position_embeddings": "many"},
         {"pad_token_id": 10**6},
         {"id2label": 5},
-        {"hidden_size": 2**30, "intermediate_size": 2**31 - 1, "head_dim": 8},
     ],
 )
 def test_what_transformers_cannot_build_is_refused_in_one_line(tiny, tmp_path, changes):
+    directory = configured(tiny, tmp_path, changes)
+    error = refused(directory, tmp_path, "^transformers cannot build a model from this config: .")
+    assert "\n" not in error.problem
+    assert error.where == str(directory / "config.json")
+
+
+def test_sizes_that_no_machine_holds_are_refused_before_anything_of_them_is_made(tiny, tmp_path):
+    sizes = {"hidden_size": 2**30, "intermediate_size": 2**31 - 1, "head_dim": 8}
+    error = refused(configured(tiny, tmp_path, sizes), tmp_path, "does not have the shape that the config implies")
+    assert (error.expected, error.found) == (f"(608, {2**30})", "(608, 48)")
+
+
+def configured(tiny, tmp_path, changes):
+    """A copy of the embedded checkpoint with other fields in its config."""
     directory = shutil.copytree(tiny, tmp_path / "copy")
     config = json.loads((directory / "config.json").read_text()) | changes
     (directory / "config.json").write_text(json.dumps(config))
-    refused(directory, tmp_path, "")
+    return directory
 
 
 def test_a_stray_file_beside_shards_is_what_transformers_would_read_so_nothing_is(shallow_copy, tmp_path):

@@ -25,6 +25,7 @@ from harness.record.noise import DTYPES
 from harness.record.recorder import Options, record
 from harness.store import open_golden
 from tests.record.reference import relative_rms
+from tests.record.test_layer_major import aligned
 from tests.record.test_resume import Killed, Listener
 
 IDS = {"one": [5, 300, 7, 80, 41, 9, 212, 33, 6, 90, 91, 400], "two": [17, 18, 19, 400, 23], "three": [7, 90, 3]}
@@ -71,9 +72,10 @@ def layer_major(model: Reference, precision: str, case: Case) -> dict[str, torch
 
 def load(directory, precision):
     with arithmetic(precision):
-        return AutoModelForCausalLM.from_pretrained(
+        made = AutoModelForCausalLM.from_pretrained(
             directory, dtype=DTYPES[precision], attn_implementation="eager"
-        ).eval()
+        )
+    return aligned(made).eval()
 
 
 def plain(directory, precision: str, case: Case):

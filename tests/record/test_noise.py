@@ -11,10 +11,10 @@ pytestmark = pytest.mark.record
 import torch
 
 from harness.errors import RecordError
+from harness.record import recorder
 from harness.record.capture import Collector
 from harness.record.model import Reference
 from harness.record.noise import noise_floors, rounded
-from harness.record.recorder import record
 from harness.store import open_golden
 from harness.taps import Tap
 from tests.record.test_layer_major import layer_major
@@ -22,17 +22,28 @@ from tests.record.test_layer_major import layer_major
 
 @pytest.fixture(scope="module")
 def recorded(tiny, small, tmp_path_factory):
+    """Of one draw: PyTorch as it is. `test_draws` has those of several."""
     path = tmp_path_factory.mktemp("noise") / "small.h5"
-    record(tiny, "qwen2-tiny", small, str(path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorder, "draws_of", lambda tokens: 1)
+        recorder.record(tiny, "qwen2-tiny", small, str(path))
     with open_golden(path) as golden:
+        assert {entry.draws for entry in golden.manifest.cases} == {1}
         yield golden
 
 
 def naive(value, truth, position_axis):
-    """rms and max per position, one position at a time."""
+    """The statistics of one draw, per position, one position at a time."""
     error = value.double().numpy() - truth
-    rows = [np.take(error, position, position_axis) for position in range(error.shape[position_axis])]
-    return np.array([[np.sqrt((row**2).mean()) for row in rows], [np.abs(row).max() for row in rows]])[:, None]
+    rows = [np.take(error, position, position_axis).ravel() for position in range(error.shape[position_axis])]
+    shares = [3 * (row**2).sum() ** 2 / (row**4).sum() if row.any() else 1 for row in rows]
+    statistics = [
+        [np.sqrt((row**2).mean()) for row in rows],
+        [np.abs(row).max() for row in rows],
+        [min(max(share, 1), row.size) for share, row in zip(shares, rows, strict=True)],
+        [0] * len(rows),
+    ]
+    return np.array(statistics)[:, None]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -41,12 +52,12 @@ def test_forward_noise_is_the_error_of_the_plain_model(tiny, recorded, case, pre
     entry = recorded.manifest.case(case)
     values = layer_major(Reference(tiny), precision, recorded.case(case).input_ids[0].tolist())
     floors = recorded.noise(case, precision, "forward")
-    assert floors.shape == (len(entry.taps), 2, *entry.shape) and floors.dtype == np.float32
+    assert floors.shape == (len(entry.taps), 4, *entry.shape) and floors.dtype == np.float32
     axes = {tap.name: tap.position_axis for tap in recorded.manifest.taps}
     for index, tap in enumerate(entry.taps):
         expected = naive(values[tap], recorded.tap(case, tap), axes[tap])
         np.testing.assert_allclose(floors[index], expected, rtol=1e-6, err_msg=tap)
-    assert floors[-1].min() > 0, "no position of the logits is exact"
+    assert floors[-1, :2].min() > 0, "no position of the logits is exact"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -98,7 +109,8 @@ def test_errors_accumulate_forward_and_not_in_replay(recorded):
 
 
 def test_bfloat16_is_noisier_than_float32_by_the_bits_it_lacks(recorded):
-    ratio = recorded.noise("deep", "bfloat16", "forward")[-1] / recorded.noise("deep", "float32", "forward")[-1]
+    bfloat16, float32 = (recorded.noise("deep", p, "forward")[-1, :2] for p in ("bfloat16", "float32"))
+    ratio = bfloat16 / float32
     assert 2**12 < np.median(ratio) < 2**20  # 16 bits
 
 
@@ -114,5 +126,5 @@ def test_a_reference_that_overflows_at_a_precision_is_refused():
     truth = {"act": torch.full((1, 2, 3), 1e39, dtype=torch.float64)}
     values = {"act": truth["act"].float()}
     with pytest.raises(RecordError, match="not finite") as refusal:
-        noise_floors(values, truth, [tap], "float32 forward")
+        noise_floors([{"act": torch.zeros(1, 2, 3)}, values], truth, [tap], "float32 forward")
     assert refusal.value.where == "layers.0.act, float32 forward"

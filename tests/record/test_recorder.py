@@ -13,8 +13,8 @@ import torch
 from harness import embedded
 from harness.architecture import architecture_of
 from harness.corpus import Corpus, Prompt
-from harness.errors import CorpusError, GoldenError, RecordError, UsageError
-from harness.golden import encode
+from harness.errors import CheckpointError, CorpusError, GoldenError, RecordError, UsageError
+from harness.golden import NOISE_PRECISIONS, encode
 from harness.record import unit
 from harness.record.model import Layer
 from harness.record.recorder import Options, record
@@ -162,35 +162,67 @@ def test_every_stream_of_one_case_is_run_twice_in_every_stage(tiny, small, tmp_p
         unit, "_agreed", lambda stage, stream, once: seen.append(stream) or agreed(stage, stream, once)
     )
     record(tiny, "t", small, str(tmp_path / "a.h5"))
-    streams = ["truth", "float32 forward", "float32 replay", "bfloat16 forward", "bfloat16 replay"]
-    assert seen == streams * 6
+    draws = ["", *(f" {draw}" for draw in range(1, 4))]  # of a short case, and the first is PyTorch as it is
+    pairs = [f"{p} {kind}{draw}" for p in NOISE_PRECISIONS for draw in draws for kind in ("forward", "replay")]
+    assert seen == ["truth", *pairs] * 6
 
 
 @pytest.mark.parametrize(
-    ("parameter", "tap"),
+    "parameter",
     [
-        ("model.embed_tokens.weight", "embed"),
-        ("model.layers.1.self_attn.k_proj.bias", "layers.1.k"),
-        ("model.layers.1.mlp.up_proj.weight", "layers.1.up"),
-        ("lm_head.weight", "logits"),
+        "model.embed_tokens.weight",
+        "model.layers.1.self_attn.k_proj.bias",
+        "model.layers.1.mlp.up_proj.weight",
+        "lm_head.weight",
     ],
 )
-def test_a_weight_that_is_not_finite_is_refused_at_the_tap_where_it_shows(shallow_copy, tmp_path, parameter, tap):
+@pytest.mark.parametrize("level", ["ops", "logits"])
+def test_a_weight_that_is_not_finite_is_refused_before_anything_is_run(shallow_copy, tmp_path, parameter, level):
     def spoil(weights):
         weights[parameter] = weights[parameter].copy()
         weights[parameter][..., 0] = np.nan
 
+    with pytest.raises(CheckpointError, match="not finite") as refusal:
+        record(shallow_copy(weights=spoil), "t", WORDS, str(tmp_path / "a.h5"), Options(level=level))
+    first = "[0]" if parameter.endswith("bias") else "[0, 0]"
+    assert str(refusal.value.where).endswith(f"copy: {parameter}, at {first}")
+    assert not list(tmp_path.glob("a.h5*")), "nothing is left behind"
+
+
+def spoiled_runs(monkeypatch, prefix, spoil):
+    """Runs of a layer as they are, but for what `spoil` does to what was tapped, or goes out, in float64."""
+    forward = Layer._forward
+
+    def spoiled(self, precision, state, inputs, tap):
+        out = forward(self, precision, state, inputs, tap)
+        if self.prefix == prefix and precision == "float64":
+            spoil(tap.values, out)
+        return out
+
+    monkeypatch.setattr(Layer, "_forward", spoiled)
+
+
+@pytest.mark.parametrize("kind", ["k", "up", "resid_post"])
+def test_a_value_that_is_not_finite_though_all_weights_are_is_refused_at_its_tap(
+    tiny, tmp_path, monkeypatch, kind
+):
+    def spoil(values, out):
+        (out if kind == "resid_post" else values[kind])[0, -1, ..., 0] = torch.nan
+
+    spoiled_runs(monkeypatch, "layers.1", spoil)
     with pytest.raises(RecordError, match="not finite") as refusal:
-        record(shallow_copy(weights=spoil), "t", WORDS, str(tmp_path / "a.h5"))
-    assert refusal.value.where == f"{tap}, truth"
+        record(tiny, "t", WORDS, str(tmp_path / "a.h5"))
+    assert refusal.value.where == f"layers.1.{kind}, truth"
 
 
-def test_a_value_that_is_not_finite_is_refused_even_where_its_tap_is_not_recorded(shallow_copy, tmp_path):
-    def spoil(weights):
-        weights["model.layers.0.mlp.up_proj.weight"][:] = np.inf
+def test_a_value_that_is_not_finite_is_refused_even_where_its_tap_is_not_recorded(tiny, tmp_path, monkeypatch):
+    def spoil(values, out):
+        assert not values, "no tap of a layer is recorded at this level"
+        out[0, -1, 0] = torch.inf
 
+    spoiled_runs(monkeypatch, "layers.0", spoil)
     with pytest.raises(RecordError, match="not finite") as refusal:
-        record(shallow_copy(weights=spoil), "t", WORDS, str(tmp_path / "a.h5"), Options(level="logits"))
+        record(tiny, "t", WORDS, str(tmp_path / "a.h5"), Options(level="logits"))
     assert refusal.value.where == "layers.0.resid_post, truth"
 
 

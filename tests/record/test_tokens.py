@@ -53,7 +53,7 @@ def test_other_ids_than_the_published_ones_are_refused_where_the_tokenizer_is_qw
     with pytest.raises(CorpusError, match="does not give Qwen2's token ids") as refusal:
         tokenize(words(WORDS | {"Hello": 9708}), *prompts("The", "Hello"), 151936)
     error = refusal.value
-    assert (error.where, error.expected, error.found) == ("prompt prompt-1", "[9707]", [9708])
+    assert (error.where, error.expected, error.found) == ("prompt prompt-1", "[9707]", "[9708]")
 
 
 def test_other_ids_are_fine_where_the_tokenizer_is_another(words):
