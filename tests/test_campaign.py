@@ -28,12 +28,19 @@ def test_what_is_recorded_from_it_is_what_transformers_computes(capsys):
     held(inputs.campaign(trials=15, seed=20251125, seconds=90), capsys)
 
 
+class Wordy(inputs.CorpusError):
+    """A refusal that does not keep its message short."""
+
+    def __str__(self) -> str:
+        return "x" * 9999
+
+
 @pytest.mark.parametrize(
     ("action", "says"),
     [
         (lambda: [][1], "IndexError"),
         (lambda: (_ for _ in ()).throw(SystemExit(0)), "SystemExit"),
-        (lambda: (_ for _ in ()).throw(inputs.CorpusError("x" * 9999, hint="x")), "a message of 10,0"),
+        (lambda: (_ for _ in ()).throw(Wordy("x", hint="x")), "a message of 9,999"),
         (lambda: (_ for _ in ()).throw(inputs.CorpusError("x", hint="")), "no hint"),
     ],
 )
