@@ -79,7 +79,7 @@ def test_a_diagnosis_that_breaks_does_not_take_the_report_with_it_and_says_why(m
     def breaks(*_, **__):
         raise TypeError("boom\nin a second line")
 
-    monkeypatch.setattr("harness.mutants.diagnosis.hint.observe", breaks)
+    monkeypatch.setattr("harness.mutants.diagnosis.hint.replayed_again", breaks)
     file = tmp_path / "report.json"
     result = goldens("check", "--port", "tests.second_port.ports:Interleaved", *FAST, "--json", file)
     assert result.exit_code == 1, result.output
@@ -96,7 +96,7 @@ def test_a_diagnosis_that_is_interrupted_is_interrupted(monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("harness.mutants.diagnosis.hint.observe", interrupted)
+    monkeypatch.setattr("harness.mutants.diagnosis.hint.replayed_again", interrupted)
     result = goldens("check", "--port", "tests.second_port.ports:Interleaved", *FAST)
     assert result.exit_code == 130, result.output
     assert "introduced at" not in result.stdout

@@ -113,6 +113,19 @@ def times_noise(result: TapResult) -> str:
     return f"{said}   (up to {allowed(limit)} allowed{relative})"
 
 
+def closest(result: TapResult) -> str:
+    """Of its three figures the one that is nearest to its limit, and that limit."""
+    figures = (
+        ("rms multiple", result.rms_multiple, result.rms_limit),
+        ("max multiple", result.max_multiple, result.max_limit),
+        ("rms multiple over all positions", result.overall_multiple, result.overall_limit),
+    )
+    name, multiple, limit = figures[result.shares.index(result.share)]
+    if limit is None:
+        return "a tap that could not be compared"
+    return f"{name} {number(multiple, '.3g')} of {number(limit, '.3g')} allowed"
+
+
 def unit(precision: str, mode: str = "forward") -> str:
     """What a noise multiple of 1 is."""
     twice = unit_of(mode) == 2

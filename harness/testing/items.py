@@ -118,16 +118,15 @@ class GoldenTest(pytest.Item):
 
     def _describe(self, report: Report) -> None:
         """What JUnit and the terminal summary are told; as properties they reach xdist's controller."""
+        from harness.report.wording import closest
+
         self._say("port", report.port)
         if report.results:
             worst = max(report.results, key=lambda r: r.share)
             self._say("verdict", report.verdict)
             self._say("introduced", ", ".join(report.introduced) or "none")
-            self._say(
-                "largest_rms_multiple", "not finite" if worst.rms_multiple is None else f"{worst.rms_multiple:.3g}"
-            )
-            self._say("largest_rms_multiple_at", f"{worst.precision}, {worst.mode}: {worst.tap} in {worst.case}")
-            self._say("limit_rms", f"{worst.rms_limit or 0:.3g}")
+            self._say("closest", closest(worst))
+            self._say("closest_at", f"{worst.precision}, {worst.mode}: {worst.tap} in {worst.case}")
             self._say("share_of_limit", f"{worst.share:.3g}")
         for note in report.notes:
             self._say("note", note)

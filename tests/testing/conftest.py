@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 # Loaded before an inner run of pytest, which forgets the modules that it was the first to import.
+import scipy.special  # noqa: F401
+
 import harness.report.terminal
 import harness.run.check
 import harness.run.decoder

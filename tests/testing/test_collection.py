@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import h5py
 import pytest
 
+from harness.comparison import TapResult
 from harness.layout import stack_path
+from harness.report.wording import closest
 from tests.testing.conftest import BUILT_IN
 
 pytest_plugins = ["pytester"]
+
+FIGURE = "(?:rms|max) multiple(?: over all positions)?"
 
 
 def test_there_is_one_test_per_case_and_precision_ordered_by_precision(inner):
@@ -208,7 +214,23 @@ def test_junit_is_pytests_own_with_the_figures_as_properties(checked, pytester):
     properties = {p.get("name"): p.get("value") for p in case.iter("property")}
     assert properties["goldens.verdict"] == "match"
     assert properties["goldens.precision"] == "float32"
-    assert 0 < float(properties["goldens.largest_rms_multiple"]) <= float(properties["goldens.limit_rms"])
+    said = re.fullmatch(rf"{FIGURE} (\S+) of (\S+) allowed", properties["goldens.closest"])
+    multiple, limit = map(float, said.groups())
+    assert 0 < multiple <= limit
+    assert float(properties["goldens.share_of_limit"]) == pytest.approx(multiple / limit, rel=0.02)
+    assert properties["goldens.closest_at"].startswith("float32, ")
+
+
+def test_the_figure_that_is_closest_to_its_limit_is_the_one_that_is_named():
+    limits = {"rms_limit": 4.0, "max_limit": 8.0, "overall_limit": 2.0}
+    multiples = {"rms_multiple": 1.0, "max_multiple": 1.0, "overall_multiple": 0.5}
+    at_rest = TapResult("hello", "float32", "forward", "q", "match", **multiples, **limits)
+    assert closest(replace(at_rest, rms_multiple=3.9)) == "rms multiple 3.9 of 4 allowed"
+    assert closest(replace(at_rest, max_multiple=7.9)) == "max multiple 7.9 of 8 allowed"
+    assert closest(replace(at_rest, overall_multiple=1.9)) == "rms multiple over all positions 1.9 of 2 allowed"
+    assert closest(replace(at_rest, max_multiple=None)) == "max multiple not finite of 8 allowed"
+    missing = TapResult("hello", "float32", "forward", "q", "missing")
+    assert closest(missing) == "a tap that could not be compared"
 
 
 def test_a_failure_in_junit_is_the_report(checked, pytester):
@@ -242,7 +264,7 @@ def test_the_golden_and_what_is_not_covered_are_named_at_the_end(checked, golden
                 "*= goldens =*",
                 f"golden *{golden.id[:12]}*qwen2-tiny*",
                 "port *tests.run.ports:DeclaresNoProbs",
-                "closest *rms multiple * of 4 allowed*float32*",
+                "closest *multiple * of * allowed  (float32, *: * in digits)",
                 "*= goldens: not covered =*",
                 "precision float64: not asked for",
                 "tap probs: the port declares that it does not expose it",
@@ -265,7 +287,10 @@ def test_what_cannot_be_lifted_is_a_named_skip_beside_float32_and_float32_in_its
     both.stdout.fnmatch_lines(["precision float64: * cannot be lifted from float32; see float32"])
     alone = checked("--golden-lift", "--precision", "float64", port=port)
     alone.assert_outcomes(passed=1)
-    alone.stdout.fnmatch_lines(["closest *of 4 allowed  (float32, *", "*; float32 was checked instead"])
+    # The limits are those of float32 as well: in float64 they would be 1e5 and 1e6.
+    (line,) = (line for line in alone.outlines if line.startswith("closest"))
+    assert 0 < float(re.search(rf"{FIGURE} \S+ of (\S+) allowed  \(float32, ", line)[1]) < 1000
+    alone.stdout.fnmatch_lines(["*; float32 was checked instead"])
 
 
 def test_two_workers_collect_the_same_tests_and_the_summary_is_complete(checked):
