@@ -179,10 +179,13 @@ def _common_dof(parts: Sequence[_Part]) -> float:
     if len(numbers) < FEWEST:
         return MOST_SHARED
     weight = np.square(numbers)  # one over the variance of such an estimate
+    # Most places have as many numbers as others: what is the same for them is computed once.
+    several, at = np.unique(numbers, return_inverse=True)
+    weights, found = (np.bincount(at, weights=values) for values in (weight, weight * spread))
     low, high = np.log(1.0), np.log(1e4)
     for _ in range(40):
         common = (low + high) / 2
-        excess = weight * (spread - _trigamma(0.5 / (1 / numbers + np.exp(-common))))
+        excess = found - weights * _trigamma(0.5 / (1 / several + np.exp(-common)))
         low, high = (low, common) if excess.sum() > 0 else (common, high)
     return float(np.exp(high))
 
@@ -212,19 +215,22 @@ def _shared_dof(parts: Sequence[_Part], common: float) -> float:
 
 
 def _trigamma(x: np.ndarray) -> np.ndarray:
-    from scipy.special import polygamma
+    from scipy.special import zeta
 
-    return np.asarray(polygamma(1, x))
+    return np.asarray(zeta(2, x))  # `polygamma` also computes what it does not return
 
 
 def _inverse_trigamma(y: float) -> float:
     """Newton's method on 1 / trigamma, which is convex and nearly linear."""
-    from scipy.special import polygamma
+    from scipy.special import zeta
 
     x = 0.5 + 1 / y
     for _ in range(50):
-        value = float(polygamma(1, x))
-        x += value * (1 - value / y) / float(polygamma(2, x))
+        value = float(zeta(2, x))
+        step = value * (value / y - 1) / (2 * float(zeta(3, x)))
+        x += step
+        if abs(step) <= 1e-14 * x:
+            break
     return x
 
 
