@@ -54,7 +54,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class LogitStatistics:
-    """What the usual criteria say, over the positions of one case."""
+    """What the usual criteria say of one case, over the `positions` of all its rows, without padding."""
 
     mean_kl: float | None
     p99_kl: float | None
@@ -63,6 +63,7 @@ class LogitStatistics:
     flips: tuple[Flip, ...]
     nmse: float | None
     pcc: float | None
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class TapResult:
     limit, where there are several, and `wrong_rows` are all that are beyond the limit. `against` says, row by row,
     with which prompt's golden a row was compared, in mode `alone`: None where with none. In mode `prefill` the
     golden of `worst` is the port's own prefill (see `harness.modes`). `expected` and `found` are what a tap had to
-    be and what it was: where both are there beside figures, it has a wider dtype than it should.
+    be and what it was: where both are there beside figures, it has a wider dtype than it should. `rounding` is
+    the precision whose noise and limits it was judged by, where that is not its own.
     """
 
     case: str
@@ -113,6 +115,7 @@ class TapResult:
     row: int | None = None
     wrong_rows: tuple[int, ...] = ()
     against: tuple[str | None, ...] = ()
+    rounding: str | None = None
 
     @property
     def share(self) -> float:
@@ -162,12 +165,13 @@ class Scope:
 
 @dataclass(frozen=True)
 class Place:
-    """Which comparison this is."""
+    """Which comparison this is; `rounding` is the precision that it is judged by, where that is not its own."""
 
     case: str
     precision: str
     mode: str
     tap: Tap
+    rounding: str | None = None
 
     def result(self, verdict: Verdict, expected: str | None = None, found: str | None = None) -> TapResult:
         """A result without numbers: `missing`, `extra`, `shape`, `dtype`."""
@@ -211,9 +215,7 @@ def compare(
     rms, largest, max_floor = _multiples(place, error, noise)
     allowed, counted = limit.of(noise, scope.counted), scope.counted
     overall = allowed.overall_of(rms)
-    # Where all positions together are beyond their limit, those are that are beyond it by themselves.
-    together = (overall > allowed.overall) & allowed.together & (rms > allowed.overall)
-    beyond = (rms > allowed.rms) | (largest > allowed.max) | together
+    beyond = allowed.beyond(rms, largest)
     within = not beyond.any()
     shares = (np.where(counted, share, -1.0) for share in (rms / allowed.rms, largest / allowed.max))
     at, at_max = (np.unravel_index(int(share.argmax()), rms.shape) for share in shares)
@@ -251,6 +253,7 @@ def compare(
         since_call=scope.first_call(beyond),
         row=row if several else None,
         wrong_rows=tuple(np.flatnonzero(beyond.any(axis=1)).tolist()) if several else (),
+        rounding=place.rounding,
     )
 
 
@@ -258,7 +261,7 @@ def _multiples(
     place: Place, error: metrics.Errors, noise: Floor | None
 ) -> tuple[metrics.PerPosition, metrics.PerPosition, metrics.PerPosition]:
     """Noise multiples of rms and max, and the floor of the latter."""
-    unit, runs = metrics.UNIT_ROUNDOFF[place.precision], unit_of(place.mode)
+    unit, runs = metrics.UNIT_ROUNDOFF[place.rounding or place.precision], unit_of(place.mode)
     zero = np.zeros(error.rms.shape)
     own_rms, own_max = (zero, zero) if noise is None else (noise.rms, noise.max)
     rms_floor = runs * metrics.noise_floor(own_rms, error.scale_rms, unit)
@@ -321,4 +324,5 @@ def _logit_statistics(
         flips=tuple(flips),
         nmse=finite(metrics.nmse(actual[counted], truth[counted])),
         pcc=metrics.pcc(actual[counted], truth[counted]),
+        positions=int(counted.sum()),
     )

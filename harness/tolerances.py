@@ -16,7 +16,7 @@ from harness.calibration import BUDGET, Floor, limits, overall_limit, rms_chance
 from harness.errors import UsageError
 from harness.metrics import PerPosition
 
-# The figures in the reasons come from `python -m tests.benchmarks.figures` and `... calibration`.
+# The figures in the reasons come from `python -m tests.benchmarks.figures` and `tests.benchmarks.calibration`.
 
 PRECISIONS = ("float64", "float32", "bfloat16")
 
@@ -29,6 +29,11 @@ class Allowed:
     max: PerPosition
     overall: float
     together: Bool[np.ndarray, "batch position"]
+
+    def beyond(self, rms: PerPosition, largest: PerPosition) -> Bool[np.ndarray, "batch position"]:
+        """Which positions do not match: by themselves, or among those that together do not."""
+        together = (self.overall_of(rms) > self.overall) & self.together & (rms > self.overall)
+        return (rms > self.rms) | (largest > self.max) | together
 
     def overall_of(self, rms: PerPosition) -> float:
         """The root of the mean square of rms multiples over the positions that `overall` is about."""
@@ -55,6 +60,11 @@ class Limit:
     max: float = 1.0
     half_ulps: tuple[float, float] | None = None
 
+    @property
+    def plain(self) -> float:
+        """The rms limit of a place of which everything is known."""
+        return self.rms * (self.half_ulps[0] if self.half_ulps else self.allowance)
+
     def of(self, floor: Floor | None, counted: Bool[np.ndarray, "batch position"]) -> Allowed:
         """What still matches, of one comparison.
 
@@ -63,9 +73,10 @@ class Limit:
             counted: the positions that are compared: together they have the budget of one comparison.
         """
         if floor is None:
-            rms, largest = self.half_ulps or (self.allowance, self.allowance)
-            rms, largest = self.rms * rms, self.max * largest
-            return Allowed(np.full(counted.shape, rms), np.full(counted.shape, largest), rms, counted)
+            largest = self.max * (self.half_ulps[1] if self.half_ulps else self.allowance)
+            return Allowed(
+                np.full(counted.shape, self.plain), np.full(counted.shape, largest), self.plain, counted
+            )
         rms_limit, max_limit = limits(floor, BUDGET / max(int(counted.sum()), 1))
         together = counted & floor.estimated
         overall = overall_limit(floor, together, BUDGET) if together.any() else 1.0

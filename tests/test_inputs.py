@@ -55,6 +55,7 @@ def test_no_command_writes_over_what_it_reads(places, tmp_path, link, which):
 def test_the_embedded_golden_and_the_checkpoint_beside_a_golden_are_inputs_too(golden_path, places):
     golden, weights, _ = places
     refused("check", "--json", golden_path)
+    refused("diff", "--before", PORT, "--after", PORT, "--json", golden_path)
     refused("check", golden, "--json", weights / "config.json")
     refused("check", golden, "--html", weights / "a-new-file.html")
 

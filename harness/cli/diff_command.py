@@ -59,6 +59,7 @@ def diff(
 
     Exit codes: 0 nothing is worse, 1 something is worse, broken or no longer covered, 2 could not compare.
     """
+    from harness import embedded
     from harness.cli.console import console
     from harness.cli.inputs import side_file
     from harness.cli.own_stdout import stdout_to_stderr
@@ -72,7 +73,7 @@ def diff(
     from harness.run.sides import Request, diff_of
 
     sides = {"--before": side_file(before), "--after": side_file(after)}
-    asked = chosen(outputs, {"the golden": golden, "the weights": weights, **sides})
+    asked = chosen(outputs, {"the golden": golden or embedded.golden(), "the weights": weights, **sides})
     selection = Selection(
         precisions=None if precision is None else parse_precisions(precision),
         modes=None if mode in (None, "all") else parse_modes(mode),

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
-from harness.mutants.needs import GROUPED, PAIR, SEVERAL_KV_HEADS
-from harness.run.operations import Heads, Probs, probabilities, scores
+from harness.mutants.needs import FINE, GROUPED, PAIR, SEVERAL_KV_HEADS
+from harness.run.operations import Heads, Probs, context, probabilities, scores, wide
 
 SCALED = "q . k / sqrt(head_dim)"
 REPEATED = "each KV head serves neighbouring query heads: [k0, k0, k1, k1]"
@@ -39,6 +39,31 @@ def _tiled(x: KeyValue, groups: int) -> Heads:
 
 def _first(x: KeyValue, groups: int) -> Heads:
     return jnp.repeat(x[:, :, :1], groups * x.shape[2], axis=2)
+
+
+def _scores_of_heads(q: Heads, k: KeyValue) -> Float[Array, "batch head position other"]:
+    """At every position its heads' queries with its own heads' keys: probabilities of another shape."""
+    return jnp.einsum("bqhd,bqod->bhqo", q, k) * q.shape[-1] ** -0.5
+
+
+def _softmax_of_heads(scores: Float[Array, "batch head position other"], allowed: Allowed) -> Array:
+    return jax.nn.softmax(scores.astype(wide(scores.dtype)), axis=-1).astype(scores.dtype)
+
+
+def _mean_of_heads(probs: Float[Array, "batch head position other"], v: KeyValue) -> Heads:
+    return jnp.einsum("bhqo,bqod->bqhd", probs, v)
+
+
+def _scores_of_first(q: Heads, k: KeyValue) -> Probs:
+    return scores(*(jnp.broadcast_to(x[:, :, :1], x.shape) for x in (q, k)))
+
+
+def _context_of_first(probs: Probs, v: KeyValue) -> Heads:
+    return context(probs, jnp.broadcast_to(v[:, :, :1], v.shape))
+
+
+def _clipped(scores: Probs, allowed: Allowed) -> Probs:
+    return jnp.clip(probabilities(scores, allowed), 1e-9, 1 - 1e-9)
 
 
 def _with_sink(scores: Probs, allowed: Allowed) -> Probs:
@@ -129,6 +154,36 @@ MUTANTS = (
         change=OperationChange({"repeat_k": _first, "repeat_v": _first}),
         needs=(SEVERAL_KV_HEADS, PAIR),
         seen=("https://github.com/ByteDance-Seed/VeOmni/pull/162",),
+    ),
+    Mutant(
+        "attention_first_head_only",
+        wrong="every head reads head 0 of q, k and v",
+        right="each head reads its own",
+        introduced=kinds("probs", "context"),
+        change=OperationChange({"scores": _scores_of_first, "context": _context_of_first}),
+        needs=(SEVERAL_KV_HEADS, PAIR),
+        seen=("https://github.com/BobMcDear/attorch/issues/14",),
+    ),
+    Mutant(
+        "attention_over_heads",
+        wrong="the softmax runs over the heads of one position: heads and positions have changed places",
+        right="over the positions of one head",
+        introduced=kinds("context"),
+        change=OperationChange(
+            {"scores": _scores_of_heads, "probabilities": _softmax_of_heads, "context": _mean_of_heads}
+        ),
+        seen=(
+            "https://github.com/huggingface/transformers/issues/41125",
+            "https://github.com/triton-lang/triton/issues/2626",
+        ),
+    ),
+    Mutant(
+        "probabilities_clipped",
+        wrong="clip(softmax(s), 1e-9, 1 - 1e-9): hidden keys have a weight",
+        right=SOFTMAX,
+        introduced=kinds("probs"),
+        change=OperationChange({"probabilities": _clipped}, unmasks=True),
+        needs=(FINE,),
     ),
     Mutant(
         "softmax_sink",

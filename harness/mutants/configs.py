@@ -82,5 +82,6 @@ MUTANTS = (
         introduced=kinds("final_norm"),
         change=ConfigChange(_one_layer_fewer),
         needs=(layers(2),),
+        seen=("https://github.com/LukasHedegaard/continual-inference/pull/70",),
     ),
 )

@@ -31,6 +31,12 @@ def _rounded(x: Hidden, kernel: Array, bias: Array | None) -> Array:
     return logits.astype(jnp.bfloat16).astype(logits.dtype)
 
 
+def _never_loaded(x: Hidden, kernel: Array, bias: Array | None) -> Array:
+    """Some numbers of the size of an initialization, always the same ones."""
+    random = np.random.default_rng(0).normal(scale=0.02, size=kernel.shape)
+    return linear(x, jnp.asarray(random, kernel.dtype), bias)
+
+
 def _twice(x: Hidden, weight: Array, eps: float) -> Hidden:
     return rms_norm(rms_norm(x, weight, eps), weight, eps)
 
@@ -110,6 +116,17 @@ MUTANTS = (
         seen=(
             "https://github.com/pegainfer-project/pegainfer/pull/544",
             "https://github.com/Comfy-Org/ComfyUI/pull/15048",
+        ),
+    ),
+    Mutant(
+        "head_not_loaded",
+        wrong="logits = R h: the checkpoint has no head of its own, and the port's stays random",
+        right=HEAD,
+        introduced=kinds("logits"),
+        change=OperationChange({"head": _never_loaded}),
+        seen=(
+            "https://github.com/huggingface/transformers/pull/43429",
+            "https://github.com/vllm-project/vllm/pull/53020",
         ),
     ),
     Mutant(

@@ -142,6 +142,7 @@ MUTANTS = (
         right="k = W_k x + b_k, v = W_v x + b_v",
         introduced=kinds("k", "v"),
         change=_exchanged("k_proj", "v_proj"),
+        seen=("https://github.com/huggingface/transformers/pull/40257",),
     ),
     Mutant(
         "gate_up_exchanged",

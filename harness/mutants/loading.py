@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.architecture import Architecture
 from harness.mutants.mutant import EVERY_MATMUL, LAYER_PARAMETERS, Mutant, Read, WeightChange, kinds
-from harness.mutants.needs import STORED_WIDE, bias, layers, varied
+from harness.mutants.needs import BEYOND_FLOAT16, STORED_WIDE, bias, layers, varied
 
 OWN = "every layer has its own weights"
 NOT_LOADED = (
@@ -48,6 +48,11 @@ def lexicographic(index: int, count: int) -> int:
 def _norms_swapped(name: str, read: Read, arch: Architecture) -> np.ndarray:
     first, second = "input_layernorm", "post_attention_layernorm"
     return read(name.replace(first, second) if first in name else name.replace(second, first))
+
+
+def _through_float16(tensor: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return tensor.astype(np.float16).astype(tensor.dtype)
 
 
 def _narrowed(tensor: np.ndarray) -> np.ndarray:
@@ -149,6 +154,18 @@ MUTANTS = (
         layers=(1,),
         needs=(layers(2),),
         seen=NOT_LOADED,
+    ),
+    Mutant(
+        "weights_through_float16",
+        wrong="parameters converted to float16 on the way in",
+        right="as the checkpoint stores them",
+        introduced=EVERY_MATMUL | {"embed", "attn_norm", "mlp_norm", "final_norm"},
+        change=of("weight", "bias")(_through_float16),
+        needs=(BEYOND_FLOAT16,),
+        seen=(
+            "https://github.com/google/saxml/issues/28",
+            "https://github.com/facebookresearch/metaseq/pull/254",
+        ),
     ),
     Mutant(
         "weights_narrowed",

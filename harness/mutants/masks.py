@@ -49,6 +49,18 @@ def _padding_alone(mask: Mask, slots: Slots, window: Window) -> Allowed:
     return allowed(~mask, slots, window)
 
 
+def _reach(mask: Mask, slots: Slots, window: Window) -> Array:
+    """1 where a key may be seen, 2 where it is padding that could be seen otherwise."""
+    padding = allowed(~mask, slots, window)
+    return jnp.where(padding, 2, allowed(mask, slots, window).astype(jnp.int32))
+
+
+def _padding_raised(scores: Probs, reach: Array) -> Probs:
+    """(mask - 1) (-1e9) is added: 0 at tokens, and 1e9 at padding."""
+    y = scores + jnp.where(reach == 2, jnp.asarray(1e9, scores.dtype), jnp.asarray(0, scores.dtype))
+    return _softmax(scores, jnp.where(reach > 0, y, jnp.finfo(scores.dtype).min))
+
+
 def windowed(window: int) -> OperationChange:
     """Causal, and in every layer no further back than the window."""
 
@@ -142,6 +154,15 @@ MUTANTS = (
         introduced=kinds("probs"),
         change=OperationChange({"allowed": _padding_alone}, unmasks=True),
         seen=("https://github.com/lucidrains/x-transformers/issues/187",),
+    ),
+    Mutant(
+        "padding_bias_sign",
+        wrong="s + (mask - 1) (-1e9): padding is raised above everything, not hidden",
+        right=CAUSAL,
+        introduced=kinds("probs"),
+        change=OperationChange({"allowed": _reach, "probabilities": _padding_raised}, unmasks=True),
+        needs=(LEFT_PADDING,),
+        seen=("https://github.com/nyu-mll/jiant/pull/465",),
     ),
     *(
         Mutant(

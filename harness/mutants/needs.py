@@ -19,6 +19,7 @@ from harness.checkpoint import Checkpoint
 from harness.golden import CaseEntry
 from harness.store import Golden
 
+FEW = 1e-3  # the share of parameters that is no bug when it changes in its last digits
 Of = Literal["case", "checkpoint", "architecture", "precision", "values"]
 
 
@@ -55,12 +56,14 @@ class ModelFacts:
         zero: kinds of parameters (`q_proj.bias`) that are zero throughout.
         constant: kinds of one-dimensional parameters that hold one value only.
         dtypes: of the stored parameters.
+        fits_float16: nearly every parameter is a number of float16, as those of bfloat16 that are not tiny.
     """
 
     architecture: Architecture
     zero: frozenset[str]
     constant: frozenset[str]
     dtypes: frozenset[str]
+    fits_float16: bool
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,15 @@ def case_facts(golden: Golden, entry: CaseEntry) -> CaseFacts:
 
 
 def model_facts(checkpoint: Path, architecture: Architecture) -> ModelFacts:
-    """Facts from the parameters; of the matrices only the dtype is looked at."""
+    """Facts from the parameters; of the matrices, the dtype and whether float16 holds them."""
     opened = Checkpoint(checkpoint)
     vectors: dict[str, list[np.ndarray]] = {}
-    dtypes = set()
+    dtypes, changed, parameters = set(), 0, 0
     for name in opened.names:
         tensor = opened.read(name)
         dtypes.add(tensor.dtype.name)
+        changed += _changed_by_float16(tensor)
+        parameters += tensor.size
         if tensor.ndim == 1:
             vectors.setdefault(parameter_kind(name), []).append(tensor.astype(np.float64))
     return ModelFacts(
@@ -118,7 +123,13 @@ def model_facts(checkpoint: Path, architecture: Architecture) -> ModelFacts:
         zero=frozenset(kind for kind, found in vectors.items() if not any(v.any() for v in found)),
         constant=frozenset(kind for kind, found in vectors.items() if all(np.ptp(v) == 0 for v in found)),
         dtypes=frozenset(dtypes),
+        fits_float16=changed <= FEW * parameters,
     )
+
+
+def _changed_by_float16(tensor: np.ndarray) -> int:
+    with np.errstate(over="ignore"):
+        return int(np.count_nonzero(tensor.astype(np.float16).astype(tensor.dtype) != tensor))
 
 
 def parameter_kind(name: str) -> str:
@@ -238,8 +249,16 @@ STORED_WIDE = Need(
     lambda model: model.dtypes != {"bfloat16"},
     "the checkpoint is stored in bfloat16: narrowing its parameters to bfloat16 changes nothing",
 )
+BEYOND_FLOAT16 = Need(
+    "architecture",
+    lambda model: not model.fits_float16,
+    "nearly every parameter of the checkpoint is a number of float16: the way through it changes none of them",
+)
 ROUNDED = Need("precision", lambda precision: precision == "bfloat16", "the activations are as wide as the sums")
 WIDE = Need("precision", lambda precision: precision != "bfloat16", "the activations are bfloat16 anyway")
+
+
+FINE = Need("precision", lambda precision: precision == "float64", "1e-9 is below the rounding of probabilities")
 
 
 def layers(count: int) -> Need:

@@ -66,6 +66,12 @@ def _over_half(theta: float, head_dim: int) -> Float[np.ndarray, " half"]:
     return half
 
 
+def _repeated(theta: float, head_dim: int) -> Float[np.ndarray, " half"]:
+    """The frequencies of half a head, each for two pairs: the table is doubled once too often."""
+    few = inverse_frequencies(theta, max(head_dim // 2, 2))
+    return np.concatenate([few, few])[: head_dim // 2]
+
+
 def _banded(theta: float, head_dim: int) -> Float[np.ndarray, " half"]:
     """Llama 3's three bands: factor 8, low 1, high 4, original context 8,192."""
     frequency = inverse_frequencies(theta, head_dim)
@@ -76,6 +82,14 @@ def _banded(theta: float, head_dim: int) -> Float[np.ndarray, " half"]:
 
 
 MUTANTS = (
+    Mutant(
+        "rope_frequencies_repeated",
+        wrong="head_dim / 4 frequencies theta^(-4i / head_dim), each for the pairs i and i + head_dim / 4",
+        right=ANGLE,
+        introduced=ROTATED,
+        change=OperationChange({"inverse_frequencies": _repeated}),
+        needs=(PAIR,),
+    ),
     Mutant(
         "rope_interleaved",
         wrong="pairs (2i, 2i + 1)",

@@ -18,6 +18,7 @@ from harness.golden import ModelEntry, ParameterEntry
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
+PART = 2**22  # of a parameter that is looked at at once
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -94,17 +95,19 @@ def parameter_table(
 
 def _refuse_not_finite(tensor: Num[np.ndarray, "..."], where: str) -> None:
     """bfloat16 is the narrowest precision that is recorded: what is finite there is finite everywhere."""
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(tensor.astype(ml_dtypes.bfloat16, copy=False))
-    if not finite.all():
-        at = tuple(np.argwhere(~finite)[0].tolist())
-        raise CheckpointError(
-            "a parameter has a value that is not finite, or beyond what bfloat16 can hold",
-            where=f"{where}, at {list(at)}",
-            expected="finite values",
-            found=float(tensor[at]),
-            hint="copy the checkpoint again; where it was saved like this, no truth can be recorded from it",
-        )
+    flat = tensor.reshape(-1)
+    for start in range(0, flat.size, PART):
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(flat[start : start + PART].astype(ml_dtypes.bfloat16, copy=False))
+        if not finite.all():
+            at = start + int(finite.argmin())
+            raise CheckpointError(
+                "a parameter has a value that is not finite, or beyond what bfloat16 can hold",
+                where=f"{where}, at {[int(index) for index in np.unravel_index(at, tensor.shape)]}",
+                expected="finite values",
+                found=float(flat[at]),
+                hint="copy the checkpoint again; where it was saved like this, no truth can be recorded from it",
+            )
 
 
 def model_entry(model_id: str, config: Mapping[str, Any], table: Mapping[str, ParameterEntry]) -> ModelEntry:

@@ -29,7 +29,7 @@ class Suspect:
         kinds: the wrong taps that it reproduces.
         explained: the share of the port's squared error that it explains, at the tap where it explains least.
         rms_multiple: the port's distance from it, in noise multiples (in float64: half-ulps).
-        remark: where the port's bug is narrower than the catalogue's.
+        remark: where the port's bug is narrower than the catalogue's; of one that is not named, why it is not.
     """
 
     mutants: tuple[str, ...]
@@ -51,19 +51,24 @@ class Operation:
     Attributes:
         kinds: the taps at which it shows, without their layers.
         taps: with them, in data-flow order.
+        precision: at which the port was compared with the known bugs.
         facts: the evidence.
         named: what reproduces the port within the noise. Several cannot be told apart on these inputs; none means
             that the bug is not in the catalogue, and that the evidence is all there is.
         others: what came nearest of the rest, best first.
         tried: how many candidates were compared.
+        built_in: the port computes what the built-in decoder computes. Nothing is named: golden and config, or
+            checkpoint, are at odds.
     """
 
     kinds: tuple[str, ...]
     taps: tuple[str, ...]
+    precision: str
     facts: tuple[Fact, ...]
     named: tuple[Suspect, ...]
     others: tuple[Suspect, ...]
     tried: int
+    built_in: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,10 @@ class Diagnosis:
         precision: at which its values were compared with the mutants'; None where nothing was wrong in replay.
         cases: on which.
         facts: evidence about the port as a whole.
+        precisions: at which it was checked.
+        unexplained: introduced taps of which no operation says anything: wrong in no case that this port can
+            replay, or at no precision at which it was looked at.
+        not_covered: what the check says nothing about, and why.
     """
 
     schema: Literal[1]
@@ -85,10 +94,15 @@ class Diagnosis:
     cases: tuple[str, ...]
     facts: tuple[Fact, ...]
     operations: tuple[Operation, ...]
+    precisions: tuple[str, ...] = ()
+    unexplained: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
 
 
 def verdict_line(operation: Operation, precision: str) -> str:
     """The name in one line, or that there is none."""
+    if operation.built_in:
+        return "the built-in decoder computes the same: golden and config, or checkpoint, are at odds"
     if not operation.named:
         return f"none of {operation.tried} known bugs, values and pairs reproduces it: rest on the evidence"
     ids = [suspect_name(suspect) for suspect in operation.named]

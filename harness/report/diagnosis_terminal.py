@@ -14,6 +14,8 @@ from harness.report.wording import some
 
 NOTHING_INTRODUCED = "every operation is right on golden inputs: small errors add up, and no formula is wrong"
 
+NOT_REPLAYED = "wrong, but not where it was replayed here: no known bug can be held against it"
+
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
     print_parts(_parts(diagnosis), console)
@@ -29,25 +31,31 @@ def _parts(diagnosis: Diagnosis) -> Iterator[RenderableType]:
         head.add_row(fact.topic, Text(fact.text))
     yield head
     if diagnosis.verdict == "match":
-        yield spaced(Text.assemble(("PASS", "bold green"), "  nothing to diagnose"))
-    elif not diagnosis.operations:
+        said = f"  nothing to diagnose: forward and replay match at {', '.join(diagnosis.precisions)}"
+        yield spaced(Text.assemble(("PASS", "bold green"), said))
+        yield from (Text(f"  not covered: {line}") for line in diagnosis.not_covered)
+    elif not (diagnosis.operations or diagnosis.unexplained):
         yield spaced(Text.assemble(("FAIL", "bold red"), "  ", NOTHING_INTRODUCED))
     for operation in diagnosis.operations:
-        yield spaced(_operation(operation, str(diagnosis.precision)))
+        yield spaced(_operation(operation))
+    if diagnosis.unexplained:
+        yield spaced(Text.assemble(("FAIL", "bold red"), f"  {some(diagnosis.unexplained, 8)}: {NOT_REPLAYED}"))
 
 
-def _operation(operation: Operation, precision: str) -> Table:
+def _operation(operation: Operation) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_row(Text("introduced at", "bold red"), Text(some(operation.taps, 8), "bold"))
     for fact in operation.facts:
         grid.add_row(fact.topic, Text(fact.text))
     label = "looks like" if operation.named else "no name"
-    grid.add_row(Text(label, "bold"), Text(verdict_line(operation, precision), "bold"))
+    grid.add_row(Text(label, "bold"), Text(verdict_line(operation, operation.precision), "bold"))
     for suspect in operation.named:
         for label, text in _details(suspect):
             grid.add_row(label, Text(text))
     for suspect in operation.others:
-        grid.add_row("rather not", Text(f"{suspect_name(suspect)}: explains {suspect.explained:.1%} of the error"))
+        reason = f", {suspect.remark}" if suspect.remark else ""
+        share = f"explains {suspect.explained:.1%} of the error{reason}"
+        grid.add_row("rather not", Text(f"{suspect_name(suspect)}: {share}"))
     return grid
 
 

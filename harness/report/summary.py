@@ -99,7 +99,7 @@ def logit_summary(results: Sequence[TapResult]) -> LogitSummary:
         max_kl=_largest(s.max_kl for s in statistics),
         nmse=_largest(s.nmse for s in statistics),
         pcc=min((s.pcc for s in statistics if s.pcc is not None), default=None),
-        positions=sum(len(r.profile) for r in results),
+        positions=sum(s.positions for s in statistics),
         flips=sum(not flip.tie for flip in flips),
         ties=sum(flip.tie for flip in flips),
     )

@@ -109,7 +109,7 @@ def times_noise(result: TapResult) -> str:
     where, multiple, limit = "", result.rms_multiple, result.rms_limit
     if result.shares[2] > 1 >= max(result.shares[:2]):  # no position by itself, and all of them together
         where, multiple, limit = " over all positions", result.overall_multiple, result.overall_limit
-    said = f"{number(multiple)} x {unit(result.precision, result.mode)}{where}"
+    said = f"{number(multiple)} x {unit(result.rounding or result.precision, result.mode)}{where}"
     return f"{said}   (up to {allowed(limit)} allowed{relative})"
 
 

@@ -24,6 +24,8 @@ class Whole(Protocol):
 
     def goldens(self, stage: str) -> Goldens: ...
 
+    def judge_by(self, rounding: Mapping[str, str]) -> None: ...
+
     def take(self, call: int, name: str, value: jax.Array | np.ndarray) -> None: ...
 
 
@@ -53,6 +55,9 @@ class CallSession:
             assert tap is not None
             found[kind] = part(tap, value, self._span)
         return found
+
+    def judge_by(self, rounding: Mapping[str, str]) -> None:
+        self._whole.judge_by(rounding)
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         for kind, value in recorded.items():

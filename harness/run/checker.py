@@ -200,7 +200,8 @@ class Checker:
                 self._uncovered |= dict.fromkeys(
                     x for case in batches for x in rows_not_covered(self.golden, case)
                 )
-            judgement = Judgement(self.question.limit(precision), self._declared, keep, watch or unseen)
+            ask = self.question
+            judgement = Judgement(ask.limit(precision), self._declared, keep, watch or unseen, ask.limit)
             source, possible = self.source(precision), covered(cases, port, self._declared)
             sessions = [
                 one
@@ -227,11 +228,12 @@ class Checker:
     def report(self, results: Sequence[TapResult]) -> Report:
         """Judge the raw results of one or more runs."""
         precisions_seen = dict.fromkeys(result.precision for result in results)
+        roundings = {r.rounding for r in results if r.rounding is not None}
         cases_seen = {result.case for result in results}
         run = Run(
             port=self._spec,
             question=self.question,
-            limits={precision: self.question.limit(precision) for precision in precisions_seen},
+            limits={p: self.question.limit(p) for p in (*precisions_seen, *roundings)},
             cases=[case for case in self.cases if case.name in cases_seen],
             declared=self._declared,
             settings={p: self._settings[p] for p in precisions_seen},

@@ -95,7 +95,8 @@ def audit(port: Port, calls: Sequence[Call]) -> Audit:
 
 def _run(port: Port, calls: Sequence[Call]) -> list[jax.Array]:
     """The logits of a case's calls, the cache handed on; of calls of one length the first alone."""
-    cache, seen, found = calls[0].cache, set[int](), []
+    cache, seen = calls[0].cache, set[int]()
+    found: list[jax.Array] = []
     for call in calls:
         length = call.input_ids.shape[1]
         if length not in seen:

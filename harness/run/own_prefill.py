@@ -6,7 +6,7 @@ is one layer's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from harness.golden import CaseEntry
 from harness.run.source import GoldenSource
 from harness.run.tapping import Goldens, TapFunction, fired_twice, refuse_tracer
 from harness.taps import CACHE_KINDS, Tap, name_of
-from harness.tolerances import Limit
+from harness.tolerances import Limit, limit
 
 # What the cache has to hold at the end: the keys after RoPE and the values of all tokens.
 CACHED = {"cache_k": "k_rope", "cache_v": "v"}
@@ -35,8 +35,16 @@ class OwnPrefill:
     mode = "prefill"
     expected = 0  # nothing is compared before the calls have come
 
-    def __init__(self, source: GoldenSource, case: CaseEntry, wanted: Mapping[str, Tap], limit: Limit) -> None:
+    def __init__(
+        self,
+        source: GoldenSource,
+        case: CaseEntry,
+        wanted: Mapping[str, Tap],
+        limit: Limit,
+        limit_at: Callable[[str], Limit] = limit,
+    ) -> None:
         self._source, self.case, self._wanted, self._limit = source, case, wanted, limit
+        self._limit_at = limit_at
         self._seen: set[str] = set()
         self._values: dict[str, np.ndarray] = {}
         self._readers: dict[str, int] = {}
@@ -71,9 +79,14 @@ class OwnPrefill:
         for kind, value in recorded.items():
             self._keep(name_of(stage, kind), value)
 
-    def result(self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str) -> TapResult:
+    def judge_by(self, rounding: Mapping[str, str]) -> None:
+        """The calls that are compared with it say that themselves: see `result`."""
+
+    def result(
+        self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str, rounding: str | None = None
+    ) -> TapResult:
         """Compare what all calls together gave for a tap; a cache is what it holds after the last call."""
-        place = Place(self.case.name, self._source.precision, self.mode, tap)
+        place = Place(self.case.name, self._source.precision, self.mode, tap, rounding)
         own = self._taken(_twin(tap))
         if own is None:
             return place.result("missing", f"tapped {EXPECTED}", "never tapped")
@@ -85,8 +98,9 @@ class OwnPrefill:
         expected = np.asarray(own, np.float64)
         if not np.isfinite(np.moveaxis(expected, tap.position_axis, 1)[scope.counted]).all():
             return place.result("nonfinite", f"finite values {EXPECTED}", "NaN or infinity there")
-        noise = self._source.noise(self.case, "forward", tap.name)
-        return compare(place, actual, expected, noise, self._limit, dtype, scope)
+        noise = self._source.at(rounding).noise(self.case, "forward", tap.name)
+        allowed = self._limit if rounding is None else self._limit_at(rounding)
+        return compare(place, actual, expected, noise, allowed, dtype, scope)
 
     def _keep(self, name: str, value: jax.Array | np.ndarray) -> None:
         if name in self._seen:

@@ -66,6 +66,9 @@ class PaddedSession:
             for kind, value in self._session.goldens(stage).items()
         }
 
+    def judge_by(self, rounding: Mapping[str, str]) -> None:
+        self._session.judge_by(rounding)
+
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         self._session.absorb(stage, {kind: self._cut(kind, np.asarray(v)) for kind, v in recorded.items()})
 

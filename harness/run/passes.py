@@ -67,13 +67,15 @@ def passes(
     """
     further: list[Further] = []
     if "prefill" in modes and case.cached:
-        own = OwnPrefill(source, case, wanted_taps(source, case, judgement.declared), judgement.limit)
+        own = OwnPrefill(
+            source, case, wanted_taps(source, case, judgement.declared), judgement.limit, judgement.limit_at
+        )
         further.append(own)
         yield own
     # Looked for only where it is asked for: an audit comes here for every mutant, and asks for neither.
     prompts = prompts_of(source.golden, case) if "alone" in modes else ()
     if any(prompts):
-        further.append(AloneGolden(source, case, prompts, judgement.limit))
+        further.append(AloneGolden(source, case, prompts, judgement.limit, judgement.limit_at))
     if "forward" in modes or further:
         yield CaseSession(source, case, "forward", judgement, further, golden_too="forward" in modes)
     if "replay" in modes and replayable:

@@ -6,13 +6,14 @@ compared; as a key of `probs` it gets the weight 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Num
 
+from harness import tolerances
 from harness.calibration import Floor
 from harness.comparison import Place, Scope, TapResult
 from harness.corpus import Case
@@ -75,17 +76,21 @@ class AloneGolden:
     entry: CaseEntry
     prompts: tuple[CaseEntry | None, ...]
     limit: Limit
+    limit_at: Callable[[str], Limit] = tolerances.limit
     mode: ClassVar[str] = "alone"
 
     def wants(self, tap: Tap) -> bool:
         """Whether a prompt has this tap: a prompt has no cache."""
         return tap.kind not in CACHE_KINDS and any(self._against(tap))
 
-    def result(self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str) -> TapResult:
+    def result(
+        self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str, rounding: str | None = None
+    ) -> TapResult:
         """Compare the batch's value, of all calls together, with the rows' prompts."""
-        place = Place(self.entry.name, self.source.precision, self.mode, tap)
-        truth, noise, scope = self._truth(tap), self._noise(tap), self._scope(tap)
-        found = compare_at(place, actual, truth, noise, self.limit, dtype, scope)
+        place = Place(self.entry.name, self.source.precision, self.mode, tap, rounding)
+        truth, noise, scope = self._truth(tap), self._noise(tap, rounding), self._scope(tap)
+        allowed = self.limit if rounding is None else self.limit_at(rounding)
+        found = compare_at(place, actual, truth, noise, allowed, dtype, scope)
         return replace(found, against=self._against(tap))
 
     def _against(self, tap: Tap) -> tuple[str | None, ...]:
@@ -112,11 +117,11 @@ class AloneGolden:
             truth[row][np.ix_(*places)] = value
         return truth
 
-    def _noise(self, tap: Tap) -> Floor | None:
+    def _noise(self, tap: Tap, rounding: str | None) -> Floor | None:
         """PyTorch's own error in the prompts; over more keys the same error has a smaller rms."""
         whole = Floor.nowhere(self.entry.shape)
         for row, prompt, tokens in self._rows(tap):
-            floor = self.source.noise(prompt, "forward", tap.name)
+            floor = self.source.at(rounding).noise(prompt, "forward", tap.name)
             if floor is None:
                 return None
             for values, own in zip(whole.arrays, floor.arrays, strict=True):

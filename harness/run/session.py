@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Num
 
+from harness import tolerances
 from harness.calibration import Floor
 from harness.comparison import Place, Scope, TapResult
 from harness.corpus import spans_of
@@ -37,6 +38,7 @@ class Compared:
     Attributes:
         actual: of the port; a cache, after the call that was compared last.
         noise: PyTorch's own error; None in float64.
+        rounding: the precision whose rounding it is judged by, where that is not its own.
     """
 
     case: CaseEntry
@@ -46,6 +48,7 @@ class Compared:
     truth: Float[np.ndarray, "..."]
     noise: Floor | None
     scope: Scope
+    rounding: str | None = None
 
 
 def unseen(compared: Compared) -> None:
@@ -59,12 +62,14 @@ class Judgement:
     Attributes:
         sink: told of every result.
         watch: shown the values themselves, for who wants to look at more than a result says.
+        limit_at: the limits at another precision, for what is judged by its rounding.
     """
 
     limit: Limit
     declared: Declarations
     sink: Callable[[TapResult], None]
     watch: Callable[[Compared], None] = unseen
+    limit_at: Callable[[str], Limit] = tolerances.limit
 
 
 class Further(Protocol):
@@ -77,7 +82,9 @@ class Further(Protocol):
         """Whether there is something to compare this tap with."""
         ...
 
-    def result(self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str) -> TapResult:
+    def result(
+        self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str, rounding: str | None = None
+    ) -> TapResult:
         """Compare a tap's value over all tokens of the case; of a cache, what it holds after the last call."""
         ...
 
@@ -115,6 +122,7 @@ class CaseSession:
         self._seen: set[str] = set()
         self._spans = spans_of(case.calls or (case.shape[1],))
         self._values: dict[str, list[np.ndarray]] = {}
+        self._rounding: Mapping[str, str] = {}
 
     @property
     def expected(self) -> int:
@@ -151,6 +159,9 @@ class CaseSession:
     def goldens(self, stage: str) -> dict[str, np.ndarray]:
         taps = self._by_stage.get(stage, ())
         return {tap.kind: self._source.rounded(self.case.name, tap.name) for tap in taps}
+
+    def judge_by(self, rounding: Mapping[str, str]) -> None:
+        self._rounding = rounding
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         for kind, value in recorded.items():
@@ -201,7 +212,7 @@ class CaseSession:
             yield self._result(tap, values, whole)
         for other in self._further:
             if other.wants(tap):
-                yield other.result(tap, whole, self._dtype(tap.kind))
+                yield other.result(tap, whole, self._dtype(tap.kind), self._rounding.get(tap.name))
 
     def _refusal(self, tap: Tap, values: list[np.ndarray]) -> TapResult | None:
         """Why the values of several calls do not fit together; None where they do."""
@@ -241,12 +252,16 @@ class CaseSession:
 
     def _compared(self, tap: Tap, actual: np.ndarray, truth: np.ndarray, tokens: slice = slice(None)) -> TapResult:
         scope = self._source.scope(self.case.name)
-        noise = self._source.noise(self.case, "forward" if tap.name in self._spanning else self._mode, tap.name)
+        rounding = self._rounding.get(tap.name)
+        judgement, source = self._judgement, self._source.at(rounding)
+        noise = source.noise(self.case, "forward" if tap.name in self._spanning else self._mode, tap.name)
         own = noise and noise.at(tokens)
         part = Scope(scope.counted[:, tokens], scope.positions[tokens], scope.calls)
         if actual.shape == truth.shape:
-            self._judgement.watch(Compared(self.case, self._mode, tap, actual, truth, own, part))
-        return compare_at(self._place(tap), actual, truth, own, self._judgement.limit, self._dtype(tap.kind), part)
+            judgement.watch(Compared(self.case, self._mode, tap, actual, truth, own, part, rounding))
+        allowed = judgement.limit if rounding is None else judgement.limit_at(rounding)
+        place = replace(self._place(tap), rounding=rounding)
+        return compare_at(place, actual, truth, own, allowed, self._dtype(tap.kind), part)
 
     def _kept(self, tap: Tap, value: np.ndarray) -> np.ndarray:
         """A value at the kept positions, where only some are; one that has not all positions is left as it is."""

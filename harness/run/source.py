@@ -41,6 +41,11 @@ class GoldenSource:
         self.rounded = Recent(self._rounded, keep)
         self._floors = functools.cache(self._calibrated)
         self.scope = functools.cache(self._scope)
+        self._at = functools.cache(lambda other: GoldenSource(golden, other, keep))
+
+    def at(self, precision: str | None) -> GoldenSource:
+        """The same golden at another precision, for its noise; None is this one."""
+        return self if precision in (None, self.precision) else self._at(precision)
 
     def forget(self) -> None:
         """Release all values."""
@@ -89,14 +94,24 @@ class GoldenSource:
         return None if self.precision == "float64" else self._floors(mode)[case.name][tap]
 
     def _calibrated(self, mode: str) -> dict[str, dict[str, Floor]]:
-        return calibrated(
-            {
-                case.name: Recorded(
-                    case.taps,
-                    self.golden.noise(case.name, self.precision, mode),
-                    self.scope(case.name).counted,
-                    case.draws,
-                )
-                for case in self.golden.manifest.cases
-            }
-        )
+        key = self.golden.id, self.precision, mode
+        if key not in _CALIBRATED:
+            if len(_CALIBRATED) >= MOST_CALIBRATED:
+                _CALIBRATED.clear()
+            _CALIBRATED[key] = calibrated(
+                {
+                    case.name: Recorded(
+                        case.taps,
+                        self.golden.noise(case.name, self.precision, mode),
+                        self.scope(case.name).counted,
+                        case.draws,
+                    )
+                    for case in self.golden.manifest.cases
+                }
+            )
+        return _CALIBRATED[key]
+
+
+# By golden, precision and mode: what several checks in one process need (a test run, a diff, a diagnosis).
+MOST_CALIBRATED = 8
+_CALIBRATED: dict[tuple[str, str, str], dict[str, dict[str, Floor]]] = {}

@@ -49,6 +49,10 @@ class Session(TapFunction, Protocol):
         """
         ...
 
+    def judge_by(self, rounding: Mapping[str, str]) -> None:
+        """By tap, the precision whose rounding it is judged by, where that is not the check's own."""
+        ...
+
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         """Take over what a stage's taps were, by kind."""
         ...

@@ -130,7 +130,7 @@ def add_options(parser: pytest.Parser) -> None:
             dest=f"{PREFIX}limit_{name}",
             type=float,
             metavar="X",
-            help=f"largest {what} noise multiple that still matches",
+            help=f"factor on every {what} limit: above 1 misses bugs, below 1 accuses correct ports",
         )
     group.addoption(
         "--golden-lift",

@@ -60,11 +60,13 @@ def rounded(environment: dict[str, str], cases: Iterable[str] = ()) -> Results:
         return read_report(path).results
 
 
-def moves(before: Results, after: Results, field: str, precision: str) -> float:
-    """The largest absolute change of a multiple."""
-    old = {(r.case, r.precision, r.mode, r.tap): getattr(r, field) for r in before}
+def moves(before: Results, after: Results, statistic: int, precision: str) -> float:
+    """The largest absolute change of a multiple, as a share of its limit."""
+    old = {(r.case, r.precision, r.mode, r.tap): r.shares[statistic] for r in before}
     return max(
-        abs(getattr(r, field) - old[r.case, r.precision, r.mode, r.tap]) for r in after if r.precision == precision
+        abs(r.shares[statistic] - old[r.case, r.precision, r.mode, r.tap])
+        for r in after
+        if r.precision == precision
     )
 
 
@@ -93,8 +95,11 @@ def main() -> None:
     for name, environment in ROUNDINGS.items():
         other = rounded(environment, CASES if name == "not jitted" else ())
         for precision in PRECISIONS.split(","):
-            rms, largest = (moves(plain, other, f"{field}_multiple", precision) for field in ("rms", "max"))
-            click.echo(f"{name}, {precision}: multiples move by at most {rms:.2g} (rms), {largest:.2g} (max)")
+            rms, largest, overall = (moves(plain, other, statistic, precision) for statistic in range(3))
+            click.echo(
+                f"{name}, {precision}: multiples move by at most so much of their limit: "
+                f"{rms:.2g} (rms), {largest:.2g} (max), {overall:.2g} (overall)"
+            )
     question = Question(precisions=("float32",), cases=CASES)
 
     def results(*mutants: Mutant) -> Results:

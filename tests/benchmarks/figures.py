@@ -1,4 +1,4 @@
-"""The README's table: per precision the limits, a correct port's largest multiples, and the weakest known bugs.
+"""The README's table: per precision the limits, how much of them a correct port needs, and the weakest known bugs.
 
     python -m tests.benchmarks.figures
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -22,11 +23,23 @@ from harness.run.question import Question
 from harness.tolerances import LIMITS, PRECISIONS
 
 SHOWN = 3
+STATISTICS = ("rms", "max", "overall")  # in the order of TapResult.shares
 
 
 def largest(results: Sequence[TapResult], field: str) -> str:
     worst = max(results, key=lambda r: getattr(r, field))
     return f"{getattr(worst, field):.2g} ({worst.tap}, {worst.case})"
+
+
+def limits(results: Sequence[TapResult], field: str) -> str:
+    """The limits of all comparisons: the median, and the middle 90 %."""
+    low, middle, high = np.quantile([getattr(r, f"{field}_limit") for r in results], (0.05, 0.5, 0.95))
+    return f"{middle:.2g} ({low:.2g} to {high:.2g})"
+
+
+def shares(results: Sequence[TapResult], statistic: int) -> str:
+    worst = max(results, key=lambda r: r.shares[statistic])
+    return f"{worst.shares[statistic]:.2g} ({worst.tap}, {worst.case}, {worst.mode})"
 
 
 def weakest(found: Audit, precision: str) -> str:
@@ -47,8 +60,10 @@ def main() -> None:
     found = audit(golden, checkpoint, AuditQuestion(PRECISIONS))
     table = Table("", *PRECISIONS, box=None)
     by_precision = [[r for r in clean if r.precision == p] for p in PRECISIONS]
-    table.add_row("limit, rms", *(f"{LIMITS[p].rms:g}" for p in PRECISIONS))
-    table.add_row("limit, max", *(f"{LIMITS[p].max:g}" for p in PRECISIONS))
+    table.add_row("allowance", *(f"{LIMITS[p].allowance:g}" for p in PRECISIONS))
+    for statistic, field in enumerate(STATISTICS):
+        table.add_row(f"limit, {field}", *(limits(results, field) for results in by_precision))
+        table.add_row("correct port, of it at most", *(shares(results, statistic) for results in by_precision))
     for field in ("rms_multiple", "max_multiple", "rel_rms"):
         table.add_row(f"correct port, largest {field}", *(largest(results, field) for results in by_precision))
     table.add_row("weakest mutants, rms", *(weakest(found, p) for p in PRECISIONS))

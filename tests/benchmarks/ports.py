@@ -1,4 +1,4 @@
-"""Every correct port that can be run here, on the whole embedded golden: largest noise multiples, by precision.
+"""Every correct port that can be run here, on the whole embedded golden: how much of its limits it needs.
 
     python -m tests.benchmarks.ports
 
@@ -22,7 +22,7 @@ from harness import embedded
 from harness.run.check import check
 from harness.run.port import BUILT_IN
 from harness.run.question import Question
-from harness.tolerances import LIMITS, PRECISIONS
+from harness.tolerances import PRECISIONS
 
 README = Path(__file__).parents[2] / "README.md"
 ADAPTED = ("linen_model:Unrolled", "linen_model:Scanned", "nnx_model:Listed", "nnx_model:Scanned")
@@ -40,8 +40,8 @@ def readme_port(mark: str, folder: Path) -> str:
 
 
 def main() -> None:
-    table = Table("port", *(f"{p}: rms, max" for p in PRECISIONS), "float64: rel. rms", "seconds", box=None)
-    table.add_row("limit", *(f"{LIMITS[p].rms:g}, {LIMITS[p].max:g}" for p in PRECISIONS), "", "")
+    columns = (f"{p}: share of rms, max, overall" for p in PRECISIONS)
+    table = Table("port", *columns, "float64: rel. rms", "seconds", box=None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sys.path.insert(0, name)
@@ -59,9 +59,10 @@ def main() -> None:
             cells = []
             for p in PRECISIONS:
                 results = [r for r in report.results if r.precision == p]
-                assert all(r.rms_multiple is not None and r.max_multiple is not None for r in results), spec
-                rms, largest = (max(getattr(r, f"{n}_multiple") for r in results) for n in ("rms", "max"))
-                cells.append(f"{rms:.2g}, {largest:.2g}")
+                assert report.verdict == "match", (spec, report.introduced)
+                cells.append(
+                    ", ".join(f"{max(shares):.2f}" for shares in zip(*(r.shares for r in results), strict=True))
+                )
             relative = max(r.rel_rms or 0.0 for r in report.results if r.precision == "float64")
             table.add_row(spec.rpartition(".")[2], *cells, f"{relative:.2g}", f"{seconds:.0f}")
     Console(width=140).print(table)

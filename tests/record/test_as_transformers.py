@@ -115,6 +115,14 @@ def test_a_stray_file_beside_shards_is_what_transformers_would_read_so_nothing_i
     refused(directory, tmp_path, "one file of weights and an index")
 
 
+def test_layers_that_are_not_stored_are_refused_before_a_model_of_that_many_is_built(
+    shallow_copy, tmp_path, monkeypatch
+):
+    directory = shallow_copy(config={"num_hidden_layers": 1000})
+    monkeypatch.setattr("harness.record.model._built", lambda _: pytest.fail("it was built"))
+    assert str(refused(directory, tmp_path, "lacks a parameter").where).endswith("layers.2.input_layernorm.weight")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38])
 def test_a_weight_that_is_not_finite_at_every_precision_is_refused_at_its_place(shallow_copy, tmp_path, value):
     def spoil(weights):

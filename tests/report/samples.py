@@ -67,7 +67,7 @@ def build(*results: TapResult) -> Report:
 
 LOGITS = replace(
     result("logits", "forward", "inherited", 5e5),
-    logits=LogitStatistics(0.1, 0.4, 0.5, 0.5, (Flip(3, 7, 9, 1.5, 1e-6, tie=False),), 0.01, 0.98),
+    logits=LogitStatistics(0.1, 0.4, 0.5, 0.5, (Flip(3, 7, 9, 1.5, 1e-6, tie=False),), 0.01, 0.98, 4),
 )
 GROWING = (0.5, 1e5, 2e5, 4e5)
 
@@ -83,6 +83,6 @@ PASSING = build(
     *(result(name) for name in TAPS),
     replace(
         result("logits", "forward"),
-        logits=LogitStatistics(1e-9, 1e-9, 1e-9, 1.0, (), 1e-14, 1.0),
+        logits=LogitStatistics(1e-9, 1e-9, 1e-9, 1.0, (), 1e-14, 1.0, 4),
     ),
 )

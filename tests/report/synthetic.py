@@ -14,7 +14,7 @@ PRECISIONS = ("float64", "float32", "bfloat16")
 CASES = tuple(f"case-number-{i}" for i in range(27))
 WRONG = {"q_rope": "introduced", "probs": "inherited"}
 FLIPS = tuple(Flip(i, i, i + 1, 1.0 / (i + 1), 1e-6, tie=False) for i in range(200))
-STATISTICS = LogitStatistics(0.1, 0.4, 0.5, 0.5, FLIPS, 0.01, 0.98)
+STATISTICS = LogitStatistics(0.1, 0.4, 0.5, 0.5, FLIPS, 0.01, 0.98, 4)
 
 
 def large(layers: int = 28, positions: int = 512) -> Report:

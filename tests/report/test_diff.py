@@ -114,7 +114,7 @@ def test_the_largest_multiples_name_their_taps():
 
 
 def test_logits_before_and_after():
-    good = replace(result("logits", "forward"), logits=LogitStatistics(1e-9, 1e-9, 1e-9, 1.0, (), 1e-14, 1.0))
+    good = replace(result("logits", "forward"), logits=LogitStatistics(1e-9, 1e-9, 1e-9, 1.0, (), 1e-14, 1.0, 4))
     bad = next(r for r in REPORT.results if r.logits is not None)
     entry = compared(port(bad), port(good)).logits[0]
     assert (entry.before.max_kl, entry.before.flips, entry.before.positions) == (0.5, 1, 4)

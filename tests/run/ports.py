@@ -88,6 +88,9 @@ class _Hiding:
     def goldens(self, stage):
         return {k: v for k, v in self._tap.goldens(stage).items() if k != self._kind}
 
+    def judge_by(self, rounding):
+        self._tap.judge_by(rounding)
+
     def absorb(self, stage, recorded):
         self._tap.absorb(stage, recorded)
 

@@ -30,6 +30,9 @@ class Session:
     def goldens(self, stage):
         return {"probs": np.ones((1, 2, 3, 3)), "q": np.ones((1, 3, 2, 4)), "final_norm": np.ones((1, 3, 5))}
 
+    def judge_by(self, rounding):
+        raise AssertionError("nothing is lifted here")
+
     def absorb(self, stage, recorded):
         self.seen = {kind: value.shape for kind, value in recorded.items()}
 

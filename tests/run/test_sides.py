@@ -170,7 +170,12 @@ def test_a_saved_check_of_another_golden_is_refused_before_anything_runs(saved, 
 
 
 def test_saved_limits_that_a_port_would_not_be_judged_by_are_refused_before_it_runs(saved):
-    refused(diff(saved["tight"], "no.such:Port"), "different limits at float32", "rms 3, max 8", "rms 4, max 8")
+    refused(
+        diff(saved["tight"], "no.such:Port"),
+        "different limits at float32",
+        "factors rms 3, max 1",
+        "factors rms 1, max 1",
+    )
     refused(diff(saved["tight"], saved["right"], "--intersection"), "different limits at float32")
 
 

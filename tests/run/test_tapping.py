@@ -27,6 +27,9 @@ class Recorder:
     def goldens(self, stage):
         return self._goldens
 
+    def judge_by(self, rounding):
+        raise AssertionError("nothing is lifted here")
+
     def absorb(self, stage, recorded):
         self.seen = {f"{stage}.{kind}": np.asarray(value).tolist() for kind, value in recorded.items()}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,48 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from harness.architecture import Config
-from harness.corpus import spans_of
 from harness.errors import HarnessError
 from harness.golden import CaseEntry
 from harness.mutants.diagnosis.candidate import Candidate, build
-from harness.mutants.diagnosis.observation import Observation
+from harness.mutants.diagnosis.scene import EMBED, HEAD, Scene, layer_of
 from harness.mutants.mutant import CallChange, Change, OperationChange
-from harness.run.cache import Cache
+from harness.run.cache import Cache, Past
 from harness.run.calls import joined, part
 from harness.run.decoder import Decoder
 from harness.run.port import Call
 from harness.run.precision import in_force, jax_dtype
 from harness.run.sequences import filled
 from harness.run.source import GoldenSource
-from harness.run.tapping import handed_on
 from harness.taps import CACHE_KINDS, Tap, kind_of
 
-EMBED, HEAD = "embed", "head"
 SpanTap = Callable[[slice, str, jax.Array], jax.Array]
-
-
-def stage_of(tap: Tap) -> str:
-    """The stage of the decoder that computes a tap: `embed`, `layers.3` or `head`."""
-    return tap.stage or (EMBED if tap.kind == "embed" else HEAD)
-
-
-def layer_of(stage: str) -> int | None:
-    """The index of a layer's stage; None outside the layers."""
-    return None if stage in (EMBED, HEAD) else int(stage.rpartition(".")[2])
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """The port at one stage of one case: all the taps that it exposes there, in data-flow order."""
-
-    case: CaseEntry
-    stage: str
-    taps: Mapping[str, Observation]
-
-    @property
-    def faulty(self) -> tuple[str, ...]:
-        """The kinds that are wrong on golden inputs."""
-        return tuple(kind for kind, seen in self.taps.items() if seen.faulty)
 
 
 class Bench:
@@ -108,14 +80,16 @@ class Bench:
         except (HarnessError, TypeError, ValueError):  # shapes that do not go together
             return None
 
-    def exactly(self, candidate: Candidate, scene: Scene) -> Mapping[str, np.ndarray] | None:
+    def exactly(
+        self, candidate: Candidate, scene: Scene, until: str | None = None
+    ) -> Mapping[str, np.ndarray] | None:
         """What the candidate computes of the same inputs in float64; None where that is what `predict` says."""
         if self.source.precision == "float64":
             return None
         if self._exact is None:
             self._exact = Bench(self.source, self._checkpoint, self._config, self._replaced, "float64")
         with in_force("float64"):
-            return self._exact.predict(candidate, scene)
+            return self._exact.predict(candidate, scene, until)
 
     def _decoder(self, changes: Sequence[Change]) -> Decoder:
         return build(changes, self._checkpoint, self._config, self._dtype)
@@ -123,22 +97,28 @@ class Bench:
     def _run(
         self, candidate: Candidate, decoder: Decoder, scene: Scene, until: str | None
     ) -> Mapping[str, np.ndarray]:
-        case = self._case(scene.case.name)
+        spans = self._spans(scene)
         found: dict[str, list[np.ndarray]] = {}
 
         def tap(span: slice, name: str, value: jax.Array) -> jax.Array:
             kind = kind_of(name)
-            found.setdefault(kind, []).append(np.asarray(value))
-            if kind == until and span.stop == case.length:
+            seen = np.asarray(value)
+            found.setdefault(kind, []).append(seen)
+            if kind == until and span == spans[-1]:
                 raise _EnoughError
-            return handed_on(name, self._golden(case.name, name, span), value) if kind in self._replaced else value
+            return self._goes_on(scene, name, span, seen) if kind in self._replaced else value
 
         with contextlib.suppress(_EnoughError):
             logits = self._stage(candidate, decoder, scene, tap)
             if scene.stage == HEAD:
                 found["logits"] = [np.asarray(value) for value in logits]
-        taps = {kind: seen.tap for kind, seen in scene.taps.items() if len(found.get(kind, ())) == len(case.spans)}
-        return {kind: _compared(scene.case, tap, found[kind]) for kind, tap in taps.items()}
+        taps = {kind: seen.tap for kind, seen in scene.taps.items() if len(found.get(kind, ())) == len(spans)}
+        return {kind: _compared(scene.case, tap, found[kind], spans) for kind, tap in taps.items()}
+
+    def _spans(self, scene: Scene) -> Sequence[slice]:
+        """The tokens of the scene's calls."""
+        spans = self._case(scene.case.name).spans
+        return spans if scene.only is None else spans[scene.only : scene.only + 1]
 
     def _stage(self, candidate: Candidate, decoder: Decoder, scene: Scene, tap: SpanTap) -> list[jax.Array]:
         """Run the stage's function on golden inputs, call by call; the logits, where it is the head."""
@@ -146,11 +126,10 @@ class Bench:
         read = functools.partial(self._read, candidate, scene.stage)
         ids, positions = jnp.asarray(case.input_ids, jnp.int32), jnp.asarray(case.positions, jnp.int32)
         misleading = [change for change in candidate.changes if isinstance(change, CallChange)]
-        past = None
-        if scene.case.cached and index is not None:
-            past = Cache.empty(decoder.arch, case.batch, case.length, self._dtype).layer(index)
+        spans = self._spans(scene)
+        past = self._past(scene, decoder, index, spans[0]) if scene.case.cached and index is not None else None
         logits = []
-        for span in case.spans:
+        for span in spans:
             mask = filled(case.mask, span) if scene.case.cached else jnp.asarray(case.mask)
             at = positions[:, span]
             for change in misleading:
@@ -168,6 +147,23 @@ class Bench:
                 logits.append(decoder.head(call, norm, head, x))
         return logits
 
+    def calls_apart(self, case: CaseEntry) -> bool:
+        """Whether a call of a case can be run by itself: the golden cache goes on in front of it."""
+        return not case.cached or self._replaced >= CACHE_KINDS
+
+    def _past(self, scene: Scene, decoder: Decoder, index: int, span: slice) -> Past:
+        """The golden cache of a layer before a call; at padding what the port has there."""
+        case, before = self._case(scene.case.name), slice(span.start)
+        past = Cache.empty(decoder.arch, case.batch, case.length, self._dtype).layer(index)
+        if span.start == 0:
+            return past
+        buffers: list[jax.Array] = []
+        for kind, buffer in (("cache_k", past.k), ("cache_v", past.v)):
+            golden, whole = self._golden(case.name, f"{scene.stage}.{kind}", before)[:, before], np.array(buffer)
+            whole[:, before] = _instead(golden, scene.before.get(kind), np.zeros_like(golden))
+            buffers.append(jnp.asarray(whole))
+        return Past(buffers[0], buffers[1], past.filled + span.start)
+
     def _read(self, candidate: Candidate, stage: str, load: Callable[[], Any]) -> Any:
         """The parameters of a stage, read once for all candidates that load them as they are."""
         if not all(isinstance(change, OperationChange | CallChange) for change in candidate.changes):
@@ -176,23 +172,41 @@ class Bench:
             self._parameters[stage] = load()
         return self._parameters[stage]
 
-    def _golden(self, case: str, name: str, span: slice) -> jax.Array:
+    def _goes_on(self, scene: Scene, name: str, span: slice, value: np.ndarray) -> jax.Array:
+        """What one call goes on with: the golden, and at padding, where there is none, what the port has there."""
+        golden, seen = self._golden(scene.case.name, name, span), scene.taps.get(kind_of(name))
+        if golden.shape != value.shape:
+            return jnp.asarray(value)
+        own = None
+        if seen is not None and seen.tap.kind not in CACHE_KINDS:  # a cache has there what k_rope and v have
+            own = seen.actual if scene.only is not None else part(seen.tap, seen.actual, span)
+        return jnp.asarray(_instead(golden, own, value))
+
+    def _golden(self, case: str, name: str, span: slice) -> np.ndarray:
         """What one call sees of a golden; NaN where there is none."""
         tap = self.source.taps[name]
-        return jnp.asarray(np.asarray(part(tap, self.source.rounded(case, name), span)).astype(self._dtype))
+        return np.asarray(part(tap, self.source.rounded(case, name), span)).astype(self._dtype)
 
     def _entering(self, case: str, name: str, span: slice) -> jax.Array:
         """The golden residual stream, and 0 at padding and where it is not kept."""
-        return jnp.nan_to_num(self._golden(case, name, span))
+        golden = self._golden(case, name, span)
+        return jnp.asarray(np.where(np.isnan(golden), np.zeros_like(golden), golden))
 
 
-def _compared(case: CaseEntry, tap: Tap, values: Sequence[np.ndarray]) -> np.ndarray:
+def _instead(golden: np.ndarray, own: np.ndarray | None, value: np.ndarray) -> np.ndarray:
+    """A golden, and where it has nothing the port's own value, or what the candidate computes."""
+    other = value if own is None or own.shape != golden.shape else own.astype(golden.dtype)
+    filled: np.ndarray = np.where(np.isnan(golden), other, golden)
+    return filled
+
+
+def _compared(case: CaseEntry, tap: Tap, values: Sequence[np.ndarray], spans: Sequence[slice]) -> np.ndarray:
     """A tap's values over all calls, at the tokens that a check compares: a cache is compared after every call."""
     if not case.cached:
         return values[0].take(case.kept, tap.position_axis) if case.kept else values[0]
     if tap.kind in CACHE_KINDS:
-        filled = [value[:, : span.stop] for value, span in zip(values, spans_of(case.calls), strict=True)]
-        return np.concatenate(filled, tap.position_axis)
+        held = [value[:, : span.stop] for value, span in zip(values, spans, strict=True)]
+        return np.concatenate(held, tap.position_axis)
     return joined(tap, values, case.shape[1])
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,24 @@ from harness.run.operations import OPERATIONS
 
 
 @dataclass(frozen=True, eq=False)
+class AroundChange(OperationChange):
+    """Something that is done around an operation, whatever that is: two bugs at one operation may be independent.
+
+    Attributes:
+        replaced: as it is around the right operation.
+        around: by operation, from the one that it is around to the one that is planted.
+    """
+
+    around: Mapping[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """Mutants, and how they are planted here.
 
     Attributes:
         mutants: as the catalogue has them.
+        wrong: what a port with them computes, one for each: with the value that is planted here.
         changes: what is planted: the mutants' own changes, or one of them with another value.
         value: the fitted value in words, `theta = 123456`; empty where the change is the catalogue's own.
     """
@@ -29,10 +42,11 @@ class Candidate:
     mutants: tuple[Mutant, ...]
     changes: tuple[Change, ...]
     value: str = ""
+    wrong: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, mutant: Mutant) -> Candidate:
-        return cls((mutant,), (mutant.change,))
+        return cls((mutant,), (mutant.change,), wrong=(mutant.wrong,))
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -46,14 +60,25 @@ class Candidate:
         """The layers in which the catalogue has it."""
         return frozenset().union(*(mutant.in_layers(count) for mutant in self.mutants))
 
+    def in_prompts(self) -> Candidate:
+        """What of it there is without a cache."""
+        kept = [n for n, mutant in enumerate(self.mutants) if not mutant.cached]
+        if len(kept) == len(self.mutants):
+            return self
+        return replace(
+            self, mutants=tuple(self.mutants[n] for n in kept), changes=tuple(self.changes[n] for n in kept)
+        )
+
     def together(self, other: Candidate) -> Candidate | None:
         """Both at once; None where they replace the same operation, or are one mutant."""
-        fields = [set(c.replaced) for c in (*self.changes, *other.changes) if isinstance(c, OperationChange)]
+        operations = [c for c in (*self.changes, *other.changes) if isinstance(c, OperationChange)]
+        fields = [set(c.replaced) for c in operations if not isinstance(c, AroundChange)]
         overlap = len(set().union(*fields)) < sum(map(len, fields))
         if overlap or set(self.ids) & set(other.ids):
             return None
         value = ", ".join(filter(None, (self.value, other.value)))
-        return Candidate((*self.mutants, *other.mutants), (*self.changes, *other.changes), value)
+        wrong = (*self.wrong, *other.wrong)
+        return Candidate((*self.mutants, *other.mutants), (*self.changes, *other.changes), value, wrong)
 
 
 def build(changes: Sequence[Change], checkpoint: Path, config: Config, dtype: jnp.dtype) -> Decoder:
@@ -66,9 +91,12 @@ def build(changes: Sequence[Change], checkpoint: Path, config: Config, dtype: jn
     right = architecture_of(config)
     for change in changes:
         if isinstance(change, OperationChange):
-            replaced |= change.replaced
+            replaced |= {} if isinstance(change, AroundChange) else change.replaced
         elif isinstance(change, ConfigChange):
             config = {**config, **change.fields(config)}
+    for outer in (change for change in changes if isinstance(change, AroundChange)):
+        for name, make in outer.around.items():
+            replaced[name] = make(replaced.get(name, getattr(OPERATIONS, name)))
     decoder = Decoder.load(checkpoint, config, dtype, None, operations=replace(OPERATIONS, **replaced))
     of_weights = [change for change in changes if isinstance(change, WeightChange)]
     if of_weights:

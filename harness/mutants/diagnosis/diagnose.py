@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.architecture import architecture_of
+from harness.comparison import TapResult
 from harness.errors import PortError
 from harness.golden import CaseEntry
-from harness.mutants.diagnosis.bench import Bench, Scene
-from harness.mutants.diagnosis.candidate import Candidate
+from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked
+from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.evidence import about_the_kind, about_the_port
 from harness.mutants.diagnosis.lines import right_line
-from harness.mutants.diagnosis.observe import COMFORTABLE, FAULTY, observe, plan
+from harness.mutants.diagnosis.observe import COMFORTABLE, observe, plan, representatives
 from harness.mutants.diagnosis.precision import telling, wrong_kinds
-from harness.mutants.diagnosis.search import Answer, Explanation, Search
+from harness.mutants.diagnosis.scene import FAULTY, Scene
+from harness.mutants.diagnosis.search import NEAR, Search
 from harness.report.contract import nothing_compared
 from harness.report.diagnosis import Diagnosis, Operation, Suspect
 from harness.report.document import Report
@@ -24,6 +27,7 @@ from harness.run.precision import in_force
 from harness.run.progress import SILENT, Progress
 from harness.run.reporting import reference
 from harness.taps import kind_of
+from harness.tolerances import PRECISIONS
 
 # Kinds that one operation, or one like it, computes: where none of them has a name they are one finding.
 ALIKE = (
@@ -43,12 +47,14 @@ class Subject:
         report: of the check, judged.
         precision: at which the port's values are compared with the mutants'.
         scenes: what it did there.
+        cases: in which.
     """
 
     checker: Checker
     report: Report
     precision: str
     scenes: tuple[Scene, ...]
+    cases: tuple[CaseEntry, ...]
 
 
 def diagnose(checker: Checker, spec: str, progress: Progress = SILENT) -> Diagnosis:
@@ -65,50 +71,80 @@ def diagnose(checker: Checker, spec: str, progress: Progress = SILENT) -> Diagno
     precision = telling(report.results)
     if precision is None:
         return _document(checker, spec, report, None, (), ())
-    chosen = plan(
-        [r for r in report.results if (r.precision, r.mode) == (precision, "replay")],
-        checker.cases,
-        checker.golden.manifest.taps,
-    )
-    progress.begin(f"{precision}: the port once more, in {len(chosen.stages)} stages")
-    scenes = observe(checker, precision, chosen)
-    subject = Subject(checker, report, precision, scenes)
-    operations = tuple(operation(subject, answer) for answer in answers(subject, progress=progress))
-    return _document(checker, spec, report, precision, tuple(c.name for c in chosen.cases), operations)
+
+    @functools.cache
+    def looked_at(precision: str) -> tuple[Subject, Search]:
+        subject = replayed_again(checker, report, precision, progress=progress)
+        return subject, searching(subject)
+
+    subject, search = looked_at(precision)
+    operations = []
+    for answer in answers(subject, search, progress):
+        seen, said = subject, answer
+        for narrower in _narrower(subject, answer):
+            other, again = looked_at(narrower)
+            with in_force(narrower):
+                found = again.explain(answer.kind)
+            if found.named:
+                seen, said = other, found
+                break
+        operations.append(operation(seen, said))
+    return _document(checker, spec, report, precision, tuple(c.name for c in subject.cases), tuple(operations))
 
 
 def checked(checker: Checker, progress: Progress = SILENT) -> Report:
-    """A few telling cases first; all of them where nothing is wrong in those.
+    """A few telling cases first; all of them where replay finds nothing wrong in those.
 
     Raises:
-        PortError: a tap is missing, extra, or of another shape or dtype.
+        PortError: a tap is missing, extra, or of another shape or dtype, and nothing else is wrong.
     """
     first = first_cases(checker.cases)
     rest = [case for case in checker.cases if case not in first]
-    results = []
+    results: list[TapResult] = []
     for cases in filter(None, (first, rest)):
         for precision in checker.question.precisions:
             results += checker.run(precision, cases, progress)
         report = checker.report(results)
-        if telling(report.results) is None:  # what could be compared is named beside what could not
-            _refuse_uncompared(report)
-        if report.verdict == "diverged" and report.results:
-            break
+        if telling(report.results) is not None:
+            break  # what could be compared is named beside what could not
+        _refuse_uncompared(report)
     if not report.results:
         raise nothing_compared(report)
     return report
 
 
 def first_cases(cases: Sequence[CaseEntry]) -> tuple[CaseEntry, ...]:
-    """A single token and two short prompts, of those with every operation; all cases where there are none."""
+    """A single token, two short prompts, and what else has another sort of call; of those with every operation.
+
+    All cases where there are none.
+    """
     plain = [c for c in cases if c.level == "ops" and c.shape[0] == 1 and not c.cached]
     full = sorted(plain, key=lambda c: c.shape[1])
     prompts = [c for c in full if c.shape[1] >= COMFORTABLE] or full[1:]
-    return tuple(dict.fromkeys((*full[:1], *prompts[:2]))) or tuple(cases)
+    return tuple(dict.fromkeys((*full[:1], *prompts[:2], *representatives(cases)))) or tuple(cases)
 
 
-def answers(subject: Subject, thorough: bool = True, progress: Progress = SILENT) -> Iterator[Answer]:
-    """The search's answer for each wrong operation, in data-flow order.
+def replayed_again(
+    checker: Checker,
+    report: Report,
+    precision: str,
+    most: int | None = None,
+    progress: Progress = SILENT,
+) -> Subject:
+    """The port once more, on the cases and layers that are to be looked at.
+
+    Args:
+        most: tokens of a case; None is whatever there is.
+    """
+    replayed = [r for r in report.results if (r.precision, r.mode) == (precision, "replay")]
+    cases = [c for c in checker.cases if most is None or c.shape[1] <= most]
+    chosen = plan([r for r in replayed if r.case in {c.name for c in cases}], cases, checker.golden.manifest.taps)
+    progress.begin(f"{precision}: the port once more, in {len(chosen.stages)} stages")
+    return Subject(checker, report, precision, observe(checker, precision, chosen), chosen.cases)
+
+
+def searching(subject: Subject, thorough: bool = True) -> Search:
+    """The search for what the port did in a subject's scenes.
 
     Args:
         thorough: also free values and pairs; otherwise the catalogue as it is.
@@ -118,20 +154,26 @@ def answers(subject: Subject, thorough: bool = True, progress: Progress = SILENT
     unreplaced = {*declared.without, *declared.recorded_only}
     source = checker.source(subject.precision)
     replaced = frozenset(tap.kind for tap in source.taps.values()) - unreplaced
-    bench = Bench(source, checker.checkpoint, checker.config, replaced)
     layers: dict[str, set[int]] = {}
     for r in results:
         if (r.precision, r.mode) == (subject.precision, "replay") and r.verdict in FAULTY and "." in r.tap:
             layers.setdefault(kind_of(r.tap), set()).add(int(r.tap.split(".")[1]))
-    search = Search(
-        bench,
-        subject.scenes,
-        {kind: frozenset(found) for kind, found in layers.items()},
-        architecture_of(checker.config).layers,
-        frozenset(declared.without),
-        thorough,
-    )
-    todo = [k for k in wrong_kinds(results, subject.precision) if any(k in s.faulty for s in subject.scenes)]
+    with in_force(subject.precision):
+        return Search(
+            Bench(source, checker.checkpoint, checker.config, replaced),
+            subject.scenes,
+            {kind: frozenset(found) for kind, found in layers.items()},
+            architecture_of(checker.config).layers,
+            frozenset(declared.without),
+            thorough,
+        )
+
+
+def answers(subject: Subject, search: Search, progress: Progress = SILENT) -> Iterator[Answer]:
+    """The search's answer for each wrong operation, in data-flow order."""
+    wrong = wrong_kinds(subject.report.results, subject.precision)
+    in_order = dict.fromkeys(map(kind_of, subject.report.taps))
+    todo = [k for k in in_order if k in wrong and any(k in scene.faulty for scene in subject.scenes)]
     while todo:
         progress.begin(f"{subject.precision}: {len(todo)} wrong taps to explain, first {todo[0]}")
         with in_force(subject.precision):
@@ -147,11 +189,23 @@ def operation(subject: Subject, answer: Answer) -> Operation:
     return Operation(
         kinds=kinds,
         taps=tuple(tap for tap in subject.report.introduced if kind_of(tap) in kinds),
+        precision=subject.precision,
         facts=tuple(about_the_kind(subject.report, answer.kind, subject.scenes)),
         named=tuple(_named(explanation, subject, kinds) for explanation in answer.named),
-        others=tuple(_suspect(r.candidate, (answer.kind,), r.candidate.value, r.explained) for r in answer.others),
+        others=tuple(_suspect(other, (answer.kind,), remark=other.reason or None) for other in answer.others),
         tried=answer.tried,
+        built_in=answer.built_in,
     )
+
+
+def _narrower(subject: Subject, answer: Answer) -> Iterator[str]:
+    """The precisions at which to look again, where only a rounding may keep the nearest from being the bug."""
+    if answer.named or not any(other.explained > NEAR for other in answer.others):
+        return
+    asked = [p for p in PRECISIONS if p in subject.checker.question.precisions]
+    for precision in asked[asked.index(subject.precision) + 1 :]:
+        if answer.kind in wrong_kinds(subject.report.results, precision):
+            yield precision
 
 
 def _covered(answer: Answer) -> frozenset[str]:
@@ -162,7 +216,6 @@ def _covered(answer: Answer) -> frozenset[str]:
 
 
 def _named(explanation: Explanation, subject: Subject, kinds: Sequence[str]) -> Suspect:
-    candidate = explanation.candidate
     remarks = []
     if explanation.beyond:
         remarks.append(
@@ -171,33 +224,24 @@ def _named(explanation: Explanation, subject: Subject, kinds: Sequence[str]) -> 
     if not explanation.every_layer:
         taps = [tap for tap in subject.report.introduced if kind_of(tap) == kinds[0]]
         remarks.append(f"in {', '.join(tap.rpartition('.')[0] for tap in taps)} only")
-    return _suspect(
-        candidate,
-        kinds,
-        value=explanation.value,
-        explained=explanation.explained,
-        rms_multiple=explanation.rms,
-        remark="; ".join(remarks) or None,
-    )
+    if explanation.only:
+        remarks.append(f"in {', '.join(sorted(explanation.only))} only: in other calls the port is right")
+    return _suspect(explanation, kinds, explanation.rms, "; ".join(remarks) or None)
 
 
 def _suspect(
-    candidate: Candidate,
-    kinds: Sequence[str],
-    value: str,
-    explained: float,
-    rms_multiple: float | None = None,
-    remark: str | None = None,
+    found: Explanation | Ranked, kinds: Sequence[str], rms_multiple: float | None = None, remark: str | None = None
 ) -> Suspect:
+    candidate = found.candidate
     return Suspect(
         mutants=candidate.ids,
-        value=value,
-        wrong=tuple(m.wrong for m in candidate.mutants),
+        value=found.value,
+        wrong=candidate.wrong,
         right=tuple(m.right for m in candidate.mutants),
         seen=tuple(url for m in candidate.mutants for url in m.seen),
         line=", ".join(dict.fromkeys(right_line(change, kinds) for change in candidate.changes)),
         kinds=tuple(kinds),
-        explained=explained,
+        explained=found.explained,
         rms_multiple=rms_multiple,
         remark=remark,
     )
@@ -211,6 +255,7 @@ def _document(
     cases: tuple[str, ...],
     operations: tuple[Operation, ...],
 ) -> Diagnosis:
+    explained = {tap for operation in operations for tap in operation.taps}
     return Diagnosis(
         schema=1,
         kind="diagnosis",
@@ -221,10 +266,14 @@ def _document(
         cases=cases,
         facts=tuple(about_the_port(report)),
         operations=operations,
+        precisions=tuple(dict.fromkeys(r.precision for r in report.results)),
+        unexplained=tuple(tap for tap in report.introduced if tap not in explained),
+        not_covered=report.not_covered,
     )
 
 
 def _refuse_uncompared(report: Report) -> None:
+    """Nothing is wrong where something was compared, and elsewhere nothing could be."""
     for result in report.results:
         if result.verdict in UNCOMPARED:
             raise PortError(

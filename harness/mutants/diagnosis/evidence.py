@@ -8,14 +8,13 @@ import numpy as np
 
 from harness.comparison import TapResult
 from harness.mutants.diagnosis import facts
-from harness.mutants.diagnosis.bench import Scene
 from harness.mutants.diagnosis.observation import Observation
-from harness.mutants.diagnosis.observe import FAULTY
 from harness.mutants.diagnosis.precision import hard_coded, wrong_kinds
+from harness.mutants.diagnosis.scene import FAULTY, Scene
 from harness.report.diagnosis import Fact
 from harness.report.document import Report
 from harness.report.findings import findings
-from harness.report.wording import folded, number
+from harness.report.wording import folded, number, some, uncompared
 from harness.taps import kind_of
 
 # An error that is beyond this many limits is not rounding at one head, and rounding at another.
@@ -33,6 +32,8 @@ def about_the_port(report: Report) -> Iterator[Fact]:
     inherited = {r.tap for r in results if r.verdict == "inherited"}
     if inherited:
         yield Fact("inherited", f"{len(inherited)} taps further downstream, each right on golden inputs")
+    for broken in uncompared(report):
+        yield Fact("contract", f"{some(broken.taps)} could not be compared: {broken.reason} ({broken.where})")
     narrow = hard_coded(results)
     if narrow:
         yield Fact(
@@ -159,6 +160,10 @@ def _size(seen: Observation, actual: facts.Values, golden: facts.Values) -> Iter
 
 
 def _attention(actual: facts.Values, golden: facts.Values) -> Iterator[Fact]:
+    blind = facts.without_a_key(actual, golden)
+    if blind.any():
+        yield Fact("values", f"{int(blind.sum())} rows give every key the same: no key was left to them")
+    actual = np.where(blind[..., None], golden, actual)
     low, high = facts.sums(actual)
     if max(abs(low - 1), abs(high - 1)) > 0.02:
         yield Fact("values", f"rows of probabilities sum to {low:.3g} to {high:.3g}, not to 1")

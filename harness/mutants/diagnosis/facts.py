@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 Values = Float[np.ndarray, "..."]
 # The share of the squared error that a fact has to explain before it is one.
@@ -130,6 +130,15 @@ def mass_ahead(probs: Float[np.ndarray, "batch head position key"]) -> float:
     queries, keys = probs.shape[2:]
     ahead = np.arange(keys)[None] > np.arange(keys - queries, keys)[:, None]
     return float(np.abs(probs[..., ahead]).max(initial=0.0))
+
+
+def without_a_key(
+    probs: Float[np.ndarray, "batch head position key"], golden: Float[np.ndarray, "batch head position key"]
+) -> Bool[np.ndarray, "batch head position"]:
+    """The rows that are the same at all keys and were not: a softmax over nothing but hidden scores."""
+    flat, right = (np.ptp(p, axis=-1) <= 1e-4 * np.abs(p).max(axis=-1) for p in (probs, golden))
+    found: np.ndarray = flat & ~right & probs.any(axis=-1)
+    return found
 
 
 def sums(probs: Float[np.ndarray, "batch head position key"]) -> tuple[float, float]:

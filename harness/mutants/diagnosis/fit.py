@@ -8,26 +8,42 @@ import numpy as np
 from jaxtyping import Float
 
 from harness.mutants.catalogue import CATALOGUE
-from harness.mutants.diagnosis.bench import Bench, Scene, layer_of
+from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.candidate import Candidate
 from harness.mutants.diagnosis.families import Family
+from harness.mutants.diagnosis.scene import Scene, layer_of
 
 STARTS = 3
 STEPS = 8
 NUDGES = {"float64": 1e-6, "float32": 1e-2, "bfloat16": 0.1}
 # A step never goes further: tenfold, where the unknown is a logarithm.
 LONGEST = 2.3
+# A size that is so many times smaller or larger than any that is tried is another bug, or none.
+BEYOND = 4.0
 BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 Residual = Callable[[float], Float[np.ndarray, " n"] | None]
 
 
-def fitted(family: Family, bench: Bench, scene: Scene, kind: str, layers: int) -> Iterator[Candidate]:
-    """Candidates of a family, fitted to one tap of one scene; the fit that begins best comes first."""
+NOTHING = Candidate((), ())
+
+
+def fitted(
+    family: Family, bench: Bench, scene: Scene, kind: str, layers: int, below: Candidate = NOTHING
+) -> Iterator[Candidate]:
+    """Candidates of a family, fitted to one tap of one scene; the fit that begins best comes first.
+
+    Args:
+        below: what is planted as well; the family goes around it.
+    """
     seen = scene.taps[kind]
     actual = np.asarray(seen.actual, np.float64).ravel()
 
+    def planted(value: float) -> Candidate:
+        own = at(family, value)
+        return own if below is NOTHING else below.together(own) or own
+
     def residual(value: float) -> Float[np.ndarray, " n"] | None:
-        predicted = bench.predict(at(family, value), scene, until=kind)
+        predicted = bench.predict(planted(value), scene, until=kind)
         if predicted is None or kind not in predicted or predicted[kind].size != actual.size:
             return None
         difference = actual - np.asarray(predicted[kind], np.float64).ravel()
@@ -41,17 +57,19 @@ def fitted(family: Family, bench: Bench, scene: Scene, kind: str, layers: int) -
         if left > whole and left > best[0][0]:
             continue  # worse than the golden itself, and not the only start
         if family.fixed or value == 0:
-            yield at(family, value)
+            yield planted(value)
         elif min(family.grid) >= 0:  # a size: its logarithm is free
             free = gauss_newton(lambda x: residual(float(np.exp(x))), float(np.log(value)), nudge)
-            yield at(family, float(np.exp(free)))
+            if min(family.grid) / BEYOND <= np.exp(free) <= max(family.grid) * BEYOND:
+                yield planted(float(np.exp(free)))
         else:
-            yield at(family, gauss_newton(residual, value, nudge))
+            yield planted(gauss_newton(residual, value, nudge))
 
 
 def at(family: Family, value: float) -> Candidate:
     """The family's mutant, with a value."""
-    return Candidate((BY_ID[family.mutant],), (family.change(value),), family.words(value))
+    mutant = BY_ID[family.mutant]
+    return Candidate((mutant,), (family.change(value),), family.words(value), (family.wrong_with(value, mutant),))
 
 
 def gauss_newton(residual: Residual, start: float, nudge: float = 1e-6) -> float:

@@ -6,11 +6,11 @@ import shlex
 from pathlib import Path
 
 from harness import embedded
-from harness.mutants.diagnosis.diagnose import Subject, answers, operation
-from harness.mutants.diagnosis.observe import Plan, observe, plan
+from harness.mutants.diagnosis.diagnose import answers, operation, replayed_again, searching
 from harness.mutants.diagnosis.precision import telling
 from harness.report.diagnosis import known_as, verdict_line
 from harness.report.document import Report
+from harness.report.wording import some
 from harness.run.checker import Checker, Loader
 from harness.run.question import Question
 
@@ -27,10 +27,10 @@ def hint(
     report: Report,
     load: Loader | None = None,
 ) -> str | None:
-    """What the first wrong operation looks like, or the command that says it; None where nothing is wrong.
+    """What the wrong operations look like, a line each, or the command that says it; None where nothing is wrong.
 
-    The bugs of the catalogue are tried as they are, on the case and the layer in which that operation is first
-    wrong. Where none of them fits, other values and pairs may: that is for `goldens diagnose`.
+    The bugs of the catalogue are tried as they are. Where none of them fits, other values and pairs may: that is
+    for `goldens diagnose`.
 
     A diagnosis that fails does not take the report of the check with it: the line then says what failed.
     """
@@ -42,15 +42,14 @@ def hint(
     command = _command(golden, checkpoint, spec, report.golden.model)
     large = report.golden.provenance["parameters"] > MOST_PARAMETERS
     try:
-        line = None if large else _looks_like(golden, checkpoint, spec, question, report, precision, load)
+        told = None if large else _looks_like(golden, checkpoint, spec, question, report, precision, load)
     except Exception as error:  # not Ctrl-C; anything else is said, for the report has to be shown all the same
         return f"unknown, diagnosis failed: {_in_one_line(error)}; `{command}` shows it"
-    if line is None:
+    if told is None:
         return f"`{command}` looks for the bug that does the same"
-    if line == UNKNOWN:
-        return f"{UNKNOWN}; `{command}` tries other values and two at a time"
-    name, *known = line.splitlines()
-    return "\n".join([f"{name}; `{command}` says more", *known])
+    lines, known = told
+    more = "tries other values and two at a time" if any(UNKNOWN in line for line in lines) else "says more"
+    return "\n".join([*lines, *known, f"`{command}` {more}"])
 
 
 def _command(golden: Path | str, checkpoint: Path | None, spec: str, model: str) -> str:
@@ -77,17 +76,22 @@ def _looks_like(
     report: Report,
     precision: str,
     load: Loader | None,
-) -> str | None:
-    """The bug, or `UNKNOWN`; None where it is not cheap to say."""
+) -> tuple[list[str], list[str]] | None:
+    """A line for each wrong operation, those without a name in one, and what a single one is known as.
+
+    None where it is not cheap to say.
+    """
     with Checker(golden, checkpoint, spec, question, load=load) as checker:
-        replayed = [r for r in report.results if (r.precision, r.mode) == (precision, "replay")]
-        chosen = plan(replayed, checker.cases, checker.golden.manifest.taps)
-        chosen = Plan(chosen.cases[:1], chosen.stages[:1])
-        if chosen.cases[0].shape[1] > MOST_TOKENS:
+        subject = replayed_again(checker, report, precision, MOST_TOKENS)
+        if not subject.scenes:
             return None
-        subject = Subject(checker, report, precision, observe(checker, precision, chosen))
-        answer = next(answers(subject, thorough=False), None)
-    if answer is None or not answer.named:
-        return UNKNOWN
-    found = operation(subject, answer)
-    return "\n".join((verdict_line(found, precision), *known_as(found)))
+        found = [operation(subject, a) for a in answers(subject, searching(subject, thorough=False))]
+    told = [
+        f"{verdict_line(one, precision)}, at {some(one.taps, 2)}" for one in found if one.named or one.built_in
+    ]
+    unnamed = [one for one in found if not (one.named or one.built_in)]
+    if unnamed:
+        where = f" at {some([tap for one in unnamed for tap in one.taps], 2)}" if told else ""
+        told.append(f"{UNKNOWN}{where}")
+    known = [line for one in found for line in known_as(one)] if len(found) == 1 else []
+    return told, known

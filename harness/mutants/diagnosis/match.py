@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.mutants.diagnosis.bench import Scene
+from harness.mutants.diagnosis.scene import Scene, sort_of
+
+Sorts = Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Match:
         reproduced: faulty kinds at which the port computes what the candidate computes, within the noise.
         unexplained: faulty kinds at which it does not.
         overreached: kinds at which the candidate is wrong and the port is right.
+        elsewhere: by kind, sorts of calls in which the port is right everywhere, and the candidate is not.
         explained: by faulty kind, the share of the port's squared error that the candidate explains; at most 1.
         rms: by faulty kind, the port's distance from the candidate in noise multiples.
     """
@@ -25,39 +28,58 @@ class Match:
     reproduced: frozenset[str]
     unexplained: frozenset[str]
     overreached: frozenset[str]
+    elsewhere: Sorts
     explained: Mapping[str, float]
     rms: Mapping[str, float]
 
 
 def match(
-    scene: Scene, predicted: Mapping[str, np.ndarray], exactly: Mapping[str, np.ndarray] | None = None
+    scene: Scene,
+    predicted: Mapping[str, np.ndarray],
+    exactly: Mapping[str, np.ndarray] | None = None,
+    sorts: Sorts | None = None,
 ) -> Match:
     """Compare a port's values with a candidate's, tap by tap.
 
-    A tap at which the candidate has another shape than the port is unexplained. `exactly` is what the candidate
-    computes in float64, where its own rounding has to be allowed for.
+    A tap at which the candidate has another shape than the port is unexplained.
+
+    Args:
+        exactly: what the candidate computes in float64, where its own rounding has to be allowed for.
+        sorts: by kind, the sorts of calls in which the port is wrong in some scene: there the candidate has to be
+            what the port is, right or wrong. None means all.
     """
     reproduced: set[str] = set()
     unexplained: set[str] = set()
     overreached: set[str] = set()
+    elsewhere: dict[str, frozenset[str]] = {}
     explained: dict[str, float] = {}
     rms: dict[str, float] = {}
     for kind, seen in scene.taps.items():
         if kind not in predicted:
             continue
-        fits = predicted[kind].shape == seen.actual.shape
-        wrong = seen.faulty
-        if not fits:
+        if predicted[kind].shape != seen.actual.shape:
             unexplained.add(kind)
             continue
         distance = seen.to(predicted[kind], None if exactly is None else exactly.get(kind))
-        if wrong:
-            (reproduced if distance.within else unexplained).add(kind)
-            explained[kind] = share(distance.square, seen.from_golden.square)
-            rms[kind] = distance.rms
-        elif not distance.within:
+        # Two that are right may round in opposite directions: a miss is where one of them is wrong.
+        wrong = seen.from_golden.beyond | seen.instead(predicted[kind]).from_golden.beyond
+        missed = scene.sorts(kind, distance.beyond & wrong)
+        asked = sorts[kind] if sorts and kind in sorts else missed
+        if missed - asked:
+            elsewhere[kind] = missed - asked
+        if seen.faulty:
+            (unexplained if missed & asked else reproduced).add(kind)
+            where = scene.among(kind, sorts[kind] if sorts and kind in sorts else sorts_of(scene))
+            explained[kind] = share(distance.among(where).square, seen.from_golden.among(where).square)
+            rms[kind] = distance.among(where).rms
+        elif missed & asked:
             overreached.add(kind)
-    return Match(frozenset(reproduced), frozenset(unexplained), frozenset(overreached), explained, rms)
+    return Match(frozenset(reproduced), frozenset(unexplained), frozenset(overreached), elsewhere, explained, rms)
+
+
+def sorts_of(scene: Scene) -> frozenset[str]:
+    """All sorts of calls of a scene."""
+    return frozenset(sort_of(scene.case, call) for call in scene.calls)
 
 
 def share(left: float, whole: float) -> float:

@@ -6,30 +6,56 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 from harness import metrics
 from harness.calibration import Floor
+from harness.metrics import PerPosition
 from harness.run.session import Compared
 from harness.taps import Tap
 from harness.tolerances import Limit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Distance:
-    """How far two values of one tap are apart.
+    """How far two values of one tap are apart, by row of the batch and position.
 
     Attributes:
-        rms: in noise multiples, at the position that is worst in view of its limit.
-        max: the largest difference as a share of its limit, at the worst position.
-        square: the sum of squared differences; infinite where one side alone is not finite.
-        within: both are within the limits of a check.
+        rms_each: in noise multiples.
+        max_each: the largest difference as a share of its limit.
+        square_each: the sum of squared differences; infinite where one side alone is not finite.
+        beyond: where a multiple is beyond the limits of a check.
     """
 
-    rms: float
-    max: float
-    square: float
-    within: bool
+    rms_each: PerPosition
+    max_each: PerPosition
+    square_each: PerPosition
+    beyond: Bool[np.ndarray, "batch position"]
+
+    @property
+    def rms(self) -> float:
+        """At the worst position."""
+        return float(self.rms_each.max(initial=0.0))
+
+    @property
+    def max(self) -> float:
+        """At the worst position."""
+        return float(self.max_each.max(initial=0.0))
+
+    @property
+    def square(self) -> float:
+        """Of all positions."""
+        return float(self.square_each.sum())
+
+    @property
+    def within(self) -> bool:
+        """Nowhere beyond the limits."""
+        return not self.beyond.any()
+
+    def among(self, where: Bool[np.ndarray, "batch position"]) -> Distance:
+        """At some of the positions; 0 at the others."""
+        rms, largest, square = (np.where(where, x, 0.0) for x in (self.rms_each, self.max_each, self.square_each))
+        return Distance(rms, largest, square, self.beyond & where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,21 +99,32 @@ class Observation:
         error = metrics.errors(actual, expected, axis, counted)
         scale_rms, scale_max = metrics.per_position(self.truth, axis)
         own = _widened(self.compared.noise, predicted, exactly, axis)
-        unit, zero = metrics.UNIT_ROUNDOFF[self.precision], np.zeros(error.rms.shape)
+        unit, zero = metrics.UNIT_ROUNDOFF[self.compared.rounding or self.precision], np.zeros(error.rms.shape)
         own_rms, own_max = (zero, zero) if own is None else (own.rms, own.max)
         rms_floor = metrics.noise_floor(own_rms, np.maximum(error.scale_rms, scale_rms), unit)
         max_floor = metrics.noise_floor(own_max, np.maximum(error.scale_max, scale_max), unit)
         rms, largest = metrics.noise_multiple(error.rms, rms_floor), metrics.noise_multiple(error.max, max_floor)
         allowed = self.limit.of(self.compared.noise, counted)
-        worst = np.unravel_index(int((rms / allowed.rms).argmax()), rms.shape)
-        beyond = (rms > allowed.rms) | (largest > allowed.max)
         per_row = error.rms.size and expected.size / error.rms.size
         return Distance(
-            rms=float(rms[worst]),
-            max=float((largest / allowed.max).max()),
-            square=float(np.square(error.rms).sum() * per_row),
-            within=not beyond.any() and allowed.overall_of(rms) <= allowed.overall,
+            rms_each=rms,
+            max_each=largest / allowed.max,
+            square_each=np.square(error.rms) * per_row,
+            beyond=allowed.beyond(rms, largest),
         )
+
+    def instead(self, predicted: Num[np.ndarray, "..."]) -> Observation:
+        """The same with other values in place of the port's."""
+        return Observation(replace(self.compared, actual=predicted), self.precision, self.limit)
+
+    def part(self, tokens: slice) -> Observation:
+        """The same at some of its tokens."""
+        c, along = self.compared, [slice(None)] * self.actual.ndim
+        along[self.tap.position_axis] = tokens
+        noise = c.noise and c.noise.at(tokens)
+        scope = replace(c.scope, counted=c.scope.counted[:, tokens], positions=c.scope.positions[tokens])
+        part = replace(c, actual=c.actual[tuple(along)], truth=c.truth[tuple(along)], noise=noise, scope=scope)
+        return Observation(part, self.precision, self.limit)
 
     def whole_rows(self) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
         """Actual and golden, float64, without the rows that have padding; with them where every row has some."""

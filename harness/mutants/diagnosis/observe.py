@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,15 +11,33 @@ import numpy as np
 from harness.calibration import Floor
 from harness.comparison import TapResult
 from harness.golden import CaseEntry
-from harness.mutants.diagnosis.bench import Scene, layer_of, stage_of
 from harness.mutants.diagnosis.observation import Observation
+from harness.mutants.diagnosis.scene import FAULTY, Scene, layer_of, sort_of, stage_of
 from harness.run.checker import Checker
 from harness.run.session import Compared
 from harness.taps import Tap
 
-FAULTY = ("introduced", "nonfinite")
 # Enough positions for a mask, a scale and RoPE to differ; few enough to be quick.
 COMFORTABLE, MOST_TOKENS = 8, 64
+# A port may be right in one case and wrong in another with calls of the same sort: as many of each are looked at.
+EACH = 3
+
+
+def sorts(case: CaseEntry) -> frozenset[str]:
+    """The sorts of calls that a case has."""
+    return frozenset(sort_of(case, call) for call in range(len(case.calls) or 1))
+
+
+def representatives(cases: Sequence[CaseEntry]) -> tuple[CaseEntry, ...]:
+    """Cases in which every sort of call comes a few times, with every operation; the shorter ones."""
+    chosen: list[CaseEntry] = []
+    times: Counter[str] = Counter()
+    for case in sorted(cases, key=lambda case: (case.shape[1] < COMFORTABLE, case.shape[1])):
+        whole = case.level == "ops" and case.shape[1] <= MOST_TOKENS
+        if whole and any(times[sort] < EACH for sort in sorts(case)):
+            chosen.append(case)
+            times.update(sorts(case))
+    return tuple(chosen)
 
 
 @dataclass(frozen=True)
@@ -35,20 +54,19 @@ class Plan:
 
 
 def plan(results: Sequence[TapResult], cases: Sequence[CaseEntry], taps: Sequence[Tap]) -> Plan:
-    """Choose cases and layers from the judged replay results of one precision: of cases that were checked.
+    """Choose cases and layers from the judged replay results of one precision: of cases that were replayed.
 
     Cases: the shortest and the longest comfortable one in which as many kinds are wrong as in any, one for what is
-    wrong nowhere else, and one in which something of it is right. Layers: the first and the last that are wrong,
-    and one that is not.
+    wrong nowhere else, and one of every sort of call: what is named has to be right where the port is.
+    Layers: the first and the last that are wrong, and the first and the last that are not.
     """
     by_name = {tap.name: tap for tap in taps}
-    checked = {result.case for result in results}
-    cases = [case for case in cases if case.name in checked]
+    replayed = {result.case for result in results}
+    cases = [case for case in cases if case.name in replayed]
     wrong: dict[str, set[str]] = {case.name: set() for case in cases}
     for result in results:
         if result.verdict in FAULTY:
             wrong[result.case].add(by_name[result.tap].kind)
-    everything = set().union(*wrong.values())
 
     def rank(case: CaseEntry) -> tuple[int, bool, bool, int]:
         tokens = case.shape[1]
@@ -61,8 +79,10 @@ def plan(results: Sequence[TapResult], cases: Sequence[CaseEntry], taps: Sequenc
     for case in ranked:
         if wrong[case.name] - set().union(*(wrong[c.name] for c in chosen)):
             chosen[case] = None
-    contrast = [c for c in cases if wrong[c.name] < everything and c.level == "ops" and c.shape[1] <= MOST_TOKENS]
-    chosen |= dict.fromkeys(sorted(contrast, key=lambda c: c.shape[1])[-1:])
+    everything = set().union(*wrong.values())
+    partly = [c for c in cases if wrong[c.name] < everything and c.level == "ops" and c.shape[1] <= MOST_TOKENS]
+    chosen |= dict.fromkeys(sorted(partly, key=lambda c: c.shape[1])[-1:])
+    chosen |= dict.fromkeys(representatives(cases))
     return Plan(tuple(chosen), _stages([r for r in results if r.verdict in FAULTY], taps))
 
 
@@ -78,7 +98,7 @@ def _stages(wrong: Sequence[TapResult], taps: Sequence[Tap]) -> tuple[str, ...]:
         chosen |= {found[0], found[-1]}
     faulty = {stage for stages in by_kind.values() for stage in stages}
     clean = [stage for stage in order if layer_of(stage) is not None and stage not in faulty]
-    return tuple(stage for stage in order if stage in chosen | set(clean[:1]))
+    return tuple(stage for stage in order if stage in chosen | {*clean[:1], *clean[-1:]})
 
 
 def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Scene, ...]:
@@ -87,7 +107,6 @@ def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Scene, ...]
     Returns:
         The scenes, stage by stage, and within a stage in the order of the plan's cases.
     """
-    limit = checker.question.limit(precision)
     kept: dict[tuple[str, str], dict[str, list[Compared]]] = {}
 
     def watch(compared: Compared) -> None:
@@ -101,12 +120,16 @@ def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Scene, ...]
         Scene(
             case,
             stage,
-            {kind: Observation(in_one(seen[kind]), precision, limit) for kind in sorted(seen, key=order.index)},
+            {kind: _observed(checker, precision, in_one(seen[kind])) for kind in sorted(seen, key=order.index)},
         )
         for stage in chosen.stages
         for case in chosen.cases
         if (seen := kept.get((stage, case.name)))
     )
+
+
+def _observed(checker: Checker, precision: str, compared: Compared) -> Observation:
+    return Observation(compared, precision, checker.question.limit(compared.rounding or precision))
 
 
 def in_one(calls: Sequence[Compared]) -> Compared:

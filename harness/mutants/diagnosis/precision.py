@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from harness.comparison import TapResult
-from harness.mutants.diagnosis.observe import FAULTY
+from harness.mutants.diagnosis.scene import FAULTY
 from harness.taps import kind_of
 from harness.tolerances import PRECISIONS
 

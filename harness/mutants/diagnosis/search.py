@@ -1,80 +1,38 @@
 """From what a port did to the bug that does the same: one mutant, one with another value, or two at once.
 
 A name is given only where a candidate computes, within the noise, what the port computes, in every scene in which
-that tap is wrong, and where it is not contradicted by a scene in which the port is right.
+that tap is wrong, and is right wherever the port is: in other cases, layers, and calls of the same sort. Where the
+port is right in all calls of a sort the candidate is held to be in the others alone, and that is said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 
 import numpy as np
 
 from harness.mutants.catalogue import CATALOGUE
-from harness.mutants.diagnosis.bench import Bench, Scene, layer_of
+from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked, indistinguishable, ranking
+from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.candidate import Candidate
 from harness.mutants.diagnosis.families import FAMILIES, Family
 from harness.mutants.diagnosis.fit import BY_ID, fitted
 from harness.mutants.diagnosis.match import Match, match
+from harness.mutants.diagnosis.scene import Scene, layer_of
 from harness.taps import decoder_taps, kind_of
 
 # Runs of one stage; a hundredth of a second each on a small model.
-MOST_PAIRS = 300
+MOST_PAIRS = 60
+# How many of the catalogue's nearest are tried below a family that goes around them.
+MOST_BELOW = 3
 # A candidate that explains this much may be the bug, but for its own rounding.
 NEAR = 0.999
-# A candidate that explains less of the error than this is not near.
-WORTH_SAYING = 0.01
-# Of equally good explanations a wrong value comes before a wrong formula, and that before a wrong arithmetic.
-PLAUSIBLE = ("config", "weight", "call", "operation", "numerics")
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """A candidate that reproduces the port.
-
-    Attributes:
-        kinds: the faulty kinds that it reproduces in every scene.
-        value: the candidate's value, layer by layer where every layer has its own.
-        rms: the port's largest distance from it there, in noise multiples.
-        explained: the smallest share of the port's squared error that it explains there.
-        beyond: kinds at which the catalogue's mutant is wrong as well, and the port is not, or is otherwise.
-        every_layer: it is in the layers in which the catalogue has it.
-    """
-
-    candidate: Candidate
-    kinds: frozenset[str]
-    value: str
-    rms: float
-    explained: float
-    beyond: frozenset[str]
-    every_layer: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Ranked:
-    """A candidate that does not reproduce the port, and the share of the error that it explains."""
-
-    candidate: Candidate
-    explained: float
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What was found about the first faulty kind.
-
-    Attributes:
-        kind: the tap, without its layer, that was to be explained.
-        named: candidates that reproduce the port and cannot be told apart on these inputs; none, where none does.
-        others: the nearest of the rest, best first.
-        tried: how many candidates were compared.
-    """
-
-    kind: str
-    named: tuple[Explanation, ...]
-    others: tuple[Ranked, ...]
-    tried: int
+# A share of the limit. Another way of writing one formula rounds otherwise, but hardly comes further than this.
+SURE = 0.75
+# In noise multiples: two roundings of one function are up to so far apart.
+AS_NOISY = 3.0
+NOTHING = Candidate((), ())
 
 
 class Search:
@@ -101,6 +59,8 @@ class Search:
         self._bench, self._scenes, self._faulty_layers = bench, scenes, faulty_layers
         self._layers, self._hidden = layers, hidden
         self._wrong = frozenset(kind for scene in scenes for kind in scene.faulty)
+        self._sorts = {kind: self._wrong_sorts(kind) for kind in self._wrong}
+        self._thorough = thorough
         self._attempts = (self._singles, self._fits, self._two_at_once) if thorough else (self._singles,)
 
     def explain(self, kind: str) -> Answer:
@@ -109,16 +69,43 @@ class Search:
         The catalogue is tried first as it is, then with free values, then two at a time: the simplest explanation
         that reproduces the port is the answer.
         """
-        scene = next(s for s in self._scenes if kind in s.faulty)
+        whole = next(s for s in self._scenes if kind in s.faulty)
+        scene = whole.call(kind) if whole.case.cached and self._bench.calls_apart(whole.case) else whole
+        if self._is_built_in(kind):
+            return Answer(kind, (), (), 0, built_in=True)
         tried: list[tuple[Candidate, Match]] = []
+        others: list[Ranked] = []
+        found: list[Explanation] = []
+        sure = max(SURE * scene.taps[kind].limit.plain, AS_NOISY)
         for attempt in self._attempts:
             new = list(attempt(kind, scene, tried))
             tried += new
-            found = [e for c, m in new if kind in m.reproduced and (e := self._confirm(c, kind)) is not None]
-            if found:
-                named = _indistinguishable(found)
-                return Answer(kind, named, _ranking(tried, kind, {e.candidate for e in named}), len(tried))
-        return Answer(kind, (), _ranking(tried, kind, set()), len(tried))
+            for candidate, matched in new:
+                said = self._confirm(candidate, kind) if kind in matched.reproduced else self._left(matched, kind)
+                if isinstance(said, Explanation):
+                    found.append(said)
+                elif kind in matched.explained:
+                    own = _by_layer(candidate) is not None
+                    value = f"{scene.stage}: {candidate.value}" if own else candidate.value
+                    others.append(Ranked(candidate, matched.explained[kind], value, said))
+            # Where rounding is coarse the catalogue's own may be within it, and another value nearer by far.
+            if found and (attempt != self._singles or not self._thorough or min(e.rms for e in found) <= sure):
+                pairs = attempt == self._two_at_once  # two fit better than one: nearer says nothing there
+                named = indistinguishable(found, float("inf") if pairs else sure)
+                best = {e.candidate for e in named}
+                rest = (Ranked(e.candidate, e.explained, e.value, _narrower(e)) for e in found)
+                others += (r for r in rest if r.candidate not in best)
+                return Answer(kind, named, ranking(others), len(tried))
+        return Answer(kind, (), ranking(others), len(tried))
+
+    def _is_built_in(self, kind: str) -> bool:
+        """Whether the port computes what the built-in decoder does, wherever it is said to be wrong."""
+        for scene in self._scenes:
+            if kind in scene.faulty:
+                predicted = self._bench.predict(NOTHING, scene, until=kind)
+                if predicted is None or kind not in self._match(NOTHING, scene, predicted, kind).reproduced:
+                    return False
+        return True
 
     def _singles(self, kind: str, scene: Scene, tried: object) -> Iterator[tuple[Candidate, Match]]:
         candidates = [
@@ -129,23 +116,37 @@ class Search:
         yield from self._matched(candidates, scene, kind)
 
     def _fits(self, kind: str, scene: Scene, tried: object) -> Iterator[tuple[Candidate, Match]]:
-        for family in FAMILIES:
-            if self._concerns(BY_ID[family.mutant].introduced, kind):
-                for candidate, found in self._matched(
-                    fitted(family, self._bench, scene, kind, self._layers), scene, kind
-                ):
-                    yield candidate, found
-                    if kind in found.reproduced:
-                        break  # another start would find the same value
+        for family in self._families(kind):
+            yield from self._fit(family, scene, kind)
+
+    def _fit(
+        self, family: Family, scene: Scene, kind: str, below: Candidate = NOTHING
+    ) -> Iterator[tuple[Candidate, Match]]:
+        candidates = fitted(family, self._bench, scene, kind, self._layers, below)
+        for candidate, found in self._matched(candidates, scene, kind):
+            yield candidate, found
+            if kind in found.reproduced:
+                return  # another start would find the same value
+
+    def _families(self, kind: str) -> Iterator[Family]:
+        return (family for family in FAMILIES if self._concerns(BY_ID[family.mutant].introduced, kind))
 
     def _two_at_once(
         self, kind: str, scene: Scene, tried: Sequence[tuple[Candidate, Match]]
     ) -> Iterator[tuple[Candidate, Match]]:
-        """Pairs of what was tried; those that explain more by themselves come first."""
-        best = sorted(tried, key=lambda pair: -pair[1].explained.get(kind, float("-inf")))
-        together = (a.together(b) for (a, _), (b, _) in combinations(best, 2))
-        pairs = [pair for pair, _ in zip(filter(None, together), range(MOST_PAIRS), strict=False)]
-        yield from self._matched(pairs, scene, kind)
+        """Pairs of what was tried; those that explain more by themselves come first.
+
+        What goes around an operation is fitted anew around the nearest others: its value alone is not its value
+        with them.
+        """
+        best = [c for c, _ in sorted(tried, key=lambda pair: -pair[1].explained.get(kind, float("-inf")))]
+        for some in ([c for c in best if not c.value], best):
+            pairs = filter(None, (a.together(b) for a, b in combinations(some, 2)))
+            yield from self._matched(islice(pairs, MOST_PAIRS), scene, kind)
+        for family in self._families(kind):
+            if family.around:
+                for below in [c for c in best if not c.value and family.mutant not in c.ids][:MOST_BELOW]:
+                    yield from self._fit(family, scene, kind, below)
 
     def _matched(
         self, candidates: Iterable[Candidate], scene: Scene, kind: str
@@ -158,36 +159,42 @@ class Search:
 
     def _match(self, candidate: Candidate, scene: Scene, predicted: Mapping[str, np.ndarray], kind: str) -> Match:
         """The match, with the candidate's own rounding allowed for where that may decide it."""
-        found = match(scene, predicted)
+        found = match(scene, predicted, sorts=self._sorts)
         near = found.explained.get(kind, 0.0) > NEAR or (kind in found.overreached)
         if kind in found.reproduced or not near:
             return found
-        exactly = self._bench.exactly(candidate, scene)
-        return found if exactly is None else match(scene, predicted, exactly)
+        exactly = self._bench.exactly(candidate, scene, until=next(reversed(tuple(predicted))))
+        return found if exactly is None else match(scene, predicted, exactly, self._sorts)
 
-    def _confirm(self, candidate: Candidate, kind: str) -> Explanation | None:
-        """The candidate held against every scene; None where one of them speaks against it."""
+    def _confirm(self, candidate: Candidate, kind: str) -> Explanation | str:
+        """The candidate held against every scene; what speaks against it, where one of them does."""
         matches: list[Match] = []
         values: dict[str, str] = {}
         wrong_nowhere: set[str] = set()
+        right_layers, right_sorts = False, frozenset[str]()
+        own = self._visible(candidate.introduced)  # no mutant is wrong elsewhere
         for scene in self._scenes:
             here = self._in_stage(candidate, scene, kind)
-            predicted = self._bench.predict(here, scene)
+            place = f"{scene.stage} in case {scene.case.name}"
+            last = next((k for k in reversed(tuple(scene.taps)) if k in own), None)
+            predicted = self._bench.predict(here, scene, until=last)
             if predicted is None:
-                return None
+                return f"it does not run at {place}"
             found = self._match(here, scene, predicted, kind)
             wrong_here = self._wrong_in(scene, kind)
-            if kind in found.unexplained or (kind in found.overreached and wrong_here):
-                return None
+            if kind in found.unexplained:
+                return f"but not at {place}"
+            if kind in found.overreached and wrong_here:
+                return f"but {place} is right, and with it would not be"
             wrong_nowhere |= found.overreached - self._wrong
+            right_layers |= not wrong_here and (kind in found.overreached or kind in found.elsewhere)
+            right_sorts |= found.elsewhere.get(kind, frozenset()) if wrong_here else frozenset()
             if wrong_here or layer_of(scene.stage) is None:
                 matches.append(found)
-            if here is not candidate and wrong_here:
+            if kind in scene.faulty and _by_layer(candidate) is not None:
                 values[scene.stage] = f"{scene.stage}: {here.value}"
         faulty = frozenset().union(*(m.reproduced | m.unexplained for m in matches))
         kinds = faulty - frozenset().union(*(m.unexplained for m in matches))
-        own = self._visible(candidate.introduced)
-        in_layers = self._faulty_layers.get(kind)
         return Explanation(
             candidate,
             kinds=kinds & own,
@@ -195,19 +202,32 @@ class Search:
             rms=max(m.rms[k] for m in matches for k in kinds & own & m.reproduced),
             explained=min(m.explained[k] for m in matches for k in kinds & own & m.reproduced),
             beyond=frozenset(wrong_nowhere).union(*(m.overreached | (m.unexplained & own) for m in matches)),
-            every_layer=in_layers is None or candidate.layers(self._layers) == in_layers,
+            every_layer=not right_layers or candidate.layers(self._layers) == self._faulty_layers.get(kind),
+            only=self._sorts[kind] if right_sorts else frozenset(),
+            elsewhere=right_sorts,
         )
+
+    def _left(self, found: Match, kind: str) -> str:
+        """Why a candidate that explains nearly everything is not the bug."""
+        if found.explained.get(kind, 0.0) <= NEAR:
+            return ""
+        return f"but {found.rms[kind]:.2g} times the noise is left"
 
     def _in_stage(self, candidate: Candidate, scene: Scene, kind: str) -> Candidate:
         """The candidate as it is in this scene: a family whose value is each layer's own is fitted anew."""
         family = _by_layer(candidate)
         if family is None or kind not in scene.faulty:
-            return candidate
+            return candidate if scene.case.cached else candidate.in_prompts()
         return next(fitted(family, self._bench, scene, kind, self._layers), candidate)
 
     def _wrong_in(self, scene: Scene, kind: str) -> bool:
         """Whether the port is wrong at this kind in this scene's stage, in some case."""
         return any(kind in other.faulty for other in self._scenes if other.stage == scene.stage)
+
+    def _wrong_sorts(self, kind: str) -> frozenset[str]:
+        """The sorts of calls in which a kind is wrong in some scene."""
+        scenes = (scene for scene in self._scenes if kind in scene.faulty)
+        return frozenset().union(*(s.sorts(kind, s.taps[kind].from_golden.beyond) for s in scenes))
 
     def _concerns(self, introduced: frozenset[str], kind: str) -> bool:
         return kind in self._visible(introduced)
@@ -225,27 +245,12 @@ def _by_layer(candidate: Candidate) -> Family | None:
     return next((f for f in FAMILIES if f.by_layer and candidate.value and candidate.ids == (f.mutant,)), None)
 
 
-def _indistinguishable(found: Sequence[Explanation]) -> tuple[Explanation, ...]:
-    """The best explanations, all that are equally good: they explain most and claim least beyond it.
-
-    A fitted value that does as well as the catalogue as it is only imitates it.
-    """
-
-    def quality(e: Explanation) -> tuple[int, int, int]:
-        return -len(e.kinds), len(e.beyond), not e.every_layer
-
-    best = min(map(quality, found))
-    equal = [e for e in found if quality(e) == best]
-    equal = [e for e in equal if not e.candidate.value] or equal
-    return tuple(sorted(equal, key=lambda e: PLAUSIBLE.index(e.candidate.mutants[0].kind)))
-
-
-def _ranking(
-    tried: Sequence[tuple[Candidate, Match]], kind: str, named: set[Candidate], most: int = 3
-) -> tuple[Ranked, ...]:
-    """The best of the others; of one mutant, with whatever value, only the best."""
-    ranked = [Ranked(c, m.explained.get(kind, float("-inf"))) for c, m in tried if c not in named]
-    best: dict[tuple[str, ...], Ranked] = {}
-    for entry in sorted(ranked, key=lambda r: (-r.explained, len(r.candidate.mutants))):
-        best.setdefault(entry.candidate.ids, entry)
-    return tuple(entry for entry in best.values() if entry.explained > WORTH_SAYING)[:most]
+def _narrower(explanation: Explanation) -> str:
+    """Why a candidate that reproduces the port is not the first to be named."""
+    if not explanation.every_layer:
+        return "but layers are right that with it would not be"
+    if explanation.only:
+        return f"but in {', '.join(sorted(explanation.only))} alone"
+    if explanation.beyond:
+        return f"but {', '.join(sorted(explanation.beyond))} would be otherwise"
+    return "but another explains more"

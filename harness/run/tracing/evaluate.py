@@ -31,12 +31,13 @@ INLINE = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
+LOOPS = frozenset({"scan", "while", "cond"})
 
 
 class Arithmetic(Protocol):
     """How equations without taps in them are computed."""
 
-    opens_everything: bool
+    opens: frozenset[str]  # nested code, by primitive, that is opened even where no tap is in it
 
     def constant(self, value: Any) -> Any:
         """A constant or an argument, on its way in."""
@@ -50,11 +51,29 @@ class Arithmetic(Protocol):
         """One equation."""
         ...
 
+    def row(self, stacked: Any, step: int) -> Any:
+        """What one iteration of a scan sees of its input."""
+        ...
 
-class Native:
+    def stack(self, rows: Sequence[Any]) -> Any:
+        """The rows of all iterations as one output."""
+        ...
+
+
+class OfArrays:
+    """How arrays go through an unrolled scan."""
+
+    def row(self, stacked: Any, step: int) -> Any:
+        return stacked[step]
+
+    def stack(self, rows: Sequence[Any]) -> Any:
+        return jax.numpy.stack(rows)
+
+
+class Native(OfArrays):
     """Every equation as it stands."""
 
-    opens_everything = False
+    opens: frozenset[str] = frozenset()
 
     def constant(self, value: Any) -> Any:
         return value
@@ -136,9 +155,8 @@ class Evaluator:
         name, params = equation.primitive.name, equation.params
         here = [False] * len(equation.outvars)
         tapped = _has_taps(params) or any(watched)
-        if name in INLINE and (tapped or self._arithmetic.opens_everything):
-            body = params[INLINE[name]]
-            found = self._run(*opened(body), operands, watched, iterations)
+        if name in INLINE and (tapped or name in self._arithmetic.opens):
+            found = self._run(*self._opened(params[INLINE[name]]), operands, watched, iterations)
             return found, [tap is not None for tap in watched]
         if name == "scan" and (_has_taps(params) or any(_is_iterated(tap) for tap in watched)):
             return self._unrolled(equation, operands, watched, iterations)
@@ -149,7 +167,7 @@ class Evaluator:
                 expected="taps in plain code, jit, scan, remat, custom_jvp or custom_vjp",
                 hint="leave this tap out of the port's table; it is then reported as not covered",
             )
-        if self._arithmetic.opens_everything and name in ("scan", "while", "cond"):
+        if name in LOOPS and name in self._arithmetic.opens:
             return getattr(self, f"_{name}")(equation, operands, iterations), here
         return self._arithmetic.apply(equation, operands), here
 
@@ -159,24 +177,25 @@ class Evaluator:
         """A scan as a Python loop, for the sake of the taps in its body."""
         params = equation.params
         consts, carried = params["num_consts"], params["num_carry"]
-        body, constants = opened(params["jaxpr"])
+        body, constants = self._opened(params["jaxpr"])
         fixed, carry, stacked = operands[:consts], operands[consts:][:carried], operands[consts + carried :]
         inner = [name if _is_iterated(name) else None for name in watched]
         inner[:carried] = [None] * carried
         steps = range(params["length"])
         rows: dict[int, list[Any]] = {}
         for step in reversed(steps) if params["reverse"] else steps:
-            outputs = self._run(
-                body, constants, [*fixed, *carry, *(x[step] for x in stacked)], inner, (*iterations, step)
-            )
+            seen = (self._arithmetic.row(x, step) for x in stacked)
+            outputs = self._run(body, constants, [*fixed, *carry, *seen], inner, (*iterations, step))
             carry, rows[step] = outputs[:carried], outputs[carried:]
-        columns = [jax.numpy.stack([rows[step][n] for step in steps]) for n in range(len(watched) - carried)]
+        columns = [
+            self._arithmetic.stack([rows[step][n] for step in steps]) for n in range(len(watched) - carried)
+        ]
         return [*carry, *columns], [name is not None for name in inner]
 
     def _scan(self, equation: JaxprEqn, operands: list[Any], iterations: tuple[int, ...]) -> list[Any]:
         params = equation.params
         consts, carried = params["num_consts"], params["num_carry"]
-        body, constants = opened(params["jaxpr"])
+        body, constants = self._opened(params["jaxpr"])
 
         def step(carry: list[Any], rows: list[Any]) -> tuple[list[Any], list[Any]]:
             found = self._run(body, constants, [*operands[:consts], *carry, *rows], (), iterations)
@@ -195,7 +214,7 @@ class Evaluator:
     def _while(self, equation: JaxprEqn, operands: list[Any], iterations: tuple[int, ...]) -> list[Any]:
         params = equation.params
         of_condition, of_body = params["cond_nconsts"], params["body_nconsts"]
-        condition, body = opened(params["cond_jaxpr"]), opened(params["body_jaxpr"])
+        condition, body = self._opened(params["cond_jaxpr"]), self._opened(params["body_jaxpr"])
         first, second = operands[:of_condition], operands[of_condition:][:of_body]
         found: list[Any] = jax.lax.while_loop(
             lambda carry: self._run(*condition, [*first, *carry], (), iterations)[0],
@@ -206,11 +225,16 @@ class Evaluator:
 
     def _cond(self, equation: JaxprEqn, operands: list[Any], iterations: tuple[int, ...]) -> list[Any]:
         def evaluated(branch: ClosedJaxpr) -> Callable[..., list[Any]]:
-            return lambda *given: self._run(*opened(branch), given, (), iterations)
+            return lambda *given: self._run(*self._opened(branch), given, (), iterations)
 
         branches = [evaluated(branch) for branch in equation.params["branches"]]
         found: list[Any] = jax.lax.switch(operands[0], branches, *operands[1:])
         return found
+
+    def _opened(self, body: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence[Any]]:
+        """A nested program, and its constants in this arithmetic."""
+        jaxpr, constants = opened(body)
+        return jaxpr, [self._arithmetic.constant(value) for value in constants]
 
 
 def opened(body: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence[Any]]:

@@ -13,11 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 from jax.extend.source_info_util import summarize
 
 from harness.errors import PortError
-from harness.run.tracing.evaluate import Evaluator, bind
+from harness.run.tracing.evaluate import INLINE, LOOPS, Evaluator, OfArrays, bind
+from harness.run.tracing.meant import MOST_RECOGNISED, meant, meant_all
 
 WIDE = {
     jnp.dtype(narrow): jnp.dtype(wide)
@@ -42,48 +44,62 @@ OPAQUE = frozenset({
 
 
 class CannotLift(PortError):  # noqa: N818 - an outcome: a check falls back to float32
-    """An operation stays narrow whatever is done around it."""
+    """An operation stays narrow whatever is done around it, or is none in float64.
 
-    def __init__(self, equation: JaxprEqn) -> None:
-        self.operation = f"{equation.primitive.name} at {summarize(equation.source_info)}"
+    Args:
+        operation: which, and where.
+        error: why it is none in float64.
+    """
+
+    def __init__(self, operation: str, error: Exception | None = None) -> None:
+        self.operation = operation
         super().__init__(
             "an operation of the port cannot be lifted to float64",
-            where=self.operation,
+            where=operation,
             expected="operations on numbers, whose dtype is a matter of choice",
+            found=error and f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
             hint="check this port in float32: --precision float32",
         )
 
+    @classmethod
+    def at(cls, equation: JaxprEqn, error: Exception | None = None) -> CannotLift:
+        return cls(f"{equation.primitive.name} at {summarize(equation.source_info)}", error)
 
-class Lifted:
+
+class Lifted(OfArrays):
     """Arithmetic for `Evaluator` in which every narrow float is wide. Trace and run it under `enable_x64`.
 
     Attributes:
         casts, literals: how many narrow casts and how many narrow numbers were lifted.
     """
 
-    opens_everything = True
+    opens = frozenset(INLINE) | LOOPS
 
     def __init__(self) -> None:
         self.casts = 0
         self.literals = 0
 
     def constant(self, value: Any) -> Any:
+        """A constant, each number as it was meant where that is known (`meant`), and as it stands elsewhere."""
         wide = WIDE.get(jnp.dtype(value.dtype)) if hasattr(value, "dtype") else None
-        return value if wide is None else jnp.asarray(value).astype(wide)
+        if wide is None:
+            return value
+        known = None
+        if not isinstance(value, Tracer) and wide.kind == "f" and np.size(value) <= MOST_RECOGNISED:
+            known = meant_all(np.asarray(value))
+        return jnp.asarray(value).astype(wide) if known is None else jnp.asarray(known, wide)
 
     def literal(self, literal: Literal) -> Any:
-        """The number that was meant: the shortest decimal that rounds to the literal.
-
-        `eps=1e-6` stands in a float32 jaxpr as 9.99999997e-07. Its shortest decimal is 1e-06, exactly what was
-        written; a number that no short decimal rounds to, such as sqrt(2 / pi), stays within its own rounding.
-        """
+        """The number that was meant: `eps=1e-6` stands in a float32 jaxpr as 9.99999997e-07."""
         value = np.asarray(literal.val)
         wide = WIDE.get(value.dtype)
         if wide is None:
             return literal.val
         self.literals += 1
-        meant = value if wide.kind == "c" else np.asarray(float(str(value)))
-        return jnp.asarray(meant, wide)
+        if wide.kind == "c" or value.ndim:
+            return self.constant(value)
+        known = meant(value)
+        return jnp.asarray(float(value) if known is None else known.value, wide)
 
     def apply(self, equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
         name = equation.primitive.name
@@ -91,13 +107,16 @@ class Lifted:
             self.casts += 1
             return [operands[0]]
         if name in OPAQUE and _touches_floats(equation):
-            raise CannotLift(equation)
+            raise CannotLift.at(equation)
         params = {key: self._parameter(value) for key, value in equation.params.items()}
         if name in ("dot_general", "conv_general_dilated"):
             params["precision"] = None  # presets name narrow types; float64 has only one precision
-        found = bind(equation, operands, params)
+        try:
+            found = bind(equation, operands, params)
+        except Exception as error:  # it was traced as it stands: what it refuses is the lifting
+            raise CannotLift.at(equation, error) from error
         if any(value.dtype in WIDE for value in found):
-            raise CannotLift(equation)
+            raise CannotLift.at(equation)
         return found
 
     def _parameter(self, value: Any) -> Any:

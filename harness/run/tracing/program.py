@@ -11,11 +11,12 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, Bool, Float, Int
 
-from harness.errors import PortError
+from harness.errors import HarnessError, PortError
 from harness.run.tapping import Session, TapFunction, TracedTap
 from harness.run.tracing.evaluate import Evaluator, Native
 from harness.run.tracing.inspect import goes_on, tap_names
-from harness.run.tracing.lift import Lifted
+from harness.run.tracing.lift import CannotLift, Lifted
+from harness.run.tracing.rounding import Rounding, rounding, rounding_notes
 from harness.taps import Tap, kind_of, name_of
 
 Ids = Int[Array, "batch position"]
@@ -66,6 +67,7 @@ class Program:
         self._source = source
         self._lift = lift
         self._traced: dict[tuple[int, ...], tuple[Callable[..., Any], Sequence[Any]]] = {}
+        self._rounding: dict[tuple[int, ...], Rounding] = {}
         self.lifted: Lifted | None = None
 
     def __call__(self, input_ids: Ids, positions: Ids, mask: Mask, tap: TapFunction) -> Logits:
@@ -79,6 +81,7 @@ class Program:
         if shape not in self._traced:
             self._traced[shape] = self._trace(input_ids, positions, mask)
         run, constants = self._traced[shape]
+        run = _liftable(run) if self._lift else run
         if not isinstance(tap, Session):
             logits, _ = run(constants, {}, np.bool_(False), input_ids, positions, mask)
             return logits
@@ -88,6 +91,8 @@ class Program:
             for kind, value in tap.goldens(stage).items()
         }
         logits, recorded = run(constants, goldens, np.bool_(tap.replaying), input_ids, positions, mask)
+        if shape in self._rounding:
+            tap.judge_by(self._rounding[shape].precisions(goldens if tap.replaying else ()))
         for stage, values in _by_stage(recorded).items():
             tap.absorb(stage, values)
         return logits
@@ -97,9 +102,10 @@ class Program:
         """What a report has to say about how it was run."""
         if self.lifted is None:
             return ()
+        lifted = f"{self.lifted.casts} narrower dtypes and {self.lifted.literals} narrower numbers"
         return (
-            f"float64: {self.lifted.casts} narrower dtypes and {self.lifted.literals} narrower numbers in the "
-            "port's own code were lifted",
+            f"float64: {lifted} in the port's own code were lifted",
+            *rounding_notes(self._rounding.values()),
         )
 
     def _trace(self, input_ids: Ids, positions: Ids, mask: Mask) -> tuple[Callable[..., Any], Sequence[Any]]:
@@ -114,6 +120,8 @@ class Program:
         self._refuse_silent(closed, names)
         self._refuse_dead(closed, names)
         known = frozenset(tap.name for tap in self._source.taps)
+        if self._lift:
+            self._rounding[tuple(input_ids.shape)] = rounding(closed, names)
 
         def run(
             constants: Sequence[Any], goldens: Mapping[str, Array], replaying: Array, *arguments: Any
@@ -159,6 +167,20 @@ class Program:
                     hint=f"return the value itself and declare its layout, or declare that it can only be "
                     f"recorded: recorded_only = ({kind_of(name)!r},)",
                 )
+
+
+def _liftable(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A lifted program, whose failures are the lifting's: as it stands the port has been traced already."""
+
+    def attempt(*arguments: Any) -> Any:
+        try:
+            return run(*arguments)
+        except HarnessError:
+            raise
+        except Exception as error:
+            raise CannotLift(f"the port's forward ({type(error).__name__})", error) from error
+
+    return attempt
 
 
 def _by_stage(recorded: Mapping[str, Array]) -> dict[str, dict[str, Array]]:

@@ -12,7 +12,7 @@ from harness.architecture import architecture_of, read_config
 from harness.comparison import Scope, TapResult
 from harness.golden import CaseEntry
 from harness.mutants.catalogue import CATALOGUE
-from harness.mutants.diagnosis.bench import Bench, Scene, stage_of
+from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.candidate import Candidate, build
 from harness.mutants.diagnosis.families import FAMILIES
 from harness.mutants.diagnosis.fit import BY_ID, at, gauss_newton
@@ -20,6 +20,7 @@ from harness.mutants.diagnosis.lines import ROOT, right_line
 from harness.mutants.diagnosis.match import match, share
 from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.precision import hard_coded, telling
+from harness.mutants.diagnosis.scene import Scene, stage_of
 from harness.run.precision import in_force
 from harness.run.session import Compared
 from harness.run.source import GoldenSource

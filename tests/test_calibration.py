@@ -1,0 +1,157 @@
+"""The calibration on simulated noise, of which the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.calibration import Recorded, calibrated, limits, overall_limit, rms_chance
+from harness.golden import NOISE_STATISTICS
+from harness.tolerances import limit
+
+LAYERS, POSITIONS, DRAWS = 12, 5, 4
+TAPS = [f"layers.{layer}.q" for layer in range(LAYERS)]
+CHANCE = 1e-3
+
+
+class World:
+    """A kind of tap whose errors are known: their sizes, and what the numbers of one position have in common.
+
+    Args:
+        numbers: at every position.
+        uneven: whether the numbers of a position have errors of other sizes, as rounding makes them.
+        common: the share of the error, squared, that is one and the same for all numbers of a position.
+        apart: by how much layers and positions differ, beyond what a layer or a position has by itself.
+    """
+
+    def __init__(self, numbers, uneven=False, common=0.0, apart=0.2, seed=0, positions=POSITIONS):
+        self.random = np.random.default_rng(seed)
+        self.common, shape = common, (LAYERS, positions, numbers)
+        layer, position = self.random.normal(size=(LAYERS, 1, 1)), self.random.normal(size=(1, positions, 1))
+        apart = apart * self.random.normal(size=(LAYERS, positions, 1))
+        sizes = self.random.normal(size=shape) if uneven else np.ones(shape)
+        self.sizes = 1e-7 * np.exp(layer + position + apart) * sizes
+
+    def errors(self, draws):
+        """[draw, layer, position, number]."""
+        shape = (draws, *self.sizes.shape)
+        together = self.random.normal(size=(*shape[:3], 1))
+        alone = self.random.normal(size=shape)
+        return self.sizes * (np.sqrt(self.common) * together + np.sqrt(1 - self.common) * alone)
+
+    def noise(self, draws=DRAWS):
+        """As it is recorded: [tap, statistic, batch, position]."""
+        return np.stack([statistics(e) for e in self.errors(draws).transpose(1, 0, 2, 3)])[:, :, None]
+
+    def floors(self, draws=DRAWS):
+        return floors(self.noise(draws), draws)
+
+
+def floors(noise, draws=DRAWS):
+    """By layer."""
+    counted = np.ones(noise.shape[2:], bool)
+    found = calibrated({"case": Recorded(TAPS[: len(noise)], noise.astype(np.float32), counted, draws)})["case"]
+    return list(found.values())
+
+
+def statistics(errors):
+    """What is recorded of [draw, position, number]: [statistic, position]."""
+    squares = np.square(errors)
+    mean, total, fourth = squares.mean(-1), squares.sum(-1), np.square(squares).sum(-1)
+    share = np.divide(3 * total**2, fourth, out=np.ones_like(total), where=fourth > 0).mean(0)
+    logs = np.log(np.maximum(mean, 1e-300))
+    found = {
+        "rms": np.sqrt(mean.mean(0)),
+        "max": np.sqrt(np.square(np.abs(errors).max(-1)).mean(0)),
+        "numbers": share.clip(1, errors.shape[-1]),
+        "spread": logs.var(0, ddof=1) if len(errors) > 1 else np.zeros(len(mean[0])),
+    }
+    return np.stack([found[name] for name in NOISE_STATISTICS])
+
+
+def beyond(world, worlds, noisier=1.0):
+    """How many of all places a port of the same errors is beyond the limits of: rms, max, number of places."""
+    rms, largest, places = 0, 0, 0
+    for _ in range(worlds):
+        for floor, errors in zip(world.floors(), noisier * world.errors(1)[0], strict=True):
+            allowed_rms, allowed_max = limits(floor, CHANCE)
+            rms += int((np.sqrt(np.square(errors).mean(-1)) > allowed_rms * floor.rms).sum())
+            largest += int((np.abs(errors).max(-1) > allowed_max * floor.max).sum())
+            places += len(errors)
+    return rms, largest, places
+
+
+KINDS = {"alike": {}, "uneven": {"uneven": True}, "common": {"common": 0.1}, "apart": {"apart": 0.6}}
+
+
+@pytest.mark.parametrize("numbers", [1, 4, 28, 128, 1000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_correct_port_is_beyond_a_limit_about_as_rarely_as_stated(numbers, kind):
+    rms, largest, places = beyond(World(numbers, **KINDS[kind]), 30 if numbers == 1000 else 100)
+    assert rms <= 3 * CHANCE * places
+    assert largest <= 3 * CHANCE * places
+
+
+def test_with_one_token_and_one_layer_the_limit_is_wide_and_still_holds():
+    rms, places = 0, 4000
+    world = World(4, positions=1)
+    for _ in range(places // LAYERS):
+        noise, port = world.noise(), world.errors(1)[0]
+        for layer in range(LAYERS):
+            floor = floors(noise[layer : layer + 1])[0]
+            rms += int(np.sqrt(np.square(port[layer]).mean()) > limits(floor, CHANCE)[0] * floor.rms)
+    assert rms <= 3 * CHANCE * places
+
+
+def test_layers_that_are_alike_make_the_limit_tighter():
+    noise = World(4, apart=0.0).noise()
+    alone, together = (limits(f[0], 1e-9)[0] for f in (floors(noise[:1, :, :, :1]), floors(noise)))
+    assert together.max() < 0.8 * alone.min()
+
+
+def test_where_numbers_are_many_an_error_twice_as_large_is_seen():
+    for floor, errors in zip((world := World(1000)).floors(), 2 * world.errors(1)[0], strict=True):
+        assert (np.sqrt(np.square(errors).mean(-1)) > limits(floor, 1e-9)[0] * floor.rms).all()
+
+
+def test_all_positions_together_see_what_none_of_them_shows():
+    world = World(40, positions=200)
+    for floor, errors in zip(world.floors(), 1.6 * world.errors(1)[0], strict=True):
+        multiples = np.sqrt(np.square(errors).mean(-1)) / floor.rms
+        counted = np.ones((1, 200), bool)
+        assert (multiples < limits(floor, 1e-9 / 200)[0]).all()
+        assert np.sqrt(np.square(multiples).mean()) > overall_limit(floor, counted, 1e-9)
+
+
+def test_where_pytorch_is_exact_everywhere_nothing_is_estimated():
+    for floor in floors(np.zeros((3, len(NOISE_STATISTICS), 1, POSITIONS))):
+        assert not floor.estimated.any() and not floor.rms.any()
+        for values in limits(floor, 1e-9):
+            assert values == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_layer_that_is_exact_by_luck_has_the_floor_of_its_neighbours():
+    noise = World(28).noise()
+    noise[3, :, 0, 2] = 0
+    found = floors(noise)[3]
+    assert found.estimated.all()
+    assert 0.3 < found.rms[0, 2] / np.median(noise[:, 0, 0, 2]) < 3
+
+
+@pytest.mark.parametrize(("noisier", "seen"), [(1.0, False), (16.0, True)])
+def test_a_draw_that_is_small_by_luck_accuses_nobody_and_hides_no_error(noisier, seen):
+    """28 numbers, drawn once, 4.6 times smaller than they usually are."""
+    world = World(28, seed=3)
+    noise, usual = world.noise(draws=1), world.sizes[6, 1, 0]
+    noise[6, :2, 0, 1] *= usual / 4.6 / noise[6, 0, 0, 1]
+    floor = floors(noise, draws=1)[6]
+    allowed = limit("float32").of(floor, np.ones((1, POSITIONS), bool)).rms[0, 1]
+    assert (noisier * usual / floor.rms[0, 1] > allowed) is seen
+    # Were it taken at its word, with every degree of freedom that its numbers have, it would accuse a right port.
+    assert usual / noise[6, 0, 0, 1] > 4
+
+
+def test_the_chance_of_a_multiple_is_that_of_which_it_is_the_limit():
+    for floor in World(28).floors():
+        for chance in (1e-3, 1e-9, 1e-12):
+            assert rms_chance(limits(floor, chance)[0], floor) == pytest.approx(chance, rel=1e-3)
