@@ -155,12 +155,7 @@ class Damaged:
             def read() -> int:
                 return SAME if contents(path) == expected else WRONG
 
-            refused = judged(read, size)
-            verified = held(forked(lambda: goldens("verify", path)), (0, 2), size)
-            if refused and verified.code == 0:
-                raise BrokenClaimError(f"refused, and yet it verifies: {verified}")
-            held(forked(lambda: goldens("show", path)), (0, 2), size)
-            return verified.code == 2
+            return judged(read, size, path)
 
         return action
 
@@ -198,18 +193,26 @@ class Damaged:
         return judged(read, 1 << 20)
 
 
-def judged(read: Callable[[], int], size: int) -> bool:
-    """Read in a child: the same values, or a refusal in few words with a hint; whether it was refused."""
+def judged(read: Callable[[], int], size: int, golden: Path | None = None) -> bool:
+    """Read in a child: the same values, or a refusal in few words with a hint; whether it was refused.
+
+    Args:
+        golden: which `verify` and `show` read as well; what is refused does not verify.
+    """
 
     def action() -> int:
         try:
-            return read()
+            code = read()
         except HarnessError as refusal:
             print(refusal)  # noqa: T201
-            return REFUSED if refusal.hint else WRONG
+            code = REFUSED if refusal.hint else WRONG
+        codes = [goldens(command, golden) for command in ("verify", "show") if golden is not None]
+        if set(codes) - {0, 2} or (codes and code == REFUSED and codes[0] == 0):
+            raise BrokenClaimError(f"read: {code}; verify, show: {codes}")
+        return code or max(codes, default=0)
 
     ended = held(forked(action), (SAME, REFUSED), size)
-    if len(ended.out) > 5000:
+    if len(ended.out) > 20_000:
         raise BrokenClaimError(f"{len(ended.out):,} characters: {ended.out[:300]}")
     return ended.code == REFUSED
 

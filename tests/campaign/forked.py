@@ -55,10 +55,13 @@ def forked(action: Callable[[], int], seconds: float = SECONDS) -> Ended:
         child = os.fork()
     if child == 0:
         _run(action, out, said)
-    late = not _ends(child, seconds)
-    if late:
-        os.kill(child, signal.SIGKILL)
-    _, status, usage = os.wait4(child, 0)
+    late = True
+    try:
+        late = not _ends(child, seconds)
+    finally:  # also where the trial as a whole has taken too long
+        if late:
+            os.kill(child, signal.SIGKILL)
+        _, status, usage = os.wait4(child, 0)
     code = None if late else os.waitstatus_to_exitcode(status)
     return Ended(code, _read(out), _read(said), time.monotonic() - started, usage.ru_maxrss - before)
 

@@ -104,10 +104,7 @@ class Hostile:
             contents(path)
             return 0
 
-        refused = judged(everything, 1 << 20)
-        for command in ("verify", "show"):
-            held(forked(lambda command=command: goldens(command, path)), (0, 2), 1 << 20)
-        return refused
+        return judged(everything, 1 << 20, path)
 
     def manifest_of(self, suffix: str) -> Callable[[Any], bool]:
         def action(document: Document) -> bool:
