@@ -71,11 +71,9 @@ def layer_major(model: Reference, precision: str, case: Case) -> dict[str, torch
 
 
 def load(directory, precision):
+    settings = {"dtype": DTYPES[precision], "attn_implementation": "eager"}
     with arithmetic(precision):
-        made = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=DTYPES[precision], attn_implementation="eager"
-        )
-    return aligned(made).eval()
+        return aligned(AutoModelForCausalLM.from_pretrained(directory, **settings)).eval()
 
 
 def plain(directory, precision: str, case: Case):
