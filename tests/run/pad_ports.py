@@ -17,7 +17,7 @@ class CountsFromPads(Decoder):
         # The tokens of a call are the last ones that the mask shows.
         start = pads + call.mask.sum(1, keepdims=True) - call.input_ids.shape[1]
         counted = start + jnp.arange(call.input_ids.shape[1])[None, :]
-        return jnp.where(pads > 0, counted, call.positions).astype(jnp.int32)
+        return jnp.where(pads > 0, counted.astype(jnp.int32), call.positions)
 
     def forward_sequences(self, sequences):
         return super().forward_sequences(

@@ -37,16 +37,25 @@ def of_transformers_5(config):
     return new | {"rope_parameters": rope, "dtype": config["torch_dtype"], "layer_types": types_}
 
 
-@pytest.fixture(params=["qwen2-tiny", "qwen2-window"])
-def config(request, checkpoint):
-    return read_config(checkpoint.parent / request.param)
+# What their weights are stored in.
+STORED = {"qwen2-tiny": "bfloat16", "qwen2-window": "float32"}
 
 
-def test_both_dialects_give_a_port_the_same_fields(config):
+@pytest.fixture(params=STORED)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def config(name, checkpoint):
+    return read_config(checkpoint.parent / name)
+
+
+def test_both_dialects_give_a_port_the_same_fields(name, config):
     hub, new = in_both_dialects(config), in_both_dialects(of_transformers_5(config))
     assert hub == new
     assert hub["rope_theta"] == hub["rope_parameters"]["rope_theta"] == 1e6
-    assert hub["dtype"] == hub["torch_dtype"] == "bfloat16"
+    assert hub["dtype"] == hub["torch_dtype"] == STORED[name]
     assert architecture_of(hub) == architecture_of(config)
 
 

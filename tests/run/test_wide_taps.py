@@ -34,8 +34,12 @@ def test_a_bug_behind_a_wider_dtype_is_placed_where_it_is_and_named_beside_the_d
         result = CliRunner().invoke(cli, [command, "--port", "tests.run.wide_ports:WideContextHidesABug", *FAST])
         said = " ".join(result.output.split())
         assert "small errors add up" not in said
-        assert "scale" in said, command
-        if command == "check":
+        if command == "diagnose":
+            assert "scale_missing (scale = 0.17" in said
+            assert "reproduces that bug to the last bit" in said
+        else:
+            assert "looks like: no bug of the catalogue as it is" in said
+            assert "WideContextHidesABug` tries other values" in said
             assert result.exit_code == 2
             assert "introduced at layers.*.context" in said
             assert "dtype: layers" in said
