@@ -32,7 +32,6 @@ def ran(part: str, trials: int) -> None:
     root = Path(__file__).parents[1]
     done = subprocess.run([*words, "--seconds", "30"], capture_output=True, text=True, cwd=root, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert " 0 " in done.stdout
 
 
 @pytest.mark.skipif(TORCH, reason="tried beside the recorder, below")
