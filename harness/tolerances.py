@@ -73,6 +73,10 @@ class Limit:
         rms_limit, max_limit = limits(floor, BUDGET / max(int(counted.sum()), 1), self.reordered)
         together = counted & floor.estimated
         overall = overall_limit(floor, together, BUDGET) if together.any() else 1.0
+        # What one position may be by itself, all of them together may be with it.
+        overall = max(
+            overall, float(np.sqrt(np.square(rms_limit[together]).max(initial=0.0) / max(together.sum(), 1)))
+        )
         return Allowed(
             self.rms * self.allowance * rms_limit,
             self.max * self.allowance * max_limit,

@@ -102,17 +102,17 @@ def test_where_errors_are_not_alike_the_smallest_allowance_is_enough(numbers, ki
 
 @pytest.mark.parametrize("numbers", [2, 12, 128])
 def test_sums_in_another_order_have_errors_of_sizes_of_their_own(numbers):
-    """PyTorch's errors are Gaussian; those of the port's sums have the variance of a random walk."""
+    """PyTorch's are Gaussian; the port's have the variance of a random walk, and are 2.5 times as large."""
     rms = largest = places = 0
+    allowance = LIMITS["float32"].allowance
     for seed in range(40):
         world = World(numbers, seed=seed)
         walks = world.random.normal(size=(*world.sizes.shape, 40)).cumsum(-1)
-        spreads = np.sqrt(np.square(walks).mean(-1) / 20.5)
-        port = world.errors(1)[0] * spreads
+        port = 2.5 * world.errors(1)[0] * np.sqrt(np.square(walks).mean(-1) / 20.5)
         for floor, errors in zip(world.floors(), port, strict=True):
             allowed_rms, allowed_max = limits(floor, CHANCE, reordered=True)
-            rms += int((np.sqrt(np.square(errors).mean(-1)) > allowed_rms * floor.rms).sum())
-            largest += int((np.abs(errors).max(-1) > allowed_max * floor.max).sum())
+            rms += int((np.sqrt(np.square(errors).mean(-1)) > allowance * allowed_rms * floor.rms).sum())
+            largest += int((np.abs(errors).max(-1) > allowance * allowed_max * floor.max).sum())
             places += len(errors)
     assert max(rms, largest) <= 3 * CHANCE * places
 
