@@ -1,14 +1,11 @@
-"""Recorded noise -> how large an error a correct port can have, place by place. The method: calibration.md.
+"""Recorded noise -> PyTorch's own error, place by place, and how well it is known. The method: calibration.md.
 
 PyTorch's error is an estimate of its own size, from few draws and, at some positions, few numbers. What is known
-of it decides the limit: `limits` are the noise multiples that a correct port exceeds with a stated probability,
-where its errors are independent of PyTorch's and as large. (scipy is imported when it is needed: a report is
-read without it.)
+of it decides the limit (`harness.chances`). (scipy is imported when it is needed: a report is read without it.)
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,16 +16,12 @@ from harness.golden import statistic
 from harness.metrics import PerPosition
 from harness.taps import kind_of
 
-# The chance of a correct port to be beyond a limit, in one comparison.
-BUDGET = 1e-9
 # What several places have in common is never trusted further than this, in degrees of freedom.
 MOST_SHARED = 60.0
 # What the numbers of one error have in common is not told from nothing at all beyond this.
 MOST_COMMON = 1e4
 # Degrees of freedom of what is not estimated at all.
 EXACT = 1e9
-# The errors of neighbouring positions are not independent: so much of their degrees of freedom count together.
-TOGETHER = 0.25
 # The least that a fit needs: fewer places than this say nothing of how they vary.
 FEWEST = 8
 
@@ -225,61 +218,3 @@ def _variance(dof: np.ndarray) -> np.ndarray:
 def _dof_of(variance: float) -> float:
     """The inverse of `_variance`."""
     return float((1 + (1 + 2 * variance) ** 0.5) / variance)
-
-
-# -- limits
-
-
-@functools.lru_cache(maxsize=2048)  # a floor is compared with in several modes, and by every mutant
-def limits(floor: Floor, chance: float) -> tuple[PerPosition, PerPosition]:
-    """The noise multiples, rms and max, that a correct port exceeds with this chance, in one place.
-
-    The square of the rms multiple is a ratio of two mean squares: F(dof, known). The largest of n Gaussian errors
-    is beyond a bound with at most n times the chance of one, whose square over the floor's is F(1, known); the
-    floor of the largest is what n of them typically have.
-    """
-    ratio = _f_quantile(floor.dof, floor.known, chance)
-    extreme = _f_quantile(np.ones_like(floor.known), floor.known, chance / floor.numbers)
-    return np.sqrt(ratio), np.sqrt(np.where(floor.estimated, extreme / _typical(floor.numbers), 1.0))
-
-
-def _f_quantile(dof: PerPosition, known: PerPosition, chance: PerPosition | float) -> PerPosition:
-    """What F(dof, known) exceeds with this chance."""
-    from scipy.special import betaincinv
-
-    tail = betaincinv(known / 2, dof / 2, chance)
-    return np.asarray(known * (1 - tail) / (dof * tail))
-
-
-def _typical(numbers: PerPosition) -> PerPosition:
-    """The mean of the largest of n squared Gaussian numbers.
-
-    In the Gumbel limit it is where n times the tail is e^-gamma; n + 0.77 brings n = 1 to its mean, which is 1,
-    and whatever is between to within 1 %.
-    """
-    from scipy.special import gammainccinv
-
-    return np.asarray(2 * gammainccinv(0.5, np.exp(-np.euler_gamma) / (numbers + 0.77)))
-
-
-def overall_limit(floor: Floor, counted: Bool[np.ndarray, "batch position"], chance: float) -> float:
-    """The same for the root of the mean, over all positions, of the squared rms multiples.
-
-    Where every position is a little noisier than PyTorch no single one is unusual, and all of them together are.
-    """
-    from scipy.special import betaincinv
-
-    alone, known = (1 / float((1 / values[counted]).mean()) for values in (floor.dof, floor.known))
-    dof = max(TOGETHER * int(counted.sum()), 1.0) * alone
-    known = max(known, dof)
-    tail = float(betaincinv(known / 2, dof / 2, chance))
-    return float(np.sqrt(known * (1 - tail) / (dof * tail)))
-
-
-def rms_chance(multiple: PerPosition, floor: Floor) -> PerPosition:
-    """The chance of a port whose errors are as large as PyTorch's to have such an rms multiple or more."""
-    from scipy.special import betainc
-
-    with np.errstate(over="ignore"):
-        share = floor.known / (floor.known + floor.dof * np.square(multiple))
-    return np.asarray(betainc(floor.known / 2, floor.dof / 2, share))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from harness.calibration import BUDGET
+from harness.chances import BUDGET
 from harness.comparison import TapResult
 from harness.generation import Continuation
 from harness.tolerances import Limit

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from harness.calibration import Floor, rms_chance
+from harness.calibration import Floor
+from harness.chances import rms_chance
 from harness.comparison import TapResult
 from harness.run.source import GoldenSource
 from harness.taps import kind_of
@@ -34,7 +35,7 @@ class Tally:
         largest: by precision, mode and statistic the largest share of its limit, and where.
         allowed: by precision and mode, how many places had a chance below 1, 1e-1, 1e-2 and so on, under the
             model with its allowance.
-        normalised: the same with the port's own measured median instead of the allowance.
+        normalised: the same for F(dof, known) and the port's own median in the place of the allowance.
         ratios: by precision, mode, kind of tap and port the median of rms / floor, over what the model expects of
             it; the largest of all rounds.
     """
@@ -89,13 +90,14 @@ class Tally:
             multiples, floor = _joined(places)
             if not len(multiples):
                 continue
-            key, allowance = f"{source.precision} {mode}", LIMITS[source.precision].allowance
-            _count(self.allowed.setdefault(key, [0] * (DECADES + 1)), multiples / allowance, floor)
+            key, limit = f"{source.precision} {mode}", LIMITS[source.precision]
+            chances = rms_chance(multiples / limit.allowance, floor, limit.reordered)
+            _count(self.allowed.setdefault(key, [0] * (DECADES + 1)), chances)
             if len(multiples) < FEWEST:
                 continue
             ratio = _median_ratio(multiples, floor)
             if ratio > 0:
-                _count(self.normalised.setdefault(key, [0] * (DECADES + 1)), multiples / ratio, floor)
+                _count(self.normalised.setdefault(key, [0] * (DECADES + 1)), rms_chance(multiples / ratio, floor))
                 name = f"{key} {kind} {port}"
                 self.ratios[name] = max(ratio, self.ratios.get(name, 0.0))
 
@@ -118,7 +120,6 @@ def _median_ratio(multiples: np.ndarray, floor: Floor) -> float:
     return high if high > 2e-3 else 0.0
 
 
-def _count(counts: list[int], multiples: np.ndarray, floor: Floor) -> None:
-    chances = rms_chance(multiples, floor)
+def _count(counts: list[int], chances: np.ndarray) -> None:
     for decade in range(DECADES + 1):
         counts[decade] += int((chances < 10.0**-decade).sum()) if decade else len(chances)

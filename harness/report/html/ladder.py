@@ -48,7 +48,7 @@ class Ladder:
     """One precision's ladder, smallest multiple first.
 
     Attributes:
-        limit: where the smallest of the limits stands on the axis, in percent.
+        limit: where the limit stands on the axis, in percent.
         ticks: (percent, label) of the axis.
     """
 
@@ -68,8 +68,12 @@ def ladder(precision: str, unit: str, limits: LimitEntry, measured: Sequence[Mea
         limits: the limits in force there.
         measured: the port's largest multiples; a diff has several.
     """
-    limit = min((m.limit for m in measured if m.limit), default=limits.allowance)
-    known = [1.0, limit, limits.weakest_bug, *(m.multiple for m in measured if m.multiple)]
+    # Every place has a limit of its own: what is nearest to its limit says where that is drawn, what is measured
+    # elsewhere stands as far from it as it is from its own.
+    nearest = max((m for m in measured if m.limit and m.multiple), key=_share, default=None)
+    limit = nearest.limit if nearest and nearest.limit else limits.allowance
+    drawn = [None if m.multiple is None else _share(m) * limit if m.limit else m.multiple for m in measured]
+    known = [1.0, limit, limits.weakest_bug, *filter(None, drawn)]
     low, high = math.floor(math.log10(min(known)) - 0.2), math.ceil(math.log10(max(known)) + 0.2)
 
     def left(multiple: float | None) -> float:
@@ -80,16 +84,25 @@ def ladder(precision: str, unit: str, limits: LimitEntry, measured: Sequence[Mea
 
     fixed: tuple[tuple[str, str, float | None, str], ...] = (
         ("noise", "noise", 1.0, unit),
-        ("limit", "limit", limit, "the largest that still matches, at the strictest of these places"),
+        ("limit", "limit", limit, "the largest that still matches, where this port is nearest to it"),
         ("bug", "weakest known bug", limits.weakest_bug, "planted, in the embedded golden"),
     )
-    rungs = [*fixed, *((m.kind, m.name, m.multiple, m.where) for m in measured)]
-    rungs.sort(key=lambda rung: math.inf if rung[2] is None else rung[2])
+    rungs = [(*one, one[2]) for one in fixed]
+    rungs += [(m.kind, m.name, m.multiple, _where(m), at) for m, at in zip(measured, drawn, strict=True)]
+    rungs.sort(key=lambda rung: math.inf if rung[4] is None else rung[4])
     every = math.ceil((high - low) / MAX_TICKS)
     return Ladder(
         precision,
-        tuple(Rung(kind, name, number(value), where, left(value)) for kind, name, value, where in rungs),
+        tuple(Rung(kind, name, number(value), where, left(at)) for kind, name, value, where, at in rungs),
         left(limit),
         tuple((left(10.0**e), short(10.0**e) if e >= -1 else f"1e{e}") for e in range(low, high + 1, every)),
         blind=limits.weakest_bug <= limit,
     )
+
+
+def _share(measured: Measured) -> float:
+    return (measured.multiple or 0.0) / (measured.limit or 1.0)
+
+
+def _where(measured: Measured) -> str:
+    return f"{measured.where}, of {short(measured.limit)}" if measured.limit else measured.where
