@@ -170,7 +170,15 @@ def test_a_signal_at_any_write_ends_the_writing_and_changes_nothing(local, name)
     assert [name for name in siblings(local) if not name.startswith("count")] == []
 
 
-def test_a_signal_between_two_renames_waits_for_the_second(tmp_path, no_exchange, monkeypatch):
+@pytest.fixture
+def interruptible():
+    """What runs in the background of a shell is started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_between_two_renames_waits_for_the_second(tmp_path, no_exchange, monkeypatch, interruptible):
     place = places.make("zarr", tmp_path)
     place.folder = tmp_path
     place.write()
