@@ -104,26 +104,30 @@ def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
 
 
 def times_noise(result: TapResult) -> str:
-    """The rms multiple with its unit, the limit of its place, and the relative error."""
+    """The multiple with its unit, the limit of its place, and the relative error; of the rms unless that is within."""
     relative = "" if result.rel_rms is None else f"; {result.rel_rms:.1e} of the tap's own rms"
-    where, multiple, limit = "", result.rms_multiple, result.rms_limit
-    if result.shares[2] > 1 >= max(result.shares[:2]):  # no position by itself, and all of them together
-        where, multiple, limit = " over all positions", result.overall_multiple, result.overall_limit
-    said = f"{number(multiple)} x {unit(result.rounding or result.precision, result.mode)}{where}"
+    which = 0 if result.shares[0] > 1 else result.shares.index(result.share)
+    _, multiple, limit = _figures(result)[which]
+    said = f"{number(multiple)} x {unit(result.rounding or result.precision, result.mode)}"
+    said += ("", ", of the largest error", ", over all positions")[which]
     return f"{said}   (up to {allowed(limit)} allowed{relative})"
 
 
 def closest(result: TapResult) -> str:
     """Of its three figures the one that is nearest to its limit, and that limit."""
-    figures = (
+    name, multiple, limit = _figures(result)[result.shares.index(result.share)]
+    if limit is None:
+        return "a tap that could not be compared"
+    return f"{name} {number(multiple, '.3g')} of {number(limit, '.3g')} allowed"
+
+
+def _figures(result: TapResult) -> tuple[tuple[str, float | None, float | None], ...]:
+    """Name, multiple and limit, in the order of `TapResult.shares`."""
+    return (
         ("rms multiple", result.rms_multiple, result.rms_limit),
         ("max multiple", result.max_multiple, result.max_limit),
         ("rms multiple over all positions", result.overall_multiple, result.overall_limit),
     )
-    name, multiple, limit = figures[result.shares.index(result.share)]
-    if limit is None:
-        return "a tap that could not be compared"
-    return f"{name} {number(multiple, '.3g')} of {number(limit, '.3g')} allowed"
 
 
 def unit(precision: str, mode: str = "forward") -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from harness.report.terminal import print_report
+from harness.report.wording import times_noise
 from tests.report.hostile import EXTRA, NAMED
 from tests.report.samples import PASSING, REPORT, build, result
 
@@ -111,3 +112,12 @@ def test_the_figures_fit_a_terminal_of_80_columns():
     assert " ".join(head.split()) == "precision mode match rms x max x limits rel. rms largest rms at"
     row = next(line for line in lines if line.startswith("float32   replay"))
     assert row.split()[:7] == ["float32", "replay", "35", "of", "35", "1.2", "1.2"]
+
+
+def test_the_figure_that_is_beyond_its_limit_is_the_one_that_is_said():
+    wrong = result("layers.0.q", verdict="introduced", multiple=2.0)
+    largest, together = replace(wrong, max_multiple=16.0), replace(wrong, overall_multiple=6.0)
+    unit = "PyTorch's own float32 error"
+    assert times_noise(largest).startswith(f"16 x {unit}, of the largest error   (up to 8 allowed")
+    assert times_noise(together).startswith(f"6 x {unit}, over all positions   (up to 3 allowed")
+    assert times_noise(replace(largest, rms_multiple=5.0)).startswith(f"5 x {unit}   (up to 4 allowed")
