@@ -104,7 +104,7 @@ def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
 
 
 def times_noise(result: TapResult) -> str:
-    """The multiple with its unit, the limit of its place, and the relative error; of the rms unless that is within."""
+    """The multiple with its unit, its limit, and the relative error; of the rms unless that is within."""
     relative = "" if result.rel_rms is None else f"; {result.rel_rms:.1e} of the tap's own rms"
     which = 0 if result.shares[0] > 1 else result.shares.index(result.share)
     _, multiple, limit = _figures(result)[which]
