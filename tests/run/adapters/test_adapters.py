@@ -92,6 +92,9 @@ BUGS = {
 # Where a model does not expose what was rotated or masked, the first tap that spans it is named.
 SPANNED_BY = {"q_rope": "context", "k_rope": "context", "probs": "context"}
 
+# An eps of 1e-6 beside the root is a few roundings of float32: it need not show at every norm, but nowhere else.
+NEAR_ROUNDING = {("eps_outside", "float32")}
+
 
 @pytest.mark.parametrize("bug", BUGS)
 @pytest.mark.parametrize("name", PORTS)
@@ -104,7 +107,11 @@ def test_a_planted_bug_is_introduced_where_it_sits(golden_path, checkpoint, name
     for precision in ("float64", "float32"):
         report = checked(golden_path, checkpoint, name, precision)
         expected = {SPANNED_BY.get(kind, kind) if kind in PORTS[name] else kind for kind in kinds}
-        assert {tap.rpartition(".")[2] for tap in report.introduced} == expected, precision
+        found = {tap.rpartition(".")[2] for tap in report.introduced}
+        if (bug, precision) in NEAR_ROUNDING:
+            assert found and found <= expected, precision
+        else:
+            assert found == expected, precision
     if hasattr(module, "block"):
         module.block.clear_cache()
 
