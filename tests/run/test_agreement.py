@@ -244,7 +244,7 @@ def test_replay_alone_runs_no_prefill_of_the_ports_own(golden_path, checkpoint):
     question = replace(FLOAT32, modes=("replay",), cases=("decode",), allow_reduced_precision=True)
     report = check(golden_path, checkpoint, "counted", question, load=loader(Counted))
     assert {r.mode for r in report.results} == {"replay"}
-    assert len(calls) == 9 + 1  # and once more where its precision settings are looked at
+    assert len(calls) == 9 + 2  # and once for each shape where its precision settings are looked at
     assert not any(calls)
 
 

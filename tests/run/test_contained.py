@@ -65,6 +65,8 @@ def test_what_the_port_wrapped_is_shown_as_it_was():
         wrapping()
 
 
+# A child that only ends has nothing to wait for.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 def test_a_process_is_not_left_behind_our_back_but_a_forked_one_may_end():
     with pytest.raises(PortError, match="SystemExit"), blaming_the_port("forward"):
         os._exit(0)
