@@ -121,8 +121,8 @@ def test_one_compilation_per_padded_length_serves_all_layers_modes_and_cases(gol
 
     question = Question(precisions=("float32",), cases=("hello", "the", "digits", "quick-brown", "hello-world"))
     check(golden_path, checkpoint, question=question, load=load)
-    # 5 cases of 3 lengths, 4 layers, 2 modes: 40 calls at two padded lengths, 1 and 8. One more trace of each length
-    # as it is, 1, 2 and 3, reads precision settings.
+    # 5 cases of 3 lengths, 4 layers, 2 modes: 40 calls at two padded lengths, 1 and 8. One more trace of each
+    # length as it is, 1, 2 and 3, reads precision settings.
     assert sorted(shape[1] for shape in traces) == [1, 1, 2, 3, 8]
 
 
