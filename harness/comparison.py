@@ -212,7 +212,8 @@ def compare(
     axis = place.tap.position_axis
     scope = scope or Scope.whole(truth.shape[0], truth.shape[axis])
     error = metrics.errors(actual, truth, axis, scope.counted)
-    rms, largest, max_floor = _multiples(place, error, noise)
+    unit, scales = metrics.UNIT_ROUNDOFF[place.rounding or place.precision], (error.scale_rms, error.scale_max)
+    rms, largest, max_floor = multiples(error, noise, scales, unit, unit_of(place.mode))
     allowed, counted = limit.of(noise, scope.counted), scope.counted
     overall = allowed.overall_of(rms)
     beyond = allowed.beyond(rms, largest)
@@ -257,15 +258,24 @@ def compare(
     )
 
 
-def _multiples(
-    place: Place, error: metrics.Errors, noise: Floor | None
+def multiples(
+    error: metrics.Errors,
+    noise: Floor | None,
+    scales: tuple[metrics.PerPosition, metrics.PerPosition],
+    unit: float,
+    runs: int = 1,
 ) -> tuple[metrics.PerPosition, metrics.PerPosition, metrics.PerPosition]:
-    """Noise multiples of rms and max, and the floor of the latter."""
-    unit, runs = metrics.UNIT_ROUNDOFF[place.rounding or place.precision], unit_of(place.mode)
+    """Noise multiples of rms and max, and the floor of the latter.
+
+    Args:
+        scales: rms and largest size of the values themselves.
+        unit: unit roundoff.
+        runs: how many runs' rounding the error holds.
+    """
     zero = np.zeros(error.rms.shape)
     own_rms, own_max = (zero, zero) if noise is None else (noise.rms, noise.max)
-    rms_floor = runs * metrics.noise_floor(own_rms, error.scale_rms, unit)
-    max_floor = runs * metrics.noise_floor(own_max, error.scale_max, unit)
+    rms_floor = runs * metrics.noise_floor(own_rms, scales[0], unit)
+    max_floor = runs * metrics.noise_floor(own_max, scales[1], unit)
     rms, largest = metrics.noise_multiple(error.rms, rms_floor), metrics.noise_multiple(error.max, max_floor)
     return rms, largest, max_floor
 

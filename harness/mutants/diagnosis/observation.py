@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Num
 
 from harness import metrics
 from harness.calibration import Floor
+from harness.comparison import multiples
 from harness.metrics import PerPosition
 from harness.run.session import Compared
 from harness.taps import Tap
@@ -99,11 +100,9 @@ class Observation:
         error = metrics.errors(actual, expected, axis, counted)
         scale_rms, scale_max = metrics.per_position(self.truth, axis)
         own = _widened(self.compared.noise, predicted, exactly, axis)
-        unit, zero = metrics.UNIT_ROUNDOFF[self.compared.rounding or self.precision], np.zeros(error.rms.shape)
-        own_rms, own_max = (zero, zero) if own is None else (own.rms, own.max)
-        rms_floor = metrics.noise_floor(own_rms, np.maximum(error.scale_rms, scale_rms), unit)
-        max_floor = metrics.noise_floor(own_max, np.maximum(error.scale_max, scale_max), unit)
-        rms, largest = metrics.noise_multiple(error.rms, rms_floor), metrics.noise_multiple(error.max, max_floor)
+        unit = metrics.UNIT_ROUNDOFF[self.compared.rounding or self.precision]
+        scales = np.maximum(error.scale_rms, scale_rms), np.maximum(error.scale_max, scale_max)
+        rms, largest, _ = multiples(error, own, scales, unit)
         allowed = self.limit.of(self.compared.noise, counted)
         per_row = error.rms.size and expected.size / error.rms.size
         return Distance(
