@@ -46,14 +46,15 @@ def forked(action: Callable[[], int], seconds: float = SECONDS) -> Ended:
     Args:
         action: returns the exit code. BrokenClaimError is BROKEN, any other exception UNEXPECTED.
     """
-    out, said = os.memfd_create("out"), os.memfd_create("said")
-    started, before = time.monotonic(), _resident()
+    out, said, born = os.memfd_create("out"), os.memfd_create("said"), os.memfd_create("born")
+    started = time.monotonic()
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of threads that a fork leaves behind: the child starts its own
         child = os.fork()
     if child == 0:
+        os.write(born, str(_resident()).encode())  # there: a child has not the files that its parent has mapped
         _run(action, out, said)
     late = True
     try:
@@ -63,7 +64,8 @@ def forked(action: Callable[[], int], seconds: float = SECONDS) -> Ended:
             os.kill(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
     code = None if late else os.waitstatus_to_exitcode(status)
-    return Ended(code, _read(out), _read(said), time.monotonic() - started, usage.ru_maxrss - before)
+    grown = usage.ru_maxrss - int(_read(born))
+    return Ended(code, _read(out), _read(said), time.monotonic() - started, grown)
 
 
 def imported(*modules: str) -> None:

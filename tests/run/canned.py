@@ -25,10 +25,10 @@ RIGHT = WRONG.replace("right = False", "right = True")
 CHECK = """
 import types
 def check(golden, weights, spec, question):
-    import dataclasses, pathlib
+    import dataclasses, json, pathlib
     from harness.report.reading import read_report
     from harness.run.port import load_port
-    port = load_port(spec, weights, {{}}, "float32")
+    port = load_port(spec, weights, json.loads((weights / "config.json").read_text()), "float32")
     return dataclasses.replace(read_report(pathlib.Path({right!r} if port.right else {wrong!r})), port=spec)
 sys.modules["harness.run.check"] = types.ModuleType("harness.run.check")
 sys.modules["harness.run.check"].check = check

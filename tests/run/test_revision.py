@@ -305,12 +305,12 @@ def test_a_port_that_raises_at_the_revision_is_blamed_there(repository, right, c
 
 def test_a_process_that_dies_is_not_an_answer(repository, right, canned_check):
     repository.commit(
-        {"my_port.py": RAISES_CANNED.replace("raise ValueError('half written')", "import os; os._exit(7)")}
+        {"my_port.py": RAISES_CANNED.replace("raise ValueError('half written')", "import os; os.kill(os.getpid(), 9)")}
     )
     refused(
         diff("--before", "git:HEAD:my_port:Port", "--after", right),
         "ended without a result",
-        "exit code 7",
+        "exit code -9",
     )
 
 
