@@ -10,7 +10,7 @@ from tests.transcript import as_block, in_readme, transcript
 DIFFERS = (
     (r"\b[0-9a-f]{12}\b|[+-]?\d[\d,.]*(e[+-]?\d+)?", "#"),
     (r"worst at .*? golden #", "worst at @"),
-    (r"layers\.#\.?\w+ in [\w-]+", "@"),
+    (r"[\w.#]+ in (hello|one-to-five)", "@"),
     (r"#%|my_port.py \| .*? \(\+\)", "#"),
 )
 

@@ -28,7 +28,7 @@ from harness.mutants.mutant import CallChange, ConfigChange, Mutant, OperationCh
 from harness.run.cache import Past
 from harness.run.checker import Loader
 from harness.run.decoder import Decoder
-from harness.run.operations import OPERATIONS, Hidden, Operations
+from harness.run.operations import ONE_BY_ONE, Hidden, Operations
 from harness.run.port import Call, Port, load_port
 from harness.run.tapping import TapFunction
 from harness.run.weights import Weights, ZeroWeights
@@ -50,7 +50,7 @@ class PartlyChanged(Decoder):
         self._changed = {index: Decoder(arch, weights, own) for index, own in changed.items()}
 
     def without_weights(self) -> Self:
-        weights = ZeroWeights(self.weights.directory, self.weights.dtype)
+        weights = ZeroWeights(self.weights.checkpoint, self.weights.dtype)
         return type(self)(self.arch, weights, self.ops, self._operations)
 
     def layer(
@@ -111,10 +111,10 @@ class ChangedWeights(Weights):
     """A checkpoint's parameters, changed as mutants say before they are converted."""
 
     def __init__(
-        self, directory: Path, dtype: jnp.dtype, changes: Sequence[WeightChange], arch: Architecture
+        self, checkpoint: Checkpoint, dtype: jnp.dtype, changes: Sequence[WeightChange], arch: Architecture
     ) -> None:
-        super().__init__(directory, dtype)
-        self._read = changed_reading(self._checkpoint, changes, arch)
+        super().__init__(checkpoint, dtype)
+        self._read = changed_reading(checkpoint, changes, arch)
 
     def read(self, name: str) -> Float[Array, "..."]:
         return jnp.asarray(self._read(name).astype(self.dtype))
@@ -138,7 +138,9 @@ def load_mutants(
         config = changed_config(mutant, config)
     decoder = Decoder.load(checkpoint, config, dtype)
     of_weights = [change for change in changes if isinstance(change, WeightChange)]
-    weights = ChangedWeights(checkpoint, dtype, of_weights, right) if of_weights else decoder.weights
+    weights = (
+        ChangedWeights(decoder.weights.checkpoint, dtype, of_weights, right) if of_weights else decoder.weights
+    )
     everywhere: dict[str, Callable[..., Any]] = {}
     by_layer: dict[int, dict[str, Callable[..., Any]]] = {}
     for mutant in mutants:
@@ -148,7 +150,7 @@ def load_mutants(
                 continue
             for index in mutant.in_layers(right.layers):
                 by_layer.setdefault(index, {}).update(mutant.change.replaced)
-    operations = replace(OPERATIONS, **everywhere)
+    operations = replace(ONE_BY_ONE, **everywhere)
     changed = {index: replace(operations, **replaced) for index, replaced in by_layer.items()}
     port: Decoder | Misled = (
         PartlyChanged(decoder.arch, weights, operations, changed)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from harness.errors import PortError
 from harness.mutants.mutant import Mutant, OperationChange
 from harness.mutants.subject import Sight
-from harness.run.operations import OPERATIONS
+from harness.run.operations import ONE_BY_ONE
 
 # Each makes the value of a tap by itself; what the others make flows into these.
 LAST_BEFORE_A_TAP = (
@@ -19,7 +22,8 @@ LAST_BEFORE_A_TAP = (
 
 
 def _doubled(operation: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *args: 2 * operation(*args) + 1
+    # In numpy: JAX would compile a product and a sum for every shape there is.
+    return lambda *args: jnp.asarray(2 * np.asarray(operation(*args)) + 1)
 
 
 RIGHT = Mutant("right", wrong="f(x)", right="f(x)", introduced=frozenset(), change=OperationChange({}))
@@ -28,7 +32,7 @@ FORCED_FAILURE = Mutant(
     wrong="2 f(x) + 1 at every tap",
     right="f(x)",
     introduced=frozenset(),
-    change=OperationChange({name: _doubled(getattr(OPERATIONS, name)) for name in LAST_BEFORE_A_TAP}),
+    change=OperationChange({name: _doubled(getattr(ONE_BY_ONE, name)) for name in LAST_BEFORE_A_TAP}),
 )
 
 

@@ -22,6 +22,8 @@ class Whole(Protocol):
 
     def tap(self, name: str) -> Tap | None: ...
 
+    def golden(self, name: str) -> np.ndarray | None: ...
+
     def goldens(self, stage: str) -> Goldens: ...
 
     def judge_by(self, rounding: Mapping[str, str]) -> None: ...
@@ -44,17 +46,17 @@ class CallSession:
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         refuse_tracer(name, value)
         self._take(name, value)
-        stage, _, kind = name.rpartition(".")
-        golden = self.goldens(stage).get(kind) if self.replaying else None
-        return value if golden is None else handed_on(name, golden, value)
+        golden = self._whole.golden(name) if self.replaying else None
+        return value if golden is None else handed_on(name, self._part(name, golden), value)
 
     def goldens(self, stage: str) -> Goldens:
-        found = {}
-        for kind, value in self._whole.goldens(stage).items():
-            tap = self._whole.tap(name_of(stage, kind))
-            assert tap is not None
-            found[kind] = part(tap, value, self._span)
-        return found
+        whole = self._whole.goldens(stage)
+        return {kind: self._part(name_of(stage, kind), value) for kind, value in whole.items()}
+
+    def _part(self, name: str, golden: np.ndarray) -> np.ndarray:
+        tap = self._whole.tap(name)
+        assert tap is not None
+        return part(tap, golden, self._span)
 
     def judge_by(self, rounding: Mapping[str, str]) -> None:
         self._whole.judge_by(rounding)

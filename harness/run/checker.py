@@ -59,6 +59,7 @@ class Checker:
         spec: the port, `package.module:Name`; also what the report calls it.
         question: what is asked of it.
         load: loads the port instead of `spec`.
+        inspect: whether precision settings inside the port are looked for; its trace takes longer than a short case.
 
     Raises:
         HarnessError: whatever can be refused before the port runs: the golden, the weights, the question, a port
@@ -73,8 +74,10 @@ class Checker:
         question: Question,
         *,
         load: Loader | None = None,
+        inspect: bool = True,
     ) -> None:
         self.question = question
+        self._inspect = inspect
         question.check()
         self._spec = spec
         refuse_no_backend()
@@ -275,7 +278,7 @@ class Checker:
         Raises:
             PortError: the port reduces the matmul precision by itself.
         """
-        if precision == "bfloat16" or not sequences:
+        if precision == "bfloat16" or not sequences or not self._inspect:
             return ()
         known = self._audits.setdefault(precision, {})
         for kind, calls in matmul_audit.kinds_of(sequences).items():

@@ -9,6 +9,7 @@ In a check, inputs are padded on the right to a few lengths, so that it serves p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.architecture import Architecture, Config, architecture_of
+from harness.checkpoint import Checkpoint
 from harness.errors import CheckpointError, PortError
 from harness.run.cache import Cache, Past
 from harness.run.operations import NO_WINDOW, OPERATIONS, Heads, Hidden, Operations
@@ -47,8 +49,8 @@ class Projection(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query attention with RoPE."""
 
-    def __init__(self, arch: Architecture, ops: Operations, dtype: jnp.dtype) -> None:
-        self.arch, self.ops = arch, ops
+    def __init__(self, arch: Architecture, dtype: jnp.dtype) -> None:
+        self.arch = arch
         q, kv = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
         self.q = Projection(arch.hidden, q, bias=True, dtype=dtype)
         self.k = Projection(arch.hidden, kv, bias=True, dtype=dtype)
@@ -56,12 +58,19 @@ class Attention(nnx.Module):
         self.o = Projection(q, arch.hidden, bias=False, dtype=dtype)
 
     def __call__(
-        self, x: Hidden, positions: Ids, mask: Mask, window: Window, past: Past | None, tap: TapFunction
+        self,
+        ops: Operations,
+        tap: TapFunction,
+        x: Hidden,
+        positions: Ids,
+        mask: Mask,
+        window: Window,
+        past: Past | None,
     ) -> tuple[Hidden, Past | None]:
-        arch, ops = self.arch, self.ops
-        q = tap("q", self._heads(self.q, x, arch.heads))
-        k = tap("k", self._heads(self.k, x, arch.kv_heads))
-        v = tap("v", self._heads(self.v, x, arch.kv_heads))
+        arch = self.arch
+        q = tap("q", self._heads(ops, self.q, x, arch.heads))
+        k = tap("k", self._heads(ops, self.k, x, arch.kv_heads))
+        v = tap("v", self._heads(ops, self.v, x, arch.kv_heads))
         frequencies = ops.inverse_frequencies(arch.rope_theta, arch.head_dim)
         angles = ops.rope_angles(positions, frequencies, x.dtype)
         q = tap("q_rope", ops.rotate_q(q, angles))
@@ -78,45 +87,58 @@ class Attention(nnx.Module):
         merged = context.reshape(*context.shape[:2], -1)
         return tap("attn_out", _apply(ops, self.o, merged)), past
 
-    def _heads(self, projection: Projection, x: Hidden, heads: int) -> Heads:
-        y = _apply(self.ops, projection, x)
+    def _heads(self, ops: Operations, projection: Projection, x: Hidden, heads: int) -> Heads:
+        y = _apply(ops, projection, x)
         return y.reshape(*y.shape[:2], heads, self.arch.head_dim)
 
 
 class Mlp(nnx.Module):
     """SwiGLU."""
 
-    def __init__(self, arch: Architecture, ops: Operations, dtype: jnp.dtype) -> None:
-        self.ops = ops
+    def __init__(self, arch: Architecture, dtype: jnp.dtype) -> None:
         self.gate = Projection(arch.hidden, arch.intermediate, bias=False, dtype=dtype)
         self.up = Projection(arch.hidden, arch.intermediate, bias=False, dtype=dtype)
         self.down = Projection(arch.intermediate, arch.hidden, bias=False, dtype=dtype)
 
-    def __call__(self, x: Hidden, tap: TapFunction) -> Hidden:
-        gate = tap("gate", _apply(self.ops, self.gate, x))
-        up = tap("up", _apply(self.ops, self.up, x))
-        return tap("mlp_out", _apply(self.ops, self.down, tap("act", self.ops.gated(gate, up))))
+    def __call__(self, ops: Operations, tap: TapFunction, x: Hidden) -> Hidden:
+        gate = tap("gate", _apply(ops, self.gate, x))
+        up = tap("up", _apply(ops, self.up, x))
+        return tap("mlp_out", _apply(ops, self.down, tap("act", ops.gated(gate, up))))
 
 
 class DecoderLayer(nnx.Module):
     """Pre-norm attention and MLP, each added to the residual stream."""
 
-    def __init__(self, arch: Architecture, ops: Operations, dtype: jnp.dtype) -> None:
-        self.arch, self.ops = arch, ops
+    def __init__(self, arch: Architecture, dtype: jnp.dtype) -> None:
+        self.arch = arch
         self.attn_norm = nnx.Param(jax.ShapeDtypeStruct((arch.hidden,), dtype))
-        self.attn = Attention(arch, ops, dtype)
+        self.attn = Attention(arch, dtype)
         self.mlp_norm = nnx.Param(jax.ShapeDtypeStruct((arch.hidden,), dtype))
-        self.mlp = Mlp(arch, ops, dtype)
+        self.mlp = Mlp(arch, dtype)
 
     def __call__(
-        self, x: Hidden, positions: Ids, mask: Mask, window: Window, past: Past | None, tap: TapFunction
+        self,
+        ops: Operations,
+        tap: TapFunction,
+        x: Hidden,
+        positions: Ids,
+        mask: Mask,
+        window: Window,
+        past: Past | None,
     ) -> tuple[Hidden, Past | None]:
-        ops, eps = self.ops, self.arch.rms_norm_eps
+        eps = self.arch.rms_norm_eps
         normed = tap("attn_norm", ops.attn_norm(x, self.attn_norm[...], eps))
-        update, past = self.attn(normed, positions, mask, window, past, tap)
+        update, past = self.attn(ops, tap, normed, positions, mask, window, past)
         x = tap("resid_mid", ops.attn_residual(x, update))
         normed = tap("mlp_norm", ops.mlp_norm(x, self.mlp_norm[...], eps))
-        return tap("resid_post", ops.mlp_residual(x, self.mlp(normed, tap))), past
+        return tap("resid_post", ops.mlp_residual(x, self.mlp(ops, tap, normed))), past
+
+
+@functools.lru_cache(maxsize=16)
+def _skeleton(arch: Architecture, dtype: jnp.dtype) -> tuple[nnx.GraphDef[DecoderLayer], nnx.State]:
+    """A layer's structure, and its parameters' shapes: none ever has an initial value that a load could leave."""
+    graph, abstract = nnx.split(DecoderLayer(arch, dtype))
+    return graph, abstract
 
 
 class Decoder:
@@ -126,17 +148,25 @@ class Decoder:
         arch: what the config describes.
         weights: the checkpoint's parameters, converted to the dtype of the check as they are read.
         operations: the arithmetic.
+
+    Raises:
+        CheckpointError: an activation that this decoder does not compute.
     """
 
     def __init__(self, arch: Architecture, weights: Weights, operations: Operations = OPERATIONS) -> None:
+        if arch.activation != "silu":
+            raise CheckpointError(
+                "the built-in decoder does not compute this activation",
+                where="config.json: hidden_act",
+                expected="silu",
+                found=arch.activation,
+                hint="bring a port that does: --port package.module:Name",
+            )
         self.arch, self.weights, self.ops = arch, weights, operations
-        self._checkpoint = weights.directory
         self._windows = [np.int32(min(window or NO_WINDOW, NO_WINDOW)) for window in arch.windows]
-        # Shapes only: no parameter ever has an initial value that a load could fail to replace.
-        skeleton = DecoderLayer(arch, operations, weights.dtype)
-        graph, self._abstract = nnx.split(skeleton)
+        graph, self._abstract = _skeleton(arch, weights.dtype)
         self._embed = Tapped(partial(_embed, operations), KINDS)
-        self._layer = Tapped(partial(_layer, graph), KINDS)
+        self._layer = Tapped(partial(_layer, graph, operations), KINDS)
         self._head = Tapped(partial(_head, operations, arch.rms_norm_eps), KINDS)
 
     @classmethod
@@ -157,20 +187,11 @@ class Decoder:
         """
         if mesh is not None:
             raise PortError("the built-in decoder runs on one device", found=mesh, hint="pass no mesh")
-        arch = architecture_of(config)
-        if arch.activation != "silu":
-            raise CheckpointError(
-                "the built-in decoder does not compute this activation",
-                where="config.json: hidden_act",
-                expected="silu",
-                found=arch.activation,
-                hint="bring a port that does: --port package.module:Name",
-            )
-        return cls(arch, Weights(checkpoint, dtype), operations)
+        return cls(architecture_of(config), Weights(Checkpoint(checkpoint), dtype), operations)
 
     def without_weights(self) -> Self:
         """The same decoder with zeros for weights, to be traced: see `harness.run.matmul_audit`."""
-        return type(self)(self.arch, ZeroWeights(self._checkpoint, self.weights.dtype), self.ops)
+        return type(self)(self.arch, ZeroWeights(self.weights.checkpoint, self.weights.dtype), self.ops)
 
     def init_cache(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
         """An empty KV cache with room for `length` tokens per row."""
@@ -262,6 +283,7 @@ def _embed(ops: Operations, tap: TapFunction, table: Array, ids: Ids) -> Hidden:
 
 def _layer(
     graph: nnx.GraphDef[DecoderLayer],
+    operations: Operations,
     tap: TapFunction,
     state: nnx.State,
     x: Hidden,
@@ -271,7 +293,7 @@ def _layer(
     past: Past | None,
 ) -> tuple[Hidden, Past | None]:
     layer: DecoderLayer = nnx.merge(graph, state)
-    return layer(x, positions, mask, window, past, tap)
+    return layer(operations, tap, x, positions, mask, window, past)
 
 
 def _head(ops: Operations, eps: float, tap: TapFunction, norm: Array, head: Array, x: Hidden) -> Array:

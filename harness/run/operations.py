@@ -8,7 +8,7 @@ in the dtype of the activations.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import jax
 import jax.numpy as jnp
@@ -152,3 +152,18 @@ class Operations:
 
 
 OPERATIONS = Operations()
+
+
+def _one_by_one() -> Operations:
+    """Each function compiled once, however many places it has; their arguments that are no arrays are static."""
+    static = {rope_angles: ("dtype",), repeat_kv: ("groups",)}
+    left = {inverse_frequencies}  # it is numpy, in float64 whatever the precision
+    functions = {getattr(OPERATIONS, field.name) for field in fields(Operations)} - left
+    compiled = {function: jax.jit(function, static_argnames=static.get(function, ())) for function in functions}
+    named = {field.name: getattr(OPERATIONS, field.name) for field in fields(Operations)}
+    return Operations(**{name: compiled.get(function, function) for name, function in named.items()})
+
+
+# The same operations for a decoder that runs them outside a trace, one after the other, where one of them is often
+# replaced: what is replaced runs primitive by primitive and the rest is compiled once for all such decoders.
+ONE_BY_ONE = _one_by_one()

@@ -41,6 +41,7 @@ class GoldenSource:
         self.rounded = Recent(self._rounded, keep)
         self._floors = functools.cache(self._calibrated)
         self.scope = functools.cache(self._scope)
+        self._case = functools.cache(golden.case)
         self._at = functools.cache(lambda other: GoldenSource(golden, other, keep))
 
     def at(self, precision: str | None) -> GoldenSource:
@@ -61,7 +62,7 @@ class GoldenSource:
         """A golden value of some rows of a case, as the port counts the positions of that case."""
         if not self._from_pads or self.taps[tap].kind not in TURNED:
             return value
-        by = shifts(self.golden.case(case))[rows]
+        by = shifts(self._case(case))[rows]
         return turned(value, by, self._theta) if by.any() else value
 
     def _rounded(self, case: str, tap: str) -> Num[np.ndarray, "..."]:
@@ -72,7 +73,7 @@ class GoldenSource:
         value = round_to(self.truth(case, tap), self.precision)
         entry, the = self.golden.manifest.case(case), self.taps[tap]
         axis = the.position_axis
-        if not (real := self.golden.case(case).mask).all():
+        if not (real := self._case(case).mask).all():
             shape = [size if at in (0, axis) else 1 for at, size in enumerate(value.shape)]
             return np.where(real.reshape(shape), value, np.array(np.nan, value.dtype))
         if not entry.kept or the.kind in FULL_KINDS:
@@ -87,7 +88,7 @@ class GoldenSource:
         """The tokens of a case that are compared: no padding, and the kept ones where only some are."""
         entry = self.golden.manifest.case(case)
         positions = np.asarray(entry.kept or range(entry.shape[1]))
-        return Scope(self.golden.case(case).mask[:, positions], positions, entry.calls)
+        return Scope(self._case(case).mask[:, positions], positions, entry.calls)
 
     def noise(self, case: CaseEntry, mode: str, tap: str) -> Floor | None:
         """PyTorch's own error at a tap; None at float64, for which none is recorded."""

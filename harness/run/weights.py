@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,10 +31,9 @@ LAYER_PARAMETERS = {
 class Weights:
     """A checkpoint's parameters, converted to one dtype as they are read."""
 
-    def __init__(self, directory: Path, dtype: jnp.dtype) -> None:
-        self.directory = directory
+    def __init__(self, checkpoint: Checkpoint, dtype: jnp.dtype) -> None:
+        self.checkpoint = checkpoint
         self.dtype = dtype
-        self._checkpoint = Checkpoint(directory)
 
     def read(self, name: str) -> Float[Array, "..."]:
         """One parameter, as the checkpoint lays it out.
@@ -44,7 +41,7 @@ class Weights:
         Raises:
             CheckpointError: the checkpoint lacks it.
         """
-        return jnp.asarray(np.asarray(self._checkpoint.read(name)).astype(self.dtype))
+        return jnp.asarray(np.asarray(self.checkpoint.read(name)).astype(self.dtype))
 
 
 class ZeroWeights(Weights):
@@ -56,7 +53,7 @@ class ZeroWeights(Weights):
         Raises:
             CheckpointError: the checkpoint lacks it.
         """
-        return jnp.zeros(self._checkpoint.shape(name), self.dtype)
+        return jnp.zeros(self.checkpoint.shape(name), self.dtype)
 
 
 def layer_state(weights: Weights, index: int, abstract: nnx.State) -> nnx.State:

@@ -170,7 +170,7 @@ def test_weights_that_went_through_float16_show_at_every_precision(
     assert check(tmp_path / "r.h5", window_checkpoint, question=question).verdict == "match"
 
     def through_float16(self, name):
-        return jnp.asarray(self._checkpoint.read(name).astype(np.float16).astype(self.dtype))
+        return jnp.asarray(self.checkpoint.read(name).astype(np.float16).astype(self.dtype))
 
     monkeypatch.setattr(Weights, "read", through_float16)
     report = check(tmp_path / "r.h5", window_checkpoint, question=question)

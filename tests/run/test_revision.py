@@ -305,7 +305,11 @@ def test_a_port_that_raises_at_the_revision_is_blamed_there(repository, right, c
 
 def test_a_process_that_dies_is_not_an_answer(repository, right, canned_check):
     repository.commit(
-        {"my_port.py": RAISES_CANNED.replace("raise ValueError('half written')", "import os; os.kill(os.getpid(), 9)")}
+        {
+            "my_port.py": RAISES_CANNED.replace(
+                "raise ValueError('half written')", "import os; os.kill(os.getpid(), 9)"
+            )
+        }
     )
     refused(
         diff("--before", "git:HEAD:my_port:Port", "--after", right),

@@ -15,8 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Num
 
 from harness.architecture import Config
+from harness.checkpoint import Checkpoint
 from harness.errors import HarnessError
 from harness.golden import CaseEntry
 from harness.mutants.diagnosis.candidate import Candidate, build
@@ -27,11 +29,26 @@ from harness.run.calls import joined, part
 from harness.run.decoder import Decoder
 from harness.run.port import Call
 from harness.run.precision import in_force, jax_dtype
+from harness.run.recent import Recent
 from harness.run.sequences import filled
 from harness.run.source import GoldenSource
 from harness.taps import CACHE_KINDS, Tap, kind_of
 
+KEPT_BYTES = 256 * 2**20  # two layers of a 0.5B in bfloat16, or all of a small model
 SpanTap = Callable[[slice, str, jax.Array], jax.Array]
+
+
+class _Kept(Checkpoint):
+    """A checkpoint whose latest parameters are kept: most candidates read the same few, one after the other."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._recent = Recent(super().read, KEPT_BYTES)
+
+    def read(self, name: str) -> Num[np.ndarray, "..."]:
+        value = self._recent(name)
+        value.flags.writeable = False  # it is shared
+        return value
 
 
 class Bench:
@@ -53,7 +70,8 @@ class Bench:
         replaced: frozenset[str],
         arithmetic: str | None = None,
     ) -> None:
-        self.source, self._checkpoint, self._config, self._replaced = source, checkpoint, config, replaced
+        self.source, self._config, self._replaced = source, config, replaced
+        self._checkpoint = _Kept(checkpoint)
         self._dtype = jax_dtype(arithmetic or source.precision)
         self._last: tuple[Candidate, Decoder] | None = None
         self._parameters: dict[str, Any] = {}
@@ -87,7 +105,7 @@ class Bench:
         if self.source.precision == "float64":
             return None
         if self._exact is None:
-            self._exact = Bench(self.source, self._checkpoint, self._config, self._replaced, "float64")
+            self._exact = Bench(self.source, self._checkpoint.directory, self._config, self._replaced, "float64")
         with in_force("float64"):
             return self._exact.predict(candidate, scene, until)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
 from harness.architecture import Config, architecture_of
+from harness.checkpoint import Checkpoint
 from harness.mutants.mutant import Change, ConfigChange, Mutant, OperationChange, WeightChange
 from harness.mutants.planting import ChangedWeights
 from harness.run.decoder import Decoder
-from harness.run.operations import OPERATIONS
+from harness.run.operations import ONE_BY_ONE, OPERATIONS
+from harness.run.weights import Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,7 @@ class Candidate:
         return Candidate((*self.mutants, *other.mutants), (*self.changes, *other.changes), value, wrong)
 
 
-def build(changes: Sequence[Change], checkpoint: Path, config: Config, dtype: jnp.dtype) -> Decoder:
+def build(changes: Sequence[Change], checkpoint: Checkpoint, config: Config, dtype: jnp.dtype) -> Decoder:
     """The built-in decoder with all of these changes, in every layer; those of how it is called are the caller's.
 
     Raises:
@@ -97,8 +98,6 @@ def build(changes: Sequence[Change], checkpoint: Path, config: Config, dtype: jn
     for outer in (change for change in changes if isinstance(change, AroundChange)):
         for name, make in outer.around.items():
             replaced[name] = make(replaced.get(name, getattr(OPERATIONS, name)))
-    decoder = Decoder.load(checkpoint, config, dtype, None, operations=replace(OPERATIONS, **replaced))
     of_weights = [change for change in changes if isinstance(change, WeightChange)]
-    if of_weights:
-        decoder.weights = ChangedWeights(checkpoint, dtype, of_weights, right)
-    return decoder
+    weights = ChangedWeights(checkpoint, dtype, of_weights, right) if of_weights else Weights(checkpoint, dtype)
+    return Decoder(architecture_of(config), weights, replace(ONE_BY_ONE, **replaced))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from harness.architecture import architecture_of, read_config
+from harness.checkpoint import Checkpoint
 from harness.comparison import Scope, TapResult
 from harness.golden import CaseEntry
 from harness.mutants.catalogue import CATALOGUE
@@ -114,8 +115,8 @@ def test_mutants_of_one_operation_cannot_be_planted_together():
 def test_two_changes_of_one_parameter_are_both_made(checkpoint):
     config = read_config(checkpoint)
     changes = (BY_ID["q_transposed"].change, BY_ID["q_bias_missing"].change)
-    decoder = build(changes, checkpoint, config, jnp.dtype("float32"))
-    right = build((), checkpoint, config, jnp.dtype("float32"))
+    decoder = build(changes, Checkpoint(checkpoint), config, jnp.dtype("float32"))
+    right = build((), Checkpoint(checkpoint), config, jnp.dtype("float32"))
     weight, bias = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.bias"
     np.testing.assert_array_equal(decoder.weights.read(weight), right.weights.read(weight).T)
     assert not decoder.weights.read(bias).any()
