@@ -59,7 +59,7 @@ class Checker:
         spec: the port, `package.module:Name`; also what the report calls it.
         question: what is asked of it.
         load: loads the port instead of `spec`.
-        inspect: whether precision settings inside the port are looked for; its trace takes longer than a short case.
+        inspect: whether precision settings inside the port are looked for: a trace takes longer than a short case.
 
     Raises:
         HarnessError: whatever can be refused before the port runs: the golden, the weights, the question, a port

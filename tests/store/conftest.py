@@ -1,4 +1,7 @@
+import functools
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -19,8 +22,18 @@ def place(request, tmp_path):
     MemoryFileSystem.store.clear()
 
 
+@functools.cache
+def small_blobs(kind: str) -> dict[str, bytes]:
+    """The files of the small golden, written once for all tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = places.make(kind, Path(folder))
+        place.write()
+        return place.blobs()
+
+
 @pytest.fixture
 def golden(place):
     """A place with the small golden in it."""
-    place.write()
+    for blob, data in small_blobs(place.kind).items():
+        place.put(blob, data)
     return place

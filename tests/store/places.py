@@ -35,6 +35,7 @@ class Place(ABC):
     """`path` is what a user would type. A blob is a file of which a golden consists."""
 
     path: str
+    kind: str
     has_rename = True
 
     def write(self, overwrite=False, **changes) -> str:
@@ -137,6 +138,12 @@ class UrlPlace(ZarrPlace):
 
 
 def make(kind: str, folder: Path) -> Place:
+    place = _of_kind(kind, folder)
+    place.kind = kind
+    return place
+
+
+def _of_kind(kind: str, folder: Path) -> Place:
     if kind == "h5":
         return Hdf5Place(folder)
     if kind == "zarr":
