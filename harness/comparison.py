@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
@@ -11,129 +10,13 @@ from jaxtyping import Bool, Float, Int, Num
 from harness import metrics
 from harness.calibration import Floor
 from harness.modes import unit_of
+from harness.results import Flip, LogitStatistics, TapResult, Verdict, Worst, finite
 from harness.taps import Tap
 from harness.tolerances import Limit
 
 # Fewer positions than this, and Pearson's r is arithmetic: with 2 it is always +1 or -1.
 MEANINGFUL_POSITIONS = 4
-
-# What a tap can be called. `diverged` is a raw result that `verdict.judge` has not looked at yet.
-Verdict = Literal[
-    "match", "diverged", "introduced", "inherited", "missing", "extra", "shape", "dtype", "nonfinite"
-]
-
-
-@dataclass(frozen=True)
-class Worst:
-    """The element with the largest absolute error: its index by dimension, and both values."""
-
-    index: dict[str, int]
-    actual: float | None
-    golden: float
-
-
-@dataclass(frozen=True)
-class Flip:
-    """A position where the most likely token is another one than in the golden.
-
-    Attributes:
-        row: of the batch.
-        margin: by how much the golden prefers its own token over the port's, in logits.
-        noise: PyTorch's own largest logit error at this position and precision.
-        tie: the margin is at most twice that: each of the two logits may move by the noise.
-    """
-
-    position: int
-    golden: int
-    actual: int
-    margin: float
-    noise: float
-    tie: bool
-    row: int = 0
-
-
-@dataclass(frozen=True)
-class LogitStatistics:
-    """What the usual criteria say of one case, over the `positions` of all its rows, without padding."""
-
-    mean_kl: float | None
-    p99_kl: float | None
-    max_kl: float | None
-    top1_agreement: float
-    flips: tuple[Flip, ...]
-    nmse: float | None
-    pcc: float | None
-    positions: int
-
-
-@dataclass(frozen=True)
-class TapResult:
-    """The comparison of one tap in one case, precision and mode.
-
-    A number that is not finite, or that nothing was there to compute from, is None. The multiples are those of the
-    position that is worst in view of its limit, and `rms_limit` and `max_limit` are the limits there;
-    `overall_multiple` is the root of the mean square over all positions. `chance` is that of a correct port to
-    have such an rms error at any position. `profile` is the rms noise multiple per position, three digits, for the
-    batch row that has the worst one, and `limits` the limit there; None at padding, and at the kept positions only
-    where a case keeps some. `noise_max` is PyTorch's own largest absolute error at this precision. `calls` says
-    how many tokens each forward pass got, where there were several, and `since_call` is the first of them (from 0)
-    in which the tap is beyond the limit. `row` is the batch row that has the worst rms multiple in view of its
-    limit, where there are several, and `wrong_rows` are all that are beyond the limit. `against` says, row by row,
-    with which prompt's golden a row was compared, in mode `alone`: None where with none. In mode `prefill` the
-    golden of `worst` is the port's own prefill (see `harness.modes`). `expected` and `found` are what a tap had to
-    be and what it was: where both are there beside figures, it has a wider dtype than it should. `rounding` is
-    the precision whose noise and limits it was judged by, where that is not its own.
-    """
-
-    case: str
-    precision: str
-    mode: str
-    tap: str
-    verdict: Verdict
-    rms_multiple: float | None = None
-    max_multiple: float | None = None
-    overall_multiple: float | None = None
-    rms_limit: float | None = None
-    max_limit: float | None = None
-    overall_limit: float | None = None
-    chance: float | None = None
-    max_abs: float | None = None
-    mean_abs: float | None = None
-    rel_rms: float | None = None
-    noise_max: float | None = None
-    position_r: float | None = None
-    position_note: str | None = None
-    growth_p: float | None = None
-    worst: Worst | None = None
-    profile: tuple[float | None, ...] = ()
-    limits: tuple[float | None, ...] = ()
-    logits: LogitStatistics | None = None
-    expected: str | None = None
-    found: str | None = None
-    calls: tuple[int, ...] = ()
-    since_call: int | None = None
-    row: int | None = None
-    wrong_rows: tuple[int, ...] = ()
-    against: tuple[str | None, ...] = ()
-    rounding: str | None = None
-
-    @property
-    def share(self) -> float:
-        """How many times its limit it is, at its worst; infinite where that was not computed."""
-        return max(self.shares)
-
-    @property
-    def shares(self) -> tuple[float, float, float]:
-        """How many times its limit it is: the rms, the largest error, and all positions together."""
-        return (
-            _share(self.rms_multiple, self.rms_limit),
-            _share(self.max_multiple, self.max_limit),
-            _share(self.overall_multiple, self.overall_limit),
-        )
-
-
-def _share(multiple: float | None, limit: float | None) -> float:
-    return float("inf") if multiple is None or not limit else multiple / limit
+FLOATS = ("bfloat16", "float32", "float64")  # from narrow to wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,14 +84,37 @@ def compare(
         scope: which tokens these are; None means a whole case without padding.
 
     Returns:
-        A result whose verdict is `match`, `diverged`, `shape`, `dtype` or `nonfinite`.
+        A result whose verdict is `match`, `diverged`, `shape`, `dtype` or `nonfinite`. Of a wider dtype the
+        values are judged too, so that no bug hides behind a cast that is missing: the verdict is `dtype` where
+        they match, and the one on them where they do not; `expected` and `found` say in both cases that the
+        contract is broken.
     """
     if actual.shape != truth.shape:
         dims = ", ".join(place.tap.dims)
         return place.result("shape", f"{truth.shape} [{dims}]", str(actual.shape))
-    if actual.dtype.name != dtype:
-        return place.result("dtype", dtype, actual.dtype.name)
+    found = actual.dtype.name
+    if found == dtype:
+        return _of_values(place, actual, truth, noise, limit, scope)
+    if not _is_wider(found, dtype):
+        return place.result("dtype", dtype, found)
+    result = _of_values(place, actual, truth, noise, limit, scope)
+    verdict = "dtype" if result.verdict == "match" else result.verdict
+    return replace(result, verdict=verdict, expected=dtype, found=found)
 
+
+def _is_wider(found: str, dtype: str) -> bool:
+    return found in FLOATS and dtype in FLOATS and FLOATS.index(found) > FLOATS.index(dtype)
+
+
+def _of_values(
+    place: Place,
+    actual: Num[np.ndarray, "..."],
+    truth: Float[np.ndarray, "..."],
+    noise: Floor | None,
+    limit: Limit,
+    scope: Scope | None,
+) -> TapResult:
+    """Compare the values alone: `match`, `diverged` or `nonfinite`."""
     axis = place.tap.position_axis
     scope = scope or Scope.whole(truth.shape[0], truth.shape[axis])
     error = metrics.errors(actual, truth, axis, scope.counted)
@@ -282,11 +188,6 @@ def multiples(
 
 def _three_digits(values: Float[np.ndarray, " position"]) -> tuple[float | None, ...]:
     return tuple(finite(float(f"{value:.3g}")) for value in values)
-
-
-def finite(value: float) -> float | None:
-    """The value as a plain float, or None where it is not finite (JSON has no infinity)."""
-    return float(value) if np.isfinite(value) else None
 
 
 def _position_correlation(

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from harness.comparison import TapResult, Verdict
+from harness.results import TapResult, Verdict
 
 # The figures in the reasons come from `python -m tests.benchmarks.bench_diff`.
 

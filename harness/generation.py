@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from harness.comparison import Flip
+from harness.results import Flip
 
 
 @dataclass(frozen=True)

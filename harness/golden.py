@@ -214,7 +214,7 @@ class _Free(msgspec.Struct):
     model: _ModelHead | None = None
 
 
-DAMAGED = "fetch the golden again, or record it anew with generate_goldens.py"
+DAMAGED = "fetch the golden again, or record it anew with `goldens record`"
 
 
 def decode(encoded: bytes, where: object) -> Manifest:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from harness.comparison import TapResult
 from harness.difference import (
     BETTER,
     FACTORS,
@@ -17,6 +16,7 @@ from harness.difference import (
     compare_results,
     crosses,
 )
+from harness.results import TapResult
 from harness.tolerances import LIMITS
 from harness.verdict import BROKEN
 

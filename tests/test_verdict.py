@@ -1,7 +1,7 @@
 import pytest
 
-from harness.comparison import TapResult
 from harness.modes import AGREEMENT_MODES
+from harness.results import TapResult
 from harness.taps import at_level, decoder_taps, recorded_inputs
 from harness.verdict import breaks_contract, first_divergence, introduced, judge, overall, was_compared
 

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 
 from harness.architecture import Config
-from harness.comparison import TapResult
 from harness.golden import CaseEntry
 from harness.mutants.criteria import LogitFigures, figures_of
 from harness.mutants.mutant import Mutant
 from harness.mutants.planting import Misled, load_mutant
 from harness.mutants.sanity import FORCED_FAILURE, RIGHT, first_line, must_fail, must_pass
 from harness.mutants.subject import Sight, Subject, Trial, sight_of
+from harness.results import TapResult
 from harness.run.checker import Checker, Loader
 from harness.run.decoder import Decoder
 from harness.run.port import Call, Port

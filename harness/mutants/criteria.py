@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from harness import metrics
-from harness.comparison import TapResult
 from harness.generation import Continuation
 from harness.report.acceptance import MAX_ABS, MEAN_ABS
 from harness.report.audit_document import GREEDY
+from harness.results import TapResult
 
 CLOSE = 1e-3
 

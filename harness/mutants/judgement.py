@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.comparison import finite
 from harness.mutants.criteria import says_no
 from harness.mutants.mutant import Mutant
 from harness.mutants.needs import CaseFacts, ModelFacts, Need
 from harness.mutants.subject import Sight, Subject
 from harness.report.audit_document import AuditResult, Outcome
+from harness.results import finite
 from harness.taps import kind_of
 
 WRONG_VALUE = ("diverged", "nonfinite")

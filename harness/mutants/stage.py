@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from harness.comparison import TapResult
 from harness.mutants.batches import Batch, Rows
 from harness.mutants.criteria import LogitFigures, figures
 from harness.mutants.subject import EMBED, HEAD, INFINITE, Sight, Stage, Subject, sight_of
+from harness.results import TapResult
 from harness.run.port import Declarations
 from harness.run.session import CaseSession, Judgement
 from harness.run.source import GoldenSource

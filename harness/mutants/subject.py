@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Array
 
 from harness.architecture import Config
-from harness.comparison import TapResult, Verdict
 from harness.generation import Continuation
 from harness.golden import CaseEntry
 from harness.mutants.batches import Batch
@@ -21,6 +20,7 @@ from harness.mutants.criteria import LogitFigures
 from harness.mutants.exact import MASKING, at_exact_lengths
 from harness.mutants.mutant import CallChange, ConfigChange, Mutant, OperationChange, WeightChange
 from harness.mutants.planting import load_mutant
+from harness.results import TapResult, Verdict
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS
 from harness.run.port import Call

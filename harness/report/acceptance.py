@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.comparison import TapResult
 from harness.generation import Continuation
 from harness.report.document import Acceptance
+from harness.results import TapResult
 
 MAX_ABS, MEAN_ABS, POSITION_CORRELATION = 1e-4, 1e-5, 0.1
 PREFERENCE = ("float32", "float64", "bfloat16")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from harness.comparison import TapResult
 from harness.report.calls import call_name
 from harness.report.document import Report
 from harness.report.summary import UNCOMPARED
+from harness.results import TapResult
 
 OWN_PREFILL = "the port's own prefill of the same tokens"
 Cells = Mapping[tuple[str, str, str], Sequence[TapResult]]  # by case, precision, mode; taps in data-flow order

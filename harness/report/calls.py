@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.comparison import TapResult
+from harness.results import TapResult
 from harness.taps import CACHE_KINDS, kind_of
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.comparison import TapResult
 from harness.errors import PortError
 from harness.report.document import Report
+from harness.results import TapResult
 from harness.taps import kind_of
 from harness.verdict import BROKEN, breaks_contract, was_compared
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.comparison import TapResult
 from harness.difference import NOISE, STATUSES, Change, compare_results, crosses, verdict_of
 from harness.report.acceptance import acceptance
 from harness.report.diff_document import Counts, Diff, Extreme, Largest, LogitFigures, LogitsEntry, Side
 from harness.report.pairing import Candidate, pair
 from harness.report.summary import forward_logits, logit_summary
 from harness.report.wording import counted
+from harness.results import TapResult
 from harness.taps import kind_of
 from harness.verdict import first_divergence, introduced, overall
 

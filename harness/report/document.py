@@ -13,8 +13,8 @@ from typing import Any, Literal
 import msgspec
 
 from harness.chances import BUDGET
-from harness.comparison import TapResult
 from harness.generation import Continuation
+from harness.results import TapResult
 from harness.tolerances import Limit
 from harness.verdict import Divergence
 

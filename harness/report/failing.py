@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.comparison import TapResult
 from harness.errors import PortError
 from harness.report.document import Report
+from harness.results import TapResult
 from harness.verdict import first_divergence
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.comparison import TapResult
 from harness.report.calls import call_evidence
 from harness.report.document import Report
 from harness.report.summary import READABLE
+from harness.results import TapResult
 from harness.taps import CACHE_KINDS, kind_of
 from harness.verdict import was_compared
 

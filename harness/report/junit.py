@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from junitparser import Error, Failure, TestCase
 
-from harness.comparison import TapResult
 from harness.report.agreement import agreement
 from harness.report.document import Report
 from harness.report.findings import worst_first
 from harness.report.junit_xml import legal, numbered, skipped, suites
 from harness.report.wording import extent, facts, headline, inherited, looks_like, place, some, title, uncompared
+from harness.results import TapResult
 from harness.verdict import BROKEN, first_divergence, introduced, overall
 
 

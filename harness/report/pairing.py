@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.comparison import TapResult
 from harness.difference import Limits
 from harness.errors import UsageError
 from harness.report.document import Report
 from harness.report.wording import counted
+from harness.results import TapResult
 
 Cell = tuple[str, str, str]  # precision, mode, case
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.comparison import TapResult
 from harness.report.document import Report
+from harness.results import TapResult
 
 # Verdicts of results without numbers: there was nothing to compare.
 UNCOMPARED = ("missing", "extra", "shape", "dtype")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.comparison import TapResult, Worst
 from harness.modes import unit_of
 from harness.report.acceptance import MAX_ABS, MEAN_ABS, POSITION_CORRELATION
 from harness.report.contract import breach
 from harness.report.document import Acceptance, LimitEntry, Report
 from harness.report.findings import Finding
 from harness.report.summary import UNCOMPARED
+from harness.results import TapResult, Worst
 from harness.taps import kind_of
 from harness.verdict import was_compared
 
@@ -95,12 +95,28 @@ def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
     if worst.worst is not None:
         at = f"case {worst.case}, {worst.tap}, {index(worst)}"
         yield "worst at", f"{at}:  actual {actual(worst.worst)}, {expected(worst)} {worst.worst.golden:.6g}"
+    yield from _certainty(worst)
     if finding.since:
         yield "operation", f"any after {some(finding.since)}: what is between was not compared in these cases"
     for sentence in finding.evidence:
         yield "positions", sentence
     if finding.matched:
         yield "fed by", f"{', '.join(finding.matched)}, which matched"
+
+
+def _certainty(result: TapResult) -> Iterator[tuple[str, str]]:
+    """Whether the error cannot be rounding, or only hardly ever is."""
+    beyond = result.beyond_rounding
+    if result.mode != "replay" or result.verdict != "introduced":
+        return
+    if beyond is not None and beyond > 1:
+        yield (
+            "proven",
+            f"no rounding: {number(beyond)} times the most that all roundings of this operation can add up to",
+        )
+    elif result.chance is not None:
+        rarely = f"once in {power(1 / result.chance)} comparisons" if result.chance > 1e-300 else "never"
+        yield "unusual", f"roundings could add up to this, but in a correct port they do {rarely}"
 
 
 def times_noise(result: TapResult) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.comparison import TapResult
 from harness.report.document import Report
+from harness.results import TapResult
 from harness.run.checker import Checker, Loader
 from harness.run.port import BUILT_IN
 from harness.run.progress import SILENT, Progress

@@ -9,20 +9,20 @@ from typing import Any, Self
 
 from harness import embedded
 from harness.architecture import Architecture, Config
-from harness.comparison import TapResult
 from harness.errors import HarnessError
 from harness.generation import Continuation
 from harness.golden import CaseEntry
 from harness.report.document import Report
-from harness.run import matmul_audit
+from harness.results import TapResult
 from harness.run import precision as precisions
 from harness.run.backend import refuse_no_backend
+from harness.run.bounds import with_bounds
 from harness.run.convention import NOTE
 from harness.run.coverage import covered, obstacle, replayable, uncovered
 from harness.run.generation import continue_greedily
+from harness.run.matmul_audit import Inspection
 from harness.run.passes import checkable, passes
 from harness.run.port import (
-    Call,
     Declarations,
     Port,
     declarations,
@@ -114,7 +114,7 @@ class Checker:
         self._settings: dict[str, object] = {}
         self._declared = Declarations()
         self._notes: dict[str, tuple[str, ...]] = {}
-        self._audits: dict[str, dict[matmul_audit.Kind, matmul_audit.Audit]] = {}
+        self._inspection = Inspection()
         self._not_lifted: dict[str, None] = {}
         self._uncovered: dict[str, None] = {}
         self._generations: dict[tuple[str, str], Continuation] = {}
@@ -224,7 +224,12 @@ class Checker:
             self._notes[precision] = (
                 *notes_of(port),
                 *((NOTE,) if self._declared.positions_from_pads else ()),
-                *self._precision_notes(precision, port, in_force, sequences),
+                *(
+                    (precisions.waiver(in_force),)
+                    if allow_reduced and precision == "float32" and sequences
+                    else ()
+                ),
+                *(self._inspection.notes(precision, port, sequences, allow_reduced) if self._inspect else ()),
             )
         return results
 
@@ -247,7 +252,7 @@ class Checker:
                 one for (case, p), one in self._generations.items() if case in cases_seen and p in precisions_seen
             ),
         )
-        return assemble(self.golden, run, results)
+        return with_bounds(assemble(self.golden, run, results), self._declared, self.source, self._checkpoint)
 
     def _not_in_these_modes(self) -> Iterator[str]:
         if self._outside:
@@ -262,31 +267,6 @@ class Checker:
     def not_lifted(self) -> tuple[str, ...]:
         """Why float64 was not checked although it was asked for."""
         return tuple(self._not_lifted)
-
-    def _precision_notes(
-        self,
-        precision: str,
-        port: Port,
-        settings: precisions.Settings,
-        sequences: Sequence[Sequence[Call]],
-    ) -> tuple[str, ...]:
-        """What has to be said about precision settings; the port is looked into once for each kind of case.
-
-        That is after it ran, and on inputs that it has seen: a port that keeps tables for later would otherwise
-        keep what is only a tracer.
-
-        Raises:
-            PortError: the port reduces the matmul precision by itself.
-        """
-        if precision == "bfloat16" or not sequences or not self._inspect:
-            return ()
-        known = self._audits.setdefault(precision, {})
-        for kind, calls in matmul_audit.kinds_of(sequences).items():
-            if kind not in known:
-                known[kind] = matmul_audit.audit(port, calls)
-        allow_reduced = self.question.allow_reduced_precision
-        notes = matmul_audit.judge(matmul_audit.together(known.values()), precision, allow_reduced)
-        return (precisions.waiver(settings), *notes) if allow_reduced and precision == "float32" else notes
 
     def _port(self, precision: str) -> Port:
         if precision in self._unloadable:  # what took minutes to fail is not tried again for every case

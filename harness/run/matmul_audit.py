@@ -131,6 +131,32 @@ def judge(audit: Audit, precision: str, allow_reduced: bool) -> tuple[str, ...]:
     )
 
 
+class Inspection:
+    """What a port's code asks of matrix products, looked into once for each kind of case and precision."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[Kind, Audit]] = {}
+
+    def notes(
+        self, precision: str, port: Port, sequences: Sequence[Sequence[Call]], allow_reduced: bool
+    ) -> tuple[str, ...]:
+        """What a report has to say about precision settings inside the port.
+
+        To be asked after it ran, and on inputs that it has seen: a port that keeps tables for later would
+        otherwise keep what is only a tracer.
+
+        Raises:
+            PortError: the port reduces the matmul precision by itself.
+        """
+        if precision == "bfloat16" or not sequences:
+            return ()
+        known = self._known.setdefault(precision, {})
+        for kind, calls in kinds_of(sequences).items():
+            if kind not in known:
+                known[kind] = audit(port, calls)
+        return judge(together(known.values()), precision, allow_reduced)
+
+
 def _walk(jaxpr: Jaxpr, backend: str) -> Iterator[ReducedMatmul]:
     for equation in jaxpr.eqns:
         asked = _reduction(equation, backend)

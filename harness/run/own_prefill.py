@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from jaxtyping import Num
 
-from harness.comparison import Place, TapResult, compare
+from harness.comparison import Place, compare
 from harness.golden import CaseEntry
+from harness.results import TapResult
 from harness.run.source import GoldenSource
 from harness.run.tapping import Goldens, TapFunction, fired_twice, refuse_tracer
 from harness.taps import CACHE_KINDS, Tap, name_of

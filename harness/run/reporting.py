@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 
-from harness.comparison import TapResult
 from harness.generation import Continuation
 from harness.golden import CaseEntry
 from harness.modes import MODES
 from harness.report.acceptance import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
+from harness.results import TapResult
 from harness.run.port import Declarations
 from harness.run.question import Question
 from harness.store import Golden

@@ -15,11 +15,11 @@ from jaxtyping import Float, Num
 
 from harness import tolerances
 from harness.calibration import Floor
-from harness.comparison import Place, Scope, TapResult
+from harness.comparison import Place, Scope, compare
 from harness.corpus import Case
 from harness.golden import CaseEntry
+from harness.results import TapResult
 from harness.run.source import GoldenSource
-from harness.run.wider import compare_at
 from harness.store import Golden
 from harness.taps import CACHE_KINDS, Tap, kind_of
 from harness.tolerances import Limit
@@ -90,7 +90,7 @@ class AloneGolden:
         place = Place(self.entry.name, self.source.precision, self.mode, tap, rounding)
         truth, noise, scope = self._truth(tap), self._noise(tap, rounding), self._scope(tap)
         allowed = self.limit if rounding is None else self.limit_at(rounding)
-        found = compare_at(place, actual, truth, noise, allowed, dtype, scope)
+        found = compare(place, actual, truth, noise, allowed, dtype, scope)
         return replace(found, against=self._against(tap))
 
     def _against(self, tap: Tap) -> tuple[str | None, ...]:

@@ -16,15 +16,15 @@ from jaxtyping import Float, Num
 
 from harness import tolerances
 from harness.calibration import Floor
-from harness.comparison import Place, Scope, TapResult
+from harness.comparison import Place, Scope, compare
 from harness.corpus import spans_of
 from harness.errors import shortened
 from harness.golden import CaseEntry
+from harness.results import TapResult
 from harness.run.calls import CallSession, joined, misshapen
 from harness.run.port import Declarations
 from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction, fired_twice, handed_on, refuse_tracer
-from harness.run.wider import compare_at
 from harness.taps import CACHE_KINDS, Tap, name_of, recorded_inputs
 from harness.tolerances import Limit
 
@@ -118,7 +118,7 @@ class CaseSession:
         for tap in self._wanted.values():
             if tap.name != "logits":  # the check itself taps what forward returns
                 self._by_stage.setdefault(tap.stage, []).append(tap)
-        self._spanning = _spanning(source, case, judgement.declared)
+        self._spanning = spanning(source, case, judgement.declared)
         self._seen: set[str] = set()
         self._spans = spans_of(case.calls or (case.shape[1],))
         self._values: dict[str, list[np.ndarray]] = {}
@@ -264,7 +264,7 @@ class CaseSession:
             judgement.watch(Compared(self.case, self._mode, tap, actual, truth, own, part, rounding))
         allowed = judgement.limit if rounding is None else judgement.limit_at(rounding)
         place = replace(self._place(tap), rounding=rounding)
-        return compare_at(place, actual, truth, own, allowed, self._dtype(tap.kind), part)
+        return compare(place, actual, truth, own, allowed, self._dtype(tap.kind), part)
 
     def _kept(self, tap: Tap, value: np.ndarray) -> np.ndarray:
         """A value at the kept positions, where only some are; one that has not all positions is left as it is."""
@@ -287,7 +287,7 @@ def wanted_taps(source: GoldenSource, case: CaseEntry, declared: Declarations) -
     return {n: source.taps[n] for n in case.taps if source.taps[n].kind not in declared.without}
 
 
-def _spanning(source: GoldenSource, case: CaseEntry, declared: Declarations) -> frozenset[str]:
+def spanning(source: GoldenSource, case: CaseEntry, declared: Declarations) -> frozenset[str]:
     """Taps that span several recorded operations in this port, since taps between are not exposed or not replaced.
 
     Their replay error is the rounding of all those operations; PyTorch's replay noise is of the last one alone.

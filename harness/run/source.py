@@ -35,7 +35,7 @@ class GoldenSource:
         self.golden = golden
         self.precision = precision
         self.taps: Mapping[str, Tap] = {tap.name: tap for tap in golden.manifest.taps}
-        self._from_pads = from_pads
+        self.from_pads = from_pads
         self._theta = architecture_of(golden.manifest.model.config).rope_theta
         self.truth = Recent(self._truth, keep)
         self.rounded = Recent(self._rounded, keep)
@@ -60,7 +60,7 @@ class GoldenSource:
         self, case: str, tap: str, value: Float[np.ndarray, "batch ..."], rows: slice = slice(None)
     ) -> Float[np.ndarray, "batch ..."]:
         """A golden value of some rows of a case, as the port counts the positions of that case."""
-        if not self._from_pads or self.taps[tap].kind not in TURNED:
+        if not self.from_pads or self.taps[tap].kind not in TURNED:
             return value
         by = shifts(self._case(case))[rows]
         return turned(value, by, self._theta) if by.any() else value

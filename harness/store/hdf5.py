@@ -72,7 +72,7 @@ class Hdf5Reader(Reader):
                 "this HDF5 file is not a golden: it has no manifest",
                 where=self.where,
                 found=f"{self._groups[''].get_num_objs()} other members",
-                hint="give the path of a golden; `python generate_goldens.py` records one",
+                hint="give the path of a golden; `goldens record` makes one",
             )
         dataset = self._dataset(MANIFEST)
         shape = tuple(dataset.shape) if dataset.rank == 1 else ()

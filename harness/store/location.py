@@ -82,7 +82,7 @@ def open_reader(path: str | Path) -> Hdf5Reader | ZarrReader:
         found=f"the golden of before, at {old}" if old else None,
         hint=f"`mv {old} {local}` restores it, and so does the next recording to this path"
         if old
-        else "check the path; `python generate_goldens.py --out PATH` records a golden",
+        else "check the path; `goldens record --out PATH` records a golden",
     )
 
 

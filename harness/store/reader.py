@@ -237,5 +237,5 @@ class Golden:
             where=f"{self.path}: {case}",
             expected=f"level {needed!r}, at which {tap} is recorded",
             found=f"level {level!r}",
-            hint=f"record it again with `generate_goldens.py --level {needed}`, or ask for a tap it has",
+            hint=f"record it again with `goldens record --level {needed}`, or ask for a tap it has",
         )

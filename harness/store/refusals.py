@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from harness.errors import GoldenError, HarnessError
 
-FETCH_AGAIN = "fetch the golden again, or record it anew with generate_goldens.py"
+FETCH_AGAIN = "fetch the golden again, or record it anew with `goldens record`"
 
 
 @contextmanager

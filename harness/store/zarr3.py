@@ -113,7 +113,7 @@ class ZarrReader(Reader):
                 where=self.where,
                 expected=f"{MANIFEST}/{DOCUMENT}",
                 found="nothing of that name",
-                hint="give the path of a golden; `python generate_goldens.py` records one",
+                hint="give the path of a golden; `goldens record` makes one",
             )
         document = self._document(MANIFEST)
         data = self._read(f"{MANIFEST}/c.0", MANIFEST_LIMIT)

@@ -20,11 +20,11 @@ from pathlib import Path
 import click
 
 from harness import embedded
-from harness.comparison import TapResult
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.mutant import Mutant, OperationChange
 from harness.mutants.planting import load_mutants
 from harness.report.reading import read_report
+from harness.results import TapResult
 from harness.run.check import check
 from harness.run.question import Question
 

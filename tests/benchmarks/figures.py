@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import embedded
-from harness.comparison import TapResult
 from harness.mutants.audit import AuditQuestion, audit
 from harness.report.audit_document import Audit
+from harness.results import TapResult
 from harness.run.check import check
 from harness.run.question import Question
 from harness.tolerances import LIMITS, PRECISIONS

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from harness.calibration import Floor
 from harness.chances import rms_chance
-from harness.comparison import TapResult
+from harness.results import TapResult
 from harness.run.source import GoldenSource
 from harness.taps import kind_of
 from harness.tolerances import LIMITS

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.comparison import Flip
 from harness.generation import Continuation
 from harness.mutants.batches import batches
 from harness.mutants.cover import smallest_cover
 from harness.mutants.criteria import CRITERIA, figures, says_no
 from harness.mutants.exact import at_exact_lengths
 from harness.report.audit_document import GREEDY
+from harness.results import Flip
 from harness.run.operations import NO_WINDOW, OPERATIONS
 from harness.store import open_golden
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.comparison import Flip, LogitStatistics, TapResult, Worst
 from harness.report.acceptance import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
+from harness.results import Flip, LogitStatistics, TapResult, Worst
 from harness.taps import at_level, decoder_taps
 from harness.verdict import first_divergence, introduced, overall
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.comparison import Flip, LogitStatistics
 from harness.report.document import LimitEntry, Report
+from harness.results import Flip, LogitStatistics
 from harness.taps import decoder_taps
 from harness.verdict import first_divergence, introduced, overall
 from tests.report.samples import REPORT, result

@@ -8,7 +8,6 @@ from dataclasses import replace
 import jsonschema
 import pytest
 
-from harness.comparison import LogitStatistics
 from harness.difference import STATUSES
 from harness.errors import UsageError
 from harness.report.diff_assembly import diff
@@ -17,6 +16,7 @@ from harness.report.document import GoldenReference, LimitEntry, encode
 from harness.report.pairing import Candidate
 from harness.report.reading import read_report
 from harness.report.selection import Selection, narrowed
+from harness.results import LogitStatistics
 from tests.report.samples import PASSING, REPORT, TAPS, build, result
 
 ROPE = [result(f"layers.{i}.q_rope", verdict="introduced", multiple=4e5) for i in range(2)]

@@ -52,7 +52,7 @@ def test_the_documented_keys_are_there():
 def test_a_number_that_is_not_finite_is_null():
     from dataclasses import replace
 
-    from harness.comparison import finite
+    from harness.results import finite
 
     assert finite(float("nan")) is None
     assert finite(float("inf")) is None

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from harness.comparison import Flip
 from harness.errors import UsageError
 from harness.generation import Continuation
 from harness.report.acceptance import acceptance
@@ -15,6 +14,7 @@ from harness.report.diff_assembly import diff
 from harness.report.document import encode
 from harness.report.pairing import Candidate
 from harness.report.reading import read_report
+from harness.results import Flip
 from tests.report.audit_samples import BLIND, KL, SEES
 from tests.report.samples import PASSING, REPORT
 

@@ -179,7 +179,7 @@ def test_verify_counts_the_arrays_and_tells_its_progress(golden):
 def test_a_tap_above_the_level_of_its_case_is_refused_with_the_level(golden):
     message = refusal(golden.path, "padded", read=lambda opened: opened.tap("padded", "layers.0.q"))
     assert "it was recorded at level 'layers'" in message
-    assert "generate_goldens.py --level ops" in message
+    assert "goldens record --level ops" in message
 
 
 @pytest.mark.parametrize(

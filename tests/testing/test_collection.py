@@ -9,9 +9,9 @@ from dataclasses import replace
 import h5py
 import pytest
 
-from harness.comparison import TapResult
 from harness.layout import stack_path
 from harness.report.wording import closest
+from harness.results import TapResult
 from tests.testing.conftest import BUILT_IN
 
 pytest_plugins = ["pytester"]

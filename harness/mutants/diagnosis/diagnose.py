@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.architecture import architecture_of
-from harness.comparison import TapResult
 from harness.errors import PortError
 from harness.golden import CaseEntry
 from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked
@@ -22,6 +21,7 @@ from harness.report.contract import nothing_compared
 from harness.report.diagnosis import Diagnosis, Operation, Suspect
 from harness.report.document import Report
 from harness.report.summary import UNCOMPARED
+from harness.results import TapResult
 from harness.run.checker import Checker
 from harness.run.precision import in_force
 from harness.run.progress import SILENT, Progress

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from harness.comparison import TapResult
 from harness.mutants.diagnosis import facts
 from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.precision import hard_coded, wrong_kinds
@@ -15,6 +14,7 @@ from harness.report.diagnosis import Fact
 from harness.report.document import Report
 from harness.report.findings import findings
 from harness.report.wording import folded, number, some, uncompared
+from harness.results import TapResult
 from harness.taps import kind_of
 
 # An error that is beyond this many limits is not rounding at one head, and rounding at another.

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.calibration import Floor
-from harness.comparison import TapResult
 from harness.golden import CaseEntry
 from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.scene import FAULTY, Scene, layer_of, sort_of, stage_of
+from harness.results import TapResult
 from harness.run.checker import Checker
 from harness.run.session import Compared
 from harness.taps import Tap

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.comparison import Flip, TapResult
 from harness.report import wording
 from harness.report.agreement import agreement
 from harness.report.document import Report
@@ -23,6 +22,7 @@ from harness.report.summary import (
     groups,
     logit_summary,
 )
+from harness.results import Flip, TapResult
 
 SHOWN_ELEMENTS, SHOWN_FLIPS = 8, 20
 

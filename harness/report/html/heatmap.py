@@ -9,11 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from harness.comparison import TapResult
 from harness.modes import MODES
 from harness.report.document import Report
 from harness.report.html.scale import short, step
 from harness.report.summary import UNCOMPARED
+from harness.results import TapResult
 from harness.taps import kind_of
 
 BEYOND, BROKEN, NOT_COMPARED = "▲", "×", "–"

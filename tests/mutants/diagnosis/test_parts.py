@@ -10,7 +10,7 @@ import pytest
 
 from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
-from harness.comparison import Scope, TapResult
+from harness.comparison import Scope
 from harness.golden import CaseEntry
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis.bench import Bench
@@ -22,6 +22,7 @@ from harness.mutants.diagnosis.match import match, share
 from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.precision import hard_coded, telling
 from harness.mutants.diagnosis.scene import Scene, stage_of
+from harness.results import TapResult
 from harness.run.precision import in_force
 from harness.run.session import Compared
 from harness.run.source import GoldenSource

@@ -1,0 +1,141 @@
+"""What a comparison found: plain data, which reports are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+# What a tap can be called. `diverged` is a raw result that `verdict.judge` has not looked at yet.
+Verdict = Literal[
+    "match", "diverged", "introduced", "inherited", "missing", "extra", "shape", "dtype", "nonfinite"
+]
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The element with the largest absolute error: its index by dimension, and both values."""
+
+    index: dict[str, int]
+    actual: float | None
+    golden: float
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A position where the most likely token is another one than in the golden.
+
+    Attributes:
+        row: of the batch.
+        margin: by how much the golden prefers its own token over the port's, in logits.
+        noise: PyTorch's own largest logit error at this position and precision.
+        tie: the margin is at most twice that: each of the two logits may move by the noise.
+    """
+
+    position: int
+    golden: int
+    actual: int
+    margin: float
+    noise: float
+    tie: bool
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class LogitStatistics:
+    """What the usual criteria say of one case, over the `positions` of all its rows, without padding."""
+
+    mean_kl: float | None
+    p99_kl: float | None
+    max_kl: float | None
+    top1_agreement: float
+    flips: tuple[Flip, ...]
+    nmse: float | None
+    pcc: float | None
+    positions: int
+
+
+@dataclass(frozen=True)
+class TapResult:
+    """The comparison of one tap in one case, precision and mode.
+
+    A number that is not finite, or that nothing was there to compute from, is None. The multiples are those of the
+    position that is worst in view of its limit, and `rms_limit` and `max_limit` are the limits there;
+    `overall_multiple` is the root of the mean square over all positions. `chance` is that of a correct port to
+    have such an rms error at any position. `profile` is the rms noise multiple per position, three digits, for the
+    batch row that has the worst one, and `limits` the limit there; None at padding, and at the kept positions only
+    where a case keeps some. `noise_max` is PyTorch's own largest absolute error at this precision. `calls` says
+    how many tokens each forward pass got, where there were several, and `since_call` is the first of them (from 0)
+    in which the tap is beyond the limit. `row` is the batch row that has the worst rms multiple in view of its
+    limit, where there are several, and `wrong_rows` are all that are beyond the limit. `against` says, row by row,
+    with which prompt's golden a row was compared, in mode `alone`: None where with none. In mode `prefill` the
+    golden of `worst` is the port's own prefill (see `harness.modes`). `expected` and `found` are what a tap had to
+    be and what it was: where both are there beside figures, it has a wider dtype than it should. `rounding` is
+    the precision whose noise and limits it was judged by, where that is not its own. `bound` is the largest error
+    that the rounding of this operation can have at `worst`, on golden inputs; it is worked out for what a report
+    shows of a finding.
+    """
+
+    case: str
+    precision: str
+    mode: str
+    tap: str
+    verdict: Verdict
+    rms_multiple: float | None = None
+    max_multiple: float | None = None
+    overall_multiple: float | None = None
+    rms_limit: float | None = None
+    max_limit: float | None = None
+    overall_limit: float | None = None
+    chance: float | None = None
+    max_abs: float | None = None
+    mean_abs: float | None = None
+    rel_rms: float | None = None
+    noise_max: float | None = None
+    position_r: float | None = None
+    position_note: str | None = None
+    growth_p: float | None = None
+    worst: Worst | None = None
+    profile: tuple[float | None, ...] = ()
+    limits: tuple[float | None, ...] = ()
+    logits: LogitStatistics | None = None
+    expected: str | None = None
+    found: str | None = None
+    calls: tuple[int, ...] = ()
+    since_call: int | None = None
+    row: int | None = None
+    wrong_rows: tuple[int, ...] = ()
+    against: tuple[str | None, ...] = ()
+    rounding: str | None = None
+    bound: float | None = None
+
+    @property
+    def beyond_rounding(self) -> float | None:
+        """How many times the largest possible rounding the error at `worst` is; above 1 it is none."""
+        if self.bound is None or self.worst is None or self.worst.actual is None:
+            return None
+        return abs(self.worst.actual - self.worst.golden) / self.bound
+
+    @property
+    def share(self) -> float:
+        """How many times its limit it is, at its worst; infinite where that was not computed."""
+        return max(self.shares)
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """How many times its limit it is: the rms, the largest error, and all positions together."""
+        return (
+            _share(self.rms_multiple, self.rms_limit),
+            _share(self.max_multiple, self.max_limit),
+            _share(self.overall_multiple, self.overall_limit),
+        )
+
+
+def _share(multiple: float | None, limit: float | None) -> float:
+    return float("inf") if multiple is None or not limit else multiple / limit
+
+
+def finite(value: float) -> float | None:
+    """The value as a plain float, or None where it is not finite (JSON has no infinity)."""
+    return float(value) if np.isfinite(value) else None
