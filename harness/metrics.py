@@ -69,8 +69,20 @@ def errors(
         max_abs=float(largest.max()),
         mean_abs=float(difference.mean()) / share,
         relative_rms=_ratio(_mean_square(rms) ** 0.5, _mean_square(scale_rms) ** 0.5),
-        worst=tuple(int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape)),
+        worst=_worst(difference, position_axis, counted),
     )
+
+
+def _worst(
+    difference: Values, position_axis: int, counted: Bool[np.ndarray, "batch position"] | None
+) -> tuple[int, ...]:
+    """The index of the largest; where there is no error at all, the first that counts."""
+    at = np.unravel_index(int(difference.argmax()), difference.shape)
+    if counted is not None and difference[at] == 0.0 and counted.any():
+        row, position = np.argwhere(counted)[0]
+        first = {0: row, position_axis: position}
+        at = tuple(first.get(axis, 0) for axis in range(difference.ndim))
+    return tuple(int(i) for i in at)
 
 
 def per_position(values: Values, position_axis: int) -> tuple[PerPosition, PerPosition]:

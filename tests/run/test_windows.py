@@ -143,7 +143,7 @@ def test_a_bug_of_the_config_can_be_planted_in_a_port_of_another_kind(mutant, wi
 
 def test_a_foreign_port_that_knows_no_windows_fails_at_the_probabilities_and_nowhere_else(window_golden):
     """What windows are is read nowhere in it: every layer sees everything."""
-    spec, cases = "tests.second_port.port:SecondPort", ("shorter", "one-beyond", "across")
+    spec, cases = "tests.second_port.variants:Compiled", ("shorter", "one-beyond", "across")
     with jax.numpy_dtype_promotion("standard"):
         report = check(window_golden, None, spec, replace(FLOAT32, cases=cases))
     assert report.verdict == "diverged"

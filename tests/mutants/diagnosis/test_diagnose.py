@@ -9,8 +9,10 @@ import pytest
 
 from harness import embedded
 from harness.errors import PortError
+from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis.diagnose import diagnose, first_cases
 from harness.mutants.diagnosis.hint import hint
+from harness.mutants.planting import loader
 from harness.report.diagnosis import verdict_line
 from harness.run.check import check
 from harness.run.checker import Checker
@@ -87,8 +89,6 @@ def test_a_bug_that_was_not_named_at_first_sight_is_named(name, cases, value, go
 
 
 def test_there_are_enough_bugs_and_they_are_of_the_catalogue():
-    from harness.mutants.catalogue import CATALOGUE
-
     ids = {mutant.id for mutant in CATALOGUE}
     known = [bug for bug in BUGS if bug.catalogue is not None]
     assert len(BUGS) == len(BY_NAME) >= 80
@@ -246,7 +246,8 @@ def test_a_check_that_matches_ends_without_a_diagnosis(golden_path, checkpoint):
 
 def test_only_cases_that_were_checked_are_looked_at(golden_path, checkpoint):
     """Of all cases a few are enough here; `code`, which was not run, is no case in which the port is right."""
-    found = diagnosis(BY_NAME["rope_neighbours"].load, golden_path, checkpoint, replace(QUESTION, cases=()))
+    load = loader(next(mutant for mutant in CATALOGUE if mutant.id == "rope_interleaved"))
+    found = diagnosis(load, golden_path, checkpoint, replace(QUESTION, cases=()))
     assert found.cases[0] == "one-to-five"
     assert set(found.cases) == set(FIRST_CASES)
     assert found.operations[0].named[0].mutants == ("rope_interleaved",)

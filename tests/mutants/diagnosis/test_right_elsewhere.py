@@ -26,6 +26,7 @@ from tests.second_port.parts import PARTS
 
 WINDOW = embedded.directory() / "qwen2-window.h5"
 QUESTION = Question(precisions=("float32",), modes=("replay",))
+FEW = replace(QUESTION, cases=("one-beyond", "far-beyond", "left"))
 
 
 def port(**operations):
@@ -67,7 +68,7 @@ def test_what_the_config_switches_on_is_not_called_switched_off():
     every = lambda directory, config, dtype: Decoder.load(  # noqa: E731
         directory, {**config, "layer_types": ["sliding_attention"] * 3, "max_window_layers": None}, dtype
     )
-    operation = only(diagnosis(every))
+    operation = only(diagnosis(every, question=FEW))
     assert operation.taps == ("layers.0.probs",)
     assert [s.mutants for s in operation.named] == [("window_in_every_layer",)]
     assert operation.named[0].remark is None
@@ -92,7 +93,7 @@ def test_two_bugs_at_one_operation_are_named_together():
     def of_first(probs, v):
         return context(probs, jnp.broadcast_to(v[:, :, :1], v.shape))
 
-    operation = only(diagnosis(port(scores=halved, context=of_first)))
+    operation = only(diagnosis(port(scores=halved, context=of_first), question=FEW))
     assert set(operation.kinds) == {"probs", "context"}
     (named,) = operation.named
     assert set(named.mutants) == {"attention_first_head_only", "scale_missing"}
@@ -139,7 +140,7 @@ def test_a_name_that_is_not_given_has_its_reason():
     def in_long_prompts(mask, slots, window):
         return allowed(mask, slots, jnp.where(mask.sum() > 20, NO_WINDOW, window))
 
-    operation = only(diagnosis(port(allowed=in_long_prompts)))
+    operation = only(diagnosis(port(allowed=in_long_prompts), question=FEW))
     assert operation.named == ()
     near = next(s for s in operation.others if s.mutants == ("window_missing",))
     assert near.explained > 0.999
@@ -151,7 +152,7 @@ def test_a_row_without_a_key_is_no_broken_causal_mask():
     def strict(mask, slots, window):
         return allowed(mask, slots, window) & (slots[:, None] != jnp.arange(mask.shape[1])[None])[None, None]
 
-    operation = only(diagnosis(port(allowed=strict)))
+    operation = only(diagnosis(port(allowed=strict), question=FEW))
     said = "\n".join(fact.text for fact in operation.facts)
     assert "no key was left to them" in said
     assert "causal mask is not whole" not in said
