@@ -23,6 +23,7 @@ from harness.run.generation import continue_greedily
 from harness.run.matmul_audit import Inspection
 from harness.run.passes import checkable, passes
 from harness.run.port import (
+    BUILT_IN,
     Declarations,
     Port,
     declarations,
@@ -60,6 +61,7 @@ class Checker:
         question: what is asked of it.
         load: loads the port instead of `spec`.
         inspect: whether precision settings inside the port are looked for: a trace takes longer than a short case.
+            In the built-in port there are none.
 
     Raises:
         HarnessError: whatever can be refused before the port runs: the golden, the weights, the question, a port
@@ -77,7 +79,7 @@ class Checker:
         inspect: bool = True,
     ) -> None:
         self.question = question
-        self._inspect = inspect
+        self._inspect = inspect and (load is not None or spec != BUILT_IN)
         question.check()
         self._spec = spec
         refuse_no_backend()

@@ -9,7 +9,6 @@ In a check, inputs are padded on the right to a few lengths, so that it serves p
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,126 +18,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import Checkpoint
 from harness.errors import CheckpointError, PortError
 from harness.run.cache import Cache, Past
-from harness.run.operations import NO_WINDOW, OPERATIONS, Heads, Hidden, Operations
+from harness.run.layer import DecoderLayer, Ids, Mask, Window, skeleton
+from harness.run.operations import NO_WINDOW, OPERATIONS, Hidden, Operations
 from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction, Tapped
-from harness.run.weights import Weights, ZeroWeights, layer_state
+from harness.run.weights import Kept, Weights, ZeroWeights, layer_state
 
-Ids = Int[Array, "batch position"]
-Mask = Bool[Array, "batch key"]
-Window = Int[Array, ""]
 Logits = Float[Array, "batch position vocab"]
 KINDS = Architecture.kinds()
-
-
-class Projection(nnx.Module):
-    """A matrix and, where the architecture has one, a bias."""
-
-    def __init__(self, inputs: int, outputs: int, *, bias: bool, dtype: jnp.dtype) -> None:
-        self.kernel = nnx.Param(jax.ShapeDtypeStruct((inputs, outputs), dtype))
-        self.bias = nnx.Param(jax.ShapeDtypeStruct((outputs,), dtype)) if bias else None
-
-
-class Attention(nnx.Module):
-    """Grouped-query attention with RoPE."""
-
-    def __init__(self, arch: Architecture, dtype: jnp.dtype) -> None:
-        self.arch = arch
-        q, kv = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
-        self.q = Projection(arch.hidden, q, bias=True, dtype=dtype)
-        self.k = Projection(arch.hidden, kv, bias=True, dtype=dtype)
-        self.v = Projection(arch.hidden, kv, bias=True, dtype=dtype)
-        self.o = Projection(q, arch.hidden, bias=False, dtype=dtype)
-
-    def __call__(
-        self,
-        ops: Operations,
-        tap: TapFunction,
-        x: Hidden,
-        positions: Ids,
-        mask: Mask,
-        window: Window,
-        past: Past | None,
-    ) -> tuple[Hidden, Past | None]:
-        arch = self.arch
-        q = tap("q", self._heads(ops, self.q, x, arch.heads))
-        k = tap("k", self._heads(ops, self.k, x, arch.kv_heads))
-        v = tap("v", self._heads(ops, self.v, x, arch.kv_heads))
-        frequencies = ops.inverse_frequencies(arch.rope_theta, arch.head_dim)
-        angles = ops.rope_angles(positions, frequencies, x.dtype)
-        q = tap("q_rope", ops.rotate_q(q, angles))
-        k = tap("k_rope", ops.rotate_k(k, angles))
-        slots, groups = jnp.arange(x.shape[1], dtype=jnp.int32), arch.heads // arch.kv_heads
-        if past is not None:
-            k = tap("cache_k", ops.write_k(past.k, k, past.filled))
-            v = tap("cache_v", ops.write_v(past.v, v, past.filled))
-            slots = slots + past.filled
-            past = Past(k, v, past.filled)
-        scores = ops.scores(q, ops.repeat_k(k, groups))
-        probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots, window)))
-        context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))
-        merged = context.reshape(*context.shape[:2], -1)
-        return tap("attn_out", _apply(ops, self.o, merged)), past
-
-    def _heads(self, ops: Operations, projection: Projection, x: Hidden, heads: int) -> Heads:
-        y = _apply(ops, projection, x)
-        return y.reshape(*y.shape[:2], heads, self.arch.head_dim)
-
-
-class Mlp(nnx.Module):
-    """SwiGLU."""
-
-    def __init__(self, arch: Architecture, dtype: jnp.dtype) -> None:
-        self.gate = Projection(arch.hidden, arch.intermediate, bias=False, dtype=dtype)
-        self.up = Projection(arch.hidden, arch.intermediate, bias=False, dtype=dtype)
-        self.down = Projection(arch.intermediate, arch.hidden, bias=False, dtype=dtype)
-
-    def __call__(self, ops: Operations, tap: TapFunction, x: Hidden) -> Hidden:
-        gate = tap("gate", _apply(ops, self.gate, x))
-        up = tap("up", _apply(ops, self.up, x))
-        return tap("mlp_out", _apply(ops, self.down, tap("act", ops.gated(gate, up))))
-
-
-class DecoderLayer(nnx.Module):
-    """Pre-norm attention and MLP, each added to the residual stream."""
-
-    def __init__(self, arch: Architecture, dtype: jnp.dtype) -> None:
-        self.arch = arch
-        self.attn_norm = nnx.Param(jax.ShapeDtypeStruct((arch.hidden,), dtype))
-        self.attn = Attention(arch, dtype)
-        self.mlp_norm = nnx.Param(jax.ShapeDtypeStruct((arch.hidden,), dtype))
-        self.mlp = Mlp(arch, dtype)
-
-    def __call__(
-        self,
-        ops: Operations,
-        tap: TapFunction,
-        x: Hidden,
-        positions: Ids,
-        mask: Mask,
-        window: Window,
-        past: Past | None,
-    ) -> tuple[Hidden, Past | None]:
-        eps = self.arch.rms_norm_eps
-        normed = tap("attn_norm", ops.attn_norm(x, self.attn_norm[...], eps))
-        update, past = self.attn(ops, tap, normed, positions, mask, window, past)
-        x = tap("resid_mid", ops.attn_residual(x, update))
-        normed = tap("mlp_norm", ops.mlp_norm(x, self.mlp_norm[...], eps))
-        return tap("resid_post", ops.mlp_residual(x, self.mlp(ops, tap, normed))), past
-
-
-@functools.lru_cache(maxsize=16)
-def _skeleton(arch: Architecture, dtype: jnp.dtype) -> tuple[nnx.GraphDef[DecoderLayer], nnx.State]:
-    """A layer's structure, and its parameters' shapes: none ever has an initial value that a load could leave."""
-    graph, abstract = nnx.split(DecoderLayer(arch, dtype))
-    return graph, abstract
 
 
 class Decoder:
@@ -164,7 +58,8 @@ class Decoder:
             )
         self.arch, self.weights, self.ops = arch, weights, operations
         self._windows = [np.int32(min(window or NO_WINDOW, NO_WINDOW)) for window in arch.windows]
-        graph, self._abstract = _skeleton(arch, weights.dtype)
+        graph, self._abstract = skeleton(arch, weights.dtype)
+        self._kept = Kept()
         self._embed = Tapped(partial(_embed, operations), KINDS)
         self._layer = Tapped(partial(_layer, graph, operations), KINDS)
         self._head = Tapped(partial(_head, operations, arch.rms_norm_eps), KINDS)
@@ -241,18 +136,25 @@ class Decoder:
 
     def embedding(self) -> Float[Array, "vocab hidden"]:
         """The embedding's parameter."""
-        return self.weights.read("model.embed_tokens.weight")
+        table: Array = self._kept("embedding", lambda: self.weights.read("model.embed_tokens.weight"))
+        return table
 
     def state(self, index: int) -> nnx.State:
         """The parameters of one layer."""
-        return layer_state(self.weights, index, self._abstract)
+        state: nnx.State = self._kept(index, lambda: layer_state(self.weights, index, self._abstract))
+        return state
 
     def head_parameters(
         self, table: Float[Array, "vocab hidden"]
     ) -> tuple[Float[Array, " hidden"], Float[Array, "hidden vocab"]]:
         """The parameters of the last norm and of the head, which may be the embedding's."""
-        head = table if self.arch.tied_head else self.weights.read("lm_head.weight")
-        return self.weights.read("model.norm.weight"), head.T
+
+        def read() -> tuple[Array, Array]:
+            head = table if self.arch.tied_head else self.weights.read("lm_head.weight")
+            return self.weights.read("model.norm.weight"), head.T
+
+        norm, head = self._kept("head", read)
+        return norm, head
 
     def embed(self, call: Call, table: Float[Array, "vocab hidden"]) -> Hidden:
         """The first stage of one call."""
@@ -298,8 +200,3 @@ def _layer(
 
 def _head(ops: Operations, eps: float, tap: TapFunction, norm: Array, head: Array, x: Hidden) -> Array:
     return ops.head(tap("final_norm", ops.final_norm(x, norm, eps)), head, None)
-
-
-def _apply(ops: Operations, projection: Projection, x: Array) -> Array:
-    bias = None if projection.bias is None else projection.bias[...]
-    return ops.linear(x, projection.kernel[...], bias)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +14,7 @@ from jaxtyping import Array, Float
 from harness.checkpoint import Checkpoint
 from harness.errors import CheckpointError
 
+KEPT_BYTES = 32 * 2**20  # a small model is read once, and of a large one nothing is kept
 # Path in the nnx module -> name in the checkpoint, under `model.layers.{i}.`. Kernels are stored transposed.
 LAYER_PARAMETERS = {
     "attn_norm": "input_layernorm.weight",
@@ -54,6 +58,27 @@ class ZeroWeights(Weights):
             CheckpointError: the checkpoint lacks it.
         """
         return jnp.zeros(self.checkpoint.shape(name), self.dtype)
+
+
+class Kept:
+    """Parameters that are read again each time they are asked for, unless they take next to no memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str | int, Any] = {}
+        self._bytes = 0
+
+    def __call__(self, key: str | int, read: Callable[[], Any]) -> Any:
+        """What `read` returns, or returned."""
+        if key in self._kept:
+            return self._kept[key]
+        parameters = read()
+        leaves = jax.tree.leaves(parameters)
+        size = sum(leaf.nbytes for leaf in leaves)
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        if self._bytes + size <= KEPT_BYTES and not traced:
+            self._kept[key] = parameters
+            self._bytes += size
+        return parameters
 
 
 def layer_state(weights: Weights, index: int, abstract: nnx.State) -> nnx.State:
