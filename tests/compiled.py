@@ -7,6 +7,7 @@ other their finished entries instead: a hard link appears whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import MutableMapping
@@ -58,3 +59,15 @@ class Compiled:
     def cleanup(self) -> None:
         for directory in self._made:
             directory.cleanup()
+
+
+def share_context() -> None:
+    """Let all programs of this process be built in one MLIR context.
+
+    JAX makes one for each of them and loads all its dialects into it, which takes longer than building a small
+    program. There is no public way to say so; where JAX has it no longer, every program has its own again.
+    """
+    from jax._src.interpreters import mlir
+
+    if hasattr(mlir, "make_ir_context"):
+        mlir.make_ir_context = functools.cache(mlir.make_ir_context)

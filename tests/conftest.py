@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness import embedded
-from tests.compiled import Compiled
+from tests.compiled import Compiled, share_context
 
 # What one test compiled is not compiled again by the next, nor in processes that tests start: every port has
 # functions of its own, but they are mostly the same program. JAX looks these variables up when it is imported, and
@@ -21,6 +21,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 QUICK = ("--xla_cpu_use_fusion_emitters=false", "--xla_llvm_disable_expensive_passes=true")
 QUICK += ("--xla_backend_optimization_level=1",)
 os.environ["XLA_FLAGS"] = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), *QUICK)))
+
+
+def pytest_configure() -> None:
+    share_context()
 
 
 def pytest_unconfigure() -> None:

@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import jax
-
-from harness.architecture import Config
 from harness.golden import CaseEntry
 from harness.mutants.criteria import LogitFigures, figures_of
 from harness.mutants.mutant import Mutant
-from harness.mutants.planting import Misled, load_mutant
+from harness.mutants.planting import loader
 from harness.mutants.sanity import FORCED_FAILURE, RIGHT, first_line, must_fail, must_pass
 from harness.mutants.subject import Sight, Subject, Trial, sight_of
 from harness.results import TapResult
-from harness.run.checker import Checker, Loader
-from harness.run.decoder import Decoder
-from harness.run.port import Call, Port
+from harness.run.checker import Checker
 from harness.run.progress import Progress
 from harness.run.question import BOTH, Question
-from harness.run.tapping import TapFunction
-
-
-class Eager:
-    """A port whose taps are plain functions, so that its operations run one by one and nothing is compiled."""
-
-    def __init__(self, port: Decoder | Misled) -> None:
-        self._port = port
-
-    def init_cache(self, batch: int, length: int, dtype: Any) -> Any:
-        return self._port.init_cache(batch, length, dtype)
-
-    def forward(
-        self, input_ids: jax.Array, positions: jax.Array, mask: jax.Array, cache: Any, tap: TapFunction
-    ) -> tuple[jax.Array, Any]:
-        return self._port.forward(input_ids, positions, mask, cache, _plain(tap))
-
-    def forward_sequences(self, sequences: Sequence[Sequence[Call]]) -> list[list[tuple[jax.Array, Any]]]:
-        plain = [[replace(call, tap=_plain(call.tap)) for call in calls] for calls in sequences]
-        return self._port.forward_sequences(plain)
-
-
-def _plain(tap: TapFunction) -> TapFunction:
-    return lambda name, value: tap(name, value)
 
 
 def run_cached(
@@ -64,12 +33,6 @@ def run_cached(
     # Against the golden alone: an operation that is wrong in both of a port's ways is one that they agree in.
     question = Question((precision,), BOTH, cases=tuple(case.name for case in cases))
     entries = {case.name: case for case in cases}
-
-    def loader(mutant: Mutant) -> Loader:
-        def load(directory: Path, config: Config, dtype: Any) -> Port:
-            return Eager(load_mutant(mutant, directory, config, dtype))
-
-        return load
 
     def sights(results: Sequence[TapResult]) -> list[Sight]:
         return [sight_of(result, entries[result.case]) for result in results]

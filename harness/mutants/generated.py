@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.architecture import Config
 from harness.golden import CaseEntry
-from harness.mutants.cached import Eager
+from harness.mutants.eager import Eager
 from harness.mutants.planting import load_mutant
 from harness.mutants.sanity import first_line
 from harness.mutants.subject import Subject

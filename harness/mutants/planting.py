@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import Checkpoint
 from harness.errors import UsageError
+from harness.mutants.eager import Eager
 from harness.mutants.mutant import CallChange, ConfigChange, Mutant, OperationChange, Read, WeightChange
 from harness.run.cache import Past
 from harness.run.checker import Loader
@@ -116,8 +117,8 @@ class ChangedWeights(Weights):
         super().__init__(checkpoint, dtype)
         self._read = changed_reading(checkpoint, changes, arch)
 
-    def read(self, name: str) -> Float[Array, "..."]:
-        return jnp.asarray(self._read(name).astype(self.dtype))
+    def read(self, name: str) -> Float[np.ndarray, "..."]:
+        return self._read(name).astype(self.dtype)
 
 
 def load_mutant(mutant: Mutant, checkpoint: Path, config: Config, dtype: jnp.dtype) -> Decoder | Misled:
@@ -167,14 +168,14 @@ def loader(mutant: Mutant, spec: str | None = None, folder: Path | None = None) 
 
     Args:
         mutant: weight or config, unless the port is the built-in one.
-        spec: the port, `package.module:Name`; None is the built-in decoder.
+        spec: the port, `package.module:Name`; None is the built-in decoder, its operations run one by one.
         folder: an empty folder for the changed checkpoint that another port reads.
 
     Raises:
         UsageError: an operation mutant, for a port whose operations cannot be replaced.
     """
     if spec is None:
-        return lambda checkpoint, config, dtype: load_mutant(mutant, checkpoint, config, dtype)
+        return lambda checkpoint, config, dtype: Eager(load_mutant(mutant, checkpoint, config, dtype))
     if isinstance(mutant.change, OperationChange) or folder is None:
         raise UsageError(
             "an operation mutant lives in the built-in decoder",

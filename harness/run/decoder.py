@@ -9,6 +9,7 @@ In a check, inputs are padded on the right to a few lengths, so that it serves p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -58,11 +59,9 @@ class Decoder:
             )
         self.arch, self.weights, self.ops = arch, weights, operations
         self._windows = [np.int32(min(window or NO_WINDOW, NO_WINDOW)) for window in arch.windows]
-        graph, self._abstract = skeleton(arch, weights.dtype)
+        self._abstract = skeleton(arch, weights.dtype)[1]
         self._kept = Kept()
-        self._embed = Tapped(partial(_embed, operations), KINDS)
-        self._layer = Tapped(partial(_layer, graph, operations), KINDS)
-        self._head = Tapped(partial(_head, operations, arch.rms_norm_eps), KINDS)
+        self._embed, self._layer, self._head = _stages(arch, weights.dtype, operations)
 
     @classmethod
     def load(
@@ -136,7 +135,8 @@ class Decoder:
 
     def embedding(self) -> Float[Array, "vocab hidden"]:
         """The embedding's parameter."""
-        table: Array = self._kept("embedding", lambda: self.weights.read("model.embed_tokens.weight"))
+        name = "model.embed_tokens.weight"
+        table: Array = self._kept("embedding", lambda: jnp.asarray(self.weights.read(name)))
         return table
 
     def state(self, index: int) -> nnx.State:
@@ -151,7 +151,7 @@ class Decoder:
 
         def read() -> tuple[Array, Array]:
             head = table if self.arch.tied_head else self.weights.read("lm_head.weight")
-            return self.weights.read("model.norm.weight"), head.T
+            return jnp.asarray(self.weights.read("model.norm.weight")), jnp.asarray(head.T)
 
         norm, head = self._kept("head", read)
         return norm, head
@@ -177,6 +177,15 @@ class Decoder:
     ) -> Logits:
         """The last stage of one call."""
         return self._head(call.tap, "", norm, head, x)
+
+
+@functools.lru_cache(maxsize=8)
+def _stages(arch: Architecture, dtype: jnp.dtype, operations: Operations) -> tuple[Tapped, Tapped, Tapped]:
+    """The compiled functions of embedding, layer and head, which decoders with other parameters share."""
+    graph, _ = skeleton(arch, dtype)
+    embed, layer = partial(_embed, operations), partial(_layer, graph, operations)
+    head = partial(_head, operations, arch.rms_norm_eps)
+    return Tapped(embed, KINDS), Tapped(layer, KINDS), Tapped(head, KINDS)
 
 
 def _embed(ops: Operations, tap: TapFunction, table: Array, ids: Ids) -> Hidden:

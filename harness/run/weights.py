@@ -39,19 +39,19 @@ class Weights:
         self.checkpoint = checkpoint
         self.dtype = dtype
 
-    def read(self, name: str) -> Float[Array, "..."]:
+    def read(self, name: str) -> Float[np.ndarray | Array, "..."]:
         """One parameter, as the checkpoint lays it out.
 
         Raises:
             CheckpointError: the checkpoint lacks it.
         """
-        return jnp.asarray(np.asarray(self.checkpoint.read(name)).astype(self.dtype))
+        return np.asarray(self.checkpoint.read(name)).astype(self.dtype)
 
 
 class ZeroWeights(Weights):
     """Zeros in the shapes of a checkpoint's parameters: enough to trace a model, and nothing is read."""
 
-    def read(self, name: str) -> Float[Array, "..."]:
+    def read(self, name: str) -> Float[np.ndarray | Array, "..."]:
         """Zeros in the shape of one parameter.
 
         Raises:
@@ -91,7 +91,7 @@ def layer_state(weights: Weights, index: int, abstract: nnx.State) -> nnx.State:
     def load(path: tuple[str, ...], shape: jax.ShapeDtypeStruct) -> Array:
         name = f"model.layers.{index}.{LAYER_PARAMETERS['.'.join(path)]}"
         value = weights.read(name)
-        value = value.T if path[-1] == "kernel" else value
+        value = jnp.asarray(value.T if path[-1] == "kernel" else value)
         if value.shape != shape.shape:
             raise CheckpointError(
                 "a parameter does not have the shape that the config implies",

@@ -64,7 +64,8 @@ def forked(action: Callable[[], int], seconds: float = SECONDS) -> Ended:
             os.kill(child, signal.SIGKILL)
         _, status, usage = os.wait4(child, 0)
     code = None if late else os.waitstatus_to_exitcode(status)
-    grown = usage.ru_maxrss - int(_read(born))
+    at_first = _read(born)
+    grown = usage.ru_maxrss - int(at_first) if at_first else 0  # killed before its first word
     return Ended(code, _read(out), _read(said), time.monotonic() - started, grown)
 
 

@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from harness.mutants.cached import Eager
 from harness.mutants.catalogue import CATALOGUE
-from harness.mutants.mutant import Mutant
-from harness.mutants.planting import load_mutant
+from harness.mutants.planting import loader
 from harness.mutants.sanity import RIGHT
 from harness.report.document import Report
 from harness.report.findings import findings
-from harness.run.checker import Checker, Loader
+from harness.run.checker import Checker
 from harness.run.question import Question
 
 BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
@@ -64,9 +62,6 @@ Run = Callable[..., Report]
 @pytest.fixture(scope="module")
 def replayed(golden_path, checkpoint) -> Iterator[Run]:
     """Replays cases through the built-in decoder with a mutant in it; nothing is compiled, for there are many."""
-
-    def loader(mutant: Mutant) -> Loader:
-        return lambda directory, config, dtype: Eager(load_mutant(mutant, directory, config, dtype))
 
     with contextlib.ExitStack() as opened:
 
