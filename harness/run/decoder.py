@@ -130,7 +130,7 @@ class Decoder:
         for calls, padded, states, cache in zip(sequences, inputs, hidden, caches, strict=True):
             after = cache and cache.advanced(sum(call.input_ids.shape[1] for call in calls))
             logits = [self.head(call, norm, head, x) for call, x in zip(padded, states, strict=True)]
-            results.append([(x[:, : c.input_ids.shape[1]], after) for c, x in zip(calls, logits, strict=True)])
+            results.append([(_cut(x, c.input_ids.shape[1]), after) for c, x in zip(calls, logits, strict=True)])
         return results
 
     def embedding(self) -> Float[Array, "vocab hidden"]:
@@ -177,6 +177,11 @@ class Decoder:
     ) -> Logits:
         """The last stage of one call."""
         return self._head(call.tap, "", norm, head, x)
+
+
+def _cut(logits: Logits, length: int) -> Logits:
+    """Without padding, where there is any: every slice is a small program of its own."""
+    return logits if logits.shape[1] == length else logits[:, :length]
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Int
 
@@ -56,7 +57,7 @@ class Attention(nnx.Module):
         angles = ops.rope_angles(positions, frequencies, x.dtype)
         q = tap("q_rope", ops.rotate_q(q, angles))
         k = tap("k_rope", ops.rotate_k(k, angles))
-        slots, groups = jnp.arange(x.shape[1], dtype=jnp.int32), arch.heads // arch.kv_heads
+        slots, groups = np.arange(x.shape[1], dtype=np.int32), arch.heads // arch.kv_heads
         if past is not None:
             k = tap("cache_k", ops.write_k(past.k, k, past.filled))
             v = tap("cache_v", ops.write_v(past.v, v, past.filled))

@@ -24,13 +24,19 @@ def calls_of(port: Any, golden: Golden, session: Pass, precision: str) -> list[C
         PortError: `init_cache` raises.
     """
     case, taps = golden.case(session.case.name), session.calls()
-    ids, positions = jnp.asarray(case.input_ids, jnp.int32), jnp.asarray(case.positions, jnp.int32)
+    ids, positions = case.input_ids.astype(np.int32), case.positions.astype(np.int32)
     if len(taps) == 1:
-        return [Call(ids, positions, jnp.asarray(case.mask), None, taps[0])]
+        return [Call(jnp.asarray(ids), jnp.asarray(positions), jnp.asarray(case.mask), None, taps[0])]
     with blaming_the_port("init_cache"):
         cache = port.init_cache(case.batch, case.length, jax_dtype(precision))
     return [
-        Call(ids[:, span], positions[:, span], filled(case.mask, span), None if span.start else cache, tap)
+        Call(
+            jnp.asarray(ids[:, span]),
+            jnp.asarray(positions[:, span]),
+            filled(case.mask, span),
+            None if span.start else cache,
+            tap,
+        )
         for span, tap in zip(case.spans, taps, strict=True)
     ]
 

@@ -7,6 +7,7 @@ over while the function runs, so `Tapped` passes the goldens in as arguments and
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -122,16 +123,22 @@ class Tapped:
     """
 
     def __init__(self, function: Callable[..., Any], kinds: frozenset[str]) -> None:
+        self._function, self._kinds = function, kinds
+
+    @functools.cached_property
+    def _checked(self) -> Any:
         def traced(
             goldens: Mapping[str, jax.Array], replaying: jax.Array, *args: Any
         ) -> tuple[Any, dict[str, jax.Array]]:
-            tap = TracedTap(goldens, replaying, kinds - {"logits"})  # from here they would be tapped twice
-            result = function(tap, *args)
+            tap = TracedTap(goldens, replaying, self._kinds - {"logits"})  # from here they would be tapped twice
+            result = self._function(tap, *args)
             return result, tap.recorded
 
-        self._function = function
-        self._checked = jax.jit(traced)
-        self._plain = jax.jit(lambda *args: function(no_tap, *args))
+        return jax.jit(traced)
+
+    @functools.cached_property
+    def _plain(self) -> Any:
+        return jax.jit(lambda *args: self._function(no_tap, *args))
 
     def __call__(self, tap: TapFunction, stage: str, *args: Any) -> Any:
         """Run it as the given stage (`layers.3`, or `` outside the layers)."""

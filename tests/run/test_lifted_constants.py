@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from functools import partial
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harness import embedded
 from harness.run.check import check
 from harness.run.question import Question
 from tests.run.adapters import function_model, functions
@@ -46,37 +48,37 @@ def made_by_numpy(x, positions, theta):
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def checked(monkeypatch, golden_path, checkpoint, **replaced):
-    for name, function in replaced.items():
+@functools.cache
+def checked(name, function):
+    """The report on the port with another function in it, made once."""
+    with pytest.MonkeyPatch.context() as patched:
         for module in (functions, function_model):
-            monkeypatch.setattr(module, name, function, raising=False)
-    # Another function, and so compiled anew: what it was traced with before is kept otherwise.
-    block = function_model.block.__wrapped__
-    monkeypatch.setattr(function_model, "block", jax.jit(lambda *args: block(*args), static_argnums=0))
-    question = Question(PRECISIONS, cases=("one-to-five", "multi-token", "hello", "batch-left"))
-    load = lambda *args: function_model.ByLayer.load(*args, None)  # noqa: E731
-    return check(golden_path, checkpoint, "narrow", question, load=load)
+            patched.setattr(module, name, function, raising=False)
+        # Another function, and so compiled anew: what it was traced with before is kept otherwise.
+        block = function_model.block.__wrapped__
+        patched.setattr(function_model, "block", jax.jit(lambda *args: block(*args), static_argnums=0))
+        question = Question(PRECISIONS, cases=("one-to-five", "hello", "batch-left"))
+        load = lambda *args: function_model.ByLayer.load(*args, None)  # noqa: E731
+        return check(embedded.golden(), None, "narrow", question, load=load)
 
 
 @pytest.mark.parametrize(
-    ("replaced", "said"),
+    ("name", "function", "said"),
     [
-        ({"probabilities": by_exp}, "0.35355338 as 8 ** -0.5 at "),
-        ({"probabilities": by_exp2}, "0.5100697 at "),
-        ({"rope": made_by_numpy}, "a float32 table of 4 numbers at "),
+        ("probabilities", by_exp, "0.35355338 as 8 ** -0.5 at "),
+        ("probabilities", by_exp2, "0.5100697 at "),
+        ("rope", made_by_numpy, "a float32 table of 4 numbers at "),
     ],
 )
-def test_a_right_port_passes_in_float64_and_the_number_is_named(
-    monkeypatch, golden_path, checkpoint, replaced, said
-):
-    report = checked(monkeypatch, golden_path, checkpoint, **replaced)
+def test_a_right_port_passes_in_float64_and_the_number_is_named(name, function, said):
+    report = checked(name, function)
     assert report.verdict == "match"
     assert {r.precision for r in report.results} == set(PRECISIONS)
     assert any(said in note and "test_lifted_constants.py" in note for note in report.notes)
 
 
-def test_only_what_holds_the_number_is_judged_by_float32(monkeypatch, golden_path, checkpoint):
-    report = checked(monkeypatch, golden_path, checkpoint, probabilities=by_exp2)
+def test_only_what_holds_the_number_is_judged_by_float32():
+    report = checked("probabilities", by_exp2)
     replayed = [r for r in report.results if (r.precision, r.mode) == ("float64", "replay")]
     assert {r.tap.rpartition(".")[2] for r in replayed if r.rounding == "float32"} == {"probs"}
     assert max(r.rel_rms for r in replayed if r.rounding is None) < 1e-13
@@ -85,16 +87,15 @@ def test_only_what_holds_the_number_is_judged_by_float32(monkeypatch, golden_pat
     assert {r.rounding for r in forward if r.tap in ("layers.1.q", "logits")} == {"float32"}
 
 
-def test_a_bug_beyond_that_rounding_is_still_introduced(monkeypatch, golden_path, checkpoint):
-    wrong = partial(by_exp2, factor=LOG2E * 1.0001)
-    report = checked(monkeypatch, golden_path, checkpoint, probabilities=wrong)
+def test_a_bug_beyond_that_rounding_is_still_introduced():
+    report = checked("probabilities", partial(by_exp2, factor=LOG2E * 1.0001))
     assert {tap.rpartition(".")[2] for tap in report.introduced} == {"probs"}
     assert {r.precision for r in report.results if r.verdict == "introduced"} == set(PRECISIONS)
 
 
-def test_a_failure_of_lifting_costs_float32_nothing(monkeypatch, golden_path, checkpoint):
+def test_a_failure_of_lifting_costs_float32_nothing(monkeypatch):
     monkeypatch.setattr("harness.run.tracing.lift.Lifted.literal", lambda self, literal: literal.val)
-    report = checked(monkeypatch, golden_path, checkpoint, probabilities=by_exp)
+    report = checked.__wrapped__("probabilities", by_exp)  # not the one that was lifted
     assert report.verdict == "match"
     assert {r.precision for r in report.results} == {"float32"}
     assert any("cannot be lifted from float32; see float32" in line for line in report.not_covered)

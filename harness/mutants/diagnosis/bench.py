@@ -22,11 +22,13 @@ from harness.checkpoint import Checkpoint
 from harness.errors import HarnessError
 from harness.golden import CaseEntry
 from harness.mutants.diagnosis.candidate import Candidate, build
+from harness.mutants.diagnosis.remembered import remembering
 from harness.mutants.diagnosis.scene import EMBED, HEAD, Scene, layer_of
 from harness.mutants.mutant import CallChange, Change, OperationChange
 from harness.run.cache import Cache, Past
 from harness.run.calls import joined, part
 from harness.run.decoder import Decoder
+from harness.run.operations import ONE_BY_ONE
 from harness.run.port import Call
 from harness.run.precision import in_force, jax_dtype
 from harness.run.recent import Recent
@@ -75,6 +77,8 @@ class Bench:
         self._dtype = jax_dtype(arithmetic or source.precision)
         self._last: tuple[Candidate, Decoder] | None = None
         self._parameters: dict[str, Any] = {}
+        self._handed: dict[tuple[str, str, int, int], tuple[np.ndarray, jax.Array]] = {}
+        self._operations = remembering(ONE_BY_ONE, KEPT_BYTES)
         self._case = functools.cache(source.golden.case)
         self._exact: Bench | None = None
         self.runs = 0
@@ -110,7 +114,7 @@ class Bench:
             return self._exact.predict(candidate, scene, until)
 
     def _decoder(self, changes: Sequence[Change]) -> Decoder:
-        return build(changes, self._checkpoint, self._config, self._dtype)
+        return build(changes, self._checkpoint, self._config, self._dtype, self._operations)
 
     def _run(
         self, candidate: Candidate, decoder: Decoder, scene: Scene, until: str | None
@@ -171,7 +175,7 @@ class Bench:
 
     def _past(self, scene: Scene, decoder: Decoder, index: int, span: slice) -> Past:
         """The golden cache of a layer before a call; at padding what the port has there."""
-        case, before = self._case(scene.case.name), slice(span.start)
+        case, before = self._case(scene.case.name), slice(0, span.start)
         past = Cache.empty(decoder.arch, case.batch, case.length, self._dtype).layer(index)
         if span.start == 0:
             return past
@@ -179,7 +183,7 @@ class Bench:
         for kind, buffer in (("cache_k", past.k), ("cache_v", past.v)):
             golden, whole = self._golden(case.name, f"{scene.stage}.{kind}", before)[:, before], np.array(buffer)
             whole[:, before] = _instead(golden, scene.before.get(kind), np.zeros_like(golden))
-            buffers.append(jnp.asarray(whole))
+            buffers.append(self._same(case.name, f"{scene.stage}.{kind} before", before, whole))
         return Past(buffers[0], buffers[1], past.filled + span.start)
 
     def _read(self, candidate: Candidate, stage: str, load: Callable[[], Any]) -> Any:
@@ -198,7 +202,14 @@ class Bench:
         own = None
         if seen is not None and seen.tap.kind not in CACHE_KINDS:  # a cache has there what k_rope and v have
             own = seen.actual if scene.only is not None else part(seen.tap, seen.actual, span)
-        return jnp.asarray(_instead(golden, own, value))
+        return self._same(scene.case.name, name, span, _instead(golden, own, value))
+
+    def _same(self, case: str, name: str, span: slice, value: np.ndarray) -> jax.Array:
+        """The array that goes on at this place: one object for all candidates, as long as it is the same."""
+        place = case, name, span.start, span.stop
+        if place not in self._handed or not np.array_equal(self._handed[place][0], value):
+            self._handed[place] = value, jnp.asarray(value)
+        return self._handed[place][1]
 
     def _golden(self, case: str, name: str, span: slice) -> np.ndarray:
         """What one call sees of a golden; NaN where there is none."""
@@ -208,7 +219,7 @@ class Bench:
     def _entering(self, case: str, name: str, span: slice) -> jax.Array:
         """The golden residual stream, and 0 at padding and where it is not kept."""
         golden = self._golden(case, name, span)
-        return jnp.asarray(np.where(np.isnan(golden), np.zeros_like(golden), golden))
+        return self._same(case, name, span, np.where(np.isnan(golden), np.zeros_like(golden), golden))
 
 
 def _instead(golden: np.ndarray, own: np.ndarray | None, value: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from harness.checkpoint import Checkpoint
 from harness.mutants.mutant import Change, ConfigChange, Mutant, OperationChange, WeightChange
 from harness.mutants.planting import ChangedWeights
 from harness.run.decoder import Decoder
-from harness.run.operations import ONE_BY_ONE, OPERATIONS
+from harness.run.operations import ONE_BY_ONE, OPERATIONS, Operations
 from harness.run.weights import Weights
 
 
@@ -82,14 +82,23 @@ class Candidate:
         return Candidate((*self.mutants, *other.mutants), (*self.changes, *other.changes), value, wrong)
 
 
-def build(changes: Sequence[Change], checkpoint: Checkpoint, config: Config, dtype: jnp.dtype) -> Decoder:
+def build(
+    changes: Sequence[Change],
+    checkpoint: Checkpoint,
+    config: Config,
+    dtype: jnp.dtype,
+    right: Operations = ONE_BY_ONE,
+) -> Decoder:
     """The built-in decoder with all of these changes, in every layer; those of how it is called are the caller's.
+
+    Args:
+        right: the operations that nothing is changed in.
 
     Raises:
         CheckpointError: a changed config or parameter that the decoder does not compute.
     """
     replaced: dict[str, Callable[..., Any]] = {}
-    right = architecture_of(config)
+    arch = architecture_of(config)
     for change in changes:
         if isinstance(change, OperationChange):
             replaced |= {} if isinstance(change, AroundChange) else change.replaced
@@ -99,5 +108,5 @@ def build(changes: Sequence[Change], checkpoint: Checkpoint, config: Config, dty
         for name, make in outer.around.items():
             replaced[name] = make(replaced.get(name, getattr(OPERATIONS, name)))
     of_weights = [change for change in changes if isinstance(change, WeightChange)]
-    weights = ChangedWeights(checkpoint, dtype, of_weights, right) if of_weights else Weights(checkpoint, dtype)
-    return Decoder(architecture_of(config), weights, replace(ONE_BY_ONE, **replaced))
+    weights = ChangedWeights(checkpoint, dtype, of_weights, arch) if of_weights else Weights(checkpoint, dtype)
+    return Decoder(architecture_of(config), weights, replace(right, **replaced))

@@ -37,7 +37,7 @@ UNKNOWN = ("norm_unbiased", "rope_from_the_end", "values_rotated")
 
 
 def diagnosis(load, golden_path, checkpoint, question=QUESTION):
-    with Checker(golden_path, checkpoint, "second", question, load=load) as checker:
+    with Checker(golden_path, checkpoint, "second", question, load=load, inspect=False) as checker:
         return diagnose(checker, "second")
 
 

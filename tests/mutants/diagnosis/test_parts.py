@@ -21,8 +21,10 @@ from harness.mutants.diagnosis.lines import ROOT, right_line
 from harness.mutants.diagnosis.match import match, share
 from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.precision import hard_coded, telling
+from harness.mutants.diagnosis.remembered import remembering
 from harness.mutants.diagnosis.scene import Scene, stage_of
 from harness.results import TapResult
+from harness.run.operations import OPERATIONS
 from harness.run.precision import in_force
 from harness.run.session import Compared
 from harness.run.source import GoldenSource
@@ -265,3 +267,33 @@ def test_the_architecture_of_the_embedded_checkpoint_has_square_projections(chec
     """Transposed matrices can only be named where they run."""
     arch = architecture_of(read_config(checkpoint))
     assert arch.heads * arch.head_dim == arch.hidden
+
+
+def test_what_is_asked_again_is_remembered_and_what_is_not_the_same_is_not():
+    calls = []
+
+    def doubled(x, slots, eps):
+        calls.append(len(slots))
+        return x * (2 + eps)
+
+    operations = remembering(replace(OPERATIONS, attn_norm=doubled, mlp_norm=doubled), most=10_000)
+    x, y = jnp.ones(3), jnp.ones(3)
+    first = operations.attn_norm(x, np.arange(2), 1e-6)
+    assert operations.mlp_norm(x, np.arange(2), 1e-6) is first  # one function, counted tokens by value
+    for other in ((y, np.arange(2), 1e-6), (x, np.arange(3), 1e-6), (x, np.arange(2), 1e-5)):
+        assert operations.attn_norm(*other) is not first
+    assert len(calls) == 4
+
+
+def test_what_takes_more_memory_than_there_is_is_forgotten():
+    calls = []
+
+    def doubled(x):
+        calls.append(x)
+        return 2 * x
+
+    operations = remembering(replace(OPERATIONS, embed=doubled), most=1_000)
+    small, large = jnp.ones(10), jnp.ones(1_000)
+    for x in (small, small, large, small):
+        operations.embed(x)
+    assert [len(x) for x in calls] == [10, 1_000, 10]

@@ -13,9 +13,10 @@ from harness.architecture import architecture_of, read_config
 from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.diagnose import diagnose
 from harness.mutants.diagnosis.search import Search
+from harness.mutants.eager import Eager
 from harness.run.checker import Checker
 from harness.run.decoder import Decoder
-from harness.run.operations import NO_WINDOW, OPERATIONS, allowed, context, scores
+from harness.run.operations import NO_WINDOW, ONE_BY_ONE, allowed, context, scores
 from harness.run.precision import in_force
 from harness.run.question import Question
 from harness.run.source import GoldenSource
@@ -31,13 +32,12 @@ FEW = replace(QUESTION, cases=("one-beyond", "far-beyond", "left"))
 
 def port(**operations):
     """The built-in decoder with operations that are wrong somewhere."""
-    return lambda directory, config, dtype: Decoder.load(
-        directory, config, dtype, operations=replace(OPERATIONS, **operations)
-    )
+    planted = replace(ONE_BY_ONE, **operations)
+    return lambda *args: Eager(Decoder.load(*args, operations=planted))
 
 
 def diagnosis(load, golden=WINDOW, question=QUESTION):
-    with Checker(golden, None, "elsewhere", question, load=load) as checker:
+    with Checker(golden, None, "elsewhere", question, load=load, inspect=False) as checker:
         return diagnose(checker, "elsewhere")
 
 
@@ -65,10 +65,9 @@ def test_a_bug_in_calls_of_one_sort_is_named_with_them():
 
 
 def test_what_the_config_switches_on_is_not_called_switched_off():
-    every = lambda directory, config, dtype: Decoder.load(  # noqa: E731
-        directory, {**config, "layer_types": ["sliding_attention"] * 3, "max_window_layers": None}, dtype
-    )
-    operation = only(diagnosis(every, question=FEW))
+    every = {"layer_types": ["sliding_attention"] * 3, "max_window_layers": None}
+    load = lambda directory, config, dtype: port()(directory, {**config, **every}, dtype)  # noqa: E731
+    operation = only(diagnosis(load, question=FEW))
     assert operation.taps == ("layers.0.probs",)
     assert [s.mutants for s in operation.named] == [("window_in_every_layer",)]
     assert operation.named[0].remark is None
@@ -104,7 +103,7 @@ def test_an_ignored_padding_mask_is_named_where_keys_at_padding_are_the_ports_ow
     """What is at padding is no golden: whatever the port embeds there goes on."""
     second = Bug("ignored", None, {"visible": lambda mask, at: PARTS.visible(jnp.ones_like(mask), at)})
     question = replace(QUESTION, cases=("one-to-five", "batch-left"))
-    with Checker(golden_path, None, "ignored", question, load=second.load) as checker:
+    with Checker(golden_path, None, "ignored", question, load=second.load, inspect=False) as checker:
         operation = only(diagnose(checker, "ignored"))
     assert [s.mutants for s in operation.named] == [("padding_seen",)]
     assert operation.named[0].remark is None
