@@ -16,9 +16,9 @@ from tests.compiled import Compiled, share_context
 COMPILED = Compiled(os.environ)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-# Half of the time here goes into compiling small programs that run once: they are optimized less, and in one part, for
-# both cores are busy. (Not at level 0: there XLA leaves out a rounding to float32 and back.) What users get is what the
-# README's first command checks.
+# Half of the time here goes into compiling small programs that run once: they are optimized less, and in one part,
+# for both cores are busy. (Not at level 0: there XLA leaves out a rounding to float32 and back.) What users get is
+# what the README's first command checks.
 QUICK = ("--xla_cpu_use_fusion_emitters=false", "--xla_llvm_disable_expensive_passes=true")
 QUICK += ("--xla_backend_optimization_level=1", "--xla_cpu_parallel_codegen_split_count=1")
 os.environ["XLA_FLAGS"] = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), *QUICK)))
