@@ -5,10 +5,11 @@ Arrays come with a position axis; what is "per position" has shape [batch, posit
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 
 Values = Num[np.ndarray, "..."]
 PerPosition = Float[np.ndarray, "batch position"]
@@ -159,8 +160,14 @@ def growth_p_value(profile: Float[np.ndarray, " position"], permutations: int = 
     ranks -= ranks.mean()
     order = np.arange(len(ranks), dtype=np.float64)
     order -= order.mean()
-    shuffled = np.random.default_rng(0).permuted(np.tile(ranks, (permutations, 1)), axis=1)
+    shuffled = ranks[_shuffles(len(ranks), permutations)]
     return float((1 + (shuffled @ order >= ranks @ order - 1e-9).sum()) / (1 + permutations))
+
+
+@functools.lru_cache(maxsize=32)
+def _shuffles(length: int, permutations: int) -> Int[np.ndarray, "permutation position"]:
+    """Random orders of so many positions: always the same ones."""
+    return np.random.default_rng(0).permuted(np.tile(np.arange(length), (permutations, 1)), axis=1)
 
 
 def _mean_square(values: PerPosition) -> float:

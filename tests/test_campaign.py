@@ -22,7 +22,7 @@ from tests.campaign.forked import forked, held
 from tests.campaign.trials import BrokenClaimError, Campaign, Claim, Tried, attempt
 from tests.store import places
 
-TRIALS = {"kills": 30, "damage": 30, "goldens": 20, "reports": 12, "ports": 20, "inputs": 40}
+TRIALS = {"kills": 20, "damage": 20, "goldens": 12, "reports": 12, "ports": 20, "inputs": 40}
 TORCH = importlib.util.find_spec("torch") is not None
 
 

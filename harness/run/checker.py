@@ -275,8 +275,9 @@ class Checker:
             raise self._unloadable[precision]
         if self._loaded is None or self._loaded[0] != precision:
             self._loaded = None  # release the last one's weights before the next one's are read
-            for source in self._sources.values():
-                source.forget()
+            for (values_at, _), source in self._sources.items():
+                if values_at != precision:
+                    source.forget()
             try:
                 port = self._load(self._checkpoint, self._config, precisions.jax_dtype(precision))
             except HarnessError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -145,23 +146,25 @@ def test_two_revisions_and_the_broken_one_exits_with_1(repository):
     assert "WORSE" in result.stdout
 
 
-def test_uncommitted_changes_are_not_seen_and_neither_checkout_nor_index_is_touched(repository):
+def test_uncommitted_changes_are_not_seen_and_neither_checkout_nor_index_is_touched(
+    repository, wrong, canned_check
+):
+    repository.commit({"my_port.py": canned.RIGHT})
     repository.write("staged.py", "")
     repository.git("add", "staged.py")
-    repository.write("my_port.py", PORT)
+    repository.write("my_port.py", canned.WRONG)
     before = repository.git("status", "--porcelain"), (repository.root / ".git" / "index").read_bytes()
-    result = diff_outside("--before", "git:HEAD", "--after", "my_port:Port")
-    assert result.returncode == 1, result.stderr
+    result = diff("--before", "git:HEAD:my_port:Port", "--after", wrong)
+    assert result.exit_code == 1, result.output
     assert "WORSE" in result.stdout
     assert (repository.git("status", "--porcelain"), (repository.root / ".git" / "index").read_bytes()) == before
 
 
-def test_a_saved_check_says_which_port_a_revision_is_about(repository, tmp_path):
+def test_a_saved_check_says_which_port_a_revision_is_about(repository, tmp_path, right, canned_check):
+    repository.commit({"my_port.py": canned.WRONG})
     path = tmp_path / "before.json"
-    check = [sys.executable, "-m", "harness.cli", "check", "--port", "my_port:Port", *FAST, "--json", str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(harness.__file__).parent.parent)}
-    assert subprocess.run(check, env=environment, capture_output=True).returncode == 0
-    result = diff("--before", str(path), "--after", "git:HEAD~1")
+    path.write_text(json.dumps({**json.loads(Path(right).read_text()), "port": "my_port:Port"}))
+    result = diff("--before", str(path), "--after", "git:HEAD")
     assert result.exit_code == 1, result.output
 
 
