@@ -22,6 +22,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # what the README's first command checks.
 QUICK = ("--xla_cpu_use_fusion_emitters=false", "--xla_llvm_disable_expensive_passes=true")
 QUICK += ("--xla_backend_optimization_level=1", "--xla_cpu_parallel_codegen_split_count=1")
+QUICK += ("--xla_cpu_prefer_vector_width=64",)  # exp and its like are short programs then
 os.environ["XLA_FLAGS"] = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), *QUICK)))
 
 
