@@ -9,9 +9,8 @@ In a check, inputs are padded on the right to a few lengths, so that it serves p
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Self
 
@@ -184,7 +183,7 @@ def _cut(logits: Logits, length: int) -> Logits:
     return logits if logits.shape[1] == length else logits[:, :length]
 
 
-@functools.lru_cache(maxsize=8)
+@lru_cache(maxsize=8)
 def _stages(arch: Architecture, dtype: jnp.dtype, operations: Operations) -> tuple[Tapped, Tapped, Tapped]:
     """The compiled functions of embedding, layer and head, which decoders with other parameters share."""
     graph, _ = skeleton(arch, dtype)

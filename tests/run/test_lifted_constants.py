@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +47,7 @@ def made_by_numpy(x, positions, theta):
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-@functools.cache
+@cache
 def checked(name, function):
     """The report on the port with another function in it, made once."""
     with pytest.MonkeyPatch.context() as patched:

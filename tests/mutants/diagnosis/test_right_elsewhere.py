@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,14 +14,13 @@ from harness.architecture import architecture_of, read_config
 from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.diagnose import diagnose
 from harness.mutants.diagnosis.search import Search
-from harness.mutants.eager import Eager
 from harness.run.checker import Checker
-from harness.run.decoder import Decoder
-from harness.run.operations import NO_WINDOW, ONE_BY_ONE, allowed, context, scores
+from harness.run.operations import NO_WINDOW, allowed, context, scores
 from harness.run.precision import in_force
 from harness.run.question import Question
 from harness.run.source import GoldenSource
 from harness.store import open_golden
+from tests.mutants.diagnosis.test_one_verdict import decoder
 from tests.mutants.diagnosis.test_parts import stage
 from tests.second_port.bugs import Bug
 from tests.second_port.parts import PARTS
@@ -32,8 +32,7 @@ FEW = replace(QUESTION, cases=("one-beyond", "far-beyond", "left"))
 
 def port(**operations):
     """The built-in decoder with operations that are wrong somewhere."""
-    planted = replace(ONE_BY_ONE, **operations)
-    return lambda *args: Eager(Decoder.load(*args, operations=planted))
+    return partial(decoder, **operations)
 
 
 def diagnosis(load, golden=WINDOW, question=QUESTION):
