@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,17 @@ def test_ci_runs_the_commands_of_the_readme_word_for_word():
     marked = re.findall(r"<!-- ci: (\w+) -->\n```sh\n(.*?)\n```", README, flags=re.DOTALL)
     assert {name for name, _ in marked} == {"main", "test", "record", "tunix"}
     assert {command for _, command in marked} <= set(scripts(WORKFLOWS["ci.yml"]))
+
+
+def test_what_the_tests_need_has_one_version_that_they_were_seen_with():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    constraints = (ROOT / "tests" / "constraints.txt").read_text()
+    pinned = {
+        name.replace("_", "-").lower() for name in re.findall(r"^([\w.-]+)==", constraints, flags=re.MULTILINE)
+    }
+    wanted = project["dependencies"] + project["optional-dependencies"]["test"]
+    # Two are pinned through `transformers`, by `record` and by `tunix`, and not alike.
+    assert {re.split("[>=]", line)[0] for line in wanted} - pinned == {"safetensors", "tokenizers"}
 
 
 def test_the_check_job_proves_that_torch_is_absent_and_the_record_job_installs_it():
