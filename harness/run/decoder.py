@@ -183,9 +183,20 @@ def _cut(logits: Logits, length: int) -> Logits:
     return logits if logits.shape[1] == length else logits[:, :length]
 
 
+Stages = tuple[Tapped, Tapped, Tapped]
+
+
+def _stages(arch: Architecture, dtype: jnp.dtype, operations: Operations) -> Stages:
+    """The functions of embedding, layer and head; with the usual arithmetic decoders share what is compiled."""
+    return _usual(arch, dtype) if operations is OPERATIONS else _made(arch, dtype, operations)
+
+
 @lru_cache(maxsize=8)
-def _stages(arch: Architecture, dtype: jnp.dtype, operations: Operations) -> tuple[Tapped, Tapped, Tapped]:
-    """The compiled functions of embedding, layer and head, which decoders with other parameters share."""
+def _usual(arch: Architecture, dtype: jnp.dtype) -> Stages:
+    return _made(arch, dtype, OPERATIONS)
+
+
+def _made(arch: Architecture, dtype: jnp.dtype, operations: Operations) -> Stages:
     graph, _ = skeleton(arch, dtype)
     embed, layer = partial(_embed, operations), partial(_layer, graph, operations)
     head = partial(_head, operations, arch.rms_norm_eps)

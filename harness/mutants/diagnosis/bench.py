@@ -204,12 +204,12 @@ class Bench:
             own = seen.actual if scene.only is not None else part(seen.tap, seen.actual, span)
         return self._same(scene.case.name, name, span, _instead(golden, own, value))
 
-    def _same(self, case: str, name: str, span: slice, value: np.ndarray) -> jax.Array:
-        """The array that goes on at this place: one object for all candidates, as long as it is the same."""
-        place = case, name, span.start, span.stop
-        if place not in self._handed or not np.array_equal(self._handed[place][0], value):
-            self._handed[place] = value, jnp.asarray(value)
-        return self._handed[place][1]
+    def _same(self, case: str, place: str, span: slice, value: np.ndarray) -> jax.Array:
+        """What goes on at a place of a case: one object for all candidates, as long as it is the same."""
+        key = case, place, span.start, span.stop
+        if key not in self._handed or not np.array_equal(self._handed[key][0], value):
+            self._handed[key] = value, jnp.asarray(value)
+        return self._handed[key][1]
 
     def _golden(self, case: str, name: str, span: slice) -> np.ndarray:
         """What one call sees of a golden; NaN where there is none."""
@@ -219,7 +219,7 @@ class Bench:
     def _entering(self, case: str, name: str, span: slice) -> jax.Array:
         """The golden residual stream, and 0 at padding and where it is not kept."""
         golden = self._golden(case, name, span)
-        return self._same(case, name, span, np.where(np.isnan(golden), np.zeros_like(golden), golden))
+        return self._same(case, f"after {name}", span, np.where(np.isnan(golden), np.zeros_like(golden), golden))
 
 
 def _instead(golden: np.ndarray, own: np.ndarray | None, value: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import fields
 from functools import partial
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 
 from harness.run.operations import Operations
+from harness.run.recent import Store
 
 
 def remembering(operations: Operations, most: int) -> Operations:
@@ -21,29 +21,18 @@ def remembering(operations: Operations, most: int) -> Operations:
         operations: functions of their arguments alone, to be called outside a trace.
         most: bytes that results, and what they were made of, may take.
     """
-    kept = _Kept(most)
+    store = Store(most)
     named = {field.name: getattr(operations, field.name) for field in fields(Operations)}
-    return Operations(**{name: partial(kept, operation) for name, operation in named.items()})
+    return Operations(**{name: partial(_remembered, store, operation) for name, operation in named.items()})
 
 
-class _Kept:
-    def __init__(self, most: int) -> None:
-        self._most, self._bytes = most, 0
-        # The arguments are kept too: an array counts as itself as long as nothing else can have its place.
-        self._kept: OrderedDict[Hashable, tuple[Any, tuple[Any, ...], int]] = OrderedDict()
-
-    def __call__(self, operation: Callable[..., Any], *args: Any) -> Any:
-        key = (operation, *map(_key, args))
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
+def _remembered(store: Store, operation: Callable[..., Any], *args: Any) -> Any:
+    def made() -> tuple[Any, int]:
         result = operation(*args)
-        size = sum(getattr(value, "nbytes", 0) for value in (result, *args))
-        self._kept[key] = result, args, size
-        self._bytes += size
-        while self._bytes > self._most:
-            self._bytes -= self._kept.popitem(last=False)[1][2]
-        return result
+        # The arguments are kept too: an array counts as itself as long as nothing else can have its place.
+        return (result, args), sum(getattr(value, "nbytes", 0) for value in (result, *args))
+
+    return store.get((operation, *map(_key, args)), made)[0]
 
 
 def _key(value: Any) -> Hashable:

@@ -296,4 +296,8 @@ def test_what_takes_more_memory_than_there_is_is_forgotten():
     small, large = jnp.ones(10), jnp.ones(1_000)
     for x in (small, small, large, small):
         operations.embed(x)
-    assert [len(x) for x in calls] == [10, 1_000, 10]
+    assert [len(x) for x in calls] == [10, 1_000], "it drove something out"
+    for _ in range(9):
+        operations.embed(jnp.ones(20))
+    operations.embed(small)
+    assert [len(x) for x in calls[-2:]] == [20, 10], "what is oldest was not released"
