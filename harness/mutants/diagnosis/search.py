@@ -12,6 +12,7 @@ from itertools import combinations, islice
 
 import numpy as np
 
+from harness.metrics import UNIT_ROUNDOFF
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked, indistinguishable, ranking
 from harness.mutants.diagnosis.bench import Bench
@@ -32,6 +33,10 @@ NEAR = 0.999
 SURE = 0.75
 # In noise multiples: two roundings of one function are up to so far apart.
 AS_NOISY = 3.0
+# In limits. A value is free to follow rounding too: it is a name only where the error is so many times beyond it.
+TELLING = 4.0
+# In units of rounding. Where one bug leaves no more of what it explains, another beside it explains the rounding.
+A_FEW = 4.0
 NOTHING = Candidate((), ())
 
 
@@ -60,6 +65,7 @@ class Search:
         self._layers, self._hidden = layers, hidden
         self._wrong = frozenset(kind for scene in scenes for kind in scene.faulty)
         self._sorts = {kind: self._wrong_sorts(kind) for kind in self._wrong}
+        self._telling = {kind: self._is_telling(kind) for kind in self._wrong}
         self._thorough = thorough
         self._attempts = (self._singles, self._fits, self._two_at_once) if thorough else (self._singles,)
 
@@ -81,7 +87,7 @@ class Search:
             new = list(attempt(kind, scene, tried))
             tried += new
             for candidate, matched in new:
-                said = self._confirm(candidate, kind) if kind in matched.reproduced else self._left(matched, kind)
+                said = self._said(candidate, matched, kind)
                 if isinstance(said, Explanation):
                     found.append(said)
                 elif kind in matched.explained:
@@ -97,6 +103,19 @@ class Search:
                 others += (r for r in rest if r.candidate not in best)
                 return Answer(kind, named, ranking(others), len(tried))
         return Answer(kind, (), ranking(others), len(tried))
+
+    def _said(self, candidate: Candidate, matched: Match, kind: str) -> Explanation | str:
+        """The explanation that a candidate is; what speaks against it, where something does."""
+        if kind not in matched.reproduced:
+            return self._left(matched, kind)
+        if candidate.value and not self._telling[kind]:
+            return "but the error is too near to rounding for a value to be fitted to it"
+        return self._confirm(candidate, kind)
+
+    def _is_telling(self, kind: str) -> bool:
+        """Whether a kind is far enough beyond its limit somewhere."""
+        seen = [scene.taps[kind] for scene in self._scenes if kind in scene.faulty]
+        return any(max(o.from_golden.rms / o.limit.plain, o.from_golden.max) >= TELLING for o in seen)
 
     def _is_built_in(self, kind: str) -> bool:
         """Whether the port computes what the built-in decoder does, wherever it is said to be wrong."""
@@ -139,7 +158,9 @@ class Search:
         What goes around an operation is fitted anew around the nearest others: its value alone is not its value
         with them.
         """
-        best = [c for c, _ in sorted(tried, key=lambda pair: -pair[1].explained.get(kind, float("-inf")))]
+        nearest = sorted(tried, key=lambda pair: -pair[1].explained.get(kind, float("-inf")))
+        rounding = (A_FEW * UNIT_ROUNDOFF[scene.taps[kind].precision]) ** 2
+        best = [c for c, found in nearest if found.explained.get(kind, 0.0) < 1 - rounding]
         for some in ([c for c in best if not c.value], best):
             pairs = filter(None, (a.together(b) for a, b in combinations(some, 2)))
             yield from self._matched(islice(pairs, MOST_PAIRS), scene, kind)
