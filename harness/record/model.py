@@ -17,17 +17,18 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from harness.architecture import architecture_of, read_config
+from harness.architecture import architecture_of, family_of, read_config
 from harness.checkpoint import Checkpoint
 from harness.corpus import Case
 from harness.errors import CheckpointError, first_line
+from harness.families.graph import taps_of
+from harness.families.windows import FULL, SLIDING
 from harness.record import attention
 from harness.record.built import refuse_disagreement
 from harness.record.capture import Collector, tapped_layer, tapped_module
 from harness.record.noise import DTYPES
 from harness.record.parameters import check_layers, check_parameters
 from harness.record.promote import Float64Mode
-from harness.windows import FULL, SLIDING
 
 MASKS = {FULL: create_causal_mask, SLIDING: create_sliding_window_causal_mask}
 
@@ -75,7 +76,7 @@ class Reference:
         self._skeleton = _built(directory)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._skeleton.state_dict().items()}
         check_parameters(self.checkpoint, self.shapes, self.arch.tied_head)
-        refuse_disagreement(self.arch, self._skeleton, self.rotary("float64").inv_freq)
+        refuse_disagreement(family_of(self.config), self.arch, self._skeleton, self.rotary("float64"))
         self.stages = ("embed", *(f"layers.{index}" for index in range(self.arch.layers)), "head")
 
     def inputs(self, case: Case) -> Inputs:
@@ -183,7 +184,7 @@ class Layer(Stage):
 
     def __init__(self, model: Reference, precisions: tuple[str, ...], stage: str) -> None:
         self.prefix = stage
-        self.kinds = tuple(tap.kind for tap in model.arch.taps() if tap.stage == stage)
+        self.kinds = tuple(tap.kind for tap in taps_of(model.arch) if tap.stage == stage)
         self._model, self._index = model, int(stage.rpartition(".")[2])
         self._modules = model.materialise(f"model.{stage}", precisions)
         for module in self._modules.values():
