@@ -141,7 +141,7 @@ def test_in_replay_every_operation_works_on_replaced_inputs(model, layer):
     for kind, projection in (("q", attention.q_proj), ("k", attention.k_proj), ("v", attention.v_proj)):
         agree(kind, F.linear(given["attn_norm"], projection.weight, projection.bias))
     with Float64Mode():
-        cos, sin = layer._rotary["float64"](given["q"], torch.arange(len(IDS))[None])
+        cos, sin = model.rotary("float64")(given["q"], torch.arange(len(IDS))[None])
     for kind in ("q", "k"):
         half = given[kind].chunk(2, -1)
         turned = torch.cat((-half[1], half[0]), -1)

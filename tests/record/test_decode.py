@@ -21,9 +21,10 @@ from harness.golden import CaseEntry
 from harness.record import calls
 from harness.record.cases import case_of
 from harness.record.environment import reproducible
-from harness.record.model import Reference, arithmetic
+from harness.record.model import Reference
 from harness.record.noise import DTYPES
 from harness.record.recorder import Options, record
+from harness.record.shell import arithmetic
 from harness.store import open_golden
 from tests.record.reference import relative_rms
 from tests.record.test_layer_major import aligned

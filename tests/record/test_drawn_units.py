@@ -129,7 +129,7 @@ def test_only_further_draws_of_cases_that_reach_far_have_nudged_frequencies(tiny
 def test_frequencies_are_nudged_upward_by_one_unit_and_the_exact_one_is_not(tiny):
     model = Reference(tiny)
     for precision in NOISE_PRECISIONS:
-        plain, moved = (make(precision).inv_freq for make in (model.rotary, model.nudged_rotary))
+        plain, moved = (model.rotary(precision, nudged).inv_freq for nudged in (False, True))
         steps = moved.view(torch.int32) - plain.view(torch.int32)
         assert plain.dtype == torch.float32 and plain[0] == 1
         assert steps.tolist() == [0, *[1] * (len(plain) - 1)]
