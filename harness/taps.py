@@ -1,25 +1,28 @@
-"""The taps: one grammar, one order, one graph, the same on both sides.
+"""What a tap is, and what every kind of tap is called.
 
-    embed
+    embed                           what enters the first layer: with its scale, and positions where they are added
     layers.{i}.attn_norm
     layers.{i}.q  .k  .v            after the bias
-    layers.{i}.q_norm  .k_norm      where the architecture has them
-    layers.{i}.q_rope  .k_rope
+    layers.{i}.q_norm  .k_norm
+    layers.{i}.q_rope  .k_rope      as attention is given them: where nothing is turned, what they were before
     layers.{i}.cache_k  .cache_v    the KV cache with this call's keys and values in it, where there is one
     layers.{i}.probs                attention probabilities
     layers.{i}.context              probs @ v, before the output projection
     layers.{i}.attn_out
+    layers.{i}.attn_post_norm       between attn_out and the sum
     layers.{i}.resid_mid
     layers.{i}.mlp_norm
-    layers.{i}.gate  .up  .act      act = activation(gate) * up
+    layers.{i}.gate  .up  .act      act = activation(gate) * up, or activation(up)
     layers.{i}.mlp_out
+    layers.{i}.mlp_post_norm
     layers.{i}.resid_post
     final_norm
-    logits
+    logits                          with their scale and cap
 
-Every tap has a leading batch axis, also where the batch is 1: a single prompt, a padded batch and a
-decode step are then one kind of thing. `Tap.inputs` says which taps feed it, so that "upstream" is
-data and not a guess. Nothing is matched fuzzily.
+Which of them a model has, and which feeds which, its family says (`harness.families`), and then the manifest of
+its golden. Every tap has a leading batch axis, also where the batch is 1: a single prompt, a padded batch and a
+decode step are then one kind of thing. `Tap.inputs` says which taps feed it, so that "upstream" is data and not a
+guess. Nothing is matched fuzzily.
 
 Where a model gets its tokens in several calls, a tap's values of all calls lie one after the other along
 `position`, so a decode has the same arrays as a prompt. The cache taps have `slot` instead: what the cache holds
@@ -38,9 +41,25 @@ TOKENS = ("batch", "position")
 Q_HEADS = (*TOKENS, "head", "head_dim")
 KV_HEADS = (*TOKENS, "kv_head", "head_dim")
 CACHE = ("batch", "slot", "kv_head", "head_dim")
-CACHE_KINDS = frozenset({"cache_k", "cache_v"})
+# What a cache holds: at the end, of all tokens.
+CACHED = {"cache_k": "k_rope", "cache_v": "v"}
+CACHE_KINDS = frozenset(CACHED)
 # What attention reads at every position: stored in full where the other taps are kept at chosen positions only.
 FULL_KINDS = frozenset({"k_rope", "v"})
+
+
+# The dimensions of every kind.
+DIMS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("embed", "final_norm"), (*TOKENS, "hidden")),
+    **dict.fromkeys(("attn_norm", "attn_out", "attn_post_norm", "resid_mid"), (*TOKENS, "hidden")),
+    **dict.fromkeys(("mlp_norm", "mlp_out", "mlp_post_norm", "resid_post"), (*TOKENS, "hidden")),
+    **dict.fromkeys(("q", "q_norm", "q_rope", "context"), Q_HEADS),
+    **dict.fromkeys(("k", "v", "k_norm", "k_rope"), KV_HEADS),
+    **dict.fromkeys(("cache_k", "cache_v"), CACHE),
+    **dict.fromkeys(("gate", "up", "act"), (*TOKENS, "intermediate")),
+    "probs": ("batch", "head", "position", "key"),
+    "logits": (*TOKENS, "vocab"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,46 +95,6 @@ class Tap:
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Its shape where every dimension has the size given."""
         return tuple(sizes[dim] for dim in self.dims)
-
-
-def decoder_taps(layers: int, qk_norm: bool = False) -> tuple[Tap, ...]:
-    """All taps of a decoder with that many layers, in data-flow order."""
-    taps = [Tap("embed", (*TOKENS, "hidden"), ())]
-    for index in range(layers):
-        taps += _layer_taps(index, residual=taps[-1].name, qk_norm=qk_norm)
-    taps.append(Tap("final_norm", (*TOKENS, "hidden"), (taps[-1].name,)))
-    taps.append(Tap("logits", (*TOKENS, "vocab"), ("final_norm",)))
-    return tuple(taps)
-
-
-def _layer_taps(index: int, residual: str, qk_norm: bool) -> list[Tap]:
-    def tap(kind: str, dims: tuple[str, ...], *inputs: str) -> Tap:
-        names = tuple(name if name == residual else f"layers.{index}.{name}" for name in inputs)
-        return Tap(f"layers.{index}.{kind}", dims, names)
-
-    hidden, wide = (*TOKENS, "hidden"), (*TOKENS, "intermediate")
-    norms = [tap("q_norm", Q_HEADS, "q"), tap("k_norm", KV_HEADS, "k")] if qk_norm else []
-    return [
-        tap("attn_norm", hidden, residual),
-        tap("q", Q_HEADS, "attn_norm"),
-        tap("k", KV_HEADS, "attn_norm"),
-        tap("v", KV_HEADS, "attn_norm"),
-        *norms,
-        tap("q_rope", Q_HEADS, "q_norm" if qk_norm else "q"),
-        tap("k_rope", KV_HEADS, "k_norm" if qk_norm else "k"),
-        tap("cache_k", CACHE, "k_rope"),
-        tap("cache_v", CACHE, "v"),
-        tap("probs", ("batch", "head", "position", "key"), "q_rope", "cache_k"),
-        tap("context", Q_HEADS, "probs", "cache_v"),
-        tap("attn_out", hidden, "context"),
-        tap("resid_mid", hidden, residual, "attn_out"),
-        tap("mlp_norm", hidden, "resid_mid"),
-        tap("gate", wide, "mlp_norm"),
-        tap("up", wide, "mlp_norm"),
-        tap("act", wide, "gate", "up"),
-        tap("mlp_out", hidden, "act"),
-        tap("resid_post", hidden, "resid_mid", "mlp_out"),
-    ]
 
 
 def kind_of(name: str) -> str:

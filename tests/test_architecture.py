@@ -29,7 +29,7 @@ TRANSFORMERS_5 = {
 
 def test_both_dialects_describe_one_architecture():
     assert architecture_of(HUB) == architecture_of(TRANSFORMERS_5)
-    assert architecture_of(HUB).rope_theta == 1e6
+    assert architecture_of(HUB).ropes[0].theta == 1e6
     assert architecture_of(HUB).head_dim == 8
     assert difference(HUB, TRANSFORMERS_5) == []
 
@@ -70,7 +70,8 @@ def test_what_nothing_here_computes_is_refused(change, message):
 
 
 def test_a_difference_names_the_field_and_both_values():
-    assert difference(HUB, {**HUB, "rms_norm_eps": 1e-5}) == [("rms_norm_eps", 1e-6, 1e-5)]
+    assert difference(HUB, {**HUB, "rms_norm_eps": 1e-5}) == [("norm.eps", 1e-6, 1e-5)]
+    assert difference(HUB, {**HUB, "rope_theta": 1e4})[0] == ("ropes.0.theta", 1e6, 1e4)
 
 
 def test_an_explicit_head_dim_wins_over_the_quotient():

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import embedded
-from harness.architecture import MOST_LAYERS, architecture_of, read_config
+from harness.architecture import architecture_of, read_config
 from harness.errors import CheckpointError
-from harness.neutral import HARMLESS, ONLY, READ, REFUSED
+from harness.families import families
+from harness.families.neutral import HARMLESS, LOOKED_AT, ONLY, REFUSED, Read
+from harness.families.reading import MOST_LAYERS
 from tests.test_architecture import HUB, TRANSFORMERS_5
 from tests.test_windows import WINDOW
 
@@ -32,6 +34,17 @@ ABSURD = st.one_of(
 BASES = st.sampled_from([HUB, TRANSFORMERS_5, WINDOW])
 
 
+def fields_read() -> frozenset[str]:
+    """What a Qwen2's reading looks at."""
+    seen = Read(WINDOW)
+    families()["qwen2"].read(seen)
+    return frozenset(seen.fields) | LOOKED_AT
+
+
+READ = fields_read()
+ONLY_OF_QWEN2 = {**ONLY, **families()["qwen2"].only}
+
+
 @given(BASES, st.dictionaries(st.sampled_from(sorted(READ)), ABSURD, max_size=4))
 def test_any_value_of_any_field_is_read_or_refused_in_few_words(base, changes):
     try:
@@ -40,13 +53,13 @@ def test_any_value_of_any_field_is_read_or_refused_in_few_words(base, changes):
         assert len(str(refusal)) < 3000 and refusal.hint
         return
     assert found.heads % found.kv_heads == 0 and found.head_dim % 2 == 0
-    assert math.isfinite(found.rope_theta) and math.isfinite(found.rms_norm_eps)
+    assert math.isfinite(found.ropes[0].theta) and math.isfinite(found.norm.eps)
     assert len(found.windows) == found.layers <= MOST_LAYERS
 
 
 @given(BASES, st.text(max_size=20), ABSURD)
 def test_a_field_that_is_not_known_is_refused_by_name_unless_it_says_nothing(base, field, value):
-    if field in READ | HARMLESS | set(ONLY) | set(REFUSED):
+    if field in READ | HARMLESS | set(ONLY_OF_QWEN2) | set(REFUSED):
         return
     if value is None:
         assert architecture_of(base | {field: value}) == architecture_of(base)
@@ -61,10 +74,10 @@ def test_a_harmless_field_changes_nothing_whatever_it_says(field):
     assert architecture_of(HUB | {field: [1, {"a": "b"}]}) == architecture_of(HUB)
 
 
-@pytest.mark.parametrize("field", sorted(ONLY))
+@pytest.mark.parametrize("field", sorted(ONLY_OF_QWEN2))
 def test_a_field_of_other_models_may_only_say_what_this_one_does_anyway(field):
-    assert architecture_of(HUB | {field: ONLY[field]}) == architecture_of(HUB)
-    for other in (not ONLY[field], 2, "yes"):
+    assert architecture_of(HUB | {field: ONLY_OF_QWEN2[field]}) == architecture_of(HUB)
+    for other in (not ONLY_OF_QWEN2[field], 2, "yes"):
         with pytest.raises(CheckpointError, match="does not do") as refusal:
             architecture_of(HUB | {field: other})
         assert refusal.value.where == f"config.json: {field}"

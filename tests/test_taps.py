@@ -1,4 +1,8 @@
-from harness.taps import at_level, decoder_taps, recorded_inputs
+from harness.families.options import Norm
+from harness.taps import at_level, recorded_inputs
+from tests.small_decoder import decoder_taps
+
+NORM = Norm(1e-6)
 
 
 def test_order_is_data_flow_order_not_alphabetical():
@@ -10,7 +14,7 @@ def test_order_is_data_flow_order_not_alphabetical():
 
 def test_every_input_of_a_tap_comes_before_it():
     seen: set[str] = set()
-    for tap in decoder_taps(layers=3, qk_norm=True):
+    for tap in decoder_taps(layers=3, qk_norm=NORM):
         assert set(tap.inputs) <= seen, tap
         seen.add(tap.name)
 
@@ -23,7 +27,7 @@ def test_the_residual_stream_feeds_the_next_layer_twice():
 
 
 def test_qk_norm_adds_names_and_takes_the_place_of_q_and_k():
-    taps = {tap.name: tap for tap in decoder_taps(layers=1, qk_norm=True)}
+    taps = {tap.name: tap for tap in decoder_taps(layers=1, qk_norm=NORM)}
     assert taps["layers.0.q_rope"].inputs == ("layers.0.q_norm",)
     assert taps["layers.0.k_norm"].inputs == ("layers.0.k",)
     assert "layers.0.q_norm" not in {tap.name for tap in decoder_taps(layers=1)}

@@ -2,8 +2,9 @@ import pytest
 
 from harness.modes import AGREEMENT_MODES
 from harness.results import TapResult
-from harness.taps import at_level, decoder_taps, recorded_inputs
+from harness.taps import at_level, recorded_inputs
 from harness.verdict import breaks_contract, first_divergence, introduced, judge, overall, was_compared
+from tests.small_decoder import decoder_taps
 
 TAPS = at_level(decoder_taps(layers=2), "ops", cached=False)
 ORDER = [tap.name for tap in TAPS]

@@ -240,7 +240,7 @@ SQUARE_ATTENTION = Need(
 )
 UNEVEN_THETA = Need(
     "architecture",
-    lambda model: float(ml_dtypes.bfloat16(model.architecture.rope_theta)) != model.architecture.rope_theta,
+    lambda model: any(rope and ml_dtypes.bfloat16(rope.theta) != rope.theta for rope in model.architecture.ropes),
     "theta is a bfloat16 number here",
 )
 UNTIED = Need("architecture", lambda model: not model.architecture.tied_head, "the head is the embedding here")

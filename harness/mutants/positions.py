@@ -7,9 +7,10 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from harness.families.rope import inverse_frequencies
 from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import PAIR, UNCOUNTED, UNEVEN_THETA, WIDE, beyond
-from harness.run.operations import Angles, Heads, inverse_frequencies, rope_angles, rotate
+from harness.run.operations import Angles, Heads, rope_angles, rotate
 
 ROTATED = kinds("q_rope", "k_rope")
 ANGLE = "position theta^(-2i / head_dim)"

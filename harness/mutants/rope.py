@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from harness.families.rope import inverse_frequencies
 from harness.mutants.mutant import Mutant, OperationChange, kinds
 from harness.mutants.needs import PAIR
-from harness.run.operations import Angles, Heads, inverse_frequencies, rotate
+from harness.run.operations import Angles, Heads, rotate
 
 ROTATED = kinds("q_rope", "k_rope")
 PAIRS = "pairs (i, i + head_dim / 2)"

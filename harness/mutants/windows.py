@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from harness.architecture import Config, architecture_of
+from harness.families.windows import FULL, SLIDING
 from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, kinds
 from harness.mutants.needs import FILLS_WINDOW, MIXED, OVER_WINDOW, WINDOWED, steps
 from harness.run.operations import NO_WINDOW, allowed
-from harness.windows import FULL, SLIDING
 
 RIGHT_WIDTH = "query - window < key <= query, in the layers that have a window"
 RIGHT_LAYERS = "a window in the layers from max_window_layers on"

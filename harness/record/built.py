@@ -1,71 +1,108 @@
 """What transformers built from a config, in our own words: two readers of one file have to agree.
 
 A field that transformers reads elsewhere, fills in, or passes over would otherwise be recorded as if it were what
-`harness.architecture` read, and every port that follows the config would be accused.
+the family read, and every port that follows the config would be accused.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
-from harness.architecture import Architecture
 from harness.errors import CheckpointError
-from harness.windows import SLIDING
+from harness.families.activations import ACTIVATIONS
+from harness.families.family import Family
+from harness.families.graph import taps_of
+from harness.families.options import Architecture
+from harness.families.parameters import HEAD_NORMS, NORMS, shapes
+from harness.families.rope import frequencies
+from harness.families.windows import SLIDING
+
+Fact = tuple[str, object, object]  # what it is, as it was read, as it was built
+PROBES = np.linspace(-6, 6, 25)
+NONE = "no such parameter"
 
 
-def refuse_disagreement(arch: Architecture, model: Any, frequencies: torch.Tensor) -> None:
+def refuse_disagreement(family: Family, arch: Architecture, model: Any, rotary: Any) -> None:
     """Refuse a config that transformers reads differently than the checking side does.
 
     Args:
         model: the causal language model that transformers built.
-        frequencies: of its rotary embedding, float64 [head_dim / 2].
+        rotary: its rotary embedding, with frequencies made in float64; None where it has none.
 
     Raises:
         CheckpointError: naming the first fact in which the two differ.
     """
-    ours, theirs = asdict(arch), _facts(model)
-    for name, expected in ours.items():
-        if theirs[name] != expected:
-            raise _disagreement(name, expected, theirs[name])
-    scaling = {layer.self_attn.scaling for layer in model.model.layers}
-    if scaling != {arch.head_dim**-0.5}:
-        raise _disagreement("the scale of the scores", arch.head_dim**-0.5, sorted(scaling))
-    exponents = torch.arange(0, arch.head_dim, 2, dtype=torch.float64) / arch.head_dim
-    expected = arch.rope_theta**-exponents
-    if frequencies.shape != expected.shape or not torch.allclose(frequencies.cpu(), expected, rtol=1e-12, atol=0):
-        raise _disagreement("RoPE's frequencies", expected[:8].tolist(), frequencies[:8].tolist())
+    layers = list(model.get_submodule(family.layers))
+    if len(layers) != arch.layers:
+        raise _disagreement("layers", arch.layers, len(layers))
+    for facts in (
+        _shapes(family, arch, model),
+        _arithmetic(family, arch, model, layers),
+        _rope(arch, model, rotary),
+    ):
+        for name, ours, theirs in facts:
+            if ours != theirs:
+                raise _disagreement(name, ours, theirs)
 
 
-def _facts(model: Any) -> dict[str, object]:
-    """The fields of an `Architecture`, from the modules rather than from the config where they hold them."""
-    layers, config = model.model.layers, model.config
-    first = layers[0]
-    attention, mlp = first.self_attn, first.mlp
-    norms = [model.model.norm]
-    for layer in layers:
-        norms += [layer.input_layernorm, layer.post_attention_layernorm]
-    eps = {norm.variance_epsilon for norm in norms}
-    return {
-        "family": config.model_type,
-        "layers": len(layers),
-        "hidden": model.model.embed_tokens.embedding_dim,
-        "heads": attention.q_proj.out_features // attention.head_dim,
-        "kv_heads": attention.k_proj.out_features // attention.head_dim,
-        "head_dim": attention.head_dim,
-        "intermediate": mlp.gate_proj.out_features,
-        "vocab": model.lm_head.out_features,
-        "rope_theta": config.rope_parameters["rope_theta"],
-        "rms_norm_eps": eps.pop() if len(eps) == 1 else sorted(eps),
-        "activation": config.hidden_act,
-        "tied_head": config.tie_word_embeddings,
-        "windows": tuple(
-            layer.self_attn.sliding_window if kind == SLIDING else None
-            for layer, kind in zip(layers, config.layer_types, strict=True)
-        ),
-    }
+def _shapes(family: Family, arch: Architecture, model: Any) -> Iterator[Fact]:
+    ours = shapes(family, arch)
+    theirs = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in dict.fromkeys((*theirs, *ours)):
+        yield f"the shape of {name}", ours.get(name, NONE), theirs.get(name, NONE)
+
+
+def _arithmetic(family: Family, arch: Architecture, model: Any, layers: list[Any]) -> Iterator[Fact]:
+    kinds = {tap.kind for tap in taps_of(arch)}
+    yield "tied_head", arch.tied_head, model.config.tie_word_embeddings
+    yield "eps of final_norm", arch.norm.eps, _eps(model.get_submodule(family.model["final_norm"]))
+    attention = family.layer["q"].rpartition(".")[0]
+    for index, layer in enumerate(layers):
+        for kind in (*NORMS, *HEAD_NORMS):
+            norm = arch.qk_norm if kind in HEAD_NORMS else arch.norm
+            if kind in kinds and norm is not None:
+                yield f"eps of layers.{index}.{kind}", norm.eps, _eps(layer.get_submodule(family.layer[kind]))
+        module = layer.get_submodule(attention)
+        yield f"the scale of the scores of layers.{index}", arch.scale, module.scaling
+        yield f"the window of layers.{index}", arch.windows[index], _window(model.config, module, index)
+        activation = layer.get_submodule(family.activation)
+        with torch.inference_mode():
+            theirs = activation(torch.tensor(PROBES)).numpy()
+        same = np.allclose(theirs, ACTIVATIONS[arch.activation](PROBES), rtol=1e-12, atol=1e-300)
+        found = arch.activation if same else type(activation).__name__
+        yield f"the activation of layers.{index}", arch.activation, found
+
+
+def _rope(arch: Architecture, model: Any, rotary: Any) -> Iterator[Fact]:
+    """Frequencies and the factor on cosine and sine, of every kind of layer that has some of its own."""
+    types = getattr(model.config, "layer_types", None) or [""] * arch.layers
+    for index, rope in enumerate(arch.ropes):
+        if rope is None:
+            continue
+        prefix = f"{types[index]}_" if hasattr(rotary, f"{types[index]}_inv_freq") else ""
+        expected, factor = frequencies(rope)
+        found = getattr(rotary, f"{prefix}inv_freq").cpu().numpy()
+        if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-12, atol=0):
+            yield f"RoPE's frequencies of layers.{index}", expected[:8].tolist(), found[:8].tolist()
+        scaling = float(getattr(rotary, f"{prefix}attention_scaling"))
+        yield f"RoPE's factor of layers.{index}", factor, factor if np.isclose(factor, scaling, 1e-12) else scaling
+
+
+def _window(config: Any, attention: Any, index: int) -> int | None:
+    """What hides keys in a layer: the mask of its kind, where layers have kinds, and else that of all."""
+    types = getattr(config, "layer_types", None)
+    if types is not None and types[index] != SLIDING:
+        return None
+    width: int | None = getattr(attention, "sliding_window", None)
+    return width
+
+
+def _eps(norm: Any) -> object:
+    return next((getattr(norm, name) for name in ("variance_epsilon", "eps") if hasattr(norm, name)), None)
 
 
 def _disagreement(fact: str, ours: object, theirs: object) -> CheckpointError:

@@ -15,7 +15,8 @@ from transformers import DynamicCache
 
 from harness.errors import RecordError
 from harness.record.capture import Collector
-from harness.record.model import Inputs, Stage
+from harness.record.model import Stage
+from harness.record.shell import Inputs
 from harness.taps import CACHE_KINDS, Tap
 
 

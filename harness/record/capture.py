@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import RecordError
+from harness.families.family import Family
+from harness.families.graph import taps_of
+from harness.families.options import Architecture
+from harness.families.parameters import HEAD_NORMS, outputs
 from harness.record.attention import tapping
-from harness.taps import name_of
+from harness.taps import DIMS, name_of
 
 Hook = Callable[..., Any]
 
@@ -83,26 +87,112 @@ _UNKNOWN_CODE = (
 )
 
 
-def output(tap: Collector, kind: str) -> Hook:
-    """A forward hook: the module's output is the tap."""
+@contextlib.contextmanager
+def tapped_layer(layer: nn.Module, family: Family, arch: Architecture, tap: Collector) -> Iterator[None]:
+    """All taps of a decoder layer, for the time of the block."""
+    kinds = {one.kind for one in taps_of(arch) if one.stage == "layers.0"}
+    paths = {kind: path for kind, path in family.layer.items() if kind in kinds}
+    with contextlib.ExitStack() as stack:
+        for path in dict.fromkeys(paths.values()):
+            sharing = tuple(kind for kind in paths if paths[kind] == path)
+            hook = _made(tap, sharing, family, arch)
+            stack.callback(layer.get_submodule(path).register_forward_hook(hook).remove)
+        last = layer.get_submodule(paths["mlp_out"])
+        stack.callback(last.register_forward_pre_hook(_argument(tap, "act")).remove)
+        if "resid_mid" in kinds:
+            reader = next(kind for kind in ("mlp_norm", "gate", "up") if kind in paths)
+            first = layer.get_submodule(paths[reader])
+            stack.callback(first.register_forward_pre_hook(_shared_argument(tap, "resid_mid")).remove)
+        stack.callback(layer.register_forward_hook(_whole(tap, "resid_post")).remove)
+        stack.enter_context(tapping(tap))
+        yield
 
-    def hook(module: nn.Module, args: Any, value: Tensor) -> Tensor | None:
-        return tap(kind, value)
+
+@contextlib.contextmanager
+def tapped_module(module: nn.Module, kind: str, tap: Collector) -> Iterator[None]:
+    """One module whose output is a tap."""
+    handle = module.register_forward_hook(_whole(tap, kind))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _made(tap: Collector, kinds: tuple[str, ...], family: Family, arch: Architecture) -> Hook:
+    """A forward hook on the module that makes these kinds of taps."""
+    (first, *others) = kinds
+    if others:
+        return _parts(tap, kinds, family, arch)
+    if "head_dim" not in DIMS[first]:
+        return _whole(tap, first)
+    return _heads_first(tap, first) if family.heads_first and first in HEAD_NORMS else _heads(tap, first, arch)
+
+
+def _whole(tap: Collector, kind: str) -> Hook:
+    """The module's output is the tap."""
+
+    def hook(module: nn.Module, args: Any, value: Any) -> Any:
+        first = value[0] if isinstance(value, tuple) else value
+        replacement = tap(kind, first)
+        if replacement is None:
+            return None
+        return (replacement, *value[1:]) if isinstance(value, tuple) else replacement
 
     return hook
 
 
-def heads(tap: Collector, kind: str, head_dim: int) -> Hook:
-    """A forward hook on a projection: its output [B, S, heads * head_dim] is the tap [B, S, heads, head_dim]."""
+def _heads(tap: Collector, kind: str, arch: Architecture) -> Hook:
+    """Its output [B, S, heads * head_dim], or [B, S, heads, head_dim], is the tap [B, S, heads, head_dim]."""
 
     def hook(module: nn.Module, args: Any, value: Tensor) -> Tensor | None:
-        replacement = tap(kind, value.view(*value.shape[:-1], -1, head_dim))
+        replacement = tap(kind, value.view(*value.shape[:2], -1, arch.head_dim))
         return None if replacement is None else replacement.reshape(value.shape)
 
     return hook
 
 
-def argument(tap: Collector, kind: str) -> Hook:
+def _heads_first(tap: Collector, kind: str) -> Hook:
+    """Its output [B, heads, S, head_dim] is the tap [B, S, heads, head_dim]."""
+
+    def hook(module: nn.Module, args: Any, value: Tensor) -> Tensor | None:
+        replacement = tap(kind, value.transpose(1, 2))
+        return None if replacement is None else replacement.transpose(1, 2)
+
+    return hook
+
+
+def _parts(tap: Collector, kinds: tuple[str, ...], family: Family, arch: Architecture) -> Hook:
+    """Its output [B, S, outputs] is several taps, which lie in it one after the other, or head by head."""
+    sizes = [outputs(arch)[kind] for kind in kinds]
+
+    def split(value: Tensor) -> list[Tensor]:
+        if family.by_head:
+            return [
+                part.flatten(2) for part in value.view(*value.shape[:2], -1, len(kinds), arch.head_dim).unbind(3)
+            ]
+        return list(value.split(sizes, dim=-1))
+
+    def joined(parts: list[Tensor]) -> Tensor:
+        if not family.by_head:
+            return torch.cat(parts, dim=-1)
+        heads = [part.view(*part.shape[:2], -1, arch.head_dim) for part in parts]
+        return torch.stack(heads, dim=3).flatten(2)
+
+    def hook(module: nn.Module, args: Any, value: Tensor) -> Tensor | None:
+        parts = split(value)
+        changed = False
+        for index, kind in enumerate(kinds):
+            flat = parts[index]
+            shaped = flat.reshape(*flat.shape[:2], -1, arch.head_dim) if "head_dim" in DIMS[kind] else flat
+            replacement = tap(kind, shaped)
+            if replacement is not None:
+                parts[index], changed = replacement.reshape(flat.shape), True
+        return joined(parts) if changed else None
+
+    return hook
+
+
+def _argument(tap: Collector, kind: str) -> Hook:
     """A forward pre-hook: the module's only argument is the tap."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:
@@ -112,7 +202,7 @@ def argument(tap: Collector, kind: str) -> Hook:
     return hook
 
 
-def shared_argument(tap: Collector, kind: str) -> Hook:
+def _shared_argument(tap: Collector, kind: str) -> Hook:
     """A forward pre-hook for an argument that the caller goes on using: it is replaced in place.
 
     The residual path holds the same tensor that the norm is given; handing the norm another one would leave the
@@ -125,37 +215,3 @@ def shared_argument(tap: Collector, kind: str) -> Hook:
             args[0].copy_(replacement)
 
     return hook
-
-
-@contextlib.contextmanager
-def tapped_layer(layer: nn.Module, head_dim: int, tap: Collector) -> Iterator[None]:
-    """All taps of a decoder layer, for the time of the block."""
-    attention, mlp = layer.self_attn, layer.mlp
-    with contextlib.ExitStack() as stack:
-        for handle in (
-            layer.input_layernorm.register_forward_hook(output(tap, "attn_norm")),
-            attention.q_proj.register_forward_hook(heads(tap, "q", head_dim)),
-            attention.k_proj.register_forward_hook(heads(tap, "k", head_dim)),
-            attention.v_proj.register_forward_hook(heads(tap, "v", head_dim)),
-            attention.o_proj.register_forward_hook(output(tap, "attn_out")),
-            layer.post_attention_layernorm.register_forward_pre_hook(shared_argument(tap, "resid_mid")),
-            layer.post_attention_layernorm.register_forward_hook(output(tap, "mlp_norm")),
-            mlp.gate_proj.register_forward_hook(output(tap, "gate")),
-            mlp.up_proj.register_forward_hook(output(tap, "up")),
-            mlp.down_proj.register_forward_pre_hook(argument(tap, "act")),
-            mlp.register_forward_hook(output(tap, "mlp_out")),
-            layer.register_forward_hook(output(tap, "resid_post")),
-        ):
-            stack.callback(handle.remove)
-        stack.enter_context(tapping(tap))
-        yield
-
-
-@contextlib.contextmanager
-def tapped_module(module: nn.Module, kind: str, tap: Collector) -> Iterator[None]:
-    """One module whose output is a tap: the embedding, the final norm, the head."""
-    handle = module.register_forward_hook(output(tap, kind))
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -16,7 +16,8 @@ from transformers import DynamicCache
 
 from harness.layout import GENERATED_PRECISIONS
 from harness.record.capture import Collector
-from harness.record.model import Inputs, Reference
+from harness.record.model import Reference
+from harness.record.shell import Inputs
 from harness.record.work import Work
 
 GENERATION = "generation"  # the name of its units of work

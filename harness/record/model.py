@@ -6,57 +6,29 @@ meta device, so no parameter ever has an initial value that a load could fail to
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from harness.architecture import architecture_of, read_config
+from harness.architecture import architecture_of, family_of, read_config
 from harness.checkpoint import Checkpoint
 from harness.corpus import Case
 from harness.errors import CheckpointError, first_line
+from harness.families.graph import taps_of
 from harness.record import attention
 from harness.record.built import refuse_disagreement
 from harness.record.capture import Collector, tapped_layer, tapped_module
 from harness.record.noise import DTYPES
 from harness.record.parameters import check_layers, check_parameters
-from harness.record.promote import Float64Mode
-from harness.windows import FULL, SLIDING
-
-MASKS = {FULL: create_causal_mask, SLIDING: create_sliding_window_causal_mask}
-
-
-def arithmetic(precision: str) -> contextlib.AbstractContextManager[object]:
-    """The context in which a stream computes: float64 needs the casts in the model code lifted."""
-    return Float64Mode() if precision == "float64" else contextlib.nullcontext()
-
-
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """A case, or one call of it, on the device.
-
-    Attributes:
-        ids, positions: [batch, position].
-        mask: [batch, slot], as many slots as are filled after the call; without a cache, [batch, position].
-        cache: transformers' own, of this layer alone; None where the case is one call.
-        nudged: RoPE's frequencies are one unit in the last place higher.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    mask: Tensor
-    cache: DynamicCache | None = None
-    nudged: bool = False
-
-    def part(self, span: slice, cache: DynamicCache | None) -> Inputs:
-        """The call that gets these tokens."""
-        return Inputs(self.ids[:, span], self.positions[:, span], self.mask[:, : span.stop], cache, self.nudged)
+from harness.record.shell import Inputs, Shell, arithmetic
 
 
 class Reference:
@@ -68,14 +40,14 @@ class Reference:
 
     def __init__(self, directory: Path, device: str = "cpu") -> None:
         self.config = read_config(directory)
-        self.arch = architecture_of(self.config)
+        self.arch, self.family = architecture_of(self.config), family_of(self.config)
         self.checkpoint = Checkpoint(directory)
         check_layers(self.checkpoint, self.arch.layers)
         self.device = torch.device(device)
         self._skeleton = _built(directory)
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._skeleton.state_dict().items()}
         check_parameters(self.checkpoint, self.shapes, self.arch.tied_head)
-        refuse_disagreement(self.arch, self._skeleton, self.rotary("float64").inv_freq)
+        refuse_disagreement(self.family, self.arch, self._skeleton, self.rotary("float64"))
         self.stages = ("embed", *(f"layers.{index}" for index in range(self.arch.layers)), "head")
 
     def inputs(self, case: Case) -> Inputs:
@@ -105,37 +77,56 @@ class Reference:
             weights = {
                 name: tensor.to(self.device, DTYPES[precision], copy=True) for name, tensor in stored.items()
             }
-            module = copy.deepcopy(skeleton)
+            module = self.empty(path, precision)
             module.load_state_dict(weights, strict=True, assign=True)
             modules[precision] = module.requires_grad_(False)
         return modules
 
-    def embedding(self) -> nn.Module:
-        """The embedding in the dtype in which it is stored."""
-        path = "model.embed_tokens"
+    def empty(self, path: str, precision: str) -> Any:
+        """The module at `path` with parameters still to be loaded, and with what it computes as it is made.
+
+        Buffers that no checkpoint has (a factor on the embedding) are made by transformers' own code, at the
+        precision's arithmetic.
+        """
         module = copy.deepcopy(self._skeleton.get_submodule(path))
-        table = _tensor(self.checkpoint.read(f"{path}.weight")).to(self.device)
-        module.load_state_dict({"weight": table}, strict=True, assign=True)
-        return module.requires_grad_(False)
+        for tensor in module.parameters():
+            tensor._is_hf_initialized = True
+        for part in module.modules():
+            for name in part._non_persistent_buffers_set:
+                buffer = getattr(part, name)
+                wide = precision == "float64" and buffer.is_floating_point()
+                dtype = torch.float64 if wide else buffer.dtype
+                part._buffers[name] = torch.empty(buffer.shape, dtype=dtype, device=self.device)
+            if part._non_persistent_buffers_set:
+                with arithmetic(precision):
+                    self._skeleton._init_weights(part)
+        return module
 
-    def rotary(self, precision: str) -> nn.Module:
-        """The rotary embedding, whose frequencies are computed here and now, at the precision's arithmetic."""
-        rotary = self._skeleton.model.rotary_emb
+    def shell(self, precision: str, real: Mapping[str, nn.Module]) -> Shell:
+        """transformers' forward pass with these modules in it, and others that pass through."""
+        make = partial(self.rotary, precision) if self._rotary_module() is not None else None
+        return Shell(self._skeleton, self.family, dict(real), make)
+
+    def rotary(self, precision: str, nudged: bool = False) -> Any:
+        """The rotary embedding, whose frequencies are computed here and now, at the precision's arithmetic.
+
+        Args:
+            nudged: each frequency one unit in the last place higher, but for those that are exact (1).
+        """
+        found = self._rotary_module()
+        if found is None:
+            return None
         with arithmetic(precision), self.device:
-            return type(rotary)(rotary.config)
-
-    def nudged_rotary(self, precision: str) -> nn.Module:
-        """The same, each frequency one unit in the last place higher, but for those that are exact (1)."""
-        rotary = self.rotary(precision)
-        higher = torch.nextafter(rotary.inv_freq, torch.tensor(torch.inf, dtype=rotary.inv_freq.dtype))
-        rotary.inv_freq = torch.where(rotary.inv_freq == 1, rotary.inv_freq, higher)
+            rotary = type(found)(found.config)
+        for name, speeds in rotary.named_buffers() if nudged else ():
+            if name.endswith("inv_freq") and not name.endswith("original_inv_freq"):
+                higher = torch.nextafter(speeds, torch.tensor(torch.inf, dtype=speeds.dtype))
+                setattr(rotary, name, torch.where(speeds == 1, speeds, higher))
         return rotary
 
-    def mask(self, index: int, hidden: Tensor, inputs: Inputs) -> Tensor:
-        """What transformers adds to the scores of a layer: each kind of attention has a mask of its own."""
-        config = self._skeleton.config
-        make = MASKS[config.layer_types[index]]
-        return make(config, hidden, inputs.mask, inputs.cache, position_ids=inputs.positions)
+    def _rotary_module(self) -> Any:
+        base = self._skeleton.get_submodule(self.family.layers.rpartition(".")[0])
+        return getattr(base, "rotary_emb", None)
 
 
 class Stage:
@@ -161,21 +152,35 @@ class Stage:
 
 
 class Embedding(Stage):
-    """Token ids to hidden states.
+    """Token ids to hidden states: what enters the first layer.
 
-    A look-up commutes with a conversion, so the table is kept as it is stored: in float64 that of a 7B model
-    would be 4 GB. What is tapped is the look-up, converted to the precision of the stream.
+    A look-up commutes with a conversion, so only the rows that a call asks for are converted: in float64 the table
+    of a 7B model would be 4 GB.
     """
 
     kinds = ("embed",)
 
     def __init__(self, model: Reference, precisions: tuple[str, ...]) -> None:
-        self._module = model.embedding()
+        family = model.family
+        self._table = _tensor(model.checkpoint.read(f"{family.model['embed']}.weight")).to(model.device)
+        positions = family.model.get("positions")
+        self._positions = model.materialise(positions, precisions) if positions else {}
+        self._modules = {precision: model.empty(family.model["embed"], precision) for precision in precisions}
+        self._shells = {}
+        for precision, module in self._modules.items():
+            module.padding_idx = None  # a row of the table here, and not of the few that are looked up
+            real = {family.model["embed"]: module}
+            if positions:
+                real[positions] = self._positions[precision]
+            self._shells[precision] = model.shell(precision, real)
 
     def _forward(self, precision: str, state: Tensor | None, inputs: Inputs, tap: Collector) -> Tensor:
-        value = self._module(inputs.ids).to(DTYPES[precision])
-        replacement = tap("embed", value)
-        return value if replacement is None else replacement
+        rows, ids = inputs.ids.unique(return_inverse=True)
+        found = self._table[rows].to(DTYPES[precision])
+        self._modules[precision].weight = nn.Parameter(found, requires_grad=False)
+        shell = self._shells[precision]
+        with tapped_module(shell.layer(0), "embed", tap):
+            return shell.run(replace(inputs, ids=ids, cache=None, mask=torch.ones_like(ids)), None)
 
 
 class Layer(Stage):
@@ -183,26 +188,22 @@ class Layer(Stage):
 
     def __init__(self, model: Reference, precisions: tuple[str, ...], stage: str) -> None:
         self.prefix = stage
-        self.kinds = tuple(tap.kind for tap in model.arch.taps() if tap.stage == stage)
+        self.kinds = tuple(tap.kind for tap in taps_of(model.arch) if tap.stage == stage)
         self._model, self._index = model, int(stage.rpartition(".")[2])
-        self._modules = model.materialise(f"model.{stage}", precisions)
+        path = f"{model.family.layers}.{self._index}"
+        self._modules = model.materialise(path, precisions)
         for module in self._modules.values():
-            module.self_attn.layer_idx = 0  # each layer has a cache of its own, with one layer in it
-        self._rotary = {precision: model.rotary(precision) for precision in precisions}
-        self._nudged = {precision: model.nudged_rotary(precision) for precision in precisions}
+            for part in module.modules():  # each layer has a cache of its own, with one layer in it
+                if hasattr(part, "layer_idx"):
+                    part.layer_idx = 0
+        self._shells = {
+            precision: model.shell(precision, {path: self._modules[precision]}) for precision in precisions
+        }
 
     def _forward(self, precision: str, state: Tensor | None, inputs: Inputs, tap: Collector) -> Tensor:
         assert state is not None
-        layer, rotary = self._modules[precision], (self._nudged if inputs.nudged else self._rotary)[precision]
-        with tapped_layer(layer, self._model.arch.head_dim, tap):
-            value: Tensor = layer(
-                state,
-                attention_mask=self._model.mask(self._index, state, inputs),
-                position_ids=inputs.positions,
-                past_key_values=inputs.cache,
-                position_embeddings=rotary(state, inputs.positions),
-            )
-        return value
+        with tapped_layer(self._modules[precision], self._model.family, self._model.arch, tap):
+            return self._shells[precision].run(inputs, state, self._index)
 
 
 class Head(Stage):
@@ -211,15 +212,23 @@ class Head(Stage):
     kinds = ("final_norm", "logits")
 
     def __init__(self, model: Reference, precisions: tuple[str, ...]) -> None:
-        source = "model.embed_tokens" if model.arch.tied_head else None
-        self._norms = model.materialise("model.norm", precisions)
-        self._heads = model.materialise("lm_head", precisions, source)
+        paths = model.family.model
+        source = paths["embed"] if model.arch.tied_head else None
+        self._norms = model.materialise(paths["final_norm"], precisions)
+        heads = model.materialise(paths["logits"], precisions, source)
+        self._shells = {
+            precision: model.shell(
+                precision, {paths["final_norm"]: self._norms[precision], paths["logits"]: heads[precision]}
+            )
+            for precision in precisions
+        }
 
     def _forward(self, precision: str, state: Tensor | None, inputs: Inputs, tap: Collector) -> Tensor:
-        norm, head = self._norms[precision], self._heads[precision]
-        with tapped_module(norm, "final_norm", tap), tapped_module(head, "logits", tap):
-            value: Tensor = head(norm(state))
-        return value
+        inputs = replace(inputs, cache=None, mask=torch.ones_like(inputs.ids))  # no layer looks at them
+        with tapped_module(self._norms[precision], "final_norm", tap):
+            value = self._shells[precision].run(inputs, state, whole=True)
+        replacement = tap("logits", value)
+        return value if replacement is None else replacement
 
 
 def _built(directory: Path) -> nn.Module:

@@ -13,6 +13,7 @@ from typing import Protocol
 from harness import golden
 from harness.corpus import Case, Corpus
 from harness.entries import Batch, Entry, Generation, Prompt
+from harness.families.graph import taps_of
 from harness.golden import CaseEntry, Manifest, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
@@ -168,7 +169,7 @@ def _entries(
     entries = []
     for entry, case in zip(selected, cases, strict=True):
         level = min(entry.level, options.level, key=LEVELS.index)
-        taps = at_level(model.arch.taps(), level, cached=bool(case.calls))
+        taps = at_level(taps_of(model.arch), level, cached=bool(case.calls))
         names = entry.prompts if isinstance(entry, Batch) else ()
         entries.append(
             CaseEntry(
@@ -193,7 +194,7 @@ def _entries(
 def _manifest(model: Reference, model_id: str, corpus: Corpus, tokenized: Tokenized, options: Options) -> Manifest:
     """Everything that the golden says of itself, but for its cases and their arrays."""
     table = parameter_table(model.checkpoint, model.shapes, model.arch.tied_head)
-    taps = model.arch.taps()
+    taps = taps_of(model.arch)
     return Manifest(
         format=golden.FORMAT,
         version=golden.FORMAT_VERSION,

@@ -21,13 +21,13 @@ from torch import Tensor
 from harness.errors import RecordError
 from harness.golden import NOISE_PRECISIONS
 from harness.record.calls import Pass, run_calls
-from harness.record.model import Inputs, Stage
+from harness.record.model import Stage
 from harness.record.noise import Floors, noise_floors, not_finite, nudged, rounded
-from harness.taps import FULL_KINDS, Tap, name_of
+from harness.record.shell import Inputs
+from harness.taps import CACHED, FULL_KINDS, Tap, name_of
 
 PRECISIONS = ("float64", *NOISE_PRECISIONS)
 FAR = 256
-CACHED = {"cache_k": "k_rope", "cache_v": "v"}
 State = Mapping[str, Tensor]  # stream -> hidden states [batch, position, hidden]
 
 

@@ -20,7 +20,11 @@ from jaxtyping import Float
 
 from harness.architecture import Architecture, architecture_of
 from harness.checkpoint import Checkpoint
+from harness.families import families
+from harness.families.parameters import HEAD_NORMS, NORMS, outputs, parameter_of
+from harness.families.rope import frequencies
 from harness.golden import CaseEntry
+from harness.layout import layer_of
 from harness.metrics import UNIT_ROUNDOFF
 from harness.report.document import Report
 from harness.report.findings import findings
@@ -28,8 +32,7 @@ from harness.results import TapResult
 from harness.run.port import Declarations
 from harness.run.session import spanning
 from harness.run.source import GoldenSource
-from harness.run.weights import LAYER_PARAMETERS
-from harness.taps import kind_of, name_of
+from harness.taps import CACHED, kind_of, name_of
 
 Vector = Float[np.ndarray, " n"]
 FREQUENCY = 24  # roundings of a power of theta, whose exponent, rounded, counts ln(theta) times
@@ -69,7 +72,7 @@ class Element:
     def input(self, which: int = 0) -> np.ndarray:
         """What feeds it, of its own row and position; of keys and values, of its own head, all slots."""
         name = self.source.taps[self.tap].inputs[which]
-        kind = {"cache_k": "k_rope", "cache_v": "v"}.get(kind_of(name)) if not self.case.cached else None
+        kind = CACHED.get(kind_of(name)) if not self.case.cached else None
         name = name_of(self.stage, kind) if kind else name
         dims = self.source.taps[name].dims
         groups = self.arch.heads // self.arch.kv_heads
@@ -82,12 +85,16 @@ class Element:
         )
         return np.asarray(self.source.truth(self.case.name, name)[index])
 
-    def parameter(self, name: str) -> np.ndarray:
-        """A parameter of its layer, or of the model."""
-        return np.asarray(self.weights.read(name), np.float64)
-
-    def of_layer(self, module: str) -> np.ndarray:
-        return self.parameter(f"model.{self.stage}.{LAYER_PARAMETERS[module]}")
+    def parameter(self, name: str = "weight") -> np.ndarray:
+        """The weight or the bias that makes the tap, [output, ...]."""
+        kind, family = kind_of(self.tap), families()[self.arch.family]
+        if self.stage:
+            index = layer_of(self.tap) or 0
+            found = parameter_of(family, self.arch, self.weights.read, kind, index, name)
+        else:
+            tied = kind == "logits" and self.arch.tied_head
+            found = self.weights.read(f"{family.model['embed' if tied else kind]}.{name}")
+        return np.asarray(found, np.float64)
 
 
 def bound(result: TapResult, source: GoldenSource, weights: Checkpoint, arch: Architecture) -> float | None:
@@ -147,7 +154,10 @@ def _gamma(count: int, unit: float) -> float:
 
 
 def _embed(e: Element) -> float:
-    return e.unit * abs(e.value)
+    """A copy, and a product where there is a factor; a sum of two tables is bounded by neither."""
+    if e.arch.learned_positions:
+        return math.inf
+    return (1 if e.arch.embed_scale == 1.0 else FEW) * e.unit * abs(e.value)
 
 
 def _copied(e: Element) -> float:
@@ -155,27 +165,23 @@ def _copied(e: Element) -> float:
 
 
 def _norm(e: Element) -> float:
-    """The sum of squares counts half in its root."""
-    size = len(e.input())
+    """The sum of squares counts half in its root. Of a difference from the mean nothing is known."""
+    head = kind_of(e.tap) in HEAD_NORMS
+    spec = e.arch.qk_norm if head else e.arch.norm
+    if spec is None or spec.centered or spec.bias:
+        return math.inf
+    size = outputs(e.arch)[kind_of(e.tap)[0]] if head and e.arch.qk_norm_over == "all" else len(e.input())
     return abs(e.value) * (_gamma(FEW, e.unit) + _gamma(size // 2 + FEW, e.wide))
 
 
-def _linear(module: str | None, bias: bool = False) -> Callable[[Element], float]:
-    def product(e: Element) -> float:
-        if module is None:
-            row, x = e.parameter(_head(e.arch))[e.at["vocab"]], e.input()
-        else:
-            kernel = e.of_layer(f"{module}.kernel")
-            row, x = kernel[_flat(e)], e.input().reshape(-1)
-        own = abs(float(e.of_layer(f"{module}.bias")[_flat(e)])) if bias else 0.0
-        size = float(np.abs(row) @ np.abs(x)) + own
-        return size * (_gamma(FEW, e.unit) + _gamma(len(x) + FEW, e.wide))
-
-    return product
-
-
-def _head(arch: Architecture) -> str:
-    return "model.embed_tokens.weight" if arch.tied_head else "lm_head.weight"
+def _linear(e: Element) -> float:
+    """The sizes of all products, and of a bias; a cap on logits makes an error smaller, and a factor scales it."""
+    kind, at = kind_of(e.tap), _flat(e)
+    row, x = e.parameter()[at], e.input().reshape(-1)
+    own = abs(float(e.parameter("bias")[at])) if kind in e.arch.biases else 0.0
+    size = float(np.abs(row) @ np.abs(x)) + own
+    factor = abs(e.arch.logit_scale) if kind == "logits" else 1.0
+    return factor * size * (_gamma(FEW, e.unit) + _gamma(len(x) + FEW, e.wide))
 
 
 def _flat(e: Element) -> int:
@@ -183,17 +189,21 @@ def _flat(e: Element) -> int:
     head = e.at.get("head", e.at.get("kv_head"))
     if head is not None:
         return head * e.arch.head_dim + e.at["head_dim"]
-    return e.at.get("hidden", e.at.get("intermediate", 0))
+    return next(e.at[dim] for dim in ("hidden", "intermediate", "vocab") if dim in e.at)
 
 
 def _rope(e: Element) -> float:
-    x, half = e.input(), e.arch.head_dim // 2
-    pair = e.at["head_dim"] % half
+    x, rope, dim = e.input(), e.arch.ropes[layer_of(e.tap) or 0], e.at["head_dim"]
+    if rope is None or dim >= rope.dims:
+        return _copied(e)
+    half = rope.dims // 2
+    pair = dim // 2 if rope.interleaved else dim % half
+    first, second = (2 * pair, 2 * pair + 1) if rope.interleaved else (pair, pair + half)
     positions = e.source.golden.case(e.case.name).positions
     position = float(positions[e.at["batch"], e.at["position"]])
-    angle = abs(position) * math.pow(e.arch.rope_theta, -2 * pair / e.arch.head_dim)
-    size = float(abs(x[pair]) + abs(x[pair + half]))
-    return size * (angle * FREQUENCY * e.wide + _gamma(FEW, e.unit))
+    speeds, factor = frequencies(rope)
+    size = factor * float(abs(x[first]) + abs(x[second]))
+    return size * (abs(position) * float(speeds[pair]) * FREQUENCY * e.wide + _gamma(FEW, e.unit))
 
 
 def _probs(e: Element) -> float:
@@ -201,12 +211,13 @@ def _probs(e: Element) -> float:
     tap = e.source.taps[e.tap]
     row = tuple(slice(None) if dim == "key" else e.at[dim] for dim in tap.dims)
     seen = np.flatnonzero(e.source.truth(e.case.name, e.tap)[row])
+    if e.arch.score_cap is not None:
+        return math.inf
     if e.value == 0.0:
         return 0.0
     query, keys = e.input(0), e.input(1)[seen]
-    scale = e.arch.head_dim**-0.5
-    sizes = scale * (np.abs(keys) @ np.abs(query))
-    scores = scale * (keys @ query)
+    sizes = e.arch.scale * (np.abs(keys) @ np.abs(query))
+    scores = e.arch.scale * (keys @ query)
     wrong = float(sizes.max()) * (_gamma(FEW, e.unit) + _gamma(e.arch.head_dim + FEW, e.wide))
     spread = float(scores.max() - scores.min())
     of_scores = math.expm1(min(2 * wrong, 700.0)) + 2 * spread * e.wide
@@ -221,36 +232,26 @@ def _context(e: Element) -> float:
 
 
 def _sum(e: Element) -> float:
-    size = sum(abs(float(e.input(which)[e.at["hidden"]])) for which in (0, 1))
-    return size * _gamma(FEW, e.unit)
+    stream, *updates = (abs(float(e.input(i)[e.at["hidden"]])) for i in range(len(e.source.taps[e.tap].inputs)))
+    return (stream + abs(e.arch.residual_scale) * sum(updates)) * _gamma(FEW, e.unit)
 
 
-def _gated(e: Element) -> float:
+def _act(e: Element) -> float:
     """silu(g) u: an error of g counts 1 + |g| times, and so does that of its exponential."""
+    if e.arch.activation != "silu":
+        return math.inf
     gate = float(e.input(0)[e.at["intermediate"]])
     return abs(e.value) * (1 + abs(gate)) * _gamma(FEW, e.unit)
 
 
 OPERATIONS: dict[str, Callable[[Element], float]] = {
     "embed": _embed,
-    "attn_norm": _norm,
-    "q": _linear("attn.q", bias=True),
-    "k": _linear("attn.k", bias=True),
-    "v": _linear("attn.v", bias=True),
-    "q_rope": _rope,
-    "k_rope": _rope,
-    "cache_k": _copied,
-    "cache_v": _copied,
+    **dict.fromkeys((*NORMS, *HEAD_NORMS, "final_norm"), _norm),
+    **dict.fromkeys(("q", "k", "v", "attn_out", "gate", "up", "mlp_out", "logits"), _linear),
+    **dict.fromkeys(("q_rope", "k_rope"), _rope),
+    **dict.fromkeys(("cache_k", "cache_v"), _copied),
     "probs": _probs,
     "context": _context,
-    "attn_out": _linear("attn.o"),
-    "resid_mid": _sum,
-    "mlp_norm": _norm,
-    "gate": _linear("mlp.gate"),
-    "up": _linear("mlp.up"),
-    "act": _gated,
-    "mlp_out": _linear("mlp.down"),
-    "resid_post": _sum,
-    "final_norm": _norm,
-    "logits": _linear(None),
+    **dict.fromkeys(("resid_mid", "resid_post"), _sum),
+    "act": _act,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness import embedded
-from harness.architecture import Architecture, Config
+from harness.architecture import Config
 from harness.errors import HarnessError
 from harness.generation import Continuation
 from harness.golden import CaseEntry
@@ -43,6 +43,7 @@ from harness.run.source import GoldenSource
 from harness.run.tracing.lift import CannotLift
 from harness.run.tracing.lifted_port import LiftedPort
 from harness.store import Golden, open_golden
+from harness.taps import DIMS
 
 Loader = Callable[[Path, Config, Any], Port]
 Watch = Callable[[Compared], None]
@@ -198,7 +199,7 @@ class Checker:
             precisions.in_force(precision, allow_reduced) as in_force,
         ):
             self._settings[precision] = asdict(in_force)
-            self._declared = declarations(port, Architecture.kinds())
+            self._declared = declarations(port, frozenset(DIMS))
             self._uncovered = dict.fromkeys(uncovered(self.cases, port, self._declared))
             if "alone" in self.question.modes:
                 batches = covered(self.cases, port, self._declared)

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from harness.corpus import Case
+from harness.families.options import Rope
+from harness.families.rope import frequencies, turn
 
 # What holds the absolute position. Nothing else of a decoder with RoPE does.
 TURNED = frozenset({"q_rope", "k_rope", "cache_k"})
@@ -31,11 +33,7 @@ def shifts(case: Case) -> Int[np.ndarray, " batch"]:
 
 
 def turned(
-    value: Float[np.ndarray, "batch position head head_dim"], by: Int[np.ndarray, " batch"], theta: float
+    value: Float[np.ndarray, "batch position head head_dim"], by: Int[np.ndarray, " batch"], rope: Rope
 ) -> Float[np.ndarray, "batch position head head_dim"]:
     """Queries or keys after RoPE, as they are at positions that are larger by so much in each row."""
-    half = value.shape[-1] // 2
-    angle = by[:, None, None, None] * theta ** (-np.arange(half) / half)
-    cos, sin = np.cos(angle), np.sin(angle)
-    a, b = value[..., :half], value[..., half:]
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return turn(value, by[:, None, None, None] * frequencies(rope)[0], rope)

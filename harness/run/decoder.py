@@ -1,4 +1,4 @@
-"""The project's own port: a Flax (nnx) Qwen2 decoder, driven by the checkpoint's config.
+"""The project's own port: a Flax (nnx) decoder of every family that is known, driven by the checkpoint's config.
 
 It is the example of a port, the subject of the embedded golden, and the body in which bugs are planted: every
 operation can be replaced (`Decoder.load(..., operations=replace(OPERATIONS, scores=mine))`).
@@ -12,27 +12,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import Checkpoint
-from harness.errors import CheckpointError, PortError
+from harness.errors import PortError
+from harness.families import families
+from harness.families.options import Norm
+from harness.run.arithmetic import operations_of
 from harness.run.cache import Cache, Past
-from harness.run.layer import DecoderLayer, Ids, Mask, Window, skeleton
-from harness.run.operations import NO_WINDOW, OPERATIONS, Hidden, Operations
+from harness.run.layer import DecoderLayer, Ids, Layer, Mask, Place, norm, places, skeleton
+from harness.run.operations import Hidden, Operations
 from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction, Tapped
-from harness.run.weights import Kept, Weights, ZeroWeights, layer_state
+from harness.run.weights import Kept, Named, Weights, ZeroWeights
+from harness.taps import DIMS
 
 Logits = Float[Array, "batch position vocab"]
-KINDS = Architecture.kinds()
+KINDS = frozenset(DIMS)
+Pair = tuple[Array, Array | None]  # a weight, and a bias
+
+
+class Embedding(NamedTuple):
+    """The tables of tokens and, where they are learned, of positions."""
+
+    table: Float[Array, "vocab hidden"]
+    positions: Float[Array, "rows hidden"] | None
 
 
 class Decoder:
@@ -41,26 +52,17 @@ class Decoder:
     Args:
         arch: what the config describes.
         weights: the checkpoint's parameters, converted to the dtype of the check as they are read.
-        operations: the arithmetic.
-
-    Raises:
-        CheckpointError: an activation that this decoder does not compute.
+        operations: the arithmetic; None is the architecture's own (`harness.run.arithmetic`).
     """
 
-    def __init__(self, arch: Architecture, weights: Weights, operations: Operations = OPERATIONS) -> None:
-        if arch.activation != "silu":
-            raise CheckpointError(
-                "the built-in decoder does not compute this activation",
-                where="config.json: hidden_act",
-                expected="silu",
-                found=arch.activation,
-                hint="bring a port that does: --port package.module:Name",
-            )
-        self.arch, self.weights, self.ops = arch, weights, operations
-        self._windows = [np.int32(min(window or NO_WINDOW, NO_WINDOW)) for window in arch.windows]
+    def __init__(self, arch: Architecture, weights: Weights, operations: Operations | None = None) -> None:
+        self.arch, self.weights = arch, weights
+        self.ops = operations_of(arch) if operations is None else operations
+        self._named = Named(weights, families()[arch.family], arch)
+        self._places = places(arch, self.ops)
         self._abstract = skeleton(arch, weights.dtype)[1]
         self._kept = Kept()
-        self._embed, self._layer, self._head = _stages(arch, weights.dtype, operations)
+        self._embed, self._layer, self._head = _stages(arch, weights.dtype, self.ops)
 
     @classmethod
     def load(
@@ -70,12 +72,12 @@ class Decoder:
         dtype: jnp.dtype,
         mesh: jax.sharding.Mesh | None = None,
         *,
-        operations: Operations = OPERATIONS,
+        operations: Operations | None = None,
     ) -> Self:
         """Open a checkpoint directory in Hugging Face format; parameters are read layer by layer.
 
         Raises:
-            CheckpointError: an architecture or an activation that this decoder does not compute.
+            CheckpointError: an architecture that is not known.
             PortError: a mesh, which it does not use.
         """
         if mesh is not None:
@@ -113,8 +115,8 @@ class Decoder:
             [pad(call) if call.cache is None and len(calls) == 1 else call for call in calls]
             for calls in sequences
         ]
-        table = self.embedding()
-        hidden = [[self.embed(call, table) for call in calls] for calls in inputs]
+        embedding = self.embedding()
+        hidden = [[self.embed(call, embedding) for call in calls] for calls in inputs]
         for index in range(self.arch.layers):
             state = self.state(index)
             for row, (calls, cache) in enumerate(zip(inputs, caches, strict=True)):
@@ -124,7 +126,7 @@ class Decoder:
                     past = None if past is None else past._replace(filled=past.filled + hidden[row][n].shape[1])
                 if past is not None:
                     caches[row] = caches[row].with_layer(index, past)
-        norm, head = self.head_parameters(table)
+        norm, head = self.head_parameters(embedding)
         results = []
         for calls, padded, states, cache in zip(sequences, inputs, hidden, caches, strict=True):
             after = cache and cache.advanced(sum(call.input_ids.shape[1] for call in calls))
@@ -132,50 +134,49 @@ class Decoder:
             results.append([(_cut(x, c.input_ids.shape[1]), after) for c, x in zip(calls, logits, strict=True)])
         return results
 
-    def embedding(self) -> Float[Array, "vocab hidden"]:
-        """The embedding's parameter."""
-        name = "model.embed_tokens.weight"
-        table: Array = self._kept("embedding", lambda: jnp.asarray(self.weights.read(name)))
-        return table
+    def embedding(self) -> Embedding:
+        """The embedding's parameters."""
+
+        def read() -> Embedding:
+            positions = self._named.model("positions") if self.arch.learned_positions else None
+            return Embedding(self._named.model("embed"), positions)
+
+        embedding: Embedding = self._kept("embedding", read)
+        return embedding
 
     def state(self, index: int) -> nnx.State:
         """The parameters of one layer."""
-        state: nnx.State = self._kept(index, lambda: layer_state(self.weights, index, self._abstract))
+        state: nnx.State = self._kept(index, lambda: self._named.layer(index, self._abstract))
         return state
 
-    def head_parameters(
-        self, table: Float[Array, "vocab hidden"]
-    ) -> tuple[Float[Array, " hidden"], Float[Array, "hidden vocab"]]:
-        """The parameters of the last norm and of the head, which may be the embedding's."""
+    def head_parameters(self, embedding: Embedding) -> tuple[Pair, Pair]:
+        """Weight and bias of the last norm and of the head, which may be the embedding's."""
 
-        def read() -> tuple[Array, Array]:
-            head = table if self.arch.tied_head else self.weights.read("lm_head.weight")
-            return jnp.asarray(self.weights.read("model.norm.weight")), jnp.asarray(head.T)
+        def read() -> tuple[Pair, Pair]:
+            model = self._named.model
+            head = embedding.table if self.arch.tied_head else model("logits")
+            of_norm = model("final_norm"), model("final_norm", "bias") if self.arch.norm.bias else None
+            return of_norm, (head.T, model("logits", "bias") if "logits" in self.arch.biases else None)
 
-        norm, head = self._kept("head", read)
-        return norm, head
+        parameters: tuple[Pair, Pair] = self._kept("head", read)
+        return parameters
 
-    def embed(self, call: Call, table: Float[Array, "vocab hidden"]) -> Hidden:
+    def embed(self, call: Call, embedding: Embedding) -> Hidden:
         """The first stage of one call."""
-        return self._embed(call.tap, "", table, call.input_ids)
+        return self._embed(call.tap, "", embedding, call.input_ids, call.positions)
 
     def layer(
         self, call: Call, index: int, state: nnx.State, x: Hidden, past: Past | None
     ) -> tuple[Hidden, Past | None]:
-        """One layer of one call, and the layer's part of the cache with the call in it.
-
-        Its window goes in as a value, so that layers with and without one share the compiled function.
-        """
+        """One layer of one call, and the layer's part of the cache with the call in it."""
         after: tuple[Hidden, Past | None] = self._layer(
-            call.tap, f"layers.{index}", state, x, call.positions, call.mask, self._windows[index], past
+            call.tap, f"layers.{index}", state, x, call.positions, call.mask, self._places[index], past
         )
         return after
 
-    def head(
-        self, call: Call, norm: Float[Array, " hidden"], head: Float[Array, "hidden vocab"], x: Hidden
-    ) -> Logits:
+    def head(self, call: Call, of_norm: Pair, of_head: Pair, x: Hidden) -> Logits:
         """The last stage of one call."""
-        return self._head(call.tap, "", norm, head, x)
+        return self._head(call.tap, "", of_norm, of_head, x)
 
 
 def _cut(logits: Logits, length: int) -> Logits:
@@ -188,39 +189,42 @@ Stages = tuple[Tapped, Tapped, Tapped]
 
 def _stages(arch: Architecture, dtype: jnp.dtype, operations: Operations) -> Stages:
     """The functions of embedding, layer and head; with the usual arithmetic decoders share what is compiled."""
-    return _usual(arch, dtype) if operations is OPERATIONS else _made(arch, dtype, operations)
+    usual = operations is operations_of(arch)
+    return _usual(arch, dtype) if usual else _made(arch, dtype, operations)
 
 
 @lru_cache(maxsize=8)
 def _usual(arch: Architecture, dtype: jnp.dtype) -> Stages:
-    return _made(arch, dtype, OPERATIONS)
+    return _made(arch, dtype, operations_of(arch))
 
 
 def _made(arch: Architecture, dtype: jnp.dtype, operations: Operations) -> Stages:
     graph, _ = skeleton(arch, dtype)
-    embed, layer = partial(_embed, operations), partial(_layer, graph, operations)
-    head = partial(_head, operations, arch.rms_norm_eps)
+    embed, layer = partial(_embed, operations), partial(_layer, graph, Layer(arch, operations))
+    head = partial(_head, operations, arch.norm)
     return Tapped(embed, KINDS), Tapped(layer, KINDS), Tapped(head, KINDS)
 
 
-def _embed(ops: Operations, tap: TapFunction, table: Array, ids: Ids) -> Hidden:
-    return tap("embed", ops.embed(table, ids))
+def _embed(ops: Operations, tap: TapFunction, embedding: Embedding, ids: Ids, positions: Ids) -> Hidden:
+    x = ops.embed_scale(ops.embed(embedding.table, ids))
+    return tap("embed", x if embedding.positions is None else ops.add_positions(x, embedding.positions, positions))
 
 
 def _layer(
     graph: nnx.GraphDef[DecoderLayer],
-    operations: Operations,
+    layer: Layer,
     tap: TapFunction,
     state: nnx.State,
     x: Hidden,
     positions: Ids,
     mask: Mask,
-    window: Window,
+    place: Place,
     past: Past | None,
 ) -> tuple[Hidden, Past | None]:
-    layer: DecoderLayer = nnx.merge(graph, state)
-    return layer(operations, tap, x, positions, mask, window, past)
+    return layer(tap, nnx.merge(graph, state), x, positions, mask, place, past)
 
 
-def _head(ops: Operations, eps: float, tap: TapFunction, norm: Array, head: Array, x: Hidden) -> Array:
-    return ops.head(tap("final_norm", ops.final_norm(x, norm, eps)), head, None)
+def _head(ops: Operations, spec: Norm, tap: TapFunction, of_norm: Pair, of_head: Pair, x: Hidden) -> Array:
+    logits = ops.head(tap("final_norm", norm(ops.final_norm, x, spec, *of_norm)), *of_head)
+    capped: Array = ops.logit_cap(ops.logit_scale(logits))
+    return capped

@@ -16,7 +16,7 @@ from jaxtyping import Num
 from harness.architecture import Config, architecture_of
 from harness.checkpoint import Checkpoint
 from harness.errors import CheckpointError
-from harness.windows import FULL, SLIDING
+from harness.families.windows import FULL, SLIDING
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -38,11 +38,12 @@ def in_both_dialects(config: Config) -> dict[str, Any]:
             hint="remove the wrong one",
         )
     rope = config.get("rope_parameters") or {}
+    theta = next((rope.theta for rope in arch.ropes if rope), None)
     slides = [window is not None for window in arch.windows]
     first = slides.index(True) if any(slides) else len(slides)
     other: dict[str, Any] = {
         "head_dim": arch.head_dim,
-        "rope_theta": arch.rope_theta,
+        "rope_theta": theta,
         "use_sliding_window": any(slides),
         "layer_types": [SLIDING if sliding else FULL for sliding in slides],
         # The hub's dialect can say windows from one layer on, and no others.
@@ -52,7 +53,7 @@ def in_both_dialects(config: Config) -> dict[str, Any]:
     # What is there stays as it is: a port that misreads it has to be seen misreading it.
     missing = {name: value for name, value in other.items() if config.get(name) is None}
     both = {"rope_scaling": None, "sliding_window": None, **config, **missing}
-    return both | {"rope_parameters": {"rope_type": "default", "rope_theta": arch.rope_theta, **rope}}
+    return both | {"rope_parameters": {"rope_type": "default", "rope_theta": theta, **rope}}
 
 
 class Parameters(Mapping[str, Num[np.ndarray, "..."]]):

@@ -1,23 +1,25 @@
-"""One layer of the built-in decoder, as Flax (nnx) modules: they hold parameters, and are given the operations."""
+"""One layer of the built-in decoder: its parameters as a Flax (nnx) module, and what is done with them."""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from harness.architecture import Architecture
+from harness.families.graph import taps_of
+from harness.families.options import Architecture, Norm
+from harness.families.parameters import HEAD_NORMS, NORMS, head_norm_shape, inputs, outputs
 from harness.run.cache import Past
-from harness.run.operations import Heads, Hidden, Operations
+from harness.run.operations import NO_WINDOW, Heads, Hidden, Operations
 from harness.run.tapping import TapFunction
 
 Ids = Int[Array, "batch position"]
 Mask = Bool[Array, "batch key"]
-Window = Int[Array, ""]
 
 
 class Projection(nnx.Module):
@@ -28,92 +30,27 @@ class Projection(nnx.Module):
         self.bias = nnx.Param(jax.ShapeDtypeStruct((outputs,), dtype)) if bias else None
 
 
-class Attention(nnx.Module):
-    """Grouped-query attention with RoPE."""
+class Weighted(nnx.Module):
+    """The weight of a norm and, where it has one, its bias."""
 
-    def __init__(self, arch: Architecture, dtype: jnp.dtype) -> None:
-        self.arch = arch
-        q, kv = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
-        self.q = Projection(arch.hidden, q, bias=True, dtype=dtype)
-        self.k = Projection(arch.hidden, kv, bias=True, dtype=dtype)
-        self.v = Projection(arch.hidden, kv, bias=True, dtype=dtype)
-        self.o = Projection(q, arch.hidden, bias=False, dtype=dtype)
-
-    def __call__(
-        self,
-        ops: Operations,
-        tap: TapFunction,
-        x: Hidden,
-        positions: Ids,
-        mask: Mask,
-        window: Window,
-        past: Past | None,
-    ) -> tuple[Hidden, Past | None]:
-        arch = self.arch
-        q = tap("q", self._heads(ops, self.q, x, arch.heads))
-        k = tap("k", self._heads(ops, self.k, x, arch.kv_heads))
-        v = tap("v", self._heads(ops, self.v, x, arch.kv_heads))
-        frequencies = ops.inverse_frequencies(arch.rope_theta, arch.head_dim)
-        angles = ops.rope_angles(positions, frequencies, x.dtype)
-        q = tap("q_rope", ops.rotate_q(q, angles))
-        k = tap("k_rope", ops.rotate_k(k, angles))
-        slots, groups = np.arange(x.shape[1], dtype=np.int32), arch.heads // arch.kv_heads
-        if past is not None:
-            k = tap("cache_k", ops.write_k(past.k, k, past.filled))
-            v = tap("cache_v", ops.write_v(past.v, v, past.filled))
-            slots = slots + past.filled
-            past = Past(k, v, past.filled)
-        scores = ops.scores(q, ops.repeat_k(k, groups))
-        probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots, window)))
-        context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))
-        merged = context.reshape(*context.shape[:2], -1)
-        return tap("attn_out", _apply(ops, self.o, merged)), past
-
-    def _heads(self, ops: Operations, projection: Projection, x: Hidden, heads: int) -> Heads:
-        y = _apply(ops, projection, x)
-        return y.reshape(*y.shape[:2], heads, self.arch.head_dim)
-
-
-class Mlp(nnx.Module):
-    """SwiGLU."""
-
-    def __init__(self, arch: Architecture, dtype: jnp.dtype) -> None:
-        self.gate = Projection(arch.hidden, arch.intermediate, bias=False, dtype=dtype)
-        self.up = Projection(arch.hidden, arch.intermediate, bias=False, dtype=dtype)
-        self.down = Projection(arch.intermediate, arch.hidden, bias=False, dtype=dtype)
-
-    def __call__(self, ops: Operations, tap: TapFunction, x: Hidden) -> Hidden:
-        gate = tap("gate", _apply(ops, self.gate, x))
-        up = tap("up", _apply(ops, self.up, x))
-        return tap("mlp_out", _apply(ops, self.down, tap("act", ops.gated(gate, up))))
+    def __init__(self, shape: tuple[int, ...], *, bias: bool, dtype: jnp.dtype) -> None:
+        self.weight = nnx.Param(jax.ShapeDtypeStruct(shape, dtype))
+        self.bias = nnx.Param(jax.ShapeDtypeStruct(shape, dtype)) if bias else None
 
 
 class DecoderLayer(nnx.Module):
-    """Pre-norm attention and MLP, each added to the residual stream."""
+    """The parameters of a layer, each under the kind of tap that is made with it: `q`, `attn_norm`."""
 
     def __init__(self, arch: Architecture, dtype: jnp.dtype) -> None:
-        self.arch = arch
-        self.attn_norm = nnx.Param(jax.ShapeDtypeStruct((arch.hidden,), dtype))
-        self.attn = Attention(arch, dtype)
-        self.mlp_norm = nnx.Param(jax.ShapeDtypeStruct((arch.hidden,), dtype))
-        self.mlp = Mlp(arch, dtype)
-
-    def __call__(
-        self,
-        ops: Operations,
-        tap: TapFunction,
-        x: Hidden,
-        positions: Ids,
-        mask: Mask,
-        window: Window,
-        past: Past | None,
-    ) -> tuple[Hidden, Past | None]:
-        eps = self.arch.rms_norm_eps
-        normed = tap("attn_norm", ops.attn_norm(x, self.attn_norm[...], eps))
-        update, past = self.attn(ops, tap, normed, positions, mask, window, past)
-        x = tap("resid_mid", ops.attn_residual(x, update))
-        normed = tap("mlp_norm", ops.mlp_norm(x, self.mlp_norm[...], eps))
-        return tap("resid_post", ops.mlp_residual(x, self.mlp(ops, tap, normed))), past
+        kinds = {tap.kind for tap in taps_of(arch) if tap.stage == "layers.0"}
+        for kind in kinds & set(NORMS):
+            setattr(self, kind, Weighted((arch.hidden,), bias=arch.norm.bias, dtype=dtype))
+        for kind in kinds & set(HEAD_NORMS):
+            assert arch.qk_norm is not None
+            setattr(self, kind, Weighted(head_norm_shape(arch, kind), bias=arch.qk_norm.bias, dtype=dtype))
+        for kind in kinds & outputs(arch).keys():
+            sizes = inputs(arch, kind), outputs(arch)[kind]
+            setattr(self, kind, Projection(*sizes, bias=kind in arch.biases, dtype=dtype))
 
 
 @functools.lru_cache(maxsize=16)
@@ -123,6 +60,142 @@ def skeleton(arch: Architecture, dtype: jnp.dtype) -> tuple[nnx.GraphDef[Decoder
     return graph, abstract
 
 
-def _apply(ops: Operations, projection: Projection, x: Array) -> Array:
-    bias = None if projection.bias is None else projection.bias[...]
-    return ops.linear(x, projection.kernel[...], bias)
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Place:
+    """What a layer has of its own besides parameters. All are values, so that one compiled layer serves all.
+
+    Attributes:
+        window: how many slots it sees at most; `NO_WINDOW` where it has none.
+        frequencies: of RoPE, float64; zeros where it turns nothing; None where no layer does.
+        factor: on its cosines and sines; None where every layer's is 1.
+    """
+
+    window: Int[Array, ""]
+    frequencies: Float[Array, " half"] | None
+    factor: Float[Array, ""] | None
+
+
+def places(arch: Architecture, ops: Operations) -> list[Place]:
+    """The place of every layer."""
+    turned = next((rope for rope in arch.ropes if rope), None)
+    found = []
+    for window, rope in zip(arch.windows, arch.ropes, strict=True):
+        speeds, factor = None, 1.0
+        if rope is not None:
+            speeds, factor = ops.scaled_frequencies(ops.inverse_frequencies(rope.theta, rope.dims), rope)
+        elif turned is not None:
+            speeds = np.zeros(turned.dims // 2)
+        found.append((np.int32(min(window or NO_WINDOW, NO_WINDOW)), speeds, np.float64(factor)))
+    plain = all(factor == 1.0 for *_, factor in found)
+    return [Place(window, speeds, None if plain else factor) for window, speeds, factor in found]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What every layer of an architecture does with its parameters.
+
+    Attributes:
+        ops: the arithmetic.
+    """
+
+    arch: Architecture
+    ops: Operations
+
+    def __call__(
+        self,
+        tap: TapFunction,
+        own: DecoderLayer,
+        x: Hidden,
+        positions: Ids,
+        mask: Mask,
+        place: Place,
+        past: Past | None,
+    ) -> tuple[Hidden, Past | None]:
+        """The residual stream that leaves the layer, and the cache with this call in it."""
+        arch, ops = self.arch, self.ops
+        read = x if arch.placement == "post" else tap("attn_norm", self._norm("attn_norm", own, x))
+        update, past = self._attention(tap, own, read, positions, mask, place, past)
+        if arch.placement in ("post", "sandwich"):
+            update = tap("attn_post_norm", self._norm("attn_post_norm", own, update))
+        update = ops.residual_scale(update)
+        if arch.placement.startswith("parallel"):
+            if arch.placement == "parallel_two":
+                read = tap("mlp_norm", self._norm("mlp_norm", own, x))
+            other = ops.residual_scale(self._mlp(tap, own, read))
+            return tap("resid_post", ops.parallel_residual(x, update, other)), past
+        x = tap("resid_mid", ops.attn_residual(x, update))
+        read = x if arch.placement == "post" else tap("mlp_norm", self._norm("mlp_norm", own, x))
+        update = self._mlp(tap, own, read)
+        if arch.placement in ("post", "sandwich"):
+            update = tap("mlp_post_norm", self._norm("mlp_post_norm", own, update))
+        return tap("resid_post", ops.mlp_residual(x, ops.residual_scale(update))), past
+
+    def _attention(
+        self,
+        tap: TapFunction,
+        own: DecoderLayer,
+        x: Hidden,
+        positions: Ids,
+        mask: Mask,
+        place: Place,
+        past: Past | None,
+    ) -> tuple[Hidden, Past | None]:
+        arch, ops = self.arch, self.ops
+        q = tap("q", _heads(self._linear("q", own, x), arch.heads))
+        k = tap("k", _heads(self._linear("k", own, x), arch.kv_heads))
+        v = tap("v", _heads(self._linear("v", own, x), arch.kv_heads))
+        if arch.qk_norm is not None:
+            q = tap("q_norm", self._head_norm("q_norm", own, q, arch.qk_norm))
+            k = tap("k_norm", self._head_norm("k_norm", own, k, arch.qk_norm))
+        if place.frequencies is not None:
+            angles = ops.rope_angles(positions, place.frequencies, x.dtype)
+            factor = () if place.factor is None else (place.factor,)
+            q, k = ops.rotate_q(q, angles, *factor), ops.rotate_k(k, angles, *factor)
+        q, k = tap("q_rope", q), tap("k_rope", k)
+        slots, groups = np.arange(x.shape[1], dtype=np.int32), arch.heads // arch.kv_heads
+        if past is not None:
+            k = tap("cache_k", ops.write_k(past.k, k, past.filled))
+            v = tap("cache_v", ops.write_v(past.v, v, past.filled))
+            slots = slots + past.filled
+            past = Past(k, v, past.filled)
+        scores = ops.score_cap(ops.scores(q, ops.repeat_k(k, groups)))
+        probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots, place.window)))
+        context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))
+        return tap("attn_out", self._linear("attn_out", own, context.reshape(*context.shape[:2], -1))), past
+
+    def _mlp(self, tap: TapFunction, own: DecoderLayer, x: Hidden) -> Hidden:
+        if self.arch.gated:
+            gate = tap("gate", self._linear("gate", own, x))
+            act = self.ops.gated(gate, tap("up", self._linear("up", own, x)))
+        else:
+            act = self.ops.activated(tap("up", self._linear("up", own, x)))
+        return tap("mlp_out", self._linear("mlp_out", own, tap("act", act)))
+
+    def _linear(self, kind: str, own: DecoderLayer, x: Array) -> Array:
+        projection: Projection = getattr(own, kind)
+        bias = None if projection.bias is None else projection.bias[...]
+        return self.ops.linear(x, projection.kernel[...], bias)
+
+    def _norm(self, kind: str, own: DecoderLayer, x: Hidden) -> Hidden:
+        return norm(getattr(self.ops, kind), x, self.arch.norm, *_weights(getattr(own, kind)))
+
+    def _head_norm(self, kind: str, own: DecoderLayer, x: Heads, spec: Norm) -> Heads:
+        whole = self.arch.qk_norm_over == "all"
+        y = x.reshape(*x.shape[:2], -1) if whole else x
+        return norm(getattr(self.ops, kind), y, spec, *_weights(getattr(own, kind))).reshape(x.shape)
+
+
+def norm(operation: object, x: Array, spec: Norm, weight: Array, bias: Array | None) -> Array:
+    """A norm: its operation is given a bias where there is one."""
+    more = () if bias is None else (bias,)
+    y: Array = operation(x, weight, spec.eps, *more)  # type: ignore[operator]
+    return y
+
+
+def _weights(own: Weighted) -> tuple[Array, Array | None]:
+    return own.weight[...], None if own.bias is None else own.bias[...]
+
+
+def _heads(x: Array, heads: int) -> Heads:
+    return x.reshape(*x.shape[:2], heads, -1)

@@ -1,8 +1,8 @@
 """The operations of a decoder, each a pure function that can be replaced by itself.
 
-`Operations` is the decoder's whole arithmetic: `dataclasses.replace(OPERATIONS, rotate=mine)` is another decoder.
-Formulas follow transformers' Qwen2: sums of squares, softmax and rotation angles in at least float32, all else
-in the dtype of the activations.
+`Operations` is the decoder's whole arithmetic: `dataclasses.replace(OPERATIONS, scores=mine)` is another decoder.
+Formulas follow transformers: sums of squares, softmax and rotation angles in at least float32, all else in the
+dtype of the activations. This is what a decoder does where its options say nothing else (`arithmetic.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from harness.families.rope import inverse_frequencies, scaled
 
 Hidden = Float[Array, "batch position hidden"]
 Heads = Float[Array, "batch position head head_dim"]
@@ -48,11 +50,6 @@ def linear(
     """x @ kernel + bias; the kernel is the checkpoint's weight, transposed."""
     y = x @ kernel
     return y if bias is None else y + bias
-
-
-def inverse_frequencies(theta: float, head_dim: int) -> Float[np.ndarray, " half"]:
-    """theta^(-2i / head_dim), float64 (Su et al. 2021, RoFormer)."""
-    return theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
 
 
 def rope_angles(
@@ -120,8 +117,29 @@ def gated(gate: Hidden, up: Hidden) -> Hidden:
     return jax.nn.silu(gate) * up
 
 
+def activated(up: Hidden) -> Hidden:
+    """silu(up): of an MLP without a gate."""
+    return jax.nn.silu(up)
+
+
 def residual(x: Hidden, update: Hidden) -> Hidden:
     return x + update
+
+
+def parallel_residual(x: Hidden, attention: Hidden, mlp: Hidden) -> Hidden:
+    return x + attention + mlp
+
+
+def unchanged(x: Array) -> Array:
+    """A factor, a cap that this decoder does not have."""
+    return x
+
+
+def add_positions(
+    x: Hidden, table: Float[Array, "rows hidden"], positions: Int[Array, "batch position"]
+) -> Hidden:
+    """Rows of a table of positions, added. A position outside it is refused before the run: JAX would clamp it."""
+    return x + table[positions]
 
 
 @dataclass(frozen=True)
@@ -129,41 +147,58 @@ class Operations:
     """One function for every operation of the decoder. Norms and residuals at each place are their own."""
 
     embed: Callable[..., Array] = embed
+    embed_scale: Callable[..., Array] = unchanged
+    add_positions: Callable[..., Array] = add_positions
     attn_norm: Callable[..., Array] = rms_norm
     linear: Callable[..., Array] = linear
     inverse_frequencies: Callable[..., np.ndarray] = inverse_frequencies
+    scaled_frequencies: Callable[..., tuple[np.ndarray, float]] = scaled
     rope_angles: Callable[..., Array] = rope_angles
+    q_norm: Callable[..., Array] = rms_norm
+    k_norm: Callable[..., Array] = rms_norm
     rotate_q: Callable[..., Array] = rotate
     rotate_k: Callable[..., Array] = rotate
     repeat_k: Callable[..., Array] = repeat_kv
     repeat_v: Callable[..., Array] = repeat_kv
     scores: Callable[..., Array] = scores
+    score_cap: Callable[..., Array] = unchanged
     write_k: Callable[..., Array] = write
     write_v: Callable[..., Array] = write
     allowed: Callable[..., Array] = allowed
     probabilities: Callable[..., Array] = probabilities
     context: Callable[..., Array] = context
+    attn_post_norm: Callable[..., Array] = rms_norm
+    residual_scale: Callable[..., Array] = unchanged
     attn_residual: Callable[..., Array] = residual
     mlp_norm: Callable[..., Array] = rms_norm
     gated: Callable[..., Array] = gated
+    activated: Callable[..., Array] = activated
+    mlp_post_norm: Callable[..., Array] = rms_norm
     mlp_residual: Callable[..., Array] = residual
+    parallel_residual: Callable[..., Array] = parallel_residual
     final_norm: Callable[..., Array] = rms_norm
     head: Callable[..., Array] = linear
+    logit_scale: Callable[..., Array] = unchanged
+    logit_cap: Callable[..., Array] = unchanged
 
 
 OPERATIONS = Operations()
 
 
-def _one_by_one() -> Operations:
-    """Each function compiled once, however many places it has; their arguments that are no arrays are static."""
+def one_by_one(operations: Operations) -> Operations:
+    """The same, each function compiled once, however many places it has; arguments that are no arrays are static.
+
+    For a decoder that runs them outside a trace, one after the other, where one of them is often replaced: what is
+    replaced runs primitive by primitive, and the rest is compiled once for all such decoders.
+    """
     static = {rope_angles: ("dtype",), repeat_kv: ("groups",)}
-    left = {inverse_frequencies}  # it is numpy, in float64 whatever the precision
-    functions = {getattr(OPERATIONS, field.name) for field in fields(Operations)} - left
-    compiled = {function: jax.jit(function, static_argnames=static.get(function, ())) for function in functions}
-    named = {field.name: getattr(OPERATIONS, field.name) for field in fields(Operations)}
+    named = {field.name: getattr(operations, field.name) for field in fields(Operations)}
+    left = {inverse_frequencies, scaled, unchanged}  # numpy, in float64 whatever the precision, or nothing at all
+    compiled = {
+        function: jax.jit(function, static_argnames=static.get(function, ()))
+        for function in set(named.values()) - left
+    }
     return Operations(**{name: compiled.get(function, function) for name, function in named.items()})
 
 
-# The same operations for a decoder that runs them outside a trace, one after the other, where one of them is often
-# replaced: what is replaced runs primitive by primitive and the rest is compiled once for all such decoders.
-ONE_BY_ONE = _one_by_one()
+ONE_BY_ONE = one_by_one(OPERATIONS)

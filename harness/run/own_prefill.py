@@ -17,11 +17,9 @@ from harness.golden import CaseEntry
 from harness.results import TapResult
 from harness.run.source import GoldenSource
 from harness.run.tapping import Goldens, TapFunction, fired_twice, refuse_tracer
-from harness.taps import CACHE_KINDS, Tap, name_of
+from harness.taps import CACHE_KINDS, CACHED, Tap, name_of
 from harness.tolerances import Limit, limit
 
-# What the cache has to hold at the end: the keys after RoPE and the values of all tokens.
-CACHED = {"cache_k": "k_rope", "cache_v": "v"}
 EXPECTED = "in the port's own prefill of the same tokens"
 
 

@@ -15,10 +15,9 @@ import numpy as np
 
 from harness.run.port import Call
 from harness.run.tapping import Goldens, Session
-from harness.taps import decoder_taps
+from harness.taps import DIMS
 
 SHORT = (1, 8, 64)
-DIMS = {tap.kind: tap.dims for tap in decoder_taps(layers=1)}
 PADDED_DIMS = ("position", "key")
 
 

@@ -12,6 +12,7 @@ from harness.architecture import architecture_of
 from harness.calibration import Floor, Recorded, calibrated
 from harness.comparison import Scope
 from harness.golden import CaseEntry
+from harness.layout import layer_of
 from harness.run.convention import TURNED, shifts, turned
 from harness.run.precision import round_to
 from harness.run.recent import Recent
@@ -36,7 +37,7 @@ class GoldenSource:
         self.precision = precision
         self.taps: Mapping[str, Tap] = {tap.name: tap for tap in golden.manifest.taps}
         self.from_pads = from_pads
-        self._theta = architecture_of(golden.manifest.model.config).rope_theta
+        self._ropes = architecture_of(golden.manifest.model.config).ropes
         self.truth = Recent(self._truth, keep)
         self.rounded = Recent(self._rounded, keep)
         self._floors = functools.cache(self._calibrated)
@@ -62,8 +63,8 @@ class GoldenSource:
         """A golden value of some rows of a case, as the port counts the positions of that case."""
         if not self.from_pads or self.taps[tap].kind not in TURNED:
             return value
-        by = shifts(self._case(case))[rows]
-        return turned(value, by, self._theta) if by.any() else value
+        by, rope = shifts(self._case(case))[rows], self._ropes[layer_of(tap) or 0]
+        return turned(value, by, rope) if rope and by.any() else value
 
     def _rounded(self, case: str, tap: str) -> Num[np.ndarray, "..."]:
         """Truth at the precision, over all positions of the case; NaN at padding, and where none is kept.

@@ -17,12 +17,11 @@ import numpy as np
 from jax.core import Tracer
 
 from harness.errors import PortError
-from harness.taps import decoder_taps, kind_of, name_of
+from harness.taps import DIMS, kind_of, name_of
 
 Goldens = Mapping[str, np.ndarray]
 GROWING_AXES = {
-    tap.kind: tuple(axis for axis, dim in enumerate(tap.dims) if dim in ("slot", "key"))
-    for tap in decoder_taps(layers=1)
+    kind: tuple(axis for axis, dim in enumerate(dims) if dim in ("slot", "key")) for kind, dims in DIMS.items()
 }
 
 

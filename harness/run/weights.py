@@ -13,23 +13,11 @@ from jaxtyping import Array, Float
 
 from harness.checkpoint import Checkpoint
 from harness.errors import CheckpointError
+from harness.families.family import Family
+from harness.families.options import Architecture
+from harness.families.parameters import parameter_of
 
 KEPT_BYTES = 32 * 2**20  # a small model is read once, and of a large one nothing is kept
-# Path in the nnx module -> name in the checkpoint, under `model.layers.{i}.`. Kernels are stored transposed.
-LAYER_PARAMETERS = {
-    "attn_norm": "input_layernorm.weight",
-    "attn.q.kernel": "self_attn.q_proj.weight",
-    "attn.q.bias": "self_attn.q_proj.bias",
-    "attn.k.kernel": "self_attn.k_proj.weight",
-    "attn.k.bias": "self_attn.k_proj.bias",
-    "attn.v.kernel": "self_attn.v_proj.weight",
-    "attn.v.bias": "self_attn.v_proj.bias",
-    "attn.o.kernel": "self_attn.o_proj.weight",
-    "mlp_norm": "post_attention_layernorm.weight",
-    "mlp.gate.kernel": "mlp.gate_proj.weight",
-    "mlp.up.kernel": "mlp.up_proj.weight",
-    "mlp.down.kernel": "mlp.down_proj.weight",
-}
 
 
 class Weights:
@@ -81,26 +69,40 @@ class Kept:
         return parameters
 
 
-def layer_state(weights: Weights, index: int, abstract: nnx.State) -> nnx.State:
-    """The parameters of one layer, in the form of `abstract` (the shapes of a `DecoderLayer`).
+class Named:
+    """The parameters of a checkpoint by the kind of tap that is made with them.
 
-    Raises:
-        CheckpointError: a parameter is missing, or has another shape than the config says.
+    Args:
+        family, arch: what its config says.
     """
 
-    def load(path: tuple[str, ...], shape: jax.ShapeDtypeStruct) -> Array:
-        name = f"model.layers.{index}.{LAYER_PARAMETERS['.'.join(path)]}"
-        value = weights.read(name)
-        value = jnp.asarray(value.T if path[-1] == "kernel" else value)
-        if value.shape != shape.shape:
+    def __init__(self, weights: Weights, family: Family, arch: Architecture) -> None:
+        self._weights, self._family, self._arch = weights, family, arch
+
+    def layer(self, index: int, abstract: nnx.State) -> nnx.State:
+        """The parameters of one layer, in the form of `abstract` (the shapes of a `DecoderLayer`).
+
+        Raises:
+            CheckpointError: a parameter is missing, or has another shape than the config says.
+        """
+        flat = nnx.to_flat_state(abstract)
+        return nnx.from_flat_state([(path, leaf.replace(self._of(path, leaf, index))) for path, leaf in flat])
+
+    def model(self, kind: str, name: str = "weight") -> Array:
+        """A parameter outside the layers: of `embed`, `positions`, `final_norm` or `logits`."""
+        return jnp.asarray(self._weights.read(f"{self._family.model[kind]}.{name}"))
+
+    def _of(self, path: tuple[str, ...], leaf: Any, index: int) -> Array:
+        """What belongs at a path; of a matrix, as [input, output]."""
+        kind, name, shape = path[0], "bias" if path[-1] == "bias" else "weight", leaf.get_value().shape
+        tensor = parameter_of(self._family, self._arch, self._weights.read, kind, index, name)
+        value = jnp.asarray(tensor.T if path[-1] == "kernel" else tensor)
+        if value.shape != shape:
             raise CheckpointError(
                 "a parameter does not have the shape that the config implies",
-                where=name,
-                expected=shape.shape,
+                where=f"{self._family.layers}.{index}.{self._family.layer[kind]}.{name}",
+                expected=shape,
                 found=value.shape,
                 hint="config.json and the weights must come from one checkpoint",
             )
         return value
-
-    flat = nnx.to_flat_state(abstract)
-    return nnx.from_flat_state([(path, leaf.replace(load(path, leaf.get_value()))) for path, leaf in flat])

@@ -16,7 +16,7 @@ import numpy as np
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from harness.neutral import HARMLESS, ONLY, READ, REFUSED
+from harness.families.neutral import HARMLESS, ONLY, READ, REFUSED
 from tests.campaign.hostile import VALUES, changed, damaged, json_bytes
 
 FIELDS = sorted(READ) * 3 + sorted(HARMLESS) + sorted(ONLY) * 2 + sorted(REFUSED) + ["per_layer_config", "x"]

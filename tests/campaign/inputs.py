@@ -20,6 +20,7 @@ from harness.architecture import architecture_of, read_config
 from harness.corpus import load_corpus
 from harness.entries import KINDS, OPTIONAL
 from harness.errors import CheckpointError, CorpusError, HarnessError
+from harness.families.graph import taps_of
 from harness.run.preflight import preflight
 from harness.store import open_golden
 from tests.campaign.checkpoints import Named, apply, changes, configs
@@ -75,7 +76,7 @@ class Inputs:
         (self.folder / "config.json").write_bytes(content)
         with only(CheckpointError):
             architecture = architecture_of(read_config(self.folder))
-        assert architecture.taps()
+        assert taps_of(architecture)
 
     def checked(self, made: list[Named]) -> None:
         """Claim: what a check does before the port runs ends, and accepts nothing but the golden's own weights."""

@@ -7,11 +7,11 @@ from dataclasses import fields
 
 import pytest
 
-from harness.architecture import Architecture
 from harness.mutants.catalogue import CATALOGUE, FAMILIES
 from harness.mutants.mutant import CallChange, ConfigChange, OperationChange, WeightChange
 from harness.mutants.windows import MUTANTS as WINDOWS
 from harness.run.operations import Operations
+from harness.taps import DIMS
 from tests.mutants.conftest import CASES
 
 OPERATIONS = {field.name for field in fields(Operations)}
@@ -44,7 +44,7 @@ def test_no_id_is_given_twice():
 def test_an_entry_is_well_formed(mutant):
     assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)+", mutant.id)
     assert mutant.wrong and mutant.right and mutant.wrong != mutant.right
-    assert mutant.introduced and mutant.introduced <= Architecture.kinds()
+    assert mutant.introduced and mutant.introduced <= DIMS.keys()
     assert isinstance(mutant.change, OperationChange | WeightChange | ConfigChange | CallChange)
     if isinstance(mutant.change, OperationChange):
         assert mutant.change.replaced and set(mutant.change.replaced) <= OPERATIONS

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.record
 import torch
 from transformers import AutoModelForCausalLM
 
-from harness.architecture import architecture_of, read_config
+from harness.architecture import architecture_of, family_of, read_config
 from harness.corpus import Corpus, Prompt
 from harness.entries import Generation, Offset
 from harness.errors import CheckpointError, CorpusError
@@ -39,45 +39,55 @@ def refused(directory, tmp_path, match, error=CheckpointError):
     return refusal.value
 
 
+def disagreement(directory, change=lambda model: None, turned=1):
+    """What is said of a model that was changed after it was built."""
+    config = read_config(directory)
+    model, rotary = _built(directory), Reference(directory).rotary("float64")
+    change(model)
+    rotary.inv_freq = rotary.inv_freq * turned
+    built.refuse_disagreement(family_of(config), architecture_of(config), model, rotary)
+
+
 def test_what_is_built_is_what_was_read(tiny, window_checkpoint):
     for directory in (tiny, window_checkpoint):
-        model = Reference(directory)
-        assert built._facts(model._skeleton) == architecture_of(read_config(directory)).__dict__
+        disagreement(directory)
+
+
+def first(model, path):
+    return model.model.layers[0].get_submodule(path)
 
 
 @pytest.mark.parametrize(
     ("fact", "change"),
     [
         ("layers", lambda model: model.model.layers.append(model.model.layers[0])),
-        ("heads", lambda model: setattr(model.model.layers[0].self_attn, "head_dim", 8)),
-        ("rms_norm_eps", lambda model: setattr(model.model.layers[1].input_layernorm, "variance_epsilon", 1e-5)),
-        ("rope_theta", lambda model: model.config.rope_parameters.update(rope_theta=1e4)),
-        ("activation", lambda model: setattr(model.config, "hidden_act", "gelu")),
+        ("the shape of model.norm.weight", lambda model: setattr(model.model, "norm", torch.nn.LayerNorm(3))),
+        (
+            "the shape of model.layers.0.self_attn.o_proj.bias",
+            lambda model: setattr(first(model, "self_attn"), "o_proj", torch.nn.Linear(24, 24, device="meta")),
+        ),
+        ("eps of final_norm", lambda model: setattr(model.model.norm, "variance_epsilon", 1e-5)),
+        (
+            "eps of layers.0.mlp_norm",
+            lambda model: setattr(first(model, "post_attention_layernorm"), "variance_epsilon", 1),
+        ),
+        ("the activation of layers.0", lambda model: setattr(first(model, "mlp"), "act_fn", torch.nn.GELU())),
         ("tied_head", lambda model: setattr(model.config, "tie_word_embeddings", True)),
-        ("windows", lambda model: model.config.layer_types.__setitem__(0, "sliding_attention")),
-        ("the scale of the scores", lambda model: setattr(model.model.layers[2].self_attn, "scaling", 1.0)),
+        ("the window of layers.1", lambda model: setattr(model.model.layers[1].self_attn, "sliding_window", 7)),
+        ("the window of layers.1", lambda model: model.config.layer_types.__setitem__(1, "full_attention")),
+        ("the scale of the scores of layers.0", lambda model: setattr(first(model, "self_attn"), "scaling", 1.0)),
     ],
 )
 def test_a_fact_in_which_transformers_differs_is_named(window_checkpoint, fact, change):
-    model, arch = _built(window_checkpoint), architecture_of(read_config(window_checkpoint))
-    exponents = torch.arange(0, arch.head_dim, 2, dtype=torch.float64) / arch.head_dim
-    frequencies = arch.rope_theta**-exponents
-    built.refuse_disagreement(arch, model, frequencies)
-    change(model)
-    if fact == "windows":
-        model.model.layers[0].self_attn.sliding_window = 6
-    if fact == "layers":
-        model.config.layer_types.append("full_attention")
     with pytest.raises(CheckpointError, match="differently than the checking side") as refusal:
-        built.refuse_disagreement(arch, model, frequencies)
+        disagreement(window_checkpoint, change)
     assert refusal.value.where == f"config.json: {fact}"
 
 
 def test_frequencies_that_are_not_thetas_are_refused(tiny):
-    model, arch = _built(tiny), architecture_of(read_config(tiny))
-    scaled = Reference(tiny).rotary("float64").inv_freq / 4
-    with pytest.raises(CheckpointError, match="differently"):
-        built.refuse_disagreement(arch, model, scaled)
+    with pytest.raises(CheckpointError, match="differently") as refusal:
+        disagreement(tiny, turned=0.25)
+    assert refusal.value.where == "config.json: RoPE's frequencies of layers.0"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +95,6 @@ def test_frequencies_that_are_not_thetas_are_refused(tiny):
     [
         {"head_dim": None},  # kept as null, which transformers does not take
         {"num_hidden_layers": 4.0},
-        {"hidden_act": "no such thing"},
         {"attention_dropout": "much"},
         {"max_position_embeddings": "many"},
         {"pad_token_id": 10**6},

@@ -13,6 +13,7 @@ from transformers.models.qwen2 import modeling_qwen2
 
 from harness.corpus import prompt_case
 from harness.errors import RecordError
+from harness.families.graph import taps_of
 from harness.record.capture import Collector
 from harness.record.model import Reference
 from harness.record.promote import Float64Mode
@@ -40,7 +41,7 @@ def test_every_tap_of_the_grammar_has_the_shape_of_its_dimensions(model, layer):
     tap = Collector("layers.1", layer.kinds)
     run(model, layer, tap)
     sizes = model.arch.sizes(1, len(IDS))
-    shapes = {t.kind: t.shape(sizes) for t in model.arch.taps() if t.stage == "layers.1"}
+    shapes = {t.kind: t.shape(sizes) for t in taps_of(model.arch) if t.stage == "layers.1"}
     assert {kind: tuple(value.shape) for kind, value in tap.values.items()} == shapes
 
 
@@ -134,13 +135,13 @@ def test_in_replay_every_operation_works_on_replaced_inputs(model, layer):
         torch.testing.assert_close(tap.values[kind], expected.reshape(tap.values[kind].shape), rtol=0, atol=1e-12)
 
     def norm(x, weight):
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + model.arch.rms_norm_eps) * weight
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + model.arch.norm.eps) * weight
 
     agree("attn_norm", plain.values["attn_norm"])  # its input is what comes into the stage
     for kind, projection in (("q", attention.q_proj), ("k", attention.k_proj), ("v", attention.v_proj)):
         agree(kind, F.linear(given["attn_norm"], projection.weight, projection.bias))
     with Float64Mode():
-        cos, sin = layer._rotary["float64"](given["q"], torch.arange(len(IDS))[None])
+        cos, sin = model.rotary("float64")(given["q"], torch.arange(len(IDS))[None])
     for kind in ("q", "k"):
         half = given[kind].chunk(2, -1)
         turned = torch.cat((-half[1], half[0]), -1)

@@ -16,13 +16,15 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from harness.corpus import Case, Corpus, prompt_case
 from harness.entries import Batch, Decode, Generation, Offset, Prompt
 from harness.errors import CorpusError, RecordError
+from harness.families.graph import taps_of
 from harness.golden import CaseEntry
 from harness.record import calls
 from harness.record.cases import case_of
 from harness.record.environment import reproducible
-from harness.record.model import Reference, arithmetic
+from harness.record.model import Reference
 from harness.record.noise import DTYPES
 from harness.record.recorder import Options, record
+from harness.record.shell import arithmetic
 from harness.store import open_golden
 from tests.record.reference import relative_rms
 from tests.record.test_layer_major import aligned
@@ -62,7 +64,7 @@ def layer_major(model: Reference, precision: str, case: Case) -> dict[str, torch
     for name in model.stages:
         stage = model.load(name, (precision,))
         taps = [
-            tap for tap in model.arch.taps() if (tap.stage == name if stage.prefix else tap.kind in stage.kinds)
+            tap for tap in taps_of(model.arch) if (tap.stage == name if stage.prefix else tap.kind in stage.kinds)
         ]
         done = calls.run_calls(stage, inputs, case.spans, taps, precision, state, {})
         state = done.out
@@ -222,7 +224,7 @@ def test_replay_steps_on_a_golden_past(tiny, recorded):
     """In replay the cache is filled with truth, so nothing that an earlier step computed can matter."""
     model, the = Reference(tiny), recorded.case("step")
     stage = model.load("layers.2", ("float32",))
-    taps = [tap for tap in model.arch.taps() if tap.stage == "layers.2"]
+    taps = [tap for tap in taps_of(model.arch) if tap.stage == "layers.2"]
 
     def truth(name):
         return torch.from_numpy(recorded.tap("step", name).copy()).float()

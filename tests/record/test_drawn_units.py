@@ -14,6 +14,7 @@ import torch
 
 from harness.corpus import Corpus
 from harness.entries import Decode, Offset, Prompt
+from harness.families.graph import taps_of
 from harness.golden import NOISE_PRECISIONS, NOISE_STATISTICS
 from harness.record import recorder, unit
 from harness.record.cases import case_of
@@ -45,8 +46,8 @@ def passes(monkeypatch):
 
 def task_of(model, stage, entry, ids, draws):
     case = case_of(entry, {entry.name: ids}, {}, 0)
-    taps = [tap.name for tap in at_level(model.arch.taps(), "ops", cached=bool(case.calls))]
-    found = recorded(stage, SimpleNamespace(taps=taps), model.arch.taps())
+    taps = [tap.name for tap in at_level(taps_of(model.arch), "ops", cached=bool(case.calls))]
+    found = recorded(stage, SimpleNamespace(taps=taps), taps_of(model.arch))
     return Task(model.inputs(case), case.spans, found, replayed=True, draws=draws, seed=entry.name)
 
 
@@ -128,7 +129,7 @@ def test_only_further_draws_of_cases_that_reach_far_have_nudged_frequencies(tiny
 def test_frequencies_are_nudged_upward_by_one_unit_and_the_exact_one_is_not(tiny):
     model = Reference(tiny)
     for precision in NOISE_PRECISIONS:
-        plain, moved = (make(precision).inv_freq for make in (model.rotary, model.nudged_rotary))
+        plain, moved = (model.rotary(precision, nudged).inv_freq for nudged in (False, True))
         steps = moved.view(torch.int32) - plain.view(torch.int32)
         assert plain.dtype == torch.float32 and plain[0] == 1
         assert steps.tolist() == [0, *[1] * (len(plain) - 1)]

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from harness.corpus import prompt_case
 from harness.record.capture import Collector
 from harness.record.environment import reproducible
-from harness.record.model import Reference, arithmetic
+from harness.record.model import Reference
 from harness.record.noise import DTYPES
+from harness.record.shell import arithmetic
 from harness.record.unit import PRECISIONS
 
 TEXTS = {"one token": "Hello", "nine tokens": "1 2 3 4 5", "many tokens": "the quick brown fox jumps. " * 12}

@@ -14,6 +14,7 @@ from harness import embedded
 from harness.architecture import architecture_of
 from harness.corpus import Corpus, Prompt
 from harness.errors import CheckpointError, CorpusError, GoldenError, RecordError, UsageError
+from harness.families.graph import taps_of
 from harness.golden import NOISE_PRECISIONS, encode
 from harness.record import unit
 from harness.record.model import Layer
@@ -81,7 +82,7 @@ def test_a_case_is_recorded_at_the_shallower_of_its_own_level_and_the_one_asked_
         record(tiny, "t", small, str(path), Options(level=level))
         with open_golden(path) as golden:
             assert [case.level for case in golden.manifest.cases] == expected
-            every = architecture_of(golden.manifest.model.config).taps()
+            every = taps_of(architecture_of(golden.manifest.model.config))
             for case in golden.manifest.cases:
                 assert case.taps == tuple(tap.name for tap in at_level(every, case.level, cached=False))
 

@@ -20,8 +20,9 @@ from harness.entries import Batch, Decode, Prompt
 from harness.record import windowed
 from harness.record.cases import case_of
 from harness.record.environment import reproducible
-from harness.record.model import Reference, arithmetic
+from harness.record.model import Reference
 from harness.record.recorder import Options, record
+from harness.record.shell import arithmetic
 from harness.run.check import check
 from harness.run.question import Question
 from harness.run.weights import Weights

@@ -7,8 +7,9 @@ from dataclasses import replace
 from harness.report.acceptance import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.results import Flip, LogitStatistics, TapResult, Worst
-from harness.taps import at_level, decoder_taps
+from harness.taps import at_level
 from harness.verdict import first_divergence, introduced, overall
+from tests.small_decoder import decoder_taps
 
 TAPS = {tap.name: tap for tap in at_level(decoder_taps(layers=2), "ops", cached=False)}
 ROPE = ("layers.0.q_rope", "layers.1.q_rope")

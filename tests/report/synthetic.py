@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from harness.report.document import LimitEntry, Report
 from harness.results import Flip, LogitStatistics
-from harness.taps import decoder_taps
 from harness.verdict import first_divergence, introduced, overall
 from tests.report.samples import REPORT, result
+from tests.small_decoder import decoder_taps
 
 PRECISIONS = ("float64", "float32", "bfloat16")
 CASES = tuple(f"case-number-{i}" for i in range(27))

@@ -5,8 +5,8 @@ from dataclasses import replace
 from harness.report.findings import findings, worst_first
 from harness.report.terminal import report_text
 from harness.report.wording import title
-from harness.taps import decoder_taps
 from tests.report.samples import build, result
+from tests.small_decoder import decoder_taps
 
 COARSE = (
     result("embed", case="shallow"),

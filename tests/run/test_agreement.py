@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from harness.errors import UsageError
+from harness.families.rope import inverse_frequencies
 from harness.modes import AGREEMENT_MODES, MODES
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.planting import loader as planted
@@ -16,7 +17,7 @@ from harness.report.agreement import agreement
 from harness.report.terminal import report_text
 from harness.run.check import check
 from harness.run.decoder import Decoder
-from harness.run.operations import OPERATIONS, allowed, inverse_frequencies
+from harness.run.operations import OPERATIONS, allowed
 from harness.run.question import Question, parse_modes
 from tests.run.ports import Wrapped
 

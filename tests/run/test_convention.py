@@ -7,6 +7,7 @@ import pytest
 
 from harness.corpus import Case
 from harness.errors import PortError
+from harness.families.options import Rope
 from harness.run.check import check
 from harness.run.convention import NOTE, TURNED, shifts, turned
 from harness.run.question import Question
@@ -54,10 +55,12 @@ def test_shifts_are_the_pads_of_each_row():
     assert shifts(Case("x", positions, positions, mask)).tolist() == [2, 0, 0]
 
 
-def test_turning_is_the_rotation_of_rope_and_keeps_what_queries_and_keys_say_to_each_other():
+@pytest.mark.parametrize("rope", [Rope(1e4, 8), Rope(1e4, 8, interleaved=True), Rope(1e4, 4)])
+def test_turning_is_the_rotation_of_rope_and_keeps_what_queries_and_keys_say_to_each_other(rope):
     rng = np.random.default_rng(0)
     q, k = rng.normal(size=(2, 1, 3, 2, 8))
     by = np.array([5])
-    assert np.allclose(turned(turned(q, by, 1e4), -by, 1e4), q, atol=1e-14)
+    assert np.allclose(turned(turned(q, by, rope), -by, rope), q, atol=1e-14)
     scores = np.einsum("bqhd,bkhd->bhqk", q, k)
-    assert np.allclose(np.einsum("bqhd,bkhd->bhqk", turned(q, by, 1e4), turned(k, by, 1e4)), scores, atol=1e-13)
+    moved = np.einsum("bqhd,bkhd->bhqk", turned(q, by, rope), turned(k, by, rope))
+    assert np.allclose(moved, scores, atol=1e-13)

@@ -18,13 +18,13 @@ from safetensors.numpy import load_file, save_file
 from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
 from harness.errors import CheckpointError
+from harness.families.windows import FULL, SLIDING
 from harness.run.check import check
 from harness.run.decoder import Decoder
 from harness.run.dialect import EMBEDDING, HEAD, Parameters, in_both_dialects
 from harness.run.port import load_from, load_port
 from harness.run.question import Question
 from harness.run.tapping import no_tap
-from harness.windows import FULL, SLIDING
 
 
 def of_transformers_5(config):

@@ -39,8 +39,8 @@ def refusal(golden_path, checkpoint, kind):
 @pytest.mark.parametrize(
     ("field", "value", "name"),
     [
-        ("rms_norm_eps", 1e-5, "rms_norm_eps"),
-        ("rope_theta", 10000.0, "rope_theta"),
+        ("rms_norm_eps", 1e-5, "norm.eps"),
+        ("rope_theta", 10000.0, "ropes.0.theta"),
         ("num_key_value_heads", 3, "kv_heads"),
         ("num_hidden_layers", 3, "layers"),
         ("tie_word_embeddings", True, "tied_head"),

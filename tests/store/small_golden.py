@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.architecture import architecture_of
+from harness.families.graph import taps_of
 from harness.golden import (
     FORMAT,
     FORMAT_VERSION,
@@ -72,7 +73,7 @@ def config(**changes: Any) -> dict[str, Any]:
 
 def case_entry(name: str, level: str, shape: tuple[int, int], model: dict[str, Any]) -> CaseEntry:
     form = FORMS.get(name, {})
-    every = architecture_of(model).taps()
+    every = taps_of(architecture_of(model))
     taps = tuple(tap.name for tap in at_level(every, level, cached="calls" in form))
     entry = CaseEntry(name, "prompt", "text", "why", ("tag",), level, shape, taps)
     return replace(entry, **form)
@@ -81,7 +82,7 @@ def case_entry(name: str, level: str, shape: tuple[int, int], model: dict[str, A
 def arrays(model: dict[str, Any] = CONFIG, cases: Cases = CASES, seed: int = 0) -> Iterator[NewArray]:
     """All that is stored, in storage order: arrays, and the slabs of stacks layer by layer."""
     architecture = architecture_of(model)
-    taps, places = {tap.name: tap for tap in architecture.taps()}, Layout(manifest(model, cases))
+    taps, places = {tap.name: tap for tap in taps_of(architecture)}, Layout(manifest(model, cases))
     rng = np.random.default_rng(seed)
     for name, (level, (batch, length)) in cases.items():
         entry = case_entry(name, level, (batch, length), model)
@@ -137,8 +138,8 @@ def manifest(model: dict[str, Any] = CONFIG, cases: Cases = CASES, **changes: An
         truth_dtype="float64",
         precisions=NOISE_PRECISIONS,
         statistics=NOISE_STATISTICS,
-        sizes=sizes_of(architecture.taps(), architecture.sizes(1, 1)),
-        taps=architecture.taps(),
+        sizes=sizes_of(taps_of(architecture), architecture.sizes(1, 1)),
+        taps=taps_of(architecture),
         cases=tuple(case_entry(name, level, shape, model) for name, (level, shape) in cases.items()),
         environment={"torch": "0"},
         command="python generate_goldens.py",

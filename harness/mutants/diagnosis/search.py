@@ -21,7 +21,7 @@ from harness.mutants.diagnosis.families import FAMILIES, Family
 from harness.mutants.diagnosis.fit import BY_ID, fitted
 from harness.mutants.diagnosis.match import Match, match
 from harness.mutants.diagnosis.scene import Scene, layer_of
-from harness.taps import decoder_taps, kind_of
+from harness.taps import kind_of
 
 # Runs of one stage; a hundredth of a second each on a small model.
 MOST_PAIRS = 60
@@ -63,6 +63,7 @@ class Search:
     ) -> None:
         self._bench, self._scenes, self._faulty_layers = bench, scenes, faulty_layers
         self._layers, self._hidden = layers, hidden
+        self._one_layer = [tap for tap in bench.source.taps.values() if tap.stage in ("", "layers.0")]
         self._wrong = frozenset(kind for scene in scenes for kind in scene.faulty)
         self._sorts = {kind: self._wrong_sorts(kind) for kind in self._wrong}
         self._telling = {kind: self._is_telling(kind) for kind in self._wrong}
@@ -256,7 +257,7 @@ class Search:
     def _visible(self, introduced: frozenset[str]) -> frozenset[str]:
         """Where a mutant shows in this port: what it does not expose shows at the next taps that it does."""
         shown = set(introduced)
-        for tap in decoder_taps(layers=1):  # data-flow order
+        for tap in self._one_layer:  # data-flow order
             if any(kind_of(name) in shown & self._hidden for name in tap.inputs):
                 shown.add(tap.kind)
         return frozenset(shown - self._hidden)

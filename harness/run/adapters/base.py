@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from harness.architecture import Architecture, Config, architecture_of
 from harness.errors import PortError
+from harness.families.graph import taps_of
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.table import Row, To, rows
 from harness.run.padding import pad
@@ -45,11 +46,11 @@ class AdaptedPort:
         arch = architecture_of(config)
         self.rows = rows(self.taps, arch)
         covered = {row.kind for row in self.rows} | {"logits"} | CACHE_KINDS  # adapted ports have no cache
-        self.without = tuple(dict.fromkeys(tap.kind for tap in arch.taps() if tap.kind not in covered))
+        self.without = tuple(dict.fromkeys(tap.kind for tap in taps_of(arch) if tap.kind not in covered))
         self._program = Program(
             Source(
                 model=self._model,
-                taps=arch.taps(),
+                taps=taps_of(arch),
                 adaptations=_adaptations(self.rows, arch),
                 expected=frozenset(row.tap for row in self.rows),
                 recorded_only=frozenset(self.recorded_only),
@@ -83,7 +84,7 @@ class AdaptedPort:
 
 
 def _adaptations(found: tuple[Row, ...], arch: Architecture) -> dict[str, Any]:
-    by_kind = {tap.kind: tap for tap in arch.taps()}
+    by_kind = {tap.kind: tap for tap in taps_of(arch)}
     varying = ("batch", "position", "slot", "key")
     fixed = {name: size for name, size in arch.sizes(1, 1).items() if name not in varying}
     return {row.kind: adaptation(row.layout, by_kind[row.kind], fixed) for row in found if row.layout is not None}

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from harness.architecture import Architecture
 from harness.errors import PortError
+from harness.families.graph import taps_of
 from harness.taps import Tap, kind_of
 
 LAYER = "{i}"
@@ -60,7 +61,7 @@ def rows(table: Mapping[str, str | To], arch: Architecture) -> tuple[Row, ...]:
     Raises:
         PortError: a malformed row, a tap that the architecture does not have, or one that stands twice.
     """
-    known = {tap.name: tap for tap in arch.taps()}
+    known = {tap.name: tap for tap in taps_of(arch)}
     found = [row for left, right in table.items() for row in _expanded(left, right, arch.layers)]
     for row in found:
         _check(row, known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.architecture import Config, architecture_of
+from harness.families.graph import taps_of
 from harness.run.port import Port
 from harness.run.tapping import TapFunction
 from harness.run.tracing.mark import mark
@@ -28,7 +29,7 @@ class LiftedPort:
             logits, _ = port.forward(input_ids, positions, mask, None, mark)
             return logits, {}
 
-        self._program = Program(Source(model, architecture_of(config).taps()), lift=True)
+        self._program = Program(Source(model, taps_of(architecture_of(config))), lift=True)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -27,17 +27,18 @@ def block(arch, w, x, positions, mask):
         z = y @ w[f"{name}.weight"]
         return z + w[f"{name}.bias"] if f"{name}.bias" in w else z
 
-    found = {"attn_norm": rms_norm(x, w["input_layernorm.weight"], arch.rms_norm_eps)}
+    found = {"attn_norm": rms_norm(x, w["input_layernorm.weight"], arch.norm.eps)}
     for name in "qkv":
         found[name] = project(found["attn_norm"], f"self_attn.{name}_proj")
     q, k, v = (found[name].reshape(*x.shape[:2], -1, arch.head_dim) for name in "qkv")
-    found["q_rope"], found["k_rope"] = rope(q, positions, arch.rope_theta), rope(k, positions, arch.rope_theta)
+    theta = arch.ropes[0].theta
+    found["q_rope"], found["k_rope"] = rope(q, positions, theta), rope(k, positions, theta)
     found["probs"] = probabilities(grouped(found["q_rope"], arch.kv_heads), found["k_rope"], mask)
     context = jnp.einsum("bkgts,bskd->btkgd", found["probs"], v)
     found["context"] = context.reshape(*x.shape[:2], -1)
     found["attn_out"] = project(found["context"], "self_attn.o_proj")
     found["resid_mid"] = x + found["attn_out"]
-    y = found["mlp_norm"] = rms_norm(found["resid_mid"], w["post_attention_layernorm.weight"], arch.rms_norm_eps)
+    y = found["mlp_norm"] = rms_norm(found["resid_mid"], w["post_attention_layernorm.weight"], arch.norm.eps)
     found["gate"], found["up"] = project(y, "mlp.gate_proj"), project(y, "mlp.up_proj")
     found["act"] = jax.nn.silu(found["gate"]) * found["up"]
     found["mlp_out"] = project(found["act"], "mlp.down_proj")
@@ -70,7 +71,7 @@ class ByLayer(FunctionPort):
     def run(self, input_ids, positions, mask):
         x = embed = self.w["model.embed_tokens.weight"][input_ids]
         x, layers = self.blocks(x, positions, mask)
-        norm = rms_norm(x, self.w["model.norm.weight"], self.arch.rms_norm_eps)
+        norm = rms_norm(x, self.w["model.norm.weight"], self.arch.norm.eps)
         return norm @ self.w["lm_head.weight"], {"embed": embed, "norm": norm, **layers}
 
     def blocks(self, x, positions, mask):

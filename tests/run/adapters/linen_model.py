@@ -43,16 +43,16 @@ class Block(nn.Module):
         def dense(size, name, bias=False):
             return nn.Dense(size, use_bias=bias, name=name, dtype=x.dtype, param_dtype=x.dtype)
 
-        y = Norm(a.rms_norm_eps, name="input_norm")(x)
+        y = Norm(a.norm.eps, name="input_norm")(x)
         q = dense(a.heads * a.head_dim, "q_proj", True)(y).reshape(*y.shape[:2], a.heads, -1)
         k = dense(a.kv_heads * a.head_dim, "k_proj", True)(y).reshape(*y.shape[:2], a.kv_heads, -1)
         v = dense(a.kv_heads * a.head_dim, "v_proj", True)(y).reshape(*y.shape[:2], a.kv_heads, -1)
-        q = Rope(a.rope_theta, name="q_rope")(q, positions).transpose(0, 2, 1, 3)
-        k = Rope(a.rope_theta, name="k_rope")(k, positions).transpose(0, 2, 1, 3)
+        q = Rope(a.ropes[0].theta, name="q_rope")(q, positions).transpose(0, 2, 1, 3)
+        k = Rope(a.ropes[0].theta, name="k_rope")(k, positions).transpose(0, 2, 1, 3)
         probs = Weights(name="softmax")(grouped(q, a.kv_heads), k, mask=mask)["weights"]
         context = jnp.einsum("bkgts,bskd->btkgd", probs, v).reshape(*y.shape[:2], -1)
         x = x + dense(a.hidden, "o_proj")(context)
-        y = Norm(a.rms_norm_eps, name="post_norm")(x)
+        y = Norm(a.norm.eps, name="post_norm")(x)
         y = nn.silu(dense(a.intermediate, "gate_proj")(y)) * dense(a.intermediate, "up_proj")(y)
         x = x + dense(a.hidden, "down_proj")(y)
         return (x, None) if self.scanned else x
@@ -78,7 +78,7 @@ class Model(nn.Module):
         else:
             for i in range(a.layers):
                 x = nn.remat(Block)(a, name=f"layers_{i}")(x, positions, mask)
-        x = Norm(a.rms_norm_eps, name="norm")(x)
+        x = Norm(a.norm.eps, name="norm")(x)
         return nn.Dense(a.vocab, use_bias=False, name="head", dtype=dtype, param_dtype=dtype)(x)
 
 

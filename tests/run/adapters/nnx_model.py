@@ -53,15 +53,15 @@ class Attention(nnx.Module):
         return {"cache": None, "out": self.o(context.reshape(*x.shape[:2], -1))}
 
     def rotate(self, x, positions):
-        return rope(x, positions, self.arch.rope_theta)
+        return rope(x, positions, self.arch.ropes[0].theta)
 
 
 class Block(nnx.Module):
     def __init__(self, found, index, arch):
         at = f"model.layers.{index}"
-        self.input_norm = Norm(found[f"{at}.input_layernorm.weight"], arch.rms_norm_eps)
+        self.input_norm = Norm(found[f"{at}.input_layernorm.weight"], arch.norm.eps)
         self.attn = Attention(found, at, arch)
-        self.post_norm = Norm(found[f"{at}.post_attention_layernorm.weight"], arch.rms_norm_eps)
+        self.post_norm = Norm(found[f"{at}.post_attention_layernorm.weight"], arch.norm.eps)
         self.gate, self.up, self.down = (Dense(found[f"{at}.mlp.{n}_proj.weight"]) for n in ("gate", "up", "down"))
 
     def __call__(self, x, positions, mask):
@@ -76,7 +76,7 @@ class Model(nnx.Module):
     def __init__(self, found, arch):
         self.embedder = Embedder(found["model.embed_tokens.weight"])
         self.layers = nnx.List([Block(found, index, arch) for index in range(arch.layers)])
-        self.norm = Norm(found["model.norm.weight"], arch.rms_norm_eps)
+        self.norm = Norm(found["model.norm.weight"], arch.norm.eps)
         self.head = Dense(found["lm_head.weight"])
 
     def __call__(self, ids, positions, mask):

@@ -11,9 +11,9 @@ from harness.run.adapters import FunctionPort, To
 from harness.run.adapters.calls import marked_call
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.table import Row, rows
-from harness.taps import decoder_taps
 from tests.run.adapters.linen_model import Unrolled
 from tests.run.adapters.nnx_model import Listed
+from tests.small_decoder import decoder_taps
 
 TAPS = {tap.kind: tap for tap in decoder_taps(layers=1)}
 SIZES = {"head": 6, "kv_head": 2, "head_dim": 8}

@@ -12,7 +12,7 @@ from harness.run.tracing.lift import CannotLift
 from harness.run.tracing.mark import mark
 from harness.run.tracing.program import Program, Source
 from harness.run.tracing.rounding import rounding, rounding_notes
-from harness.taps import decoder_taps
+from tests.small_decoder import decoder_taps
 
 ODD = 0.5100697
 X = np.ones((1, 3, 4))

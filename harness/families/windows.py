@@ -9,10 +9,10 @@ from __future__ import annotations
 import reprlib
 
 from harness.errors import CheckpointError
+from harness.families.options import Windows
 from harness.fields import GUESS, Config, integer, wrong
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-Windows = tuple[int | None, ...]
 WIDEST = 2**31 - 1  # positions are int32
 
 
@@ -23,6 +23,8 @@ def windows_of(config: Config, layers: int) -> Windows:
         CheckpointError: a field is missing, or two fields contradict each other.
     """
     by_type, used = _by_layer_types(config, layers), _is_used(config)
+    for field in ("sliding_window", "max_window_layers"):
+        config.get(field)  # where no window is used, they say nothing
     if not used:
         if by_type and any(by_type):
             raise CheckpointError(

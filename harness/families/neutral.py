@@ -1,24 +1,20 @@
 """The fields of a config.json that are not read here: those that change nothing, and those that would.
 
 A field that is passed over in silence is a claim that it changes nothing, and the same field is read in other
-stacks. So every field is known by name: read in `harness.architecture`, harmless whatever it says, harmless as
-long as it says what the model does anyway, or refused. A field that is null says nothing.
+stacks. So every field is known by name: read by the family, harmless whatever it says, harmless as long as it says
+what the model does anyway, or refused. A field that is null says nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
+from typing import Any
 
+from harness.families.family import Family
 from harness.fields import Config, wrong
 
-ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen2Model")
+LOOKED_AT = frozenset({"model_type", "architectures", "torch_dtype", "dtype"})
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-
-_READ = """
-    model_type hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim intermediate_size
-    vocab_size rope_theta rope_scaling rope_parameters rms_norm_eps hidden_act tie_word_embeddings
-    use_sliding_window sliding_window max_window_layers layer_types architectures torch_dtype dtype
-"""
 
 # Names, numbers of tokens, training, generation, and what a run returns or how it is computed.
 _HARMLESS = """
@@ -35,12 +31,13 @@ _HARMLESS = """
     remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens max_new_tokens
 """
 
-READ, HARMLESS = frozenset(_READ.split()), frozenset(_HARMLESS.split())
+HARMLESS = frozenset(_HARMLESS.split())
 
-# What the model does anyway. Anything else is another function, here or in another stack.
+# Fields that some families read. In one that does not, they may only say what it does anyway: anything else is
+# another function, in another stack.
 ONLY: Mapping[str, object] = {
-    "attention_bias": True,
-    "qkv_bias": True,
+    "attention_bias": False,
+    "qkv_bias": False,
     "mlp_bias": False,
     "is_causal": True,
     "is_decoder": False,
@@ -76,19 +73,41 @@ REFUSED: Mapping[str, tuple[str, str]] = {
 }
 
 
-def refuse_unknown(config: Config) -> None:
+class Read(Mapping[str, Any]):
+    """A config that remembers which of its fields were looked at."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.fields: set[str] = set()
+
+    def __getitem__(self, field: str) -> Any:
+        self.fields.add(field)
+        return self._config[field]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._config)
+
+    def __len__(self) -> int:
+        return len(self._config)
+
+
+def refuse_unknown(config: Config, read: Set[str], family: Family) -> None:
     """Refuse a config with a field that could change the function and is not read.
+
+    Args:
+        read: the fields that the family has looked at.
 
     Raises:
         CheckpointError: naming the first such field.
     """
+    only = {**ONLY, **family.only}
     for field, value in config.items():
-        if value is None or field in READ or field in HARMLESS:
+        if value is None or field in read or field in LOOKED_AT or field in HARMLESS | family.harmless:
             continue
         if field in REFUSED:
             problem, hint = REFUSED[field]
             raise wrong(problem, field, "no such field", value, hint)
-        if field not in ONLY:
+        if field not in only:
             raise wrong(
                 "the config has a field that is not known here, and may change what the model computes",
                 field[:80],
@@ -96,29 +115,29 @@ def refuse_unknown(config: Config) -> None:
                 value,
                 "remove it from a copy of config.json if it changes nothing; if it does, the model is another one",
             )
-        if isinstance(value, bool) is not isinstance(ONLY[field], bool) or value != ONLY[field]:
+        if isinstance(value, bool) is not isinstance(only[field], bool) or value != only[field]:
             raise wrong(
                 "the config asks for something that this model family does not do",
                 field,
-                ONLY[field],
+                only[field],
                 value,
                 "remove the field if it is wrong; transformers does not read it, and other stacks do",
             )
-    _refuse_another_class(config)
+    _refuse_another_class(config, family.classes)
     for field in ("torch_dtype", "dtype"):
         if config.get(field) is not None and config[field] not in DTYPES:
             raise wrong("the config names a dtype that weights are not read in", field, _or(DTYPES), config[field])
 
 
-def _refuse_another_class(config: Config) -> None:
+def _refuse_another_class(config: Config, known: tuple[str, ...]) -> None:
     classes = config.get("architectures")
     if classes is None:
         return
-    if not isinstance(classes, list) or not classes or not all(name in ARCHITECTURES for name in classes):
+    if not isinstance(classes, list) or not classes or not all(name in known for name in classes):
         raise wrong(
             "the config names another class of model",
             "architectures",
-            f"a list of {_or(ARCHITECTURES)}",
+            f"a list of {_or(known)}",
             classes,
             "what is recorded is the causal language model; where it is one, mend the field in a copy",
         )

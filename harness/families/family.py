@@ -1,0 +1,61 @@
+"""What a family is: how a config of it is read, and where transformers has what the taps are called after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from harness.families.options import Architecture
+from harness.fields import Config
+
+# The module of transformers, within a layer, whose output is a tap of that kind, and which holds the parameters of
+# that operation. Kinds of one path share it: one matrix makes them all.
+LAYER: Mapping[str, str] = {
+    "attn_norm": "input_layernorm",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
+    "mlp_norm": "post_attention_layernorm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "mlp_out": "mlp.down_proj",
+}
+HEAD_NORMS: Mapping[str, str] = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
+# And outside the layers, in the causal language model.
+MODEL: Mapping[str, str] = {"embed": "model.embed_tokens", "final_norm": "model.norm", "logits": "lm_head"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of models, under the name that a config gives it.
+
+    Attributes:
+        model_type: that name.
+        classes: what `architectures` of a config may say.
+        read: the architecture that a config describes. What it does not look at has to be known here.
+        layer: the paths of modules within a layer, by kind of tap.
+        model: the paths outside the layers, and `positions` where positions are learned.
+        layers: the path of the list of layers.
+        by_head: a shared matrix of q, k and v has them head by head, and not one after the other.
+        heads_first: the norms of queries and keys give [batch, head, position, head_dim].
+        stored_transposed: matrices are stored as [input, output].
+        renamed: names in published checkpoints that are not those of the modules: beginning -> beginning.
+        harmless: fields that change nothing, whatever they say, besides those that never do.
+        only: fields that transformers does not look at and other stacks do: the value that they have to have.
+        activation: the path of the module, or function, that is the activation.
+    """
+
+    model_type: str
+    classes: tuple[str, ...]
+    read: Callable[[Config], Architecture]
+    layer: Mapping[str, str] = field(default_factory=lambda: LAYER)
+    model: Mapping[str, str] = field(default_factory=lambda: MODEL)
+    layers: str = "model.layers"
+    by_head: bool = False
+    heads_first: bool = False
+    stored_transposed: bool = False
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    activation: str = "mlp.act_fn"
+    harmless: frozenset[str] = frozenset()
+    only: Mapping[str, object] = field(default_factory=dict)

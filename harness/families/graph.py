@@ -1,0 +1,62 @@
+"""The taps of a decoder and what each is computed from, as its options decide."""
+
+from __future__ import annotations
+
+from harness.families.options import Architecture
+from harness.taps import DIMS, Tap
+
+ENTERING = ""  # stands for the residual stream that enters a layer
+
+
+def taps_of(arch: Architecture) -> tuple[Tap, ...]:
+    """All taps of a decoder, in data-flow order."""
+    taps = [Tap("embed", DIMS["embed"], ())]
+    inside = _layer(arch)
+    for index in range(arch.layers):
+        entering = taps[-1].name
+        for kind, inputs in inside.items():
+            names = tuple(entering if name == ENTERING else f"layers.{index}.{name}" for name in inputs)
+            taps.append(Tap(f"layers.{index}.{kind}", DIMS[kind], names))
+    taps.append(Tap("final_norm", DIMS["final_norm"], (taps[-1].name,)))
+    taps.append(Tap("logits", DIMS["logits"], ("final_norm",)))
+    return tuple(taps)
+
+
+def _layer(arch: Architecture) -> dict[str, tuple[str, ...]]:
+    """The kinds of taps of a layer, in data-flow order, each with its inputs."""
+    parallel = arch.placement.startswith("parallel")
+    normed_first, normed_last = arch.placement != "post", arch.placement in ("post", "sandwich")
+    graph: dict[str, tuple[str, ...]] = {}
+    read = ENTERING
+    if normed_first:
+        graph["attn_norm"], read = (ENTERING,), "attn_norm"
+    graph |= {"q": (read,), "k": (read,), "v": (read,)}
+    if arch.qk_norm:
+        graph |= {"q_norm": ("q",), "k_norm": ("k",)}
+    graph |= {
+        "q_rope": ("q_norm" if arch.qk_norm else "q",),
+        "k_rope": ("k_norm" if arch.qk_norm else "k",),
+        "cache_k": ("k_rope",),
+        "cache_v": ("v",),
+        "probs": ("q_rope", "cache_k"),
+        "context": ("probs", "cache_v"),
+        "attn_out": ("context",),
+    }
+    update = "attn_out"
+    if normed_last:
+        graph["attn_post_norm"], update = ("attn_out",), "attn_post_norm"
+    before: tuple[str, ...] = (ENTERING, update)
+    if not parallel:
+        graph["resid_mid"], before = (ENTERING, update), ("resid_mid",)
+        read = "resid_mid"
+    if arch.placement == "parallel_two" or (normed_first and not parallel):
+        graph["mlp_norm"] = (ENTERING if parallel else "resid_mid",)
+        read = "mlp_norm"
+    if arch.gated:
+        graph["gate"] = (read,)
+    graph |= {"up": (read,), "act": ("gate", "up") if arch.gated else ("up",), "mlp_out": ("act",)}
+    update = "mlp_out"
+    if normed_last:
+        graph["mlp_post_norm"], update = ("mlp_out",), "mlp_post_norm"
+    graph["resid_post"] = (*before, update)
+    return graph

@@ -1,0 +1,116 @@
+"""Which parameters a model has, what they are called, and which part of one belongs to an operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import Num
+
+from harness.families.family import Family
+from harness.families.graph import taps_of
+from harness.families.options import Architecture, Norm
+
+Shape = tuple[int, ...]
+Tensor = Num[np.ndarray, "..."]
+NORMS = ("attn_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm")
+HEAD_NORMS = ("q_norm", "k_norm")
+
+
+def shapes(family: Family, arch: Architecture) -> dict[str, Shape]:
+    """The shape of every parameter, by the name that transformers' modules give it, in no special order.
+
+    Matrices are [output, input], or the other way round where the family stores them so.
+    """
+    found: dict[str, Shape] = {f"{family.model['embed']}.weight": (arch.vocab, arch.hidden)}
+    if arch.learned_positions:
+        found[f"{family.model['positions']}.weight"] = (arch.learned_positions, arch.hidden)
+    found |= _norm(family.model["final_norm"], arch.norm, (arch.hidden,))
+    found |= _matrix(family, arch, family.model["logits"], ("logits",), arch.vocab, arch.hidden)
+    layer = _of_a_layer(family, arch)
+    for index in range(arch.layers):
+        found |= {f"{family.layers}.{index}.{name}": shape for name, shape in layer.items()}
+    return found
+
+
+def _of_a_layer(family: Family, arch: Architecture) -> dict[str, Shape]:
+    kinds = {tap.kind for tap in taps_of(arch) if tap.stage == "layers.0"}
+    found: dict[str, Shape] = {}
+    for kind in NORMS:
+        if kind in kinds:
+            found |= _norm(family.layer[kind], arch.norm, (arch.hidden,))
+    for kind in HEAD_NORMS:
+        if kind in kinds and arch.qk_norm is not None:
+            found |= _norm(family.layer[kind], arch.qk_norm, head_norm_shape(arch, kind))
+    sizes = outputs(arch)
+    for path in dict.fromkeys(family.layer[kind] for kind in sizes if kind in kinds):
+        sharing = tuple(kind for kind in sizes if kind in kinds and family.layer[kind] == path)
+        rows, columns = sum(sizes[kind] for kind in sharing), inputs(arch, sharing[0])
+        found |= _matrix(family, arch, path, sharing, rows, columns)
+    return found
+
+
+def outputs(arch: Architecture) -> Mapping[str, int]:
+    """How many outputs the projection of each kind has, in the order in which a shared matrix has them."""
+    return {
+        "q": arch.heads * arch.head_dim,
+        "k": arch.kv_heads * arch.head_dim,
+        "v": arch.kv_heads * arch.head_dim,
+        "attn_out": arch.hidden,
+        "gate": arch.intermediate,
+        "up": arch.intermediate,
+        "mlp_out": arch.hidden,
+    }
+
+
+def inputs(arch: Architecture, kind: str) -> int:
+    """How many inputs the projection of a kind has."""
+    return {"attn_out": arch.heads * arch.head_dim, "mlp_out": arch.intermediate}.get(kind, arch.hidden)
+
+
+def head_norm_shape(arch: Architecture, kind: str) -> Shape:
+    """The shape of the weight of a norm of queries or keys."""
+    heads = arch.heads if kind == "q_norm" else arch.kv_heads
+    if arch.qk_norm_over == "all":
+        return (heads * arch.head_dim,)
+    return (heads, arch.head_dim) if arch.qk_norm_over == "each" else (arch.head_dim,)
+
+
+def parameter_of(
+    family: Family, arch: Architecture, read: Callable[[str], Tensor], kind: str, index: int, name: str = "weight"
+) -> Tensor:
+    """A parameter of a layer that makes a kind of tap; of a projection as [output, input], its own outputs alone.
+
+    Args:
+        read: gives a parameter by its name, as it is stored.
+        name: `weight` or `bias`.
+    """
+    tensor = read(f"{family.layers}.{index}.{family.layer[kind]}.{name}")
+    if kind not in outputs(arch):
+        return tensor
+    return part_of(family, arch, kind, tensor.T if tensor.ndim == 2 and family.stored_transposed else tensor)
+
+
+def part_of(family: Family, arch: Architecture, kind: str, tensor: Tensor) -> Tensor:
+    """The rows of a weight or a bias, [output, ...], that belong to a kind: all of them, unless it is shared."""
+    sizes = outputs(arch)
+    sharing = [other for other in sizes if other in family.layer and family.layer[other] == family.layer[kind]]
+    if len(sharing) == 1:
+        return tensor
+    if family.by_head:
+        parts = tensor.reshape(arch.heads, len(sharing), arch.head_dim, *tensor.shape[1:])
+        return parts[:, sharing.index(kind)].reshape(-1, *tensor.shape[1:])
+    start = sum(sizes[other] for other in sharing[: sharing.index(kind)])
+    return tensor[start : start + sizes[kind]]
+
+
+def _norm(path: str, norm: Norm, shape: Shape) -> dict[str, Shape]:
+    return {f"{path}.weight": shape} | ({f"{path}.bias": shape} if norm.bias else {})
+
+
+def _matrix(
+    family: Family, arch: Architecture, path: str, kinds: tuple[str, ...], rows: int, columns: int
+) -> dict[str, Shape]:
+    turned = family.stored_transposed and kinds != ("logits",)
+    weight = {f"{path}.weight": (columns, rows) if turned else (rows, columns)}
+    return weight | ({f"{path}.bias": (rows,)} if arch.biases & set(kinds) else {})

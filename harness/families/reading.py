@@ -1,0 +1,79 @@
+"""What the configs of all families have in common: the sizes, and one rotation of all layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.families.activations import ACTIVATIONS
+from harness.families.options import Architecture, Norm
+from harness.fields import Config, boolean, integer, number, text, wrong
+
+MOST_LAYERS = 1024  # every layer has twenty taps; the deepest published models have some 130
+EPS = (1e-30, 0.1)
+
+
+def layers_of(config: Config) -> int:
+    return integer(config, "num_hidden_layers", most=MOST_LAYERS)
+
+
+def rms_norm(config: Config, **options: bool) -> Norm:
+    """An RMSNorm with the eps of the config."""
+    return Norm(number(config, "rms_norm_eps", *EPS), **options)
+
+
+def decoder(config: Config, **options: Any) -> Architecture:
+    """The architecture with the sizes of the config, and these options.
+
+    Raises:
+        CheckpointError: a field is missing, of another type, or absurd; the heads cannot be shared out.
+    """
+    hidden, heads, kv_heads, head_dim = heads_of(config)
+    usual: dict[str, Any] = {
+        "scale": head_dim**-0.5,
+        "windows": (None,) * layers_of(config),
+        "activation": activation_of(config, "hidden_act"),
+        "tied_head": boolean(config, "tie_word_embeddings"),
+    }
+    return Architecture(
+        family=config["model_type"],
+        layers=layers_of(config),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        intermediate=integer(config, "intermediate_size"),
+        vocab=integer(config, "vocab_size"),
+        **usual | options,
+    )
+
+
+def activation_of(config: Config, field: str) -> str:
+    """The name of an activation.
+
+    Raises:
+        CheckpointError: one that is not known here.
+    """
+    name = text(config, field)
+    if name not in ACTIVATIONS:
+        hint = "check a checkpoint with one of these"
+        raise wrong("this activation is not known here", field, ", ".join(ACTIVATIONS), name, hint)
+    return name
+
+
+def heads_of(config: Config) -> tuple[int, int, int, int]:
+    """Hidden size, heads, KV heads and the size of a head, which divide one another as they must."""
+    hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
+    kv_heads = integer(config, "num_key_value_heads")
+    if heads % kv_heads:
+        expected = f"a divisor of num_attention_heads, {heads}"
+        raise wrong("the heads cannot be shared out among the KV heads", "num_key_value_heads", expected, kv_heads)
+    if config.get("head_dim") is not None:
+        head_dim, field = integer(config, "head_dim"), "head_dim"
+    elif hidden % heads:
+        expected = f"a divisor of hidden_size, {hidden}, or a head_dim"
+        raise wrong("the hidden size cannot be shared out among the heads", "num_attention_heads", expected, heads)
+    else:
+        head_dim, field = hidden // heads, "hidden_size / num_attention_heads"
+    if head_dim % 2:
+        raise wrong("RoPE turns pairs of dimensions, and a head has an odd number", field, "even", head_dim)
+    return hidden, heads, kv_heads, head_dim
