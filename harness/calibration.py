@@ -6,8 +6,10 @@ of it decides the limit (`harness.chances`). (scipy is imported when it is neede
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -25,6 +27,13 @@ EXACT = 1e9
 # The least that a fit needs: fewer places than this say nothing of how they vary.
 FEWEST = 8
 
+# One in so many numbers of an error may be its largest, where that cannot be fitted.
+UNEVEN = 8.0
+# The least share that is fitted, and in how many halvings.
+LEAST, STEPS = 1 / 256, 16
+# Of the largest of 1, 2, 4, 8 squared Gaussian numbers, and so on to 1,024.
+DOF_OF_LARGEST = (1.0, 1.868, 3.322, 5.552, 8.699, 12.85, 18.05, 24.33, 31.70, 40.16, 49.63)
+
 RMS, MAX, NUMBERS, SPREAD = map(statistic, ("rms", "max", "numbers", "spread"))
 
 
@@ -37,6 +46,8 @@ class Floor:
         dof: effective degrees of freedom of one error: of PyTorch's, and of a port's.
         known: degrees of freedom of the estimate.
         numbers: in how many numbers an error effectively is.
+        contested: how many of them may be the largest.
+        known_max: degrees of freedom of the estimate of the largest.
         recorded_max: PyTorch's own largest errors, as they were recorded.
     """
 
@@ -45,13 +56,15 @@ class Floor:
     dof: PerPosition
     known: PerPosition
     numbers: PerPosition
+    contested: PerPosition
+    known_max: PerPosition
     recorded_max: PerPosition
 
     @classmethod
     def nowhere(cls, shape: tuple[int, int]) -> Floor:
         """Nothing is known anywhere: to be filled in."""
-        zero, one = np.zeros(shape), np.ones(shape)
-        return cls(zero, zero.copy(), one, one.copy(), one.copy(), zero.copy())
+        zeros, ones = partial(np.zeros, shape), partial(np.ones, shape)
+        return cls(zeros(), zeros(), ones(), ones(), ones(), ones(), ones(), zeros())
 
     @property
     def estimated(self) -> Bool[np.ndarray, "batch position"]:
@@ -67,7 +80,7 @@ class Floor:
     @property
     def arrays(self) -> tuple[PerPosition, ...]:
         """Its attributes, in their order."""
-        return (self.rms, self.max, self.dof, self.known, self.numbers, self.recorded_max)
+        return tuple(getattr(self, field.name) for field in fields(self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +113,9 @@ def calibrated(cases: Mapping[str, Recorded]) -> dict[str, dict[str, Floor]]:
         parts = {name: _Part.of(cases[name], taps) for name, taps in groups.items() if taps}
         common = _common_dof(list(parts.values()))
         shared = _shared_dof(list(parts.values()), common)
+        contest = _contest(list(parts.values()))
         for name, part in parts.items():
-            floors = part.floors(common, shared)
+            floors = part.floors(common, shared, contest)
             found[name] |= dict(zip((cases[name].taps[i] for i in groups[name]), floors, strict=True))
     return found
 
@@ -130,8 +144,15 @@ class _Part:
 
     def logs(self, dof: np.ndarray) -> np.ndarray:
         """The logarithm of the variance, without the bias that an estimate's has."""
-        logs = 2 * np.log(self.rms, out=np.zeros_like(self.rms), where=self.real)
-        return np.asarray(logs + 1 / (dof * self.draws))
+        return np.asarray(self._logs(self.rms) + 1 / (dof * self.draws))
+
+    @property
+    def logs_of_max(self) -> np.ndarray:
+        """The logarithm of the largest, squared."""
+        return self._logs(self.max)
+
+    def _logs(self, values: np.ndarray) -> np.ndarray:
+        return np.asarray(2 * np.log(values, out=np.zeros_like(values), where=self.real))
 
     def expected(self, logs: np.ndarray) -> np.ndarray:
         """What a layer and a position have in common with the others: log variance = layer + position."""
@@ -149,7 +170,7 @@ class _Part:
         layers, positions = self.real.any((1, 2)).sum(), self.real.any(0).sum()
         return int(max(self.real.sum() - layers - positions + 1, 0))
 
-    def floors(self, common: float, shared: float) -> Iterator[Floor]:
+    def floors(self, common: float, shared: float, contest: _Contest) -> Iterator[Floor]:
         """The estimate of each layer: its own, drawn towards what it has in common with the others."""
         dof = self.dof(common)
         logs = self.logs(dof)
@@ -158,12 +179,22 @@ class _Part:
         pooled = (weight * np.exp(self.expected(logs)) + own * np.square(self.rms)) / (weight + own)
         peers = self.real.any(0) & (weight > 0)  # one that is exact by luck has what the others have
         rms = np.where(self.real | peers, np.sqrt(pooled), self.rms)
-        largest = self.max * np.divide(rms, self.rms, out=np.ones_like(rms), where=self.real)
         numbers, known = self.numbers, own + weight
+        contested = np.clip(contest.share * numbers, 1.0, numbers)
+        largest = self.max * np.divide(rms, self.rms, out=np.ones_like(rms), where=self.real)
+        known_max = known
+        if weight and contest.shared is not None:
+            own_max = self.draws * _dof_of_largest(contested)
+            expected = np.exp(self.expected(self.logs_of_max + np.where(self.real, 1 / own_max, 0.0)))
+            known_max = contest.shared + own_max
+            pooled = (contest.shared * expected + own_max * np.square(self.max)) / known_max
+            largest = np.where(self.real | peers, np.sqrt(pooled), self.max)
         # Where PyTorch is exact in every layer, a port is held to half an ulp: that is known, and not estimated.
         exact = ~(self.real | peers)
-        dof, known, numbers = (np.where(exact, EXACT, values) for values in (dof, known, numbers))
-        for floor in zip(rms, largest, dof, known, numbers, self.max, strict=True):
+        dof, known, numbers, contested, known_max = (
+            np.where(exact, EXACT, values) for values in (dof, known, numbers, contested, known_max)
+        )
+        for floor in zip(rms, largest, dof, known, numbers, contested, known_max, self.max, strict=True):
             yield Floor(*floor)
 
 
@@ -207,6 +238,62 @@ def _shared_dof(parts: Sequence[_Part], common: float) -> float:
         return 0.0
     beyond = squares / freedom - noise / places
     return MOST_SHARED if beyond <= 0 else min(MOST_SHARED, _dof_of(beyond))
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """Which numbers of an error may be its largest.
+
+    Attributes:
+        share: of the numbers in which the error effectively is. They are not all of one size: of a product of two
+            noisy factors, or of keys and values that few queries see, the largest comes of few.
+        shared: how much `expected` is worth for the largest, in degrees of freedom; None where nothing was fitted.
+    """
+
+    share: float
+    shared: float | None
+
+
+def _contest(parts: Sequence[_Part]) -> _Contest:
+    """The share that explains how much PyTorch's largest errors vary from place to place.
+
+    The largest of k Gaussian errors, squared, varies the less the more there are (`_dof_of_largest`). What it
+    varies beyond what a layer and a position have in common is what k of them vary: from that, k.
+    """
+    squares, freedom = 0.0, 0
+    places: Counter[tuple[float, int]] = Counter()
+    for part in parts:
+        if part.freedom < FEWEST:
+            continue
+        logs = part.logs_of_max
+        squares += float(np.square(logs - part.expected(logs))[part.real].sum())
+        freedom += part.freedom
+        near, count = np.unique(np.round(8 * np.log2(part.numbers[part.real])) / 8, return_counts=True)
+        places.update({(number, part.draws): n for number, n in zip(near.tolist(), count.tolist(), strict=True)})
+    if not freedom:
+        return _Contest(1 / UNEVEN, None)
+    logs_of_numbers, draws = np.array(list(places), float).T
+    weight, seen = np.array(list(places.values())), squares / freedom
+
+    def varies(share: float) -> float:
+        dof = draws * _dof_of_largest(np.maximum(share * np.exp2(logs_of_numbers), 1.0))
+        return float(np.average(_variance(dof), weights=weight))
+
+    low, high = np.log(LEAST), 0.0
+    for _ in range(STEPS):  # it varies less where the share is larger
+        middle = (low + high) / 2
+        low, high = (middle, high) if varies(np.exp(middle)) > seen else (low, middle)
+    share = float(np.exp(low))
+    beyond = seen - varies(share)
+    return _Contest(share, MOST_SHARED if beyond <= 0 else min(MOST_SHARED, _dof_of(beyond)))
+
+
+def _dof_of_largest(numbers: np.ndarray) -> np.ndarray:
+    """The degrees of freedom of the largest of n squared Gaussian numbers: 2 (mean / standard deviation)^2.
+
+    From the integrals of its distribution, erf(sqrt(x / 2))^n, at powers of two (`tests/test_calibration.py`).
+    """
+    return np.asarray(np.interp(np.log2(numbers), np.arange(len(DOF_OF_LARGEST)), DOF_OF_LARGEST))
 
 
 def _variance(dof: np.ndarray) -> np.ndarray:

@@ -18,8 +18,6 @@ from harness.metrics import PerPosition
 BUDGET = 1e-9
 # The errors of neighbouring positions are not independent: so much of their degrees of freedom count together.
 TOGETHER = 0.25
-# The numbers of one error are not all of one size: the largest comes of so much fewer of them.
-UNEVEN = 8.0
 
 
 @functools.lru_cache(maxsize=2048)  # a floor is compared with in several modes, and by every mutant
@@ -28,15 +26,15 @@ def limits(floor: Floor, chance: float, reordered: bool = False) -> tuple[PerPos
 
     The square of the rms multiple is a ratio of two mean squares: F(dof, known). The largest of n Gaussian errors
     is beyond a bound with at most n times the chance of one, whose square over the floor's is F(1, known); the
-    floor of the largest is what n of them typically have. Errors are not all of one size, so that few compete.
+    floor of the largest is what n of them typically have. n is how many contest it, for not all are of one size.
 
     Args:
         reordered: whether sums in another order are part of a correct port's rounding. A number's error then has a
             size of its own, not PyTorch's: that of its partial sums. See `_largest_reordered`.
     """
-    few = np.maximum(floor.numbers / UNEVEN, 1.0)
+    few = floor.contested
     ratio = _f_quantile(floor.dof, floor.known, chance)
-    extreme = _f_quantile(np.ones_like(floor.known), floor.known, chance / few) / _typical(few)
+    extreme = _f_quantile(np.ones_like(few), floor.known_max, chance / few) / _typical(few)
     if reordered:
         square = _largest_reordered(floor.numbers, chance)
         ratio = np.maximum(ratio, square / floor.numbers)  # where numbers are few, one of them is the rms

@@ -20,7 +20,14 @@ def run(actual, truth, noise=None, tap=TAP, precision="float32", dtype="float32"
 def floor(size, shape=(1, 6), dof=8.0, known=1e9):
     """PyTorch's own error, of one size at every position."""
     same = np.full(shape, float(size))
-    return Floor(same, same, np.full(shape, dof), np.full(shape, known), np.full(shape, dof), same)
+    return Floor(
+        same,
+        same,
+        np.full(shape, dof),
+        np.full(shape, known),
+        *(np.full(shape, x) for x in (dof, dof / 8, known)),
+        same,
+    )
 
 
 def values(shape=(1, 6, 8), seed=0):

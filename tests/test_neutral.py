@@ -14,10 +14,10 @@ from harness import embedded
 from harness.architecture import architecture_of, read_config
 from harness.errors import CheckpointError
 from harness.families import families
-from harness.families.neutral import HARMLESS, LOOKED_AT, ONLY, REFUSED, Read
+from harness.families.neutral import HARMLESS, ONLY, REFUSED
 from harness.families.reading import MOST_LAYERS
+from tests.small_decoder import WINDOW, fields_read
 from tests.test_architecture import HUB, TRANSFORMERS_5
-from tests.test_windows import WINDOW
 
 ABSURD = st.one_of(
     st.none(),
@@ -32,13 +32,6 @@ ABSURD = st.one_of(
     ),
 )
 BASES = st.sampled_from([HUB, TRANSFORMERS_5, WINDOW])
-
-
-def fields_read() -> frozenset[str]:
-    """What a Qwen2's reading looks at."""
-    seen = Read(WINDOW)
-    families()["qwen2"].read(seen)
-    return frozenset(seen.fields) | LOOKED_AT
 
 
 READ = fields_read()

@@ -8,10 +8,10 @@ import pytest
 
 from harness.architecture import architecture_of, difference
 from harness.errors import CheckpointError
+from tests.small_decoder import WINDOW
 from tests.test_architecture import HUB
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-WINDOW = {**HUB, "use_sliding_window": True, "sliding_window": 6, "max_window_layers": 2}
 TYPES = {**WINDOW, "layer_types": [FULL, FULL, SLIDING, SLIDING]}
 
 

@@ -16,10 +16,11 @@ import numpy as np
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from harness.families.neutral import HARMLESS, ONLY, READ, REFUSED
+from harness.families.neutral import HARMLESS, ONLY, REFUSED
 from tests.campaign.hostile import VALUES, changed, damaged, json_bytes
+from tests.small_decoder import fields_read
 
-FIELDS = sorted(READ) * 3 + sorted(HARMLESS) + sorted(ONLY) * 2 + sorted(REFUSED) + ["per_layer_config", "x"]
+FIELDS = [*sorted(fields_read()) * 3, *sorted(HARMLESS), *sorted(ONLY) * 2, *sorted(REFUSED), "per_layer_config"]
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 OTHERS = (
     "model.safetensors.index.json",

@@ -8,24 +8,13 @@ from pathlib import Path
 
 import harness
 from harness import architecture
+from harness.families import family
 from harness.mutants.mutant import CallChange, Change, ConfigChange, OperationChange
 from harness.run import weights
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS
 
 ROOT = Path(harness.__file__).parent.parent
-# Kind of tap -> the parameter that its layer is loaded with.
-PARAMETERS = {
-    "attn_norm": "input_layernorm.weight",
-    "q": "self_attn.q_proj.weight",
-    "k": "self_attn.k_proj.weight",
-    "v": "self_attn.v_proj.weight",
-    "attn_out": "self_attn.o_proj.weight",
-    "mlp_norm": "post_attention_layernorm.weight",
-    "gate": "mlp.gate_proj.weight",
-    "up": "mlp.up_proj.weight",
-    "mlp_out": "mlp.down_proj.weight",
-}
 
 
 def right_line(change: Change, kinds: Iterable[str]) -> str:
@@ -42,8 +31,8 @@ def right_line(change: Change, kinds: Iterable[str]) -> str:
             return _line(architecture.architecture_of)
         case CallChange():
             return _line(Decoder.forward_sequences)
-    parameters = [PARAMETERS[kind] for kind in kinds if kind in PARAMETERS]
-    return _line(weights, containing=f'"{parameters[0]}"') if parameters else _line(weights.Weights)
+    paths = [family.LAYER[kind] for kind in kinds if kind in family.LAYER]
+    return _line(family, containing=f'"{paths[0]}"') if paths else _line(weights.Weights)
 
 
 def _line(source: object, containing: str = "") -> str:
