@@ -117,10 +117,13 @@ def _plot(found: float, decade: int) -> str:
 @click.option("--seconds", default=3600.0, show_default=True, help="Begin no round after so long.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
+    "--begin", default=0, show_default=True, help="The first round: so several processes can share them."
+)
+@click.option(
     "--keep", type=click.Path(path_type=Path, dir_okay=False), help="Count on from this file, and write it."
 )
-def main(comparisons: int, seconds: float, seed: int, keep: Path | None) -> None:
-    tally = Tally.read(keep) if keep is not None and keep.exists() else Tally()
+def main(comparisons: int, seconds: float, seed: int, begin: int, keep: Path | None) -> None:
+    tally = Tally.read(keep) if keep is not None and keep.exists() else Tally(rounds=begin)
     started, before = time.monotonic(), tally.seconds
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -10,6 +10,7 @@ import pytest
 from harness import embedded
 from harness.errors import PortError
 from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.diagnosis import search
 from harness.mutants.diagnosis.diagnose import diagnose, first_cases
 from harness.mutants.diagnosis.hint import hint
 from harness.mutants.planting import loader
@@ -61,6 +62,16 @@ def test_a_known_bug_is_named(name):
     assert "+".join(sorted(named.mutants)) == "+".join(sorted(BY_NAME[name].catalogue.split("+")))
     assert named.explained > 0.999999
     assert named.line.startswith("harness/")
+
+
+def test_a_value_that_is_fitted_to_what_is_near_rounding_is_no_name(golden_path, checkpoint, monkeypatch):
+    """A variance over N - 1 scales by 1 %: in bfloat16 some offset of the norm's weight is as good."""
+    question = replace(QUESTION, precisions=("bfloat16",), cases=("hello", "multi-token"))
+    load = BY_NAME["norm_unbiased"].load
+    assert not any(operation.named for operation in diagnosis(load, golden_path, checkpoint, question).operations)
+    monkeypatch.setattr(search, "TELLING", 0.0)
+    named = [operation.named for operation in diagnosis(load, golden_path, checkpoint, question).operations]
+    assert any(named), "without the rule it has a name that is not its own"
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

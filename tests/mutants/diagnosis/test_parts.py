@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +24,7 @@ from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.precision import hard_coded, telling
 from harness.mutants.diagnosis.remembered import remembering
 from harness.mutants.diagnosis.scene import Scene, stage_of
+from harness.mutants.diagnosis.search import Search
 from harness.results import TapResult
 from harness.run.operations import OPERATIONS
 from harness.run.precision import in_force
@@ -267,6 +269,20 @@ def test_the_architecture_of_the_embedded_checkpoint_has_square_projections(chec
     """Transposed matrices can only be named where they run."""
     arch = architecture_of(read_config(checkpoint))
     assert arch.heads * arch.head_dim == arch.hidden
+
+
+@pytest.mark.parametrize(("precision", "paired"), [("bfloat16", False), ("float32", True)])
+def test_no_second_bug_explains_what_one_leaves_in_rounding(monkeypatch, precision, paired):
+    explained = {"causal_missing": 0.99998, "mask_added_as_bool": 0.54, "padding_inverted": 0.5}
+    tried = [
+        (Candidate.of(BY_ID[name]), SimpleNamespace(explained={"probs": share}))
+        for name, share in explained.items()
+    ]
+    monkeypatch.setattr(Search, "_matched", lambda self, pairs, scene, kind: ((pair, None) for pair in pairs))
+    monkeypatch.setattr(Search, "_families", lambda self, kind: ())
+    scene = SimpleNamespace(taps={"probs": SimpleNamespace(precision=precision)})
+    pairs = [pair.ids for pair, _ in object.__new__(Search)._two_at_once("probs", scene, tried)]
+    assert pairs and any("causal_missing" in ids for ids in pairs) is paired
 
 
 def test_what_is_asked_again_is_remembered_and_what_is_not_the_same_is_not():
