@@ -40,7 +40,6 @@ class Family:
         by_head: a shared matrix of q, k and v has them head by head, and not one after the other.
         heads_first: the norms of queries and keys give [batch, head, position, head_dim].
         stored_transposed: matrices are stored as [input, output].
-        renamed: names in published checkpoints that are not those of the modules: beginning -> beginning.
         harmless: fields that change nothing, whatever they say, besides those that never do.
         only: fields that transformers does not look at and other stacks do: the value that they have to have.
         activation: the path of the module, or function, that is the activation.
@@ -55,7 +54,6 @@ class Family:
     by_head: bool = False
     heads_first: bool = False
     stored_transposed: bool = False
-    renamed: Mapping[str, str] = field(default_factory=dict)
     activation: str = "mlp.act_fn"
     harmless: frozenset[str] = frozenset()
     only: Mapping[str, object] = field(default_factory=dict)
