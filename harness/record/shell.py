@@ -144,12 +144,11 @@ def _with(model: nn.Module, modules: dict[str, nn.Module]) -> nn.Module:
     """A shallow copy of a model, with other modules at some paths; the model itself stays as it is."""
     twin = _twin(model)
     for path, module in modules.items():
-        parent = twin
+        original, parent = model, twin
         *above, name = path.split(".")
         for step in above:
-            inner = parent._modules[step]
-            assert inner is not None
-            if inner is model.get_submodule(".".join(above[: above.index(step) + 1])):
+            original, inner = original.get_submodule(step), parent.get_submodule(step)
+            if inner is original:
                 parent._modules[step] = inner = _twin(inner)
             parent = inner
         parent._modules[name] = module

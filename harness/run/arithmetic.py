@@ -49,8 +49,7 @@ def operations_of(arch: Architecture) -> Operations:
     changed |= {name: partial(_times, factor) for name, factor in factors.items() if factor != 1.0}
     caps = {"score_cap": arch.score_cap, "logit_cap": arch.logit_cap}
     changed |= {name: partial(_capped, cap) for name, cap in caps.items() if cap is not None}
-    usual = {name for name, operation in changed.items() if operation is getattr(OPERATIONS, name)}
-    changed = {name: operation for name, operation in changed.items() if name not in usual}
+    changed = {name: made for name, made in changed.items() if made is not getattr(OPERATIONS, name)}
     return replace(OPERATIONS, **changed) if changed else OPERATIONS
 
 
