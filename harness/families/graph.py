@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from harness.families.options import Architecture
 from harness.taps import DIMS, Tap
 
 ENTERING = ""  # stands for the residual stream that enters a layer
 
 
+@lru_cache(maxsize=8)
 def taps_of(arch: Architecture) -> tuple[Tap, ...]:
     """All taps of a decoder, in data-flow order."""
     taps = [Tap("embed", DIMS["embed"], ())]
