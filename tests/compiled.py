@@ -10,10 +10,12 @@ import contextlib
 import functools
 import os
 import tempfile
+import time
 from collections.abc import MutableMapping
 from pathlib import Path
 
 SHARED = "GOLDENS_TESTS_COMPILED"
+TICK = 100_000_000  # ns
 OWN = "JAX_COMPILATION_CACHE_DIR"
 
 
@@ -48,7 +50,8 @@ class Compiled:
         changed = source.stat().st_mtime_ns
         if changed == self._seen[source]:
             return
-        self._seen[source] = changed
+        # A time of change is that of the last tick of a clock: within one there may be another change.
+        self._seen[source] = changed if time.time_ns() - changed > TICK else 0
         with os.scandir(source) as entries:
             new = {entry.name for entry in entries} - self._known[source]
         for name in new:
