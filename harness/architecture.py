@@ -16,14 +16,14 @@ from harness import recognise, strict_json
 from harness.errors import CheckpointError
 from harness.families import families
 from harness.families.family import Family
-from harness.families.neutral import Read, refuse_unknown
+from harness.families.neutral import Named, Read, refuse_unknown
 from harness.families.options import Architecture as Architecture
+from harness.families.others import INNER, OTHERS
 from harness.fields import Config as Config
 from harness.fields import wrong
 from harness.regular import MIB, read_regular
 
-OTHER_FAMILY = "check a checkpoint of a family that is known here; `goldens record --help` lists them"
-INNER = "this is a model of more than text (text_config): check its language model, saved alone"
+OTHER_FAMILY = "check a checkpoint of a family that is known here; `goldens list` prints them"
 LONGEST = 16 * MIB  # of a config.json
 
 
@@ -58,13 +58,9 @@ def family_of(config: Config) -> Family:
     name = config.get("model_type")
     known = families()
     if not isinstance(name, str) or name not in known:
-        raise wrong(
-            "this model family is not supported",
-            "model_type",
-            " or ".join(known),
-            name,
-            INNER if "text_config" in config else OTHER_FAMILY,
-        )
+        reason, hint = OTHERS.get(str(name), ("", INNER if "text_config" in config else OTHER_FAMILY))
+        problem = f"this model family is not supported{reason and f': {reason}'}"
+        raise wrong(problem, "model_type", " or ".join(known), name, hint)
     return known[name]
 
 
@@ -76,7 +72,7 @@ def architecture_of(config: Config) -> Architecture:
             feature that nothing here computes.
     """
     family, seen = family_of(config), Read(config)
-    found = family.read(seen)
+    found = family.read(Named(seen, family.names))
     refuse_unknown(config, seen.fields, family)
     return found
 

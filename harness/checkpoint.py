@@ -7,6 +7,7 @@ touches only its own bytes, and leaves none of them mapped: memory holds what is
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from jaxtyping import Num
 from safetensors import SafetensorError, safe_open
 
 from harness import recognise
+from harness.architecture import Config, family_of
 from harness.errors import CheckpointError
 from harness.golden import ParameterEntry
 from harness.regular import open_regular
@@ -26,20 +28,42 @@ DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class Checkpoint:
-    """The tensors of a checkpoint directory.
+    """The tensors of a checkpoint directory, by the names that the modules of transformers have for them.
+
+    Args:
+        renamed: patterns of names in files, and what stands for a match in the name of a module's parameter; None
+            for a tensor that is no parameter of the model, which is passed over.
+
+    Attributes:
+        stored: by these names, the names in the files.
 
     Raises:
-        CheckpointError: no safetensors, or two sets of them; a shard that is missing, damaged, or does not hold
-            what the index says; a tensor of a dtype that weights are not stored in.
+        CheckpointError: two tensors that are one parameter; no safetensors, or two sets of them; a shard that is
+            missing, damaged, or does not hold what the index says; a tensor of a dtype that weights are not in.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, renamed: Mapping[str, str | None] | None = None) -> None:
         self.directory = directory
         self._home = homes(directory, _names)
+        self.stored: dict[str, str] = {}
+        for stored in sorted(self._home):
+            name = _renamed(stored, renamed or {})
+            if name in self.stored:
+                raise CheckpointError(
+                    "two tensors of the checkpoint are one parameter of the model",
+                    where=f"{directory}: {self.stored[name][:200]} and {stored[:200]}",
+                    expected="one of them",
+                    found="both",
+                    hint="copy the checkpoint again, into an empty directory",
+                )
+            if name is not None:
+                self.stored[name] = stored
+        parameters = set(self.stored.values())
         for path in dict.fromkeys(self._home.values()):
             with _open(path) as file:
                 for name in file.keys():  # noqa: SIM118
-                    self._check_dtype(name, file.get_slice(name).get_dtype())
+                    if name in parameters:
+                        self._check_dtype(name, file.get_slice(name).get_dtype())
 
     def _check_dtype(self, name: str, dtype: str) -> None:
         if dtype not in DTYPES:
@@ -55,7 +79,7 @@ class Checkpoint:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all parameters, sorted."""
-        return tuple(sorted(self._home))
+        return tuple(sorted(self.stored))
 
     def read(self, name: str) -> Num[np.ndarray, "..."]:
         """One parameter, in the dtype in which it is stored (bfloat16 as ml_dtypes.bfloat16).
@@ -63,12 +87,13 @@ class Checkpoint:
         Raises:
             CheckpointError: the checkpoint lacks it. There is no initial value to fall back on.
         """
-        if name not in self._home:
+        if name not in self.stored:
             raise missing_parameter(name, self)
+        stored = self.stored[name]
         # Opened anew for each tensor: a mapping that stays open keeps every page that was ever read, so that a
         # pass over 15 GB of weights would end with 15 GB resident.
-        with _open(self._home[name]) as file:
-            tensor: np.ndarray = file.get_tensor(name)
+        with _open(self._home[stored]) as file:
+            tensor: np.ndarray = file.get_tensor(stored)
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -77,10 +102,10 @@ class Checkpoint:
         Raises:
             CheckpointError: the checkpoint lacks it.
         """
-        if name not in self._home:
+        if name not in self.stored:
             raise missing_parameter(name, self)
-        with _open(self._home[name]) as file:
-            return tuple(file.get_slice(name).get_shape())
+        with _open(self._home[self.stored[name]]) as file:
+            return tuple(file.get_slice(self.stored[name]).get_shape())
 
     def entry(self, name: str) -> ParameterEntry:
         """Shape, dtype and sha256 (over the stored bytes) of one parameter."""
@@ -89,6 +114,23 @@ class Checkpoint:
     def table(self) -> dict[str, ParameterEntry]:
         """The entries of all parameters."""
         return {name: self.entry(name) for name in self.names}
+
+
+def open_checkpoint(directory: Path, config: Config) -> Checkpoint:
+    """The checkpoint of a model with this config, by the names of its family.
+
+    Raises:
+        CheckpointError: as `Checkpoint`, or the family is not known.
+    """
+    return Checkpoint(directory, family_of(config).stored)
+
+
+def _renamed(name: str, renamed: Mapping[str, str | None]) -> str | None:
+    for pattern, replacement in renamed.items():
+        if replacement is None and re.search(pattern, name):
+            return None
+        name = re.sub(pattern, replacement or "", name)
+    return name
 
 
 def entry_of(tensor: Num[np.ndarray, "..."]) -> ParameterEntry:

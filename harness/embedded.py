@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from harness.errors import GoldenError
 
 DEFAULT = "qwen2-tiny.h5"
+NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 def directory() -> Path:
@@ -36,10 +38,27 @@ def golden() -> Path:
     return directory() / DEFAULT
 
 
+def goldens() -> tuple[Path, ...]:
+    """All of them: the one that commands use when none is named, and the others by name."""
+    others = sorted(path for path in directory().glob("*.h5") if path.name != DEFAULT)
+    return (golden(), *others)
+
+
+def resolved(given: str | None) -> str:
+    """The golden that a command is given: a path, a URL, or the name of an embedded one; None is the default."""
+    if given is None:
+        return str(golden())
+    if NAME.fullmatch(given) and not Path(given).exists() and (directory() / f"{given}.h5").is_file():
+        return str(directory() / f"{given}.h5")
+    return given
+
+
 def corpus_of(checkpoint: str) -> Path:
-    """What an embedded golden is recorded on: a corpus beside its checkpoint, by name, or else the fixed one."""
+    """What an embedded golden is recorded on: its own corpus, the fixed one, or that of models of all families."""
     own = directory() / f"{checkpoint}.toml"
-    return own if own.is_file() else directory() / "corpus.toml"
+    if own.is_file():
+        return own
+    return directory() / ("corpus.toml" if f"{checkpoint}.h5" == DEFAULT else "families.toml")
 
 
 def checkpoint_beside(golden_path: str, model_id: str) -> Path:

@@ -57,8 +57,9 @@ def test_every_missing_field_is_refused_by_name(field):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "llama"}, "family is not supported"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "RoPE scaling"),
+        ({"model_type": "bloom"}, "family is not supported"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "lacks a field"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "RoPE scaling"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e6}}, "RoPE scaling"),
         ({"hidden_size": "48"}, "not a number"),
         ({"hidden_size": 0}, "not a positive whole number"),

@@ -113,8 +113,11 @@ def test_what_is_refused_with_a_reason_says_what_to_do(field):
         ({"rope_scaling": {"type": "default", "rope_theta": 1e4}}, "two RoPE thetas"),
         ({"rope_scaling": {"type": "default", "factor": 4.0}}, "field of RoPE"),
         ({"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "field of RoPE"),
-        ({"rope_scaling": {"rope_type": "default", "type": "yarn"}}, "RoPE scaling"),
-        ({"rope_parameters": {"rope_theta": 1e6}, "rope_scaling": {"type": "default"}}, "twice, in two dialects"),
+        ({"rope_scaling": {"rope_type": "default", "type": "yarn"}}, "two kinds of RoPE"),
+        (
+            {"rope_theta": None, "rope_parameters": {"rope_theta": 1e6}, "rope_scaling": {"type": "default"}},
+            "twice, in two dialects",
+        ),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "field of RoPE"),
         ({"architectures": ["Qwen2ForSequenceClassification"]}, "another class"),
         ({"architectures": "Qwen2ForCausalLM"}, "another class"),

@@ -8,18 +8,18 @@ import click
 from click.exceptions import Exit
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, output_options, weights_option
+from harness.cli.options import chosen, golden_argument, output_options, weights_option
 
 
 @click.command()
-@click.argument("golden", required=False)
+@golden_argument
 @weights_option
 @click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
 @click.option("--mutant", "mutants", multiple=True, metavar="GLOB", help="Only these; may be repeated.")
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @output_options("json", "html", "markdown")
 def audit(
-    golden: str | None,
+    golden: str,
     weights: Path | None,
     precision: str,
     mutants: tuple[str, ...],
@@ -38,7 +38,6 @@ def audit(
     goldens audit --mutant 'rope_*' --case long --precision float32
     goldens audit my-golden.h5 --weights path/to/Qwen2.5-7B --json audit.json --html audit.html
     """
-    from harness import embedded
     from harness.cli.console import console
     from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
@@ -49,10 +48,10 @@ def audit(
     from harness.report.views import write_views
     from harness.run.question import parse_precisions
 
-    asked = chosen(outputs, {"the golden": golden or embedded.golden(), "the weights": weights})
+    asked = chosen(outputs, {"the golden": golden, "the weights": weights})
     question = AuditQuestion(parse_precisions(precision), mutants, cases)
     with stdout_to_stderr(), Progress() as progress:
-        found = run_audit(golden or embedded.golden(), weights, question, progress=progress)
+        found = run_audit(golden, weights, question, progress=progress)
     write_views(found, asked)
     print_audit(found, console(stderr=STDOUT in asked.values()))
     raise Exit(MATCH if found.verdict == "sees" else DIVERGED)

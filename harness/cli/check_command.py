@@ -9,11 +9,11 @@ import click
 from click.exceptions import Exit
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, output_options, reduced_precision_option, weights_option
+from harness.cli.options import chosen, golden_argument, output_options, reduced_precision_option, weights_option
 
 
 @click.command()
-@click.argument("golden", required=False)
+@golden_argument
 @click.option(
     "--port",
     default="harness.run.decoder:Decoder",
@@ -42,7 +42,7 @@ from harness.cli.options import chosen, output_options, reduced_precision_option
 @reduced_precision_option
 @output_options("json", "html", "markdown", "junit")
 def check(
-    golden: str | None,
+    golden: str,
     port: str,
     weights: Path | None,
     precision: str,
@@ -69,7 +69,6 @@ def check(
 
     Exit codes: 0 match, 1 diverged, 2 could not check.
     """
-    from harness import embedded
     from harness.cli.console import console
     from harness.cli.inputs import port_file
     from harness.cli.own_stdout import stdout_to_stderr
@@ -91,13 +90,12 @@ def check(
         lift=lift,
         allow_reduced_precision=allow_reduced_precision,
     )
-    path = golden or embedded.golden()
-    asked = chosen(outputs, {"the golden": path, "the weights": weights, "the port": port_file(port)})
+    asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
     with stdout_to_stderr(), Progress() as progress:
-        report = run_check(path, weights, port, question, progress=progress)
+        report = run_check(golden, weights, port, question, progress=progress)
         broken = broken_contract(report)
         if report.introduced or broken is None:  # what could be compared is named beside what could not
-            report = replace(report, looks_like=hint(path, weights, port, question, report))
+            report = replace(report, looks_like=hint(golden, weights, port, question, report))
     write_views(report, asked)
     print_report(report, console(stderr=STDOUT in asked.values()))
     if broken is not None:

@@ -8,11 +8,11 @@ import click
 from click.exceptions import Exit
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, output_options, reduced_precision_option, weights_option
+from harness.cli.options import chosen, golden_argument, output_options, reduced_precision_option, weights_option
 
 
 @click.command()
-@click.argument("golden", required=False)
+@golden_argument
 @click.option("--port", required=True, metavar="PKG.MODULE:NAME", help="The JAX model that diverges.")
 @weights_option
 @click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
@@ -21,7 +21,7 @@ from harness.cli.options import chosen, output_options, reduced_precision_option
 @reduced_precision_option
 @output_options("json")
 def diagnose(
-    golden: str | None,
+    golden: str,
     port: str,
     weights: Path | None,
     precision: str,
@@ -42,7 +42,6 @@ def diagnose(
 
     Exit codes: 0 nothing to diagnose, 1 diverged, 2 could not check.
     """
-    from harness import embedded
     from harness.cli.console import console
     from harness.cli.inputs import port_file
     from harness.cli.own_stdout import stdout_to_stderr
@@ -61,9 +60,8 @@ def diagnose(
         lift=lift,
         allow_reduced_precision=allow_reduced_precision,
     )
-    path = golden or embedded.golden()
-    asked = chosen(outputs, {"the golden": path, "the weights": weights, "the port": port_file(port)})
-    with stdout_to_stderr(), Progress() as progress, Checker(path, weights, port, question) as checker:
+    asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
+    with stdout_to_stderr(), Progress() as progress, Checker(golden, weights, port, question) as checker:
         found = run_diagnosis(checker, port, progress)
     for file in asked.values():
         write_output(file, encode(found))

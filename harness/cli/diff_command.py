@@ -73,14 +73,22 @@ def diff(
     from harness.run.sides import Request, diff_of
 
     sides = {"--before": side_file(before), "--after": side_file(after)}
-    asked = chosen(outputs, {"the golden": golden or embedded.golden(), "the weights": weights, **sides})
+    asked = chosen(outputs, {"the golden": embedded.resolved(golden), "the weights": weights, **sides})
     selection = Selection(
         precisions=None if precision is None else parse_precisions(precision),
         modes=None if mode in (None, "all") else parse_modes(mode),
         cases=cases,
     )
     request = Request(
-        golden, weights, before, after, selection, intersection, lift, allow_reduced_precision, before_may_fail
+        golden and embedded.resolved(golden),
+        weights,
+        before,
+        after,
+        selection,
+        intersection,
+        lift,
+        allow_reduced_precision,
+        before_may_fail,
     )
     with stdout_to_stderr(), Progress() as progress:
         found = diff_of(request, progress)

@@ -21,6 +21,16 @@ weights_option = click.option(
     metavar="DIR",
     help="The golden's checkpoint. [default: the folder beside the golden that is called as the model]",
 )
+
+
+def _resolved(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
+    from harness import embedded
+
+    return embedded.resolved(value)
+
+
+# A path, a URL, or the name of an embedded golden, and where none is given the embedded one.
+golden_argument = click.argument("golden", required=False, callback=_resolved)
 reduced_precision_option = click.option(
     "--allow-reduced-precision",
     is_flag=True,

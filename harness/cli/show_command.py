@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import click
 
+from harness.cli.options import golden_argument
+
 
 @click.command()
-@click.argument("golden", required=False)
-def show(golden: str | None) -> None:
+@golden_argument
+def show(golden: str) -> None:
     """What is in GOLDEN (default: the embedded one): model, cases, provenance, size."""
-    from harness import embedded
     from harness.cli.console import console
     from harness.report.contents import print_contents
     from harness.store import open_golden
 
-    with open_golden(golden or str(embedded.golden())) as opened:
+    with open_golden(golden) as opened:
         print_contents(opened, console())

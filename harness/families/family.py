@@ -38,8 +38,12 @@ class Family:
         model: the paths outside the layers, and `positions` where positions are learned.
         layers: the path of the list of layers.
         by_head: a shared matrix of q, k and v has them head by head, and not one after the other.
+        ropes_by_type: transformers 5 has a table for each type of layer in `rope_parameters`.
         heads_first: the norms of queries and keys give [batch, head, position, head_dim].
         stored_transposed: matrices are stored as [input, output].
+        names: of fields of the config, by the name that others give them.
+        stored: patterns of parameters' names in files, and what stands for a match in transformers' names; None
+            for a tensor that is no parameter.
         harmless: fields that change nothing, whatever they say, besides those that never do.
         only: fields that transformers does not look at and other stacks do: the value that they have to have.
         activation: the path of the module, or function, that is the activation.
@@ -53,7 +57,10 @@ class Family:
     layers: str = "model.layers"
     by_head: bool = False
     heads_first: bool = False
+    ropes_by_type: bool = False
     stored_transposed: bool = False
     activation: str = "mlp.act_fn"
+    names: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, str | None] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
     only: Mapping[str, object] = field(default_factory=dict)

@@ -25,6 +25,12 @@ def taps_of(arch: Architecture) -> tuple[Tap, ...]:
     return tuple(taps)
 
 
+@lru_cache(maxsize=64)
+def kinds_in(arch: Architecture) -> frozenset[str]:
+    """The kinds of taps that a decoder has."""
+    return frozenset(tap.kind for tap in taps_of(arch))
+
+
 def _layer(arch: Architecture) -> dict[str, tuple[str, ...]]:
     """The kinds of taps of a layer, in data-flow order, each with its inputs."""
     parallel = arch.placement.startswith("parallel")

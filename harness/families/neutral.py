@@ -91,6 +91,41 @@ class Read(Mapping[str, Any]):
         return len(self._config)
 
 
+class Named(Mapping[str, Any]):
+    """A config whose fields have other names, or a value where there is none.
+
+    Args:
+        names: of the config's own fields, by the names that others give them, which it may use as well.
+        absent: by field, what it is where it is missing or null.
+
+    Raises:
+        CheckpointError: a field is given under both names, and differently.
+    """
+
+    def __init__(self, config: Config, names: Mapping[str, str] | None = None, **absent: Any) -> None:
+        self._config, self._names, self._absent = config, names or {}, absent
+        for field, own in self._names.items():
+            values = [config.get(name) for name in (own, field)]
+            if None not in values and values[0] != values[1]:
+                raise wrong("the config says this twice, and differently", f"{own} and {field}", "one", values)
+
+    def __getitem__(self, field: str) -> Any:
+        for name in (self._names.get(field, field), field):
+            if self._config.get(name) is not None:
+                return self._config[name]
+        return self._absent[field] if field in self._absent else self._config[field]
+
+    def __contains__(self, field: object) -> bool:
+        own = self._names.get(str(field), field)
+        return field in self._absent or field in self._config or own in self._config
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self._config, *self._names, *self._absent)))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
 def refuse_unknown(config: Config, read: Set[str], family: Family) -> None:
     """Refuse a config with a field that could change the function and is not read.
 

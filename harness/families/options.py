@@ -35,6 +35,10 @@ class Rope:
     Attributes:
         dims: how many dimensions of a head are turned: the first ones.
         interleaved: pairs are (2i, 2i + 1) and not (i, i + dims / 2).
+        wide: what is in float32 at least. `products`: tables are rounded to the dtype of the activations, and what
+            is turned by them once more. `all`: only what is turned is rounded.
+        growth: beta and length: queries are multiplied by 1 + beta log(1 + floor(position / length)) once they are
+            turned.
         kind: `default`, `linear`, `llama3`, `yarn`: see `harness.families.rope`.
         parameters: of that kind, by name, sorted.
     """
@@ -42,6 +46,8 @@ class Rope:
     theta: float
     dims: int
     interleaved: bool = False
+    wide: Literal["none", "products", "all"] = "none"
+    growth: tuple[float, float] | None = None
     kind: str = "default"
     parameters: tuple[tuple[str, float], ...] = ()
 

@@ -104,6 +104,21 @@ def part_of(family: Family, arch: Architecture, kind: str, tensor: Tensor) -> Te
     return tensor[start : start + sizes[kind]]
 
 
+def made_with(family: Family, name: str) -> tuple[int | None, tuple[str, ...], str]:
+    """Of a parameter: its layer, None outside of them; the kinds of taps that are made with it; its last name."""
+    path, _, last = name.rpartition(".")
+    if not path.startswith(f"{family.layers}."):
+        return None, tuple(kind for kind, own in family.model.items() if own == path), last
+    index, _, inner = path.removeprefix(f"{family.layers}.").partition(".")
+    return int(index), tuple(kind for kind, own in family.layer.items() if own == inner), last
+
+
+def rows_of(family: Family, arch: Architecture, kind: str, outputs_in_all: int) -> Num[np.ndarray, " rows"]:
+    """Which of the outputs of a parameter belong to a kind."""
+    every = np.arange(outputs_in_all)
+    return part_of(family, arch, kind, every) if kind in outputs(arch) else every
+
+
 def _norm(path: str, norm: Norm, shape: Shape) -> dict[str, Shape]:
     return {f"{path}.weight": shape} | ({f"{path}.bias": shape} if norm.bias else {})
 

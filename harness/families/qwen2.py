@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5: biases on queries, keys and values; a sliding window in the layers that have one."""
+"""Qwen2 and Qwen2.5: biases on queries, keys and values; a sliding window in the layers that have one; YaRN."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read(config: Config) -> Architecture:
     return decoder(
         config,
         norm=rms_norm(config),
-        ropes=(rope(config, head_dim),) * layers,
+        ropes=(rope(config, head_dim, kinds=("default", "yarn")),) * layers,
         windows=windows_of(config, layers),
         biases=frozenset({"q", "k", "v"}),
     )

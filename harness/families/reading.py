@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from harness.families.activations import ACTIVATIONS
@@ -28,11 +29,11 @@ def decoder(config: Config, **options: Any) -> Architecture:
         CheckpointError: a field is missing, of another type, or absurd; the heads cannot be shared out.
     """
     hidden, heads, kv_heads, head_dim = heads_of(config)
-    usual: dict[str, Any] = {
-        "scale": head_dim**-0.5,
-        "windows": (None,) * layers_of(config),
-        "activation": activation_of(config, "hidden_act"),
-        "tied_head": boolean(config, "tie_word_embeddings"),
+    usual: dict[str, Callable[[], Any]] = {
+        "scale": lambda: head_dim**-0.5,
+        "windows": lambda: (None,) * layers_of(config),
+        "activation": lambda: activation_of(config, "hidden_act"),
+        "tied_head": lambda: boolean(config, "tie_word_embeddings"),
     }
     return Architecture(
         family=config["model_type"],
@@ -43,8 +44,24 @@ def decoder(config: Config, **options: Any) -> Architecture:
         head_dim=head_dim,
         intermediate=integer(config, "intermediate_size"),
         vocab=integer(config, "vocab_size"),
-        **usual | options,
+        **{name: read() for name, read in usual.items() if name not in options},
+        **options,
     )
+
+
+def flag(config: Config, field: str, absent: bool) -> bool:
+    """The value of a field that is true or false, and what it is where there is none."""
+    return absent if config.get(field) is None else boolean(config, field)
+
+
+def factor(config: Config, field: str) -> float:
+    """The value of a field that something is multiplied by."""
+    return number(config, field, 1e-6, 1e6)
+
+
+def cap(config: Config, field: str) -> float | None:
+    """The value of a field that values are capped at; null is none, and absent is refused."""
+    return None if field in config and config[field] is None else factor(config, field)
 
 
 def activation_of(config: Config, field: str) -> str:

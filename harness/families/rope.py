@@ -6,22 +6,24 @@ The hub's dialect has `rope_theta` at the top and `rope_scaling` beside it; tran
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-
-import numpy as np
-from jaxtyping import Float
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from harness.errors import CheckpointError
+from harness.families.frequencies import ORIGINAL
 from harness.families.options import Rope
+from harness.families.windows import FULL, SLIDING
 from harness.fields import GUESS, RESTORE, Config, boolean, integer, number, table, wrong
 
 TABLES = ("rope_parameters", "rope_scaling")
 TYPES = ("rope_type", "type")  # of two spellings the second is the older one
 # 1 turns every pair alike; beyond the largest float32 there is no float32 to compare with.
 THETAS = (1.0, 1e30)
-PARTIAL, ORIGINAL = "partial_rotary_factor", "original_max_position_embeddings"
-Frequencies = Float[np.ndarray, " half"]
+# `max_position_embeddings` within the table changes nothing.
+GROWTH = ("llama_4_scaling_beta", "max_position_embeddings")
+DYNAMIC = "its frequencies depend on the longest input that was seen: check a checkpoint with another kind"
+PARTIAL = "partial_rotary_factor"
+Wide = Literal["none", "products", "all"]
 
 
 def rope(
@@ -29,14 +31,17 @@ def rope(
     head_dim: int,
     *,
     kinds: tuple[str, ...] = ("default",),
-    partial: bool = False,
+    partial: float | None = None,
     interleaved: bool = False,
+    wide: Wide = "none",
+    grows: bool = False,
 ) -> Rope:
     """The rotation of every layer.
 
     Args:
         kinds: of scaling, that the family has.
-        partial: whether it may turn a part of a head only.
+        grows: queries grow with their position.
+        partial: which part of a head it turns where the config does not say; None where it turns all of it.
 
     Raises:
         CheckpointError: there is no theta, or more than one; a kind of RoPE, or a field of it, that is not known
@@ -44,8 +49,8 @@ def rope(
     """
     tables = {name: table(config, name) for name in TABLES}
     for name, one in tables.items():
-        _refuse_unknown(name, one, kinds, partial)
-    if all(tables.values()):
+        _refuse_unknown(name, one, kinds, ((PARTIAL,) if partial is not None else ()) + (GROWTH if grows else ()))
+    if all(tables.values()) and not _alike(config, *tables.values()):
         raise wrong(
             "the config describes RoPE twice, in two dialects",
             " and ".join(TABLES),
@@ -57,86 +62,41 @@ def rope(
     kind = _kind(given)
     return Rope(
         theta=_theta(config, tables),
-        dims=_turned(given, name, head_dim),
+        dims=head_dim if partial is None else _turned(config, given, name, head_dim, partial),
         interleaved=interleaved,
+        wide=wide,
+        growth=_growth(given, name) if grows else None,
         kind=kind,
         parameters=tuple(sorted(_parameters(given, name, kind).items())),
     )
 
 
-def frequencies(rope: Rope) -> tuple[Frequencies, float]:
-    """The angle per position of every pair, float64 [dims / 2], and the factor on cosine and sine."""
-    return scaled(inverse_frequencies(rope.theta, rope.dims), rope)
+def ropes_by_type(
+    config: Config, slides: tuple[bool, ...], head_dim: int, local: str, **options: Any
+) -> tuple[Rope, ...]:
+    """The rotation of every layer, where those with a window may have another.
+
+    transformers 5 has a table for each type of layer. The hub's dialect describes that of layers without a window,
+    and has a theta for the others.
+
+    Args:
+        slides: by layer, whether it has a window.
+        local: the field that has this theta.
+    """
+    by_type = table(config, "rope_parameters")
+    if set(by_type) - {FULL, SLIDING}:
+        raise wrong(
+            "RoPE differs by the type of a layer", "rope_parameters", f"{FULL} and {SLIDING}", dict(by_type)
+        )
+    full = {name: config.get(name) for name in ("rope_theta", "rope_scaling")}
+    described = {
+        False: {**full, "rope_parameters": by_type.get(FULL)},
+        True: {"rope_theta": config.get(local), "rope_parameters": by_type.get(SLIDING)},
+    }
+    found = {sliding: rope(described[sliding], head_dim, **options) for sliding in set(slides)}
+    return tuple(found[sliding] for sliding in slides)
 
 
-def inverse_frequencies(theta: float, dims: int) -> Frequencies:
-    """theta^(-2i / dims), float64 (Su et al. 2021, RoFormer)."""
-    return theta ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
-
-
-def scaled(plain: Frequencies, rope: Rope) -> tuple[Frequencies, float]:
-    """What a kind of RoPE makes of these, as transformers' modeling_rope_utils does, and its factor."""
-    return SCALED[rope.kind](plain, rope, dict(rope.parameters))
-
-
-def turn(
-    x: Float[np.ndarray, "batch position head head_dim"], angles: Float[np.ndarray, "..."], rope: Rope
-) -> Float[np.ndarray, "batch position head head_dim"]:
-    """Queries or keys, turned by these angles, which have a last axis of pairs and broadcast otherwise."""
-    cos, sin = np.cos(angles), np.sin(angles)
-    head, rest = x[..., : rope.dims], x[..., rope.dims :]
-    if rope.interleaved:
-        a, b = head[..., ::2], head[..., 1::2]
-        both = np.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(head.shape)
-    else:
-        a, b = head[..., : rope.dims // 2], head[..., rope.dims // 2 :]
-        both = np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return np.concatenate([both, rest], axis=-1)
-
-
-def _default(plain: Frequencies, rope: Rope, given: Mapping[str, float]) -> tuple[Frequencies, float]:
-    return plain, 1.0
-
-
-def _linear(plain: Frequencies, rope: Rope, given: Mapping[str, float]) -> tuple[Frequencies, float]:
-    return plain / given["factor"], 1.0
-
-
-def _llama3(plain: Frequencies, rope: Rope, given: Mapping[str, float]) -> tuple[Frequencies, float]:
-    """High frequencies stay, low ones are divided, and between the two lies a ramp."""
-    low, high = given["low_freq_factor"], given["high_freq_factor"]
-    turns = given[ORIGINAL] * plain / (2 * np.pi)
-    share = np.clip((turns - low) / (high - low), 0, 1)
-    return (1 - share) * plain / given["factor"] + share * plain, 1.0
-
-
-def _yarn(plain: Frequencies, rope: Rope, given: Mapping[str, float]) -> tuple[Frequencies, float]:
-    """Peng et al. 2023, YaRN: a ramp over the pairs, and longer queries and keys."""
-
-    def pair(turns: float) -> float:
-        """The pair that turns so often within the original length."""
-        return rope.dims * math.log(given[ORIGINAL] / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
-
-    def longer(scale: float) -> float:
-        return 0.1 * scale * math.log(given["factor"]) + 1.0 if given["factor"] > 1 else 1.0
-
-    first, last = pair(given.get("beta_fast", 32.0)), pair(given.get("beta_slow", 1.0))
-    if given.get("truncate", 1.0):
-        first, last = math.floor(first), math.ceil(last)
-    first, last = max(first, 0), min(last, rope.dims - 1)
-    ramp = np.clip((np.arange(rope.dims // 2) - first) / (last - first or 0.001), 0, 1)
-    by_hand = given.get("attention_factor")
-    one, other = given.get("mscale", 0.0), given.get("mscale_all_dim", 0.0)
-    length = by_hand if by_hand is not None else longer(one) / longer(other) if one and other else longer(1.0)
-    return plain * (1 - ramp) + plain / given["factor"] * ramp, length
-
-
-SCALED: Mapping[str, Callable[[Frequencies, Rope, Mapping[str, float]], tuple[Frequencies, float]]] = {
-    "default": _default,
-    "linear": _linear,
-    "llama3": _llama3,
-    "yarn": _yarn,
-}
 # The fields of each kind: those that have to be there, and those that may be.
 FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "default": ((), ()),
@@ -147,6 +107,14 @@ FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
     ),
 }
+
+
+def _alike(config: Config, one: Config, other: Config) -> bool:
+    """Whether both tables say the same, and theta stands where it is found with either of them."""
+    if _kind(one) != _kind(other) or config.get("rope_theta") is None:
+        return False
+    names = {*one, *other} - {*TYPES, "rope_theta"}
+    return all(one.get(name) == other.get(name) for name in names)
 
 
 def _kind(given: Config) -> str:
@@ -175,12 +143,18 @@ def _parameters(given: Config, name: str, kind: str) -> dict[str, float]:
     return found
 
 
-def _turned(given: Config, name: str, head_dim: int) -> int:
-    """How many dimensions of a head are turned."""
-    if given.get(PARTIAL) is None:
-        return head_dim
-    where = f"{name}.{PARTIAL}"
-    share = number({where: given[PARTIAL]}, where, 0.0, 1.0)
+def _turned(config: Config, given: Config, name: str, head_dim: int, absent: float) -> int:
+    """How many dimensions of a head are turned: the table says it, or the config itself, in one of two names."""
+    places = {
+        f"{name}.{PARTIAL}": given.get(PARTIAL),
+        **{field: config.get(field) for field in (PARTIAL, "rotary_pct")},
+    }
+    found = {where: number({where: part}, where, 0.0, 1.0) for where, part in places.items() if part is not None}
+    if len(set(found.values())) > 1:
+        raise wrong(
+            "the config says twice how much of a head is turned", " and ".join(found), "one of them", found
+        )
+    where, share = next(iter(found.items()), (PARTIAL, absent))
     dims = int(share * head_dim)
     if dims < 2 or dims % 2:
         raise wrong("RoPE turns pairs of dimensions", where, f"an even part of {head_dim}", share)
@@ -214,21 +188,30 @@ def _theta(config: Config, tables: Mapping[str, Config]) -> float:
     return next(iter(found.values()))
 
 
-def _refuse_unknown(name: str, given: Config, kinds: tuple[str, ...], partial: bool) -> None:
+def _growth(given: Config, name: str) -> tuple[float, float]:
+    """Beta, and the length after which queries grow."""
+    values = {f"{name}.{field}": given.get(field) for field in (GROWTH[0], ORIGINAL)}
+    beta, length = values
+    return number(values, beta, 0.0, 10.0), float(integer(values, length))
+
+
+def _refuse_unknown(name: str, given: Config, kinds: tuple[str, ...], more: tuple[str, ...]) -> None:
     """Refuse a kind, or a field, that this family does not have."""
-    for field in TYPES:
-        if given.get(field, "default") not in kinds:
+    said = {field: given[field] for field in TYPES if field in given}
+    for field, kind in (said or {TYPES[0]: "default"}).items() if given else ():
+        if kind not in kinds:
+            hint = "check a checkpoint without it" if kinds == ("default",) else RESTORE
             raise wrong(
                 "this kind of RoPE scaling is not supported in this family",
                 f"{name}.{field}",
                 " or ".join(kinds),
-                given[field],
-                "check a checkpoint without it" if kinds == ("default",) else RESTORE,
+                kind,
+                DYNAMIC if kind == "dynamic" else hint,
             )
     if len({given[field] for field in TYPES if field in given}) > 1:
         raise wrong("the config names two kinds of RoPE", f"{name}: {' and '.join(TYPES)}", "one", dict(given))
     needed, optional = FIELDS[_kind(given)]
-    known = (*TYPES, "rope_theta", *needed, *optional, *((PARTIAL,) if partial else ()))
+    known = (*TYPES, "rope_theta", *needed, *optional, *more)
     for field, value in given.items():
         if field in known or value is None or (field == PARTIAL and value == 1):
             continue

@@ -22,7 +22,7 @@ def windows_of(config: Config, layers: int) -> Windows:
     Raises:
         CheckpointError: a field is missing, or two fields contradict each other.
     """
-    by_type, used = _by_layer_types(config, layers), _is_used(config)
+    by_type, used = by_layer_types(config, layers), _is_used(config)
     for field in ("sliding_window", "max_window_layers"):
         config.get(field)  # where no window is used, they say nothing
     if not used:
@@ -64,7 +64,7 @@ def _is_used(config: Config) -> bool:
     raise wrong(problem, "use_sliding_window", "true or false", used, GUESS)
 
 
-def _by_layer_types(config: Config, layers: int) -> tuple[bool, ...] | None:
+def by_layer_types(config: Config, layers: int) -> tuple[bool, ...] | None:
     """By layer, whether `layer_types` gives it a window; None where there is no such field."""
     types = config.get("layer_types")
     if types is None:
@@ -78,6 +78,34 @@ def _by_layer_types(config: Config, layers: int) -> tuple[bool, ...] | None:
             "check a checkpoint with full and sliding-window attention and no other",
         )
     return tuple(kind == SLIDING for kind in types)
+
+
+def by_pattern(config: Config, layers: int, absent: int) -> tuple[bool, ...]:
+    """By layer, whether it has a window: all but every n-th, unless `layer_types` says it.
+
+    Args:
+        absent: n where there is no `sliding_window_pattern` either.
+    """
+    every = absent
+    if config.get("sliding_window_pattern") is not None:
+        every = integer(config, "sliding_window_pattern")
+    pattern, types = tuple((index + 1) % every != 0 for index in range(layers)), by_layer_types(config, layers)
+    if types is not None and config.get("sliding_window_pattern") is not None and types != pattern:
+        raise wrong(
+            "the config says twice which layers have the sliding window, and differently",
+            "sliding_window_pattern and layer_types",
+            f"full attention in every layer {every}",
+            config["layer_types"],
+            "remove the wrong one; transformers goes by layer_types where it is given",
+        )
+    return pattern if types is None else types
+
+
+def widths(config: Config, slides: tuple[bool, ...]) -> Windows:
+    """The window of every layer, from which of them have one."""
+    width = integer(config, "sliding_window", most=WIDEST) if any(slides) else None
+    config.get("sliding_window")  # where no layer has one, it says nothing
+    return tuple(width if sliding else None for sliding in slides)
 
 
 def _by_index(config: Config, layers: int) -> tuple[bool, ...] | None:

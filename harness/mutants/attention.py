@@ -168,7 +168,9 @@ MUTANTS = (
         "attention_over_heads",
         wrong="the softmax runs over the heads of one position: heads and positions have changed places",
         right="over the positions of one head",
-        introduced=kinds("context"),
+        introduced=kinds(
+            "probs", "context"
+        ),  # their probabilities have the right shape where there are as many heads
         change=OperationChange(
             {"scores": _scores_of_heads, "probabilities": _softmax_of_heads, "context": _mean_of_heads}
         ),

@@ -89,7 +89,7 @@ def audit(
         weights = checkpoint or embedded.checkpoint_beside(str(golden_path), golden.manifest.model.id)
         config = preflight(golden, weights, cases)
         arch = architecture_of(config)
-        facts = Facts([case_facts(golden, entry) for entry in cases], model_facts(weights, arch))
+        facts = Facts([case_facts(golden, entry) for entry in cases], model_facts(weights, config))
         whole = [case for case in cases if not case.cached]
         stepped = [case for case in cases if case.cached and not case.generated]
         generated = [case for case in cases if case.generated]

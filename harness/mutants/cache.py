@@ -7,9 +7,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from harness.mutants.mutant import CallChange, Change, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.mutant import Around, CallChange, Change, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import CHUNKED, UNCOUNTED, WIDE, Need, steps
-from harness.run.operations import ONE_BY_ONE, KeyValues, allowed, write
+from harness.run.operations import KeyValues, allowed, write
 
 CACHE = kinds("cache_k", "cache_v")
 ROTATED = kinds("q_rope", "k_rope")
@@ -164,8 +164,8 @@ MUTANTS = (
         ROTATED,
         OperationChange(
             {
-                "rotate_q": only_in_steps(lambda x, angles: x, ONE_BY_ONE.rotate_q),
-                "rotate_k": only_in_steps(lambda x, angles: x, ONE_BY_ONE.rotate_k),
+                "rotate_q": Around(lambda rotate: only_in_steps(lambda x, *_: x, rotate)),
+                "rotate_k": Around(lambda rotate: only_in_steps(lambda x, *_: x, rotate)),
             }
         ),
         "https://github.com/paiml/aprender/pull/2085",

@@ -7,6 +7,9 @@ from harness.mutants import (
     cache,
     configs,
     embedding_head,
+    family_norms,
+    family_rope,
+    family_scales,
     layouts,
     loading,
     masks,
@@ -35,5 +38,8 @@ FAMILIES: dict[str, tuple[Mutant, ...]] = {
     "mlp": mlp.MUTANTS,
     "residual stream": wiring.MUTANTS,
     "numerics": numerics.MUTANTS,
+    "norms between families": family_norms.MUTANTS,
+    "rope between families": family_rope.MUTANTS,
+    "scales between families": family_scales.MUTANTS,
 }
 CATALOGUE: tuple[Mutant, ...] = tuple(mutant for family in FAMILIES.values() for mutant in family)

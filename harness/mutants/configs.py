@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.architecture import Config
-from harness.mutants.mutant import ConfigChange, Mutant, kinds
+from harness.architecture import Config, family_of
+from harness.mutants.mutant import HEAD_NORMS, NORMS, ConfigChange, Mutant, kinds
 from harness.mutants.needs import PAIR, layers
 
 THETA = "theta of the config"
 EPS = "eps of the config"
-NORMS = kinds("attn_norm", "mlp_norm", "final_norm")
+EVERY_NORM = NORMS | HEAD_NORMS
+# What families call the eps of their norms, theta, and the number of layers.
+EPS_FIELDS = ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "layer_norm_epsilon")
+THETA_FIELDS = ("rope_theta", "rotary_emb_base")
 
 
 def theta(value: float) -> ConfigChange:
@@ -19,16 +22,29 @@ def theta(value: float) -> ConfigChange:
 
     def fields(config: Config) -> Mapping[str, Any]:
         inner = config.get("rope_parameters")
-        top = {"rope_theta": value} if "rope_theta" in config or inner is None else {}
-        return {**top, **({"rope_parameters": {**inner, "rope_theta": value}} if inner else {})}
+        top = {name: value for name in THETA_FIELDS if name in config}
+        return {**top, **({"rope_parameters": _with_theta(inner, value)} if inner else {})}
 
     return ConfigChange(fields)
 
 
+def _with_theta(table: Config, value: float) -> dict[str, Any]:
+    """A table of RoPE with another theta, or one that has a table for each type of layer."""
+    if all(isinstance(inner, Mapping) for inner in table.values()):
+        return {name: _with_theta(inner, value) for name, inner in table.items()}
+    return {**table, "rope_theta": value}
+
+
+def eps(value: float) -> ConfigChange:
+    """Another eps of every norm."""
+    return ConfigChange(lambda config: {name: value for name in EPS_FIELDS if config.get(name) is not None})
+
+
 def _one_layer_fewer(config: Config) -> Mapping[str, Any]:
-    types = config.get("layer_types")
-    fewer = {"num_hidden_layers": config["num_hidden_layers"] - 1}
-    return {**fewer, "layer_types": types[:-1]} if types else fewer
+    own = family_of(config).names.get("num_hidden_layers", "num_hidden_layers")
+    counts = [name for name in (own, "num_hidden_layers") if name in config]
+    lists = [name for name in ("layer_types", "no_rope_layers") if config.get(name)]
+    return {name: config[name] - 1 for name in counts} | {name: config[name][:-1] for name in lists}
 
 
 MUTANTS = (
@@ -59,8 +75,8 @@ MUTANTS = (
         "eps_1e5",
         wrong="eps = 1e-5",
         right=EPS,
-        introduced=NORMS,
-        change=ConfigChange(lambda config: {"rms_norm_eps": 1e-5}),
+        introduced=EVERY_NORM,
+        change=eps(1e-5),
         seen=(
             "https://github.com/paiml/aprender/pull/1606",
             "https://github.com/apache/tvm/pull/15856",
@@ -71,8 +87,8 @@ MUTANTS = (
         "eps_1e12",
         wrong="eps = 1e-12",
         right=EPS,
-        introduced=NORMS,
-        change=ConfigChange(lambda config: {"rms_norm_eps": 1e-12}),
+        introduced=EVERY_NORM,
+        change=eps(1e-12),
         seen=("https://github.com/huggingface/candle/pull/271",),
     ),
     Mutant(

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from harness.architecture import Architecture
-from harness.mutants.mutant import ConfigChange, Mutant, NumericsChange, OperationChange, Read, WeightChange, kinds
+from harness.mutants.loading import changed
+from harness.mutants.mutant import ConfigChange, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import UNTIED, WIDE, varied
-from harness.run.operations import Hidden, embed, linear, rms_norm
+from harness.mutants.norms import MISSING, TWICE
+from harness.run.operations import Hidden, embed, linear
 
 HEAD = "logits = W h"
 
@@ -37,14 +38,7 @@ def _never_loaded(x: Hidden, kernel: Array, bias: Array | None) -> Array:
     return linear(x, jnp.asarray(random, kernel.dtype), bias)
 
 
-def _twice(x: Hidden, weight: Array, eps: float) -> Hidden:
-    return rms_norm(rms_norm(x, weight, eps), weight, eps)
-
-
-def _padding_rows_zeroed(name: str, read: Read, arch: Architecture) -> np.ndarray:
-    tensor = read(name)
-    if name != "lm_head.weight":
-        return tensor
+def _padding_rows_zeroed(tensor: np.ndarray) -> np.ndarray:
     return np.concatenate([tensor[:-1], np.zeros_like(tensor[-1:])])
 
 
@@ -72,7 +66,7 @@ MUTANTS = (
         wrong="logits of the residual stream",
         right="logits of its norm",
         introduced=kinds("final_norm"),
-        change=OperationChange({"final_norm": lambda x, weight, eps: x}),
+        change=OperationChange({"final_norm": MISSING}),
         seen=(
             "https://github.com/vllm-project/speculators/pull/313",
             "https://github.com/NVIDIA/Model-Optimizer/pull/1846",
@@ -83,8 +77,8 @@ MUTANTS = (
         wrong="norm(norm(x))",
         right="norm(x)",
         introduced=kinds("final_norm"),
-        change=OperationChange({"final_norm": _twice}),
-        needs=(varied("norm"),),
+        change=OperationChange({"final_norm": TWICE}),
+        needs=(varied("final_norm"),),
         seen=("https://github.com/ggml-org/llama.cpp/pull/1925",),
     ),
     Mutant(
@@ -134,7 +128,7 @@ MUTANTS = (
         wrong="rows beyond the tokenizer's vocabulary are 0, so that their logit is 0",
         right=HEAD,
         introduced=kinds("logits"),
-        change=WeightChange(_padding_rows_zeroed),
+        change=changed("logits", by=_padding_rows_zeroed),
         needs=(UNTIED,),
         seen=(
             "https://github.com/mirage-project/mirage/issues/751",

@@ -7,29 +7,26 @@ from collections.abc import Callable
 import numpy as np
 
 from harness.architecture import Architecture
-from harness.mutants.loading import of
-from harness.mutants.mutant import Mutant, Read, WeightChange, kinds
-from harness.mutants.needs import SEVERAL_KV_HEADS, SQUARE_ATTENTION
+from harness.mutants.loading import Own, as_another, changed, loaded
+from harness.mutants.mutant import Mutant, WeightChange, kinds
+from harness.mutants.needs import SEVERAL_KV_HEADS, SQUARE_ATTENTION, has
 
 HEADS_FIRST = "rows in the order (head, head_dim)"
 TRANSPOSED = (
     "https://github.com/vllm-project/vllm/issues/44110",
     "https://github.com/meta-pytorch/tritonbench/pull/887",
 )
-PARTS = ("q_proj", "k_proj", "v_proj")
+PARTS = ("q", "k", "v")
 
 
-def rows_of(*projections: str) -> Callable[[Callable[[np.ndarray, int], np.ndarray]], WeightChange]:
+def rows(*kinds_: str, by: Callable[[np.ndarray, int], np.ndarray]) -> WeightChange:
     """A change of the rows of projections, weight and bias alike: (tensor, head_dim) -> tensor."""
+    return loaded(kinds_, lambda own, kind, arch: by(own(kind), arch.head_dim))
 
-    def changed(change: Callable[[np.ndarray, int], np.ndarray]) -> WeightChange:
-        def load(name: str, read: Read, arch: Architecture) -> np.ndarray:
-            tensor = read(name)
-            return change(tensor, arch.head_dim) if name.split(".")[-2] in projections else tensor
 
-        return WeightChange(load)
-
-    return changed
+def columns(by: Callable[[np.ndarray, int], np.ndarray]) -> WeightChange:
+    """A change of the columns of the projection after attention, as it would be of rows."""
+    return loaded(("attn_out",), lambda own, kind, arch: by(own(kind).T, arch.head_dim).T, "weight")
 
 
 def _dims_first(tensor: np.ndarray, head_dim: int) -> np.ndarray:
@@ -43,41 +40,20 @@ def _halves_interleaved(tensor: np.ndarray, head_dim: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(tensor.shape)
 
 
-def _columns_dims_first(name: str, read: Read, arch: Architecture) -> np.ndarray:
-    tensor = read(name)
-    return _dims_first(tensor.T, arch.head_dim).T if name.endswith("o_proj.weight") else tensor
-
-
-def _exchanged(first: str, second: str) -> WeightChange:
-    """Two parameters of one shape, each loaded as the other."""
-    return WeightChange(
-        lambda name, read, arch: read(
-            name.replace(first, second) if first in name else name.replace(second, first)
-        )
-    )
-
-
-def _qkv_packing(name: str, read: Read, arch: Architecture) -> np.ndarray:
+def _qkv_packing(own: Own, kind: str, arch: Architecture) -> np.ndarray:
     """Packed by KV head (its queries, its key, its value), and split as all q, all k, all v."""
-    parts = name.split(".")
-    if parts[-2] not in PARTS:
-        return read(name)
-    at = PARTS.index(parts[-2])
-    tensors = [read(".".join([*parts[:-2], part, parts[-1]])) for part in PARTS]
+    tensors = [own(part) for part in PARTS]
     packed = np.concatenate(
         [tensor.reshape(arch.kv_heads, -1, *tensor.shape[1:]) for tensor in tensors], axis=1
     ).reshape(-1, *tensors[0].shape[1:])
+    at = PARTS.index(kind)
     start = sum(len(tensor) for tensor in tensors[:at])
     return packed[start : start + len(tensors[at])]
 
 
-def _gate_up_packing(name: str, read: Read, arch: Architecture) -> np.ndarray:
+def _gate_up_packing(own: Own, kind: str, arch: Architecture) -> np.ndarray:
     """Packed as [gate, up], and split as every other row."""
-    part = name.split(".")[-2]
-    if part not in ("gate_proj", "up_proj"):
-        return read(name)
-    packed = np.concatenate([read(name.replace(part, "gate_proj")), read(name.replace(part, "up_proj"))])
-    return packed[0 if part == "gate_proj" else 1 :: 2]
+    return np.concatenate([own("gate"), own("up")])[0 if kind == "gate" else 1 :: 2]
 
 
 MUTANTS = (
@@ -86,7 +62,7 @@ MUTANTS = (
         wrong="q = W^T x + b",
         right="q = W x + b",
         introduced=kinds("q"),
-        change=of("q_proj.weight")(np.transpose),
+        change=changed("q", by=np.transpose),
         needs=(SQUARE_ATTENTION,),
         seen=TRANSPOSED,
     ),
@@ -95,7 +71,7 @@ MUTANTS = (
         wrong="attn_out = W^T context",
         right="attn_out = W context",
         introduced=kinds("attn_out"),
-        change=of("o_proj.weight")(np.transpose),
+        change=changed("attn_out", by=np.transpose),
         needs=(SQUARE_ATTENTION,),
         seen=TRANSPOSED,
     ),
@@ -104,7 +80,7 @@ MUTANTS = (
         wrong="rows of q_proj in the order (head_dim, head)",
         right=HEADS_FIRST,
         introduced=kinds("q"),
-        change=rows_of("q_proj")(_dims_first),
+        change=rows("q", by=_dims_first),
         seen=("https://github.com/nntile/nntile/pull/347",),
     ),
     Mutant(
@@ -112,7 +88,7 @@ MUTANTS = (
         wrong="rows of k_proj and v_proj in the order (head_dim, head)",
         right=HEADS_FIRST,
         introduced=kinds("k", "v"),
-        change=rows_of("k_proj", "v_proj")(_dims_first),
+        change=rows("k", "v", by=_dims_first),
         needs=(SEVERAL_KV_HEADS,),
         seen=("https://github.com/nntile/nntile/pull/347",),
     ),
@@ -121,7 +97,7 @@ MUTANTS = (
         wrong="columns of o_proj in the order (head_dim, head)",
         right="columns in the order (head, head_dim)",
         introduced=kinds("attn_out"),
-        change=WeightChange(_columns_dims_first),
+        change=columns(_dims_first),
         seen=("https://github.com/nntile/nntile/pull/347",),
     ),
     Mutant(
@@ -129,7 +105,7 @@ MUTANTS = (
         wrong="rows of q_proj and k_proj permuted as for RoPE on pairs (2i, 2i + 1)",
         right="rows as stored, for RoPE on pairs (i, i + head_dim / 2)",
         introduced=kinds("q", "k"),
-        change=rows_of("q_proj", "k_proj")(_halves_interleaved),
+        change=rows("q", "k", by=_halves_interleaved),
         seen=(
             "https://github.com/ggml-org/llama.cpp/pull/3364",
             "https://github.com/AI-Hypercomputer/maxtext/pull/581",
@@ -141,7 +117,7 @@ MUTANTS = (
         wrong="k = W_v x + b_v, v = W_k x + b_k",
         right="k = W_k x + b_k, v = W_v x + b_v",
         introduced=kinds("k", "v"),
-        change=_exchanged("k_proj", "v_proj"),
+        change=as_another(k="v", v="k"),
         seen=("https://github.com/huggingface/transformers/pull/40257",),
     ),
     Mutant(
@@ -149,7 +125,8 @@ MUTANTS = (
         wrong="gate = W_up x, up = W_gate x",
         right="gate = W_gate x, up = W_up x",
         introduced=kinds("gate", "up"),
-        change=_exchanged("gate_proj", "up_proj"),
+        change=as_another(gate="up", up="gate"),
+        needs=(has("gate"),),
         seen=("https://github.com/tenstorrent/tt-metal/pull/52818",),
     ),
     Mutant(
@@ -157,7 +134,7 @@ MUTANTS = (
         wrong="packed by KV head, split as all q, all k, all v",
         right="packed and split alike",
         introduced=kinds("q", "k", "v"),
-        change=WeightChange(_qkv_packing),
+        change=loaded(PARTS, _qkv_packing),
         needs=(SEVERAL_KV_HEADS,),
         seen=("https://github.com/vllm-project/vllm/pull/26347",),
     ),
@@ -166,7 +143,8 @@ MUTANTS = (
         wrong="packed as [gate, up], split as [::2], [1::2]",
         right="packed and split alike",
         introduced=kinds("gate", "up"),
-        change=WeightChange(_gate_up_packing),
+        change=loaded(("gate", "up"), _gate_up_packing),
+        needs=(has("gate"),),
         seen=("https://github.com/AI-Hypercomputer/maxtext/pull/2241",),
     ),
 )

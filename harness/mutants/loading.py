@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import ml_dtypes
 import numpy as np
 
 from harness.architecture import Architecture
-from harness.mutants.mutant import EVERY_MATMUL, LAYER_PARAMETERS, Mutant, Read, WeightChange, kinds
-from harness.mutants.needs import BEYOND_FLOAT16, STORED_WIDE, bias, layers, varied
+from harness.families import families
+from harness.families.graph import kinds_in
+from harness.families.parameters import made_with, parameter_of, rows_of
+from harness.mutants.mutant import (
+    EVERY_MATMUL,
+    HEAD_NORMS,
+    LAYER_PARAMETERS,
+    NORMS,
+    Mutant,
+    Read,
+    WeightChange,
+    kinds,
+)
+from harness.mutants.needs import BEYOND_FLOAT16, STORED_WIDE, WIDE, bias, has, layers, varied
 
 OWN = "every layer has its own weights"
 NOT_LOADED = (
@@ -19,23 +31,67 @@ NOT_LOADED = (
 )
 
 
-def of(*endings: str) -> Callable[[Callable[[np.ndarray], np.ndarray]], WeightChange]:
-    """A change of the parameters whose names end like this."""
+Own = Callable[[str], np.ndarray]
+Make = Callable[[Own, str, Architecture], np.ndarray]
 
-    def changed(change: Callable[[np.ndarray], np.ndarray]) -> WeightChange:
-        return WeightChange(lambda name, read, arch: change(read(name)) if name.endswith(endings) else read(name))
 
-    return changed
+def loaded(kinds_: Iterable[str], make: Make, *names: str, layer: int | None = None) -> WeightChange:
+    """Parameters of some kinds of taps, loaded as others.
+
+    Args:
+        make: (own, kind, architecture) -> what is loaded, as [output, input], where own(kind) is the parameter of
+            the same name of any kind in the same layer, as it should be loaded.
+        names: `weight`, `bias`; none means both.
+        layer: that it happens in; None means wherever it can.
+    """
+    wanted = frozenset(kinds_)
+
+    def load(name: str, read: Read, arch: Architecture) -> np.ndarray:
+        tensor, family = read(name), families()[arch.family]
+        index, sharing, last = made_with(family, name)
+        here = wanted & set(sharing) & kinds_in(arch)
+        if not here or (names and last not in names) or layer not in (None, index):
+            return tensor
+
+        def own(kind: str) -> np.ndarray:
+            if index is None:
+                return read(f"{family.model[kind]}.{last}")
+            return parameter_of(family, arch, read, kind, index, last)
+
+        turned = family.stored_transposed and tensor.ndim == 2 and index is not None
+        rows = tensor.T.copy() if turned else tensor.copy()
+        for kind in here:
+            rows[rows_of(family, arch, kind, len(rows))] = make(own, kind, arch)
+        return rows.T if turned else rows
+
+    return WeightChange(load)
+
+
+def as_another(**others: str) -> WeightChange:
+    """Parameters that are loaded as those of another kind."""
+    return loaded(others, lambda own, kind, arch: own(others[kind]))
+
+
+def changed(
+    *kinds_: str, by: Callable[[np.ndarray], np.ndarray], names: str = "weight", layer: int | None = None
+) -> WeightChange:
+    """Parameters of some kinds, changed on the way in."""
+    return loaded(kinds_, lambda own, kind, arch: by(own(kind)), names, layer=layer)
+
+
+def everything(change: Callable[[np.ndarray], np.ndarray]) -> WeightChange:
+    return WeightChange(lambda name, read, arch: change(read(name)))
 
 
 def layer_from(other: Callable[[int, int], int]) -> WeightChange:
     """Layers that are loaded from others: (index, number of layers) -> the index that is read."""
 
     def load(name: str, read: Read, arch: Architecture) -> np.ndarray:
-        parts = name.split(".")
-        if parts[1] == "layers":
-            parts[2] = str(other(int(parts[2]), arch.layers))
-        return read(".".join(parts))
+        layers = f"{families()[arch.family].layers}."
+        if not name.startswith(layers):
+            return read(name)
+        index, _, inner = name.removeprefix(layers).partition(".")
+        return read(f"{layers}{other(int(index), arch.layers)}.{inner}")
 
     return WeightChange(load)
 
@@ -43,11 +99,6 @@ def layer_from(other: Callable[[int, int], int]) -> WeightChange:
 def lexicographic(index: int, count: int) -> int:
     """The layer that stands at `index` where names are sorted as text: 0, 1, 10, 11, 2, ..."""
     return sorted(range(count), key=str)[index]
-
-
-def _norms_swapped(name: str, read: Read, arch: Architecture) -> np.ndarray:
-    first, second = "input_layernorm", "post_attention_layernorm"
-    return read(name.replace(first, second) if first in name else name.replace(second, first))
 
 
 def _through_float16(tensor: np.ndarray) -> np.ndarray:
@@ -66,8 +117,8 @@ MUTANTS = (
             wrong=f"{name} = W x",
             right=f"{name} = W x + b",
             introduced=kinds(name),
-            change=of(f"{name}_proj.bias")(np.zeros_like),
-            needs=(bias(f"{name}_proj"),),
+            change=changed(name, by=np.zeros_like, names="bias"),
+            needs=bias(name),
             seen=(
                 "https://github.com/sbryngelson/ANEForge/pull/253",
                 "https://github.com/OminiX-ai/OminiX-MLX/pull/7",
@@ -81,8 +132,8 @@ MUTANTS = (
         wrong="q, k, v = W x",
         right="q, k, v = W x + b",
         introduced=kinds("q", "k", "v"),
-        change=of("q_proj.bias", "k_proj.bias", "v_proj.bias")(np.zeros_like),
-        needs=(bias("q_proj"), bias("k_proj"), bias("v_proj")),
+        change=changed("q", "k", "v", by=np.zeros_like, names="bias"),
+        needs=bias("q", "k", "v"),
         seen=("https://github.com/EricLBuehler/candle-vllm/pull/167",),
     ),
     Mutant(
@@ -90,8 +141,8 @@ MUTANTS = (
         wrong="the norms before attention and before the MLP have each other's weights",
         right="each has its own",
         introduced=kinds("attn_norm", "mlp_norm"),
-        change=WeightChange(_norms_swapped),
-        needs=(varied("input_layernorm"),),
+        change=as_another(attn_norm="mlp_norm", mlp_norm="attn_norm"),
+        needs=(has("attn_norm", "mlp_norm"), varied("attn_norm")),
         seen=(
             "https://github.com/NVIDIA-NeMo/Speech/issues/11951",
             "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4201",
@@ -140,9 +191,9 @@ MUTANTS = (
         wrong="the weight of a norm stays at its initial 1",
         right="it is loaded",
         introduced=kinds("mlp_norm"),
-        change=of("layers.1.post_attention_layernorm.weight")(np.ones_like),
+        change=changed("mlp_norm", by=np.ones_like, layer=1),
         layers=(1,),
-        needs=(layers(2), varied("post_attention_layernorm")),
+        needs=(layers(2), varied("mlp_norm")),
         seen=NOT_LOADED,
     ),
     Mutant(
@@ -150,7 +201,7 @@ MUTANTS = (
         wrong="up_proj of one layer stays at 0",
         right="it is loaded",
         introduced=kinds("up"),
-        change=of("layers.1.mlp.up_proj.weight")(np.zeros_like),
+        change=changed("up", by=np.zeros_like, layer=1),
         layers=(1,),
         needs=(layers(2),),
         seen=NOT_LOADED,
@@ -159,8 +210,8 @@ MUTANTS = (
         "weights_through_float16",
         wrong="parameters converted to float16 on the way in",
         right="as the checkpoint stores them",
-        introduced=EVERY_MATMUL | {"embed", "attn_norm", "mlp_norm", "final_norm"},
-        change=of("weight", "bias")(_through_float16),
+        introduced=EVERY_MATMUL | NORMS | HEAD_NORMS | {"embed"},
+        change=everything(_through_float16),
         needs=(BEYOND_FLOAT16,),
         seen=(
             "https://github.com/google/saxml/issues/28",
@@ -171,9 +222,9 @@ MUTANTS = (
         "weights_narrowed",
         wrong="parameters rounded to bfloat16 as they are loaded",
         right="as the checkpoint stores them",
-        introduced=EVERY_MATMUL | {"embed", "attn_norm", "mlp_norm", "final_norm"},
-        change=of("weight", "bias")(_narrowed),
-        needs=(STORED_WIDE,),
+        introduced=EVERY_MATMUL | NORMS | HEAD_NORMS | {"embed"},
+        change=everything(_narrowed),
+        needs=(STORED_WIDE, WIDE),
         seen=("https://github.com/huggingface/transformers/pull/16762",),
     ),
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,9 +11,17 @@ from jaxtyping import Array
 
 from harness.architecture import Architecture, Config
 from harness.mutants.needs import Need
+from harness.run.operations import Operations
 
 Read = Callable[[str], np.ndarray]
-Kind = Literal["operation", "numerics", "weight", "config", "call"]
+Kind = Literal["operation", "numerics", "weight", "config", "option", "call"]
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """Something that is done around an operation, whatever formula a model has for it: right one -> wrong one."""
+
+    make: Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,13 +29,18 @@ class OperationChange:
     """Operations of the built-in decoder that are replaced, by field of `harness.run.operations.Operations`.
 
     Attributes:
+        replaced: another formula, which is a variant of the usual one alone, or `Around`.
         unmasks: whether keys that the right mask hides may be seen: they must then be keys of the input, and not
             the padding of whatever runs it.
     """
 
     kind: ClassVar[Kind] = "operation"
-    replaced: Mapping[str, Callable[..., Any]]
+    replaced: Mapping[str, Callable[..., Any] | Around]
     unmasks: bool = False
+
+    def formulas(self) -> dict[str, Callable[..., Any]]:
+        """Those that take the place of an operation, whatever it is."""
+        return {name: made for name, made in self.replaced.items() if not isinstance(made, Around)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +72,20 @@ class ConfigChange:
 
 
 @dataclass(frozen=True, eq=False)
+class OptionChange:
+    """A decoder with other options: what one family does, done by a model of another.
+
+    Attributes:
+        options: from the right architecture, another one with the same parameters.
+        lacking: why it changes nothing where it gives the same architecture.
+    """
+
+    kind: ClassVar[Kind] = "option"
+    options: Callable[[Architecture], Architecture]
+    lacking: str
+
+
+@dataclass(frozen=True, eq=False)
 class CallChange:
     """A port that is right and is called wrongly, by whatever drives it through prefill and decode.
 
@@ -70,7 +97,7 @@ class CallChange:
     positions: Callable[[Array, int, int], Array]
 
 
-Change = OperationChange | WeightChange | ConfigChange | CallChange
+Change = OperationChange | WeightChange | ConfigChange | OptionChange | CallChange
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +141,26 @@ def kinds(*names: str) -> frozenset[str]:
     return frozenset(names)
 
 
+def planted(right: Operations, changes: Iterable[Change]) -> Operations:
+    """These operations with changes planted: first other formulas, then what is done around an operation."""
+    of_operations = [change for change in changes if isinstance(change, OperationChange)]
+    for change in of_operations:
+        right = replace(right, **change.formulas())
+    for change in of_operations:
+        arounds = {name: made for name, made in change.replaced.items() if isinstance(made, Around)}
+        right = replace(right, **{name: made.make(getattr(right, name)) for name, made in arounds.items()})
+    return right
+
+
+def with_options(right: Architecture, changes: Iterable[Change]) -> Architecture:
+    """This architecture with the options of the changes."""
+    for change in changes:
+        right = change.options(right) if isinstance(change, OptionChange) else right
+    return right
+
+
 PROJECTIONS = kinds("q", "k", "v", "attn_out", "gate", "up", "mlp_out")
 EVERY_MATMUL = PROJECTIONS | {"logits"}
-LAYER_PARAMETERS = PROJECTIONS | {"attn_norm", "mlp_norm"}
+NORMS = kinds("attn_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm", "final_norm")
+HEAD_NORMS = kinds("q_norm", "k_norm")
+LAYER_PARAMETERS = PROJECTIONS | HEAD_NORMS | NORMS - {"final_norm"}

@@ -14,8 +14,10 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from harness.architecture import Architecture, architecture_of
-from harness.checkpoint import Checkpoint
+from harness.architecture import Architecture, Config, architecture_of, family_of
+from harness.checkpoint import open_checkpoint
+from harness.families.graph import kinds_in
+from harness.families.parameters import made_with, rows_of
 from harness.golden import CaseEntry
 from harness.store import Golden
 
@@ -53,13 +55,14 @@ class ModelFacts:
     """What a checkpoint is like.
 
     Attributes:
-        zero: kinds of parameters (`q_proj.bias`) that are zero throughout.
-        constant: kinds of one-dimensional parameters that hold one value only.
+        zero: the parameters of kinds of taps (`q.bias`) that are zero throughout.
+        constant: those of one dimension that hold one value only.
         dtypes: of the stored parameters.
         fits_float16: nearly every parameter is a number of float16, as those of bfloat16 that are not tiny.
     """
 
     architecture: Architecture
+    config: Config
     zero: frozenset[str]
     constant: frozenset[str]
     dtypes: frozenset[str]
@@ -106,9 +109,10 @@ def case_facts(golden: Golden, entry: CaseEntry) -> CaseFacts:
     )
 
 
-def model_facts(checkpoint: Path, architecture: Architecture) -> ModelFacts:
+def model_facts(checkpoint: Path, config: Config) -> ModelFacts:
     """Facts from the parameters; of the matrices, the dtype and whether float16 holds them."""
-    opened = Checkpoint(checkpoint)
+    architecture, family = architecture_of(config), family_of(config)
+    opened = open_checkpoint(checkpoint, config)
     vectors: dict[str, list[np.ndarray]] = {}
     dtypes, changed, parameters = set(), 0, 0
     for name in opened.names:
@@ -117,9 +121,13 @@ def model_facts(checkpoint: Path, architecture: Architecture) -> ModelFacts:
         changed += _changed_by_float16(tensor)
         parameters += tensor.size
         if tensor.ndim == 1:
-            vectors.setdefault(parameter_kind(name), []).append(tensor.astype(np.float64))
+            _, sharing, last = made_with(family, name)
+            for kind in sharing:
+                own = tensor[rows_of(family, architecture, kind, len(tensor))]
+                vectors.setdefault(f"{kind}.{last}", []).append(own.astype(np.float64))
     return ModelFacts(
         architecture,
+        config,
         zero=frozenset(kind for kind, found in vectors.items() if not any(v.any() for v in found)),
         constant=frozenset(kind for kind, found in vectors.items() if all(np.ptp(v) == 0 for v in found)),
         dtypes=frozenset(dtypes),
@@ -127,14 +135,14 @@ def model_facts(checkpoint: Path, architecture: Architecture) -> ModelFacts:
     )
 
 
+def of_architecture(config: Config) -> ModelFacts:
+    """What is known without the parameters; of these nothing that a mutant could lack."""
+    return ModelFacts(architecture_of(config), config, frozenset(), frozenset(), frozenset(), fits_float16=False)
+
+
 def _changed_by_float16(tensor: np.ndarray) -> int:
     with np.errstate(over="ignore"):
         return int(np.count_nonzero(tensor.astype(np.float16).astype(tensor.dtype) != tensor))
-
-
-def parameter_kind(name: str) -> str:
-    """The last two parts of a parameter's name: `q_proj.bias`, `input_layernorm.weight`."""
-    return ".".join(name.split(".")[-2:])
 
 
 def at_least(tokens: int) -> Need:
@@ -165,13 +173,31 @@ def steps(count: int) -> Need:
     )
 
 
-def bias(kind: str) -> Need:
-    """The biases of a projection, `q_proj`, are not zero."""
+def bias(*kinds: str) -> tuple[Need, ...]:
+    """These projections have biases, and they are not zero."""
+    there = Need(
+        "architecture",
+        lambda model: model.architecture.biases >= set(kinds),
+        f"{' or '.join(kinds)} has no bias here",
+    )
+    return there, *map(_not_zero, kinds)
+
+
+def _not_zero(kind: str) -> Need:
     return Need(
         "checkpoint",
         lambda model: f"{kind}.bias" not in model.zero,
         f"the biases of {kind} are zero in this checkpoint",
         "test weights with random biases",
+    )
+
+
+def has(*kinds: str) -> Need:
+    """The model has taps of these kinds."""
+    return Need(
+        "architecture",
+        lambda model: kinds_in(model.architecture) >= set(kinds),
+        f"this model has no {' or '.join(kinds)}",
     )
 
 

@@ -8,18 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
-from harness.mutants.needs import ROUNDED, varied
+from harness.mutants.mutant import NORMS, Around, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.needs import ROUNDED, Need, varied
 from harness.run.operations import Hidden, rms_norm, wide
 
 RMS = "w x / sqrt(mean(x^2) + eps)"
-NORMS = kinds("attn_norm", "mlp_norm", "final_norm")
-WEIGHTS = (varied("input_layernorm"), varied("post_attention_layernorm"), varied("norm"))
+WEIGHTS = (varied("attn_norm"), varied("mlp_norm"), varied("final_norm"))
 
 
 def every(norm: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
-    """The same norm at its three places."""
-    return {"attn_norm": norm, "mlp_norm": norm, "final_norm": norm}
+    """The same norm at its places, but of queries and keys."""
+    return dict.fromkeys(sorted(NORMS), norm)
 
 
 def _eps_outside(x: Hidden, weight: Array, eps: float) -> Hidden:
@@ -52,8 +51,8 @@ def _narrow(x: Hidden, weight: Array, eps: float) -> Hidden:
     return weight * y.astype(x.dtype)
 
 
-def _twice(x: Hidden, weight: Array, eps: float) -> Hidden:
-    return rms_norm(rms_norm(x, weight, eps), weight, eps)
+MISSING = Around(lambda norm: lambda x, *parameters: x)
+TWICE = Around(lambda norm: lambda x, *parameters: norm(norm(x, *parameters), *parameters))
 
 
 MUTANTS = (
@@ -79,6 +78,7 @@ MUTANTS = (
         right=RMS,
         introduced=kinds("mlp_norm"),
         change=OperationChange({"mlp_norm": lambda x, weight, eps: rms_norm(x, weight, 1e-5)}),
+        needs=(Need("architecture", lambda model: model.architecture.norm.eps != 1e-5, "eps is 1e-5 here"),),
         seen=("https://github.com/osaurus-ai/vmlx-swift/pull/374",),
     ),
     Mutant(
@@ -111,7 +111,7 @@ MUTANTS = (
         wrong="attention reads x",
         right="attention reads norm(x)",
         introduced=kinds("attn_norm"),
-        change=OperationChange({"attn_norm": lambda x, weight, eps: x}),
+        change=OperationChange({"attn_norm": MISSING}),
         seen=("https://github.com/google/flax/issues/4567",),
     ),
     Mutant(
@@ -119,7 +119,7 @@ MUTANTS = (
         wrong="the MLP reads x",
         right="the MLP reads norm(x)",
         introduced=kinds("mlp_norm"),
-        change=OperationChange({"mlp_norm": lambda x, weight, eps: x}),
+        change=OperationChange({"mlp_norm": MISSING}),
         seen=("https://github.com/google/tunix/pull/596",),
     ),
     Mutant(
@@ -127,8 +127,8 @@ MUTANTS = (
         wrong="attention reads norm(norm(x))",
         right="attention reads norm(x)",
         introduced=kinds("attn_norm"),
-        change=OperationChange({"attn_norm": _twice}),
-        needs=(varied("input_layernorm"),),
+        change=OperationChange({"attn_norm": TWICE}),
+        needs=(varied("attn_norm"),),
         seen=("https://github.com/ggml-org/llama.cpp/pull/1925",),
     ),
     Mutant(

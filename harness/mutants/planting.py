@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,14 +22,26 @@ from jaxtyping import Array, Float
 from safetensors.numpy import save_file
 
 from harness.architecture import Architecture, Config, architecture_of
-from harness.checkpoint import Checkpoint
+from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.errors import UsageError
 from harness.mutants.eager import Eager
-from harness.mutants.mutant import CallChange, ConfigChange, Mutant, OperationChange, Read, WeightChange
+from harness.mutants.mutant import (
+    CallChange,
+    Change,
+    ConfigChange,
+    Mutant,
+    OperationChange,
+    OptionChange,
+    Read,
+    WeightChange,
+    planted,
+    with_options,
+)
+from harness.run.arithmetic import one_by_one_of
 from harness.run.cache import Past
 from harness.run.checker import Loader
 from harness.run.decoder import Decoder
-from harness.run.operations import ONE_BY_ONE, Hidden, Operations
+from harness.run.operations import Hidden, Operations
 from harness.run.port import Call, Port, load_port
 from harness.run.tapping import TapFunction
 from harness.run.weights import Weights, ZeroWeights
@@ -137,26 +149,18 @@ def load_mutants(
     right, changes = architecture_of(config), [mutant.change for mutant in mutants]
     for mutant in mutants:
         config = changed_config(mutant, config)
-    decoder = Decoder.load(checkpoint, config, dtype)
+    arch, opened = with_options(architecture_of(config), changes), open_checkpoint(checkpoint, config)
     of_weights = [change for change in changes if isinstance(change, WeightChange)]
-    weights = (
-        ChangedWeights(decoder.weights.checkpoint, dtype, of_weights, right) if of_weights else decoder.weights
-    )
-    everywhere: dict[str, Callable[..., Any]] = {}
-    by_layer: dict[int, dict[str, Callable[..., Any]]] = {}
+    weights = ChangedWeights(opened, dtype, of_weights, right) if of_weights else Weights(opened, dtype)
+    operations = planted(one_by_one_of(arch), [m.change for m in mutants if m.layers is None])
+    by_layer: dict[int, list[Change]] = {}
     for mutant in mutants:
-        if isinstance(mutant.change, OperationChange):
-            if mutant.layers is None:
-                everywhere.update(mutant.change.replaced)
-                continue
+        if isinstance(mutant.change, OperationChange) and mutant.layers is not None:
             for index in mutant.in_layers(right.layers):
-                by_layer.setdefault(index, {}).update(mutant.change.replaced)
-    operations = replace(ONE_BY_ONE, **everywhere)
-    changed = {index: replace(operations, **replaced) for index, replaced in by_layer.items()}
+                by_layer.setdefault(index, []).append(mutant.change)
+    changed = {index: planted(operations, own) for index, own in by_layer.items()}
     port: Decoder | Misled = (
-        PartlyChanged(decoder.arch, weights, operations, changed)
-        if changed
-        else Decoder(decoder.arch, weights, operations)
+        PartlyChanged(arch, weights, operations, changed) if changed else Decoder(arch, weights, operations)
     )
     for change in changes:
         port = Misled(port, change) if isinstance(change, CallChange) else port
@@ -176,7 +180,7 @@ def loader(mutant: Mutant, spec: str | None = None, folder: Path | None = None) 
     """
     if spec is None:
         return lambda checkpoint, config, dtype: Eager(load_mutant(mutant, checkpoint, config, dtype))
-    if isinstance(mutant.change, OperationChange) or folder is None:
+    if isinstance(mutant.change, OperationChange | OptionChange) or folder is None:
         raise UsageError(
             "an operation mutant lives in the built-in decoder",
             where=f"{mutant.id} in {spec}",
@@ -225,7 +229,7 @@ def write_changed_checkpoint(mutant: Mutant, checkpoint: Path, config: Config, f
             (folder / file.name).symlink_to(file.resolve())
     (folder / "config.json").write_text(json.dumps(changed_config(mutant, config)), encoding="utf-8")
     if weights:
-        opened = Checkpoint(checkpoint)
+        opened = open_checkpoint(checkpoint, config)
         read = changed_reading(opened, [weights], architecture_of(config))
         tensors = {name: np.ascontiguousarray(read(name)) for name in opened.names}
         save_file(tensors, folder / SINGLE, metadata={"format": "pt"})

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from harness.families.rope import inverse_frequencies
+from harness.families.frequencies import inverse_frequencies
 from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import PAIR, UNCOUNTED, UNEVEN_THETA, WIDE, beyond
 from harness.run.operations import Angles, Heads, rope_angles, rotate

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from harness.families.rope import inverse_frequencies
+from harness.families.frequencies import inverse_frequencies
 from harness.mutants.mutant import Mutant, OperationChange, kinds
 from harness.mutants.needs import PAIR
 from harness.run.operations import Angles, Heads, rotate

@@ -9,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from harness.errors import PortError
-from harness.mutants.mutant import Mutant, OperationChange
+from harness.mutants.mutant import Around, Mutant, OperationChange
 from harness.mutants.subject import Sight
-from harness.run.operations import ONE_BY_ONE
 
 # Each makes the value of a tap by itself; what the others make flows into these.
 LAST_BEFORE_A_TAP = (
-    *("embed", "attn_norm", "linear", "rotate_q", "rotate_k", "write_k", "write_v", "probabilities", "context"),
-    "attn_residual",
-    *("mlp_norm", "gated", "mlp_residual", "final_norm", "head"),
+    *("embed", "attn_norm", "linear", "q_norm", "k_norm", "grow_q", "grow_k", "write_k", "write_v"),
+    *("probabilities", "context", "attn_post_norm", "attn_residual", "parallel_residual"),
+    *("mlp_norm", "gated", "activated", "mlp_post_norm", "mlp_residual", "final_norm", "head"),
 )
 
 
@@ -32,7 +31,7 @@ FORCED_FAILURE = Mutant(
     wrong="2 f(x) + 1 at every tap",
     right="f(x)",
     introduced=frozenset(),
-    change=OperationChange({name: _doubled(getattr(ONE_BY_ONE, name)) for name in LAST_BEFORE_A_TAP}),
+    change=OperationChange(dict.fromkeys(LAST_BEFORE_A_TAP, Around(_doubled))),
 )
 
 

@@ -12,24 +12,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from harness.architecture import Config
+from harness.architecture import Config, architecture_of
 from harness.generation import Continuation
 from harness.golden import CaseEntry
 from harness.mutants.batches import Batch
 from harness.mutants.criteria import LogitFigures
 from harness.mutants.exact import MASKING, at_exact_lengths
-from harness.mutants.mutant import CallChange, ConfigChange, Mutant, OperationChange, WeightChange
+from harness.mutants.mutant import (
+    CallChange,
+    ConfigChange,
+    Mutant,
+    OperationChange,
+    OptionChange,
+    WeightChange,
+    planted,
+)
 from harness.mutants.planting import load_mutant
 from harness.results import TapResult, Verdict
+from harness.run.arithmetic import operations_of
 from harness.run.decoder import Decoder
-from harness.run.operations import OPERATIONS
 from harness.run.port import Call
 from harness.run.tapping import TapFunction
 
 INFINITE = float("inf")
 EMBED, HEAD = "embed", "head"
 Stage = str | int
-OF_EMBED, OF_HEAD = frozenset({"embed"}), frozenset({"final_norm", "head"})
+OF_EMBED = frozenset({"embed", "embed_scale", "add_positions"})
+OF_HEAD = frozenset({"final_norm", "head", "logit_scale", "logit_cap"})
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class Subject:
                 return bool(set(replaced) & (OF_EMBED if stage == EMBED else OF_HEAD))
             case WeightChange():
                 return not _same(own, right)
-            case ConfigChange() | CallChange():
+            case ConfigChange() | OptionChange() | CallChange():
                 return True
 
     def run(self, stage: Stage, batch: Batch, index: int, parameters: Any, x: Array, tap: TapFunction) -> Array:
@@ -154,7 +163,7 @@ def subject(
     change = mutant.change
     if not exact or not isinstance(change, OperationChange):
         return Subject(mutant, [_decoder(mutant, checkpoint, config, dtype)] * len(batches))
-    operations = replace(OPERATIONS, **change.replaced)
+    operations = planted(operations_of(architecture_of(config)), [change])
     wrapped = [at_exact_lengths(operations, batch.lengths) for batch in batches]
     changes = [
         replace(change, replaced={**change.replaced, **{name: getattr(ops, name) for name in MASKING}})

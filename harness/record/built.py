@@ -15,10 +15,10 @@ import torch
 from harness.errors import CheckpointError
 from harness.families.activations import ACTIVATIONS
 from harness.families.family import Family
+from harness.families.frequencies import frequencies
 from harness.families.graph import taps_of
 from harness.families.options import Architecture
 from harness.families.parameters import HEAD_NORMS, NORMS, shapes
-from harness.families.rope import frequencies
 from harness.families.windows import SLIDING
 
 Fact = tuple[str, object, object]  # what it is, as it was read, as it was built
@@ -72,7 +72,7 @@ def _arithmetic(family: Family, arch: Architecture, model: Any, layers: list[Any
         activation = layer.get_submodule(family.activation)
         with torch.inference_mode():
             theirs = activation(torch.tensor(PROBES)).numpy()
-        same = np.allclose(theirs, ACTIVATIONS[arch.activation](PROBES), rtol=1e-12, atol=1e-300)
+        same = np.allclose(theirs, ACTIVATIONS[arch.activation](PROBES), rtol=1e-12, atol=1e-13)
         found = arch.activation if same else type(activation).__name__
         yield f"the activation of layers.{index}", arch.activation, found
 
@@ -97,7 +97,7 @@ def _window(config: Any, attention: Any, index: int) -> int | None:
     types = getattr(config, "layer_types", None)
     if types is not None and types[index] != SLIDING:
         return None
-    width: int | None = getattr(attention, "sliding_window", None)
+    width: int | None = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
     return width
 
 

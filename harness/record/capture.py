@@ -59,7 +59,8 @@ class Collector:
         if kind in self._wanted:
             # A copy: an operation downstream may write in place.
             self.values[kind] = value.detach().clone(memory_format=torch.contiguous_format)
-        return self._replacements.get(kind)
+        replacement = self._replacements.get(kind)
+        return None if replacement is None else replacement.contiguous()  # modules may view what they are given
 
     def finish(self, expected: Iterable[str]) -> None:
         """Refuse a pass in which a tap stayed silent.

@@ -62,6 +62,26 @@ def check_size(case: Case, heads: int) -> None:
         )
 
 
+def check_positions(case: Case, rows: int) -> None:
+    """Refuse a case with positions that a table of learned ones does not have.
+
+    Args:
+        rows: of the table; 0 where positions are not learned.
+
+    Raises:
+        CorpusError: it has some.
+    """
+    last = int(case.positions.max())
+    if rows and last >= rows:
+        raise CorpusError(
+            "a case has a position that the model has no embedding for",
+            where=f"case {case.name}",
+            expected=f"at most {rows - 1}",
+            found=last,
+            hint="give it a shorter text or nearer starts, or leave it out: --case NAME for each of the others",
+        )
+
+
 def _calls(length: int, steps: int, chunks: Sequence[int] = ()) -> tuple[int, ...]:
     """Chunks of the prefill, what remains of it, and one token per step; empty for a single call."""
     calls = (*chunks, length - sum(chunks) - steps, *[1] * steps)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,15 @@ class Reference:
     def __init__(self, directory: Path, device: str = "cpu") -> None:
         self.config = read_config(directory)
         self.arch, self.family = architecture_of(self.config), family_of(self.config)
-        self.checkpoint = Checkpoint(directory)
-        check_layers(self.checkpoint, self.arch.layers)
+        self.checkpoint = Checkpoint(directory, self.family.stored)
+        check_layers(self.checkpoint, self.family, self.arch)
         self.device = torch.device(device)
-        self._skeleton = _built(directory)
+        self._skeleton = _built(directory, torch.float32)
+        self._narrow = cache(lambda: _built(directory, torch.bfloat16))
+        head, embedding = (f"{self.family.model[kind]}.weight" for kind in ("logits", "embed"))
+        self.tied = {head: embedding} if self.arch.tied_head else {}
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._skeleton.state_dict().items()}
-        check_parameters(self.checkpoint, self.shapes, self.arch.tied_head)
+        check_parameters(self.checkpoint, self.shapes, self.tied)
         refuse_disagreement(self.family, self.arch, self._skeleton, self.rotary("float64"))
         self.stages = ("embed", *(f"layers.{index}" for index in range(self.arch.layers)), "head")
 
@@ -88,7 +91,9 @@ class Reference:
         Buffers that no checkpoint has (a factor on the embedding) are made by transformers' own code, at the
         precision's arithmetic.
         """
-        module = copy.deepcopy(self._skeleton.get_submodule(path))
+        # A buffer has the dtype of the model that it is made in, unless its code says another.
+        skeleton = self._narrow() if precision == "bfloat16" else self._skeleton
+        module = copy.deepcopy(skeleton.get_submodule(path))
         for tensor in module.parameters():
             tensor._is_hf_initialized = True
         for part in module.modules():
@@ -231,8 +236,8 @@ class Head(Stage):
         return value if replacement is None else replacement
 
 
-def _built(directory: Path) -> nn.Module:
-    """The model as transformers builds it from the config, on the meta device.
+def _built(directory: Path, dtype: torch.dtype) -> nn.Module:
+    """The model as transformers builds it from the config, on the meta device, whatever dtype the config names.
 
     Raises:
         CheckpointError: transformers refuses the config.
@@ -240,7 +245,7 @@ def _built(directory: Path) -> nn.Module:
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
     except Exception as error:  # validators, torch and the model's own code raise what they like
         raise CheckpointError(
             f"transformers cannot build a model from this config: {first_line(error)}",

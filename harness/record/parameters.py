@@ -14,38 +14,42 @@ from jaxtyping import Num
 from harness import recognise
 from harness.checkpoint import Checkpoint, entry_of, missing_parameter
 from harness.errors import CheckpointError
+from harness.families.family import Family
+from harness.families.options import Architecture
 from harness.golden import ModelEntry, ParameterEntry
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 PART = 2**22  # of a parameter that is looked at at once
 Shapes = Mapping[str, tuple[int, ...]]
+Tied = Mapping[str, str]
 
 
-def check_layers(checkpoint: Checkpoint, layers: int) -> None:
+def check_layers(checkpoint: Checkpoint, family: Family, arch: Architecture) -> None:
     """Refuse a checkpoint that lacks a layer of its config, before a model of that many layers is built.
 
     Raises:
         CheckpointError: naming a parameter of the first layer that is not there.
     """
-    stored = {int(match[1]) for match in map(LAYER.match, checkpoint.names) if match}
-    for index in range(layers):
+    layer = re.compile(rf"{re.escape(family.layers)}\.(\d{{1,9}})\.")
+    stored = {int(match[1]) for match in map(layer.match, checkpoint.names) if match}
+    for index in range(arch.layers):
         if index not in stored:
-            raise missing_parameter(f"model.layers.{index}.input_layernorm.weight", checkpoint)
+            first = next(iter(family.layer.values()))
+            raise missing_parameter(f"{family.layers}.{index}.{first}.weight", checkpoint)
 
 
-def check_parameters(checkpoint: Checkpoint, shapes: Shapes, tied_head: bool) -> None:
+def check_parameters(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> None:
     """Refuse a checkpoint whose parameters are not exactly those that transformers builds from its config.
 
     Args:
-        shapes: name -> shape, of the model. With a tied head the checkpoint need not have `lm_head.weight`.
+        shapes: name -> shape, of the model.
+        tied: the name of the head, if it is the embedding, and that of the embedding. It need not be stored.
 
     Raises:
         CheckpointError: naming the first parameter that is missing or extra.
     """
     stored = set(checkpoint.names)
     for name in shapes:
-        if name not in stored and not (tied_head and name == HEAD):
+        if name not in stored and name not in tied:
             raise missing_parameter(name, checkpoint)
     for name in checkpoint.names:
         if name not in shapes:
@@ -60,7 +64,7 @@ def check_parameters(checkpoint: Checkpoint, shapes: Shapes, tied_head: bool) ->
 
 
 def parameter_table(
-    checkpoint: Checkpoint, shapes: Shapes, tied_head: bool, progress: Callable[[str], None] = lambda _: None
+    checkpoint: Checkpoint, shapes: Shapes, tied: Tied, progress: Callable[[str], None] = lambda _: None
 ) -> dict[str, ParameterEntry]:
     """Shape, dtype and sha256 of every stored parameter.
 
@@ -82,14 +86,15 @@ def parameter_table(
                 hint="config.json and the weights must come from one checkpoint",
             )
         _refuse_not_finite(tensor, f"{checkpoint.directory}: {name}")
-    if tied_head and HEAD in table and table[HEAD] != table[EMBEDDING]:
-        raise CheckpointError(
-            "the config ties the head to the embedding, but the checkpoint holds another head",
-            where=f"{checkpoint.directory}: {HEAD}",
-            expected=f"the content of {EMBEDDING}, or no such parameter",
-            found="other values",
-            hint="set tie_word_embeddings to what the checkpoint was trained with",
-        )
+    for head, embedding in tied.items():
+        if head in table and table[head] != table[embedding]:
+            raise CheckpointError(
+                "the config ties the head to the embedding, but the checkpoint holds another head",
+                where=f"{checkpoint.directory}: {head}",
+                expected=f"the content of {embedding}, or no such parameter",
+                found="other values",
+                hint="set tie_word_embeddings to what the checkpoint was trained with",
+            )
     return table
 
 

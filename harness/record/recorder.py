@@ -17,7 +17,7 @@ from harness.families.graph import taps_of
 from harness.golden import CaseEntry, Manifest, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
-from harness.record.cases import case_of, check_size
+from harness.record.cases import case_of, check_positions, check_size
 from harness.record.environment import check_device, provenance, reproducible
 from harness.record.generation import generate_missing
 from harness.record.layer_major import run_units
@@ -159,6 +159,7 @@ def _cases(
     cases = tuple(case_of(entry, tokenized.ids, generated, tokenized.pad) for entry in selected)
     for case in cases:
         check_size(case, model.arch.heads)
+        check_positions(case, model.arch.learned_positions)
     return cases
 
 
@@ -193,7 +194,7 @@ def _entries(
 
 def _manifest(model: Reference, model_id: str, corpus: Corpus, tokenized: Tokenized, options: Options) -> Manifest:
     """Everything that the golden says of itself, but for its cases and their arrays."""
-    table = parameter_table(model.checkpoint, model.shapes, model.arch.tied_head)
+    table = parameter_table(model.checkpoint, model.shapes, model.tied)
     taps = taps_of(model.arch)
     return Manifest(
         format=golden.FORMAT,

@@ -209,7 +209,7 @@ def write(
         {
             "clean_up_tokenization_spaces": False,
             "eos_token": SPECIAL[2],
-            "model_max_length": config["max_position_embeddings"],
+            "model_max_length": config.get("max_position_embeddings", 32768),
             "pad_token": SPECIAL[0],
             "tokenizer_class": "PreTrainedTokenizerFast",
         },

@@ -75,4 +75,4 @@ def _bfloat16_remark(forward: Sequence[TapResult]) -> str | None:
 
 def _largest(values: Sequence[float | None]) -> float | None:
     finite = [value for value in values if value is not None]
-    return max(finite) if len(finite) == len(values) else None
+    return max(finite) if finite and len(finite) == len(values) else None

@@ -71,7 +71,7 @@ class AuditedMutant:
 
     id: str
     family: str
-    kind: Literal["operation", "numerics", "weight", "config", "call"]
+    kind: Literal["operation", "numerics", "weight", "config", "option", "call"]
     wrong: str
     right: str
     expected: tuple[str, ...]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.architecture import architecture_of
+from harness.families import families
 from harness.golden import Manifest
 from harness.report.layout import print_parts
-from harness.store import Golden
+from harness.store import Golden, open_golden
 from harness.store.location import shown
 
 SHOWN_TEXT = 44
@@ -20,6 +23,22 @@ SHOWN_TEXT = 44
 def print_contents(golden: Golden, console: Console) -> None:
     """The golden's page: facts first, then one line per case."""
     print_parts((_facts(golden), Text(), _cases(golden.manifest)), console)
+
+
+def print_list(paths: Iterable[Path], console: Console) -> None:
+    """A line for each golden, and the families that are known."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("golden", "family", "layers", "hidden", "parameters", "cases", "size", "id"):
+        table.add_column(column, justify="left" if column in ("golden", "family", "id") else "right", no_wrap=True)
+    for path in paths:
+        with open_golden(path) as golden:
+            manifest = golden.manifest
+            arch = architecture_of(manifest.model.config)
+            sizes = f"{arch.layers}", f"{arch.hidden}", f"{manifest.model.parameter_count:,}"
+            counts = *sizes, f"{len(manifest.cases)}", f"{golden.nbytes / 1e6:.1f} MB"
+            table.add_row(*map(Text, (path.stem, arch.family, *counts, golden.id[:12])))
+    known = Text(f"families that can be recorded and checked: {', '.join(families())}")
+    print_parts((table, Text(), known), console)
 
 
 def _facts(golden: Golden) -> Table:

@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
+from harness.families.frequencies import frequencies
 from harness.families.options import Architecture, Norm
-from harness.families.rope import frequencies
-from harness.run.operations import OPERATIONS, Angles, Heads, Hidden, Operations, Probs, rms_norm, wide
+from harness.families.rope import Wide
+from harness.run.operations import OPERATIONS, Angles, Heads, Hidden, Operations, Probs, one_by_one, rms_norm, wide
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -22,6 +23,12 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "gelu_pytorch_tanh": jax.nn.gelu,
 }
 USUAL = Norm(eps=0.0)
+
+
+@cache
+def _bound(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """One object for one function: what is compiled by itself is shared by the architectures that have it."""
+    return partial(function, *arguments)
 
 
 @cache
@@ -34,28 +41,38 @@ def operations_of(arch: Architecture) -> Operations:
     if arch.qk_norm is not None:
         changed |= dict.fromkeys(("q_norm", "k_norm"), normed(arch.qk_norm))
     if arch.scale != arch.head_dim**-0.5:
-        changed["scores"] = partial(_scores, arch.scale)
+        changed["scores"] = _bound(_scores, arch.scale)
     if arch.activation != "silu":
-        changed["gated"], changed["activated"] = partial(_gated, arch.activation), partial(_act, arch.activation)
+        changed["gated"], changed["activated"] = _bound(_gated, arch.activation), _bound(_act, arch.activation)
     turned = [rope for rope in arch.ropes if rope]
-    if any(rope.interleaved or rope.dims < arch.head_dim or frequencies(rope)[1] != 1.0 for rope in turned):
-        interleaved = any(rope.interleaved for rope in turned)
-        changed |= dict.fromkeys(("rotate_q", "rotate_k"), partial(_rotate, interleaved))
+    if any(
+        r.interleaved or r.wide != "none" or r.dims < arch.head_dim or frequencies(r)[1] != 1.0 for r in turned
+    ):
+        options = turned[0].interleaved, turned[0].wide  # which layers have in common
+        changed |= dict.fromkeys(("rotate_q", "rotate_k"), _bound(_rotate, *options))
+    if turned and turned[0].growth:
+        changed["grow_q"] = _bound(_grown, *turned[0].growth)
     factors = {
         "embed_scale": arch.embed_scale,
         "residual_scale": arch.residual_scale,
         "logit_scale": arch.logit_scale,
     }
-    changed |= {name: partial(_times, factor) for name, factor in factors.items() if factor != 1.0}
+    changed |= {name: _bound(_times, factor) for name, factor in factors.items() if factor != 1.0}
     caps = {"score_cap": arch.score_cap, "logit_cap": arch.logit_cap}
-    changed |= {name: partial(_capped, cap) for name, cap in caps.items() if cap is not None}
+    changed |= {name: _bound(_capped, cap) for name, cap in caps.items() if cap is not None}
     changed = {name: made for name, made in changed.items() if made is not getattr(OPERATIONS, name)}
     return replace(OPERATIONS, **changed) if changed else OPERATIONS
 
 
+@cache
+def one_by_one_of(arch: Architecture) -> Operations:
+    """The arithmetic of an architecture, each operation compiled by itself."""
+    return one_by_one(operations_of(arch))
+
+
 def normed(norm: Norm) -> Callable[..., Array]:
     """The norm with these options, a function of (x, weight, eps) or (x, weight, eps, bias)."""
-    return rms_norm if replace(norm, eps=0.0) == USUAL else partial(_norm, norm)
+    return rms_norm if replace(norm, eps=0.0) == USUAL else _bound(_norm, replace(norm, eps=0.0))
 
 
 def _norm(norm: Norm, x: Hidden, weight: Array, eps: float, bias: Array | None = None) -> Hidden:
@@ -74,15 +91,25 @@ def _scores(scale: float, q: Heads, k: Heads) -> Probs:
     return jnp.einsum("bqhd,bkhd->bhqk", q, k) * scale
 
 
-def _rotate(interleaved: bool, x: Heads, angles: Angles, factor: Array | float = 1.0) -> Heads:
+def _rotate(interleaved: bool, broad: Wide, x: Heads, angles: Angles, factor: Array | float = 1.0) -> Heads:
     """RoPE on the first dimensions of a head, as many as there are angles for."""
     dims = 2 * angles.shape[-1]
     turned, rest = x[..., :dims], x[..., dims:]
-    cos, sin = ((table(angles) * factor).astype(x.dtype)[:, :, None] for table in (jnp.cos, jnp.sin))
+    cos, sin = ((table(angles) * factor)[:, :, None] for table in (jnp.cos, jnp.sin))
+    if broad != "all":
+        cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
+    if broad != "none":
+        turned, cos, sin = (values.astype(wide(x.dtype)) for values in (turned, cos, sin))
     a, b = (turned[..., ::2], turned[..., 1::2]) if interleaved else jnp.split(turned, 2, axis=-1)
     pair = a * cos - b * sin, b * cos + a * sin
     both = jnp.stack(pair, axis=-1).reshape(turned.shape) if interleaved else jnp.concatenate(pair, axis=-1)
-    return jnp.concatenate([both, rest], axis=-1)
+    return jnp.concatenate([both.astype(x.dtype), rest], axis=-1)
+
+
+def _grown(beta: float, length: float, q: Heads, positions: Int[Array, "batch position"]) -> Heads:
+    """Queries longer by 1 + beta log(1 + floor(position / length)), wide, then cast."""
+    steps = jnp.floor(positions.astype(wide(q.dtype)) / length)
+    return q * (1 + beta * jnp.log1p(steps)).astype(q.dtype)[:, :, None, None]
 
 
 def _act(name: str, x: Hidden) -> Hidden:

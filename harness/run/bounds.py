@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Float
 
 from harness.architecture import Architecture, architecture_of
-from harness.checkpoint import Checkpoint
+from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.families import families
+from harness.families.frequencies import frequencies, grown
 from harness.families.parameters import HEAD_NORMS, NORMS, outputs, parameter_of
-from harness.families.rope import frequencies
 from harness.golden import CaseEntry
 from harness.layout import layer_of
 from harness.metrics import UNIT_ROUNDOFF
@@ -133,7 +133,7 @@ def with_bounds(
         case = source.golden.manifest.case(worst.case)
         if worst.tap in spanning(source, case, declared):
             continue
-        weights = weights or Checkpoint(checkpoint)
+        weights = weights or open_checkpoint(checkpoint, source.golden.manifest.model.config)
         arch = arch or architecture_of(source.golden.manifest.model.config)
         largest = bound(worst, source, weights, arch)
         if largest is not None:
@@ -203,6 +203,8 @@ def _rope(e: Element) -> float:
     position = float(positions[e.at["batch"], e.at["position"]])
     speeds, factor = frequencies(rope)
     size = factor * float(abs(x[first]) + abs(x[second]))
+    if rope.growth and kind_of(e.tap) == "q_rope":
+        size *= float(grown(np.array(position), rope))
     return size * (abs(position) * float(speeds[pair]) * FREQUENCY * e.wide + _gamma(FEW, e.unit))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness import embedded
-from harness.architecture import Config
+from harness.architecture import Config, architecture_of
 from harness.errors import HarnessError
 from harness.generation import Continuation
 from harness.golden import CaseEntry
@@ -17,7 +17,7 @@ from harness.results import TapResult
 from harness.run import precision as precisions
 from harness.run.backend import refuse_no_backend
 from harness.run.bounds import with_bounds
-from harness.run.convention import NOTE
+from harness.run.convention import NOTE, refuse_where_positions_count
 from harness.run.coverage import covered, obstacle, replayable, uncovered
 from harness.run.generation import continue_greedily
 from harness.run.matmul_audit import Inspection
@@ -200,6 +200,7 @@ class Checker:
         ):
             self._settings[precision] = asdict(in_force)
             self._declared = declarations(port, frozenset(DIMS))
+            refuse_where_positions_count(self._declared.positions_from_pads, architecture_of(self._config))
             self._uncovered = dict.fromkeys(uncovered(self.cases, port, self._declared))
             if "alone" in self.question.modes:
                 batches = covered(self.cases, port, self._declared)

@@ -8,12 +8,15 @@ and before they are handed on in replay: the port is judged by what it computes,
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from jaxtyping import Float, Int
 
 from harness.corpus import Case
-from harness.families.options import Rope
-from harness.families.rope import frequencies, turn
+from harness.errors import PortError
+from harness.families.frequencies import frequencies, turn
+from harness.families.options import Architecture, Rope
 
 # What holds the absolute position. Nothing else of a decoder with RoPE does.
 TURNED = frozenset({"q_rope", "k_rope", "cache_k"})
@@ -22,6 +25,25 @@ NOTE = (
     "positions of left-padded rows count from the pads, as the port declares: the golden's q_rope, k_rope and "
     "cache_k are turned by the pads of each row before they are compared"
 )
+
+
+def refuse_where_positions_count(sides: Collection[str], arch: Architecture) -> None:
+    """Refuse the declaration for a model in which not only differences of positions count.
+
+    Raises:
+        PortError: positions are learned, or queries grow with them.
+    """
+    reason = "positions are learned" if arch.learned_positions else ""
+    if any(rope and rope.growth for rope in arch.ropes):
+        reason = "queries grow with their position"
+    if sides and reason:
+        raise PortError(
+            f"in this model positions that count from the pads give other logits: {reason}",
+            where="positions_from_pads",
+            expected="nothing",
+            found=", ".join(sides),
+            hint="count the positions of a row from its first token that is no padding",
+        )
 
 
 def shifts(case: Case) -> Int[np.ndarray, " batch"]:

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from harness.architecture import Architecture, Config, architecture_of
-from harness.checkpoint import Checkpoint
+from harness.checkpoint import open_checkpoint
 from harness.errors import PortError
 from harness.families import families
 from harness.families.options import Norm
@@ -82,7 +82,7 @@ class Decoder:
         """
         if mesh is not None:
             raise PortError("the built-in decoder runs on one device", found=mesh, hint="pass no mesh")
-        return cls(architecture_of(config), Weights(Checkpoint(checkpoint), dtype), operations)
+        return cls(architecture_of(config), Weights(open_checkpoint(checkpoint, config), dtype), operations)
 
     def without_weights(self) -> Self:
         """The same decoder with zeros for weights, to be traced: see `harness.run.matmul_audit`."""

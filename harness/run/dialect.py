@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
-from harness.architecture import Config, architecture_of
-from harness.checkpoint import Checkpoint
+from harness.architecture import Architecture, Config, architecture_of, family_of
+from harness.checkpoint import open_checkpoint
 from harness.errors import CheckpointError
+from harness.families.neutral import Named, Read
+from harness.families.rope import PARTIAL
 from harness.families.windows import FULL, SLIDING
-
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def in_both_dialects(config: Config) -> dict[str, Any]:
@@ -27,7 +27,9 @@ def in_both_dialects(config: Config) -> dict[str, Any]:
     Raises:
         CheckpointError: it contradicts itself, or lacks a field that nothing else says.
     """
-    arch = architecture_of(config)  # refuses two thetas, windows that contradict each other, scaled RoPE
+    arch = architecture_of(config)  # refuses two thetas, windows that contradict each other, two kinds of RoPE
+    family, looked_at = family_of(config), Read(config)
+    family.read(Named(looked_at, family.names))
     dtypes = {str(config[name]) for name in ("dtype", "torch_dtype") if config.get(name) is not None}
     if len(dtypes) > 1:
         raise CheckpointError(
@@ -37,27 +39,59 @@ def in_both_dialects(config: Config) -> dict[str, Any]:
             found=" and ".join(sorted(dtypes)),
             hint="remove the wrong one",
         )
-    rope = config.get("rope_parameters") or {}
-    theta = next((rope.theta for rope in arch.ropes if rope), None)
     slides = [window is not None for window in arch.windows]
     first = slides.index(True) if any(slides) else len(slides)
+    ropes = _ropes(config, arch, family.ropes_by_type)
     other: dict[str, Any] = {
         "head_dim": arch.head_dim,
-        "rope_theta": theta,
         "use_sliding_window": any(slides),
         "layer_types": [SLIDING if sliding else FULL for sliding in slides],
         # The hub's dialect can say windows from one layer on, and no others.
         "max_window_layers": first if all(slides[first:]) else None,
         **{name: dtype for dtype in dtypes for name in ("dtype", "torch_dtype")},
+        **ropes,
     }
+    for name, own in family.names.items():
+        value = next((one[key] for one in (config, other) for key in (own, name) if key in one), None)
+        other |= {name: value, own: value}
     # What is there stays as it is: a port that misreads it has to be seen misreading it.
-    missing = {name: value for name, value in other.items() if config.get(name) is None}
-    both = {"rope_scaling": None, "sliding_window": None, **config, **missing}
-    return both | {"rope_parameters": {"rope_type": "default", "rope_theta": theta, **rope}}
+    known = looked_at.fields | {"dtype", "torch_dtype"}
+    missing = {name: value for name, value in other.items() if config.get(name) is None and name in known}
+    absent: dict[str, Any] = {name: ropes[name] for name in ("rope_scaling",) if name in ropes}
+    if "use_sliding_window" in known:
+        absent["sliding_window"] = None
+    both = {**absent, **config, **missing}
+    return both | {name: value for name, value in ropes.items() if name == "rope_parameters"}
+
+
+def _ropes(config: Config, arch: Architecture, by_type: bool) -> dict[str, Any]:
+    """What both dialects say of RoPE."""
+    found = {window is not None: rope for window, rope in zip(arch.windows, arch.ropes, strict=True) if rope}
+    if not found:
+        return {}
+    usual = found.get(False) or found[True]
+    tables, scaling = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
+    given: dict[str, Any] = dict(scaling or (tables.get(FULL, {}) if by_type else tables))
+    table = {"rope_type": usual.kind, "rope_theta": usual.theta, **given}
+    fields: dict[str, Any] = {
+        "rope_theta": usual.theta,
+        "rope_scaling": given if usual.kind != "default" else None,
+        PARTIAL: usual.dims / arch.head_dim,
+    }
+    if usual.dims < arch.head_dim:
+        table[PARTIAL] = fields[PARTIAL]
+    if not by_type:
+        return fields | {"rope_parameters": table}
+    fields["rope_parameters"] = {FULL: table} if False in found else {}
+    if local := found.get(True):
+        of_windows = {"rope_type": local.kind, "rope_theta": local.theta, **dict(local.parameters)}
+        fields["rope_parameters"][SLIDING] = of_windows | tables.get(SLIDING, {})
+        fields["rope_local_base_freq"] = local.theta
+    return fields
 
 
 class Parameters(Mapping[str, Num[np.ndarray, "..."]]):
-    """A checkpoint's parameters by name, each read as it is asked for; where the head is tied, it is there too.
+    """A checkpoint's parameters by their names in its files, read as they are asked for, and a tied head as well.
 
     Args:
         checkpoint_dir, config: as a port's `load` is given them.
@@ -67,15 +101,18 @@ class Parameters(Mapping[str, Num[np.ndarray, "..."]]):
     """
 
     def __init__(self, checkpoint_dir: Path, config: Config) -> None:
-        self._checkpoint = Checkpoint(checkpoint_dir)
-        self._tied = architecture_of(config).tied_head
-        names = self._checkpoint.names
-        self._names = (*names, HEAD) if self._tied and HEAD not in names else names
-        if self._tied and HEAD in names and not np.array_equal(self._checkpoint.read(HEAD), self[EMBEDDING]):
+        self._checkpoint, paths = open_checkpoint(checkpoint_dir, config), family_of(config).model
+        head, embedding = f"{paths['logits']}.weight", f"{paths['embed']}.weight"
+        stored = self._checkpoint.stored
+        self._read = {name: own for own, name in stored.items()}
+        if not architecture_of(config).tied_head:
+            return
+        own = self._read.setdefault(stored.get(head, head), embedding)
+        if own == head and not np.array_equal(self._checkpoint.read(head), self._checkpoint.read(embedding)):
             raise CheckpointError(
                 "the config ties the head to the embedding, and the checkpoint holds another head",
-                where=f"{checkpoint_dir}: {HEAD}",
-                expected=f"{EMBEDDING}, or no head at all",
+                where=f"{checkpoint_dir}: {stored[head]}",
+                expected=f"{stored[embedding]}, or no head at all",
                 found="other values",
                 hint="restore tie_word_embeddings from the published config.json, or remove the head",
             )
@@ -86,12 +123,10 @@ class Parameters(Mapping[str, Num[np.ndarray, "..."]]):
         Raises:
             KeyError: there is none of that name.
         """
-        if name not in self._names:
-            raise KeyError(name)
-        return self._checkpoint.read(EMBEDDING if self._tied and name == HEAD else name)
+        return self._checkpoint.read(self._read[name])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._read)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._read)

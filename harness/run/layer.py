@@ -152,7 +152,7 @@ class Layer:
             angles = ops.rope_angles(positions, place.frequencies, x.dtype)
             factor = () if place.factor is None else (place.factor,)
             q, k = ops.rotate_q(q, angles, *factor), ops.rotate_k(k, angles, *factor)
-        q, k = tap("q_rope", q), tap("k_rope", k)
+        q, k = tap("q_rope", ops.grow_q(q, positions)), tap("k_rope", ops.grow_k(k, positions))
         slots, groups = np.arange(x.shape[1], dtype=np.int32), arch.heads // arch.kv_heads
         if past is not None:
             k = tap("cache_k", ops.write_k(past.k, k, past.filled))

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from harness.families.rope import inverse_frequencies, scaled
+from harness.families.frequencies import inverse_frequencies, scaled
 
 Hidden = Float[Array, "batch position hidden"]
 Heads = Float[Array, "batch position head head_dim"]
@@ -135,6 +137,11 @@ def unchanged(x: Array) -> Array:
     return x
 
 
+def not_grown(q: Heads, positions: Int[Array, "batch position"]) -> Heads:
+    """Queries that are as long at every position."""
+    return q
+
+
 def add_positions(
     x: Hidden, table: Float[Array, "rows hidden"], positions: Int[Array, "batch position"]
 ) -> Hidden:
@@ -158,6 +165,8 @@ class Operations:
     k_norm: Callable[..., Array] = rms_norm
     rotate_q: Callable[..., Array] = rotate
     rotate_k: Callable[..., Array] = rotate
+    grow_q: Callable[..., Array] = not_grown
+    grow_k: Callable[..., Array] = not_grown
     repeat_k: Callable[..., Array] = repeat_kv
     repeat_v: Callable[..., Array] = repeat_kv
     scores: Callable[..., Array] = scores
@@ -185,20 +194,20 @@ class Operations:
 OPERATIONS = Operations()
 
 
+STATIC = {rope_angles: ("dtype",), repeat_kv: ("groups",)}
+# Numpy, in float64 whatever the precision, or nothing at all.
+LEFT = frozenset({inverse_frequencies, scaled, unchanged, not_grown})
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function if function in LEFT else jax.jit(function, static_argnames=STATIC.get(function, ()))
+
+
 def one_by_one(operations: Operations) -> Operations:
     """The same, each function compiled once, however many places it has; arguments that are no arrays are static.
 
     For a decoder that runs them outside a trace, one after the other, where one of them is often replaced: what is
     replaced runs primitive by primitive, and the rest is compiled once for all such decoders.
     """
-    static = {rope_angles: ("dtype",), repeat_kv: ("groups",)}
-    named = {field.name: getattr(operations, field.name) for field in fields(Operations)}
-    left = {inverse_frequencies, scaled, unchanged}  # numpy, in float64 whatever the precision, or nothing at all
-    compiled = {
-        function: jax.jit(function, static_argnames=static.get(function, ()))
-        for function in set(named.values()) - left
-    }
-    return Operations(**{name: compiled.get(function, function) for name, function in named.items()})
-
-
-ONE_BY_ONE = one_by_one(OPERATIONS)
+    return Operations(**{field.name: _compiled(getattr(operations, field.name)) for field in fields(Operations)})

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from harness import bare_tokenizer
 from harness.architecture import Config, architecture_of, difference, read_config
 from harness.bare_tokenizer import token_ids
-from harness.checkpoint import Checkpoint, verify_parameters
+from harness.checkpoint import open_checkpoint, verify_parameters
 from harness.corpus import check_vocabulary
 from harness.errors import CheckpointError, CorpusError
 from harness.golden import CaseEntry
@@ -42,7 +42,7 @@ def preflight(golden: Golden, checkpoint: Path, cases: Sequence[CaseEntry]) -> C
         )
     config = read_config(checkpoint)
     same_config(golden.manifest.model.config, config, checkpoint)
-    verify_parameters(Checkpoint(checkpoint), golden.manifest.model.parameters)
+    verify_parameters(open_checkpoint(checkpoint, golden.manifest.model.config), golden.manifest.model.parameters)
     same_token_ids(golden, checkpoint, cases)
     for entry in cases:
         check_vocabulary(golden.case(entry.name), architecture_of(config).vocab)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 # By name: help, and what is meant where neither the command line nor the configuration says.
 CONFIGURABLE = {
-    "golden": ("a golden, HDF5 or Zarr, or `embedded`", ""),
+    "golden": ("a golden, HDF5 or Zarr, `embedded`, or the name of an embedded one", ""),
     "port": ("the JAX model, package.module:Name", ""),
     "weights": ("directory of the golden's checkpoint; beside the golden by default", ""),
     "precision": ("comma-separated: float64, float32, bfloat16", "float64,float32"),
@@ -86,7 +86,7 @@ class Settings:
 
         if self.golden is None:
             raise UsageError("no golden is configured", where="pytest", hint=GOLDEN_HINT)
-        return str(embedded.golden()) if self.golden == EMBEDDED else self.golden
+        return embedded.resolved(None if self.golden == EMBEDDED else self.golden)
 
     def question(self) -> Question:
         """The same as the harness takes it."""

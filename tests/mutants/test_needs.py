@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from harness.architecture import architecture_of, read_config
+from harness.architecture import read_config
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.judgement import Facts, judge, same_function
 from harness.mutants.needs import CaseFacts, case_facts, model_facts
@@ -21,7 +21,7 @@ LONG = CaseFacts("long", tokens=40, furthest=39, padded_left=False, counted=True
 
 @pytest.fixture
 def model(checkpoint):
-    return model_facts(checkpoint, architecture_of(read_config(checkpoint)))
+    return model_facts(checkpoint, read_config(checkpoint))
 
 
 def changed(checkpoint, **tensors):
@@ -32,7 +32,7 @@ def changed(checkpoint, **tensors):
             if name.endswith(ending.replace("__", ".")):
                 weights[name] = np.full_like(weights[name], value)
     save_file(weights, checkpoint / "model.safetensors")
-    return model_facts(checkpoint, architecture_of(read_config(checkpoint)))
+    return model_facts(checkpoint, read_config(checkpoint))
 
 
 def reason(name, model, *cases, precision="float64", sights=()):
@@ -42,7 +42,7 @@ def reason(name, model, *cases, precision="float64", sights=()):
 
 def test_zero_biases_are_the_reason_why_a_missing_bias_survives(own_checkpoint):
     model = changed(own_checkpoint, q_proj__bias=0)
-    expected = ("unreachable", "the biases of q_proj are zero in this checkpoint")
+    expected = ("unreachable", "the biases of q are zero in this checkpoint")
     assert reason("q_bias_missing", model) == expected
     assert "k_proj" not in reason("k_bias_missing", model)[1]
 
@@ -52,7 +52,7 @@ def test_norm_weights_that_are_all_one_are_a_reason(own_checkpoint):
     outcome, words = reason("norm_weights_swapped", model)
     assert (outcome, words) == (
         "unreachable",
-        "the weights of input_layernorm are all the same in this checkpoint",
+        "the weights of attn_norm are all the same in this checkpoint",
     )
 
 
@@ -69,8 +69,7 @@ def test_one_case_has_to_meet_all_needs_at_once(model):
 
 def test_a_head_count_without_groups_makes_their_order_no_bug(own_checkpoint):
     config = json.loads((own_checkpoint / "config.json").read_text())
-    arch = architecture_of({**config, "num_key_value_heads": config["num_attention_heads"]})
-    ungrouped = model_facts(own_checkpoint, arch)
+    ungrouped = model_facts(own_checkpoint, {**config, "num_key_value_heads": config["num_attention_heads"]})
     assert "every order of the KV heads is the same" in same_function(BY_ID["gqa_tiled"], ungrouped)
 
 

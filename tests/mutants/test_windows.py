@@ -55,7 +55,7 @@ def test_on_a_model_without_a_window_none_of_them_is_a_bug_and_none_is_counted(g
 
 
 def test_where_no_case_is_longer_than_the_window_that_is_the_reason(window_golden, window_checkpoint):
-    model = model_facts(window_checkpoint, architecture_of(read_config(window_checkpoint)))
+    model = model_facts(window_checkpoint, read_config(window_checkpoint))
     with open_golden(window_golden) as golden:
         facts = {entry.name: case_facts(golden, entry) for entry in golden.manifest.cases}
     assert {name: fact.over_window for name, fact in facts.items()} == {
@@ -82,7 +82,7 @@ def test_where_no_case_is_longer_than_the_window_that_is_the_reason(window_golde
 
 def test_where_every_layer_has_the_window_its_layers_cannot_be_mistaken(window_checkpoint):
     config = read_config(window_checkpoint)
-    whole = model_facts(window_checkpoint, architecture_of({**config, "max_window_layers": 0}))
+    whole = model_facts(window_checkpoint, {**config, "max_window_layers": 0})
     assert same_function(BY_ID["window_in_every_layer"], whole) == "every layer has the sliding window here"
     assert same_function(BY_ID["window_layers_swapped"], whole) == "every layer has the sliding window here"
     assert same_function(BY_ID["window_missing"], whole) is None

@@ -42,7 +42,7 @@ def refused(directory, tmp_path, match, error=CheckpointError):
 def disagreement(directory, change=lambda model: None, turned=1):
     """What is said of a model that was changed after it was built."""
     config = read_config(directory)
-    model, rotary = _built(directory), Reference(directory).rotary("float64")
+    model, rotary = _built(directory, torch.float32), Reference(directory).rotary("float64")
     change(model)
     rotary.inv_freq = rotary.inv_freq * turned
     built.refuse_disagreement(family_of(config), architecture_of(config), model, rotary)

@@ -56,8 +56,11 @@ def test_a_refusal_is_a_message_on_stderr_and_exit_code_2(tiny, tmp_path):
 
 
 def test_without_arguments_the_embedded_goldens_are_recorded_over_those_that_are_there():
-    tiny, window = plan(Request())
+    jobs = {Path(job.model).name: job for job in plan(Request())}
     at = embedded.directory()
+    assert {job.out for job in jobs.values()} == {str(path) for path in embedded.goldens()}
+    tiny, window = jobs.pop("qwen2-tiny"), jobs.pop("qwen2-window")
+    assert {job.corpus for job in jobs.values()} == {at / "families.toml"}
     assert tiny == Job(str(at / "qwen2-tiny"), "qwen2-tiny", at / "corpus.toml", str(at / "qwen2-tiny.h5"), True)
     assert Path(tiny.out) == embedded.golden()
     assert window == Job(

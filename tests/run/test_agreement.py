@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.errors import UsageError
-from harness.families.rope import inverse_frequencies
+from harness.families.frequencies import inverse_frequencies
 from harness.modes import AGREEMENT_MODES, MODES
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.planting import loader as planted

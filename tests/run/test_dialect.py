@@ -21,10 +21,12 @@ from harness.errors import CheckpointError
 from harness.families.windows import FULL, SLIDING
 from harness.run.check import check
 from harness.run.decoder import Decoder
-from harness.run.dialect import EMBEDDING, HEAD, Parameters, in_both_dialects
+from harness.run.dialect import Parameters, in_both_dialects
 from harness.run.port import load_from, load_port
 from harness.run.question import Question
 from harness.run.tapping import no_tap
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def of_transformers_5(config):

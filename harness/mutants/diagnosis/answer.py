@@ -12,7 +12,7 @@ WORTH_SAYING, MOST = 0.01, 0.5
 # What is nearly as near as the nearest: rounding decides between them.
 NEARLY = 1.5
 # Of equally good explanations a wrong value comes before a wrong formula, and that before a wrong arithmetic.
-PLAUSIBLE = ("config", "weight", "call", "operation", "numerics")
+PLAUSIBLE = ("option", "config", "weight", "call", "operation", "numerics")
 
 
 @dataclass(frozen=True, eq=False)

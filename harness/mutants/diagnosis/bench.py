@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Num
 
-from harness.architecture import Config
+from harness.architecture import Config, architecture_of
 from harness.checkpoint import Checkpoint
 from harness.errors import HarnessError
 from harness.golden import CaseEntry
@@ -25,10 +25,10 @@ from harness.mutants.diagnosis.candidate import Candidate, build
 from harness.mutants.diagnosis.remembered import remembering
 from harness.mutants.diagnosis.scene import EMBED, HEAD, Scene, layer_of
 from harness.mutants.mutant import CallChange, Change, OperationChange
+from harness.run.arithmetic import one_by_one_of
 from harness.run.cache import Cache, Past
 from harness.run.calls import joined, part
 from harness.run.decoder import Decoder
-from harness.run.operations import ONE_BY_ONE
 from harness.run.port import Call
 from harness.run.precision import in_force, jax_dtype
 from harness.run.recent import Recent
@@ -72,13 +72,13 @@ class Bench:
         replaced: frozenset[str],
         arithmetic: str | None = None,
     ) -> None:
-        self.source, self._config, self._replaced = source, config, replaced
+        self.source, self.config, self._replaced = source, config, replaced
         self._checkpoint = _Kept(checkpoint)
         self._dtype = jax_dtype(arithmetic or source.precision)
         self._last: tuple[Candidate, Decoder] | None = None
         self._parameters: dict[str, Any] = {}
         self._handed: dict[tuple[str, str, int, int], tuple[np.ndarray, jax.Array]] = {}
-        self._operations = remembering(ONE_BY_ONE, KEPT_BYTES)
+        self._operations = remembering(one_by_one_of(architecture_of(config)), KEPT_BYTES)
         self._case = functools.cache(source.golden.case)
         self._exact: Bench | None = None
         self.runs = 0
@@ -109,12 +109,12 @@ class Bench:
         if self.source.precision == "float64":
             return None
         if self._exact is None:
-            self._exact = Bench(self.source, self._checkpoint.directory, self._config, self._replaced, "float64")
+            self._exact = Bench(self.source, self._checkpoint.directory, self.config, self._replaced, "float64")
         with in_force("float64"):
             return self._exact.predict(candidate, scene, until)
 
     def _decoder(self, changes: Sequence[Change]) -> Decoder:
-        return build(changes, self._checkpoint, self._config, self._dtype, self._operations)
+        return build(changes, self._checkpoint, self.config, self._dtype, self._operations)
 
     def _run(
         self, candidate: Candidate, decoder: Decoder, scene: Scene, until: str | None

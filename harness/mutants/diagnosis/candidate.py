@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 
 from harness.architecture import Config, architecture_of
 from harness.checkpoint import Checkpoint
-from harness.mutants.mutant import Change, ConfigChange, Mutant, OperationChange, WeightChange
+from harness.mutants.mutant import (
+    Change,
+    ConfigChange,
+    Mutant,
+    OperationChange,
+    WeightChange,
+    planted,
+    with_options,
+)
 from harness.mutants.planting import ChangedWeights
+from harness.run.arithmetic import one_by_one_of
 from harness.run.decoder import Decoder
-from harness.run.operations import ONE_BY_ONE, OPERATIONS, Operations
+from harness.run.operations import Operations
 from harness.run.weights import Weights
-
-
-@dataclass(frozen=True, eq=False)
-class AroundChange(OperationChange):
-    """Something that is done around an operation, whatever that is: two bugs at one operation may be independent.
-
-    Attributes:
-        replaced: as it is around the right operation.
-        around: by operation, from the one that it is around to the one that is planted.
-    """
-
-    around: Mapping[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +69,7 @@ class Candidate:
     def together(self, other: Candidate) -> Candidate | None:
         """Both at once; None where they replace the same operation, or are one mutant."""
         operations = [c for c in (*self.changes, *other.changes) if isinstance(c, OperationChange)]
-        fields = [set(c.replaced) for c in operations if not isinstance(c, AroundChange)]
+        fields = [set(c.formulas()) for c in operations]
         overlap = len(set().union(*fields)) < sum(map(len, fields))
         if overlap or set(self.ids) & set(other.ids):
             return None
@@ -87,26 +83,22 @@ def build(
     checkpoint: Checkpoint,
     config: Config,
     dtype: jnp.dtype,
-    right: Operations = ONE_BY_ONE,
+    right: Operations | None = None,
 ) -> Decoder:
     """The built-in decoder with all of these changes, in every layer; those of how it is called are the caller's.
 
     Args:
-        right: the operations that nothing is changed in.
+        right: the operations of the right architecture; None: compiled one by one.
 
     Raises:
         CheckpointError: a changed config or parameter that the decoder does not compute.
     """
-    replaced: dict[str, Callable[..., Any]] = {}
     arch = architecture_of(config)
     for change in changes:
-        if isinstance(change, OperationChange):
-            replaced |= {} if isinstance(change, AroundChange) else change.replaced
-        elif isinstance(change, ConfigChange):
+        if isinstance(change, ConfigChange):
             config = {**config, **change.fields(config)}
-    for outer in (change for change in changes if isinstance(change, AroundChange)):
-        for name, make in outer.around.items():
-            replaced[name] = make(replaced.get(name, getattr(OPERATIONS, name)))
+    changed = with_options(architecture_of(config), changes)
     of_weights = [change for change in changes if isinstance(change, WeightChange)]
     weights = ChangedWeights(checkpoint, dtype, of_weights, arch) if of_weights else Weights(checkpoint, dtype)
-    return Decoder(architecture_of(config), weights, replace(right, **replaced))
+    own = right if right is not None and changed == arch else one_by_one_of(changed)
+    return Decoder(changed, weights, planted(own, changes))

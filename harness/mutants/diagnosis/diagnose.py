@@ -138,7 +138,9 @@ def replayed_again(
     """
     replayed = [r for r in report.results if (r.precision, r.mode) == (precision, "replay")]
     cases = [c for c in checker.cases if most is None or c.shape[1] <= most]
-    chosen = plan([r for r in replayed if r.case in {c.name for c in cases}], cases, checker.golden.manifest.taps)
+    arch, names = architecture_of(checker.config), {c.name for c in cases}
+    sorts = tuple(zip(arch.windows, arch.ropes, strict=True))
+    chosen = plan([r for r in replayed if r.case in names], cases, checker.golden.manifest.taps, sorts)
     progress.begin(f"{precision}: the port once more, in {len(chosen.stages)} stages")
     return Subject(checker, report, precision, observe(checker, precision, chosen), chosen.cases)
 

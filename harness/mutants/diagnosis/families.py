@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.mutants.configs import theta
+from harness.mutants.configs import eps, theta
 from harness.mutants.diagnosis import values
-from harness.mutants.diagnosis.candidate import AroundChange
-from harness.mutants.layouts import rows_of
+from harness.mutants.layouts import columns, rows
 from harness.mutants.loading import layer_from
-from harness.mutants.mutant import Change, ConfigChange, Mutant, WeightChange
+from harness.mutants.mutant import Change, Mutant, OperationChange
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +45,8 @@ class Family:
     @property
     def around(self) -> bool:
         """Whether it goes around an operation, and so together with another bug of that operation."""
-        return isinstance(self.change(self.grid[0]), AroundChange)
+        change = self.change(self.grid[0])
+        return isinstance(change, OperationChange) and not change.formulas()
 
     def words(self, value: float) -> str:
         return self.forms[round(value)] if self.forms else f"{self.symbol} {value:.6g}"
@@ -75,7 +75,7 @@ FAMILIES = (
     Family(
         "eps_1e5",
         "eps =",
-        lambda v: ConfigChange(lambda config: {"rms_norm_eps": v}),
+        eps,
         (0.0, *_decades(-13, -1, 1)),
         "eps = {}",
     ),
@@ -154,9 +154,9 @@ FAMILIES = (
         scores_and_probabilities=values.operation(probabilities=values.narrow_both),
         exp_over_sum=values.operation(probabilities=values.narrow_by_hand),
     ),
-    _forms("q_heads_reshaped", the_other_way_round=rows_of("q_proj")(values.dims_as_heads)),
-    _forms("kv_heads_reshaped", the_other_way_round=rows_of("k_proj", "v_proj")(values.dims_as_heads)),
-    _forms("o_heads_reshaped", the_other_way_round=WeightChange(values.columns_dims_as_heads)),
+    _forms("q_heads_reshaped", the_other_way_round=rows("q", by=values.dims_as_heads)),
+    _forms("kv_heads_reshaped", the_other_way_round=rows("k", "v", by=values.dims_as_heads)),
+    _forms("o_heads_reshaped", the_other_way_round=columns(values.dims_as_heads)),
     Family(
         "layers_shifted",
         "weights of layer",

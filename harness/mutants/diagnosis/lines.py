@@ -9,8 +9,8 @@ from pathlib import Path
 import harness
 from harness import architecture
 from harness.families import family
-from harness.mutants.mutant import CallChange, Change, ConfigChange, OperationChange
-from harness.run import weights
+from harness.mutants.mutant import CallChange, Change, ConfigChange, OperationChange, OptionChange
+from harness.run import arithmetic, weights
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS
 
@@ -27,6 +27,8 @@ def right_line(change: Change, kinds: Iterable[str]) -> str:
     match change:
         case OperationChange():
             return _line(getattr(OPERATIONS, next(iter(change.replaced))))
+        case OptionChange():
+            return _line(arithmetic.operations_of)
         case ConfigChange():
             return _line(architecture.architecture_of)
         case CallChange():
@@ -36,6 +38,7 @@ def right_line(change: Change, kinds: Iterable[str]) -> str:
 
 
 def _line(source: object, containing: str = "") -> str:
+    source = inspect.unwrap(source)  # type: ignore[arg-type]
     lines, first = inspect.getsourcelines(source)  # type: ignore[arg-type]
     file = Path(inspect.getsourcefile(source) or "")  # type: ignore[arg-type]
     offset = next((i for i, line in enumerate(lines) if containing in line), 0)

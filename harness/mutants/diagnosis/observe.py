@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,12 +53,17 @@ class Plan:
     stages: tuple[str, ...]
 
 
-def plan(results: Sequence[TapResult], cases: Sequence[CaseEntry], taps: Sequence[Tap]) -> Plan:
+def plan(
+    results: Sequence[TapResult], cases: Sequence[CaseEntry], taps: Sequence[Tap], layers: Sequence[Hashable] = ()
+) -> Plan:
     """Choose cases and layers from the judged replay results of one precision: of cases that were replayed.
 
     Cases: the shortest and the longest comfortable one in which as many kinds are wrong as in any, one for what is
     wrong nowhere else, and one of every sort of call: what is named has to be right where the port is.
-    Layers: the first and the last that are wrong, and the first and the last that are not.
+    Layers: of every sort the first and the last that are wrong, and the first and the last that are not.
+
+    Args:
+        layers: of which sort each layer is; none means that all are alike.
     """
     by_name = {tap.name: tap for tap in taps}
     replayed = {result.case for result in results}
@@ -83,22 +88,27 @@ def plan(results: Sequence[TapResult], cases: Sequence[CaseEntry], taps: Sequenc
     partly = [c for c in cases if wrong[c.name] < everything and c.level == "ops" and c.shape[1] <= MOST_TOKENS]
     chosen |= dict.fromkeys(sorted(partly, key=lambda c: c.shape[1])[-1:])
     chosen |= dict.fromkeys(representatives(cases))
-    return Plan(tuple(chosen), _stages([r for r in results if r.verdict in FAULTY], taps))
+    return Plan(tuple(chosen), _stages([r for r in results if r.verdict in FAULTY], taps, layers))
 
 
-def _stages(wrong: Sequence[TapResult], taps: Sequence[Tap]) -> tuple[str, ...]:
+def _stages(wrong: Sequence[TapResult], taps: Sequence[Tap], layers: Sequence[Hashable]) -> tuple[str, ...]:
+    def ends(stages: Iterable[str]) -> set[str]:
+        """The first and the last of every sort."""
+        by_sort: dict[Hashable, list[str]] = {}
+        for stage in sorted(stages, key=order.index):
+            index = layer_of(stage)
+            by_sort.setdefault(layers[index] if layers and index is not None else None, []).append(stage)
+        return {stage for alike in by_sort.values() for stage in (alike[0], alike[-1])}
+
     by_name = {tap.name: tap for tap in taps}
     order = list(dict.fromkeys(stage_of(tap) for tap in taps))
     by_kind: dict[str, list[str]] = {}
     for name in dict.fromkeys(r.tap for r in wrong):
         by_kind.setdefault(by_name[name].kind, []).append(stage_of(by_name[name]))
-    chosen = set()
-    for stages in by_kind.values():
-        found = sorted(stages, key=order.index)
-        chosen |= {found[0], found[-1]}
+    chosen = set().union(*map(ends, by_kind.values()))
     faulty = {stage for stages in by_kind.values() for stage in stages}
     clean = [stage for stage in order if layer_of(stage) is not None and stage not in faulty]
-    return tuple(stage for stage in order if stage in chosen | {*clean[:1], *clean[-1:]})
+    return tuple(stage for stage in order if stage in chosen | ends(clean))
 
 
 def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Scene, ...]:

@@ -13,6 +13,7 @@ from itertools import combinations, islice
 import numpy as np
 
 from harness.metrics import UNIT_ROUNDOFF
+from harness.mutants.applies import not_here
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked, indistinguishable, ranking
 from harness.mutants.diagnosis.bench import Bench
@@ -63,6 +64,7 @@ class Search:
     ) -> None:
         self._bench, self._scenes, self._faulty_layers = bench, scenes, faulty_layers
         self._layers, self._hidden = layers, hidden
+        self._catalogue = [mutant for mutant in CATALOGUE if not_here(mutant, bench.config) is None]
         self._one_layer = [tap for tap in bench.source.taps.values() if tap.stage in ("", "layers.0")]
         self._wrong = frozenset(kind for scene in scenes for kind in scene.faulty)
         self._sorts = {kind: self._wrong_sorts(kind) for kind in self._wrong}
@@ -130,7 +132,7 @@ class Search:
     def _singles(self, kind: str, scene: Scene, tried: object) -> Iterator[tuple[Candidate, Match]]:
         candidates = [
             Candidate.of(mutant)
-            for mutant in CATALOGUE
+            for mutant in self._catalogue
             if self._concerns(mutant.introduced, kind) and (scene.case.cached or not mutant.cached)
         ]
         yield from self._matched(candidates, scene, kind)
@@ -149,7 +151,8 @@ class Search:
                 return  # another start would find the same value
 
     def _families(self, kind: str) -> Iterator[Family]:
-        return (family for family in FAMILIES if self._concerns(BY_ID[family.mutant].introduced, kind))
+        here = {mutant.id for mutant in self._catalogue}
+        return (f for f in FAMILIES if f.mutant in here and self._concerns(BY_ID[f.mutant].introduced, kind))
 
     def _two_at_once(
         self, kind: str, scene: Scene, tried: Sequence[tuple[Candidate, Match]]

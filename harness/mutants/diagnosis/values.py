@@ -9,11 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from harness.architecture import Architecture
-from harness.mutants.diagnosis.candidate import AroundChange
-from harness.mutants.mutant import Change, OperationChange, Read
+from harness.mutants.mutant import NORMS, Around, Change, OperationChange
 from harness.run.operations import (
-    OPERATIONS,
     allowed,
     embed,
     gated,
@@ -32,8 +29,7 @@ def operation(**replaced: Callable[..., Array]) -> OperationChange:
 
 def around(**made: Callable[[Callable[..., Array]], Callable[..., Array]]) -> OperationChange:
     """Whatever the operations are, with something done to what goes in or comes out."""
-    right = {name: make(getattr(OPERATIONS, name)) for name, make in made.items()}
-    return AroundChange(right, around=made)
+    return OperationChange({name: Around(make) for name, make in made.items()})
 
 
 def _times(x: Array, factor: float) -> Array:
@@ -84,7 +80,7 @@ def weight_offset(value: float) -> Change:
     def norm(x: Array, weight: Array, eps: float) -> Array:
         return rms_norm(x, weight + jnp.asarray(value, weight.dtype), eps)
 
-    return operation(attn_norm=norm, mlp_norm=norm, final_norm=norm)
+    return every_norm(norm)
 
 
 def position_shift(value: float) -> Change:
@@ -163,7 +159,7 @@ def activation_limit(value: float) -> Change:
 
 
 def every_norm(norm: Callable[..., Array]) -> Change:
-    return operation(attn_norm=norm, mlp_norm=norm, final_norm=norm)
+    return OperationChange(dict.fromkeys(sorted(NORMS), norm))
 
 
 def narrow_divided(x: Array, weight: Array, eps: float) -> Array:
@@ -203,8 +199,3 @@ def narrow_by_hand(scores: Array, seen: Array) -> Array:
 def dims_as_heads(tensor: np.ndarray, head_dim: int) -> np.ndarray:
     """Rows (head_dim, head) taken as (head, head_dim): what the catalogue has, the other way round."""
     return tensor.reshape(head_dim, -1, *tensor.shape[1:]).swapaxes(0, 1).reshape(tensor.shape)
-
-
-def columns_dims_as_heads(name: str, read: Read, arch: Architecture) -> np.ndarray:
-    tensor = read(name)
-    return dims_as_heads(tensor.T, arch.head_dim).T if name.endswith("o_proj.weight") else tensor

@@ -16,7 +16,7 @@ from harness.mutants.eager import Eager
 from harness.report.diagnosis_terminal import print_diagnosis
 from harness.run.checker import Checker
 from harness.run.decoder import Decoder
-from harness.run.operations import ONE_BY_ONE, rotate
+from harness.run.operations import OPERATIONS, one_by_one, rotate
 from harness.run.question import BOTH, Question
 from tests.mutants.diagnosis.test_diagnose import Hiding
 
@@ -40,7 +40,7 @@ def printed(found):
 
 def decoder(directory, config, dtype, **operations):
     """The built-in decoder, its operations run one by one, some of them others."""
-    return Eager(Decoder.load(directory, config, dtype, operations=replace(ONE_BY_ONE, **operations)))
+    return Eager(Decoder.load(directory, config, dtype, operations=replace(one_by_one(OPERATIONS), **operations)))
 
 
 def without_windows(directory, config, dtype):

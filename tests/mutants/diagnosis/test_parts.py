@@ -220,9 +220,9 @@ def test_the_right_decoder_on_the_bench_is_the_golden(bench, case):
 
 def test_a_mutant_that_does_not_fit_the_model_predicts_nothing(bench):
     """A gate transposed has another shape; the port with that bug would not run."""
-    from harness.mutants.loading import of
+    from harness.mutants.loading import changed
 
-    change = of("gate_proj.weight")(np.transpose)
+    change = changed("gate", by=np.transpose)
     with in_force("float64"):
         assert bench.predict(Candidate((), (change,)), stage(bench, "layers.0")) is None
 

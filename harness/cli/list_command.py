@@ -1,0 +1,19 @@
+"""`goldens list`: the embedded goldens, and the families that are known."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(name="list")
+def list_() -> None:
+    """The embedded goldens, which commands take by name, and the model families that can be recorded.
+
+    \b
+    goldens check llama3
+    """
+    from harness import embedded
+    from harness.cli.console import console
+    from harness.report.contents import print_list
+
+    print_list(embedded.goldens(), console())

@@ -1,0 +1,51 @@
+"""Cohere's Command R: attention and MLP side by side after one norm, pairs of neighbours turned in float32.
+Command R7B (`cohere2`): windows, and no RoPE in the layers without one."""
+
+from __future__ import annotations
+
+from harness.families.family import HEAD_NORMS, LAYER, Family
+from harness.families.options import Architecture, Norm
+from harness.families.reading import EPS, decoder, factor, flag, heads_of, layers_of
+from harness.families.rope import rope
+from harness.families.windows import by_pattern, widths
+from harness.fields import Config, number
+
+
+def read(config: Config) -> Architecture:
+    one = rope(config, heads_of(config)[-1], interleaved=True, wide="products")
+    normed = flag(config, "use_qk_norm", False)  # CohereConfig's default
+    return _read(
+        config, ropes=(one,) * layers_of(config), qk_norm=_norm(config) if normed else None, qk_norm_over="each"
+    )
+
+
+def read_2(config: Config) -> Architecture:
+    slides = by_pattern(config, layers_of(config), 4)  # Cohere2Config's default
+    one = rope(config, heads_of(config)[-1], interleaved=True, wide="products")
+    return _read(
+        config, ropes=tuple(one if sliding else None for sliding in slides), windows=widths(config, slides)
+    )
+
+
+def _norm(config: Config) -> Norm:
+    return Norm(number(config, "layer_norm_eps", *EPS), centered=True, weighted_wide=True)
+
+
+def _read(config: Config, **options: object) -> Architecture:
+    biased = flag(config, "attention_bias", False)  # both configs' default
+    return decoder(
+        config,
+        norm=_norm(config),
+        placement="parallel",
+        biases=frozenset({"q", "k", "v", "attn_out"} if biased else ()),
+        logit_scale=factor(config, "logit_scale"),
+        tied_head=flag(config, "tie_word_embeddings", True),  # both configs' default
+        **options,
+    )
+
+
+PARALLEL = {**{kind: path for kind, path in LAYER.items() if kind != "mlp_norm"}, **HEAD_NORMS}
+FAMILIES = (
+    Family(model_type="cohere", classes=("CohereForCausalLM", "CohereModel"), read=read, layer=PARALLEL),
+    Family(model_type="cohere2", classes=("Cohere2ForCausalLM", "Cohere2Model"), read=read_2, layer=PARALLEL),
+)

@@ -1,0 +1,100 @@
+"""Gemma: norm weights from 0, a scaled and tied embedding. Gemma 2: norms on both sides, caps and windows.
+Gemma 3: normed queries and keys instead of caps on scores, and another theta where there is a window."""
+
+from __future__ import annotations
+
+from harness.families.family import HEAD_NORMS, LAYER, Family
+from harness.families.options import Architecture, Norm, Rope
+from harness.families.reading import cap, decoder, factor, flag, heads_of, layers_of, rms_norm
+from harness.families.rope import rope, ropes_by_type
+from harness.families.windows import by_pattern, widths
+from harness.fields import Config, integer
+
+TANH = "gelu_pytorch_tanh"
+BIASED = frozenset({"q", "k", "v", "attn_out"})
+
+
+def _norm(config: Config) -> Norm:
+    return rms_norm(config, plus_one=True, weighted_wide=True)
+
+
+def _read(config: Config, ropes: tuple[Rope, ...] | None = None, **options: object) -> Architecture:
+    integer(config, "head_dim")  # where there is none, transformers takes 256
+    return decoder(
+        config,
+        norm=_norm(config),
+        ropes=ropes or (rope(config, heads_of(config)[-1]),) * layers_of(config),
+        embed_scale=heads_of(config)[0] ** 0.5,
+        biases=BIASED if flag(config, "attention_bias", False) else frozenset(),  # GemmaConfig's default
+        tied_head=flag(config, "tie_word_embeddings", True),  # GemmaConfig's default; published configs lack it
+        activation=TANH,
+        **options,
+    )
+
+
+def read(config: Config) -> Architecture:
+    return _read(config)
+
+
+def read_2(config: Config) -> Architecture:
+    # Published configs have no layer_types: Gemma2Config alternates, beginning with a window.
+    return _read(
+        config,
+        placement="sandwich",
+        scale=factor(config, "query_pre_attn_scalar") ** -0.5,
+        score_cap=cap(config, "attn_logit_softcapping"),
+        logit_cap=cap(config, "final_logit_softcapping"),
+        windows=widths(config, by_pattern(config, layers_of(config), 2)),
+    )
+
+
+def read_3(config: Config) -> Architecture:
+    slides = by_pattern(config, layers_of(config), 6)  # Gemma3TextConfig's default
+    return _read(
+        config,
+        placement="sandwich",
+        scale=factor(config, "query_pre_attn_scalar") ** -0.5,
+        logit_cap=cap(config, "final_logit_softcapping"),
+        windows=widths(config, slides),
+        ropes=ropes_by_type(
+            config, slides, heads_of(config)[-1], "rope_local_base_freq", kinds=("default", "linear")
+        ),
+        qk_norm=_norm(config),
+    )
+
+
+SANDWICH = {
+    **LAYER,
+    "attn_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+ONLY = {"use_bidirectional_attention": False, "hidden_activation": TANH}
+FAMILIES = (
+    Family(
+        model_type="gemma",
+        classes=("GemmaForCausalLM", "GemmaModel"),
+        read=read,
+        # Old configs say `gelu`, and mean its approximation: so GemmaConfig reads it.
+        only={**ONLY, "hidden_act": TANH},
+        harmless=frozenset({"cache_implementation"}),
+    ),
+    Family(
+        model_type="gemma2",
+        classes=("Gemma2ForCausalLM", "Gemma2Model"),
+        read=read_2,
+        layer=SANDWICH,
+        only={**ONLY, "hidden_act": TANH},
+        harmless=frozenset({"cache_implementation"}),
+    ),
+    Family(
+        model_type="gemma3_text",
+        classes=("Gemma3ForCausalLM", "Gemma3TextModel"),
+        read=read_3,
+        layer={**SANDWICH, **HEAD_NORMS},
+        heads_first=True,
+        ropes_by_type=True,
+        only={**ONLY, "hidden_act": TANH, "attn_logit_softcapping": None},
+        harmless=frozenset({"cache_implementation", "_sliding_window_pattern"}),  # it comes with layer_types
+    ),
+)

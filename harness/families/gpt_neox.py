@@ -1,0 +1,48 @@
+"""GPT-NeoX and Pythia: attention and MLP side by side, a LayerNorm each; one matrix for q, k and v."""
+
+from __future__ import annotations
+
+from harness.families.family import LAYER, Family
+from harness.families.neutral import Named
+from harness.families.options import Architecture, Norm
+from harness.families.reading import EPS, decoder, flag, heads_of, layers_of
+from harness.families.rope import rope
+from harness.fields import Config, number
+
+
+def read(config: Config) -> Architecture:
+    config = Named(config, num_key_value_heads=config.get("num_attention_heads"))
+    one = rope(config, heads_of(config)[-1], partial=0.25)  # GPTNeoXConfig's default
+    # GPTNeoXConfig's defaults.
+    biased, parallel = flag(config, "attention_bias", True), flag(config, "use_parallel_residual", True)
+    return decoder(
+        config,
+        norm=Norm(number(config, "layer_norm_eps", *EPS), bias=True, centered=True, weighted_wide=True),
+        placement="parallel_two" if parallel else "pre",
+        ropes=(one,) * layers_of(config),
+        gated=False,
+        biases=frozenset({"up", "mlp_out"} | ({"q", "k", "v", "attn_out"} if biased else set())),
+        tied_head=flag(config, "tie_word_embeddings", False),
+    )
+
+
+FAMILIES = (
+    Family(
+        model_type="gpt_neox",
+        classes=("GPTNeoXForCausalLM", "GPTNeoXModel"),
+        read=read,
+        layer={
+            **{kind: LAYER[kind] for kind in ("attn_norm", "mlp_norm")},
+            **dict.fromkeys(("q", "k", "v"), "attention.query_key_value"),
+            "attn_out": "attention.dense",
+            "up": "mlp.dense_h_to_4h",
+            "mlp_out": "mlp.dense_4h_to_h",
+        },
+        model={"embed": "gpt_neox.embed_in", "final_norm": "gpt_neox.final_layer_norm", "logits": "lm_head"},
+        layers="gpt_neox.layers",
+        by_head=True,
+        activation="mlp.act",
+        names={"rope_theta": "rotary_emb_base"},
+        stored={r"^embed_out\.": "lm_head.", r"\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$": None},
+    ),
+)

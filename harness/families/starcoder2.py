@@ -1,0 +1,43 @@
+"""StarCoder2: LayerNorm, biases everywhere, an MLP without a gate, and a sliding window in all layers."""
+
+from __future__ import annotations
+
+from harness.families.family import LAYER, Family
+from harness.families.options import Architecture, Norm
+from harness.families.reading import EPS, decoder, flag, heads_of, layers_of
+from harness.families.rope import rope
+from harness.families.windows import WIDEST
+from harness.fields import Config, boolean, integer, number
+
+BIASED = frozenset({"q", "k", "v", "attn_out", "up", "mlp_out"})
+
+
+def read(config: Config) -> Architecture:
+    layers = layers_of(config)
+    width = config.get("sliding_window") and integer(config, "sliding_window", most=WIDEST)
+    return decoder(
+        config,
+        norm=Norm(number(config, "norm_epsilon", *EPS), bias=True, centered=True, weighted_wide=True),
+        ropes=(rope(config, heads_of(config)[-1]),) * layers,
+        windows=(width,) * layers,
+        gated=False,
+        biases=BIASED if boolean(config, "use_bias") else frozenset(),
+        tied_head=flag(config, "tie_word_embeddings", True),  # Starcoder2Config's default
+    )
+
+
+FAMILIES = (
+    Family(
+        model_type="starcoder2",
+        classes=("Starcoder2ForCausalLM", "Starcoder2Model"),
+        read=read,
+        activation="mlp.act",
+        layer={
+            **{kind: path for kind, path in LAYER.items() if kind != "gate"},
+            "up": "mlp.c_fc",
+            "mlp_out": "mlp.c_proj",
+        },
+        harmless=frozenset({"residual_dropout", "embedding_dropout"}),
+        only={"norm_type": "layer_norm", "mlp_type": "default"},
+    ),
+)

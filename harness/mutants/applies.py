@@ -1,0 +1,54 @@
+"""Whether a mutant is a bug in an architecture at all, and why not where it is none."""
+
+from __future__ import annotations
+
+from harness.architecture import Architecture, Config, architecture_of, difference
+from harness.errors import CheckpointError
+from harness.families.graph import kinds_in
+from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, OptionChange
+from harness.mutants.needs import of_architecture
+from harness.run.arithmetic import operations_of
+from harness.run.operations import OPERATIONS
+
+ROTATED = frozenset({"q_rope", "k_rope"})
+
+
+def not_here(mutant: Mutant, config: Config) -> str | None:
+    """Why a mutant cannot be in a model with this config; None where it can."""
+    arch, change = architecture_of(config), mutant.change
+    here = mutant.introduced & kinds_in(arch)
+    if mutant.introduced and not here:
+        return f"this model has no {' or '.join(sorted(mutant.introduced))}"
+    if here and here <= ROTATED and not any(arch.ropes):
+        return "no layer of this model has RoPE"
+    model = of_architecture(config)
+    lacking = next((n.lacking for n in mutant.needs if n.of == "architecture" and not n.holds(model)), None)
+    if lacking:
+        return lacking
+    if isinstance(change, ConfigChange) and not _changes(change, config):
+        return "that is what the config says here"
+    if isinstance(change, OptionChange) and change.options(arch) == arch:
+        return change.lacking
+    if isinstance(change, OperationChange):
+        if change.replaced and change.replaced.keys() <= _never_run(arch):
+            return f"this model has no {' or '.join(sorted(change.replaced))}"
+        own = operations_of(arch)
+        other = [name for name in change.formulas() if getattr(own, name) is not getattr(OPERATIONS, name)]
+        if other:
+            return f"{', '.join(other)}: this model has another formula, of which this is no variant"
+    return None
+
+
+def _never_run(arch: Architecture) -> frozenset[str]:
+    """Operations of the decoder that this architecture has no place for."""
+    parallel = arch.placement.startswith("parallel")
+    residuals = {"attn_residual", "mlp_residual"} if parallel else {"parallel_residual"}
+    return frozenset(residuals | ({"activated"} if arch.gated else {"gated"}))
+
+
+def _changes(change: ConfigChange, config: Config) -> bool:
+    """Whether a config that is read wrongly describes another function, or none."""
+    try:
+        return bool(difference(config, {**config, **change.fields(config)}))
+    except CheckpointError:
+        return True

@@ -1,0 +1,31 @@
+"""Bugs between families: what a model does and another does not, left out, doubled, or done in another way.
+
+Two ways to plant one: the decoder with another option, or something done around an operation, whatever it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from harness.families.options import Architecture
+from harness.mutants.mutant import Around, Mutant, OperationChange, OptionChange, kinds
+from harness.mutants.needs import Need
+
+
+def option(
+    name: str,
+    wrong: str,
+    right: str,
+    introduced: frozenset[str],
+    options: Callable[[Architecture], Architecture],
+    lacking: str,
+    *seen: str,
+    needs: tuple[Need, ...] = (),
+) -> Mutant:
+    return Mutant(name, wrong, right, introduced, OptionChange(options, lacking), needs=needs, seen=seen)
+
+
+def around(
+    name: str, wrong: str, right: str, replaced: Mapping[str, Around], *seen: str, needs: tuple[Need, ...] = ()
+) -> Mutant:
+    return Mutant(name, wrong, right, kinds(*replaced), OperationChange(dict(replaced)), needs=needs, seen=seen)

@@ -1,0 +1,66 @@
+"""The embedded goldens of other families: small, made by what is in the repository, and right."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from harness import embedded
+from harness.corpus import load_corpus
+from harness.record.families import CONFIGS, config, write_checkpoint
+from harness.run.check import check
+from harness.run.question import Question
+from harness.store import open_golden
+
+each = pytest.mark.parametrize("name", CONFIGS)
+
+
+def paths(name):
+    return embedded.directory() / f"{name}.h5", embedded.directory() / name
+
+
+def test_they_are_all_that_there_are_beside_the_two_of_qwen2():
+    assert {path.stem for path in embedded.goldens()} == {*CONFIGS, "qwen2-tiny", "qwen2-window"}
+
+
+@each
+def test_it_is_small_and_holds_its_corpus(name):
+    golden, _ = paths(name)
+    assert golden.stat().st_size < 1.05e6
+    with open_golden(golden) as opened:
+        assert opened.manifest.corpus_sha256 == load_corpus(embedded.corpus_of(name)).digest
+        assert opened.manifest.model.config == config(name)
+
+
+@each
+def test_its_checkpoint_is_the_one_that_is_made_here(name, tmp_path):
+    write_checkpoint(tmp_path, config(name))
+    _, checkpoint = paths(name)
+    for file in checkpoint.iterdir():
+        assert file.read_bytes() == (tmp_path / file.name).read_bytes(), file.name
+
+
+@each
+def test_the_built_in_decoder_matches_it_compiled_as_a_whole(name):
+    golden, checkpoint = paths(name)
+    report = check(
+        golden, checkpoint, question=Question(precisions=("float32",), cases=("seven", "left", "chunks"))
+    )
+    assert report.verdict == "match", report.introduced
+    assert {result.mode for result in report.results} == {"forward", "replay", "prefill", "alone"}
+
+
+@pytest.mark.record
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="it is recorded anew, with torch")
+@each
+def test_it_is_what_this_recorder_records(name, tmp_path):
+    """On another machine the last bits may differ, and so the id; the truth may not."""
+    from harness.record.recorder import Options, record
+    from tests.record.test_recorder import assert_same_truth
+
+    golden, checkpoint = paths(name)
+    corpus, names = load_corpus(embedded.corpus_of(name)), ("seven", "chunks", "far")
+    record(checkpoint, name, corpus, str(tmp_path / "again.h5"), Options(cases=names))
+    with open_golden(golden) as committed, open_golden(tmp_path / "again.h5") as again:
+        assert_same_truth(committed, again, corpus, names)

@@ -1,0 +1,188 @@
+"""What every family has to show. One joins by being listed in `tiny.py`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.record
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import AutoConfig
+
+from harness.architecture import architecture_of, difference, read_config
+from harness.corpus import Corpus, Prompt, prompt_case
+from harness.entries import Batch, Decode, Generation, Offset
+from harness.errors import CheckpointError
+from harness.families import families
+from harness.families.graph import taps_of
+from harness.mutants.planting import loader
+from harness.mutants.sanity import RIGHT
+from harness.record import capture
+from harness.record.capture import Collector
+from harness.record.cases import case_of
+from harness.record.environment import reproducible
+from harness.record.model import Reference
+from harness.record.recorder import record
+from harness.run.check import check
+from harness.run.dialect import Parameters
+from harness.run.question import Question
+from tests.families import tiny
+from tests.record.test_decode import assert_equal_bits, layer_major, plain
+from tests.record.test_windows import CASES, IDS
+
+# Every kind of case, in few shapes: each is compiled in three precisions.
+CORPUS = Corpus(
+    (Prompt("one", "A b", "few tokens", level="logits"), Prompt("some", "1 2 3 45", "more than a window")),
+    decodes=(Decode("chunk", "a cached", "two chunks and steps", steps=2, chunks=(4,)),),
+    batches=(Batch("left", ("one", "some"), "left", "pads"),),
+    offsets=(Offset("far", "1 2 3 45", ((0, 0), (3, 300)), "far"),),
+    generations=(Generation("free", "The ", "tokens", tokens=4),),
+)
+each = pytest.mark.parametrize(("family", "name"), tiny.ALL, ids=["-".join(one) for one in tiny.ALL])
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("families")
+    return {one: tiny.write(folder / "-".join(one), *one) for one in tiny.ALL}
+
+
+def test_every_family_is_tried():
+    assert tiny.CONFIGS.keys() == families().keys()
+
+
+@each
+def test_both_dialects_of_its_config_describe_one_architecture(checkpoints, family, name, tmp_path):
+    directory = checkpoints[family, name]
+    AutoConfig.from_pretrained(directory).save_pretrained(tmp_path)
+    assert difference(read_config(directory), read_config(tmp_path)) == []
+
+
+@each
+@pytest.mark.parametrize("case", ["decode", "chunks", "left", "ragged decode"])
+@pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
+def test_what_is_recorded_is_what_transformers_computes_bit_for_bit(checkpoints, family, name, case, precision):
+    the, directory = case_of(CASES[case], IDS, {}, pad=tiny.BYTES), checkpoints[family, name]
+    with reproducible():
+        taps = layer_major(Reference(directory), precision, the)
+        outputs, cache = plain(directory, precision, the)
+    assert_equal_bits(taps, the, outputs, cache)
+
+
+def moved(directory) -> dict[str, set[str]]:
+    """By kind of tap, the kinds that change where it is nudged inside transformers' own layer."""
+    model, ids = Reference(directory), [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    stage, inputs = model.load("layers.1", ("float64",)), model.inputs(prompt_case("case", ids))
+    generator = torch.Generator().manual_seed(0)
+    state = torch.randn(1, len(ids), model.arch.hidden, dtype=torch.float64, generator=generator)
+
+    def run(given):
+        tap = Collector("layers.1", stage.kinds, given)
+        out = stage.run("float64", state.clone(), inputs, tap)
+        return {**tap.values, "resid_post": out}
+
+    seen, found = run({}), {}
+    assert all(torch.equal(value, run(dict(seen))[kind]) for kind, value in seen.items())
+    for kind, value in seen.items():
+        nudge = 1 + 0.5 * torch.rand(value.shape, generator=generator, dtype=value.dtype)
+        nudged = run({kind: value * nudge})
+        found[kind] = {other for other in seen if not torch.equal(nudged[other], seen[other])} - {kind}
+    return found
+
+
+def downstream(arch) -> dict[str, set[str]]:
+    """By kind, the kinds that the table calls downstream of it, in one layer."""
+    found: dict[str, set[str]] = {}
+    taps = [tap for tap in taps_of(arch) if tap.stage == "layers.1"]
+    for tap in reversed(taps):
+        readers = [other for other in taps if tap.name in other.inputs]
+        found[tap.kind] = set().union(*({other.kind} | found[other.kind] for other in readers))
+    return found
+
+
+@each
+def test_nudging_a_tap_changes_what_the_table_calls_downstream_of_it(checkpoints, family, name):
+    directory = checkpoints[family, name]
+    assert moved(directory) == downstream(architecture_of(read_config(directory)))
+
+
+def test_a_wrong_table_is_seen(checkpoints):
+    directory = checkpoints["llama", "llama3"]
+    arch = architecture_of(read_config(directory))
+    for wrong in ("post", "parallel_two"):
+        assert moved(directory) != downstream(replace(arch, placement=wrong))
+
+
+def test_a_place_that_means_another_tap_is_seen(checkpoints, monkeypatch):
+    """The hook fires, once, and means something else: q and k have changed places."""
+    directory = checkpoints["llama", "llama3"]
+    right = capture._made
+    monkeypatch.setattr(
+        capture,
+        "_made",
+        lambda tap, kinds, *rest: right(tap, tuple({"gate": "up", "up": "gate"}.get(k, k) for k in kinds), *rest),
+    )
+    assert moved(directory)["gate"] == downstream(architecture_of(read_config(directory)))["gate"]
+    monkeypatch.setattr(
+        capture,
+        "_made",
+        lambda tap, kinds, *rest: right(tap, tuple({"q": "k", "k": "q"}.get(k, k) for k in kinds), *rest),
+    )
+    assert moved(directory) != downstream(architecture_of(read_config(directory)))
+
+
+@each
+def test_the_built_in_decoder_computes_it(checkpoints, family, name, tmp_path):
+    directory, golden = checkpoints[family, name], tmp_path / "golden.h5"
+    record(directory, "model", CORPUS, str(golden))
+    question = Question(precisions=("float64", "float32", "bfloat16"))
+    # Operation by operation; compiled as a whole it is checked on the embedded goldens.
+    report = check(golden, directory, "built-in", question, load=loader(RIGHT))
+    assert report.verdict == "match", report.introduced
+    assert {result.mode for result in report.results} == {"forward", "replay", "prefill", "alone"}
+    half_ulps = [r.rms_multiple for r in report.results if r.precision == "float64" and r.case != "far"]
+    assert max(half_ulps) * 2**-53 < 1e-13
+
+
+@each
+def test_a_field_that_is_not_known_is_refused_by_name(checkpoints, family, name, tmp_path):
+    fields = tiny.config(family, name) | {"attention_sinks": 4}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(Exception, match="attention_sinks"):
+        architecture_of(read_config(tmp_path))
+
+
+def test_gpt2_is_read_by_the_names_of_its_published_files_as_well(checkpoints, tmp_path):
+    """Without a prefix, and with masks as buffers: what is recorded is the same, and so is what ports read."""
+    directory = checkpoints["gpt2", "plain"]
+    shutil.copytree(directory, tmp_path / "gpt2")
+    tensors = load_file(directory / "model.safetensors")
+    stored = {name.removeprefix("transformer."): value for name, value in tensors.items()}
+    stored["h.0.attn.bias"] = np.ones((1, 1, 8, 8), np.uint8)
+    save_file(stored, tmp_path / "gpt2" / "model.safetensors", metadata={"format": "pt"})
+    one, other = Reference(directory).checkpoint, Reference(tmp_path / "gpt2").checkpoint
+    assert one.table() == other.table()
+    ports = Parameters(tmp_path / "gpt2", read_config(directory))
+    assert "wte.weight" in ports and "h.0.attn.bias" not in ports
+    assert np.array_equal(ports["lm_head.weight"], ports["wte.weight"])
+
+
+def test_gpt_neox_is_read_by_the_names_of_its_published_files_as_well(checkpoints, tmp_path):
+    directory = checkpoints["gpt_neox", "parallel"]
+    shutil.copytree(directory, tmp_path / "neox")
+    stored = load_file(directory / "model.safetensors")
+    stored["embed_out.weight"] = stored.pop("lm_head.weight")
+    stored["gpt_neox.layers.0.attention.masked_bias"] = np.full((1,), -1e9, np.float32)
+    save_file(stored, tmp_path / "neox" / "model.safetensors", metadata={"format": "pt"})
+    assert Reference(directory).checkpoint.table() == Reference(tmp_path / "neox").checkpoint.table()
+    stored["lm_head.weight"] = stored["embed_out.weight"]
+    save_file(stored, tmp_path / "neox" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="two tensors of the checkpoint are one parameter"):
+        Reference(tmp_path / "neox")

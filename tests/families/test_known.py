@@ -1,0 +1,103 @@
+"""What is said of the families that are known, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from harness import embedded
+from harness.architecture import architecture_of, difference
+from harness.cli import cli
+from harness.errors import CheckpointError
+from harness.families import families
+from harness.families.others import OTHERS
+from tests.families import tiny
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_names_every_family():
+    first = README.split("## Three jobs")[0]
+    assert [name for name in families() if f"`{name}`" not in first] == []
+
+
+def test_no_family_is_both_known_and_refused():
+    assert not OTHERS.keys() & families().keys()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_family_is_refused_with_its_reason(name):
+    with pytest.raises(CheckpointError) as refused:
+        architecture_of({"model_type": name})
+    assert OTHERS[name][0] in str(refused.value) and OTHERS[name][1] in str(refused.value)
+
+
+def test_the_list_has_every_embedded_golden_and_every_family():
+    printed = CliRunner().invoke(cli, ["list"])
+    assert printed.exit_code == 0, printed.output
+    for path in embedded.goldens():
+        assert path.stem in printed.output
+    assert all(name in printed.output for name in families())
+
+
+def test_commands_take_an_embedded_golden_by_name():
+    for path in embedded.goldens():
+        assert embedded.resolved(path.stem) == str(path)
+    assert embedded.resolved("nowhere") == "nowhere"
+    printed = CliRunner().invoke(cli, ["show", "qwen2-window"])
+    assert printed.exit_code == 0 and "qwen2-window" in printed.output
+
+
+@pytest.mark.parametrize(("family", "name"), tiny.ALL, ids=["-".join(one) for one in tiny.ALL])
+def test_a_field_that_is_null_absent_or_of_another_type_is_refused_or_has_a_stated_default(family, name):
+    """Whatever becomes of one field: an architecture, or a refusal that names something. Never anything else."""
+    fields = tiny.config(family, name)
+    for field in fields:
+        for changed in (
+            {**fields, field: None},
+            {**fields, field: "x"},
+            {k: v for k, v in fields.items() if k != field},
+        ):
+            try:
+                architecture_of(changed)
+            except CheckpointError as refused:
+                assert "config" in str(refused) or "model" in str(refused) or "RoPE" in str(refused)
+
+
+# Fields of COMMON and of the tiny configs that change nothing.
+SILENT = {"bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings", "torch_dtype", "model_type"}
+
+
+def otherwise(value):
+    """Another value of the same type."""
+    if isinstance(value, dict):
+        return {name: otherwise(inner) for name, inner in value.items() if not isinstance(inner, str)} | {
+            name: inner for name, inner in value.items() if isinstance(inner, str)
+        }
+    if isinstance(value, list):
+        return value[::-1] if value != value[::-1] else value[1:] + value[:1]
+    if isinstance(value, bool):
+        return not value
+    return value if isinstance(value, str) else value * 2
+
+
+@pytest.mark.parametrize(("family", "name"), tiny.ALL, ids=["-".join(one) for one in tiny.ALL])
+def test_each_field_changes_the_function_or_is_refused(family, name):
+    fields = tiny.config(family, name)
+    for field, value in fields.items():
+        if field in SILENT or value is None or isinstance(value, str):
+            continue
+        try:
+            found = difference(fields, {**fields, field: otherwise(value)})
+        except CheckpointError:
+            continue
+        assert found, field
+
+
+@pytest.mark.parametrize(("family", "name"), tiny.ALL, ids=["-".join(one) for one in tiny.ALL])
+def test_what_is_silent_changes_nothing(family, name):
+    fields = tiny.config(family, name)
+    for field in SILENT & fields.keys() - {"model_type", "torch_dtype"}:
+        assert difference(fields, {**fields, field: fields[field] + 1}) == [], field

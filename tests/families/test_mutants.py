@@ -1,0 +1,52 @@
+"""Which known bugs a family can have, and why not the others; with the reasons as they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.mutants.applies import not_here
+from harness.mutants.catalogue import CATALOGUE
+from harness.record.families import CONFIGS, config
+
+BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
+HERE = {
+    "llama3": {"rope_scaling_ignored", "rope_bands_swapped", "rope_interleaved", "norm_plus_one", "head_tied"},
+    "qwen3": {"qk_norms_missing", "qk_norm_weights_swapped", "rope_interleaved", "gate_up_exchanged"},
+    "gemma2": {
+        "norm_plus_one_missing",
+        "post_norms_missing",
+        "score_cap_missing",
+        "window_missing",
+        "gelu_as_silu",
+    },
+    "gemma3": {"rope_local_global_swapped", "windows_inverted", "qk_norms_missing", "head_scaled_as_embedding"},
+    "olmo2": {"post_norms_missing", "k_norm_missing", "norm_cast_early", "rope_neighbours_for_halves"},
+    "gpt-neox": {"layer_norm_not_centered", "rope_over_the_whole_head", "up_bias_missing", "q_bias_missing"},
+}
+ELSEWHERE = {
+    ("llama3", "q_bias_missing"): "q has no bias here",
+    ("llama3", "qk_norms_missing"): "this model has no k_norm or q_norm",
+    ("llama3", "yarn_factor_missing"): "RoPE has no factor on cosines and sines here",
+    ("qwen3", "head_tied"): "the head is the embedding here",
+    ("gemma2", "norm_plus_one"): "this model has another formula",
+    ("gemma2", "rope_local_global_swapped"): "every layer has the same RoPE here",
+    ("gemma3", "score_cap_missing"): "scores are not capped here",
+    ("olmo2", "norm_before_mlp_missing"): "this model has no mlp_norm",
+    ("olmo2", "rope_interleaved"): "rotate_q, rotate_k: this model has another formula",
+    ("gpt-neox", "mlp_residual_missing"): "this model has no mlp_residual",
+    ("gpt-neox", "activation_clamped"): "this model has no gated",
+    ("gpt-neox", "theta_1e4"): "that is what the config says here",
+    ("gpt-neox", "positions_learned_missing"): "no positions are learned here",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_bug_is_one_where_its_operation_is(name):
+    reasons = {mutant.id: not_here(mutant, config(name)) for mutant in CATALOGUE}
+    assert {mutant: reasons[mutant] for mutant in HERE[name] if reasons[mutant]} == {}
+    assert sum(reason is None for reason in reasons.values()) > 100
+
+
+@pytest.mark.parametrize(("name", "mutant"), ELSEWHERE, ids=[": ".join(pair) for pair in ELSEWHERE])
+def test_elsewhere_the_reason_is_the_true_one(name, mutant):
+    assert ELSEWHERE[name, mutant] in (not_here(BY_ID[mutant], config(name)) or "")
