@@ -10,8 +10,18 @@ from harness.cli.termination import Terminated
 from harness.taps import LEVELS
 
 
-@click.command()
-@click.option("--model", metavar="DIR_OR_HUB_ID", help="A checkpoint in Hugging Face format (Qwen2, Qwen2.5).")
+class _NamingFamilies(click.Command):
+    """Its help ends with the families that are known."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from harness.families import families
+
+        formatter.write_paragraph()
+        formatter.write_text(f"Model families: {', '.join(families())}.")
+
+
+@click.command(cls=_NamingFamilies)
+@click.option("--model", metavar="DIR_OR_HUB_ID", help="A checkpoint in Hugging Face format, of a family below.")
 @click.option(
     "--corpus",
     type=click.Path(path_type=Path),

@@ -42,6 +42,11 @@ def test_the_list_has_every_embedded_golden_and_every_family():
     assert all(name in printed.output for name in families())
 
 
+def test_the_help_of_the_recorder_names_every_family():
+    printed = CliRunner().invoke(cli, ["record", "--help"])
+    assert all(name in printed.output for name in families())
+
+
 def test_commands_take_an_embedded_golden_by_name():
     for path in embedded.goldens():
         assert embedded.resolved(path.stem) == str(path)
