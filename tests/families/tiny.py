@@ -91,6 +91,10 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "smollm3": {"plain": {"no_rope_layer_interval": 3, "tie_word_embeddings": None}},
+    "stablelm": {
+        "plain": {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25, "use_qkv_bias": True},
+        "parallel": {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5, "use_parallel_residual": True},
+    },
     "starcoder2": {
         "plain": {
             "hidden_act": "gelu_pytorch_tanh",
