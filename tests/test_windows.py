@@ -66,9 +66,9 @@ def test_what_is_missing_or_contradicts_itself_is_refused(change, message, where
     assert "hint:" in str(refusal.value)
 
 
-def test_scaled_rope_stays_refused_beside_a_window():
+def test_dynamic_rope_stays_refused_beside_a_window():
     with pytest.raises(CheckpointError, match="RoPE scaling"):
-        architecture_of({**WINDOW, "rope_scaling": {"type": "yarn", "factor": 4.0}})
+        architecture_of({**WINDOW, "rope_scaling": {"type": "dynamic", "factor": 4.0}})
 
 
 def test_another_window_is_another_architecture():

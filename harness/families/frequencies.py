@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -27,6 +28,21 @@ def inverse_frequencies(theta: float, dims: int) -> Frequencies:
 def scaled(plain: Frequencies, rope: Rope) -> tuple[Frequencies, float]:
     """What a kind of RoPE makes of these, as transformers' modeling_rope_utils does, and its factor."""
     return SCALED[rope.kind](plain, rope, dict(rope.parameters))
+
+
+def within(rope: Rope, last: int) -> Rope:
+    """The rotation in a call whose last position is this: LongRoPE has two."""
+    if rope.factors is None:
+        return rope
+    own = rope.factors[last + 1 > dict(rope.parameters)[ORIGINAL]]
+    return replace(rope, factors=(own, own))
+
+
+def both(rope: Rope) -> tuple[Rope, ...]:
+    """The rotations that there are: up to the original length and beyond, where that makes a difference."""
+    if rope.factors is None:
+        return (rope,)
+    return tuple(replace(rope, factors=(own, own)) for own in rope.factors)
 
 
 def grown(positions: Int[np.ndarray, "..."], rope: Rope) -> Float[np.ndarray, "..."]:
@@ -87,9 +103,16 @@ def _yarn(plain: Frequencies, rope: Rope, given: Mapping[str, float]) -> tuple[F
     return plain * (1 - ramp) + plain / given["factor"] * ramp, length
 
 
+def _longrope(plain: Frequencies, rope: Rope, given: Mapping[str, float]) -> tuple[Frequencies, float]:
+    """Of the first of the two: see `within`."""
+    assert rope.factors is not None
+    return plain / np.array(rope.factors[0]), given["attention_factor"]
+
+
 SCALED: Mapping[str, Callable[[Frequencies, Rope, Mapping[str, float]], tuple[Frequencies, float]]] = {
     "default": _default,
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
+    "longrope": _longrope,
 }

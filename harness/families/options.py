@@ -41,6 +41,7 @@ class Rope:
             turned.
         kind: `default`, `linear`, `llama3`, `yarn`: see `harness.families.rope`.
         parameters: of that kind, by name, sorted.
+        factors: of `longrope`, what each frequency is divided by: in calls up to the original length, and beyond.
     """
 
     theta: float
@@ -50,6 +51,7 @@ class Rope:
     growth: tuple[float, float] | None = None
     kind: str = "default"
     parameters: tuple[tuple[str, float], ...] = ()
+    factors: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)

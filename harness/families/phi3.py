@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.families.family import LAYER, Family
+from harness.families.longrope import longrope
 from harness.families.options import Architecture
 from harness.families.reading import decoder, heads_of, layers_of, rms_norm
 from harness.families.rope import rope
@@ -13,12 +14,12 @@ FUSED = dict.fromkeys(("q", "k", "v"), "self_attn.qkv_proj") | dict.fromkeys(("g
 
 
 def read(config: Config) -> Architecture:
-    layers = layers_of(config)
+    layers, head_dim = layers_of(config), heads_of(config)[-1]
     width = config.get("sliding_window") and integer(config, "sliding_window", most=WIDEST)
     return decoder(
         config,
         norm=rms_norm(config),
-        ropes=(rope(config, heads_of(config)[-1], partial=1.0),) * layers,
+        ropes=(longrope(config, head_dim) or rope(config, head_dim, partial=1.0),) * layers,
         windows=(width,) * layers,
     )
 
@@ -30,7 +31,7 @@ FAMILIES = (
         read=read,
         layer={**LAYER, **FUSED},
         activation="mlp.activation_fn",
-        # Without longrope, which is refused, it changes nothing.
+        # Without longrope it changes nothing.
         harmless=frozenset({"original_max_position_embeddings"}),
     ),
 )

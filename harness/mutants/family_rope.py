@@ -48,7 +48,7 @@ def every_rope(change: Callable[[Rope], Rope]) -> Callable[[Architecture], Archi
 
 
 def _plain(rope: Rope) -> Rope:
-    return replace(rope, kind="default", parameters=())
+    return replace(rope, kind="default", parameters=(), factors=None)
 
 
 def _linear(rope: Rope) -> Rope:

@@ -11,6 +11,8 @@ import psutil
 from harness.corpus import Case, prompt_case
 from harness.entries import FARTHEST, Batch, Decode, Entry, Generation, Offset, Prompt
 from harness.errors import CorpusError
+from harness.families.frequencies import ORIGINAL
+from harness.families.options import Rope
 
 Ids = Sequence[int]
 
@@ -79,6 +81,27 @@ def check_positions(case: Case, rows: int) -> None:
             expected=f"at most {rows - 1}",
             found=last,
             hint="give it a shorter text or nearer starts, or leave it out: --case NAME for each of the others",
+        )
+
+
+def check_one_regime(case: Case, ropes: Sequence[Rope | None]) -> None:
+    """Refuse a case whose calls LongRoPE turns by different tables: keys in the cache would be of the other one.
+
+    Raises:
+        CorpusError: some calls are beyond the original length, and some are not.
+    """
+    rope = next((rope for rope in ropes if rope and rope.factors), None)
+    if rope is None:
+        return
+    original = int(dict(rope.parameters)[ORIGINAL])
+    last = [int(case.positions[:, span].max()) for span in case.spans]
+    if len({position + 1 > original for position in last}) > 1:
+        raise CorpusError(
+            "a case goes beyond the original length of LongRoPE in some of its calls",
+            where=f"case {case.name}",
+            expected=f"calls that all end before position {original}, or none that does",
+            found=f"calls that end at {', '.join(map(str, last))}",
+            hint="give it a shorter text, or starts that are farther",
         )
 
 

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from harness.architecture import architecture_of, family_of, read_config
 from harness.checkpoint import Checkpoint
 from harness.corpus import Case
+from harness.entries import FARTHEST
 from harness.errors import CheckpointError, first_line
 from harness.families.graph import taps_of
 from harness.record import attention
@@ -125,8 +127,12 @@ class Reference:
             rotary = type(found)(found.config)
         for name, speeds in rotary.named_buffers() if nudged else ():
             if name.endswith("inv_freq") and not name.endswith("original_inv_freq"):
-                higher = torch.nextafter(speeds, torch.tensor(torch.inf, dtype=speeds.dtype))
-                setattr(rotary, name, torch.where(speeds == 1, speeds, higher))
+                setattr(rotary, name, _higher(speeds))
+        if nudged and getattr(rotary, "rope_type", None) == "longrope":
+            # Its forward writes one of these two over the other frequencies.
+            with arithmetic(precision), self.device:
+                beyond, _ = ROPE_INIT_FUNCTIONS["longrope"](rotary.config, seq_len=FARTHEST)
+            rotary.original_inv_freq, rotary.long_inv_freq = map(_higher, (rotary.original_inv_freq, beyond))
         return rotary
 
     def _rotary_module(self) -> Any:
@@ -254,6 +260,11 @@ def _built(directory: Path, dtype: torch.dtype) -> nn.Module:
         ) from None
     built: nn.Module = model.eval()
     return built
+
+
+def _higher(speeds: Tensor) -> Tensor:
+    """One unit in the last place higher, but for those that are exact (1)."""
+    return torch.where(speeds == 1, speeds, torch.nextafter(speeds, torch.tensor(torch.inf, dtype=speeds.dtype)))
 
 
 def _tensor(array: np.ndarray) -> Tensor:

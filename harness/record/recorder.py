@@ -17,7 +17,7 @@ from harness.families.graph import taps_of
 from harness.golden import CaseEntry, Manifest, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
-from harness.record.cases import case_of, check_positions, check_size
+from harness.record.cases import case_of, check_one_regime, check_positions, check_size
 from harness.record.environment import check_device, provenance, reproducible
 from harness.record.generation import generate_missing
 from harness.record.layer_major import run_units
@@ -160,6 +160,7 @@ def _cases(
     for case in cases:
         check_size(case, model.arch.heads)
         check_positions(case, model.arch.learned_positions)
+        check_one_regime(case, model.arch.ropes)
     return cases
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from harness.architecture import Architecture, architecture_of
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.families import families
-from harness.families.frequencies import frequencies, grown
+from harness.families.frequencies import frequencies, grown, within
 from harness.families.parameters import HEAD_NORMS, NORMS, outputs, parameter_of
 from harness.golden import CaseEntry
 from harness.layout import layer_of
@@ -201,7 +201,7 @@ def _rope(e: Element) -> float:
     first, second = (2 * pair, 2 * pair + 1) if rope.interleaved else (pair, pair + half)
     positions = e.source.golden.case(e.case.name).positions
     position = float(positions[e.at["batch"], e.at["position"]])
-    speeds, factor = frequencies(rope)
+    speeds, factor = frequencies(within(rope, int(positions.max())))
     size = factor * float(abs(x[first]) + abs(x[second]))
     if rope.growth and kind_of(e.tap) == "q_rope":
         size *= float(grown(np.array(position), rope))

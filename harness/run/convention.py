@@ -36,6 +36,8 @@ def refuse_where_positions_count(sides: Collection[str], arch: Architecture) -> 
     reason = "positions are learned" if arch.learned_positions else ""
     if any(rope and rope.growth for rope in arch.ropes):
         reason = "queries grow with their position"
+    if any(rope and rope.factors for rope in arch.ropes):
+        reason = "frequencies go by the last position"
     if sides and reason:
         raise PortError(
             f"in this model positions that count from the pads give other logits: {reason}",

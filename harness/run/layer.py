@@ -11,8 +11,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from harness.families.frequencies import ORIGINAL, both
 from harness.families.graph import taps_of
-from harness.families.options import Architecture, Norm
+from harness.families.options import Architecture, Norm, Rope
 from harness.families.parameters import HEAD_NORMS, NORMS, head_norm_shape, inputs, outputs
 from harness.run.cache import Past
 from harness.run.operations import NO_WINDOW, Heads, Hidden, Operations
@@ -67,7 +68,8 @@ class Place:
 
     Attributes:
         window: how many slots it sees at most; `NO_WINDOW` where it has none.
-        frequencies: of RoPE, float64; zeros where it turns nothing; None where no layer does.
+        frequencies: of RoPE, float64; zeros where it turns nothing; None where no layer does; two tables of
+            LongRoPE.
         factor: on its cosines and sines; None where every layer's is 1.
     """
 
@@ -83,12 +85,20 @@ def places(arch: Architecture, ops: Operations) -> list[Place]:
     for window, rope in zip(arch.windows, arch.ropes, strict=True):
         speeds, factor = None, 1.0
         if rope is not None:
-            speeds, factor = ops.scaled_frequencies(ops.inverse_frequencies(rope.theta, rope.dims), rope)
+            speeds, factor = _speeds(rope, ops)
         elif turned is not None:
-            speeds = np.zeros(turned.dims // 2)
+            speeds = np.zeros_like(_speeds(turned, ops)[0])
         found.append((np.int32(min(window or NO_WINDOW, NO_WINDOW)), speeds, np.float64(factor)))
     plain = all(factor == 1.0 for *_, factor in found)
     return [Place(window, speeds, None if plain else factor) for window, speeds, factor in found]
+
+
+def _speeds(rope: Rope, ops: Operations) -> tuple[np.ndarray, float]:
+    """Frequencies, [half] or two tables of them, and the factor on cosines and sines."""
+    plain = ops.inverse_frequencies(rope.theta, rope.dims)
+    made = [ops.scaled_frequencies(plain, one) for one in both(rope)]
+    speeds = [own for own, _ in made]
+    return (speeds[0] if len(made) == 1 else np.stack(speeds)), made[0][1]
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,7 @@ class Layer:
             q = tap("q_norm", self._head_norm("q_norm", own, q, arch.qk_norm))
             k = tap("k_norm", self._head_norm("k_norm", own, k, arch.qk_norm))
         if place.frequencies is not None:
-            angles = ops.rope_angles(positions, place.frequencies, x.dtype)
+            angles = ops.rope_angles(positions, self._frequencies(place.frequencies, positions), x.dtype)
             factor = () if place.factor is None else (place.factor,)
             q, k = ops.rotate_q(q, angles, *factor), ops.rotate_k(k, angles, *factor)
         q, k = tap("q_rope", ops.grow_q(q, positions)), tap("k_rope", ops.grow_k(k, positions))
@@ -163,6 +173,13 @@ class Layer:
         probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots, place.window)))
         context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))
         return tap("attn_out", self._linear("attn_out", own, context.reshape(*context.shape[:2], -1))), past
+
+    def _frequencies(self, speeds: Array, positions: Ids) -> Array:
+        """Those of this call: LongRoPE has two tables, and goes by the last position of the call."""
+        if speeds.ndim == 1:
+            return speeds
+        original = next(dict(rope.parameters)[ORIGINAL] for rope in self.arch.ropes if rope)
+        return jnp.where(jnp.max(positions) + 1 > original, speeds[1], speeds[0])
 
     def _mlp(self, tap: TapFunction, own: DecoderLayer, x: Hidden) -> Hidden:
         if self.arch.gated:

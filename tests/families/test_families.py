@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from harness.architecture import architecture_of, difference, read_config
 from harness.corpus import Corpus, Prompt, prompt_case
 from harness.entries import Batch, Decode, Generation, Offset
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, CorpusError
 from harness.families import families
 from harness.families.graph import taps_of
 from harness.mutants.planting import loader
@@ -29,7 +29,7 @@ from harness.record.capture import Collector
 from harness.record.cases import case_of
 from harness.record.environment import reproducible
 from harness.record.model import Reference
-from harness.record.recorder import record
+from harness.record.recorder import Options, record
 from harness.run.check import check
 from harness.run.dialect import Parameters
 from harness.run.question import Question
@@ -186,3 +186,16 @@ def test_gpt_neox_is_read_by_the_names_of_its_published_files_as_well(checkpoint
     save_file(stored, tmp_path / "neox" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="two tensors of the checkpoint are one parameter"):
         Reference(tmp_path / "neox")
+
+
+def test_a_case_that_mixes_the_two_tables_of_longrope_is_refused(checkpoints, tmp_path):
+    """Keys in the cache were turned by one table, and a call goes by the other."""
+    directory = checkpoints["phi3", "longrope"]
+    corpus = Corpus((), decodes=(Decode("over", "x" * 66, "64 tokens, and two", steps=3),))
+    with pytest.raises(CorpusError, match="goes beyond the original length of LongRoPE in some of its calls"):
+        record(directory, "model", corpus, str(tmp_path / "golden.h5"))
+    whole = Corpus((Prompt("beyond", "x" * 66, "in one call"),))
+    record(directory, "model", whole, str(tmp_path / "golden.h5"), Options(level="layers"))
+    question = Question(precisions=("float64", "float32", "bfloat16"))
+    report = check(tmp_path / "golden.h5", directory, "built-in", question, load=loader(RIGHT))
+    assert report.verdict == "match", report.introduced

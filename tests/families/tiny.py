@@ -148,7 +148,18 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "sliding_window": 6,
         }
     },
-    "phi3": {"plain": {"partial_rotary_factor": 0.75, "sliding_window": 6}},
+    "phi3": {
+        "plain": {"partial_rotary_factor": 0.75, "sliding_window": 6},
+        "longrope": {
+            "original_max_position_embeddings": 64,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0, 1.25, 1.5, 2.0],
+                "long_factor": [1.0, 3.0, 9.0, 27.0],
+            },
+            "sliding_window": None,
+        },
+    },
     "qwen2": {
         "plain": {"head_dim": 8, "use_sliding_window": False},
         "yarn": {"rope_scaling": YARN, "use_sliding_window": False},
