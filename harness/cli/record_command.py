@@ -14,10 +14,10 @@ class _NamingFamilies(click.Command):
     """Its help ends with the families that are known."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from harness.families import families
+        from harness.families import names
 
         formatter.write_paragraph()
-        formatter.write_text(f"Model families: {', '.join(families())}.")
+        formatter.write_text(f"Model families: {', '.join(names())}.")
 
 
 @click.command(cls=_NamingFamilies)

@@ -11,7 +11,7 @@ from harness import embedded
 from harness.architecture import architecture_of, difference
 from harness.cli import cli
 from harness.errors import CheckpointError
-from harness.families import families
+from harness.families import families, names
 from harness.families.others import OTHERS
 from tests.families import tiny
 
@@ -21,6 +21,10 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 def test_the_readme_names_every_family():
     first = README.split("## Three jobs")[0]
     assert [name for name in families() if f"`{name}`" not in first] == []
+
+
+def test_the_names_that_are_read_without_an_import_are_those_of_the_families():
+    assert names() == sorted(families())
 
 
 def test_no_family_is_both_known_and_refused():
