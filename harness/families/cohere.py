@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness.families.family import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture, Norm
-from harness.families.reading import EPS, decoder, factor, flag, heads_of, layers_of
+from harness.families.reading import ATTENTION, EPS, decoder, factor, flag, heads_of, layers_of
 from harness.families.rope import rope
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config, number
@@ -37,7 +37,7 @@ def _read(config: Config, **options: object) -> Architecture:
         config,
         norm=_norm(config),
         placement="parallel",
-        biases=frozenset({"q", "k", "v", "attn_out"} if biased else ()),
+        biases=ATTENTION if biased else frozenset(),
         logit_scale=factor(config, "logit_scale"),
         tied_head=flag(config, "tie_word_embeddings", True),  # both configs' default
         **options,

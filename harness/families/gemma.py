@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from harness.families.family import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture, Norm, Rope
-from harness.families.reading import cap, decoder, factor, flag, heads_of, layers_of, rms_norm
+from harness.families.reading import ATTENTION, cap, decoder, factor, flag, heads_of, layers_of, rms_norm
 from harness.families.rope import rope, ropes_by_type
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config, integer
 
 TANH = "gelu_pytorch_tanh"
-BIASED = frozenset({"q", "k", "v", "attn_out"})
 
 
 def _norm(config: Config) -> Norm:
@@ -25,7 +24,7 @@ def _read(config: Config, ropes: tuple[Rope, ...] | None = None, **options: obje
         norm=_norm(config),
         ropes=ropes or (rope(config, heads_of(config)[-1]),) * layers_of(config),
         embed_scale=heads_of(config)[0] ** 0.5,
-        biases=BIASED if flag(config, "attention_bias", False) else frozenset(),  # GemmaConfig's default
+        biases=ATTENTION if flag(config, "attention_bias", False) else frozenset(),  # GemmaConfig's default
         tied_head=flag(config, "tie_word_embeddings", True),  # GemmaConfig's default; published configs lack it
         activation=TANH,
         **options,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.families.family import Family
 from harness.families.neutral import Named
 from harness.families.options import Architecture, Norm
-from harness.families.reading import EPS, activation_of, decoder, flag, heads_of, layers_of
+from harness.families.reading import ATTENTION, EPS, activation_of, decoder, flag, heads_of, layers_of
 from harness.fields import Config, integer, number
 
 
@@ -20,7 +20,7 @@ def read(config: Config) -> Architecture:
         scale=heads_of(config)[-1] ** -0.5 if flag(config, "scale_attn_weights", True) else 1.0,
         activation=activation_of(config, "activation_function"),
         gated=False,
-        biases=frozenset({"q", "k", "v", "attn_out", "up", "mlp_out"}),
+        biases=ATTENTION | {"up", "mlp_out"},
         learned_positions=integer(config, "max_position_embeddings"),
         tied_head=flag(config, "tie_word_embeddings", True),  # GPT2Config's default
     )

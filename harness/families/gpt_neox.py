@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.families.family import LAYER, Family
 from harness.families.neutral import Named
 from harness.families.options import Architecture, Norm
-from harness.families.reading import EPS, decoder, flag, heads_of, layers_of
+from harness.families.reading import ATTENTION, EPS, decoder, flag, heads_of, layers_of
 from harness.families.rope import rope
 from harness.fields import Config, number
 
@@ -21,7 +21,7 @@ def read(config: Config) -> Architecture:
         placement="parallel_two" if parallel else "pre",
         ropes=(one,) * layers_of(config),
         gated=False,
-        biases=frozenset({"up", "mlp_out"} | ({"q", "k", "v", "attn_out"} if biased else set())),
+        biases=frozenset({"up", "mlp_out"}) | (ATTENTION if biased else frozenset()),
         tied_head=flag(config, "tie_word_embeddings", False),
     )
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from harness.families.family import Family
 from harness.families.options import Architecture
-from harness.families.reading import decoder, flag, heads_of, layers_of, rms_norm
+from harness.families.reading import ATTENTION, MLP, decoder, flag, heads_of, layers_of, rms_norm
 from harness.families.rope import rope
 from harness.fields import Config
-
-ATTENTION, MLP = frozenset({"q", "k", "v", "attn_out"}), frozenset({"gate", "up", "mlp_out"})
 
 
 def read(config: Config) -> Architecture:

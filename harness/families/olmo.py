@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness.families.family import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture, Rope
-from harness.families.reading import decoder, flag, heads_of, layers_of, rms_norm
+from harness.families.reading import ATTENTION, decoder, flag, heads_of, layers_of, rms_norm
 from harness.families.rope import rope, ropes_by_type
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config
@@ -39,7 +39,7 @@ def _read(config: Config, ropes: tuple[Rope, ...], **options: object) -> Archite
         qk_norm=norm,
         qk_norm_over="all",
         ropes=ropes,
-        biases=frozenset({"q", "k", "v", "attn_out"} if biased else ()),
+        biases=ATTENTION if biased else frozenset(),
         **options,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.families.family import LAYER, MODEL, Family
 from harness.families.options import Architecture, Norm
-from harness.families.reading import EPS, decoder, heads_of, layers_of
+from harness.families.reading import ATTENTION, EPS, decoder, heads_of, layers_of
 from harness.families.rope import rope
 from harness.fields import Config, number
 
@@ -17,7 +17,7 @@ def read(config: Config) -> Architecture:
         placement="parallel",
         ropes=(one,) * layers_of(config),
         gated=False,
-        biases=frozenset({"q", "k", "v", "attn_out", "up", "mlp_out", "logits"}),
+        biases=ATTENTION | {"up", "mlp_out", "logits"},
     )
 
 

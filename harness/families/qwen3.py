@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.families.family import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture
-from harness.families.reading import decoder, flag, layers_of, rms_norm
+from harness.families.reading import ATTENTION, decoder, flag, layers_of, rms_norm
 from harness.families.rope import rope
 from harness.families.windows import windows_of
 from harness.fields import Config, integer
@@ -21,7 +21,7 @@ def read(config: Config) -> Architecture:
         qk_norm=rms_norm(config),
         ropes=(rope(config, head_dim, kinds=("default", "yarn")),) * layers,
         windows=windows_of(config, layers),
-        biases=frozenset({"q", "k", "v", "attn_out"} if biased else ()),
+        biases=ATTENTION if biased else frozenset(),
     )
 
 

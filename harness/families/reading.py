@@ -12,6 +12,9 @@ from harness.fields import Config, boolean, integer, number, text, wrong
 MOST_LAYERS = 1024  # every layer has twenty taps; the deepest published models have some 130
 EPS = (1e-30, 0.1)
 
+# The projections that a config's one field gives biases to.
+ATTENTION, MLP = frozenset({"q", "k", "v", "attn_out"}), frozenset({"gate", "up", "mlp_out"})
+
 
 def layers_of(config: Config) -> int:
     return integer(config, "num_hidden_layers", most=MOST_LAYERS)

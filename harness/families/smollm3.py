@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from harness.families.family import Family
-from harness.families.llama import ATTENTION, MLP
 from harness.families.options import Architecture
-from harness.families.reading import decoder, flag, heads_of, layers_of, rms_norm
+from harness.families.reading import ATTENTION, MLP, decoder, flag, heads_of, layers_of, rms_norm
 from harness.families.rope import rope
 from harness.fields import Config, integer, wrong
 

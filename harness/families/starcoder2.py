@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from harness.families.family import LAYER, Family
 from harness.families.options import Architecture, Norm
-from harness.families.reading import EPS, decoder, flag, heads_of, layers_of
+from harness.families.reading import ATTENTION, EPS, decoder, flag, heads_of, layers_of
 from harness.families.rope import rope
 from harness.families.windows import WIDEST
 from harness.fields import Config, boolean, integer, number
 
-BIASED = frozenset({"q", "k", "v", "attn_out", "up", "mlp_out"})
+BIASED = ATTENTION | {"up", "mlp_out"}
 
 
 def read(config: Config) -> Architecture:
