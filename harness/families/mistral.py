@@ -7,7 +7,7 @@ from harness.families.family import Family
 from harness.families.options import Architecture, Rope
 from harness.families.reading import decoder, heads_of, layers_of, rms_norm
 from harness.families.rope import rope
-from harness.families.windows import WIDEST
+from harness.families.windows import everywhere
 from harness.fields import Config, integer
 
 ABSENT = 4096  # MistralConfig's default: absent is not null
@@ -23,11 +23,10 @@ def read_3(config: Config) -> Architecture:
 
 
 def _read(config: Config, one: Rope, absent: int | None) -> Architecture:
-    width = absent
-    if "sliding_window" in config:
-        width = config["sliding_window"] and integer(config, "sliding_window", most=WIDEST)
     layers = layers_of(config)
-    return decoder(config, norm=rms_norm(config), ropes=(one,) * layers, windows=(width,) * layers)
+    return decoder(
+        config, norm=rms_norm(config), ropes=(one,) * layers, windows=everywhere(config, layers, absent)
+    )
 
 
 FAMILIES = (

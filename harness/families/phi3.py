@@ -7,20 +7,19 @@ from harness.families.longrope import longrope
 from harness.families.options import Architecture
 from harness.families.reading import decoder, heads_of, layers_of, rms_norm
 from harness.families.rope import rope
-from harness.families.windows import WIDEST
-from harness.fields import Config, integer
+from harness.families.windows import everywhere
+from harness.fields import Config
 
 FUSED = dict.fromkeys(("q", "k", "v"), "self_attn.qkv_proj") | dict.fromkeys(("gate", "up"), "mlp.gate_up_proj")
 
 
 def read(config: Config) -> Architecture:
     layers, head_dim = layers_of(config), heads_of(config)[-1]
-    width = config.get("sliding_window") and integer(config, "sliding_window", most=WIDEST)
     return decoder(
         config,
         norm=rms_norm(config),
         ropes=(longrope(config, head_dim) or rope(config, head_dim, partial=1.0),) * layers,
-        windows=(width,) * layers,
+        windows=everywhere(config, layers),
     )
 
 

@@ -6,20 +6,19 @@ from harness.families.family import LAYER, Family
 from harness.families.options import Architecture, Norm
 from harness.families.reading import ATTENTION, EPS, decoder, flag, heads_of, layers_of
 from harness.families.rope import rope
-from harness.families.windows import WIDEST
-from harness.fields import Config, boolean, integer, number
+from harness.families.windows import everywhere
+from harness.fields import Config, boolean, number
 
 BIASED = ATTENTION | {"up", "mlp_out"}
 
 
 def read(config: Config) -> Architecture:
     layers = layers_of(config)
-    width = config.get("sliding_window") and integer(config, "sliding_window", most=WIDEST)
     return decoder(
         config,
         norm=Norm(number(config, "norm_epsilon", *EPS), bias=True, centered=True, weighted_wide=True),
         ropes=(rope(config, heads_of(config)[-1]),) * layers,
-        windows=(width,) * layers,
+        windows=everywhere(config, layers),
         gated=False,
         biases=BIASED if boolean(config, "use_bias") else frozenset(),
         tied_head=flag(config, "tie_word_embeddings", True),  # Starcoder2Config's default

@@ -108,6 +108,18 @@ def widths(config: Config, slides: tuple[bool, ...]) -> Windows:
     return tuple(width if sliding else None for sliding in slides)
 
 
+def everywhere(config: Config, layers: int, absent: int | None = None) -> Windows:
+    """The same window in every layer, where `sliding_window` alone says it.
+
+    Args:
+        absent: the width where there is no such field; where it is null, there is no window.
+    """
+    width = absent
+    if "sliding_window" in config:
+        width = config["sliding_window"] and integer(config, "sliding_window", most=WIDEST)
+    return (width,) * layers
+
+
 def _by_index(config: Config, layers: int) -> tuple[bool, ...] | None:
     """By layer, whether `max_window_layers` gives it a window; None where there is no such field."""
     if config.get("max_window_layers") is None:
