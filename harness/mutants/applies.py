@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.architecture import Architecture, Config, architecture_of, difference
+from harness.architecture import Architecture, Config, difference
 from harness.errors import CheckpointError
 from harness.families.graph import kinds_in
 from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, OptionChange
@@ -15,13 +15,13 @@ ROTATED = frozenset({"q_rope", "k_rope"})
 
 def not_here(mutant: Mutant, config: Config) -> str | None:
     """Why a mutant cannot be in a model with this config; None where it can."""
-    arch, change = architecture_of(config), mutant.change
+    model, change = of_architecture(config), mutant.change
+    arch = model.architecture
     here = mutant.introduced & kinds_in(arch)
     if mutant.introduced and not here:
         return f"this model has no {' or '.join(sorted(mutant.introduced))}"
     if here and here <= ROTATED and not any(arch.ropes):
         return "no layer of this model has RoPE"
-    model = of_architecture(config)
     lacking = next((n.lacking for n in mutant.needs if n.of == "architecture" and not n.holds(model)), None)
     if lacking:
         return lacking
