@@ -73,14 +73,15 @@ def diff(
     from harness.run.sides import Request, diff_of
 
     sides = {"--before": side_file(before), "--after": side_file(after)}
-    asked = chosen(outputs, {"the golden": embedded.resolved(golden), "the weights": weights, **sides})
+    named = golden and embedded.resolved(golden)
+    asked = chosen(outputs, {"the golden": named or embedded.golden(), "the weights": weights, **sides})
     selection = Selection(
         precisions=None if precision is None else parse_precisions(precision),
         modes=None if mode in (None, "all") else parse_modes(mode),
         cases=cases,
     )
     request = Request(
-        golden and embedded.resolved(golden),
+        named,
         weights,
         before,
         after,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -30,11 +31,17 @@ def scaled(plain: Frequencies, rope: Rope) -> tuple[Frequencies, float]:
     return SCALED[rope.kind](plain, rope, dict(rope.parameters))
 
 
+def is_beyond(rope: Rope, last: Any) -> Any:
+    """Whether a call whose last position is this (a number, or an array of any library) goes beyond the original
+    length."""
+    return last + 1 > dict(rope.parameters)[ORIGINAL]
+
+
 def within(rope: Rope, last: int) -> Rope:
     """The rotation in a call whose last position is this: LongRoPE has two."""
     if rope.factors is None:
         return rope
-    own = rope.factors[last + 1 > dict(rope.parameters)[ORIGINAL]]
+    own = rope.factors[is_beyond(rope, last)]
     return replace(rope, factors=(own, own))
 
 

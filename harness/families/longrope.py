@@ -6,7 +6,7 @@ import math
 
 from harness.families.frequencies import ORIGINAL
 from harness.families.options import Rope
-from harness.families.rope import PARTIAL, TYPES
+from harness.families.rope import PARTIAL, TABLES, TYPES, described, kind_of, theta_of, turned
 from harness.fields import Config, integer, number, table, wrong
 
 NAMES = ("longrope", "su", "yarn")  # Phi3Config reads the last two as the first
@@ -20,18 +20,16 @@ def longrope(config: Config, head_dim: int) -> Rope | None:
     Raises:
         CheckpointError: a field is missing, of another type or length, or not known; two tables.
     """
-    tables = {name: table(config, name) for name in ("rope_parameters", "rope_scaling")}
-    name, given = next(((name, one) for name, one in tables.items() if one), ("rope_scaling", {}))
-    if next((given[field] for field in TYPES if given.get(field) is not None), None) not in NAMES:
+    tables = {name: table(config, name) for name in TABLES}
+    name, given = described(tables)
+    if kind_of(given) not in NAMES:
         return None
     for field, value in given.items():
         if field not in KNOWN and value is not None:
             raise wrong(
                 "the config has a field of RoPE that is not known here", f"{name}.{field[:80]}", KNOWN, value
             )
-    theta = given.get("rope_theta") if given.get("rope_theta") is not None else config.get("rope_theta")
-    partial = given.get(PARTIAL) if given.get(PARTIAL) is not None else config.get(PARTIAL)
-    dims = int(head_dim * (1.0 if partial is None else number({PARTIAL: partial}, PARTIAL, 0.0, 1.0)))
+    dims = turned(config, given, name, head_dim, 1.0)
     # Phi3Config: the field at the top goes before the one in the table.
     original = integer(config if config.get(ORIGINAL) is not None else given, ORIGINAL)
     if given.get("factor") is None:
@@ -44,7 +42,7 @@ def longrope(config: Config, head_dim: int) -> Rope | None:
         attention = number(given, "attention_factor", 0.0, 1e9)
     short, long = (_factors(given, name, field, dims // 2) for field in FACTORS)
     return Rope(
-        theta=number({"rope_theta": theta}, "rope_theta", 1.0, 1e30),
+        theta=theta_of(config, tables),
         dims=dims,
         kind="longrope",
         parameters=(("attention_factor", attention), (ORIGINAL, float(original))),

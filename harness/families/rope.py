@@ -58,11 +58,11 @@ def rope(
             [dict(one) for one in tables.values()],
             "remove the wrong one; transformers goes by rope_scaling where both are given",
         )
-    name, given = next(((name, one) for name, one in tables.items() if one), ("rope_scaling", {}))
-    kind = _kind(given)
+    name, given = described(tables)
+    kind = kind_of(given)
     return Rope(
-        theta=_theta(config, tables),
-        dims=head_dim if partial is None else _turned(config, given, name, head_dim, partial),
+        theta=theta_of(config, tables),
+        dims=head_dim if partial is None else turned(config, given, name, head_dim, partial),
         interleaved=interleaved,
         wide=wide,
         growth=_growth(given, name) if grows else None,
@@ -111,13 +111,19 @@ FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 def _alike(config: Config, one: Config, other: Config) -> bool:
     """Whether both tables say the same, and theta stands where it is found with either of them."""
-    if _kind(one) != _kind(other) or config.get("rope_theta") is None:
+    if kind_of(one) != kind_of(other) or config.get("rope_theta") is None:
         return False
     names = {*one, *other} - {*TYPES, "rope_theta"}
     return all(one.get(name) == other.get(name) for name in names)
 
 
-def _kind(given: Config) -> str:
+def described(tables: Mapping[str, Config]) -> tuple[str, Config]:
+    """The name of the table that describes RoPE, and what it says; an empty one where none does."""
+    return next(((name, one) for name, one in tables.items() if one), (TABLES[1], {}))
+
+
+def kind_of(given: Config) -> str:
+    """The kind of scaling that a table names."""
     return next((given[field] for field in TYPES if given.get(field) is not None), "default")
 
 
@@ -143,7 +149,7 @@ def _parameters(given: Config, name: str, kind: str) -> dict[str, float]:
     return found
 
 
-def _turned(config: Config, given: Config, name: str, head_dim: int, absent: float) -> int:
+def turned(config: Config, given: Config, name: str, head_dim: int, absent: float) -> int:
     """How many dimensions of a head are turned: the table says it, or the config itself, in one of two names."""
     places = {
         f"{name}.{PARTIAL}": given.get(PARTIAL),
@@ -161,7 +167,12 @@ def _turned(config: Config, given: Config, name: str, head_dim: int, absent: flo
     return dims
 
 
-def _theta(config: Config, tables: Mapping[str, Config]) -> float:
+def theta_of(config: Config, tables: Mapping[str, Config]) -> float:
+    """Theta, from a table or from the config itself.
+
+    Raises:
+        CheckpointError: it stands nowhere, or in two places with two values.
+    """
     places = {f"{name}.rope_theta": one for name, one in tables.items()} | {"rope_theta": config}
     found = {
         where: number({where: place["rope_theta"]}, where, *THETAS)
@@ -210,7 +221,7 @@ def _refuse_unknown(name: str, given: Config, kinds: tuple[str, ...], more: tupl
             )
     if len({given[field] for field in TYPES if field in given}) > 1:
         raise wrong("the config names two kinds of RoPE", f"{name}: {' and '.join(TYPES)}", "one", dict(given))
-    needed, optional = FIELDS[_kind(given)]
+    needed, optional = FIELDS[kind_of(given)]
     known = (*TYPES, "rope_theta", *needed, *optional, *more)
     for field, value in given.items():
         if field in known or value is None or (field == PARTIAL and value == 1):

@@ -116,7 +116,8 @@ def everywhere(config: Config, layers: int, absent: int | None = None) -> Window
     """
     width = absent
     if "sliding_window" in config:
-        width = config["sliding_window"] and integer(config, "sliding_window", most=WIDEST)
+        none = config["sliding_window"] is None
+        width = None if none else integer(config, "sliding_window", most=WIDEST)
     return (width,) * layers
 
 

@@ -11,7 +11,7 @@ import psutil
 from harness.corpus import Case, prompt_case
 from harness.entries import FARTHEST, Batch, Decode, Entry, Generation, Offset, Prompt
 from harness.errors import CorpusError
-from harness.families.frequencies import ORIGINAL
+from harness.families.frequencies import ORIGINAL, is_beyond
 from harness.families.options import Rope
 
 Ids = Sequence[int]
@@ -95,7 +95,7 @@ def check_one_regime(case: Case, ropes: Sequence[Rope | None]) -> None:
         return
     original = int(dict(rope.parameters)[ORIGINAL])
     last = [int(case.positions[:, span].max()) for span in case.spans]
-    if len({position + 1 > original for position in last}) > 1:
+    if len({is_beyond(rope, position) for position in last}) > 1:
         raise CorpusError(
             "a case goes beyond the original length of LongRoPE in some of its calls",
             where=f"case {case.name}",

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from harness.families.frequencies import ORIGINAL, both
+from harness.families.frequencies import both, is_beyond
 from harness.families.graph import taps_of
 from harness.families.options import Architecture, Norm, Rope
 from harness.families.parameters import HEAD_NORMS, NORMS, head_norm_shape, inputs, outputs
@@ -178,8 +178,8 @@ class Layer:
         """Those of this call: LongRoPE has two tables, and goes by the last position of the call."""
         if speeds.ndim == 1:
             return speeds
-        original = next(dict(rope.parameters)[ORIGINAL] for rope in self.arch.ropes if rope)
-        return jnp.where(jnp.max(positions) + 1 > original, speeds[1], speeds[0])
+        turned = next(rope for rope in self.arch.ropes if rope)
+        return jnp.where(is_beyond(turned, jnp.max(positions)), speeds[1], speeds[0])
 
     def _mlp(self, tap: TapFunction, own: DecoderLayer, x: Hidden) -> Hidden:
         if self.arch.gated:

@@ -113,3 +113,21 @@ def test_what_is_silent_changes_nothing(family, name):
         silent -= {"max_position_embeddings"}  # LongRoPE's factor, where the table has none
     for field in silent:
         assert difference(fields, {**fields, field: fields[field] + 1}) == [], field
+
+
+@pytest.mark.parametrize(("family", "name"), [("mistral", "window"), ("phi3", "plain"), ("starcoder2", "plain")])
+def test_a_window_of_no_key_is_refused(family, name):
+    with pytest.raises(CheckpointError, match="not a positive whole number") as refused:
+        architecture_of({**tiny.config(family, name), "sliding_window": 0})
+    assert "sliding_window" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "twice", [{"rope_theta": 5e5}, {"partial_rotary_factor": 0.5}], ids=["theta", "partial_rotary_factor"]
+)
+def test_what_longrope_and_the_config_say_differently_is_refused(twice):
+    fields = tiny.config("phi3", "longrope")
+    (field, value), table = next(iter(twice.items())), {**fields["rope_scaling"], **twice}
+    with pytest.raises(CheckpointError, match=r"two RoPE thetas|says twice") as refused:
+        architecture_of({**fields, "partial_rotary_factor": 1.0, "rope_scaling": table})
+    assert field in str(refused.value) and f"{value:g}" in f"{refused.value}".replace("500000.0", "500000")
