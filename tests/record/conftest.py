@@ -81,13 +81,3 @@ def write_weights(path: Path, tensors: Tensors) -> None:
     from safetensors.numpy import save_file
 
     save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Threads only get in each other's way on matrices of this size, all the more beside other tests."""
-    try:
-        import torch
-    except ImportError:
-        return  # every module here skips itself, by name
-    torch.set_num_threads(1)

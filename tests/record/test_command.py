@@ -25,7 +25,7 @@ from harness.store import open_golden
 
 ROOT = Path(harness.__file__).parents[1]
 SCRIPT = ROOT / "generate_goldens.py"
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1"}
 
 
 def run(*args, **environment):

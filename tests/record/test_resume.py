@@ -91,10 +91,8 @@ def test_stopped_anywhere_it_goes_on_and_gives_the_same_golden(
 KILL = """
 import os, signal, sys
 from pathlib import Path
-import torch
 from harness.corpus import Corpus, Prompt
 from harness.record import recorder, work
-torch.set_num_threads(1)
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
