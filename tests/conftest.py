@@ -23,8 +23,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 QUICK = ("--xla_cpu_use_fusion_emitters=false", "--xla_llvm_disable_expensive_passes=true")
 QUICK += ("--xla_backend_optimization_level=1", "--xla_cpu_parallel_codegen_split_count=1")
 QUICK += ("--xla_cpu_prefer_vector_width=64",)  # exp and its like are short programs then
-# Threads of OpenMP, which torch and BLAS have, wait for each other by spinning: on matrices of this size, and beside
-# other tests, they take ten times as long as one alone. Processes that tests start have one as well.
+# Threads of OpenMP, which torch and BLAS have, wait for each other by spinning: on matrices of this size, and
+# beside other tests, they take ten times as long as one alone. Processes that tests start have one as well.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["XLA_FLAGS"] = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), *QUICK)))
 
