@@ -15,8 +15,8 @@ from harness.errors import CheckpointError
 from harness.record.model import Reference
 from harness.record.recorder import record
 from harness.store import open_golden
+from tests.families.formulas import forward, relative_rms
 from tests.record.conftest import read_weights, write_weights
-from tests.record.reference import forward, relative_rms
 
 HELLO = Corpus((Prompt("hello", "Hello world", "short"),))
 

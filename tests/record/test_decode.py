@@ -26,7 +26,7 @@ from harness.record.noise import DTYPES
 from harness.record.recorder import Options, record
 from harness.record.shell import arithmetic
 from harness.store import open_golden
-from tests.record.reference import relative_rms
+from tests.families.formulas import relative_rms
 from tests.record.test_layer_major import aligned
 from tests.record.test_resume import Killed, Listener
 

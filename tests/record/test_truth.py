@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 from harness.record.promote import Float64Mode
 from harness.record.recorder import Options, record
 from harness.store import open_golden
+from tests.families.formulas import forward, relative_rms
 from tests.record.conftest import read_weights
-from tests.record.reference import forward, relative_rms
 
 REQUESTS = {
     "x.to(float32)": lambda x: x.to(torch.float32),
