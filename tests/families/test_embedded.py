@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+from safetensors.numpy import load_file
 
 from harness import embedded
 from harness.corpus import load_corpus
@@ -12,6 +13,7 @@ from harness.record.families import CONFIGS, config, write_checkpoint
 from harness.run.check import check
 from harness.run.question import Question
 from harness.store import open_golden
+from tests.families.formulas import forward, relative_rms
 
 each = pytest.mark.parametrize("name", CONFIGS)
 
@@ -39,6 +41,18 @@ def test_its_checkpoint_is_the_one_that_is_made_here(name, tmp_path):
     _, checkpoint = paths(name)
     for file in checkpoint.iterdir():
         assert file.read_bytes() == (tmp_path / file.name).read_bytes(), file.name
+
+
+@each
+@pytest.mark.parametrize(("case", "limit"), [("seven", 2e-14), ("far", 2e-13)])
+def test_its_truth_is_what_the_formulas_give(name, case, limit):
+    path, checkpoint = paths(name)
+    with open_golden(path) as golden:
+        ids, positions = golden.case(case).input_ids[0].tolist(), golden.case(case).positions[0].tolist()
+        found = forward(load_file(checkpoint / "model.safetensors"), config(name), ids, positions)
+        assert set(golden.manifest.case(case).taps) == set(found)
+        errors = {tap: relative_rms(value, golden.tap(case, tap)) for tap, value in found.items()}
+    assert max(errors.values()) < limit, errors
 
 
 @each
