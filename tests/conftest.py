@@ -17,12 +17,17 @@ from tests.compiled import Compiled, share_context
 COMPILED = Compiled(os.environ)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-# Half of the time here goes into compiling small programs that run once: they are optimized less, and in one part,
-# for both cores are busy. (Not at level 0: there XLA leaves out a rounding to float32 and back.) What users get is
-# what the README's first command checks.
-QUICK = ("--xla_cpu_use_fusion_emitters=false", "--xla_llvm_disable_expensive_passes=true")
-QUICK += ("--xla_backend_optimization_level=1", "--xla_cpu_parallel_codegen_split_count=1")
-QUICK += ("--xla_cpu_prefer_vector_width=64",)  # exp and its like are short programs then
+# Half of the time here goes into compiling small programs that run once: they are hardly optimized, and in one
+# part, for both cores are busy. What is rounded stays rounded: XLA may leave out a rounding to a narrower
+# dtype and back. What users get is what the README's first command checks.
+QUICK = (
+    "--xla_backend_optimization_level=0",
+    "--xla_allow_excess_precision=false",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_cpu_prefer_vector_width=64",  # exp and its like are short programs then
+)
 # Threads of OpenMP, which torch and BLAS have, wait for each other by spinning: on matrices of this size, and
 # beside other tests, they take ten times as long as one alone. Processes that tests start have one as well.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -64,8 +69,20 @@ LONGEST = (
 PLACES = {file: place for place, file in enumerate(file for together in LONGEST for file in together)}
 
 
+# Its tests share nothing but what is compiled: they are divided by the config at the end of their names.
+DIVIDED = "families/test_families.py"
+
+
 def _file(nodeid: str) -> str:
     return nodeid.partition("::")[0].removeprefix("tests/")
+
+
+def _scope(nodeid: str) -> str:
+    """What goes to one worker as a whole."""
+    file = _file(nodeid)
+    if file == DIVIDED:
+        return "-".join(nodeid.rpartition("[")[2].split("-")[-2:])
+    return next((str(files) for files in LONGEST if file in files), file)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,12 +91,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n`, the tests of a file go to one worker: what they share is computed, and compiled, once."""
+    """With `-n`, the tests of a scope go to one worker: what they share is computed, and compiled, once."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return next((str(files) for files in LONGEST if _file(nodeid) in files), super()._split_scope(nodeid))
+            return _scope(nodeid)
 
     config.option.loadscopereorder = False  # it would be by the number of tests
     return Together(config, log) if config.getoption("dist") == "load" else None

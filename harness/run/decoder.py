@@ -26,6 +26,7 @@ from harness.families import families
 from harness.families.options import Norm
 from harness.run.arithmetic import operations_of
 from harness.run.cache import Cache, Past
+from harness.run.effort import QUICKLY, is_small
 from harness.run.layer import DecoderLayer, Ids, Layer, Mask, Place, norm, places, skeleton
 from harness.run.operations import Hidden, Operations
 from harness.run.padding import pad
@@ -46,6 +47,14 @@ class Embedding(NamedTuple):
     positions: Float[Array, "rows hidden"] | None
 
 
+class Stages(NamedTuple):
+    """What is compiled."""
+
+    embed: Tapped
+    layer: Tapped
+    head: Tapped
+
+
 class Decoder:
     """The built-in port. See `harness.run.port` for the contract.
 
@@ -62,7 +71,8 @@ class Decoder:
         self._places = places(arch, self.ops)
         self._abstract = skeleton(arch, weights.dtype)[1]
         self._kept = Kept()
-        self._embed, self._layer, self._head = _stages(arch, weights.dtype, self.ops)
+        self._quick = _stages(arch, weights.dtype, self.ops, quick=True)
+        self._well = _stages(arch, weights.dtype, self.ops, quick=False)
 
     @classmethod
     def load(
@@ -163,20 +173,23 @@ class Decoder:
 
     def embed(self, call: Call, embedding: Embedding) -> Hidden:
         """The first stage of one call."""
-        return self._embed(call.tap, "", embedding, call.input_ids, call.positions)
+        return self._for(call).embed(call.tap, "", embedding, call.input_ids, call.positions)
 
     def layer(
         self, call: Call, index: int, state: nnx.State, x: Hidden, past: Past | None
     ) -> tuple[Hidden, Past | None]:
         """One layer of one call, and the layer's part of the cache with the call in it."""
-        after: tuple[Hidden, Past | None] = self._layer(
+        after: tuple[Hidden, Past | None] = self._for(call).layer(
             call.tap, f"layers.{index}", state, x, call.positions, call.mask, self._places[index], past
         )
         return after
 
     def head(self, call: Call, of_norm: Pair, of_head: Pair, x: Hidden) -> Logits:
         """The last stage of one call."""
-        return self._head(call.tap, "", of_norm, of_head, x)
+        return self._for(call).head(call.tap, "", of_norm, of_head, x)
+
+    def _for(self, call: Call) -> Stages:
+        return self._quick if is_small(self.arch, call) else self._well
 
 
 def _cut(logits: Logits, length: int) -> Logits:
@@ -184,25 +197,22 @@ def _cut(logits: Logits, length: int) -> Logits:
     return logits if logits.shape[1] == length else logits[:, :length]
 
 
-Stages = tuple[Tapped, Tapped, Tapped]
-
-
-def _stages(arch: Architecture, dtype: jnp.dtype, operations: Operations) -> Stages:
+def _stages(arch: Architecture, dtype: jnp.dtype, operations: Operations, quick: bool) -> Stages:
     """The functions of embedding, layer and head; with the usual arithmetic decoders share what is compiled."""
     usual = operations is operations_of(arch)
-    return _usual(arch, dtype) if usual else _made(arch, dtype, operations)
+    return _usual(arch, dtype, quick) if usual else _made(arch, dtype, operations, quick)
 
 
-@lru_cache(maxsize=8)
-def _usual(arch: Architecture, dtype: jnp.dtype) -> Stages:
-    return _made(arch, dtype, operations_of(arch))
+@lru_cache(maxsize=16)
+def _usual(arch: Architecture, dtype: jnp.dtype, quick: bool) -> Stages:
+    return _made(arch, dtype, operations_of(arch), quick)
 
 
-def _made(arch: Architecture, dtype: jnp.dtype, operations: Operations) -> Stages:
+def _made(arch: Architecture, dtype: jnp.dtype, operations: Operations, quick: bool) -> Stages:
     graph, _ = skeleton(arch, dtype)
     embed, layer = partial(_embed, operations), partial(_layer, graph, Layer(arch, operations))
     head = partial(_head, operations, arch.norm)
-    return Tapped(embed, KINDS), Tapped(layer, KINDS), Tapped(head, KINDS)
+    return Stages(*(Tapped(one, KINDS, QUICKLY if quick else None) for one in (embed, layer, head)))
 
 
 def _embed(ops: Operations, tap: TapFunction, embedding: Embedding, ids: Ids, positions: Ids) -> Hidden:

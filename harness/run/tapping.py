@@ -119,10 +119,17 @@ class Tapped:
     Args:
         function: called as `function(tap, *args)`; it taps by kind (`q_rope`), without the stage's name.
         kinds: the kinds it may tap. A tap that is not in the golden is then not computed for nothing.
+        options: of the compiler (`jax.jit`'s `compiler_options`).
     """
 
-    def __init__(self, function: Callable[..., Any], kinds: frozenset[str]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        kinds: frozenset[str],
+        options: Mapping[str, bool | int] | None = None,
+    ) -> None:
         self._function, self._kinds = function, kinds
+        self._options = None if options is None else dict(options)
 
     @functools.cached_property
     def _checked(self) -> Any:
@@ -133,11 +140,11 @@ class Tapped:
             result = self._function(tap, *args)
             return result, tap.recorded
 
-        return jax.jit(traced)
+        return jax.jit(traced, compiler_options=self._options)
 
     @functools.cached_property
     def _plain(self) -> Any:
-        return jax.jit(lambda *args: self._function(no_tap, *args))
+        return jax.jit(lambda *args: self._function(no_tap, *args), compiler_options=self._options)
 
     def __call__(self, tap: TapFunction, stage: str, *args: Any) -> Any:
         """Run it as the given stage (`layers.3`, or `` outside the layers)."""

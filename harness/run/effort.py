@@ -1,0 +1,43 @@
+"""How well the built-in decoder is compiled.
+
+On a CPU, compiling a layer well takes a quarter of a second, and a small model computes for less than that on all
+inputs of its golden: there it is compiled quickly. Other ports are compiled as they ask for.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jax
+from jax.core import Tracer
+
+from harness.families.options import Architecture
+from harness.families.parameters import inputs, outputs
+from harness.run.port import Call
+
+# So many elements are computed by badly optimized programs in the time that they are compiled faster.
+FEW = 1 << 24
+# Options of XLA's compiler for CPUs. What is rounded stays rounded: a quick compilation may otherwise leave out a
+# rounding to a narrower dtype and back.
+QUICKLY: dict[str, bool | int] = {
+    "xla_backend_optimization_level": 0,
+    "xla_allow_excess_precision": False,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_parallel_codegen_split_count": 1,
+    "xla_cpu_prefer_vector_width": 64,
+}
+
+
+def is_small(arch: Architecture, call: Call) -> bool:
+    """Whether a call is computed before it could be compiled well."""
+    if isinstance(call.input_ids, Tracer) or jax.default_backend() != "cpu":
+        return False  # it is part of another program; or other compilers have other options
+    return elements(arch, call.input_ids.size, call.mask.shape[1]) <= FEW
+
+
+@cache
+def elements(arch: Architecture, tokens: int, keys: int) -> int:
+    """How many numbers are gone through in all layers: weights, and what every token has, with so many keys."""
+    weights = sum(size * inputs(arch, kind) for kind, size in outputs(arch).items())
+    return arch.layers * (weights + tokens * (arch.hidden + arch.intermediate + arch.heads * keys))
