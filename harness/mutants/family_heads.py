@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from harness.mutants.family_norms import QK_NORM
+from harness.mutants.loading import as_another
 from harness.mutants.mutant import HEAD_NORMS, Among, Around, Mutant, OperationChange, kinds
 from harness.mutants.needs import PAIR, Need, has, values, varied
 from harness.run.operations import Heads, Operations, Probs, norm_all_heads
@@ -20,6 +21,11 @@ ONE_BY_ONE = Need(
 )
 TOGETHER = Need("architecture", lambda m: m.architecture.qk_norm_over == "all", "heads are normed one by one here")
 SEVERAL_HEADS = Need("architecture", lambda m: m.architecture.heads > 1, "there is one head")
+NO_GROUPS = Need(
+    "architecture",
+    lambda m: m.architecture.heads == m.architecture.kv_heads,
+    "queries and keys have different shapes here: exchanged, loading refuses them",
+)
 CAPPED = Need("architecture", lambda m: m.architecture.score_cap is not None, "scores are not capped here")
 SMALL_CAP = values("exp(-cap) is below the rounding of probabilities", "a smaller cap on the scores")
 
@@ -50,6 +56,14 @@ def _capped_last(ops: Operations) -> Callable[[Probs, Bool[Array, "batch 1 posit
 
 
 MUTANTS = (
+    Mutant(
+        "qk_exchanged",
+        wrong="q = W_k x + b_k, k = W_q x + b_q",
+        right="q = W_q x + b_q, k = W_k x + b_k",
+        introduced=kinds("q", "k"),
+        change=as_another(q="k", k="q"),
+        needs=(NO_GROUPS,),
+    ),
     # What the norms give is then what attention is given, so that each is wrong where it stands for the other.
     Mutant(
         "qk_norms_after_rope",

@@ -117,7 +117,9 @@ def _neighbours(arch: Architecture) -> Architecture:
 
 
 def _over_head_dim(arch: Architecture) -> Architecture:
-    """theta^(-2i / head_dim) for the pairs that are turned: as another theta, over what is turned."""
+    """theta^(-2i / head_dim) for the pairs that are turned: a theta that the first pair does not look at."""
+    if all(rope is None or rope.dims <= 2 for rope in arch.ropes):
+        return arch
     return every_rope(lambda rope: replace(rope, theta=rope.theta ** (rope.dims / arch.head_dim)))(arch)
 
 
@@ -245,7 +247,7 @@ MUTANTS = (
         "theta^(-2i / dims), of the dims that are turned",
         ROTATED,
         _over_head_dim,
-        "all of a head is turned here",
+        "all of a head is turned here, or one pair of it",
         "https://github.com/pie-project/pie/issues/602",
         needs=(PAIR,),
     ),

@@ -18,11 +18,6 @@ TRANSPOSED = (
     "https://github.com/meta-pytorch/tritonbench/pull/887",
 )
 PARTS = ("q", "k", "v")
-NO_GROUPS = Need(
-    "architecture",
-    lambda m: m.architecture.heads == m.architecture.kv_heads,
-    "queries and keys have different shapes here: exchanged, loading refuses them",
-)
 NOT_BY_HEAD = Need(
     "architecture",
     lambda m: not families()[m.architecture.family].by_head,
@@ -170,14 +165,6 @@ MUTANTS = (
         change=loaded(PARTS, _qkv_by_head),
         needs=(SEVERAL_KV_HEADS, NOT_BY_HEAD),
         seen=("https://github.com/awslabs/slapo/pull/46",),
-    ),
-    Mutant(
-        "qk_exchanged",
-        wrong="q = W_k x + b_k, k = W_q x + b_q",
-        right="q = W_q x + b_q, k = W_k x + b_k",
-        introduced=kinds("q", "k"),
-        change=as_another(q="k", k="q"),
-        needs=(NO_GROUPS,),
     ),
     Mutant(
         "gate_up_packing",

@@ -54,7 +54,7 @@ ELSEWHERE = {
     ("gemma3", "post_norms_as_pre"): "attention and MLP read a norm here",
     ("gemma3", "qk_norm_by_head"): "heads are normed one by one here",
     ("llama3", "qk_exchanged"): "queries and keys have different shapes here",
-    ("llama3", "rope_exponent_over_head_dim"): "all of a head is turned here",
+    ("llama3", "rope_exponent_over_head_dim"): "all of a head is turned here, or one pair of it",
     ("olmo2", "qk_norm_over_all_heads"): "all heads are normed together here",
     ("olmo2", "residual_from_norm"): "nothing is normed before attention here",
     ("gpt-neox", "sequential_as_parallel"): "attention and MLP do not follow each other",

@@ -26,16 +26,25 @@ FUSED = ("kv_exchanged", "qkv_packing", "q_heads_reshaped", "kv_heads_reshaped")
 GATE_UP = ("gate_up_exchanged", "gate_up_packing")
 SHARED = ("parallel_as_sequential_one_norm",)
 PARTLY = ("rope_exponent_over_head_dim", "rope_last_dimensions", "rope_over_the_whole_head")
+WINDOWS = ("windows_ignored", "windows_everywhere", "windows_inverted")
 ORDERED = ("sequential_as_parallel", "pre_norms_as_post", "residual_from_norm")
 # By config: bugs that no embedded golden has, or has in another layout.
 PLANTED = {
     ("cohere", "plain"): SHARED,
+    ("cohere2", "plain"): (*SHARED, *WINDOWS),
     ("cohere", "qk"): (*SHARED, "qk_norms_after_rope", "qk_norm_over_all_heads"),
     ("glm4", "plain"): (*GATE_UP, *PARTLY, "post_norms_after_sum", "first_and_last_norm_weights_swapped"),
     ("gpt2", "plain"): (*FUSED, *ORDERED, "qkv_split_by_head", "qk_exchanged"),
-    ("gpt_neox", "parallel"): (*FUSED, *PARTLY, "qk_exchanged", "parallel_as_sequential"),
+    ("gpt_neox", "parallel"): (*FUSED, "qk_exchanged", "parallel_as_sequential"),
     ("gpt_neox", "sequential"): (*FUSED, *ORDERED, "qk_exchanged"),
-    ("olmo3", "plain"): ("post_norms_as_pre", "post_norms_after_sum", "qk_norms_after_rope", "qk_norm_by_head"),
+    ("mistral", "window"): WINDOWS[:1],
+    ("olmo3", "plain"): (
+        *WINDOWS,
+        "post_norms_as_pre",
+        "post_norms_after_sum",
+        "qk_norms_after_rope",
+        "qk_norm_by_head",
+    ),
     ("phi", "plain"): (*SHARED, *PARTLY, "qk_exchanged"),
     ("phi3", "plain"): (*FUSED, *GATE_UP, *PARTLY, *ORDERED, "qkv_split_by_head"),
     ("stablelm", "parallel"): (*SHARED, *PARTLY),
