@@ -42,8 +42,12 @@ def not_here(mutant: Mutant, config: Config) -> str | None:
 def _never_run(arch: Architecture) -> frozenset[str]:
     """Operations of the decoder that this architecture has no place for."""
     parallel = arch.placement.startswith("parallel")
-    residuals = {"attn_residual", "mlp_residual"} if parallel else {"parallel_residual"}
-    return frozenset(residuals | ({"activated"} if arch.gated else {"gated"}))
+    after_each_other = {"attn_residual", "mlp_residual", "carried", "left_unnormed"}
+    never = after_each_other if parallel else {"parallel_residual", "read_beside"}
+    never |= {"activated"} if arch.gated else {"gated"}
+    never |= set() if arch.placement == "post" else {"read_unnormed"}
+    never |= set() if arch.placement == "pre" else {"added_unnormed"}
+    return frozenset(never | (set() if arch.qk_norm else {"norm_heads"}))
 
 
 def _changes(change: ConfigChange, config: Config) -> bool:

@@ -7,6 +7,8 @@ from harness.mutants import (
     cache,
     configs,
     embedding_head,
+    family_blocks,
+    family_heads,
     family_norms,
     family_rope,
     family_scales,
@@ -39,6 +41,8 @@ FAMILIES: dict[str, tuple[Mutant, ...]] = {
     "residual stream": wiring.MUTANTS,
     "numerics": numerics.MUTANTS,
     "norms between families": family_norms.MUTANTS,
+    "blocks between families": family_blocks.MUTANTS,
+    "heads between families": family_heads.MUTANTS,
     "rope between families": family_rope.MUTANTS,
     "scales between families": family_scales.MUTANTS,
 }

@@ -11,7 +11,7 @@ from harness.families.options import Architecture, Norm
 from harness.mutants.between import around, option
 from harness.mutants.loading import as_another
 from harness.mutants.mutant import HEAD_NORMS, NORMS, Around, Mutant, kinds
-from harness.mutants.needs import ROUNDED, Need, has, varied
+from harness.mutants.needs import ROUNDED, Need, has, values, varied
 from harness.mutants.norms import MISSING
 
 EVERY_NORM = NORMS | HEAD_NORMS
@@ -155,5 +155,6 @@ MUTANTS = (
         lambda arch: replace(arch, qk_norm=arch.qk_norm and replace(arch.qk_norm, eps=1e-12)),
         "queries and keys are not normed here",
         "https://github.com/Wenyueh/MinivLLM/pull/82",
+        needs=(values("either eps is below the rounding of queries and keys", "smaller queries and keys"),),
     ),
 )

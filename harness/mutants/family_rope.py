@@ -116,6 +116,13 @@ def _neighbours(arch: Architecture) -> Architecture:
     return every_rope(lambda rope: replace(rope, interleaved=True))(arch)
 
 
+def _over_head_dim(arch: Architecture) -> Architecture:
+    """theta^(-2i / head_dim) for the pairs that are turned: a theta that the first pair does not look at."""
+    if all(rope is None or rope.dims <= 2 for rope in arch.ropes):
+        return arch
+    return every_rope(lambda rope: replace(rope, theta=rope.theta ** (rope.dims / arch.head_dim)))(arch)
+
+
 def _last_dimensions(rotate: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     """The last dimensions of a head turned instead of the first."""
 
@@ -232,6 +239,16 @@ MUTANTS = (
         lambda arch: every_rope(lambda rope: replace(rope, dims=arch.head_dim))(arch),
         "all of a head is turned here",
         "https://github.com/AI-Hypercomputer/maxtext/issues/4616",
+        needs=(PAIR,),
+    ),
+    option(
+        "rope_exponent_over_head_dim",
+        "theta^(-2i / head_dim) for the part that is turned, as in Gemma 4",
+        "theta^(-2i / dims), of the dims that are turned",
+        ROTATED,
+        _over_head_dim,
+        "all of a head is turned here, or one pair of it",
+        "https://github.com/pie-project/pie/issues/602",
         needs=(PAIR,),
     ),
     Mutant(

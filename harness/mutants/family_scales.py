@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 
 from harness.families.options import Architecture
+from harness.mutants import windows
 from harness.mutants.between import option
 from harness.mutants.loading import changed
 from harness.mutants.mutant import Around, Mutant, OperationChange, kinds
-from harness.mutants.needs import PAIR, WIDE, Need, at_least, bias
+from harness.mutants.needs import OVER_WINDOW, PAIR, WIDE, WINDOWED, Need, at_least, bias
 from harness.mutants.norms import MISSING
 
 RESIDUAL = kinds("resid_mid", "resid_post")
 GELUS: Mapping[str, str] = {"gelu": "gelu_pytorch_tanh", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu"}
 LEARNED = Need("architecture", lambda m: m.architecture.learned_positions > 0, "no positions are learned here")
+NOT_BY_TYPE = Need(
+    "architecture",
+    lambda m: not windows.by_type(m.config),
+    "window_missing and window_in_every_layer are those bugs here",
+)
 FACTOR = "https://github.com/OpenNMT/CTranslate2/pull/1882"
+
+
+def _windows(choose: Callable[[bool], bool]) -> Callable[[Architecture], Architecture]:
+    """The window in other layers: (whether a layer has it) -> whether it has it in the mutant."""
+
+    def options(arch: Architecture) -> Architecture:
+        width = next((window for window in arch.windows if window), None)
+        return replace(
+            arch, windows=tuple(width if choose(window is not None) else None for window in arch.windows)
+        )
+
+    return options
 
 
 def _windows_inverted(arch: Architecture) -> Architecture:
     """Where layers differ in nothing else, it is `window_layers_swapped`."""
-    if len(set(arch.ropes)) == 1 or len(set(arch.windows)) == 1:
-        return arch
-    width = next(window for window in arch.windows if window)
-    return replace(arch, windows=tuple(None if window else width for window in arch.windows))
+    mixed = len(set(arch.ropes)) > 1 and len(set(arch.windows)) > 1
+    return _windows(lambda slides: not slides)(arch) if mixed else arch
 
 
 def _rounded_scale(arch: Architecture) -> Architecture:
@@ -68,6 +84,26 @@ MUTANTS = (
         "window_layers_swapped is that bug here, or every layer has a window, or none",
         "https://github.com/huggingface/transformers/issues/40126",
         needs=(at_least(2),),
+    ),
+    option(
+        "windows_ignored",
+        "key <= query in every layer",
+        "a window in the layers of the config",
+        kinds("probs"),
+        _windows(lambda slides: False),
+        "no layer has a sliding window here",
+        *windows.MISSING,
+        needs=(WINDOWED, NOT_BY_TYPE, OVER_WINDOW),
+    ),
+    option(
+        "windows_everywhere",
+        "a window in every layer",
+        "a window in the layers of the config",
+        kinds("probs"),
+        _windows(lambda slides: True),
+        "every layer has a window here, or none",
+        "https://github.com/huggingface/transformers/issues/35896",
+        needs=(WINDOWED, NOT_BY_TYPE, OVER_WINDOW),
     ),
     option(
         "embed_scale_missing",

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from harness.architecture import Architecture
+from harness.families import families
 from harness.mutants.loading import Own, as_another, changed, loaded
 from harness.mutants.mutant import Mutant, WeightChange, kinds
-from harness.mutants.needs import SEVERAL_KV_HEADS, SQUARE_ATTENTION, has
+from harness.mutants.needs import SEVERAL_KV_HEADS, SQUARE_ATTENTION, Need, has
 
 HEADS_FIRST = "rows in the order (head, head_dim)"
 TRANSPOSED = (
@@ -17,6 +18,11 @@ TRANSPOSED = (
     "https://github.com/meta-pytorch/tritonbench/pull/887",
 )
 PARTS = ("q", "k", "v")
+NOT_BY_HEAD = Need(
+    "architecture",
+    lambda m: not families()[m.architecture.family].by_head,
+    "queries, keys and values are stored head by head here: split so, they are right",
+)
 
 
 def rows(*kinds_: str, by: Callable[[np.ndarray, int], np.ndarray]) -> WeightChange:
@@ -49,6 +55,15 @@ def _qkv_packing(own: Own, kind: str, arch: Architecture) -> np.ndarray:
     at = PARTS.index(kind)
     start = sum(len(tensor) for tensor in tensors[:at])
     return packed[start : start + len(tensors[at])]
+
+
+def _qkv_by_head(own: Own, kind: str, arch: Architecture) -> np.ndarray:
+    """Stored as all q, all k, all v, and split by KV head (its queries, its key, its value)."""
+    stored = np.concatenate([own(part) for part in PARTS])
+    heads = stored.reshape(arch.kv_heads, -1, arch.head_dim, *stored.shape[1:])
+    groups = arch.heads // arch.kv_heads
+    at = slice(groups) if kind == "q" else slice(groups + PARTS.index(kind) - 1, groups + PARTS.index(kind))
+    return heads[:, at].reshape(-1, *stored.shape[1:])
 
 
 def _gate_up_packing(own: Own, kind: str, arch: Architecture) -> np.ndarray:
@@ -136,7 +151,20 @@ MUTANTS = (
         introduced=kinds("q", "k", "v"),
         change=loaded(PARTS, _qkv_packing),
         needs=(SEVERAL_KV_HEADS,),
-        seen=("https://github.com/vllm-project/vllm/pull/26347",),
+        seen=(
+            "https://github.com/vllm-project/vllm/pull/26347",
+            "https://github.com/elixir-nx/bumblebee/pull/204",
+            "https://github.com/tenstorrent/tt-metal/issues/6243",
+        ),
+    ),
+    Mutant(
+        "qkv_split_by_head",
+        wrong="stored as all q, all k, all v, split by KV head",
+        right="stored and split alike",
+        introduced=kinds("q", "k", "v"),
+        change=loaded(PARTS, _qkv_by_head),
+        needs=(SEVERAL_KV_HEADS, NOT_BY_HEAD),
+        seen=("https://github.com/awslabs/slapo/pull/46",),
     ),
     Mutant(
         "gate_up_packing",

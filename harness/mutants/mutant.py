@@ -25,22 +25,29 @@ class Around:
 
 
 @dataclass(frozen=True, eq=False)
+class Among:
+    """Something that is made of an operation and of others of the same decoder: right ones -> wrong one."""
+
+    make: Callable[[Operations], Callable[..., Any]]
+
+
+@dataclass(frozen=True, eq=False)
 class OperationChange:
     """Operations of the built-in decoder that are replaced, by field of `harness.run.operations.Operations`.
 
     Attributes:
-        replaced: another formula, which is a variant of the usual one alone, or `Around`.
+        replaced: another formula, which is a variant of the usual one alone, or `Around`, or `Among`.
         unmasks: whether keys that the right mask hides may be seen: they must then be keys of the input, and not
             the padding of whatever runs it.
     """
 
     kind: ClassVar[Kind] = "operation"
-    replaced: Mapping[str, Callable[..., Any] | Around]
+    replaced: Mapping[str, Callable[..., Any] | Around | Among]
     unmasks: bool = False
 
     def formulas(self) -> dict[str, Callable[..., Any]]:
         """Those that take the place of an operation, whatever it is."""
-        return {name: made for name, made in self.replaced.items() if not isinstance(made, Around)}
+        return {name: made for name, made in self.replaced.items() if not isinstance(made, Around | Among)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +154,11 @@ def planted(right: Operations, changes: Iterable[Change]) -> Operations:
     for change in of_operations:
         right = replace(right, **change.formulas())
     for change in of_operations:
-        arounds = {name: made for name, made in change.replaced.items() if isinstance(made, Around)}
-        right = replace(right, **{name: made.make(getattr(right, name)) for name, made in arounds.items()})
+        wrong: dict[str, Callable[..., Any]] = {}
+        for name, made in change.replaced.items():
+            if isinstance(made, Around | Among):
+                wrong[name] = made.make(right) if isinstance(made, Among) else made.make(getattr(right, name))
+        right = replace(right, **wrong)
     return right
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from harness.families.frequencies import inverse_frequencies
+from harness.families.options import Rope
 from harness.mutants.mutant import Mutant, OperationChange, kinds
-from harness.mutants.needs import PAIR
+from harness.mutants.needs import PAIR, Need
 from harness.run.operations import Angles, Heads, rotate
 
 ROTATED = kinds("q_rope", "k_rope")
@@ -82,6 +83,15 @@ def _banded(theta: float, head_dim: int) -> Float[np.ndarray, " half"]:
     return banded
 
 
+def _has_bands(rope: Rope) -> bool:
+    return bool(np.any(_banded(rope.theta, rope.dims) != inverse_frequencies(rope.theta, rope.dims)))
+
+
+SLOW = Need(
+    "architecture",
+    lambda m: any(_has_bands(rope) for rope in m.architecture.ropes if rope),
+    "every pair turns at least 4 times in 8,192 positions here: Llama 3's bands change no frequency",
+)
 MUTANTS = (
     Mutant(
         "rope_frequencies_repeated",
@@ -201,7 +211,7 @@ MUTANTS = (
         right=ANGLE,
         introduced=ROTATED,
         change=OperationChange({"inverse_frequencies": _banded}),
-        needs=(PAIR,),
+        needs=(PAIR, SLOW),
         seen=(
             "https://github.com/felafax/felafax/issues/59",
             "https://github.com/jmaczan/tiny-vllm/pull/1",

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from harness.architecture import Config, architecture_of
+from harness.errors import CheckpointError
 from harness.families.windows import FULL, SLIDING
 from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, kinds
-from harness.mutants.needs import FILLS_WINDOW, MIXED, OVER_WINDOW, WINDOWED, steps
+from harness.mutants.needs import FILLS_WINDOW, MIXED, OVER_WINDOW, WINDOWED, Need, steps
 from harness.run.operations import NO_WINDOW, allowed
 
 RIGHT_WIDTH = "query - window < key <= query, in the layers that have a window"
@@ -33,6 +34,23 @@ Seen = Callable[[Mask, Slots, Window], Array]
 def slides(config: Config) -> list[bool]:
     """By layer, whether it has a window."""
     return [window is not None for window in architecture_of(config).windows]
+
+
+def by_type(config: Config) -> bool:
+    """Whether the types of layers, and they alone, say which have a window, and nothing else."""
+    right = architecture_of(config)
+    try:
+        without = architecture_of({**config, "layer_types": [FULL] * right.layers, "max_window_layers": None})
+    except CheckpointError:
+        return False
+    return without.ropes == right.ropes
+
+
+BY_TYPE = Need(
+    "architecture",
+    lambda model: by_type(model.config),
+    "the types of layers say more than the window here, or nothing: see windows_ignored, _everywhere, _inverted",
+)
 
 
 def in_layers(choose: Callable[[Sequence[bool]], Sequence[bool]]) -> ConfigChange:
@@ -81,7 +99,7 @@ MUTANTS = (
         right=RIGHT_WIDTH,
         introduced=kinds("probs"),
         change=in_layers(lambda right: [False for _ in right]),
-        needs=(WINDOWED, OVER_WINDOW),
+        needs=(WINDOWED, BY_TYPE, OVER_WINDOW),
         seen=MISSING,
     ),
     Mutant(
@@ -111,7 +129,7 @@ MUTANTS = (
         right=RIGHT_LAYERS,
         introduced=kinds("probs"),
         change=in_layers(lambda right: [True for _ in right]),
-        needs=(WINDOWED, MIXED, OVER_WINDOW),
+        needs=(WINDOWED, MIXED, BY_TYPE, OVER_WINDOW),
         seen=(
             "https://github.com/huggingface/transformers/issues/35896",
             "https://github.com/huggingface/transformers/pull/36162",
@@ -123,7 +141,7 @@ MUTANTS = (
         right=RIGHT_LAYERS,
         introduced=kinds("probs"),
         change=in_layers(lambda right: [not sliding for sliding in right]),
-        needs=(WINDOWED, MIXED, OVER_WINDOW),
+        needs=(WINDOWED, MIXED, BY_TYPE, OVER_WINDOW),
         seen=(
             "https://github.com/huggingface/transformers/issues/40126",
             "https://github.com/huggingface/transformers/pull/31775",
@@ -135,7 +153,7 @@ MUTANTS = (
         right=RIGHT_LAYERS,
         introduced=kinds("probs"),
         change=in_layers(_starts_late),
-        needs=(WINDOWED, OVER_WINDOW),
+        needs=(WINDOWED, BY_TYPE, OVER_WINDOW),
         seen=(
             "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4875",
             "https://github.com/NVIDIA-NeMo/Speech/pull/9672",

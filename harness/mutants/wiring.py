@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
-from harness.mutants.needs import WIDE
+from harness.mutants.needs import WIDE, values
 from harness.run.operations import Hidden, residual
 
 SUM = "x + f(x)"
@@ -97,6 +97,7 @@ MUTANTS = (
         right=SUM,
         introduced=BOTH,
         change=NumericsChange({"attn_residual": _half_precision, "mlp_residual": _half_precision}),
+        needs=(values("float16 holds every sum that there is", "activations beyond 65,504"),),
         seen=(
             "https://github.com/QwenLM/Qwen3/issues/826",
             "https://github.com/huggingface/transformers/pull/36832",

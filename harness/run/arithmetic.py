@@ -14,7 +14,18 @@ from jaxtyping import Array, Int
 from harness.families.frequencies import frequencies
 from harness.families.options import Architecture, Norm
 from harness.families.rope import Wide
-from harness.run.operations import OPERATIONS, Angles, Heads, Hidden, Operations, Probs, one_by_one, rms_norm, wide
+from harness.run.operations import (
+    OPERATIONS,
+    Angles,
+    Heads,
+    Hidden,
+    Operations,
+    Probs,
+    norm_all_heads,
+    one_by_one,
+    rms_norm,
+    wide,
+)
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
@@ -40,6 +51,8 @@ def operations_of(arch: Architecture) -> Operations:
     changed |= dict.fromkeys(places, norm)
     if arch.qk_norm is not None:
         changed |= dict.fromkeys(("q_norm", "k_norm"), normed(arch.qk_norm))
+        if arch.qk_norm_over == "all":
+            changed["norm_heads"] = norm_all_heads
     if arch.scale != arch.head_dim**-0.5:
         changed["scores"] = _bound(_scores, arch.scale)
     if arch.activation != "silu":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -15,12 +16,14 @@ from harness.families.frequencies import both, is_beyond
 from harness.families.graph import taps_of
 from harness.families.options import Architecture, Norm, Rope
 from harness.families.parameters import HEAD_NORMS, NORMS, head_norm_shape, inputs, outputs
+from harness.run.arithmetic import normed
 from harness.run.cache import Past
-from harness.run.operations import NO_WINDOW, Heads, Hidden, Operations
+from harness.run.operations import NO_WINDOW, Heads, Hidden, Operations, unchanged
 from harness.run.tapping import TapFunction
 
 Ids = Int[Array, "batch position"]
 Mask = Bool[Array, "batch key"]
+Block = Callable[[Hidden], Hidden]
 
 
 class Projection(nnx.Module):
@@ -123,23 +126,38 @@ class Layer:
         past: Past | None,
     ) -> tuple[Hidden, Past | None]:
         """The residual stream that leaves the layer, and the cache with this call in it."""
-        arch, ops = self.arch, self.ops
-        read = x if arch.placement == "post" else tap("attn_norm", self._norm("attn_norm", own, x))
-        update, past = self._attention(tap, own, read, positions, mask, place, past)
-        if arch.placement in ("post", "sandwich"):
-            update = tap("attn_post_norm", self._norm("attn_post_norm", own, update))
-        update = ops.residual_scale(update)
-        if arch.placement.startswith("parallel"):
-            if arch.placement == "parallel_two":
-                read = tap("mlp_norm", self._norm("mlp_norm", own, x))
-            other = ops.residual_scale(self._mlp(tap, own, read))
-            return tap("resid_post", ops.parallel_residual(x, update, other)), past
-        x = tap("resid_mid", ops.attn_residual(x, update))
-        read = x if arch.placement == "post" else tap("mlp_norm", self._norm("mlp_norm", own, x))
-        update = self._mlp(tap, own, read)
-        if arch.placement in ("post", "sandwich"):
-            update = tap("mlp_post_norm", self._norm("mlp_post_norm", own, update))
-        return tap("resid_post", ops.mlp_residual(x, ops.residual_scale(update))), past
+
+        def attend(read: Hidden) -> Hidden:
+            nonlocal past
+            update, past = self._attention(tap, own, read, positions, mask, place, past)
+            return update
+
+        mlp = functools.partial(self._mlp, tap, own)
+        if self.arch.placement.startswith("parallel"):
+            return self._side_by_side(tap, own, x, attend, mlp), past
+        x = tap("resid_mid", self._added(tap, own, x, attend, "attn"))
+        return tap("resid_post", self._added(tap, own, x, mlp, "mlp")), past
+
+    def _side_by_side(self, tap: TapFunction, own: DecoderLayer, x: Hidden, attend: Block, mlp: Block) -> Hidden:
+        """Attention and MLP of one residual stream, which is left with both."""
+        ops, two = self.ops, self.arch.placement == "parallel_two"
+        read = tap("attn_norm", self._norm("attn_norm", own, x))
+        update = ops.residual_scale(attend(read))
+        again = functools.partial(self._norm, "mlp_norm" if two else "attn_norm", own)
+        read = ops.read_beside(x, update, again, None if two else read)
+        other = ops.residual_scale(mlp(tap("mlp_norm", read) if two else read))
+        return tap("resid_post", ops.parallel_residual(x, update, other))
+
+    def _added(self, tap: TapFunction, own: DecoderLayer, x: Hidden, block: Block, kind: str) -> Hidden:
+        """The residual stream with what a block makes of it, attention or MLP with the norms that it has."""
+        ops, before, after = self.ops, f"{kind}_norm", f"{kind}_post_norm"
+        first, last = self.arch.placement != "post", self.arch.placement != "pre"
+        elsewhere = functools.partial(self._usual_norm, after if last else before, own)
+        read = tap(before, self._norm(before, own, x)) if first else ops.read_unnormed(x, elsewhere)
+        update = block(read)
+        update = tap(after, self._norm(after, own, update)) if last else ops.added_unnormed(update, elsewhere)
+        residual = ops.attn_residual if kind == "attn" else ops.mlp_residual
+        return ops.left_unnormed(residual(ops.carried(x, read), ops.residual_scale(update)), elsewhere)
 
     def _attention(
         self,
@@ -155,13 +173,16 @@ class Layer:
         q = tap("q", _heads(self._linear("q", own, x), arch.heads))
         k = tap("k", _heads(self._linear("k", own, x), arch.kv_heads))
         v = tap("v", _heads(self._linear("v", own, x), arch.kv_heads))
-        if arch.qk_norm is not None:
-            q = tap("q_norm", self._head_norm("q_norm", own, q, arch.qk_norm))
-            k = tap("k_norm", self._head_norm("k_norm", own, k, arch.qk_norm))
+        rotation: tuple[Array, ...] = ()
         if place.frequencies is not None:
             angles = ops.rope_angles(positions, self._frequencies(place.frequencies, positions), x.dtype)
-            factor = () if place.factor is None else (place.factor,)
-            q, k = ops.rotate_q(q, angles, *factor), ops.rotate_k(k, angles, *factor)
+            rotation = (angles,) if place.factor is None else (angles, place.factor)
+
+        def turning(rotate: Callable[..., Array]) -> Callable[[Heads], Heads]:
+            return lambda heads: rotate(heads, *rotation) if rotation else heads
+
+        q = ops.norm_then_turn(q, self._head_norm("q_norm", own, tap), turning(ops.rotate_q))
+        k = ops.norm_then_turn(k, self._head_norm("k_norm", own, tap), turning(ops.rotate_k))
         q, k = tap("q_rope", ops.grow_q(q, positions)), tap("k_rope", ops.grow_k(k, positions))
         slots, groups = np.arange(x.shape[1], dtype=np.int32), arch.heads // arch.kv_heads
         if past is not None:
@@ -197,10 +218,17 @@ class Layer:
     def _norm(self, kind: str, own: DecoderLayer, x: Hidden) -> Hidden:
         return norm(getattr(self.ops, kind), x, self.arch.norm, *_weights(getattr(own, kind)))
 
-    def _head_norm(self, kind: str, own: DecoderLayer, x: Heads, spec: Norm) -> Heads:
-        whole = self.arch.qk_norm_over == "all"
-        y = x.reshape(*x.shape[:2], -1) if whole else x
-        return norm(getattr(self.ops, kind), y, spec, *_weights(getattr(own, kind))).reshape(x.shape)
+    def _usual_norm(self, kind: str, own: DecoderLayer, x: Hidden) -> Hidden:
+        """The norm that the model has in a place, whatever stands there in `ops`."""
+        return norm(normed(self.arch.norm), x, self.arch.norm, *_weights(getattr(own, kind)))
+
+    def _head_norm(self, kind: str, own: DecoderLayer, tap: TapFunction) -> Callable[[Heads], Heads]:
+        """The norm of queries or keys with its tap; where the model has none, they stay as they are."""
+        spec = self.arch.qk_norm
+        if spec is None:
+            return unchanged
+        made = functools.partial(_normed_by, getattr(self.ops, kind), spec)
+        return lambda x: tap(kind, self.ops.norm_heads(x, made, *_weights(getattr(own, kind))))
 
 
 def norm(operation: object, x: Array, spec: Norm, weight: Array, bias: Array | None) -> Array:
@@ -208,6 +236,10 @@ def norm(operation: object, x: Array, spec: Norm, weight: Array, bias: Array | N
     more = () if bias is None else (bias,)
     y: Array = operation(x, weight, spec.eps, *more)  # type: ignore[operator]
     return y
+
+
+def _normed_by(operation: object, spec: Norm, x: Array, weight: Array, bias: Array | None) -> Array:
+    return norm(operation, x, spec, weight, bias)
 
 
 def _weights(own: Weighted) -> tuple[Array, Array | None]:

@@ -142,6 +142,41 @@ def not_grown(q: Heads, positions: Int[Array, "batch position"]) -> Heads:
     return q
 
 
+def norm_heads(x: Heads, norm: Callable[..., Array], *weights: Array | None) -> Heads:
+    """Queries or keys, normed head by head."""
+    return norm(x, *weights)
+
+
+def norm_all_heads(x: Heads, norm: Callable[..., Array], *weights: Array | None) -> Heads:
+    """Queries or keys, all heads of a token normed together."""
+    return norm(x.reshape(*x.shape[:2], -1), *weights).reshape(x.shape)
+
+
+def norm_then_turn(x: Heads, norm: Callable[[Heads], Heads], turn: Callable[[Heads], Heads]) -> Heads:
+    """Queries or keys as attention is given them."""
+    return turn(norm(x))
+
+
+def not_normed(x: Hidden, norm: Callable[[Hidden], Hidden]) -> Hidden:
+    """What has no norm at this place; `norm` is what its block has at another."""
+    return x
+
+
+def carried(x: Hidden, read: Hidden) -> Hidden:
+    """The residual stream that an update is added to, of which the block has read `read`."""
+    return x
+
+
+def read_beside(x: Hidden, update: Hidden, norm: Callable[[Hidden], Hidden], normed: Hidden | None) -> Hidden:
+    """What an MLP beside attention reads: what attention has read, or a norm of its own of the same.
+
+    Args:
+        update: what attention makes of it, which the MLP does not see.
+        normed: what attention has read, where the two share a norm.
+    """
+    return norm(x) if normed is None else normed
+
+
 def add_positions(
     x: Hidden, table: Float[Array, "rows hidden"], positions: Int[Array, "batch position"]
 ) -> Hidden:
@@ -151,7 +186,10 @@ def add_positions(
 
 @dataclass(frozen=True)
 class Operations:
-    """One function for every operation of the decoder. Norms and residuals at each place are their own."""
+    """One function for every operation of the decoder. Norms and residuals at each place are their own.
+
+    Those of `WIRING` are given operations, and say in which order they are done, or with what.
+    """
 
     embed: Callable[..., Array] = embed
     embed_scale: Callable[..., Array] = unchanged
@@ -161,6 +199,8 @@ class Operations:
     inverse_frequencies: Callable[..., np.ndarray] = inverse_frequencies
     scaled_frequencies: Callable[..., tuple[np.ndarray, float]] = scaled
     rope_angles: Callable[..., Array] = rope_angles
+    norm_heads: Callable[..., Array] = norm_heads
+    norm_then_turn: Callable[..., Array] = norm_then_turn
     q_norm: Callable[..., Array] = rms_norm
     k_norm: Callable[..., Array] = rms_norm
     rotate_q: Callable[..., Array] = rotate
@@ -176,9 +216,14 @@ class Operations:
     allowed: Callable[..., Array] = allowed
     probabilities: Callable[..., Array] = probabilities
     context: Callable[..., Array] = context
+    read_unnormed: Callable[..., Array] = not_normed
+    added_unnormed: Callable[..., Array] = not_normed
     attn_post_norm: Callable[..., Array] = rms_norm
     residual_scale: Callable[..., Array] = unchanged
+    carried: Callable[..., Array] = carried
     attn_residual: Callable[..., Array] = residual
+    left_unnormed: Callable[..., Array] = not_normed
+    read_beside: Callable[..., Array] = read_beside
     mlp_norm: Callable[..., Array] = rms_norm
     gated: Callable[..., Array] = gated
     activated: Callable[..., Array] = activated
@@ -192,6 +237,9 @@ class Operations:
 
 
 OPERATIONS = Operations()
+WIRING = frozenset(
+    {"norm_heads", "norm_then_turn", "read_unnormed", "added_unnormed", "carried", "left_unnormed", "read_beside"}
+)
 
 
 STATIC = {rope_angles: ("dtype",), repeat_kv: ("groups",)}
@@ -210,4 +258,5 @@ def one_by_one(operations: Operations) -> Operations:
     For a decoder that runs them outside a trace, one after the other, where one of them is often replaced: what is
     replaced runs primitive by primitive, and the rest is compiled once for all such decoders.
     """
-    return Operations(**{field.name: _compiled(getattr(operations, field.name)) for field in fields(Operations)})
+    own = {field.name: getattr(operations, field.name) for field in fields(Operations)}
+    return Operations(**{name: made if name in WIRING else _compiled(made) for name, made in own.items()})

@@ -79,8 +79,7 @@ class Port:
             return tap(f"layers.{index}.{name}", value.swapaxes(1, 2)).swapaxes(1, 2)
 
         q, k, v = heads("q", linear("q")), heads("k", linear("k")), heads("v", linear("v"))
-        q, k = self.between(index, q, k, shown)
-        q, k = shown("q_rope", self.turn(q, positions)), shown("k_rope", self.turn(k, positions))
+        q, k = self.given(index, q, k, positions, shown)
         if past is not None:
             k = shown("cache_k", jax.lax.dynamic_update_slice(past[0], k, (0, 0, filled, 0)))
             v = shown("cache_v", jax.lax.dynamic_update_slice(past[1], v, (0, 0, filled, 0)))
@@ -89,14 +88,17 @@ class Port:
         scores = self.score(jnp.matmul(q, jnp.repeat(k, groups, 1).swapaxes(2, 3)))
         query = (filled + jnp.arange(q.shape[2]))[:, None]
         seen = self.seen(index, query, jnp.arange(k.shape[2])[None]) & mask[:, None, None, : k.shape[2]]
-        scores = jnp.where(seen, scores.astype(self.wide), jnp.finfo(scores.dtype).min)
+        scores = self.masked(scores, seen).astype(self.wide)
         probs = tap(f"layers.{index}.probs", jax.nn.softmax(scores, -1).astype(x.dtype))
         context = shown("context", jnp.matmul(probs, jnp.repeat(v, groups, 1))).swapaxes(1, 2)
         out = context.reshape(*x.shape[:2], -1) @ self.w[f"model.layers.{index}.self_attn.o_proj.weight"].T
         return tap(f"layers.{index}.attn_out", out), past
 
-    def between(self, index, q, k, shown):
-        return q, k
+    def given(self, index, q, k, positions, shown):
+        return shown("q_rope", self.turn(q, positions)), shown("k_rope", self.turn(k, positions))
+
+    def masked(self, scores, seen):
+        return jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
 
     def score(self, scores):
         return scores * jnp.asarray(self.head_dim**-0.5, scores.dtype)
@@ -178,16 +180,31 @@ class Gemma2(Port):
         y = tap(f"{here}.attn_norm", self.norm(f"{at}.input_layernorm", x))
         y, past = self.attend(index, y, positions, mask, past, filled, tap)
         x = tap(
-            f"{here}.resid_mid", x + tap(f"{here}.attn_post_norm", self.norm(f"{at}.post_attention_layernorm", y))
+            f"{here}.resid_mid", self.added(x, y, f"{at}.post_attention_layernorm", f"{here}.attn_post_norm", tap)
         )
-        y = self.mlp(index, tap(f"{here}.mlp_norm", self.norm(f"{at}.pre_feedforward_layernorm", x)), tap)
-        y = tap(f"{here}.mlp_post_norm", self.norm(f"{at}.post_feedforward_layernorm", y))
-        return tap(f"{here}.resid_post", x + y), past
+        y = tap(f"{here}.mlp_norm", self.norm(f"{at}.pre_feedforward_layernorm", x))
+        y = self.mlp(index, y, tap)
+        y = self.added(x, y, f"{at}.post_feedforward_layernorm", f"{here}.mlp_post_norm", tap)
+        return tap(f"{here}.resid_post", y), past
+
+    def added(self, x, y, norm, name, tap):
+        if self.bug == "normed after the sum":
+            return self.norm(norm, x + tap(name, y))
+        y = tap(name, self.norm(norm, y))
+        return x + y
 
     def score(self, scores):
         scale = self.config["query_pre_attn_scalar"] if self.bug != "scale of head_dim" else self.head_dim
-        scores, cap = scores * jnp.asarray(scale**-0.5, scores.dtype), self.config["attn_logit_softcapping"]
-        return scores if self.bug == "scores not capped" else cap * jnp.tanh(scores / cap)
+        scores = scores * jnp.asarray(scale**-0.5, scores.dtype)
+        return scores if self.bug in ("scores not capped", "capped after the mask") else self.capped(scores)
+
+    def capped(self, scores):
+        cap = self.config["attn_logit_softcapping"]
+        return cap * jnp.tanh(scores / cap)
+
+    def masked(self, scores, seen):
+        scores = super().masked(scores, seen)
+        return self.capped(scores) if self.bug == "capped after the mask" else scores
 
     def seen(self, index, query, key):
         width = self.config["sliding_window"] + (self.bug == "window wider")
@@ -216,24 +233,32 @@ class Olmo2(Port):
 
     def layer(self, index, x, positions, mask, past, filled, tap):
         at, here = f"model.layers.{index}", f"layers.{index}"
-        y, past = self.attend(index, x, positions, mask, past, filled, tap)
-        x = tap(
-            f"{here}.resid_mid", x + tap(f"{here}.attn_post_norm", self.norm(f"{at}.post_attention_layernorm", y))
-        )
-        y = tap(f"{here}.mlp_post_norm", self.norm(f"{at}.post_feedforward_layernorm", self.mlp(index, x, tap)))
+        first, last = f"{at}.post_attention_layernorm", f"{at}.post_feedforward_layernorm"
+        before = self.norm if self.bug == "normed before" else lambda name, value: value
+        after = self.norm if self.bug != "normed before" else lambda name, value: value
+        y, past = self.attend(index, before(first, x), positions, mask, past, filled, tap)
+        x = tap(f"{here}.resid_mid", x + tap(f"{here}.attn_post_norm", after(first, y)))
+        y = tap(f"{here}.mlp_post_norm", after(last, self.mlp(index, before(last, x), tap)))
         return tap(f"{here}.resid_post", x + y), past
 
-    def between(self, index, q, k, shown):
+    def given(self, index, q, k, positions, shown):
         def normed(name, value):
             skipped = {"no norm of queries": "q_norm", "no norm of keys": "k_norm", "no norms of both": name}
             if skipped.get(self.bug) == name:
                 return shown(name, value)
+            if self.bug == "normed head by head":
+                y = value / jnp.sqrt((value * value).mean(-1, keepdims=True) + self.config["rms_norm_eps"])
+                weight = self.w[f"model.layers.{index}.self_attn.{name}.weight"]
+                return shown(name, y * weight.reshape(-1, 1, self.head_dim))
             flat = value.swapaxes(1, 2).reshape(value.shape[0], value.shape[2], -1)
             flat = self.norm(f"model.layers.{index}.self_attn.{name}", flat)
             split = flat.reshape(value.shape[0], value.shape[2], -1, self.head_dim)
             return shown(name, split.swapaxes(1, 2))
 
-        return normed("q_norm", q), normed("k_norm", k)
+        if self.bug == "normed after RoPE":
+            q, k = normed("q_norm", self.turn(q, positions)), normed("k_norm", self.turn(k, positions))
+            return shown("q_rope", q), shown("k_rope", k)
+        return super().given(index, normed("q_norm", q), normed("k_norm", k), positions, shown)
 
     def turn(self, x, positions):
         angle = positions[:, None, :, None].astype(self.wide) * jnp.asarray(self.speeds(), self.wide)
@@ -269,6 +294,8 @@ BUGS = {
         "with 2": "norm_plus_one_doubled",
         "scale of head_dim": "scale_of_head_dim",
         "scores not capped": "score_cap_missing",
+        "capped after the mask": "score_cap_after_mask",
+        "normed after the sum": "post_norms_after_sum",
         "window wider": "window_off_by_one_wider",
         "windows in the others": "window_layers_swapped",
         "no window": "window_missing",
@@ -277,6 +304,9 @@ BUGS = {
     },
     "olmo2": {
         "no norm after": "post_norms_missing",
+        "normed before": "post_norms_as_pre",
+        "normed after RoPE": "qk_norms_after_rope",
+        "normed head by head": "qk_norm_by_head",
         "no norms of both": "qk_norms_missing",
         "no norm of queries": "q_norm_missing",
         "no norm of keys": "k_norm_missing",

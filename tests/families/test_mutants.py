@@ -10,18 +10,37 @@ from harness.record.families import CONFIGS, config
 
 BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 HERE = {
-    "llama3": {"rope_scaling_ignored", "rope_bands_swapped", "rope_interleaved", "norm_plus_one", "head_tied"},
-    "qwen3": {"qk_norms_missing", "qk_norm_weights_swapped", "rope_interleaved", "gate_up_exchanged"},
+    "llama3": {"rope_scaling_ignored", "rope_bands_swapped", "rope_interleaved", "norm_plus_one", "head_tied"}
+    | {"sequential_as_parallel", "pre_norms_as_post", "residual_from_norm", "qkv_split_by_head"},
+    "qwen3": {
+        "qk_norms_after_rope",
+        "qk_norm_over_all_heads",
+        "qk_norms_missing",
+        "qk_norm_weights_swapped",
+        "rope_interleaved",
+        "gate_up_exchanged",
+    },
     "gemma2": {
         "norm_plus_one_missing",
         "post_norms_missing",
         "score_cap_missing",
         "window_missing",
         "gelu_as_silu",
+        "score_cap_after_mask",
+        "post_norms_after_sum",
+        "first_and_last_norm_weights_swapped",
     },
-    "gemma3": {"rope_local_global_swapped", "windows_inverted", "qk_norms_missing", "head_scaled_as_embedding"},
-    "olmo2": {"post_norms_missing", "k_norm_missing", "norm_cast_early", "rope_neighbours_for_halves"},
-    "gpt-neox": {"layer_norm_not_centered", "rope_over_the_whole_head", "up_bias_missing", "q_bias_missing"},
+    "gemma3": {
+        "qk_norms_after_rope",
+        "rope_local_global_swapped",
+        "windows_inverted",
+        "qk_norms_missing",
+        "head_scaled_as_embedding",
+    },
+    "olmo2": {"post_norms_as_pre", "post_norms_after_sum", "qk_norm_by_head"}
+    | {"post_norms_missing", "k_norm_missing", "norm_cast_early", "rope_neighbours_for_halves"},
+    "gpt-neox": {"parallel_as_sequential", "rope_exponent_over_head_dim", "qkv_packing", "qk_exchanged"}
+    | {"layer_norm_not_centered", "rope_over_the_whole_head", "up_bias_missing", "q_bias_missing"},
 }
 ELSEWHERE = {
     ("llama3", "q_bias_missing"): "q has no bias here",
@@ -31,6 +50,16 @@ ELSEWHERE = {
     ("gemma2", "norm_plus_one"): "this model has another formula",
     ("gemma2", "rope_local_global_swapped"): "every layer has the same RoPE here",
     ("gemma3", "score_cap_missing"): "scores are not capped here",
+    ("gemma3", "score_cap_after_mask"): "scores are not capped here",
+    ("gemma3", "post_norms_as_pre"): "attention and MLP read a norm here",
+    ("gemma3", "qk_norm_by_head"): "heads are normed one by one here",
+    ("llama3", "qk_exchanged"): "queries and keys have different shapes here",
+    ("llama3", "rope_exponent_over_head_dim"): "all of a head is turned here, or one pair of it",
+    ("olmo2", "qk_norm_over_all_heads"): "all heads are normed together here",
+    ("olmo2", "residual_from_norm"): "nothing is normed before attention here",
+    ("gpt-neox", "sequential_as_parallel"): "attention and MLP do not follow each other",
+    ("gpt-neox", "parallel_as_sequential_one_norm"): "attention and MLP do not share a norm here",
+    ("gpt-neox", "qkv_split_by_head"): "stored head by head here: split so, they are right",
     ("olmo2", "norm_before_mlp_missing"): "this model has no mlp_norm",
     ("olmo2", "rope_interleaved"): "rotate_q, rotate_k: this model has another formula",
     ("gpt-neox", "mlp_residual_missing"): "this model has no mlp_residual",

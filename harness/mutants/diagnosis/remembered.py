@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from harness.run.operations import Operations
+from harness.run.operations import WIRING, Operations
 from harness.run.recent import Store
 
 
 def remembering(operations: Operations, most: int) -> Operations:
-    """The same operations, whose latest results are kept by their arguments.
+    """The same operations, whose latest results are kept by their arguments, unless these are operations.
 
     Args:
         operations: functions of their arguments alone, to be called outside a trace.
@@ -23,7 +23,9 @@ def remembering(operations: Operations, most: int) -> Operations:
     """
     store = Store(most)
     named = {field.name: getattr(operations, field.name) for field in fields(Operations)}
-    return Operations(**{name: partial(_remembered, store, operation) for name, operation in named.items()})
+    return Operations(
+        **{name: made if name in WIRING else partial(_remembered, store, made) for name, made in named.items()}
+    )
 
 
 def _remembered(store: Store, operation: Callable[..., Any], *args: Any) -> Any:
