@@ -18,7 +18,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5ds, h5f, h5fd, h5g, h5p, h5s, h5t
+from h5py import h5d, h5ds, h5f, h5fd, h5g, h5p, h5s, h5t
 
 from harness.golden import Form
 from harness.layout import Labels, label_path
@@ -69,7 +69,7 @@ class Hdf5Writer(Writer):
     @undisturbed()
     def finish(self, manifest: bytes, digest: str) -> None:
         self.put(MANIFEST, Form((len(manifest),), "uint8", (MANIFEST_DIM,)), 0, np.frombuffer(manifest, np.uint8))
-        self._note(h5d.open(self._groups[""], MANIFEST.encode()), SHA256.encode(), digest)
+        self._file[MANIFEST].attrs[SHA256] = np.bytes_(digest)
         self.close()
         self._sink.check()
         seal.append(self._path)
@@ -114,14 +114,8 @@ class Hdf5Writer(Writer):
         scale.write(h5s.ALL, h5s.ALL, labels, scale.get_type())
         h5ds.set_scale(scale, last.encode())
         if labels.dtype.kind == "S":
-            self._note(scale, b"_Encoding", "utf-8")  # else xarray shows bytes
+            h5py.Dataset(scale).attrs["_Encoding"] = np.bytes_("utf-8")  # else xarray shows bytes
         return scale
-
-    @staticmethod
-    def _note(dataset: h5d.DatasetID, name: bytes, text: str) -> None:
-        """An attribute that is a string of its own length."""
-        kind = h5t.py_create(h5py.string_dtype("ascii", len(text)), logical=True)
-        h5a.create(dataset, name, kind, h5s.create(h5s.SCALAR)).write(np.array(text.encode("ascii")))
 
 
 def _create_file(sink: Sink) -> h5py.File:

@@ -1,12 +1,10 @@
 """The Zarr v3 backend: a directory, or objects below a URL; each array one uncompressed chunk,
 or one for each layer.
 
-zarr-python writes it, into a dict, and `Files` takes that to the disk: one way whatever the target, nothing
-half written where a signal comes while zarr's thread is at work, and no question to an object store. What it is
-told follows from an array's manifest entry. So reading makes the entry's document again and compares: it refuses
-whatever a general reader would interpret (another codec, a fill value in place of data, an unknown field). Reading
-is our own, since zarr's stores read a file to its end, whatever its size, and follow links.
-That zarr-python and xarray read the result is a test.
+zarr-python writes it, into a dict, and `Files` takes that to the disk: one way whatever the target, and nothing
+half written where a signal comes while zarr's thread is at work. Reading is our own: zarr's stores follow links
+and read a file to its end, whatever its size. It compares documents with those that zarr-python writes of the
+manifest's entries, and so refuses what a general reader would interpret (another codec, a fill value for data).
 
 zarr is imported where it is called: importing it takes longer than opening a golden, and HDF5 does without.
 """
@@ -57,12 +55,6 @@ def in_memory(create: str, **options: Any) -> tuple[Any, Blobs]:
         return getattr(zarr, create)(zarr.storage.MemoryStore(blobs), zarr_format=3, **options), blobs
 
 
-@lru_cache
-def new_group(**attributes: str) -> Blobs:
-    """What zarr-python writes of a group."""
-    return in_memory("create_group", attributes=attributes)[1]
-
-
 def new_array(form: Form, **attributes: str) -> tuple[Any, Blobs]:
     """An array of one chunk for each slab, stored as it is in memory; the dict has its zarr.json."""
     return in_memory(
@@ -80,20 +72,17 @@ def new_array(form: Form, **attributes: str) -> tuple[Any, Blobs]:
 
 
 @lru_cache(1024)
-def array_document(form: Form, **attributes: str) -> dict[str, Any]:
-    """The zarr.json of an array."""
-    return parsed(new_array(form, **attributes)[1])
+def document(form: Form | None = None, **attributes: str) -> dict[str, Any]:
+    """The zarr.json of an array or, where there is no form, of a group."""
+    blobs = new_array(form, **attributes)[1] if form else in_memory("create_group", attributes=attributes)[1]
+    found: dict[str, Any] = json.loads(blobs[DOCUMENT].to_bytes())
+    return found
 
 
-def parsed(blobs: Blobs) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(blobs[DOCUMENT].to_bytes())
-    return document
-
-
-def as_before(document: dict[str, Any]) -> dict[str, Any]:
-    """An array's document as releases had it that did not leave it to zarr-python: without what is empty."""
-    codecs = [{name: value for name, value in codec.items() if value} for codec in document["codecs"]]
-    return {name: value for name, value in document.items() if name != TRANSFORMERS} | {"codecs": codecs}
+def as_before(found: dict[str, Any]) -> dict[str, Any]:
+    """An array's document as this package wrote it before zarr-python did: without what is empty."""
+    codecs = [{name: value for name, value in codec.items() if value} for codec in found["codecs"]]
+    return {name: value for name, value in found.items() if name != TRANSFORMERS} | {"codecs": codecs}
 
 
 def label_array(path: str, labels: Labels) -> tuple[Form, np.ndarray]:
@@ -105,10 +94,10 @@ def label_array(path: str, labels: Labels) -> tuple[Form, np.ndarray]:
 def is_golden(files: Files) -> bool:
     """Whether the files below a root are a golden, damaged or unfinished ones included."""
     try:
-        document = json.loads(files.read(DOCUMENT, DOCUMENT_LIMIT))
+        found = json.loads(files.read(DOCUMENT, DOCUMENT_LIMIT))
     except (FileNotFoundError, ValueError):
         return False
-    return isinstance(document, dict) and document.get("attributes") == ROOT
+    return isinstance(found, dict) and found.get("attributes") == ROOT
 
 
 def chunk(form: Form, slab: int = 0) -> str:
@@ -126,27 +115,19 @@ class ZarrReader(Reader):
         self.where = files.where
 
     def read_manifest(self) -> tuple[bytes, str]:
-        if not self._files.exists(f"{MANIFEST}/{DOCUMENT}"):
-            raise GoldenError(
-                "this is not a golden, or its recording was never finished: it has no manifest",
-                where=self.where,
-                expected=f"{MANIFEST}/{DOCUMENT}",
-                found="nothing of that name",
-                hint="give the path of a golden; `goldens record` makes one",
-            )
-        document = self._document(MANIFEST)
+        found = self._document(MANIFEST)
         data = self._read(f"{MANIFEST}/c.0", MANIFEST_LIMIT)
-        attributes = document.get("attributes")
+        attributes = found.get("attributes")
         digest = attributes.get(SHA256) if isinstance(attributes, dict) else None
         if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
             agree("the sha256 beside the manifest", f"{self.where}/{MANIFEST}", "64 digits", type(digest).__name__)
         form = Form((len(data),), "uint8", (MANIFEST_DIM,))
-        self._compare(MANIFEST, array_document(form, **{SHA256: str(digest)}), document)
+        self._compare(MANIFEST, document(form, **{SHA256: str(digest)}), found)
         return data, str(digest)
 
     def read(self, path: str, entry: ArrayEntry, slab: int) -> np.ndarray:
         if path != self._latest:  # the slabs of a stack are read one after the other
-            self._compare(path, array_document(entry.form), self._document(path))
+            self._compare(path, document(entry.form), self._document(path))
             self._latest = path
         nbytes = math.prod(entry.slab) * little_endian(entry.dtype).itemsize
         name = f"{path}/{chunk(entry, slab)}"
@@ -156,7 +137,7 @@ class ZarrReader(Reader):
 
     def check_structure(self, path: str, entry: ArrayEntry, labels: Mapping[str, Labels]) -> None:
         if path != MANIFEST:  # the manifest's own document is compared as it is read
-            self._compare(path, array_document(entry.form), self._document(path))
+            self._compare(path, document(entry.form), self._document(path))
         for dim in entry.dims:
             where = label_path(path, dim)
             if where in labels and where not in self._labels:
@@ -166,7 +147,7 @@ class ZarrReader(Reader):
     def _check_labels(self, path: str, form: Form, values: np.ndarray) -> None:
         array, blobs = new_array(form)
         array[...] = values
-        self._compare(path, parsed(blobs), self._document(path))
+        self._compare(path, document(form), self._document(path))
         name, expected = f"{path}/{chunk(form)}", blobs[chunk(form)].to_bytes()
         agree("the labels of a dimension", f"{self.where}/{name}", expected, self._read(name, len(expected)))
 
@@ -181,7 +162,7 @@ class ZarrReader(Reader):
             expected |= {f"{path}/{DOCUMENT}", f"{path}/c.0"}
         for group in sorted(groups):
             expected.add(f"{group}/{DOCUMENT}".lstrip("/"))
-            self._compare(group, parsed(new_group(**({} if group else ROOT))), self._document(group))
+            self._compare(group, document(**({} if group else ROOT)), self._document(group))
         for path in sorted(set(self._files.paths()) - expected):
             raise GoldenError(
                 "there is a file that is no part of the golden",
@@ -197,16 +178,20 @@ class ZarrReader(Reader):
         """Nothing is held open."""
 
     def _document(self, path: str) -> dict[str, Any]:
-        document = json.loads(self._read(f"{path}/{DOCUMENT}".lstrip("/"), DOCUMENT_LIMIT))
-        if not isinstance(document, dict):
+        found = json.loads(self._read(f"{path}/{DOCUMENT}".lstrip("/"), DOCUMENT_LIMIT))
+        if not isinstance(found, dict):
             raise ValueError(f"{path}/{DOCUMENT} is not a JSON object")
-        return document
+        return found
 
     def _read(self, name: str, limit: int) -> bytes:
         try:
             return self._files.read(name, limit)
         except FileNotFoundError:
-            raise GoldenError("the golden lacks a file", where=f"{self.where}/{name}", hint=FETCH_AGAIN) from None
+            problem, hint = "the golden lacks a file", FETCH_AGAIN
+            if name == f"{MANIFEST}/{DOCUMENT}":
+                problem = "this is not a golden, or its recording was never finished: it has no manifest"
+                hint = "give the path of a golden; `goldens record` makes one"
+            raise GoldenError(problem, where=f"{self.where}/{name}", hint=hint) from None
 
     def _compare(self, path: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
         where = f"{self.where}/{path}/{DOCUMENT}"
@@ -225,7 +210,8 @@ class ZarrWriter(Writer):
         self._labels = labels
         self._written = {""}
         self._arrays: dict[Form, tuple[Any, Blobs]] = {}  # by form: zarr-python takes its time
-        self._write("", new_group(**ROOT))
+        self._group = in_memory("create_group")[1]
+        self._write("", in_memory("create_group", attributes=ROOT)[1])
 
     def put(self, path: str, form: Form, slab: int, array: np.ndarray) -> None:
         if form not in self._arrays:
@@ -245,7 +231,7 @@ class ZarrWriter(Writer):
         for group in parents(path):
             if group not in self._written:
                 self._written.add(group)
-                self._write(group, new_group())
+                self._write(group, self._group)
         for where in (label_path(path, dim) for dim in form.dims):
             if where in self._labels and where not in self._written:
                 self._written.add(where)
