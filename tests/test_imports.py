@@ -52,6 +52,12 @@ def test_reading_a_golden_needs_neither_torch_nor_jax(name):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("args", [("show",), ("verify",), ("check", "--precision", "float32", "--case", "hello")])
+def test_an_hdf5_golden_needs_no_zarr(args):
+    result = run(command(*args), "zarr", "numcodecs", "fsspec")
+    assert result.returncode == 0, result.stderr
+
+
 def test_comparing_saved_checks_needs_neither_torch_nor_jax(tmp_path):
     path = tmp_path / "report.json"
     saving = run(command("check", "--precision", "float32", "--case", "hello", "--json", str(path)))

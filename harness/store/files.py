@@ -25,10 +25,6 @@ class Files(ABC):
     where: str
 
     @abstractmethod
-    def exists(self, path: str) -> bool:
-        """Whether there is a blob at `path`."""
-
-    @abstractmethod
     def read(self, path: str, limit: int) -> bytes:
         """The whole blob.
 
@@ -68,9 +64,6 @@ class LocalFiles(Files):
         self.where = self._root
         self._made = {self._root}
         self._plain: set[str] = set()
-
-    def exists(self, path: str) -> bool:
-        return os.path.isfile(f"{self._root}/{path}")  # noqa: PTH113
 
     def read(self, path: str, limit: int) -> bytes:
         self._refuse_links(path)
@@ -126,9 +119,6 @@ class RemoteFiles(Files):
         self.where = url
         self._files, root = _filesystem(url)
         self._root = root.rstrip("/")
-
-    def exists(self, path: str) -> bool:
-        return bool(self._files.exists(f"{self._root}/{path}"))
 
     def read(self, path: str, limit: int) -> bytes:
         # A range request for one byte more than allowed: the answer is bounded whatever lies there.

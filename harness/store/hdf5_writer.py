@@ -1,9 +1,7 @@
 """Writing the HDF5 form of a golden.
 
-Dimension scales are what lets xarray and netCDF tools name the dimensions. They are written by hand
-and not with `attach_scale`, which rewrites a growing list of references at every call: 2,000 arrays
-took 1.4 s for their scales alone. Here each array gets its DIMENSION_LIST at once, and each scale
-its REFERENCE_LIST at the end.
+Dimension scales, HDF5's own, are what lets xarray and netCDF tools name the dimensions. Each attachment rewrites
+the scale's list of the arrays that have it: a case has few enough.
 
 Every scale has two names: where netCDF looks for it, in its case or beside its arrays, and below `dimensions`, the
 first group of the file. h5netcdf asks HDF5 for the name of every scale of every array, and HDF5 answers by walking
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5ds, h5f, h5fd, h5g, h5p, h5r, h5s, h5t
+from h5py import h5d, h5ds, h5f, h5fd, h5g, h5p, h5s, h5t
 
 from harness.golden import Form
 from harness.layout import Labels, label_path
@@ -31,7 +29,6 @@ from harness.store.undisturbed import undisturbed
 
 LIBVER = h5f.LIBVER_V110  # its metadata carries checksums; the default of old would not
 NOT_A_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
-REFERENCE_LIST = np.dtype([("dataset", h5py.ref_dtype), ("dimension", "<i4")])
 
 
 class Hdf5Writer(Writer):
@@ -48,12 +45,10 @@ class Hdf5Writer(Writer):
         self._group_plist = h5p.create(h5p.GROUP_CREATE)
         for plist in (self._plist, self._group_plist):
             plist.set_obj_track_times(False)  # the same golden is the same file, byte for byte
-        self._references = h5t.py_create(h5py.vlen_dtype(h5py.ref_dtype), logical=True)
         self._groups: dict[str, h5g.GroupID] = {"": h5g.open(self._file.id, b"/")}
         self._group(DIMENSIONS)  # before all others
         self._unfinished: dict[str, h5d.DatasetID] = {}
         self._scales: dict[str, h5d.DatasetID] = {}
-        self._attached: dict[str, list[tuple[h5r.Reference, int]]] = {}
 
     @undisturbed()
     def put(self, path: str, form: Form, slab: int, array: np.ndarray) -> None:
@@ -74,9 +69,7 @@ class Hdf5Writer(Writer):
     @undisturbed()
     def finish(self, manifest: bytes, digest: str) -> None:
         self.put(MANIFEST, Form((len(manifest),), "uint8", (MANIFEST_DIM,)), 0, np.frombuffer(manifest, np.uint8))
-        self._note(h5d.open(self._groups[""], MANIFEST.encode()), SHA256.encode(), digest)
-        for name, attached in self._attached.items():
-            h5py.Dataset(self._scales[name]).attrs["REFERENCE_LIST"] = np.array(attached, REFERENCE_LIST)
+        self._file[MANIFEST].attrs[SHA256] = np.bytes_(digest)
         self.close()
         self._sink.check()
         seal.append(self._path)
@@ -101,18 +94,12 @@ class Hdf5Writer(Writer):
         return self._groups[path]
 
     def _attach(self, path: str, form: Form, dataset: h5d.DatasetID) -> None:
-        """Name the dimensions, as H5DSattach_scale would."""
-        scales = np.empty(len(form.dims), object)
-        back = h5r.create(dataset, b".", h5r.OBJECT)
+        """Name the dimensions."""
         for axis, (dim, size) in enumerate(zip(form.dims, form.shape, strict=True)):
             name = label_path(path, dim)
             if name not in self._scales:
                 self._scales[name] = self._scale(name, size)
-            reference = h5r.create(self._scales[name], b".", h5r.OBJECT)
-            scales[axis] = np.array([reference], h5py.ref_dtype)
-            self._attached.setdefault(name, []).append((back, axis))
-        space = h5s.create_simple((len(form.dims),))
-        h5a.create(dataset, b"DIMENSION_LIST", self._references, space).write(scales)
+            h5ds.attach_scale(dataset, self._scales[name], axis)
 
     def _scale(self, name: str, size: int) -> h5d.DatasetID:
         """A new scale: a length, and the labels where there are some."""
@@ -127,14 +114,8 @@ class Hdf5Writer(Writer):
         scale.write(h5s.ALL, h5s.ALL, labels, scale.get_type())
         h5ds.set_scale(scale, last.encode())
         if labels.dtype.kind == "S":
-            self._note(scale, b"_Encoding", "utf-8")  # else xarray shows bytes
+            h5py.Dataset(scale).attrs["_Encoding"] = np.bytes_("utf-8")  # else xarray shows bytes
         return scale
-
-    @staticmethod
-    def _note(dataset: h5d.DatasetID, name: bytes, text: str) -> None:
-        """An attribute that is a string of its own length."""
-        kind = h5t.py_create(h5py.string_dtype("ascii", len(text)), logical=True)
-        h5a.create(dataset, name, kind, h5s.create(h5s.SCALAR)).write(np.array(text.encode("ascii")))
 
 
 def _create_file(sink: Sink) -> h5py.File:

@@ -1,19 +1,20 @@
 """The Zarr v3 backend: a directory, or objects below a URL; each array one uncompressed chunk,
 or one for each layer.
 
-Written and read here and not through zarr-python, because the subset is so small that an array's
-metadata is a function of its manifest entry: reading compares the document with the one that would
-be written today, and so refuses whatever a general reader would interpret (another codec, a fill value
-in place of data, an unknown field). It is also several times faster (tests/benchmarks/bench_xarray.py).
-That zarr-python and xarray read the result is a test.
+zarr-python writes it, into a dict, and `Files` takes that to the disk: one way whatever the target, and nothing
+half written where a signal comes while zarr's thread is at work. Reading is our own: zarr's stores follow links
+and read a file to its end, whatever its size. It compares documents with those that zarr-python writes of the
+manifest's entries, and so refuses what a general reader would interpret (another codec, a fill value for data).
+
+zarr is imported where it is called: importing it takes longer than opening a golden, and HDF5 does without.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,57 +40,64 @@ from harness.store.refusals import FETCH_AGAIN
 DOCUMENT = "zarr.json"
 DOCUMENT_LIMIT = 1 << 16
 TEXT = "string"
+TRANSFORMERS = "storage_transformers"
 # What tells a golden's directory from any other Zarr: only such a one is ever deleted by overwriting.
-ROOT = {"zarr_format": 3, "node_type": "group", "attributes": {"format": "goldens"}}
-GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+ROOT = {"format": "goldens"}
+Blobs = dict[str, Any]  # what zarr-python wrote, by name
 
 
-def encode(document: dict[str, Any]) -> bytes:
-    return json.dumps(document).encode("ascii")
+def in_memory(create: str, **options: Any) -> tuple[Any, Blobs]:
+    """A node of zarr-python's, whatever the user's configuration of it says, and the dict to which it writes."""
+    import zarr
+
+    blobs: Blobs = {}
+    with zarr.config.set({"json_indent": 2}):
+        return getattr(zarr, create)(zarr.storage.MemoryStore(blobs), zarr_format=3, **options), blobs
 
 
-def array_document(form: Form, **attributes: str) -> dict[str, Any]:
-    """The zarr.json of an array: one chunk for each slab, stored as it is in memory."""
-    text, one_byte = form.dtype == TEXT, form.dtype != TEXT and little_endian(form.dtype).itemsize == 1
-    codec: dict[str, Any] = {"name": "vlen-utf8" if text else "bytes"}
-    if not (text or one_byte):
-        codec["configuration"] = {"endian": "little"}
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": list(form.shape),
-        "data_type": form.dtype,
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": [1, *form.slab] if form.stacked else list(form.shape)},
-        },
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": "" if text else False if form.dtype == "bool" else 0,
-        "codecs": [codec],
-        "attributes": attributes,
-        "dimension_names": list(form.dims),
-    }
+def new_array(form: Form, **attributes: str) -> tuple[Any, Blobs]:
+    """An array of one chunk for each slab, stored as it is in memory; the dict has its zarr.json."""
+    return in_memory(
+        "create_array",
+        shape=form.shape,
+        chunks=(1, *form.slab) if form.stacked else form.shape,
+        dtype=TEXT if form.dtype == TEXT else little_endian(form.dtype),
+        filters=None,
+        compressors=None,
+        chunk_key_encoding={"name": "default", "separator": "."},
+        attributes=attributes,
+        dimension_names=form.dims,
+        config={"order": "C", "write_empty_chunks": True},  # zeros are data
+    )
 
 
-def label_files(path: str, labels: Labels) -> dict[str, bytes]:
-    """The files of an array with a dimension's labels: one chunk of int32, or of strings (codec `vlen-utf8`)."""
-    text = isinstance(labels[0], str)
-    form = Form((len(labels),), TEXT if text else "int32", (path.rpartition("/")[2],))
-    if text:
-        texts = [str(label).encode() for label in labels]
-        data = struct.pack("<I", len(texts)) + b"".join(struct.pack("<I", len(one)) + one for one in texts)
-    else:
-        data = struct.pack(f"<{len(labels)}i", *labels)
-    return {f"{path}/{DOCUMENT}": encode(array_document(form)), f"{path}/c.0": data}
+@lru_cache(1024)
+def document(form: Form | None = None, **attributes: str) -> dict[str, Any]:
+    """The zarr.json of an array or, where there is no form, of a group."""
+    blobs = new_array(form, **attributes)[1] if form else in_memory("create_group", attributes=attributes)[1]
+    found: dict[str, Any] = json.loads(blobs[DOCUMENT].to_bytes())
+    return found
+
+
+def as_before(found: dict[str, Any]) -> dict[str, Any]:
+    """An array's document as this package wrote it before zarr-python did: without what is empty."""
+    codecs = [{name: value for name, value in codec.items() if value} for codec in found["codecs"]]
+    return {name: value for name, value in found.items() if name != TRANSFORMERS} | {"codecs": codecs}
+
+
+def label_array(path: str, labels: Labels) -> tuple[Form, np.ndarray]:
+    """The array of a dimension's labels: int32, or strings (codec `vlen-utf8`)."""
+    dtype = TEXT if isinstance(labels[0], str) else "int32"
+    return Form((len(labels),), dtype, (path.rpartition("/")[2],)), np.array(labels)
 
 
 def is_golden(files: Files) -> bool:
     """Whether the files below a root are a golden, damaged or unfinished ones included."""
     try:
-        document = json.loads(files.read(DOCUMENT, DOCUMENT_LIMIT))
+        found = json.loads(files.read(DOCUMENT, DOCUMENT_LIMIT))
     except (FileNotFoundError, ValueError):
         return False
-    return isinstance(document, dict) and document.get("attributes") == ROOT["attributes"]
+    return isinstance(found, dict) and found.get("attributes") == ROOT
 
 
 def chunk(form: Form, slab: int = 0) -> str:
@@ -107,27 +115,19 @@ class ZarrReader(Reader):
         self.where = files.where
 
     def read_manifest(self) -> tuple[bytes, str]:
-        if not self._files.exists(f"{MANIFEST}/{DOCUMENT}"):
-            raise GoldenError(
-                "this is not a golden, or its recording was never finished: it has no manifest",
-                where=self.where,
-                expected=f"{MANIFEST}/{DOCUMENT}",
-                found="nothing of that name",
-                hint="give the path of a golden; `goldens record` makes one",
-            )
-        document = self._document(MANIFEST)
+        found = self._document(MANIFEST)
         data = self._read(f"{MANIFEST}/c.0", MANIFEST_LIMIT)
-        attributes = document.get("attributes")
+        attributes = found.get("attributes")
         digest = attributes.get(SHA256) if isinstance(attributes, dict) else None
         if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
             agree("the sha256 beside the manifest", f"{self.where}/{MANIFEST}", "64 digits", type(digest).__name__)
         form = Form((len(data),), "uint8", (MANIFEST_DIM,))
-        self._compare(MANIFEST, array_document(form, sha256=str(digest)), document)
+        self._compare(MANIFEST, document(form, **{SHA256: str(digest)}), found)
         return data, str(digest)
 
     def read(self, path: str, entry: ArrayEntry, slab: int) -> np.ndarray:
         if path != self._latest:  # the slabs of a stack are read one after the other
-            self._compare(path, array_document(entry), self._document(path))
+            self._compare(path, document(entry.form), self._document(path))
             self._latest = path
         nbytes = math.prod(entry.slab) * little_endian(entry.dtype).itemsize
         name = f"{path}/{chunk(entry, slab)}"
@@ -137,14 +137,19 @@ class ZarrReader(Reader):
 
     def check_structure(self, path: str, entry: ArrayEntry, labels: Mapping[str, Labels]) -> None:
         if path != MANIFEST:  # the manifest's own document is compared as it is read
-            self._compare(path, array_document(entry), self._document(path))
+            self._compare(path, document(entry.form), self._document(path))
         for dim in entry.dims:
             where = label_path(path, dim)
             if where in labels and where not in self._labels:
                 self._labels.add(where)
-                for name, expected in label_files(where, labels[where]).items():
-                    what = "the labels of a dimension"
-                    agree(what, f"{self.where}/{name}", expected, self._read(name, len(expected)))
+                self._check_labels(where, *label_array(where, labels[where]))
+
+    def _check_labels(self, path: str, form: Form, values: np.ndarray) -> None:
+        array, blobs = new_array(form)
+        array[...] = values
+        self._compare(path, document(form), self._document(path))
+        name, expected = f"{path}/{chunk(form)}", blobs[chunk(form)].to_bytes()
+        agree("the labels of a dimension", f"{self.where}/{name}", expected, self._read(name, len(expected)))
 
     def check_nothing_else(self, arrays: Mapping[str, ArrayEntry], labels: Mapping[str, Labels]) -> None:
         """Groups are checked on the way: this reader does not need them, but others do."""
@@ -157,7 +162,7 @@ class ZarrReader(Reader):
             expected |= {f"{path}/{DOCUMENT}", f"{path}/c.0"}
         for group in sorted(groups):
             expected.add(f"{group}/{DOCUMENT}".lstrip("/"))
-            self._compare(group, GROUP if group else ROOT, self._document(group))
+            self._compare(group, document(**({} if group else ROOT)), self._document(group))
         for path in sorted(set(self._files.paths()) - expected):
             raise GoldenError(
                 "there is a file that is no part of the golden",
@@ -173,19 +178,25 @@ class ZarrReader(Reader):
         """Nothing is held open."""
 
     def _document(self, path: str) -> dict[str, Any]:
-        document = json.loads(self._read(f"{path}/{DOCUMENT}".lstrip("/"), DOCUMENT_LIMIT))
-        if not isinstance(document, dict):
+        found = json.loads(self._read(f"{path}/{DOCUMENT}".lstrip("/"), DOCUMENT_LIMIT))
+        if not isinstance(found, dict):
             raise ValueError(f"{path}/{DOCUMENT} is not a JSON object")
-        return document
+        return found
 
     def _read(self, name: str, limit: int) -> bytes:
         try:
             return self._files.read(name, limit)
         except FileNotFoundError:
-            raise GoldenError("the golden lacks a file", where=f"{self.where}/{name}", hint=FETCH_AGAIN) from None
+            problem, hint = "the golden lacks a file", FETCH_AGAIN
+            if name == f"{MANIFEST}/{DOCUMENT}":
+                problem = "this is not a golden, or its recording was never finished: it has no manifest"
+                hint = "give the path of a golden; `goldens record` makes one"
+            raise GoldenError(problem, where=f"{self.where}/{name}", hint=hint) from None
 
     def _compare(self, path: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
         where = f"{self.where}/{path}/{DOCUMENT}"
+        if "codecs" in expected and TRANSFORMERS not in found:
+            expected = as_before(expected)
         agree("the set of fields", where, sorted(expected), sorted(found))
         for field in expected:
             agree(f"the field {field!r} of an array or group", where, expected[field], found[field])
@@ -198,30 +209,44 @@ class ZarrWriter(Writer):
         self._files = files
         self._labels = labels
         self._written = {""}
-        files.write(DOCUMENT, encode(ROOT))
+        self._arrays: dict[Form, tuple[Any, Blobs]] = {}  # by form: zarr-python takes its time
+        self._group = in_memory("create_group")[1]
+        self._write("", in_memory("create_group", attributes=ROOT)[1])
 
     def put(self, path: str, form: Form, slab: int, array: np.ndarray) -> None:
+        if form not in self._arrays:
+            self._arrays[form] = new_array(form)
+        whole, blobs = self._arrays[form]
         if slab == 0:
-            self._begin(path, form)
-        self._files.write(f"{path}/{chunk(form, slab)}", raw(array))
+            self._prepare(path, form)
+            self._write(path, {DOCUMENT: blobs[DOCUMENT]})
+        if form.stacked:
+            whole[slab : slab + 1] = array[np.newaxis]  # of a chunk's shape: zarr-python copies no other
+        else:
+            whole[...] = array
+        self._write(path, {chunk(form, slab): blobs.pop(chunk(form, slab))})
 
-    def _begin(self, path: str, form: Form) -> None:
-        """Write an array's zarr.json, and before it what it needs: groups and labels."""
+    def _prepare(self, path: str, form: Form) -> None:
+        """Write what an array needs, once: groups, and labels, which are arrays themselves."""
         for group in parents(path):
             if group not in self._written:
-                self._files.write(f"{group}/{DOCUMENT}", encode(GROUP))
                 self._written.add(group)
+                self._write(group, self._group)
         for where in (label_path(path, dim) for dim in form.dims):
             if where in self._labels and where not in self._written:
                 self._written.add(where)
-                for name, data in label_files(where, self._labels[where]).items():
-                    self._files.write(name, data)
-        self._files.write(f"{path}/{DOCUMENT}", encode(array_document(form)))
+                labels, values = label_array(where, self._labels[where])
+                self.put(where, labels, 0, values)
+
+    def _write(self, path: str, blobs: Blobs) -> None:
+        for name, blob in blobs.items():
+            self._files.write(f"{path}/{name}".lstrip("/"), raw(blob.as_numpy_array()))
 
     def finish(self, manifest: bytes, digest: str) -> None:
-        document = array_document(Form((len(manifest),), "uint8", (MANIFEST_DIM,)), sha256=digest)
-        self._files.write(f"{MANIFEST}/c.0", manifest)
-        self._files.write(f"{MANIFEST}/{DOCUMENT}", encode(document))
+        form = Form((len(manifest),), "uint8", (MANIFEST_DIM,))
+        whole, blobs = new_array(form, **{SHA256: digest})
+        whole[...] = np.frombuffer(manifest, np.uint8)
+        self._write(MANIFEST, {name: blobs[name] for name in (chunk(form), DOCUMENT)})
 
     def close(self) -> None:
         """Nothing is held open."""

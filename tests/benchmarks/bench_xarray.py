@@ -5,8 +5,9 @@
 - The embedded golden, as HDF5 and as Zarr: opening it (the manifest), one tap over all layers by `harness.open`,
   and `xarray.open_datatree` of the whole, which costs by the number of arrays. Beside it a tree of the same values
   with an array for each layer's tap, as they would lie without stacks.
-- Writing the small embedded golden, with and without waiting for the disk.
-- The arrays of that golden written and read by zarr-python, against this package's Zarr.
+- Writing both, without waiting for the disk, reading and verifying all of it: Zarr against HDF5.
+- The arrays of the small one written and read by zarr-python alone, in its own store, against this package's Zarr.
+- Reading one array of a Zarr in a fresh process, against HDF5: it imports zarr.
 
 Everything in one run, since the machine decides the seconds; the ratios are what to read.
 """
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import functools
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -98,6 +101,42 @@ def by_zarr_python(source: Path, target: Path) -> tuple[float, float]:
     return timed(write, 1), timed(read, 1)
 
 
+def read(path: Path) -> None:
+    """Every array, each against its sha256."""
+    with open_golden(path) as golden:
+        for array in golden.manifest.arrays:
+            golden._array(array)
+
+
+def verify(path: Path) -> None:
+    with open_golden(path) as golden:
+        golden.verify()
+
+
+def in_a_fresh_process(path: Path) -> None:
+    code = "import sys; from harness.store import open_golden as g; g(sys.argv[1]).case(sys.argv[2])"
+    with open_golden(path) as golden:
+        case = golden.manifest.cases[0].name
+    subprocess.run([sys.executable, "-c", code, str(path), case], check=True)
+
+
+def against_hdf5(source: Path, folder: Path) -> None:
+    """What the whole of a golden costs as HDF5, and as Zarr."""
+    with open_golden(source) as golden:
+        every, manifest = list(pieces(golden)), replace(golden.manifest, arrays={})
+    h5, tree = folder / "one.h5", folder / "one.zarr"
+    actions: dict[str, Callable[[Path], object]] = {
+        "write": lambda path: write_golden(path, every, manifest, overwrite=True),
+        "read": read,
+        "verify": verify,
+        "one case in a fresh process,": in_a_fresh_process,
+    }
+    for what, action in actions.items():
+        base = timed(lambda act=action: act(h5))
+        row(f"{what} {source.name}, {len(manifest.cases)} cases", base)
+        row(f"{what} it as .zarr, against that", timed(lambda act=action: act(tree)), base)
+
+
 def row(what: str, seconds: float, base: float | None = None) -> None:
     print(f"{what:<66}{seconds:>9.3f} s" + (f"{seconds / base:>9.1f} x" if base else ""))  # noqa: T201
 
@@ -116,18 +155,13 @@ def main() -> None:
             row(f"open_golden, {kind}", timed(lambda p=path: open_golden(p).close()), base)
             one_tap = timed(lambda p=path: harness.open(p)["code"].q_rope)
             row(f"harness.open, one tap over all layers, {kind}", one_tap, base)
-        waited = publish._sync
-        for suffix in ("h5", "zarr"):
-            row(f"write {small.name} as .{suffix}", timed(lambda s=suffix: rewrite(small, folder / f"small.{s}")))
         publish._sync = lambda _: None
-        row("write it as .zarr without waiting for the disk", timed(lambda: rewrite(small, folder / "small.zarr")))
-        ours = timed(lambda: rewrite(small, folder / "small.zarr"), 1)
-        publish._sync = waited
-        write, read = by_zarr_python(small, folder / "python.zarr")
-        row("its arrays written by zarr-python, against ours with sha256", write, ours)
-        with open_golden(folder / "small.zarr") as golden:
-            own = timed(lambda: [golden._array(path) for path in golden.manifest.arrays])
-        row("its arrays read by zarr-python, against ours with sha256", read, own)
+        for source in (whole, small):
+            against_hdf5(source, folder)
+        ours = timed(lambda: rewrite(small, folder / "small.zarr"))
+        written, found = by_zarr_python(small, folder / "python.zarr")
+        row("the arrays of that in zarr-python's own store, against ours with sha256", written, ours)
+        row("read from there, against ours with sha256", found, timed(lambda: read(folder / "small.zarr")))
 
 
 if __name__ == "__main__":

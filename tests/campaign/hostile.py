@@ -124,7 +124,8 @@ def _edited(draw: Any, base: Document) -> Document:
             name = draw(st.sampled_from(sorted(holder)) | TEXTS)
             holder[name] = holder.pop(key)
         elif isinstance(old, (int, float)):
-            holder[key] = draw(st.sampled_from([old + 1, old - 1, -old, old * 2**31, float(old), not old]))
+            near = float(old) if abs(old) < 2**53 else 0.5  # what has been multiplied often is no float
+            holder[key] = draw(st.sampled_from([old + 1, old - 1, -old, old * 2**31, near, not old]))
         elif isinstance(old, str):
             holder[key] = draw(st.sampled_from([old + "x", old[:-1], old.upper(), f"{old}.{old}", "../" + old]))
         now = holder[key] if isinstance(holder, list) and key < len(holder) else None

@@ -1,5 +1,7 @@
 """Files of other makers: refused, and never followed, executed or deleted."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -148,6 +150,37 @@ def test_scales_with_another_second_name_are_refused(file, scale, other):
         del opened[early]
         opened[early] = opened[f"cases/padded/{other}"]
     refusal(file, "second name", f"cases/padded/{scale}")
+
+
+def older(document, *empty):
+    """A document without some of what is empty in it."""
+    codecs = [
+        {name: value for name, value in codec.items() if value or "codecs" not in empty}
+        for codec in document["codecs"]
+    ]
+    return {name: value for name, value in document.items() if name not in empty} | {"codecs": codecs}
+
+
+@pytest.mark.parametrize(
+    ("empty", "reads"),
+    [
+        ((), True),
+        (("storage_transformers", "codecs"), True),
+        (("storage_transformers",), False),
+        (("codecs",), False),
+    ],
+)
+def test_documents_that_this_package_wrote_before_zarr_python_did_are_read_and_no_others(tmp_path, empty, reads):
+    place = places.make("zarr", tmp_path)
+    place.write()
+    before = place.contents()
+    for blob, data in place.blobs().items():
+        if b'"codecs"' in data:
+            place.put(blob, json.dumps(older(json.loads(data), *empty)).encode())
+    if reads:
+        assert place.contents() == before
+    else:
+        refusal(place.path, "of an array or group" if "codecs" in empty else "'codecs'")
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "cases/padded/mask/c.0.1", "cases/padded/taps/embed/zarr.bak"])

@@ -153,7 +153,11 @@ def test_a_signal_at_any_write_ends_the_writing_and_changes_nothing(local, name)
             return call
 
         Sink.write, LocalFiles.write = counted(Sink.write), counted(LocalFiles.write)
-        write_golden(Path({local.path!r}).with_name("count" + Path({local.path!r}).suffix), arrays, manifest)
+        if {local.kind!r} == "zarr":
+            from zarr.storage import MemoryStore
+            MemoryStore.set = counted(MemoryStore.set)  # zarr's own thread is at work then
+        count = Path({local.path!r}).with_name("count" + Path({local.path!r}).suffix)
+        write_golden(count, small_golden.arrays(seed=2), manifest)  # no document of it serves again
         every = writes
         for at in sorted({{*range(0, every, max(every // 25, 1)), every - 2, every - 1}}):
             writes = 0

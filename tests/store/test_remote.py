@@ -10,6 +10,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from harness.errors import GoldenError
 from harness.store import check_writable, open_golden, write_golden
+from harness.store.files import RemoteFiles
 from tests.store import small_golden
 from tests.store.test_store import refusal
 
@@ -97,6 +98,16 @@ def test_readers_see_nothing_until_the_manifest_is_there(url):
     write_golden(url, arrays(), small_golden.manifest())
     with open_golden(url) as golden:
         assert golden.verify()
+
+
+def test_the_document_of_the_manifest_is_written_last_and_the_mark_of_a_golden_first(url, monkeypatch):
+    """A kill in between leaves no golden, and what it leaves may be overwritten."""
+    names, write = [], RemoteFiles.write
+    monkeypatch.setattr(
+        RemoteFiles, "write", lambda files, name, data: (names.append(name), write(files, name, data))
+    )
+    write_golden(url, small_golden.arrays(), small_golden.manifest())
+    assert (names[0], names[-2:]) == ("zarr.json", ["manifest/c.0", "manifest/zarr.json"])
 
 
 def test_what_a_killed_write_left_behind_can_be_overwritten(url):
