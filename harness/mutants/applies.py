@@ -6,17 +6,16 @@ from harness.architecture import Architecture, Config, difference
 from harness.errors import CheckpointError
 from harness.families.graph import kinds_in
 from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, OptionChange
-from harness.mutants.needs import of_architecture
+from harness.mutants.needs import ModelFacts
 from harness.run.arithmetic import operations_of
 from harness.run.operations import OPERATIONS
 
 ROTATED = frozenset({"q_rope", "k_rope"})
 
 
-def not_here(mutant: Mutant, config: Config) -> str | None:
-    """Why a mutant cannot be in a model with this config; None where it can."""
-    model, change = of_architecture(config), mutant.change
-    arch = model.architecture
+def not_here(mutant: Mutant, model: ModelFacts) -> str | None:
+    """Why a mutant cannot be in a model, or is no bug in it; None where it is one."""
+    arch, change = model.architecture, mutant.change
     here = mutant.introduced & kinds_in(arch)
     if mutant.introduced and not here:
         return f"this model has no {' or '.join(sorted(mutant.introduced))}"
@@ -25,7 +24,7 @@ def not_here(mutant: Mutant, config: Config) -> str | None:
     lacking = next((n.lacking for n in mutant.needs if n.of == "architecture" and not n.holds(model)), None)
     if lacking:
         return lacking
-    if isinstance(change, ConfigChange) and not _changes(change, config):
+    if isinstance(change, ConfigChange) and not _changes(change, model.config):
         return "that is what the config says here"
     if isinstance(change, OptionChange) and change.options(arch) == arch:
         return change.lacking

@@ -10,13 +10,14 @@ from pathlib import Path
 from harness import embedded
 from harness.architecture import architecture_of
 from harness.golden import CaseEntry
+from harness.mutants.applies import not_here
 from harness.mutants.batches import batches
 from harness.mutants.cached import run_cached
 from harness.mutants.catalogue import FAMILIES
 from harness.mutants.cover import smallest_cover
 from harness.mutants.criteria import CRITERIA, says_no
 from harness.mutants.generated import write_on
-from harness.mutants.judgement import Facts, judge, not_planted, same_function
+from harness.mutants.judgement import Facts, judge, not_planted
 from harness.mutants.mutant import Mutant, OperationChange
 from harness.mutants.needs import case_facts, model_facts
 from harness.mutants.sanity import RIGHT
@@ -153,7 +154,7 @@ def _run(
     facts: Facts,
 ) -> _Ran:
     """Every mutant that is a bug in this architecture, at one precision."""
-    no_bug = {m.id: reason for m in chosen.values() if (reason := same_function(m, facts.model))}
+    no_bug = {m.id: reason for m in chosen.values() if (reason := not_here(m, facts.model))}
     trials = trials_of(precision, [mutant for name, mutant in chosen.items() if name not in no_bug])
     found = {name: not_planted(precision, reason) for name, reason in no_bug.items()}
     for one in (one for trial in trials for one in trial.subjects):

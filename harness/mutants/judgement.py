@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.mutants.applies import not_here
 from harness.mutants.criteria import says_no
 from harness.mutants.mutant import Mutant
 from harness.mutants.needs import CaseFacts, ModelFacts, Need
@@ -24,12 +23,6 @@ class Facts:
 
     cases: Sequence[CaseFacts]
     model: ModelFacts
-
-
-def same_function(mutant: Mutant, model: ModelFacts) -> str | None:
-    """Why a mutant is no bug in this architecture, or cannot be planted there; None where it is one."""
-    needed = (n.lacking for n in mutant.needs if n.of == "architecture" and not n.holds(model))
-    return not_here(mutant, model.config) or next(needed, None)
 
 
 def not_planted(precision: str, reason: str) -> AuditResult:

@@ -6,6 +6,7 @@ import pytest
 
 from harness.mutants.applies import not_here
 from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.needs import of_architecture
 from harness.record.families import CONFIGS, config
 
 BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
@@ -71,11 +72,12 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_bug_is_one_where_its_operation_is(name):
-    reasons = {mutant.id: not_here(mutant, config(name)) for mutant in CATALOGUE}
+    model = of_architecture(config(name))
+    reasons = {mutant.id: not_here(mutant, model) for mutant in CATALOGUE}
     assert {mutant: reasons[mutant] for mutant in HERE[name] if reasons[mutant]} == {}
     assert sum(reason is None for reason in reasons.values()) > 100
 
 
 @pytest.mark.parametrize(("name", "mutant"), ELSEWHERE, ids=[": ".join(pair) for pair in ELSEWHERE])
 def test_elsewhere_the_reason_is_the_true_one(name, mutant):
-    assert ELSEWHERE[name, mutant] in (not_here(BY_ID[mutant], config(name)) or "")
+    assert ELSEWHERE[name, mutant] in (not_here(BY_ID[mutant], of_architecture(config(name))) or "")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from harness.architecture import architecture_of, read_config
+from harness.mutants.applies import not_here
 from harness.mutants.audit import AuditQuestion, audit
 from harness.mutants.configs import MUTANTS as CONFIGS
-from harness.mutants.judgement import Facts, judge, same_function
+from harness.mutants.judgement import Facts, judge
 from harness.mutants.needs import case_facts, model_facts
 from harness.mutants.planting import changed_config
 from harness.mutants.subject import Subject
@@ -83,9 +84,9 @@ def test_where_no_case_is_longer_than_the_window_that_is_the_reason(window_golde
 def test_where_every_layer_has_the_window_its_layers_cannot_be_mistaken(window_checkpoint):
     config = read_config(window_checkpoint)
     whole = model_facts(window_checkpoint, {**config, "max_window_layers": 0})
-    assert same_function(BY_ID["window_in_every_layer"], whole) == "every layer has the sliding window here"
-    assert same_function(BY_ID["window_layers_swapped"], whole) == "every layer has the sliding window here"
-    assert same_function(BY_ID["window_missing"], whole) is None
+    assert not_here(BY_ID["window_in_every_layer"], whole) == "every layer has the sliding window here"
+    assert not_here(BY_ID["window_layers_swapped"], whole) == "every layer has the sliding window here"
+    assert not_here(BY_ID["window_missing"], whole) is None
 
 
 def test_a_mutant_of_the_config_says_which_layers_have_which_window(window_checkpoint):

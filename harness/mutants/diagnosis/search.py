@@ -22,6 +22,7 @@ from harness.mutants.diagnosis.families import FAMILIES, Family
 from harness.mutants.diagnosis.fit import BY_ID, fitted
 from harness.mutants.diagnosis.match import Match, match
 from harness.mutants.diagnosis.scene import Scene, layer_of
+from harness.mutants.needs import of_architecture
 from harness.taps import kind_of
 
 # Runs of one stage; a hundredth of a second each on a small model.
@@ -64,7 +65,8 @@ class Search:
     ) -> None:
         self._bench, self._scenes, self._faulty_layers = bench, scenes, faulty_layers
         self._layers, self._hidden = layers, hidden
-        self._catalogue = [mutant for mutant in CATALOGUE if not_here(mutant, bench.config) is None]
+        model = of_architecture(bench.config)
+        self._catalogue = [mutant for mutant in CATALOGUE if not_here(mutant, model) is None]
         self._one_layer = [tap for tap in bench.source.taps.values() if tap.stage in ("", "layers.0")]
         self._wrong = frozenset(kind for scene in scenes for kind in scene.faulty)
         self._sorts = {kind: self._wrong_sorts(kind) for kind in self._wrong}
