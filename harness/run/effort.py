@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 
 from harness.families.options import Architecture
@@ -31,7 +32,7 @@ QUICKLY: dict[str, bool | int] = {
 
 def is_small(arch: Architecture, call: Call) -> bool:
     """Whether a call is computed before it could be compiled well."""
-    if isinstance(call.input_ids, Tracer) or jax.default_backend() != "cpu":
+    if _tracing() or jax.default_backend() != "cpu":
         return False  # it is part of another program; or other compilers have other options
     return elements(arch, call.input_ids.size, call.mask.shape[1]) <= FEW
 
@@ -41,3 +42,8 @@ def elements(arch: Architecture, tokens: int, keys: int) -> int:
     """How many numbers are gone through in all layers: weights, and what every token has, with so many keys."""
     weights = sum(size * inputs(arch, kind) for kind, size in outputs(arch).items())
     return arch.layers * (weights + tokens * (arch.hidden + arch.intermediate + arch.heads * keys))
+
+
+def _tracing() -> bool:
+    """Whether what is computed here becomes part of a program, which only as a whole has options."""
+    return isinstance(jnp.zeros(()), Tracer)

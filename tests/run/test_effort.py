@@ -73,3 +73,10 @@ def test_the_options_are_those_of_the_compiler_and_one_that_it_does_not_know_is_
     assert float(jax.jit(lambda x: x + 1, compiler_options=QUICKLY)(1.0)) == 2.0
     with pytest.raises(Exception, match="No such compile option"):
         jax.jit(lambda x: x + 2, compiler_options={**QUICKLY, "xla_cpu_no_such_option": True})(1.0)
+
+
+def test_where_only_constants_are_traced_nothing_is_compiled_by_itself_either():
+    """As precision settings are looked for: nothing of the input is an argument of the trace."""
+    found = []
+    jax.make_jaxpr(lambda: found.append(is_small(architecture_of(CONFIG), call(4))) or jnp.ones(()))()
+    assert found == [False] and is_small(architecture_of(CONFIG), call(4))
