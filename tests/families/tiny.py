@@ -16,7 +16,7 @@ COMMON = {
     "intermediate_size": 56,
     "max_position_embeddings": 4096,
     "num_attention_heads": 6,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_key_value_heads": 2,
     "pad_token_id": BYTES,  # some have a default beyond this vocabulary
     "rms_norm_eps": 1e-5,
@@ -45,7 +45,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     "cohere2": {
         "plain": {
             "layer_norm_eps": 1e-5,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "layer_types": ["sliding_attention", "full_attention"],
             "logit_scale": 0.25,
             "sliding_window": 6,
             "tie_word_embeddings": None,
@@ -73,7 +73,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "n_embd": 48,
             "n_head": 6,
             "n_inner": None,
-            "n_layer": 3,
+            "n_layer": 2,
             "n_positions": 512,
         }
     },
@@ -90,7 +90,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "partial_rotary_factor": 0.5,
         }
     },
-    "smollm3": {"plain": {"no_rope_layer_interval": 3, "tie_word_embeddings": None}},
+    "smollm3": {"plain": {"no_rope_layer_interval": 3, "num_hidden_layers": 3, "tie_word_embeddings": None}},
     "stablelm": {
         "plain": {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25, "use_qkv_bias": True},
         "parallel": {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5, "use_parallel_residual": True},
@@ -142,7 +142,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     "olmo2": {"plain": {"num_key_value_heads": 2}},
     "olmo3": {
         "plain": {
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "layer_types": ["sliding_attention", "full_attention"],
             "rope_scaling": YARN,
             "rope_theta": 500000.0,
             "sliding_window": 6,
