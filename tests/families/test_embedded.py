@@ -13,6 +13,7 @@ from harness.record.families import CONFIGS, config, write_checkpoint
 from harness.run.check import check
 from harness.run.question import Question
 from harness.store import open_golden
+from harness.tolerances import PRECISIONS
 from tests.families.formulas import forward, relative_rms
 
 each = pytest.mark.parametrize("name", CONFIGS)
@@ -58,9 +59,8 @@ def test_its_truth_is_what_the_formulas_give(name, case, limit):
 @each
 def test_the_built_in_decoder_matches_it_compiled_as_a_whole(name):
     golden, checkpoint = paths(name)
-    report = check(
-        golden, checkpoint, question=Question(precisions=("float32",), cases=("seven", "left", "chunks"))
-    )
+    question = Question(precisions=PRECISIONS, cases=("seven", "left", "chunks"))
+    report = check(golden, checkpoint, question=question)
     assert report.verdict == "match", report.introduced
     assert {result.mode for result in report.results} == {"forward", "replay", "prefill", "alone"}
 
