@@ -190,3 +190,41 @@ def test_a_newcomer_breaks_one_line_of_the_decoder_and_is_told_which_operation_b
     assert "introduced at  layers.*.k_rope" in done.stdout
     assert done.stdout.count("introduced at") == 2
     assert "position 0 is clean in every case" in done.stdout
+
+
+FULL = Path("/dev/full")
+
+
+def ended(*args, **streams):
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "harness.cli", *map(str, args)]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, text=True, timeout=120, **streams)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize(
+    "args", [("show",), ("list",), ("check", "--case", "hello", "--precision", "float32", "--json", "-")]
+)
+def test_output_that_cannot_be_written_is_a_refusal_and_no_bug(args):
+    with FULL.open("w") as full:
+        done = ended(*args, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert "what this command prints cannot be written: No space left on device" in done.stderr
+    assert "hint: " in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("full", ["stderr", "both"])
+def test_a_refusal_that_nobody_can_read_is_no_divergence(tmp_path, full):
+    with FULL.open("w") as nowhere:
+        done = ended("show", tmp_path / "a.h5", stderr=nowhere, stdout=nowhere if full == "both" else None)
+    assert done.returncode == 2
+
+
+def test_a_pipe_that_is_closed_is_no_divergence():
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        done = ended("show", stdout=closed, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert "cannot be written: Broken pipe" in done.stderr and "Traceback" not in done.stderr

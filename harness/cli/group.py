@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import traceback
+from pathlib import Path
 
 import click
 
@@ -12,6 +15,8 @@ from harness.cli.termination import Terminated, raising_on_sigterm
 from harness.errors import HarnessError
 
 MATCH, DIVERGED, COULD_NOT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+# What becomes of a stream whose disk is full, or that nobody reads any more.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 
 
 class _Refusing(click.Group):
@@ -27,23 +32,38 @@ class _Refusing(click.Group):
         except (click.ClickException, click.exceptions.Exit):
             raise
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            _say("interrupted")
             ctx.exit(INTERRUPTED)
         except Terminated:
-            click.echo("terminated", err=True)
+            _say("terminated")
             ctx.exit(TERMINATED)
         except HarnessError as error:
             if os.environ.get("GOLDENS_TRACEBACK"):
-                traceback.print_exc()
-            click.echo(f"error: {error}", err=True)
+                _say(traceback.format_exc())
+            _say(f"error: {error}")
             ctx.exit(COULD_NOT)
         except SystemExit as error:  # commands end by `Exit`: this one is somebody else's, such as a port's thread
-            click.echo(f"error: something ended the process: SystemExit({error.code!r})", err=True)
+            _say(f"error: something ended the process: SystemExit({error.code!r})")
             ctx.exit(COULD_NOT)
-        except BaseException:
-            traceback.print_exc()
-            click.echo("error: this is a bug in goldens, not an answer about the port", err=True)
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                _say(f"error: what this command prints cannot be written: {error.strerror}\n\n{ELSEWHERE}")
+            else:
+                _say(traceback.format_exc())
+                _say("error: this is a bug in goldens, not an answer about the port")
             ctx.exit(COULD_NOT)
+
+
+ELSEWHERE = "hint: make room where its output goes, or send it somewhere else"
+
+
+def _say(text: str) -> None:
+    """On stderr, where that can be written; the exit code says the same in any case."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        # Python ends with an exit code of its own where it cannot write what is left in a stream.
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 @click.group(cls=_Refusing, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
