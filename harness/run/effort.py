@@ -32,9 +32,21 @@ QUICKLY: dict[str, bool | int] = {
 
 def is_small(arch: Architecture, call: Call) -> bool:
     """Whether a call is computed before it could be compiled well."""
-    if _tracing() or jax.default_backend() != "cpu":
-        return False  # it is part of another program; or other compilers have other options
+    if _tracing() or not are_known(tuple(QUICKLY.items())):
+        return False  # it is part of another program, or its compiler has other options
     return elements(arch, call.input_ids.size, call.mask.shape[1]) <= FEW
+
+
+@cache
+def are_known(options: tuple[tuple[str, bool | int], ...]) -> bool:
+    """Whether the compiler of this device, in this version, has these options."""
+    if jax.default_backend() != "cpu":
+        return False
+    try:
+        jax.jit(lambda x: x, compiler_options=dict(options)).lower(0.0).compile()
+    except Exception:
+        return False
+    return True
 
 
 @cache

@@ -11,7 +11,7 @@ from harness.architecture import architecture_of, read_config
 from harness.run import decoder
 from harness.run.check import check
 from harness.run.decoder import Decoder
-from harness.run.effort import FEW, QUICKLY, elements, is_small
+from harness.run.effort import FEW, QUICKLY, are_known, elements, is_small
 from harness.run.port import Call
 from harness.run.question import Question
 from harness.run.tapping import no_tap
@@ -73,6 +73,13 @@ def test_the_options_are_those_of_the_compiler_and_one_that_it_does_not_know_is_
     assert float(jax.jit(lambda x: x + 1, compiler_options=QUICKLY)(1.0)) == 2.0
     with pytest.raises(Exception, match="No such compile option"):
         jax.jit(lambda x: x + 2, compiler_options={**QUICKLY, "xla_cpu_no_such_option": True})(1.0)
+
+
+def test_a_compiler_without_these_options_is_not_given_them(monkeypatch):
+    """They are XLA's own, and another version may not have them."""
+    assert are_known(tuple(QUICKLY.items()))
+    monkeypatch.setitem(QUICKLY, "xla_cpu_no_such_option", True)
+    assert not is_small(architecture_of(CONFIG), call(4))
 
 
 def test_where_only_constants_are_traced_nothing_is_compiled_by_itself_either():
