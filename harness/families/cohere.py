@@ -4,18 +4,21 @@ Command R7B (`cohere2`): windows, and no RoPE in the layers without one."""
 from __future__ import annotations
 
 from harness.families.family import HEAD_NORMS, LAYER, Family
-from harness.families.options import Architecture, Norm
-from harness.families.reading import ATTENTION, EPS, decoder, factor, flag, heads_of, layers_of
+from harness.families.options import Architecture
+from harness.families.reading import ATTENTION, decoder, factor, flag, heads_of, layer_norm, layers_of
 from harness.families.rope import rope
 from harness.families.windows import by_pattern, widths
-from harness.fields import Config, number
+from harness.fields import Config
 
 
 def read(config: Config) -> Architecture:
     one = rope(config, heads_of(config)[-1], interleaved=True, wide="products")
     normed = flag(config, "use_qk_norm", False)  # CohereConfig's default
     return _read(
-        config, ropes=(one,) * layers_of(config), qk_norm=_norm(config) if normed else None, qk_norm_over="each"
+        config,
+        ropes=(one,) * layers_of(config),
+        qk_norm=layer_norm(config, bias=False) if normed else None,
+        qk_norm_over="each",
     )
 
 
@@ -27,15 +30,11 @@ def read_2(config: Config) -> Architecture:
     )
 
 
-def _norm(config: Config) -> Norm:
-    return Norm(number(config, "layer_norm_eps", *EPS), centered=True, weighted_wide=True)
-
-
 def _read(config: Config, **options: object) -> Architecture:
     biased = flag(config, "attention_bias", False)  # both configs' default
     return decoder(
         config,
-        norm=_norm(config),
+        norm=layer_norm(config, bias=False),
         placement="parallel",
         biases=ATTENTION if biased else frozenset(),
         logit_scale=factor(config, "logit_scale"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from harness.families.family import Family
 from harness.families.neutral import Named
-from harness.families.options import Architecture, Norm
-from harness.families.reading import ATTENTION, EPS, activation_of, decoder, flag, heads_of, layers_of
-from harness.fields import Config, integer, number
+from harness.families.options import Architecture
+from harness.families.reading import ATTENTION, activation_of, decoder, flag, heads_of, layer_norm, layers_of
+from harness.fields import Config, integer
 
 
 def read(config: Config) -> Architecture:
@@ -15,7 +15,7 @@ def read(config: Config) -> Architecture:
     config = Named(config, num_key_value_heads=heads, intermediate_size=4 * hidden)
     return decoder(
         config,
-        norm=Norm(number(config, "layer_norm_epsilon", *EPS), bias=True, centered=True, weighted_wide=True),
+        norm=layer_norm(config, "layer_norm_epsilon"),
         ropes=(None,) * layers_of(config),
         scale=heads_of(config)[-1] ** -0.5 if flag(config, "scale_attn_weights", True) else 1.0,
         activation=activation_of(config, "activation_function"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from harness.families.family import LAYER, Family
 from harness.families.neutral import Named
-from harness.families.options import Architecture, Norm
-from harness.families.reading import ATTENTION, EPS, decoder, flag, heads_of, layers_of
+from harness.families.options import Architecture
+from harness.families.reading import ATTENTION, decoder, flag, heads_of, layer_norm, layers_of
 from harness.families.rope import rope
-from harness.fields import Config, number
+from harness.fields import Config
 
 
 def read(config: Config) -> Architecture:
@@ -17,7 +17,7 @@ def read(config: Config) -> Architecture:
     biased, parallel = flag(config, "attention_bias", True), flag(config, "use_parallel_residual", True)
     return decoder(
         config,
-        norm=Norm(number(config, "layer_norm_eps", *EPS), bias=True, centered=True, weighted_wide=True),
+        norm=layer_norm(config),
         placement="parallel_two" if parallel else "pre",
         ropes=(one,) * layers_of(config),
         gated=False,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from harness.families.family import LAYER, MODEL, Family
-from harness.families.options import Architecture, Norm
-from harness.families.reading import ATTENTION, EPS, decoder, heads_of, layers_of
+from harness.families.options import Architecture
+from harness.families.reading import ATTENTION, decoder, heads_of, layer_norm, layers_of
 from harness.families.rope import rope
-from harness.fields import Config, number
+from harness.fields import Config
 
 
 def read(config: Config) -> Architecture:
     one = rope(config, heads_of(config)[-1], partial=0.5)  # PhiConfig's default
     return decoder(
         config,
-        norm=Norm(number(config, "layer_norm_eps", *EPS), bias=True, centered=True, weighted_wide=True),
+        norm=layer_norm(config),
         placement="parallel",
         ropes=(one,) * layers_of(config),
         gated=False,

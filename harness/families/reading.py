@@ -25,6 +25,11 @@ def rms_norm(config: Config, **options: bool) -> Norm:
     return Norm(number(config, "rms_norm_eps", *EPS), **options)
 
 
+def layer_norm(config: Config, field: str = "layer_norm_eps", *, bias: bool = True) -> Norm:
+    """A LayerNorm with the eps of the config: less the mean, and weighted before the cast."""
+    return Norm(number(config, field, *EPS), bias=bias, centered=True, weighted_wide=True)
+
+
 def decoder(config: Config, **options: Any) -> Architecture:
     """The architecture with the sizes of the config, and these options.
 

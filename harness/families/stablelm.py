@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from harness.families.family import Family
-from harness.families.options import Architecture, Norm
-from harness.families.reading import EPS, decoder, flag, heads_of, layers_of
+from harness.families.options import Architecture
+from harness.families.reading import decoder, flag, heads_of, layer_norm, layers_of
 from harness.families.rope import rope
-from harness.fields import Config, number
+from harness.fields import Config
 
 
 def read(config: Config) -> Architecture:
@@ -15,7 +15,7 @@ def read(config: Config) -> Architecture:
     biased, parallel = flag(config, "use_qkv_bias", False), flag(config, "use_parallel_residual", False)
     return decoder(
         config,
-        norm=Norm(number(config, "layer_norm_eps", *EPS), bias=True, centered=True, weighted_wide=True),
+        norm=layer_norm(config),
         placement="parallel" if parallel else "pre",
         ropes=(one,) * layers_of(config),
         biases=frozenset({"q", "k", "v"} if biased else ()),

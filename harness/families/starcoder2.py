@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from harness.families.family import LAYER, Family
-from harness.families.options import Architecture, Norm
-from harness.families.reading import ATTENTION, EPS, decoder, flag, heads_of, layers_of
+from harness.families.options import Architecture
+from harness.families.reading import ATTENTION, decoder, flag, heads_of, layer_norm, layers_of
 from harness.families.rope import rope
 from harness.families.windows import everywhere
-from harness.fields import Config, boolean, number
+from harness.fields import Config, boolean
 
 BIASED = ATTENTION | {"up", "mlp_out"}
 
@@ -16,7 +16,7 @@ def read(config: Config) -> Architecture:
     layers = layers_of(config)
     return decoder(
         config,
-        norm=Norm(number(config, "norm_epsilon", *EPS), bias=True, centered=True, weighted_wide=True),
+        norm=layer_norm(config, "norm_epsilon"),
         ropes=(rope(config, heads_of(config)[-1]),) * layers,
         windows=everywhere(config, layers),
         gated=False,

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from harness.families.options import Architecture, Placement
 from harness.mutants.between import option
+from harness.mutants.family_norms import POST_NORMS
 from harness.mutants.loading import as_another
 from harness.mutants.mutant import Mutant, OperationChange, kinds
 from harness.mutants.needs import Need, has, varied
@@ -19,7 +20,7 @@ BESIDE = "attention and MLP read the same residual stream"
 ONE_NORM: Placement = "parallel"
 TWO_NORMS: Placement = "parallel_two"
 PRE, POST, BOTH = "x + f(norm(x))", "x + norm(f(x))", "x + last(f(first(x)))"
-POST_NORMS = {"attn_post_norm": MISSING, "mlp_post_norm": MISSING}
+SEQUENTIAL = OperationChange({"read_beside": lambda x, update, norm, normed: norm(x + update)})
 PARALLEL = ("https://github.com/elixir-nx/bumblebee/pull/204",)
 
 
@@ -38,7 +39,7 @@ MUTANTS = (
         wrong="the MLP reads norm(x + attention)",
         right=BESIDE,
         introduced=kinds("mlp_norm"),
-        change=OperationChange({"read_beside": lambda x, update, norm, normed: norm(x + update)}),
+        change=SEQUENTIAL,
         needs=(
             placed(TWO_NORMS, lacking="attention and MLP do not read a norm each of one residual stream here"),
         ),
@@ -49,7 +50,7 @@ MUTANTS = (
         wrong="the MLP reads norm(x + attention), by the norm that attention has",
         right="attention and MLP read one norm of the residual stream",
         introduced=kinds("gate", "up"),
-        change=OperationChange({"read_beside": lambda x, update, norm, normed: norm(x + update)}),
+        change=SEQUENTIAL,
         needs=(placed(ONE_NORM, lacking="attention and MLP do not share a norm here"),),
         seen=PARALLEL,
     ),

@@ -17,7 +17,7 @@ from harness.mutants.norms import MISSING
 EVERY_NORM = NORMS | HEAD_NORMS
 PLUS_ONE = Need("architecture", lambda m: m.architecture.norm.plus_one, "norm weights are stored as they are here")
 CENTERED = Need("architecture", lambda m: m.architecture.norm.centered, "no norm here subtracts a mean")
-POST = {"attn_post_norm": MISSING, "mlp_post_norm": MISSING}
+POST_NORMS = {"attn_post_norm": MISSING, "mlp_post_norm": MISSING}
 QK_NORM = "q, k = norm(q), norm(k), before RoPE"
 NO_QK_NORM = (
     "https://github.com/paiml/aprender/pull/2085",
@@ -108,7 +108,7 @@ MUTANTS = (
         "post_norms_missing",
         "x + f(norm(x))",
         "x + norm(f(norm(x)))",
-        POST,
+        POST_NORMS,
         "https://github.com/google/flax/issues/4567",
         "https://github.com/google/tunix/pull/596",
         needs=(has("attn_post_norm"),),
