@@ -65,6 +65,14 @@ LONGEST = (
     ("mutants/diagnosis/test_diagnose.py", "second_port/test_variants.py", "second_port/test_second_port.py"),
     ("store/test_damage.py",),
     ("run/test_revision.py",),
+    ("test_campaign.py",),
+    ("record/test_resume.py",),
+    ("families/test_independent.py",),
+    ("run/adapters/test_adapters.py",),
+    ("testing/test_collection.py",),
+    ("test_imports.py",),
+    ("record/test_command.py",),
+    ("record/test_recorder.py",),
 )
 PLACES = {file: place for place, file in enumerate(file for together in LONGEST for file in together)}
 

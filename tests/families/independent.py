@@ -5,12 +5,17 @@ Each can be built with a bug in it, written as a porter would write it.
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
+
+from harness.run.tapping import Tapped
+from harness.taps import DIMS
 
 
 class Port:
@@ -19,6 +24,8 @@ class Port:
     Args:
         bug: what it does wrong; nothing where it is empty.
     """
+
+    kinds = 1  # of layers, which alternate; those of one kind are one compiled function
 
     def __init__(self, config, tensors, dtype, bug=""):
         self.config, self.dtype, self.bug = config, dtype, bug
@@ -42,11 +49,26 @@ class Port:
         stored, filled = cache or ([None] * self.config["num_hidden_layers"], 0)
         x, after = tap("embed", self.embed(self.w["model.embed_tokens.weight"][ids])), []
         for index, past in enumerate(stored):
-            x, past = self.layer(index, x, positions, mask, past, filled, tap)
+            layer, weights = self._compiled(index % self.kinds), self._weights(index)
+            x, past = layer(tap, f"layers.{index}", weights, x, positions, mask, past, filled)
             after.append(past)
         x = tap("final_norm", self.norm("model.norm", x))
         head = self.w.get("lm_head.weight", self.w["model.embed_tokens.weight"])
         return self.logits(x @ head.T), None if cache is None else (after, filled + ids.shape[1])
+
+    @functools.cache  # noqa: B019
+    def _compiled(self, index):
+        def run(tap, weights, *args):
+            port = copy.copy(self)
+            port.w = weights
+            return port.layer(index, *args, lambda name, value: tap(name.rpartition(".")[2], value))
+
+        return Tapped(run, frozenset(DIMS))
+
+    def _weights(self, index):
+        """Of one layer, under the names of the first of its kind."""
+        here, first = f"model.layers.{index}.", f"model.layers.{index % self.kinds}."
+        return {first + name.removeprefix(here): w for name, w in self.w.items() if name.startswith(here)}
 
     def embed(self, x):
         return x
@@ -146,6 +168,8 @@ class Llama3(Port):
 
 class Gemma2(Port):
     """Norms on both sides with 1 + weight, a scaled embedding, caps, and windows in every other layer."""
+
+    kinds = 2
 
     def embed(self, x):
         factor = self.config["hidden_size"] ** 0.5

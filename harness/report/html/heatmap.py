@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from jaxtyping import Float
 
 from harness.modes import MODES
 from harness.report.document import Report
@@ -66,22 +67,13 @@ def by_position(report: Report, precision: str, mode: str) -> HeatMap:
     results = _of(report, precision, mode)
     edges = bins(max((len(r.profile) for r in results), default=0))
     spans = list(pairwise(edges))
+    by_stage: dict[str, list[TapResult]] = {_stage(name): [] for name in report.taps}
+    for r in results:
+        by_stage[_stage(r.tap)].append(r)
     rows = []
-    for stage in dict.fromkeys(map(_stage, report.taps)):
-        worst: list[tuple[float, float, TapResult] | None] = [None] * len(spans)
-        for r in (r for r in results if _stage(r.tap) == stage):
-            # Nothing is compared at padding: None is not finite only in a result that has such a value at all.
-            gap = math.inf if r.rms_multiple is None else -math.inf
-            places = [
-                (gap, gap) if value is None else (value / (limit or 1.0), value)
-                for value, limit in zip(r.profile, r.limits, strict=True)
-            ]
-            for column, (start, stop) in enumerate(spans):
-                share, value = max(places[start:stop], default=(-math.inf, -math.inf))
-                before = worst[column]
-                if share > (-math.inf if before is None else before[0]):
-                    worst[column] = share, value, r
-        cells = (_position_cell(found, span) for found, span in zip(worst, spans, strict=True))
+    for stage, of_stage in by_stage.items():
+        shares, values = _profiles(of_stage, edges[-1])
+        cells = (_position_cell(of_stage, shares, values, span) for span in spans)
         rows.append((_label(stage), tuple(cells)))
     binned = "; positions share a column from 8 on, and the largest counts" if len(edges) - 1 < edges[-1] else ""
     note = (
@@ -117,10 +109,31 @@ def _tap_cell(name: str, results: Sequence[TapResult]) -> Cell:
     return _cell(value, worst.share, bool(wrong), title)
 
 
-def _position_cell(found: tuple[float, float, TapResult] | None, span: tuple[int, int]) -> Cell:
-    if found is None:
+def _profiles(
+    results: Sequence[TapResult], length: int
+) -> tuple[Float[np.ndarray, "result position"], Float[np.ndarray, "result position"]]:
+    """The shares of the limit and the multiples; -inf where there is no such position."""
+    shares, values = (np.full((len(results), length), -math.inf) for _ in range(2))
+    for row, r in enumerate(results):
+        # Nothing is compared at padding: None is not finite only in a result that has such a value at all.
+        gap = math.inf if r.rms_multiple is None else -math.inf
+        found = np.array([gap if value is None else value for value in r.profile])
+        values[row, : len(found)] = found
+        shares[row, : len(found)] = found / [limit or 1.0 for limit in r.limits]
+    return shares, values
+
+
+def _position_cell(
+    results: Sequence[TapResult],
+    shares: Float[np.ndarray, "result position"],
+    values: Float[np.ndarray, "result position"],
+    span: tuple[int, int],
+) -> Cell:
+    here = shares[:, slice(*span)]
+    row, place = np.unravel_index(here.argmax(), here.shape) if here.size else (0, 0)
+    if not here.size or (share := float(here[row, place])) == -math.inf:
         return Cell(NOT_COMPARED, None, f"position {span_text(*span)}: not compared")
-    share, value, result = found
+    result, value = results[row], float(values[row, span[0] + place])
     title = f"position {span_text(*span)}: largest at {result.tap} in {result.case}"
     return _cell(value, share, share > 1, title)
 
