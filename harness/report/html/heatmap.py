@@ -69,7 +69,7 @@ def by_position(report: Report, precision: str, mode: str) -> HeatMap:
     spans = list(pairwise(edges))
     by_stage: dict[str, list[TapResult]] = {_stage(name): [] for name in report.taps}
     for r in results:
-        by_stage[_stage(r.tap)].append(r)
+        by_stage.get(_stage(r.tap), []).append(r)  # taps that a port invented are in no map
     rows = []
     for stage, of_stage in by_stage.items():
         shares, values = _profiles(of_stage, edges[-1])
@@ -130,7 +130,7 @@ def _position_cell(
     span: tuple[int, int],
 ) -> Cell:
     here = shares[:, slice(*span)]
-    row, place = np.unravel_index(here.argmax(), here.shape) if here.size else (0, 0)
+    row, place = divmod(int(here.argmax()), here.shape[1]) if here.size else (0, 0)
     if not here.size or (share := float(here[row, place])) == -math.inf:
         return Cell(NOT_COMPARED, None, f"position {span_text(*span)}: not compared")
     result, value = results[row], float(values[row, span[0] + place])
