@@ -155,7 +155,7 @@ def _of_values(
         worst=Worst(worst, finite(actual[error.worst]), float(truth[error.worst])),
         profile=_three_digits(np.where(real, rms[row], np.nan)),
         limits=_three_digits(np.where(real, allowed.rms[row], np.nan)),
-        logits=_logit_statistics(actual, truth, max_floor, scope) if place.tap.kind == "logits" else None,
+        logits=_logit_statistics(actual, truth, error, max_floor, scope) if place.tap.kind == "logits" else None,
         calls=scope.calls,
         since_call=scope.first_call(beyond),
         row=row if several else None,
@@ -205,35 +205,38 @@ def _position_correlation(
 def _logit_statistics(
     actual: Num[np.ndarray, "batch position vocab"],
     truth: Float[np.ndarray, "batch position vocab"],
+    error: metrics.Errors,
     noise: Float[np.ndarray, "batch position"],
     scope: Scope,
 ) -> LogitStatistics:
-    counted = scope.counted
-    kl = metrics.kl_divergence(actual[counted], truth[counted])
-    golden, chosen = truth.argmax(axis=-1), actual.argmax(axis=-1)
+    at = np.argwhere(scope.counted)  # rows of the vocabulary, in the order of what is predicted there
+    every = scope.counted.all()
+    rows, expected = (one.reshape(-1, one.shape[-1]) if every else one[scope.counted] for one in (actual, truth))
+    predicted = metrics.predictions(rows, expected)
     flips = []
-    for row, position in np.argwhere((golden != chosen) & counted):
-        logits = truth[row, position]
-        margin = float(logits[golden[row, position]] - logits[chosen[row, position]])
-        allowed = float(noise[row, position])
+    for n in np.flatnonzero(predicted.chosen != predicted.expected):
+        row, position = map(int, at[n])
+        golden, chosen = int(predicted.expected[n]), int(predicted.chosen[n])
+        margin, allowed = float(expected[n, golden] - expected[n, chosen]), float(noise[row, position])
         flips.append(
             Flip(
                 int(scope.positions[position]),
-                int(golden[row, position]),
-                int(chosen[row, position]),
+                golden,
+                chosen,
                 margin,
                 allowed,
                 tie=margin <= 2 * allowed,
-                row=int(row),
+                row=row,
             )
         )
+    kl = predicted.kl
     return LogitStatistics(
         mean_kl=finite(kl.mean()),
         p99_kl=finite(np.quantile(kl, 0.99)) if np.isfinite(kl).all() else None,
         max_kl=finite(kl.max()),
-        top1_agreement=float((golden == chosen)[counted].mean()),
+        top1_agreement=1 - len(flips) / len(kl),
         flips=tuple(flips),
-        nmse=finite(metrics.nmse(actual[counted], truth[counted])),
-        pcc=metrics.pcc(actual[counted], truth[counted]),
-        positions=int(counted.sum()),
+        nmse=finite(error.nmse),
+        pcc=metrics.pcc(rows, expected),
+        positions=len(kl),
     )

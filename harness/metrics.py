@@ -6,6 +6,8 @@ Arrays come with a position axis; what is "per position" has shape [batch, posit
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +15,8 @@ from jaxtyping import Bool, Float, Int, Num
 
 Values = Num[np.ndarray, "..."]
 PerPosition = Float[np.ndarray, "batch position"]
+
+BLOCK = 1 << 16  # numbers, of each side
 
 # Unit roundoff: half the distance from 1 to the next number, by precision.
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8}
@@ -37,6 +41,11 @@ class Errors:
     relative_rms: float
     worst: tuple[int, ...]
 
+    @property
+    def nmse(self) -> float:
+        """Normalized mean squared error: sum (a - e)^2 / sum e^2."""
+        return _finite_or_inf(_ratio(_mean_square(self.rms), _mean_square(self.scale_rms)))
+
 
 def errors(
     actual: Values,
@@ -52,45 +61,91 @@ def errors(
         position_axis: the axis that counts positions.
         counted: False at padding: whatever is there, it is no error. None means that all positions count.
     """
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.abs(np.asarray(actual, np.float64) - expected)
-    difference[~np.isfinite(difference)] = np.inf
-    share = 1.0
-    if counted is not None:
-        shape = [size if axis in (0, position_axis) else 1 for axis, size in enumerate(expected.shape)]
-        where, share = counted.reshape(shape), float(counted.mean())
-        difference, expected = np.where(where, difference, 0.0), np.where(where, expected, 0.0)
-    rms, largest = per_position(difference, position_axis)
-    scale_rms, scale_max = per_position(expected, position_axis)
+    whole = expected.shape
+    shape = batch, _, length, _ = _form(whole, position_axis)
+    actual, expected = actual.reshape(shape), expected.reshape(shape)
+    squares, largest, sizes, scale_max = (np.zeros((batch, length)) for _ in range(4))
+    total, worst = 0.0, (-1.0, 0)
+    for here in _blocks(shape):
+        truth = np.asarray(expected[:, :, here], np.float64)  # [batch, before, position, after]
+        difference = actual[:, :, here].astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            np.abs(np.subtract(difference, truth, out=difference), out=difference)
+            if counted is not None and not counted[:, here].all():
+                padding = ~counted[:, None, here, None]
+                np.copyto(difference, 0.0, where=padding)
+                truth = np.where(padding, 0.0, truth)
+            top = difference.max(axis=(1, 3))
+            if not np.isfinite(top).all():
+                difference[~np.isfinite(difference)] = np.inf
+                top = difference.max(axis=(1, 3))
+            squares[:, here], largest[:, here] = _squares(difference), top
+        sizes[:, here] = _squares(truth)
+        scale_max[:, here] = np.maximum(truth.max(axis=(1, 3)), -truth.min(axis=(1, 3)))
+        total += float(difference.sum())
+        worst = max(worst, _largest(difference, here, shape), key=lambda one: (one[0], -one[1]))
+    numbers = shape[1] * shape[3]
+    share = 1.0 if counted is None else float(counted.mean())
+    rms, scale_rms = np.sqrt(squares / numbers), np.sqrt(sizes / numbers)
     return Errors(
         rms=rms,
         max=largest,
         scale_rms=scale_rms,
         scale_max=scale_max,
         max_abs=float(largest.max()),
-        mean_abs=float(difference.mean()) / share,
+        mean_abs=total / (batch * length * numbers) / share,
         relative_rms=_ratio(_mean_square(rms) ** 0.5, _mean_square(scale_rms) ** 0.5),
-        worst=_worst(difference, position_axis, counted),
+        worst=_worst(worst, whole, position_axis, counted),
     )
 
 
+def _form(shape: tuple[int, ...], position_axis: int) -> tuple[int, int, int, int]:
+    """A shape as [batch, before, position, after], with the axes between and behind those two taken together."""
+    return shape[0], math.prod(shape[1:position_axis]), shape[position_axis], math.prod(shape[position_axis + 1 :])
+
+
+def _blocks(shape: tuple[int, int, int, int]) -> Iterator[slice]:
+    """Ranges of positions whose numbers a core's cache holds: everything is computed in one pass over memory."""
+    batch, before, length, after = shape
+    step = max(1, BLOCK // max(1, batch * before * after))
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+
+
+def _squares(values: Float[np.ndarray, "batch before position after"]) -> PerPosition:
+    return np.asarray(np.einsum("bpsn,bpsn->bs", values, values))
+
+
+def _largest(
+    difference: Float[np.ndarray, "batch before position after"], here: slice, shape: tuple[int, int, int, int]
+) -> tuple[float, int]:
+    """The largest of a block, and its index in the whole array laid out flat."""
+    found = int(difference.argmax())
+    value = float(difference.ravel()[found])
+    if difference.shape == shape:
+        return value, found
+    b, before, position, after = np.unravel_index(found, difference.shape)
+    return value, int(np.ravel_multi_index((b, before, here.start + position, after), shape))
+
+
 def _worst(
-    difference: Values, position_axis: int, counted: Bool[np.ndarray, "batch position"] | None
+    largest: tuple[float, int],
+    shape: tuple[int, ...],
+    position_axis: int,
+    counted: Bool[np.ndarray, "batch position"] | None,
 ) -> tuple[int, ...]:
     """The index of the largest; where there is no error at all, the first that counts."""
-    at = np.unravel_index(int(difference.argmax()), difference.shape)
-    if counted is not None and difference[at] == 0.0 and counted.any():
+    at = np.unravel_index(largest[1], shape)
+    if counted is not None and largest[0] == 0.0 and counted.any():
         row, position = np.argwhere(counted)[0]
         first = {0: row, position_axis: position}
-        at = tuple(first.get(axis, 0) for axis in range(difference.ndim))
+        at = tuple(first.get(axis, 0) for axis in range(len(shape)))
     return tuple(int(i) for i in at)
 
 
 def per_position(values: Values, position_axis: int) -> tuple[PerPosition, PerPosition]:
     """rms and largest absolute value over all axes but the batch (0) and the position axis."""
-    axes = tuple(axis for axis in range(values.ndim) if axis not in (0, position_axis))
-    magnitude = np.abs(np.asarray(values, np.float64))
-    return np.sqrt(np.square(magnitude).mean(axis=axes)), magnitude.max(axis=axes)
+    found = errors(values, np.zeros_like(values), position_axis)
+    return found.rms, found.max
 
 
 def noise_floor(own: PerPosition, scale: PerPosition, unit: float) -> PerPosition:
@@ -113,13 +168,22 @@ def noise_multiple(error: PerPosition, floor: PerPosition) -> PerPosition:
 
 def nmse(actual: Values, expected: Values) -> float:
     """Normalized mean squared error: sum (a - e)^2 / sum e^2."""
-    difference = np.asarray(actual, np.float64) - expected
-    return _finite_or_inf(_ratio(float(np.square(difference).sum()), float(np.square(expected).sum())))
+    return errors(actual, expected, position_axis=actual.ndim - 1).nmse
 
 
 def pcc(actual: Values, expected: Values) -> float | None:
     """Pearson's correlation over all elements; None where one side is constant (it means nothing)."""
-    return pearson(np.asarray(actual, np.float64).ravel(), np.asarray(expected, np.float64).ravel())
+    both = actual.reshape(-1), expected.reshape(-1)
+    means = [float(one.mean(dtype=np.float64)) for one in both]
+    sums = np.zeros(3)
+    for start in range(0, len(both[0]), BLOCK):
+        here = slice(start, start + BLOCK)
+        x, y = (one[here].astype(np.float64) - mean for one, mean in zip(both, means, strict=True))
+        sums += x @ x, y @ y, x @ y
+    norm = float(np.sqrt(sums[0] * sums[1]))
+    if len(both[0]) < 2 or not np.isfinite(sums).all() or norm == 0:
+        return None
+    return float(np.clip(sums[2] / norm, -1.0, 1.0))
 
 
 def pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float | None:
@@ -135,17 +199,47 @@ def kl_divergence(
     actual: Float[np.ndarray, "... vocab"], expected: Float[np.ndarray, "... vocab"]
 ) -> Float[np.ndarray, "..."]:
     """KL(softmax(expected) || softmax(actual)) in nats; infinite where `actual` is not finite."""
-    p, q = log_softmax(expected), log_softmax(np.asarray(actual, np.float64))
-    divergence = (np.exp(p) * (p - q)).sum(axis=-1)
+    vocab = expected.shape[-1]
+    return predictions(actual.reshape(-1, vocab), expected.reshape(-1, vocab)).kl.reshape(expected.shape[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What two sets of logits predict.
+
+    Attributes:
+        kl: KL(softmax(expected) || softmax(actual)) of each row, in nats; infinite where `actual` is not finite.
+        chosen, expected: the most likely token of each row.
+    """
+
+    kl: Float[np.ndarray, " row"]
+    chosen: Int[np.ndarray, " row"]
+    expected: Int[np.ndarray, " row"]
+
+
+def predictions(actual: Float[np.ndarray, "row vocab"], expected: Float[np.ndarray, "row vocab"]) -> Predictions:
+    """Compare what logits predict, a few rows at a time: a vocabulary is long."""
+    rows, vocab = expected.shape
+    kl, chosen, golden = np.zeros(rows), np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    step = max(1, BLOCK // max(1, vocab))
+    for here in (slice(start, start + step) for start in range(0, rows, step)):
+        found, truth = (np.asarray(one[here], np.float64) for one in (actual, expected))
+        chosen[here], golden[here] = found.argmax(-1), truth.argmax(-1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            kl[here] = _divergence(found, truth)
     # Rounding can leave -1e-17 for equal inputs; the divergence itself is never negative.
-    return np.where(np.isfinite(divergence), np.maximum(divergence, 0.0), np.inf)
+    return Predictions(np.where(np.isfinite(kl), np.maximum(kl, 0.0), np.inf), chosen, golden)
 
 
-def log_softmax(logits: Float[np.ndarray, "... vocab"]) -> Float[np.ndarray, "... vocab"]:
-    with np.errstate(invalid="ignore"):
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        normalized: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return normalized
+def _divergence(
+    actual: Float[np.ndarray, "row vocab"], expected: Float[np.ndarray, "row vocab"]
+) -> Float[np.ndarray, " row"]:
+    """sum p (log p - log q), where log p - log q is the difference of the logits but for two sums over all."""
+    high, top = actual.max(-1, keepdims=True), expected.max(-1, keepdims=True)
+    weights = np.exp(expected - top)
+    total, other = weights.sum(-1), np.exp(actual - high).sum(-1)
+    shift = (expected - top) - (actual - high)
+    return np.asarray(np.einsum("rv,rv->r", weights, shift) / total - np.log(total) + np.log(other))
 
 
 def growth_p_value(profile: Float[np.ndarray, " position"], permutations: int = 999) -> float | None:
