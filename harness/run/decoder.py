@@ -26,10 +26,9 @@ from harness.families import families
 from harness.families.options import Norm
 from harness.run.arithmetic import operations_of
 from harness.run.cache import Cache, Past
-from harness.run.effort import QUICKLY, is_small
+from harness.run.effort import QUICKLY, at_few_lengths, is_small
 from harness.run.layer import DecoderLayer, Ids, Layer, Mask, Place, norm, places, skeleton
 from harness.run.operations import Hidden, Operations
-from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction, Tapped
 from harness.run.weights import Kept, Named, Weights, ZeroWeights
@@ -121,9 +120,10 @@ class Decoder:
         for calls, cache in zip(sequences, caches, strict=True):
             if cache is not None:
                 cache.check_room(sum(call.input_ids.shape[1] for call in calls))
+        alone = [calls[0] for calls in sequences if len(calls) == 1 and calls[0].cache is None]
+        at_length = iter(at_few_lengths(self.arch, alone))
         inputs = [
-            [pad(call) if call.cache is None and len(calls) == 1 else call for call in calls]
-            for calls in sequences
+            [next(at_length)] if len(calls) == 1 and calls[0].cache is None else list(calls) for calls in sequences
         ]
         embedding = self.embedding()
         hidden = [[self.embed(call, embedding) for call in calls] for calls in inputs]

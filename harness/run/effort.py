@@ -1,12 +1,15 @@
 """How well the built-in decoder is compiled.
 
 On a CPU, compiling a layer well takes a quarter of a second, and a small model computes for less than that on all
-inputs of its golden: there it is compiled quickly. Other ports are compiled as they ask for.
+inputs of its golden: there it is compiled quickly, and inputs are padded to few lengths whatever it costs. Where a
+model computes for longer, the lengths are chosen by what padding and compiling cost. Other ports are compiled as
+they ask for.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +17,14 @@ from jax.core import Tracer
 
 from harness.families.options import Architecture
 from harness.families.parameters import inputs, outputs
+from harness.run.lengths import shared_lengths
+from harness.run.padding import pad, padded_length
 from harness.run.port import Call
 
 # So many elements are computed by badly optimized programs in the time that they are compiled faster.
 FEW = 1 << 24
+# So many floating point operations take as long as compiling embedding, layer and head well for one more length.
+OPERATIONS_OF_COMPILING = 3e10
 # Options of XLA's compiler for CPUs. What is rounded stays rounded: a quick compilation may otherwise leave out a
 # rounding to a narrower dtype and back.
 QUICKLY: dict[str, bool | int] = {
@@ -37,6 +44,20 @@ def is_small(arch: Architecture, call: Call) -> bool:
     return elements(arch, call.input_ids.size, call.mask.shape[1]) <= FEW
 
 
+def at_few_lengths(arch: Architecture, calls: Sequence[Call]) -> list[Call]:
+    """Calls without a cache, at the lengths that cost least."""
+    shapes = [call.input_ids.shape for call in calls]
+    small = [
+        elements(arch, batch * padded_length(length), padded_length(length)) <= FEW for batch, length in shapes
+    ]
+    long = [shape for shape, few in zip(shapes, small, strict=True) if not few]
+    shared = shared_lengths(long, partial(operations, arch), OPERATIONS_OF_COMPILING)
+    return [
+        pad(call, None if few else shared[length])
+        for call, (_, length), few in zip(calls, shapes, small, strict=True)
+    ]
+
+
 @cache
 def are_known(options: tuple[tuple[str, bool | int], ...]) -> bool:
     """Whether the compiler of this device, in this version, has these options."""
@@ -54,6 +75,13 @@ def elements(arch: Architecture, tokens: int, keys: int) -> int:
     """How many numbers are gone through in all layers: weights, and what every token has, with so many keys."""
     weights = sum(size * inputs(arch, kind) for kind, size in outputs(arch).items())
     return arch.layers * (weights + tokens * (arch.hidden + arch.intermediate + arch.heads * keys))
+
+
+@cache
+def operations(arch: Architecture, batch: int, length: int) -> float:
+    """How many floating point operations the layers take for one input."""
+    weights = sum(size * inputs(arch, kind) for kind, size in outputs(arch).items())
+    return arch.layers * batch * length * (2.0 * weights + 4.0 * arch.heads * arch.head_dim * length)
 
 
 def _tracing() -> bool:

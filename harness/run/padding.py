@@ -29,10 +29,14 @@ def padded_length(length: int) -> int:
     return 1 << (length - 1).bit_length()
 
 
-def pad(call: Call) -> Call:
-    """The call at its padded length, where it is part of a check; its session goes on seeing the real one."""
+def pad(call: Call, target: int | None = None) -> Call:
+    """The call at a padded length, where it is part of a check; its session goes on seeing the real one.
+
+    Args:
+        target: the length; None is `padded_length`.
+    """
     length = call.input_ids.shape[1]
-    target = padded_length(length)
+    target = padded_length(length) if target is None else target
     if target == length or not isinstance(call.tap, Session):
         return call
 
