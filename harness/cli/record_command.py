@@ -42,6 +42,7 @@ class _NamingFamilies(click.Command):
 @click.option("--case", "cases", multiple=True, metavar="NAME", help="Only this entry; may be repeated.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where torch computes.  [default: cpu]")
 @click.option("--force", is_flag=True, help="Replace a golden that is already there.")
+@click.option("--dry-run", is_flag=True, help="Say what it would take (passes, disk, memory), and record nothing.")
 def record(
     model: str | None,
     corpus: Path | None,
@@ -51,6 +52,7 @@ def record(
     cases: tuple[str, ...],
     device: str | None,
     force: bool,
+    dry_run: bool,
 ) -> None:
     """Record goldens: run the PyTorch reference over a fixed corpus, and keep what it computes.
 
@@ -64,6 +66,7 @@ def record(
       goldens record
       goldens record --model Qwen/Qwen2.5-0.5B --out qwen.zarr
       goldens record --model ./checkpoint --level layers --case hello --case code
+      goldens record --model Qwen/Qwen2.5-7B --out qwen.h5 --dry-run
 
     A recording that was stopped goes on where it stopped, when the same command is run again; until it is finished
     its work lies in PATH.partial, and a golden that was there before stays as it was.
@@ -78,7 +81,7 @@ def record(
 
     from harness.record.command import Request, run
 
-    request = Request(model, corpus, out, level, dtype, cases, device, force)
+    request = Request(model, corpus, out, level, dtype, cases, device, force, dry_run)
     try:
         for summary in run(request, Console(stderr=True)):
             click.echo(summary.id)

@@ -18,7 +18,7 @@ from harness.errors import CheckpointError, RecordError, UsageError, first_line
 from harness.store import check_writable
 
 if TYPE_CHECKING:
-    from harness.record.recorder import Summary
+    from harness.record.recorder import Options, Summary
 
 LIBRARIES = ("torch", "transformers", "filelock", "psutil")
 INSTALL = "pip install -e '.[record]' in a checkout, pip install 'goldens[record]' elsewhere"
@@ -37,6 +37,7 @@ class Request:
     cases: tuple[str, ...] = ()
     device: str | None = None
     force: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ def run(request: Request, console: Console) -> list[Summary]:
         _warn_without_why(selected, console)
         check_writable(job.out, job.overwrite)
     require_torch()
+    if request.dry_run:
+        for job, corpus in zip(jobs, corpora, strict=True):
+            _estimate(job, corpus, request, console)
+        return []
     return [_record(job, corpus, request, console) for job, corpus in zip(jobs, corpora, strict=True)]
 
 
@@ -195,16 +200,30 @@ def _warn_without_why(entries: Sequence[Entry], console: Console) -> None:
 def _record(job: Job, corpus: Corpus, request: Request, console: Console) -> Summary:
     checkpoint = checkpoint_directory(job.model)
     from harness.record.progress import Bars, show_summary
-    from harness.record.recorder import Options, record
+    from harness.record.recorder import record
 
-    options = Options(
+    options = _options(job, request)
+    with Bars(console, f"{job.model_id} to {job.out}") as bars:
+        summary = record(checkpoint, job.model_id, corpus, job.out, options, bars)
+    show_summary(console, summary)
+    return summary
+
+
+def _estimate(job: Job, corpus: Corpus, request: Request, console: Console) -> None:
+    checkpoint = checkpoint_directory(job.model)
+    from harness.record.dry_run import estimate, show
+
+    console.print(f"{job.model_id} to {job.out}", highlight=False, markup=False)
+    show(estimate(checkpoint, corpus, _options(job, request)), job.out, console)
+
+
+def _options(job: Job, request: Request) -> Options:
+    from harness.record.recorder import Options
+
+    return Options(
         level=request.level or "ops",
         dtype=request.dtype or "float64",
         cases=request.cases,
         device=request.device or "cpu",
         overwrite=job.overwrite,
     )
-    with Bars(console, f"{job.model_id} to {job.out}") as bars:
-        summary = record(checkpoint, job.model_id, corpus, job.out, options, bars)
-    show_summary(console, summary)
-    return summary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,7 @@ from harness import golden
 from harness.corpus import Case, Corpus
 from harness.entries import Batch, Entry, Generation, Prompt
 from harness.families.graph import taps_of
-from harness.golden import CaseEntry, Manifest, RowEntry
+from harness.golden import CaseEntry, Manifest, ParameterEntry, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
 from harness.record.cases import case_of, check_one_regime, check_positions, check_size
@@ -115,10 +115,11 @@ def record(
         work = Work(out)
         with work.locked():
             progress.notice(f"hashing {len(model.checkpoint.names)} parameters")
-            manifest = _manifest(model, model_id, corpus, tokenized, options)
+            table = parameter_table(model.checkpoint, model.shapes, model.tied)
+            manifest = manifest_of(model, model_id, corpus, tokenized, options, table)
             _take_up(work, manifest, tokenized, progress)
             cases = _cases(model, selected, tokenized, work, progress)
-            manifest = replace(manifest, cases=_entries(model, corpus, selected, cases, options))
+            manifest = replace(manifest, cases=entries_of(model, corpus, selected, cases, options))
             units = len(model.stages) * len(cases)
             resumed = sum(work.has(stage, case.name) for stage in model.stages for case in cases)
             if resumed:
@@ -157,14 +158,23 @@ def _cases(
     texts = {name: tokenized.ids[name] for name in counts}
     generated = generate_missing(model, texts, counts, work)
     cases = tuple(case_of(entry, tokenized.ids, generated, tokenized.pad) for entry in selected)
+    check_cases(model, cases)
+    return cases
+
+
+def check_cases(model: Reference, cases: Sequence[Case]) -> None:
+    """Refuse what the model or this machine cannot run.
+
+    Raises:
+        CorpusError: a case that is too long, or has positions that the model has not.
+    """
     for case in cases:
         check_size(case, model.arch.heads)
         check_positions(case, model.arch.learned_positions)
         check_one_regime(case, model.arch.ropes)
-    return cases
 
 
-def _entries(
+def entries_of(
     model: Reference, corpus: Corpus, selected: Sequence[Entry], cases: Sequence[Case], options: Options
 ) -> tuple[CaseEntry, ...]:
     """What the manifest says of every case."""
@@ -193,9 +203,15 @@ def _entries(
     return tuple(entries)
 
 
-def _manifest(model: Reference, model_id: str, corpus: Corpus, tokenized: Tokenized, options: Options) -> Manifest:
+def manifest_of(
+    model: Reference,
+    model_id: str,
+    corpus: Corpus,
+    tokenized: Tokenized,
+    options: Options,
+    table: Mapping[str, ParameterEntry],
+) -> Manifest:
     """Everything that the golden says of itself, but for its cases and their arrays."""
-    table = parameter_table(model.checkpoint, model.shapes, model.tied)
     taps = taps_of(model.arch)
     return Manifest(
         format=golden.FORMAT,

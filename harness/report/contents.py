@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from harness.architecture import architecture_of
+from harness.costs import by_part, costs
 from harness.families import families
 from harness.golden import Manifest
 from harness.report.layout import print_parts
@@ -54,6 +56,7 @@ def _lines(golden: Golden) -> Iterator[tuple[str, str]]:
     yield "golden", shown(golden.path)
     yield "id", golden.id
     yield "size", f"{golden.nbytes / 1e6:.1f} MB, {len(arrays):,} arrays, truth in {manifest.truth_dtype}"
+    yield "parts", ", ".join(f"{part} {decimal(size)}" for part, size in by_part(costs(manifest)).items() if size)
     yield "format", f"version {manifest.version}, level {manifest.level}"
     yield "model", f"{model.id}: {model.parameter_count:,} parameters in {len(model.parameters)} tensors"
     yield "biases", f"{len(model.biases)}: {_kinds(model.biases)}"
@@ -69,14 +72,16 @@ def _lines(golden: Golden) -> Iterator[tuple[str, str]]:
 
 def _cases(manifest: Manifest) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("case", "tokens", "level", "taps", "text"):
-        table.add_column(column, justify="right" if column in ("tokens", "taps") else "left", no_wrap=True)
+    sizes = costs(manifest)
+    for column in ("case", "tokens", "level", "taps", "size", "text"):
+        table.add_column(column, justify="right" if column in ("tokens", "taps", "size") else "left", no_wrap=True)
     table.add_column("why")
     for case in manifest.cases:
         text = ascii(case.text)[1:-1]
         short = text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 3] + "..."
         tokens = str(case.shape[1]) if case.shape[0] == 1 else f"{case.shape[0]} x {case.shape[1]}"
-        table.add_row(*map(Text, (case.name, tokens, case.level, str(len(case.taps)), short, case.why)))
+        size = decimal(sum(sizes[case.name].values()))
+        table.add_row(*map(Text, (case.name, tokens, case.level, str(len(case.taps)), size, short, case.why)))
     return table
 
 

@@ -1,0 +1,143 @@
+"""What a recording will take, before an hour is spent: passes, bytes, memory. No weight is read."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from harness.corpus import Case, Corpus
+from harness.costs import Costs, by_part, costs
+from harness.entries import Generation
+from harness.golden import NOISE_PRECISIONS, CaseEntry, Manifest
+from harness.record.cases import case_of
+from harness.record.layer_major import witness_of
+from harness.record.model import Reference
+from harness.record.noise import DTYPES
+from harness.record.recorder import Options, check_cases, entries_of, manifest_of
+from harness.record.tokens import tokenize
+
+BF16 = 2  # bytes; what weights are mostly stored in
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a recording will take.
+
+    Attributes:
+        passes: by case, how often it goes through all layers.
+        costs: of the golden, by case and part, in bytes.
+        weights: bytes of the largest stage in all precisions.
+        values: bytes of the largest case in one layer, in all streams and draws.
+        unfinished: bytes of what passes from stage to stage, on disk until the end, beside what the golden holds.
+    """
+
+    passes: dict[str, int]
+    costs: Costs
+    weights: int
+    values: int
+    unfinished: int
+
+
+def estimate(checkpoint: Path, corpus: Corpus, options: Options) -> Estimate:
+    """Look at config, tokenizer and the headers of the weights.
+
+    Raises:
+        HarnessError: whatever a recording would refuse about them.
+    """
+    selected = corpus.select(options.cases)
+    model = Reference(checkpoint, options.device)
+    tokenized = tokenize(checkpoint, corpus, selected, model.arch.vocab)
+    written = {entry.name: [0] * entry.tokens for entry in selected if isinstance(entry, Generation)}
+    cases = tuple(case_of(entry, tokenized.ids, written, tokenized.pad) for entry in selected)
+    check_cases(model, cases)
+    manifest = manifest_of(model, "", corpus, tokenized, options, {})
+    manifest = replace(manifest, cases=entries_of(model, corpus, selected, cases, options))
+    return Estimate(
+        passes=_passes(manifest.cases),
+        costs=costs(manifest),
+        weights=_weights(model),
+        values=max(_values(model, manifest, entry) for entry in manifest.cases),
+        unfinished=_unfinished(model, cases, manifest.cases),
+    )
+
+
+def show(found: Estimate, out: str, console: Console) -> None:
+    """The estimate on one screen; a disk or a memory that it does not fit into is pointed out."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("case", "passes", "size"):
+        table.add_column(column, justify="left" if column == "case" else "right")
+    for name, parts in found.costs.items():
+        table.add_row(name, f"{found.passes[name]}", decimal(sum(parts.values())))
+    console.print(table)
+    whole = by_part(found.costs)
+    golden = sum(whole.values())
+    disk, memory = 2 * golden + found.unfinished, found.weights + found.values
+    stage = f"one stage: weights in three precisions {decimal(found.weights)}, values {decimal(found.values)}"
+    for label, value in (
+        ("golden", f"{decimal(golden)}: {', '.join(f'{part} {decimal(n)}' for part, n in whole.items() if n)}"),
+        ("disk", f"{decimal(disk)} until it is finished{_beside(disk, _free(out), 'free')}"),
+        ("memory", f"{decimal(memory)}{_beside(memory, psutil.virtual_memory().available, 'available')}"),
+        ("", stage),
+    ):
+        console.print(f"{label:<12}{value}", highlight=False, soft_wrap=True)
+    console.print("nothing was recorded: this was a dry run", highlight=False)
+
+
+def _beside(needed: int, there: int | None, what: str) -> str:
+    if there is None:
+        return ""
+    return f" ({decimal(there)} {what}{': too little' if needed > there else ''})"
+
+
+def _free(out: str) -> int | None:
+    """Free bytes where a golden will lie; None for a URL."""
+    if "://" in out:
+        return None
+    parent = Path(out).resolve().parent
+    return shutil.disk_usage(parent).free if parent.is_dir() else None
+
+
+def _passes(entries: Sequence[CaseEntry]) -> dict[str, int]:
+    """See `harness.record.unit`: truth once, the others in forward and replay for every draw; one case twice."""
+    witness = witness_of(entries)
+    return {
+        entry.name: (1 + len(NOISE_PRECISIONS) * entry.draws * (1 if entry.level == "logits" else 2))
+        * (2 if entry.name == witness else 1)
+        for entry in entries
+    }
+
+
+def _weights(model: Reference) -> int:
+    """Of the largest stage: as it is stored, and in every precision."""
+    sizes: dict[str, int] = {}
+    layers = f"{model.family.layers}."
+    for name, shape in model.shapes.items():
+        stage = name.removeprefix(layers).partition(".")[0] if name.startswith(layers) else name
+        sizes[stage] = sizes.get(stage, 0) + math.prod(shape)
+    bytes_each: int = BF16 + sum(dtype.itemsize for dtype in DTYPES.values())
+    return max(sizes.values()) * bytes_each
+
+
+def _values(model: Reference, manifest: Manifest, entry: CaseEntry) -> int:
+    """Of one case in its largest stage: truth, its replacements, and every draw of forward and replay."""
+    whole = replace(manifest, cases=(replace(entry, kept=(), taps=entry.taps),), truth_dtype="float64")
+    found = costs(whole)[entry.name]
+    stage = max(found.get("logits", 0), found.get("other taps", 0) // max(1, model.arch.layers))
+    return stage + stage // 2 * (1 + 2 * entry.draws)
+
+
+def _unfinished(model: Reference, cases: Sequence[Case], entries: Sequence[CaseEntry]) -> int:
+    """The hidden states of every stream after every stage."""
+    total = 0
+    for case, entry in zip(cases, entries, strict=True):
+        streams = 8 + entry.draws * (4 + 2)  # bytes of truth and of the forward streams
+        total += case.batch * case.length * model.arch.hidden * streams * len(model.stages)
+    return total
