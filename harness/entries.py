@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from harness.errors import CorpusError
+from harness.kept import EXAMPLE, is_rule
 from harness.taps import LEVELS
 
 CASE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -35,7 +36,8 @@ class Prompt:
 
     Attributes:
         level: the deepest level at which it is recorded.
-        positions: the positions whose taps are stored; empty means all. Long prompts stay small by it.
+        positions: the positions whose taps are stored, or a rule for them (`harness.kept`); empty means all. Long
+            prompts stay small by it.
     """
 
     kind: ClassVar[str] = "prompt"
@@ -44,7 +46,7 @@ class Prompt:
     why: str = ""
     tags: tuple[str, ...] = ()
     level: str = "ops"
-    positions: tuple[int, ...] = ()
+    positions: tuple[int, ...] | str = ()
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,8 @@ def _check(entry: Entry, where: str) -> None:
         raise _bad("a bad name", where, CASE_NAME.pattern, entry.name)
     if entry.level not in LEVELS:
         raise _bad("an unknown level", where, ", ".join(LEVELS), entry.level)
-    if isinstance(entry, Prompt) and not _ascending(entry.positions):
-        raise _bad("positions must ascend from 0 or more", where, "[0, 255, 256]", list(entry.positions))
+    if isinstance(entry, Prompt):
+        _check_positions(entry.positions, where)
     if isinstance(entry, Decode):
         if entry.steps < 0 or min(entry.chunks, default=1) < 1:
             raise _bad("steps and chunks count tokens", where, "0 or more, 1 or more", (entry.steps, entry.chunks))
@@ -171,8 +173,18 @@ def _check(entry: Entry, where: str) -> None:
             raise _bad("a generation has too many tokens", where, f"at most {MOST_TOKENS}", entry.tokens)
 
 
+def _check_positions(positions: tuple[int, ...] | str, where: str) -> None:
+    if isinstance(positions, str):
+        if not is_rule(positions):
+            raise _bad("positions are neither a list nor a rule", where, f'"{EXAMPLE}"', positions)
+    elif not _ascending(positions):
+        raise _bad("positions must ascend from 0 or more", where, "[0, 255, 256]", list(positions))
+
+
 def _fits(value: object, form: str) -> bool:
     """Whether a TOML value has the form of an annotation; bool is no int here, nor is what no array can count."""
+    if " | " in form:
+        return any(_fits(value, one) for one in form.split(" | "))
     if form == "int":
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
     if form == "str":

@@ -13,6 +13,7 @@ from harness.entries import FARTHEST, Batch, Decode, Entry, Generation, Offset, 
 from harness.errors import CorpusError
 from harness.families.frequencies import ORIGINAL, is_beyond
 from harness.families.options import Rope
+from harness.kept import positions_of
 
 Ids = Sequence[int]
 
@@ -43,8 +44,16 @@ def case_of(entry: Entry, ids: Mapping[str, Ids], generated: Mapping[str, Ids], 
         _enough(entry, len(own), entry.starts[-1][0] + 1)
         return replace(case, positions=_jumping(entry, len(own)))
     assert isinstance(entry, Prompt)
-    _enough(entry, len(own), max(entry.positions, default=0) + 1)
+    _enough(entry, len(own), max(kept_positions(entry, len(own)), default=0) + 1)
     return case
+
+
+def kept_positions(entry: Entry, length: int) -> tuple[int, ...]:
+    """The positions of an entry that are stored; none means all."""
+    if not isinstance(entry, Prompt):
+        return ()
+    kept = positions_of(entry.positions, length) if isinstance(entry.positions, str) else entry.positions
+    return () if len(kept) == length else kept
 
 
 def check_size(case: Case, heads: int) -> None:

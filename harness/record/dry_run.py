@@ -128,7 +128,7 @@ def _weights(model: Reference) -> int:
 
 def _values(model: Reference, manifest: Manifest, entry: CaseEntry) -> int:
     """Of one case in its largest stage: truth, its replacements, and every draw of forward and replay."""
-    whole = replace(manifest, cases=(replace(entry, kept=(), taps=entry.taps),), truth_dtype="float64")
+    whole = replace(manifest, cases=(replace(entry, kept=()),), truth_dtype="float64")
     found = costs(whole)[entry.name]
     stage = max(found.get("logits", 0), found.get("other taps", 0) // max(1, model.arch.layers))
     return stage + stage // 2 * (1 + 2 * entry.draws)

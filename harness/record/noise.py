@@ -28,6 +28,7 @@ Floors = Float[np.ndarray, "tap statistic batch position"]
 # One value in so many is moved by a nudge: few enough that the nudge itself is small beside the rounding of the
 # operations, many enough that every sum has some of them.
 ONE_IN = 8
+BLOCK = 1 << 17  # numbers, of all draws
 # A case of up to so many tokens has few numbers at every position, and costs little: it is drawn more often.
 SHORT, DRAWS_OF_SHORT, DRAWS = 64, 4, 2
 
@@ -77,32 +78,44 @@ def noise_floors(
     Raises:
         RecordError: PyTorch gives a value that is not finite at this precision.
     """
-    floors = []
-    for tap in taps:
-        errors = torch.stack([(values[tap.kind].to(torch.float64) - truth[tap.kind]).cpu() for values in draws])
-        if not torch.isfinite(errors).all():
+    return np.stack([_floors(draws, truth, tap, stream) for tap in taps]).astype(np.float32)
+
+
+def _floors(
+    draws: Sequence[Mapping[str, Tensor]], truth: Mapping[str, Tensor], tap: Tap, stream: str
+) -> Float[np.ndarray, "statistic batch position"]:
+    """Of one tap, some positions at a time: what is computed of them stays in a core's cache."""
+    expected = truth[tap.kind].movedim(tap.position_axis, 1)  # [batch, position, ...]
+    values = [one[tap.kind].movedim(tap.position_axis, 1) for one in draws]
+    step = max(1, BLOCK * expected.shape[1] // max(1, expected.numel() * len(draws)))
+    parts = []
+    for here in (slice(start, start + step) for start in range(0, expected.shape[1], step)):
+        errors = torch.stack([(one[:, here].to(torch.float64) - expected[:, here]).cpu() for one in values])
+        part = _statistics(errors.flatten(3))
+        if not np.isfinite(part[NOISE_STATISTICS.index("max")]).all():
             raise not_finite(tap.name, stream)
-        floors.append(_statistics(errors, 1 + tap.position_axis))
-    return np.stack(floors).astype(np.float32)
+        parts.append(part)
+    return np.concatenate(parts, axis=-1)
 
 
 def _statistics(
-    errors: Float[Tensor, "draw batch ..."], position_axis: int
+    errors: Float[Tensor, "draw batch position number"],
 ) -> Float[np.ndarray, "statistic batch position"]:
-    rows = errors.movedim(position_axis, 2).flatten(3)  # [draw, batch, position, number]
-    squares = rows.square()
-    mean = squares.mean(-1)  # [draw, batch, position]
+    numbers = errors.shape[-1]
+    squares = errors.square()
+    sums = squares.sum(-1)  # [draw, batch, position]
+    mean = sums / numbers
     # The participation ratio, 3 (sum e^2)^2 / sum e^4: n for n Gaussian errors of one size, 3 at least, or all
     # that there are, where one number has nearly all of the error.
-    fourth = squares.square().sum(-1)
-    share = torch.where(fourth > 0, 3 * squares.sum(-1).square() / fourth, torch.ones_like(fourth))
+    fourth = squares.square_().sum(-1)
+    share = torch.where(fourth > 0, 3 * sums.square() / fourth, torch.ones_like(fourth))
     logs = torch.where(mean > 0, mean, mean.amax(0, keepdim=True).clamp(min=1e-300) * 1e-6).log()
     spread = logs.var(0) if len(errors) > 1 else torch.zeros_like(mean[0])
-    largest = rows.abs().amax(-1).square().mean(0).sqrt()
+    largest = errors.abs_().amax(-1).square().mean(0).sqrt()
     found = {
         "rms": mean.mean(0).sqrt(),
         "max": largest,
-        "numbers": share.mean(0).clamp(1, rows.shape[-1]),
+        "numbers": share.mean(0).clamp(1, numbers),
         "spread": torch.where(mean.amax(0) > 0, spread, torch.zeros_like(spread)),
     }
     return np.asarray(torch.stack([found[name] for name in NOISE_STATISTICS]).numpy())

@@ -12,12 +12,12 @@ from typing import Protocol
 
 from harness import golden
 from harness.corpus import Case, Corpus
-from harness.entries import Batch, Entry, Generation, Prompt
+from harness.entries import Batch, Entry, Generation
 from harness.families.graph import taps_of
 from harness.golden import CaseEntry, Manifest, ParameterEntry, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
-from harness.record.cases import case_of, check_one_regime, check_positions, check_size
+from harness.record.cases import case_of, check_one_regime, check_positions, check_size, kept_positions
 from harness.record.environment import check_device, provenance, reproducible
 from harness.record.generation import generate_missing
 from harness.record.layer_major import run_units
@@ -194,7 +194,7 @@ def entries_of(
                 shape=(case.batch, case.length),
                 taps=tuple(tap.name for tap in taps),
                 calls=case.calls,
-                kept=entry.positions if isinstance(entry, Prompt) else (),
+                kept=kept_positions(entry, case.length),
                 draws=draws_of(case.length),
                 rows=tuple(RowEntry(name, corpus.prompt(name).text) for name in names),
                 generated=entry.tokens if isinstance(entry, Generation) else 0,

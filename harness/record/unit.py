@@ -28,6 +28,7 @@ from harness.taps import CACHED, FULL_KINDS, Tap, name_of
 
 PRECISIONS = ("float64", *NOISE_PRECISIONS)
 FAR = 256
+ENTRY = "entry"  # what comes into a stage, beside the kinds of its taps
 State = Mapping[str, Tensor]  # stream -> hidden states [batch, position, hidden]
 
 
@@ -86,6 +87,7 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
     out = {"float64": truth.out}
     for precision in NOISE_PRECISIONS:
         forward, replay = [], []
+        given = _given(precision, state, truth) if task.taps and task.replayed else {}
         for draw in range(task.draws):
             stream = f"{precision} forward{f' {draw}' * bool(draw)}"
             one = replace(task, inputs=replace(task.inputs, nudged=bool(draw) and _is_far(task)))
@@ -93,8 +95,8 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
             nudge = draw and not state  # once, where the tokens come in
             out[stream] = nudged(ran.out, f"{task.seed} {stream}") if nudge else ran.out
             forward.append(ran.values)
-            if task.taps and task.replayed:
-                replay.append(_replay(stage, one, precision, draw, state, truth))
+            if given:
+                replay.append(_replay(stage, one, precision, draw, given))
         if task.taps:
             noise[precision, "forward"] = noise_floors(forward, truth.values, task.taps, f"{precision} forward")
             noise[precision, "replay"] = noise[precision, "forward"]
@@ -117,20 +119,23 @@ def _kept(tap: Tap, value: Tensor, kept: Sequence[int]) -> Tensor:
     return value.index_select(tap.position_axis, torch.tensor(kept, device=value.device))
 
 
+def _given(precision: str, state: State, truth: Pass) -> dict[str, Tensor]:
+    """Truth rounded to a precision, by kind of tap; what comes into the stage is `ENTRY`."""
+    entry = {ENTRY: rounded(state["float64"], precision)} if state else {}
+    return {kind: rounded(value, precision) for kind, value in truth.values.items()} | entry
+
+
 def _replay(
-    stage: Stage, task: Task, precision: str, draw: int, state: State, truth: Pass
+    stage: Stage, task: Task, precision: str, draw: int, given: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
     """A replay pass: what goes in is truth rounded to the precision; in a further draw, nudged."""
     stream = f"{precision} replay{f' {draw}' * bool(draw)}"
-
-    def given(kind: str, value: Tensor) -> Tensor:
-        value = rounded(value, precision)
+    if draw:
         # A cache holds the very keys and values that went into it.
-        return nudged(value, f"{task.seed} {stage.prefix} {stream} {CACHED.get(kind, kind)}") if draw else value
-
-    replacements = {kind: given(kind, value) for kind, value in truth.values.items()}
-    entry = given("entry", state["float64"]) if state else None
-    return _run(stage, task, stream, precision, entry, replacements).values
+        seed = f"{task.seed} {stage.prefix} {stream}"
+        given = {kind: nudged(value, f"{seed} {CACHED.get(kind, kind)}") for kind, value in given.items()}
+    replacements = {kind: value for kind, value in given.items() if kind != ENTRY}
+    return _run(stage, task, stream, precision, given.get(ENTRY), replacements).values
 
 
 def _run(
@@ -173,5 +178,5 @@ def _bits(value: Tensor) -> Tensor:
 def _refuse_non_finite(stage: Stage, truth: Pass) -> None:
     for kind in stage.kinds:
         value = truth.out if kind == stage.kinds[-1] else truth.values.get(kind)
-        if value is not None and not torch.isfinite(value).all():
+        if value is not None and not torch.isfinite(torch.stack(value.aminmax())).all():
             raise not_finite(name_of(stage.prefix, kind), "truth")

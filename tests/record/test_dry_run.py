@@ -31,7 +31,7 @@ text = "hello world"
 [[prompt]]
 name = "kept"
 text = "kept at two positions"
-positions = [0, 20]
+positions = "every 20th, last 1"
 
 [[prompt]]
 name = "shallow"

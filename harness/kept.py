@@ -1,0 +1,33 @@
+"""Positions by rule: `every 16th, first 8, last 8`. A rule fits a prompt of any length."""
+
+from __future__ import annotations
+
+import re
+
+PART = re.compile(r"(?P<which>first|last) (?P<count>[1-9]\d{0,8})|every (?P<step>[1-9]\d{0,8})(?:st|nd|rd|th)?")
+EXAMPLE = "every 16th, first 8, last 8"
+
+
+def is_rule(text: str) -> bool:
+    """Whether every part of a text, between commas, is one of a rule."""
+    return all(PART.fullmatch(part.strip()) for part in text.split(","))
+
+
+def positions_of(rule: str, length: int) -> tuple[int, ...]:
+    """The positions of a prompt of this length that a rule names, ascending; `every 16th` begins with 0.
+
+    Raises:
+        ValueError: it is no rule.
+    """
+    found: set[int] = set()
+    for part in rule.split(","):
+        match = PART.fullmatch(part.strip())
+        if match is None:
+            raise ValueError(f"{part!r} is no part of a rule such as {EXAMPLE!r}")
+        if match["step"]:
+            found.update(range(0, length, int(match["step"])))
+        elif match["which"] == "first":
+            found.update(range(min(length, int(match["count"]))))
+        else:
+            found.update(range(max(0, length - int(match["count"])), length))
+    return tuple(sorted(found))
