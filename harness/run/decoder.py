@@ -21,7 +21,6 @@ from jaxtyping import Array, Float
 
 from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import open_checkpoint
-from harness.errors import PortError
 from harness.families import families
 from harness.families.options import Norm
 from harness.run.arithmetic import operations_of
@@ -31,6 +30,7 @@ from harness.run.layer import DecoderLayer, Ids, Layer, Mask, Place, norm, place
 from harness.run.operations import Hidden, Operations
 from harness.run.padding import pad
 from harness.run.port import Call
+from harness.run.spread import Spread
 from harness.run.tapping import TapFunction, Tapped
 from harness.run.weights import Kept, Named, Weights, ZeroWeights
 from harness.taps import DIMS
@@ -62,12 +62,20 @@ class Decoder:
         arch: what the config describes.
         weights: the checkpoint's parameters, converted to the dtype of the check as they are read.
         operations: the arithmetic; None is the architecture's own (`harness.run.arithmetic`).
+        mesh: of the axes `data` and `model`, or one of them; None is one device.
     """
 
-    def __init__(self, arch: Architecture, weights: Weights, operations: Operations | None = None) -> None:
+    def __init__(
+        self,
+        arch: Architecture,
+        weights: Weights,
+        operations: Operations | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+    ) -> None:
         self.arch, self.weights = arch, weights
+        self._spread = Spread(arch, mesh)
         self.ops = operations_of(arch) if operations is None else operations
-        self._named = Named(weights, families()[arch.family], arch)
+        self._named = Named(weights, families()[arch.family], arch, self._spread)
         self._places = places(arch, self.ops)
         self._abstract = skeleton(arch, weights.dtype)[1]
         self._kept = Kept()
@@ -88,19 +96,23 @@ class Decoder:
 
         Raises:
             CheckpointError: an architecture that is not known.
-            PortError: a mesh, which it does not use.
+            PortError: a mesh with another axis than `data` and `model`.
         """
-        if mesh is not None:
-            raise PortError("the built-in decoder runs on one device", found=mesh, hint="pass no mesh")
-        return cls(architecture_of(config), Weights(open_checkpoint(checkpoint, config), dtype), operations)
+        weights = Weights(open_checkpoint(checkpoint, config), dtype)
+        return cls(architecture_of(config), weights, operations, mesh)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the axes of its mesh do not divide."""
+        return self._spread.notes
 
     def without_weights(self) -> Self:
-        """The same decoder with zeros for weights, to be traced: see `harness.run.matmul_audit`."""
+        """The same decoder with zeros for weights, on one device, to be traced: see `harness.run.matmul_audit`."""
         return type(self)(self.arch, ZeroWeights(self.weights.checkpoint, self.weights.dtype), self.ops)
 
     def init_cache(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
         """An empty KV cache with room for `length` tokens per row."""
-        return Cache.empty(self.arch, batch, length, dtype)
+        return Cache.empty(self.arch, batch, length, dtype, self._spread.cache(batch))
 
     def forward(
         self, input_ids: Ids, positions: Ids, mask: Mask, cache: Cache | None, tap: TapFunction
@@ -122,7 +134,7 @@ class Decoder:
             if cache is not None:
                 cache.check_room(sum(call.input_ids.shape[1] for call in calls))
         inputs = [
-            [pad(call) if call.cache is None and len(calls) == 1 else call for call in calls]
+            [self._spread.call(pad(call) if call.cache is None and len(calls) == 1 else call) for call in calls]
             for calls in sequences
         ]
         embedding = self.embedding()
