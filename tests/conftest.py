@@ -64,6 +64,7 @@ LONGEST = (
     ),
     ("mutants/diagnosis/test_diagnose.py", "second_port/test_variants.py", "second_port/test_second_port.py"),
     ("store/test_damage.py",),
+    ("devices/test_devices.py",),
     ("run/test_revision.py",),
     ("test_campaign.py",),
     ("record/test_resume.py",),

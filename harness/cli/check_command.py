@@ -9,7 +9,14 @@ import click
 from click.exceptions import Exit
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, golden_argument, output_options, reduced_precision_option, weights_option
+from harness.cli.options import (
+    chosen,
+    golden_argument,
+    mesh_option,
+    output_options,
+    reduced_precision_option,
+    weights_option,
+)
 
 
 @click.command()
@@ -39,6 +46,7 @@ from harness.cli.options import chosen, golden_argument, output_options, reduced
     help="Factor on every rms limit: above 1 misses bugs, below 1 accuses correct ports.",
 )
 @click.option("--limit-max", type=float, metavar="Y", help="The same for the largest error.")
+@mesh_option
 @reduced_precision_option
 @output_options("json", "html", "markdown", "junit")
 def check(
@@ -51,6 +59,7 @@ def check(
     lift: bool,
     limit_rms: float | None,
     limit_max: float | None,
+    mesh: str | None,
     allow_reduced_precision: bool,
     **outputs: Path | None,
 ) -> None:
@@ -79,7 +88,7 @@ def check(
     from harness.report.terminal import print_report
     from harness.report.views import write_views
     from harness.run.check import check as run_check
-    from harness.run.question import Question, parse_modes, parse_precisions
+    from harness.run.question import Question, parse_mesh, parse_modes, parse_precisions
 
     question = Question(
         precisions=parse_precisions(precision),
@@ -89,6 +98,7 @@ def check(
         limit_max=limit_max,
         lift=lift,
         allow_reduced_precision=allow_reduced_precision,
+        mesh=parse_mesh(mesh),
     )
     asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
     with stdout_to_stderr(), Progress() as progress:

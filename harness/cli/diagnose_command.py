@@ -8,7 +8,14 @@ import click
 from click.exceptions import Exit
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, golden_argument, output_options, reduced_precision_option, weights_option
+from harness.cli.options import (
+    chosen,
+    golden_argument,
+    mesh_option,
+    output_options,
+    reduced_precision_option,
+    weights_option,
+)
 
 
 @click.command()
@@ -18,6 +25,7 @@ from harness.cli.options import chosen, golden_argument, output_options, reduced
 @click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @click.option("--lift", is_flag=True, help="As for check.")
+@mesh_option
 @reduced_precision_option
 @output_options("json")
 def diagnose(
@@ -27,6 +35,7 @@ def diagnose(
     precision: str,
     cases: tuple[str, ...],
     lift: bool,
+    mesh: str | None,
     allow_reduced_precision: bool,
     **outputs: Path | None,
 ) -> None:
@@ -51,7 +60,7 @@ def diagnose(
     from harness.report.document import encode
     from harness.report.output import STDOUT, write_output
     from harness.run.checker import Checker
-    from harness.run.question import BOTH, Question, parse_precisions
+    from harness.run.question import BOTH, Question, parse_mesh, parse_precisions
 
     question = Question(
         precisions=parse_precisions(precision),
@@ -59,6 +68,7 @@ def diagnose(
         cases=cases,
         lift=lift,
         allow_reduced_precision=allow_reduced_precision,
+        mesh=parse_mesh(mesh),
     )
     asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
     with stdout_to_stderr(), Progress() as progress, Checker(golden, weights, port, question) as checker:

@@ -8,7 +8,7 @@ import click
 from click.exceptions import Exit
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, output_options, reduced_precision_option, weights_option
+from harness.cli.options import chosen, mesh_option, output_options, reduced_precision_option, weights_option
 
 
 @click.command()
@@ -26,6 +26,7 @@ from harness.cli.options import chosen, output_options, reduced_precision_option
 @click.option("--lift", is_flag=True, help="As for check.")
 @click.option("--intersection", is_flag=True, help="Leave out, and name, what only one side was asked.")
 @click.option("--before-may-fail", is_flag=True, help="If BEFORE raises, all that it lacks counts as wrong.")
+@mesh_option
 @reduced_precision_option
 @output_options("json", "html", "markdown", "junit")
 def diff(
@@ -39,6 +40,7 @@ def diff(
     lift: bool,
     intersection: bool,
     before_may_fail: bool,
+    mesh: str | None,
     allow_reduced_precision: bool,
     **outputs: Path | None,
 ) -> None:
@@ -69,7 +71,7 @@ def diff(
     from harness.report.output import STDOUT
     from harness.report.selection import Selection
     from harness.report.views import write_views
-    from harness.run.question import parse_modes, parse_precisions
+    from harness.run.question import parse_mesh, parse_modes, parse_precisions
     from harness.run.sides import Request, diff_of
 
     sides = {"--before": side_file(before), "--after": side_file(after)}
@@ -90,6 +92,7 @@ def diff(
         lift,
         allow_reduced_precision,
         before_may_fail,
+        parse_mesh(mesh),
     )
     with stdout_to_stderr(), Progress() as progress:
         found = diff_of(request, progress)

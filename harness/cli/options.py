@@ -36,6 +36,11 @@ reduced_precision_option = click.option(
     is_flag=True,
     help="Check float32 under the matmul precision that is configured, or the backend's default.",
 )
+mesh_option = click.option(
+    "--mesh",
+    metavar="AXIS=SIZE,...",
+    help="Give the port a mesh of devices with these axes, such as data=2,model=4. [default: none]",
+)
 
 
 def output_options(*views: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

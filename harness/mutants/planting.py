@@ -129,8 +129,8 @@ class ChangedWeights(Weights):
         super().__init__(checkpoint, dtype)
         self._read = changed_reading(checkpoint, changes, arch)
 
-    def read(self, name: str) -> Float[np.ndarray, "..."]:
-        return self._read(name).astype(self.dtype)
+    def read(self, name: str, rows: slice | np.ndarray = slice(None)) -> Float[np.ndarray, "..."]:
+        return self._read(name)[rows].astype(self.dtype)
 
 
 def load_mutant(mutant: Mutant, checkpoint: Path, config: Config, dtype: jnp.dtype) -> Decoder | Misled:

@@ -11,7 +11,18 @@ from harness.report.agreement import agreement
 from harness.report.document import Report
 from harness.report.findings import worst_first
 from harness.report.junit_xml import legal, numbered, skipped, suites
-from harness.report.wording import extent, facts, headline, inherited, looks_like, place, some, title, uncompared
+from harness.report.wording import (
+    extent,
+    facts,
+    headline,
+    inherited,
+    looks_like,
+    mesh_of,
+    place,
+    some,
+    title,
+    uncompared,
+)
 from harness.results import TapResult
 from harness.verdict import BROKEN, first_divergence, introduced, overall
 
@@ -20,9 +31,15 @@ def junit(report: Report) -> bytes:
     """The XML. A tap that could not be compared is an error; one that is wrong is a failure."""
     return suites(
         f"{report.port}/{report.golden.model}",
-        {"golden": report.golden.id, "verdict": report.verdict, **numbered(report.notes)},
+        {"golden": report.golden.id, "verdict": report.verdict, **_mesh(report), **numbered(report.notes)},
         (*_tests(report), *skipped("not covered", report.not_covered)),
     )
+
+
+def _mesh(report: Report) -> dict[str, str]:
+    """The mesh that the port was given, as a property."""
+    mesh = mesh_of(report)
+    return {} if mesh is None else {"mesh": mesh}
 
 
 def _tests(report: Report) -> Iterator[TestCase]:

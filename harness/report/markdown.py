@@ -36,6 +36,9 @@ def fitted(sections: Iterable[str]) -> str:
 def _sections(report: Report) -> Iterator[str]:
     word, counts = wording.headline(report)
     yield f"## goldens: {word}\n\n{text(counts)}: port {code(report.port)}, model {code(report.golden.model)}\n"
+    mesh = wording.mesh_of(report)
+    if mesh is not None:
+        yield f"\nOn a mesh {code(mesh)}\n"
     for note in report.notes:
         yield f"\n> {text(note)}\n"
     for broken in wording.uncompared(report):

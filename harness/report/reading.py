@@ -173,6 +173,9 @@ def _of_environment(report: Report) -> Iterator[tuple[str, object, object]]:
     devices = environment.get("devices")
     if not isinstance(devices, list) or not all(isinstance(one, str) for one in devices):
         yield "environment: devices", "a list of names", devices
+    mesh = environment.get("mesh", {})
+    if not isinstance(mesh, dict) or not all(type(size) is int and size > 0 for size in mesh.values()):
+        yield "environment: mesh", "sizes of axes by name", mesh
     if "backend" not in environment:
         yield "environment: backend", "a name", "nothing"
     for name, settings in in_force.items() if isinstance(in_force, dict) else ((str(in_force), None),):

@@ -24,6 +24,7 @@ from harness.report.wording import (
     headline,
     inherited,
     looks_like,
+    mesh_of,
     number,
     place,
     some,
@@ -83,6 +84,9 @@ def _head(report: Report) -> Table:
         f"{environment['backend']} ({', '.join(environment['devices'])}), jax {libraries['jax']}, "
         f"flax {libraries['flax']}",
     )
+    mesh = mesh_of(report)
+    if mesh is not None:
+        grid.add_row("mesh", Text(mesh))
     for name, settings in environment["precision"].items():
         x64 = "on" if settings["x64"] else "off"
         grid.add_row("in force", f"{name}: x64 {x64}, matmul precision {settings['matmul_precision']}")

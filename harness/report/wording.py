@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from harness.modes import unit_of
 from harness.report.acceptance import MAX_ABS, MEAN_ABS, POSITION_CORRELATION
@@ -44,6 +45,15 @@ def headline(report: Report) -> tuple[str, str]:
     matched = sum(r.verdict == "match" for r in report.results)
     counts = f"{matched:,} of {len(report.results):,} comparisons match, {counted(cases, 'case')}"
     return "PASS" if report.verdict == "match" else "FAIL", counts
+
+
+def mesh_of(report: Report) -> str | None:
+    """The axes of the mesh that the port was given, and its kinds of devices; None where it was given none."""
+    axes = report.environment.get("mesh")
+    if axes is None:
+        return None
+    sizes = ",".join(f"{name}={size}" for name, size in axes.items())
+    return f"{sizes} of {counted(prod(axes.values()), 'device')} ({', '.join(report.environment['devices'])})"
 
 
 def uncompared(report: Report) -> Iterator[Uncompared]:

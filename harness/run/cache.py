@@ -33,9 +33,16 @@ class Cache:
     filled: Int[Array, ""]
 
     @classmethod
-    def empty(cls, arch: Architecture, batch: int, length: int, dtype: jnp.dtype) -> Self:
+    def empty(
+        cls,
+        arch: Architecture,
+        batch: int,
+        length: int,
+        dtype: jnp.dtype,
+        sharding: jax.sharding.Sharding | None = None,
+    ) -> Self:
         shape = (batch, length, arch.kv_heads, arch.head_dim)
-        buffers = tuple(jnp.zeros(shape, dtype) for _ in range(arch.layers))
+        buffers = tuple(jnp.zeros(shape, dtype, device=sharding) for _ in range(arch.layers))
         return cls(buffers, buffers, jnp.int32(0))
 
     @property

@@ -21,6 +21,7 @@ from harness.run.convention import NOTE, refuse_where_positions_count
 from harness.run.coverage import covered, obstacle, replayable, uncovered
 from harness.run.generation import continue_greedily
 from harness.run.matmul_audit import Inspection
+from harness.run.mesh import mesh_of
 from harness.run.passes import checkable, passes
 from harness.run.port import (
     BUILT_IN,
@@ -60,13 +61,13 @@ class Checker:
             model's name.
         spec: the port, `package.module:Name`; also what the report calls it.
         question: what is asked of it.
-        load: loads the port instead of `spec`.
+        load: loads the port instead of `spec`, on the question's mesh if it has one.
         inspect: whether precision settings inside the port are looked for: a trace takes longer than a short case.
             In the built-in port there are none.
 
     Raises:
         HarnessError: whatever can be refused before the port runs: the golden, the weights, the question, a port
-            that cannot be imported, a reduced matmul precision that is configured.
+            that cannot be imported, a reduced matmul precision that is configured, more devices than there are.
     """
 
     def __init__(
@@ -88,7 +89,10 @@ class Checker:
             find_port(spec)  # before minutes are spent; and an import may configure precision: looked at next
         for precision in question.precisions:
             precisions.refuse_reduced(precision, question.allow_reduced_precision)
-        self.exchange(load or (lambda directory, config, dtype: load_port(spec, directory, config, dtype)))
+        self._mesh = mesh_of(question.mesh)
+        self.exchange(
+            load or (lambda directory, config, dtype: load_port(spec, directory, config, dtype, self._mesh))
+        )
         self._sources: dict[tuple[str, bool], GoldenSource] = {}
         self.golden: Golden = open_golden(golden_path)
         try:
@@ -251,6 +255,7 @@ class Checker:
             settings={p: self._settings[p] for p in precisions_seen},
             notes=tuple(dict.fromkeys(note for p in precisions_seen for note in self._notes[p])),
             not_lifted=self.not_lifted,
+            mesh=self._mesh,
             uncovered=(*self._uncovered, *self._not_in_these_modes()),
             generations=tuple(
                 one for (case, p), one in self._generations.items() if case in cases_seen and p in precisions_seen

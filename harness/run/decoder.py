@@ -10,48 +10,32 @@ In a check, inputs are padded on the right to a few lengths, so that it serves p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import open_checkpoint
-from harness.errors import PortError
 from harness.families import families
-from harness.families.options import Norm
 from harness.run.arithmetic import operations_of
 from harness.run.cache import Cache, Past
-from harness.run.effort import QUICKLY, at_few_lengths, is_small
-from harness.run.layer import DecoderLayer, Ids, Layer, Mask, Place, norm, places, skeleton
+from harness.run.effort import at_few_lengths, is_small, is_tracing
+from harness.run.layer import Ids, Mask, places, skeleton
 from harness.run.operations import Hidden, Operations
 from harness.run.port import Call
-from harness.run.tapping import TapFunction, Tapped
+from harness.run.spread import Spread
+from harness.run.stages import Embedding, Stages, stages
+from harness.run.tapping import TapFunction, no_tap
+from harness.run.vocabulary import Pair, head_parts, is_large, looked_up, within
 from harness.run.weights import Kept, Named, Weights, ZeroWeights
-from harness.taps import DIMS
 
 Logits = Float[Array, "batch position vocab"]
-KINDS = frozenset(DIMS)
-Pair = tuple[Array, Array | None]  # a weight, and a bias
-
-
-class Embedding(NamedTuple):
-    """The tables of tokens and, where they are learned, of positions."""
-
-    table: Float[Array, "vocab hidden"]
-    positions: Float[Array, "rows hidden"] | None
-
-
-class Stages(NamedTuple):
-    """What is compiled."""
-
-    embed: Tapped
-    layer: Tapped
-    head: Tapped
 
 
 class Decoder:
@@ -61,17 +45,25 @@ class Decoder:
         arch: what the config describes.
         weights: the checkpoint's parameters, converted to the dtype of the check as they are read.
         operations: the arithmetic; None is the architecture's own (`harness.run.arithmetic`).
+        mesh: of the axes `data` and `model`, or one of them; None is one device.
     """
 
-    def __init__(self, arch: Architecture, weights: Weights, operations: Operations | None = None) -> None:
+    def __init__(
+        self,
+        arch: Architecture,
+        weights: Weights,
+        operations: Operations | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+    ) -> None:
         self.arch, self.weights = arch, weights
+        self._spread = Spread(arch, mesh)
         self.ops = operations_of(arch) if operations is None else operations
-        self._named = Named(weights, families()[arch.family], arch)
+        self._named = Named(weights, families()[arch.family], arch, self._spread)
         self._places = places(arch, self.ops)
         self._abstract = skeleton(arch, weights.dtype)[1]
         self._kept = Kept()
-        self._quick = _stages(arch, weights.dtype, self.ops, quick=True)
-        self._well = _stages(arch, weights.dtype, self.ops, quick=False)
+        self._quick = stages(arch, weights.dtype, self.ops, quick=True)
+        self._well = stages(arch, weights.dtype, self.ops, quick=False)
 
     @classmethod
     def load(
@@ -87,19 +79,23 @@ class Decoder:
 
         Raises:
             CheckpointError: an architecture that is not known.
-            PortError: a mesh, which it does not use.
+            PortError: a mesh with another axis than `data` and `model`.
         """
-        if mesh is not None:
-            raise PortError("the built-in decoder runs on one device", found=mesh, hint="pass no mesh")
-        return cls(architecture_of(config), Weights(open_checkpoint(checkpoint, config), dtype), operations)
+        weights = Weights(open_checkpoint(checkpoint, config), dtype)
+        return cls(architecture_of(config), weights, operations, mesh)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the axes of its mesh do not divide."""
+        return self._spread.notes
 
     def without_weights(self) -> Self:
-        """The same decoder with zeros for weights, to be traced: see `harness.run.matmul_audit`."""
+        """The same decoder with zeros for weights, on one device, to be traced: see `harness.run.matmul_audit`."""
         return type(self)(self.arch, ZeroWeights(self.weights.checkpoint, self.weights.dtype), self.ops)
 
     def init_cache(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
         """An empty KV cache with room for `length` tokens per row."""
-        return Cache.empty(self.arch, batch, length, dtype)
+        return Cache.empty(self.arch, batch, length, dtype, self._spread.cache(batch))
 
     def forward(
         self, input_ids: Ids, positions: Ids, mask: Mask, cache: Cache | None, tap: TapFunction
@@ -123,10 +119,13 @@ class Decoder:
         alone = [calls[0] for calls in sequences if len(calls) == 1 and calls[0].cache is None]
         at_length = iter(at_few_lengths(self.arch, alone))
         inputs = [
-            [next(at_length)] if len(calls) == 1 and calls[0].cache is None else list(calls) for calls in sequences
+            [
+                self._spread.call(next(at_length) if call.cache is None and len(calls) == 1 else call)
+                for call in calls
+            ]
+            for calls in sequences
         ]
-        embedding = self.embedding()
-        hidden = [[self.embed(call, embedding) for call in calls] for calls in inputs]
+        hidden = self._embedded(inputs)
         for index in range(self.arch.layers):
             state = self.state(index)
             for row, (calls, cache) in enumerate(zip(inputs, caches, strict=True)):
@@ -136,20 +135,54 @@ class Decoder:
                     past = None if past is None else past._replace(filled=past.filled + hidden[row][n].shape[1])
                 if past is not None:
                     caches[row] = caches[row].with_layer(index, past)
-        norm, head = self.head_parameters(embedding)
+            del state  # before the next one's weights are read
         results = []
-        for calls, padded, states, cache in zip(sequences, inputs, hidden, caches, strict=True):
+        for calls, logits, cache in zip(sequences, self._logits(inputs, hidden), caches, strict=True):
             after = cache and cache.advanced(sum(call.input_ids.shape[1] for call in calls))
-            logits = [self.head(call, norm, head, x) for call, x in zip(padded, states, strict=True)]
             results.append([(_cut(x, c.input_ids.shape[1]), after) for c, x in zip(calls, logits, strict=True)])
         return results
+
+    def _embedded(self, inputs: Sequence[Sequence[Call]]) -> list[list[Hidden]]:
+        """The first stage of all calls."""
+        if not self._in_parts():
+            embedding = self.embedding()
+            return [[self.embed(call, embedding) for call in calls] for calls in inputs]
+        rows = looked_up([call for calls in inputs for call in calls])
+        embedding = Embedding(self._named.rows("embed", rows), self._learned_positions())
+        return [
+            [self.embed(replace(call, input_ids=within(rows, call)), embedding) for call in calls]
+            for calls in inputs
+        ]
+
+    def _logits(
+        self, inputs: Sequence[Sequence[Call]], hidden: Sequence[Sequence[Hidden]]
+    ) -> list[list[Logits | np.ndarray]]:
+        """The last stage of all calls."""
+        both = [list(zip(calls, states, strict=True)) for calls, states in zip(inputs, hidden, strict=True)]
+        if not self._in_parts():
+            of_norm, of_head = self.head_parameters(self.embedding())
+            return [[self.head(call, of_norm, of_head, x) for call, x in one] for one in both]
+        of_norm = self._norm_parameters()
+        normed = [[self._for(call).norm(call.tap, "", of_norm, x) for call, x in one] for one in both]
+        vocab, dtype = self.arch.vocab, self.weights.dtype
+        logits: list[list[Logits | np.ndarray]]
+        logits = [[np.empty((*x.shape[:2], vocab), dtype) for x in states] for states in normed]
+        for rows, of_head in head_parts(self._named, self.arch, dtype):
+            for calls, states, whole in zip(inputs, normed, logits, strict=True):
+                for call, x, out in zip(calls, states, whole, strict=True):
+                    out[..., rows] = self._for(call).part(no_tap, "", of_head, x)
+        return logits
+
+    def _in_parts(self) -> bool:
+        """Whether embedding and head are read in parts: they are large, and what is done with them is known."""
+        usual = self.ops is operations_of(self.arch) and self._spread.mesh is None
+        return usual and is_large(self.arch, self.weights.dtype) and not is_tracing()
 
     def embedding(self) -> Embedding:
         """The embedding's parameters."""
 
         def read() -> Embedding:
-            positions = self._named.model("positions") if self.arch.learned_positions else None
-            return Embedding(self._named.model("embed"), positions)
+            return Embedding(self._named.model("embed"), self._learned_positions())
 
         embedding: Embedding = self._kept("embedding", read)
         return embedding
@@ -165,11 +198,18 @@ class Decoder:
         def read() -> tuple[Pair, Pair]:
             model = self._named.model
             head = embedding.table if self.arch.tied_head else model("logits")
-            of_norm = model("final_norm"), model("final_norm", "bias") if self.arch.norm.bias else None
-            return of_norm, (head.T, model("logits", "bias") if "logits" in self.arch.biases else None)
+            bias = model("logits", "bias") if "logits" in self.arch.biases else None
+            return self._norm_parameters(), (head.T, bias)
 
         parameters: tuple[Pair, Pair] = self._kept("head", read)
         return parameters
+
+    def _norm_parameters(self) -> Pair:
+        model = self._named.model
+        return model("final_norm"), model("final_norm", "bias") if self.arch.norm.bias else None
+
+    def _learned_positions(self) -> Array | None:
+        return self._named.model("positions") if self.arch.learned_positions else None
 
     def embed(self, call: Call, embedding: Embedding) -> Hidden:
         """The first stage of one call."""
@@ -195,46 +235,3 @@ class Decoder:
 def _cut(logits: Logits, length: int) -> Logits:
     """Without padding, where there is any: every slice is a small program of its own."""
     return logits if logits.shape[1] == length else logits[:, :length]
-
-
-def _stages(arch: Architecture, dtype: jnp.dtype, operations: Operations, quick: bool) -> Stages:
-    """The functions of embedding, layer and head; with the usual arithmetic decoders share what is compiled."""
-    usual = operations is operations_of(arch)
-    return _usual(arch, dtype, quick) if usual else _made(arch, dtype, operations, quick)
-
-
-@lru_cache(maxsize=16)
-def _usual(arch: Architecture, dtype: jnp.dtype, quick: bool) -> Stages:
-    return _made(arch, dtype, operations_of(arch), quick)
-
-
-def _made(arch: Architecture, dtype: jnp.dtype, operations: Operations, quick: bool) -> Stages:
-    graph, _ = skeleton(arch, dtype)
-    embed, layer = partial(_embed, operations), partial(_layer, graph, Layer(arch, operations))
-    head = partial(_head, operations, arch.norm)
-    return Stages(*(Tapped(one, KINDS, QUICKLY if quick else None) for one in (embed, layer, head)))
-
-
-def _embed(ops: Operations, tap: TapFunction, embedding: Embedding, ids: Ids, positions: Ids) -> Hidden:
-    x = ops.embed_scale(ops.embed(embedding.table, ids))
-    return tap("embed", x if embedding.positions is None else ops.add_positions(x, embedding.positions, positions))
-
-
-def _layer(
-    graph: nnx.GraphDef[DecoderLayer],
-    layer: Layer,
-    tap: TapFunction,
-    state: nnx.State,
-    x: Hidden,
-    positions: Ids,
-    mask: Mask,
-    place: Place,
-    past: Past | None,
-) -> tuple[Hidden, Past | None]:
-    return layer(tap, nnx.merge(graph, state), x, positions, mask, place, past)
-
-
-def _head(ops: Operations, spec: Norm, tap: TapFunction, of_norm: Pair, of_head: Pair, x: Hidden) -> Array:
-    logits = ops.head(tap("final_norm", norm(ops.final_norm, x, spec, *of_norm)), *of_head)
-    capped: Array = ops.logit_cap(ops.logit_scale(logits))
-    return capped

@@ -39,7 +39,7 @@ QUICKLY: dict[str, bool | int] = {
 
 def is_small(arch: Architecture, call: Call) -> bool:
     """Whether a call is computed before it could be compiled well."""
-    if _tracing() or not are_known(tuple(QUICKLY.items())):
+    if is_tracing() or not are_known(tuple(QUICKLY.items())):
         return False  # it is part of another program, or its compiler has other options
     return elements(arch, call.input_ids.size, call.mask.shape[1]) <= FEW
 
@@ -84,6 +84,6 @@ def operations(arch: Architecture, batch: int, length: int) -> float:
     return arch.layers * batch * length * (2.0 * weights + 4.0 * arch.heads * arch.head_dim * length)
 
 
-def _tracing() -> bool:
+def is_tracing() -> bool:
     """Whether what is computed here becomes part of a program, which only as a whole has options."""
     return isinstance(jnp.zeros(()), Tracer)

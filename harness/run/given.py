@@ -9,8 +9,9 @@ from typing import Any
 from harness.architecture import Config
 from harness.errors import PortError, UsageError
 from harness.run.checker import Loader
+from harness.run.mesh import mesh_of
 from harness.run.port import Port, load_from
-from harness.run.question import Question
+from harness.run.question import Question, shown_axes
 
 
 def given_port(given: Any, question: Question) -> tuple[str, Loader | None]:
@@ -18,7 +19,7 @@ def given_port(given: Any, question: Question) -> tuple[str, Loader | None]:
 
     Raises:
         PortError: it is neither a spec, nor has it `load`, nor `forward`.
-        UsageError: a loaded port is to be checked at several precisions.
+        UsageError: a loaded port is to be checked at several precisions, or on a mesh.
     """
     if isinstance(given, str):
         return given, None
@@ -27,7 +28,7 @@ def given_port(given: Any, question: Question) -> tuple[str, Loader | None]:
         if callable(getattr(given, "load", None)):
 
             def load(directory: Path, config: Config, dtype: Any) -> Port:
-                return load_from(given, name, directory, config, dtype)
+                return load_from(given, name, directory, config, dtype, mesh_of(question.mesh))
 
             return name, load
     elif callable(getattr(given, "forward", None)):
@@ -38,6 +39,14 @@ def given_port(given: Any, question: Question) -> tuple[str, Loader | None]:
                 expected="one precision",
                 found=", ".join(question.precisions),
                 hint='check_golden(port, precision="float32"), or give the class, which is then loaded for each',
+            )
+        if question.mesh:
+            raise UsageError(
+                "a port that is already loaded is where it is and cannot be given a mesh",
+                where=name,
+                expected="no mesh",
+                found=shown_axes(question.mesh),
+                hint="give the class, which is then loaded on the mesh, or load the port on it and leave mesh out",
             )
         return name, lambda *_: given
     raise PortError(

@@ -7,7 +7,8 @@ A port is a class (or a module) with
 
 `config` is the checkpoint's config.json in both of its dialects at once: `rope_theta` and `rope_parameters`,
 `torch_dtype` and `dtype`, `max_window_layers` and `layer_types`. `harness.run.dialect.Parameters` has the weights
-by name; a tied head is there as well.
+by name; a tied head is there as well. `mesh` is the `jax.sharding.Mesh` of `--mesh data=2,model=4`, or None: what
+a port puts where is its own matter, and a value that is sharded is handed to `tap` as it is.
 
 `input_ids` and `positions` are int32 [B, S], `mask` is bool [B, S] (False = padding), `logits` is [B, S, V] in
 `dtype`. `cache` is None for a whole prompt. `tap(name, value) -> value` is called with every intermediate of
@@ -51,6 +52,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from harness.architecture import Config
 from harness.entries import KINDS
@@ -125,16 +127,18 @@ def find_port(spec: str) -> Any:
     return found
 
 
-def load_port(spec: str, checkpoint: Path, config: Config, dtype: Any) -> Port:
+def load_port(spec: str, checkpoint: Path, config: Config, dtype: Any, mesh: Mesh | None = None) -> Port:
     """Find a port and load it.
 
     Raises:
         PortError: it cannot be found, its `load` raises, or what it returns has no `forward`.
     """
-    return load_from(find_port(spec), spec, checkpoint, config, dtype)
+    return load_from(find_port(spec), spec, checkpoint, config, dtype, mesh)
 
 
-def load_from(factory: Any, spec: str, checkpoint: Path, config: Config, dtype: Any) -> Port:
+def load_from(
+    factory: Any, spec: str, checkpoint: Path, config: Config, dtype: Any, mesh: Mesh | None = None
+) -> Port:
     """Load a port from its class or module, called `spec` in messages.
 
     Raises:
@@ -142,7 +146,7 @@ def load_from(factory: Any, spec: str, checkpoint: Path, config: Config, dtype: 
     """
     given = in_both_dialects(config)
     with blaming_the_port(f"{spec}: load"):
-        port: Port = factory.load(checkpoint, given, dtype, None)
+        port: Port = factory.load(checkpoint, given, dtype, mesh)
         runs = callable(getattr(port, "forward", None))
     if not runs:
         raise PortError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,9 @@ SEVERAL = {"all": MODES, "both": BOTH}
 # What is asked where nothing is said; of a golden that cannot carry float64, what it can.
 USUAL = ("float64", "float32")
 
+Axes = tuple[tuple[str, int], ...]  # of a mesh of devices: name and size
+MESH_HINT = "for example --mesh data=2,model=4, or leave it out: the port is then given no mesh"
+
 
 @dataclass(frozen=True)
 class Question:
@@ -32,6 +36,7 @@ class Question:
         lift: in float64, lift the narrower floats that are hard-coded in the port.
         allow_reduced_precision: check float32 under the matmul precision that is configured, or else under the
             backend's default, instead of refusing a reduced one. The report says so.
+        mesh: axes of the mesh of devices that the port is given; none means that it is given no mesh.
     """
 
     precisions: tuple[str, ...] = USUAL
@@ -41,13 +46,16 @@ class Question:
     limit_max: float | None = None
     lift: bool = False
     allow_reduced_precision: bool = False
+    mesh: Axes = ()
 
     def check(self) -> None:
         """Refuse what cannot be asked.
 
         Raises:
-            UsageError: nothing is asked for, an unknown precision or mode, a limit that is not a positive number.
+            UsageError: nothing is asked for, an unknown precision or mode, a limit that is not a positive number,
+                a mesh with one axis twice or without devices.
         """
+        _check_axes(self.mesh)
         for precision in self.precisions:
             self.limit(precision)
         for mode in self.modes:
@@ -99,6 +107,53 @@ def parse_precisions(text: str) -> tuple[str, ...]:
 def parse_modes(text: str) -> tuple[str, ...]:
     """`all`, `both`, or a list of modes, each once. `Question.check` refuses what is unknown."""
     return tuple(dict.fromkeys(mode for name in _listed(text) for mode in SEVERAL.get(name, (name,))))
+
+
+def parse_mesh(text: str | None) -> Axes:
+    """`data=2,model=4` as axes; none where there is no text. `Question.check` refuses what is no mesh.
+
+    Raises:
+        UsageError: text of another form.
+    """
+    if text is None:
+        return ()
+    found = [re.fullmatch(r"\s*([^\W\d]\w*)\s*=\s*(-?[0-9]{1,9})\s*", part) for part in text.split(",")]
+    for part, axis in zip(text.split(","), found, strict=True):
+        if axis is None:
+            raise UsageError(
+                "this is not a mesh of devices",
+                where=f"--mesh {text}",
+                expected="NAME=SIZE, several with commas",
+                found=repr(part),
+                hint=MESH_HINT,
+            )
+    return tuple((axis[1], int(axis[2])) for axis in found if axis is not None)
+
+
+def shown_axes(axes: Axes) -> str:
+    """Axes as `parse_mesh` reads them."""
+    return ",".join(f"{name}={size}" for name, size in axes)
+
+
+def _check_axes(axes: Axes) -> None:
+    names = [name for name, _ in axes]
+    for name, size in axes:
+        if names.count(name) > 1:
+            raise UsageError(
+                "a mesh has no two axes of one name",
+                where=f"--mesh {shown_axes(axes)}",
+                expected="every axis once",
+                found=f"{name} {names.count(name)} times",
+                hint=MESH_HINT,
+            )
+        if size < 1:
+            raise UsageError(
+                "an axis of a mesh has at least one device",
+                where=f"--mesh {shown_axes(axes)}",
+                expected=f"{name}=1 or more",
+                found=size,
+                hint=MESH_HINT,
+            )
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from harness.generation import Continuation
 from harness.golden import CaseEntry
@@ -16,6 +17,7 @@ from harness.modes import MODES
 from harness.report.acceptance import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.results import TapResult
+from harness.run.mesh import device_kinds
 from harness.run.port import Declarations
 from harness.run.question import Question
 from harness.store import Golden
@@ -36,6 +38,7 @@ class Run:
         generations: what the port wrote by itself.
         uncovered: cases that the port cannot run, and why.
         not_lifted: why float64 was not checked, where it was asked for.
+        mesh: that the port was given; None where it was given none.
     """
 
     port: str
@@ -48,6 +51,7 @@ class Run:
     not_lifted: Sequence[str] = ()
     uncovered: Sequence[str] = ()
     generations: Sequence[Continuation] = ()
+    mesh: Mesh | None = None
 
 
 def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
@@ -67,7 +71,7 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         kind="check",
         golden=reference(golden),
         port=run.port,
-        environment={**environment(), "precision": dict(run.settings)},
+        environment={**environment(run.mesh), "precision": dict(run.settings)},
         notes=tuple(run.notes),
         verdict=overall(results, run.generations),
         introduced=introduced(results, order),
@@ -112,12 +116,13 @@ def _not_covered(run: Run, truth_dtype: str) -> Iterator[str]:
             yield f"operations inside {len(names)} cases recorded at {what} only: {', '.join(names)}"
 
 
-def environment() -> dict[str, Any]:
-    """Libraries, backend, devices and platform of this process."""
+def environment(mesh: Mesh | None = None) -> dict[str, Any]:
+    """Libraries, backend, devices and platform of this process; of a mesh its axes, and its devices alone."""
     libraries = ("jax", "jaxlib", "flax", "numpy", "goldens")
     return {
         "libraries": {"python": platform.python_version()} | {name: version(name) for name in libraries},
         "backend": jax.default_backend(),
-        "devices": sorted({device.device_kind for device in jax.devices()}),
+        "devices": device_kinds(jax.devices() if mesh is None else mesh.devices.flat),
         "platform": platform.platform(),
+        **({} if mesh is None else {"mesh": dict(mesh.shape)}),
     }

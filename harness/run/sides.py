@@ -18,7 +18,7 @@ from harness.report.pairing import Candidate, same_limits
 from harness.report.reading import read_report
 from harness.report.selection import Selection, narrowed
 from harness.run.progress import SILENT, Prefixed, Progress
-from harness.run.question import STANDARD, Question
+from harness.run.question import STANDARD, Axes, Question
 from harness.run.revision import check_at
 from harness.run.worktree import Revision, resolve
 from harness.store import open_golden
@@ -39,6 +39,7 @@ class Request:
         lift: in float64, lift the float32 that is hard-coded in a port that is checked now.
         allow_reduced_precision: check it in float32 under the matmul precision that is configured.
         before_may_fail: judge the fix also where the port of `before` raises: what it did not compute is wrong.
+        mesh: axes of the mesh that a port which is checked now is given.
     """
 
     golden: str | None
@@ -50,6 +51,7 @@ class Request:
     lift: bool = False
     allow_reduced_precision: bool = False
     before_may_fail: bool = False
+    mesh: Axes = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def _parse(request: Request) -> list[_Side]:
         "--weights": request.weights is not None,
         "--lift": request.lift,
         "--allow-reduced-precision": request.allow_reduced_precision,
+        "--mesh": bool(request.mesh),
     }
     for option, asked in live.items():
         if asked and all(side.saved is not None for side in sides):
@@ -180,6 +183,7 @@ def _question(request: Request, saved: Sequence[Report]) -> Question:
         cases=selection.cases or tuple(dict.fromkeys(glob.escape(r.case) for r in results)),
         lift=request.lift,
         allow_reduced_precision=request.allow_reduced_precision,
+        mesh=request.mesh,
     )
 
 

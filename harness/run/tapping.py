@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import AxisType
 
 from harness.errors import PortError
 from harness.taps import DIMS, kind_of, name_of
@@ -95,13 +96,27 @@ def handed_on(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> ja
     if not grown:
         return value
     if isinstance(value, Tracer):
-        fitted = _fitted(jnp, jnp.asarray(golden), value.shape)
+        fitted = laid_out(_fitted(jnp, jnp.asarray(golden), value.shape), value)
         return jnp.where(jnp.isnan(fitted), value, fitted.astype(value.dtype))
     # Outside a trace five small programs for every tap would take most of a check's time.
     here = _fitted(np, np.asarray(golden), value.shape).astype(value.dtype)
     replaced = np.where(np.isnan(here), np.asarray(value), here)
     placed = isinstance(value, jax.Array) and value.committed
     return jax.device_put(replaced, value.sharding if placed else None)
+
+
+def laid_out(replacing: jax.Array, value: jax.Array) -> jax.Array:
+    """An array in the layout of one that it replaces inside a trace, where the layout is part of its type.
+
+    That is so on a mesh with explicit axes. Elsewhere the compiler decides, for both of them together: the program
+    selects one or the other.
+    """
+    return jax.sharding.reshard(replacing, jax.typeof(value).sharding) if is_explicit(value) else replacing
+
+
+def is_explicit(value: jax.Array) -> bool:
+    """Whether the layout of a traced value is part of its type."""
+    return AxisType.Explicit in jax.typeof(value).sharding.mesh.axis_types
 
 
 def _fitted(xp: Any, golden: Any, shape: tuple[int, ...]) -> Any:

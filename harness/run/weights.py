@@ -16,6 +16,7 @@ from harness.errors import CheckpointError
 from harness.families.family import Family
 from harness.families.options import Architecture
 from harness.families.parameters import parameter_of
+from harness.run.spread import Spread
 
 KEPT_BYTES = 32 * 2**20  # a small model is read once, and of a large one nothing is kept
 
@@ -27,25 +28,25 @@ class Weights:
         self.checkpoint = checkpoint
         self.dtype = dtype
 
-    def read(self, name: str) -> Float[np.ndarray | Array, "..."]:
-        """One parameter, as the checkpoint lays it out.
+    def read(self, name: str, rows: slice | np.ndarray = slice(None)) -> Float[np.ndarray | Array, "..."]:
+        """One parameter, or some rows of it, as the checkpoint lays it out.
 
         Raises:
             CheckpointError: the checkpoint lacks it.
         """
-        return np.asarray(self.checkpoint.read(name)).astype(self.dtype)
+        return np.asarray(self.checkpoint.read(name))[rows].astype(self.dtype)
 
 
 class ZeroWeights(Weights):
     """Zeros in the shapes of a checkpoint's parameters: enough to trace a model, and nothing is read."""
 
-    def read(self, name: str) -> Float[np.ndarray | Array, "..."]:
-        """Zeros in the shape of one parameter.
+    def read(self, name: str, rows: slice | np.ndarray = slice(None)) -> Float[np.ndarray | Array, "..."]:
+        """Zeros in the shape of one parameter, or of some of its rows.
 
         Raises:
             CheckpointError: the checkpoint lacks it.
         """
-        return jnp.zeros(self.checkpoint.shape(name), self.dtype)
+        return jnp.zeros(self.checkpoint.shape(name), self.dtype)[rows]
 
 
 class Kept:
@@ -74,10 +75,11 @@ class Named:
 
     Args:
         family, arch: what its config says.
+        spread: where they are put.
     """
 
-    def __init__(self, weights: Weights, family: Family, arch: Architecture) -> None:
-        self._weights, self._family, self._arch = weights, family, arch
+    def __init__(self, weights: Weights, family: Family, arch: Architecture, spread: Spread) -> None:
+        self._weights, self._family, self._arch, self._spread = weights, family, arch, spread
 
     def layer(self, index: int, abstract: nnx.State) -> nnx.State:
         """The parameters of one layer, in the form of `abstract` (the shapes of a `DecoderLayer`).
@@ -90,13 +92,17 @@ class Named:
 
     def model(self, kind: str, name: str = "weight") -> Array:
         """A parameter outside the layers: of `embed`, `positions`, `final_norm` or `logits`."""
-        return jnp.asarray(self._weights.read(f"{self._family.model[kind]}.{name}"))
+        return self._spread.of_model(kind, self._weights.read(f"{self._family.model[kind]}.{name}"))
+
+    def rows(self, kind: str, rows: slice | np.ndarray, name: str = "weight") -> Array:
+        """Some rows of a parameter outside the layers, on one device."""
+        return jnp.asarray(self._weights.read(f"{self._family.model[kind]}.{name}", rows))
 
     def _of(self, path: tuple[str, ...], leaf: Any, index: int) -> Array:
         """What belongs at a path; of a matrix, as [input, output]."""
         kind, name, shape = path[0], "bias" if path[-1] == "bias" else "weight", leaf.get_value().shape
         tensor = parameter_of(self._family, self._arch, self._weights.read, kind, index, name)
-        value = jnp.asarray(tensor.T if path[-1] == "kernel" else tensor)
+        value = self._spread.of_layer(kind, path[-1], tensor.T if path[-1] == "kernel" else tensor)
         if value.shape != shape:
             raise CheckpointError(
                 "a parameter does not have the shape that the config implies",

@@ -35,6 +35,7 @@ class CheckGolden:
         limit_max: float | None = None,
         lift: bool | None = None,
         allow_reduced_precision: bool | None = None,
+        mesh: str | None = None,
     ) -> Report:
         """Check a port; what is not given is as pytest's options and configuration say.
 
@@ -48,6 +49,7 @@ class CheckGolden:
             limit_rms, limit_max: factors on every limit: above 1 misses bugs, below 1 accuses correct ports.
             lift: in float64, lift the float32 that is hard-coded in the port.
             allow_reduced_precision: check float32 as it is deployed; the report's notes say so.
+            mesh: axes of the mesh of devices that the port is given: data=2,model=4.
 
         Returns:
             The report, where everything matched.
@@ -71,6 +73,7 @@ class CheckGolden:
             "limit_max": limit_max,
             "lift": lift,
             "allow_reduced_precision": allow_reduced_precision,
+            "mesh": mesh,
             "weights": None if weights is None else Path(weights),
         }
         settings = replace(self.settings, **{name: value for name, value in asked.items() if value is not None})

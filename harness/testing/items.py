@@ -118,7 +118,7 @@ class GoldenTest(pytest.Item):
 
     def _describe(self, report: Report) -> None:
         """What JUnit and the terminal summary are told; as properties they reach xdist's controller."""
-        from harness.report.wording import closest
+        from harness.report.wording import closest, mesh_of
 
         self._say("port", report.port)
         if report.results:
@@ -128,6 +128,9 @@ class GoldenTest(pytest.Item):
             self._say("closest", closest(worst))
             self._say("closest_at", f"{worst.precision}, {worst.mode}: {worst.tap} in {worst.case}")
             self._say("share_of_limit", f"{worst.share:.3g}")
+        mesh = mesh_of(report)
+        if mesh is not None:
+            self._say("mesh", mesh)
         for note in report.notes:
             self._say("note", note)
         for line in report.not_covered:

@@ -45,6 +45,7 @@ class Settings:
         mode: comma-separated modes, both, or all.
         limit_rms, limit_max: the user's own factors on every limit.
         lift, allow_reduced_precision: see `harness.run.question.Question`.
+        mesh: axes of the mesh that the port is given, as `--mesh` of the command line takes them; None is no mesh.
     """
 
     golden: str | None
@@ -58,6 +59,7 @@ class Settings:
     lift: bool
     allow_reduced_precision: bool
     weights_from: str = "weights"
+    mesh: str | None = None
 
     def checked_weights(self) -> Path | None:
         """The checkpoint; None means beside the golden.
@@ -90,7 +92,7 @@ class Settings:
 
     def question(self) -> Question:
         """The same as the harness takes it."""
-        from harness.run.question import Question, parse_modes, parse_precisions
+        from harness.run.question import Question, parse_mesh, parse_modes, parse_precisions
 
         return Question(
             precisions=parse_precisions(self.precision),
@@ -100,6 +102,7 @@ class Settings:
             limit_max=self.limit_max,
             lift=self.lift,
             allow_reduced_precision=self.allow_reduced_precision,
+            mesh=parse_mesh(self.mesh),
         )
 
 
@@ -139,6 +142,12 @@ def add_options(parser: pytest.Parser) -> None:
         help="in float64, lift the float32 that is hard-coded in the port",
     )
     group.addoption(
+        "--golden-mesh",
+        dest=f"{PREFIX}mesh",
+        metavar="AXIS=SIZE,...",
+        help="give the port a mesh of devices with these axes, such as data=2,model=4; none by default",
+    )
+    group.addoption(
         "--allow-reduced-precision",
         dest=f"{PREFIX}allow_reduced_precision",
         action="store_true",
@@ -162,6 +171,7 @@ def settings_of(config: pytest.Config) -> Settings:
         lift=option.goldens_lift,
         allow_reduced_precision=option.goldens_allow_reduced_precision,
         weights_from=_origin(config, "weights"),
+        mesh=option.goldens_mesh,
     )
 
 

@@ -18,7 +18,7 @@ def write_summary(reporter: pytest.TerminalReporter, settings: Settings) -> None
     if not tests:
         return
     reporter.section("goldens")
-    for name in ("golden", "port", "note"):
+    for name in ("golden", "port", "mesh", "note"):
         for value in _values(tests, name):
             reporter.line(f"{name:<8} {value}")
     closest = max((said for said in tests if "closest" in said), key=_share_of_limit, default=None)

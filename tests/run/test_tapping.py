@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from harness.errors import PortError
-from harness.run.tapping import Tapped, no_tap
+from harness.run.tapping import Tapped, handed_on, no_tap
 
 KINDS = frozenset({"double", "square", "unused"})
 
@@ -96,3 +98,22 @@ def test_both_modes_and_all_stages_are_one_compilation():
         for replaying in (False, True):
             tapped(Recorder(GOLDENS, replaying), stage, X)
     assert traces == [(2,)]
+
+
+def test_on_a_mesh_with_explicit_axes_the_golden_takes_the_layout_of_what_it_replaces():
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Explicit,))
+    x = jax.device_put(X, NamedSharding(mesh, PartitionSpec("model")))
+    for replaying, expected in ((True, [0.0, 0.0]), (False, [4.0, 36.0])):
+        session = Recorder(GOLDENS, replaying)
+        out = Tapped(model, KINDS)(session, "s", x)
+        assert out.tolist() == expected
+        assert out.sharding == x.sharding
+        assert session.seen["s.double"] == [2.0, 6.0]
+
+
+def test_outside_a_trace_the_golden_is_put_where_the_value_was():
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Explicit,))
+    x = jax.device_put(X, NamedSharding(mesh, PartitionSpec("model")))
+    handed = handed_on("layers.0.act", np.array([7.0, np.nan]), x)
+    assert handed.sharding == x.sharding
+    assert handed.tolist() == [7.0, 3.0]

@@ -12,7 +12,7 @@ from harness.report.diagnosis import known_as, verdict_line
 from harness.report.document import Report
 from harness.report.wording import some
 from harness.run.checker import Checker, Loader
-from harness.run.question import Question
+from harness.run.question import Axes, Question, shown_axes
 
 # Beyond these a run of one stage takes longer than a person wants to wait for after a check.
 MOST_PARAMETERS, MOST_TOKENS = 50_000_000, 64
@@ -39,7 +39,7 @@ def hint(
     precision = telling(report.results)
     if precision is None:
         return None
-    command = _command(golden, checkpoint, spec, report.golden.model)
+    command = _command(golden, checkpoint, spec, report.golden.model, question.mesh)
     large = report.golden.provenance["parameters"] > MOST_PARAMETERS
     try:
         told = None if large else _looks_like(golden, checkpoint, spec, question, report, precision, load)
@@ -52,13 +52,15 @@ def hint(
     return "\n".join([*lines, *known, f"`{command}` {more}"])
 
 
-def _command(golden: Path | str, checkpoint: Path | None, spec: str, model: str) -> str:
+def _command(golden: Path | str, checkpoint: Path | None, spec: str, model: str, mesh: Axes) -> str:
     """The diagnosis of the same port on the same golden and checkpoint, without what goes without saying."""
     words = ["goldens", "diagnose"]
     if str(golden) != str(embedded.golden()):
         words.append(str(golden))
     if checkpoint not in (None, embedded.checkpoint_beside(str(golden), model)):
         words += ["--weights", str(checkpoint)]
+    if mesh:
+        words += ["--mesh", shown_axes(mesh)]
     return shlex.join([*words, "--port", spec])
 
 

@@ -74,6 +74,7 @@ def html(report: Report) -> str:
         "check.html.jinja",
         report=report,
         headline=wording.headline(report),
+        mesh=wording.mesh_of(report),
         uncompared=tuple(wording.uncompared(report)),
         details=tuple(details(report)),
         inherited=wording.inherited(report),

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.errors import HarnessError, PortError
-from harness.run.tapping import Session, TapFunction, TracedTap
+from harness.run.tapping import Session, TapFunction, TracedTap, is_explicit, laid_out
 from harness.run.tracing.evaluate import Evaluator, Native
 from harness.run.tracing.inspect import goes_on, tap_names
 from harness.run.tracing.lift import CannotLift, Lifted
@@ -137,9 +138,9 @@ class Program:
     def _adapted(self, tap: TracedTap) -> Callable[[str, Array], Array]:
         def on_tap(name: str, value: Array) -> Array:
             adaptation = self._source.adaptations.get(kind_of(name), AS_IT_IS)
-            seen = adaptation.to_tap(value)
+            seen = _rearranged(adaptation.to_tap, value)
             goes_on = tap(name, seen)
-            return value if goes_on is seen else adaptation.from_tap(goes_on)
+            return value if goes_on is seen else laid_out(_rearranged(adaptation.from_tap, goes_on), value)
 
         return on_tap
 
@@ -167,6 +168,20 @@ class Program:
                     hint=f"return the value itself and declare its layout, or declare that it can only be "
                     f"recorded: recorded_only = ({kind_of(name)!r},)",
                 )
+
+
+def _rearranged(way: Callable[[Array], Array], value: Array) -> Array:
+    """A value in another layout; where the axes of its mesh have no place there, on every device as a whole.
+
+    Splitting 8 numbers on 4 devices into 2 heads of 4 is such a case.
+    """
+    try:
+        return way(value)
+    except Exception as error:
+        if type(error).__name__ != "ShardingTypeError" or not is_explicit(value):  # JAX has no public name for it
+            raise
+        mesh = jax.typeof(value).sharding.mesh
+        return way(jax.sharding.reshard(value, NamedSharding(mesh, PartitionSpec())))
 
 
 def _liftable(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,106 @@
+"""Where the built-in decoder puts its parameters, its inputs and its cache on a mesh of devices.
+
+Along the axis `model` attention is split by heads, the MLP by its intermediate size, and embedding and head by the
+vocabulary; along `data` the batch is. What an axis does not divide is whole on all of its devices. No operation
+knows of it: the compiler sees where the arrays are, and puts the communication in (GSPMD).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Num
+
+from harness.architecture import Architecture
+from harness.errors import PortError
+from harness.run.port import Call
+
+DATA, MODEL = "data", "model"
+# What the outputs of a projection are counted in, and the inputs of those that add up what is split.
+OUTPUTS = {"q": "heads", "k": "kv_heads", "v": "kv_heads", "gate": "intermediate", "up": "intermediate"}
+INPUTS = {"attn_out": "heads", "mlp_out": "intermediate"}
+VOCABULARY = frozenset({"embed", "logits"})
+SIZES = {"heads": "heads", "kv_heads": "KV heads", "intermediate": "intermediate size", "vocab": "vocabulary"}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The decoder's arrays on a mesh, or on one device where there is none.
+
+    Attributes:
+        mesh: with no other axes than `data` and `model`, of the kind that the compiler decides about.
+    """
+
+    arch: Architecture
+    mesh: Mesh | None = None
+
+    def __post_init__(self) -> None:
+        unknown = set(self._axes) - {DATA, MODEL}
+        if unknown:
+            raise PortError(
+                "the built-in decoder has nothing to split along an axis of this name",
+                where=f"mesh {self._axes}",
+                expected=f"{DATA} (the batch), {MODEL} (heads, intermediate size, vocabulary)",
+                found=", ".join(sorted(unknown)),
+                hint="for example --mesh data=2,model=4",
+            )
+
+    @property
+    def _axes(self) -> dict[str, int]:
+        return {} if self.mesh is None else dict(self.mesh.shape)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not split, and why."""
+        return tuple(self._whole())
+
+    def of_layer(self, kind: str, name: str, value: Num[np.ndarray | Array, "..."]) -> Array:
+        """A parameter of a layer: a `kernel` [input, output], a `bias` [output], the `weight` of a norm."""
+        across = {"kernel": (INPUTS.get(kind), OUTPUTS.get(kind)), "bias": (OUTPUTS.get(kind),)}
+        return self._put(value, *(self._along_model(what) for what in across.get(name, ())))
+
+    def of_model(self, kind: str, value: Num[np.ndarray | Array, "..."]) -> Array:
+        """A parameter outside the layers: what embedding and head have of each token comes first in it."""
+        return self._put(value, self._along_model("vocab" if kind in VOCABULARY else None))
+
+    def call(self, call: Call) -> Call:
+        """A call with its tokens, positions and mask where they belong, [batch, position or slot]."""
+        if self.mesh is None:
+            return call
+        rows = self._along(DATA, call.input_ids.shape[0])
+        ids, positions, mask = (self._put(x, rows) for x in (call.input_ids, call.positions, call.mask))
+        return replace(call, input_ids=ids, positions=positions, mask=mask)
+
+    def cache(self, batch: int) -> NamedSharding | None:
+        """Where a cache of so many rows is, [batch, slot, kv_head, head_dim]; None is the usual device."""
+        rows, heads = self._along(DATA, batch), self._along_model("kv_heads")
+        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(rows, None, heads))
+
+    def _put(self, value: Any, *axes: str | None) -> Array:
+        if self.mesh is None:
+            return jnp.asarray(value)
+        return jax.device_put(value, NamedSharding(self.mesh, PartitionSpec(*axes)))
+
+    def _along_model(self, what: str | None) -> str | None:
+        return None if what is None else self._along(MODEL, getattr(self.arch, what))
+
+    def _along(self, axis: str, size: int) -> str | None:
+        """The axis, where there is one and it divides what it is to split."""
+        return axis if axis in self._axes and size % self._axes[axis] == 0 else None
+
+    def _whole(self) -> Iterator[str]:
+        """A line for each axis that does not divide something."""
+        sizes = [(getattr(self.arch, what), name) for what, name in SIZES.items()]
+        parts = self._axes.get(MODEL, 1)
+        whole = ", ".join(f"{name} {size}" for size, name in sizes if size % parts)
+        if whole:
+            yield f"whole on all devices along {MODEL}, since {parts} does not divide them: {whole}"
+        rows = self._axes.get(DATA, 1)
+        if rows > 1:
+            yield f"whole on all devices along {DATA}: inputs of a number of rows that {rows} does not divide"
