@@ -81,8 +81,11 @@ class Checkpoint:
         """The names of all parameters, sorted."""
         return tuple(sorted(self.stored))
 
-    def read(self, name: str) -> Num[np.ndarray, "..."]:
+    def read(self, name: str, rows: slice = slice(None)) -> Num[np.ndarray, "..."]:
         """One parameter, in the dtype in which it is stored (bfloat16 as ml_dtypes.bfloat16).
+
+        Args:
+            rows: of the first dimension, those that are read.
 
         Raises:
             CheckpointError: the checkpoint lacks it. There is no initial value to fall back on.
@@ -93,7 +96,7 @@ class Checkpoint:
         # Opened anew for each tensor: a mapping that stays open keeps every page that was ever read, so that a
         # pass over 15 GB of weights would end with 15 GB resident.
         with _open(self._home[stored]) as file:
-            tensor: np.ndarray = file.get_tensor(stored)
+            tensor: np.ndarray = file.get_tensor(stored) if rows == slice(None) else file.get_slice(stored)[rows]
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:

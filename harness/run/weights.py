@@ -34,7 +34,9 @@ class Weights:
         Raises:
             CheckpointError: the checkpoint lacks it.
         """
-        return np.asarray(self.checkpoint.read(name))[rows].astype(self.dtype)
+        of_file = rows if isinstance(rows, slice) else slice(None)
+        tensor = np.asarray(self.checkpoint.read(name, of_file))
+        return (tensor if of_file is rows else tensor[rows]).astype(self.dtype)
 
 
 class ZeroWeights(Weights):

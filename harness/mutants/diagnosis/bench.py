@@ -47,10 +47,10 @@ class _Kept(Checkpoint):
         super().__init__(directory)
         self._recent = Recent(super().read, KEPT_BYTES)
 
-    def read(self, name: str) -> Num[np.ndarray, "..."]:
+    def read(self, name: str, rows: slice = slice(None)) -> Num[np.ndarray, "..."]:
         value = self._recent(name)
         value.flags.writeable = False  # it is shared
-        return value
+        return value[rows]
 
 
 class Bench:
