@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -30,10 +31,10 @@ def at_exact_lengths(operations: Operations, lengths: Sequence[int]) -> Operatio
         (mask, window), given, whole = unmade, np.asarray(scores), np.zeros(scores.shape, scores.dtype)
         for row, length in enumerate(lengths):
             slots = jnp.arange(length, dtype=jnp.int32)
-            seen = operations.allowed(jnp.asarray(np.asarray(mask)[row : row + 1, :length]), slots, window)
-            part = jnp.asarray(given[row : row + 1, :, :length, :length])
+            seen = operations.allowed(jax.device_put(np.asarray(mask)[row : row + 1, :length]), slots, window)
+            part = jax.device_put(given[row : row + 1, :, :length, :length])
             whole[row, :, :length, :length] = np.asarray(operations.probabilities(part, seen))[0]
-        return jnp.asarray(whole)
+        return jax.device_put(whole)
 
     def unmade(mask: Array, slots: Array, window: Array) -> tuple[Array, Array]:
         return mask, window

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -128,7 +127,7 @@ class StageTrial:
             rows.entry.name: self._source.rounded(rows.entry.name, tap.name) for rows in batch.recorded(tap.name)
         }
         fits = all(batch.cut(tap, r, value).shape == goldens[r.entry.name].shape for r in batch.recorded(tap.name))
-        return jnp.asarray(batch.replace(tap, value, goldens) if fits else value)
+        return jax.device_put(batch.replace(tap, value, goldens) if fits else value)
 
     def _before(self, one: Subject, index: int) -> jax.Array:
         """The golden residual stream that enters the stage; the mutant's own where none is recorded."""

@@ -124,7 +124,8 @@ class Subject:
             x: the residual stream; not looked at by the first stage.
         """
         decoder = self.decoders[index]
-        call = Call(jnp.asarray(batch.input_ids), jnp.asarray(batch.positions), jnp.asarray(batch.mask), None, tap)
+        ids, positions, mask = map(jax.device_put, (batch.input_ids, batch.positions, batch.mask))
+        call = Call(ids, positions, mask, None, tap)
         if stage == EMBED:
             return decoder.embed(call, parameters)
         if stage == HEAD:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from harness.generation import Continuation, agreement, first_mismatch
@@ -55,7 +55,7 @@ def _write(port: Any, golden: Golden, entry: CaseEntry, precision: str, referenc
             filled = case.length - len(reference) + 1 + len(written)
             positions = np.arange(filled - new.shape[1], filled, dtype=np.int32)[None]
             mask = np.arange(case.length)[None] < filled
-            arguments = (jnp.asarray(new, jnp.int32), jnp.asarray(positions), jnp.asarray(mask))
+            arguments = map(jax.device_put, (new.astype(np.int32), positions, mask))
             logits, cache = port.forward(*arguments, cache, no_tap)
             written.append(int(np.asarray(logits[0, -1], np.float64).argmax()))
             new = np.asarray([written[-1:]])

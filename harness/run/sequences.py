@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from harness.run.contained import blaming_the_port
@@ -26,13 +25,13 @@ def calls_of(port: Any, golden: Golden, session: Pass, precision: str) -> list[C
     case, taps = golden.case(session.case.name), session.calls()
     ids, positions = case.input_ids.astype(np.int32), case.positions.astype(np.int32)
     if len(taps) == 1:
-        return [Call(jnp.asarray(ids), jnp.asarray(positions), jnp.asarray(case.mask), None, taps[0])]
+        return [Call(jax.device_put(ids), jax.device_put(positions), jax.device_put(case.mask), None, taps[0])]
     with blaming_the_port("init_cache"):
         cache = port.init_cache(case.batch, case.length, jax_dtype(precision))
     return [
         Call(
-            jnp.asarray(ids[:, span]),
-            jnp.asarray(positions[:, span]),
+            jax.device_put(ids[:, span]),
+            jax.device_put(positions[:, span]),
             filled(case.mask, span),
             None if span.start else cache,
             tap,
@@ -44,4 +43,4 @@ def calls_of(port: Any, golden: Golden, session: Pass, precision: str) -> list[C
 def filled(mask: np.ndarray, span: slice) -> jax.Array:
     """The mask over all slots of a cache once a call's tokens are in it."""
     slots = np.arange(mask.shape[1]) < span.stop
-    return jnp.asarray(mask & slots)
+    return jax.device_put(mask & slots)

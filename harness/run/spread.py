@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Num
@@ -84,7 +83,7 @@ class Spread:
 
     def _put(self, value: Any, *axes: str | None) -> Array:
         if self.mesh is None:
-            return jnp.asarray(value)
+            return jax.device_put(value)
         return jax.device_put(value, NamedSharding(self.mesh, PartitionSpec(*axes)))
 
     def _along_model(self, what: str | None) -> str | None:

@@ -98,7 +98,7 @@ class Named:
 
     def rows(self, kind: str, rows: slice | np.ndarray, name: str = "weight") -> Array:
         """Some rows of a parameter outside the layers, on one device."""
-        return jnp.asarray(self._weights.read(f"{self._family.model[kind]}.{name}", rows))
+        return jax.device_put(self._weights.read(f"{self._family.model[kind]}.{name}", rows))
 
     def _of(self, path: tuple[str, ...], leaf: Any, index: int) -> Array:
         """What belongs at a path; of a matrix, as [input, output]."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Num
 
@@ -146,13 +145,13 @@ class Bench:
         """Run the stage's function on golden inputs, call by call; the logits, where it is the head."""
         case, index = self._case(scene.case.name), layer_of(scene.stage)
         read = functools.partial(self._read, candidate, scene.stage)
-        ids, positions = jnp.asarray(case.input_ids, jnp.int32), jnp.asarray(case.positions, jnp.int32)
+        ids, positions = (jax.device_put(one.astype(np.int32)) for one in (case.input_ids, case.positions))
         misleading = [change for change in candidate.changes if isinstance(change, CallChange)]
         spans = self._spans(scene)
         past = self._past(scene, decoder, index, spans[0]) if scene.case.cached and index is not None else None
         logits = []
         for span in spans:
-            mask = filled(case.mask, span) if scene.case.cached else jnp.asarray(case.mask)
+            mask = filled(case.mask, span) if scene.case.cached else jax.device_put(case.mask)
             at = positions[:, span]
             for change in misleading:
                 at = change.positions(at, span.start, case.spans[0].stop)
@@ -198,7 +197,7 @@ class Bench:
         """What one call goes on with: the golden, and at padding, where there is none, what the port has there."""
         golden, seen = self._golden(scene.case.name, name, span), scene.taps.get(kind_of(name))
         if golden.shape != value.shape:
-            return jnp.asarray(value)
+            return jax.device_put(value)
         own = None
         if seen is not None and seen.tap.kind not in CACHE_KINDS:  # a cache has there what k_rope and v have
             own = seen.actual if scene.only is not None else part(seen.tap, seen.actual, span)
@@ -208,7 +207,7 @@ class Bench:
         """What goes on at a place of a case: one object for all candidates, as long as it is the same."""
         key = case, place, span.start, span.stop
         if key not in self._handed or not np.array_equal(self._handed[key][0], value):
-            self._handed[key] = value, jnp.asarray(value)
+            self._handed[key] = value, jax.device_put(value)
         return self._handed[key][1]
 
     def _golden(self, case: str, name: str, span: slice) -> np.ndarray:
