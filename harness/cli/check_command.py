@@ -82,7 +82,6 @@ def check(
     from harness.cli.inputs import port_file
     from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
-    from harness.mutants.diagnosis.hint import hint
     from harness.report.contract import broken_contract
     from harness.report.output import STDOUT
     from harness.report.terminal import print_report

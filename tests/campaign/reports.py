@@ -78,7 +78,7 @@ class Reports:
         self.trial.mkdir()
         path = self.trial / "a.json"
         path.write_bytes(content)
-        views = [word for view in ("html", "markdown", "junit") for word in (f"--{view}", self.trial / view)]
+        views = [word for view in _views(content) for word in (f"--{view}", self.trial / view)]
 
         def every() -> int:
             plain, drawn = goldens("report", path), goldens("report", path, *views)
@@ -101,6 +101,15 @@ class Reports:
             shutil.copyfile(source, copy)
         damaged_ = damage.apply(copies)
         return damaged_.exists() and self.rendered(damaged_.read_bytes())
+
+
+def _views(content: bytes) -> tuple[str, ...]:
+    """What is drawn of a document; of an audit there is no JUnit: it judges the golden, and no port."""
+    try:
+        kind = json.loads(content).get("kind")
+    except (ValueError, AttributeError, RecursionError):
+        kind = None
+    return ("html", "markdown") if kind == "audit" else ("html", "markdown", "junit")
 
 
 def _deep(depth: int, name: str) -> bytes:
