@@ -14,7 +14,7 @@ WIDTH_OF_A_LOG = 120
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Not rich's own end, exit code 1, which means "diverged" here."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes there what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())  # Python writes there what is left
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
