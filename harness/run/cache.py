@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from harness.architecture import Architecture
@@ -42,7 +43,7 @@ class Cache:
         sharding: jax.sharding.Sharding | None = None,
     ) -> Self:
         shape = (batch, length, arch.kv_heads, arch.head_dim)
-        buffers = tuple(jnp.zeros(shape, dtype, device=sharding) for _ in range(arch.layers))
+        buffers = tuple(jax.device_put(np.zeros(shape, dtype), sharding) for _ in range(arch.layers))
         return cls(buffers, buffers, jnp.int32(0))
 
     @property

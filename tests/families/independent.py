@@ -29,7 +29,9 @@ class Port:
 
     def __init__(self, config, tensors, dtype, bug=""):
         self.config, self.dtype, self.bug = config, dtype, bug
-        self.w = {name: jnp.asarray(np.asarray(value, np.float64), dtype) for name, value in tensors.items()}
+        self.w = {
+            name: jax.device_put(np.asarray(value, np.float64).astype(dtype)) for name, value in tensors.items()
+        }
         self.wide = jnp.float64 if dtype == jnp.float64 else jnp.float32
 
     @classmethod

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -38,10 +37,10 @@ def read(directory, config, dtype, change: Change = lambda raw: raw) -> Paramete
     raw = {name: value.astype(dtype) for name, value in load_file(directory / "model.safetensors").items()}
     raw = change(raw)
     return Parameters(
-        table=jnp.asarray(raw["model.embed_tokens.weight"]),
+        table=jax.device_put(raw["model.embed_tokens.weight"]),
         blocks=tuple(_block(raw, index, config) for index in range(config["num_hidden_layers"])),
-        norm_out=jnp.asarray(raw["model.norm.weight"]),
-        head=jnp.asarray(raw["lm_head.weight"]),
+        norm_out=jax.device_put(raw["model.norm.weight"]),
+        head=jax.device_put(raw["lm_head.weight"]),
     )
 
 
@@ -54,11 +53,11 @@ def _block(raw: Raw, index: int, config) -> Block:
     weights = [get(f"self_attn.{n}_proj.weight").reshape(-1, size, hidden) for n in "qkv"]
     biases = [get(f"self_attn.{n}_proj.bias").reshape(-1, size) for n in "qkv"]
     return Block(
-        norm_in=jnp.asarray(get("input_layernorm.weight")),
-        qkv=jnp.asarray(np.concatenate(weights)),
-        qkv_bias=jnp.asarray(np.concatenate(biases)),
-        out=jnp.asarray(get("self_attn.o_proj.weight").reshape(hidden, heads, size)),
-        norm_mid=jnp.asarray(get("post_attention_layernorm.weight")),
-        gate_up=jnp.asarray(np.stack([get("mlp.gate_proj.weight"), get("mlp.up_proj.weight")])),
-        down=jnp.asarray(get("mlp.down_proj.weight")),
+        norm_in=jax.device_put(get("input_layernorm.weight")),
+        qkv=jax.device_put(np.concatenate(weights)),
+        qkv_bias=jax.device_put(np.concatenate(biases)),
+        out=jax.device_put(get("self_attn.o_proj.weight").reshape(hidden, heads, size)),
+        norm_mid=jax.device_put(get("post_attention_layernorm.weight")),
+        gate_up=jax.device_put(np.stack([get("mlp.gate_proj.weight"), get("mlp.up_proj.weight")])),
+        down=jax.device_put(get("mlp.down_proj.weight")),
     )

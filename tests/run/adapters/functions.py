@@ -13,7 +13,7 @@ def parameters(directory, dtype):
     checkpoint = Checkpoint(directory)
 
     def read(name):
-        value = jnp.asarray(checkpoint.read(name).astype(dtype))
+        value = jax.device_put(checkpoint.read(name).astype(dtype))
         is_kernel = name.endswith("proj.weight") or name == "lm_head.weight"
         return value.T if is_kernel else value
 
