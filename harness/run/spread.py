@@ -85,7 +85,11 @@ class Spread:
     def _put(self, value: Any, *axes: str | None) -> Array:
         if self.mesh is None:
             return jnp.asarray(value)
-        return jax.device_put(value, NamedSharding(self.mesh, PartitionSpec(*axes)))
+        sharding, here = NamedSharding(self.mesh, PartitionSpec(*axes)), np.asarray(value)
+        if sharding.is_fully_addressable:
+            return jax.device_put(here, sharding)
+        # Every process has the whole value and puts its own parts of it: JAX need not compare them.
+        return jax.make_array_from_callback(here.shape, sharding, lambda part: here[part])
 
     def _along_model(self, what: str | None) -> str | None:
         return None if what is None else self._along(MODEL, getattr(self.arch, what))
