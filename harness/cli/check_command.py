@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import click
 from click.exceptions import Exit
 
-from harness.cli.group import DIVERGED, MATCH
+from harness.cli.group import COULD_NOT, DIVERGED, MATCH
 from harness.cli.options import (
     chosen,
     golden_argument,
@@ -47,6 +48,13 @@ from harness.cli.options import (
 )
 @click.option("--limit-max", type=float, metavar="Y", help="The same for the largest error.")
 @mesh_option
+@click.option("--processes", type=int, metavar="N", help="This is one of N processes, each with some devices.")
+@click.option("--process-id", type=int, metavar="I", help="Which of them, from 0; process 0 reports.")
+@click.option(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="Where process 0 listens for the others.  [default: JAX_COORDINATOR_ADDRESS]",
+)
 @reduced_precision_option
 @output_options("json", "html", "markdown", "junit")
 def check(
@@ -60,6 +68,9 @@ def check(
     limit_rms: float | None,
     limit_max: float | None,
     mesh: str | None,
+    processes: int | None,
+    process_id: int | None,
+    coordinator: str | None,
     allow_reduced_precision: bool,
     **outputs: Path | None,
 ) -> None:
@@ -75,6 +86,7 @@ def check(
     goldens check
     goldens check my-golden.h5 --weights path/to/Qwen2.5-7B --port my_port:Port
     goldens check --precision bfloat16 --case 'hello*' --json report.json --html report.html
+    goldens check --mesh data=2,model=4 --port my_port:Port
 
     Exit codes: 0 match, 1 diverged, 2 could not check.
     """
@@ -82,11 +94,15 @@ def check(
     from harness.cli.inputs import port_file
     from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
+    from harness.cli.several import taking_part
+    from harness.errors import UsageError
     from harness.report.contract import broken_contract
     from harness.report.output import STDOUT
     from harness.report.terminal import print_report
     from harness.report.views import write_views
     from harness.run.check import check as run_check
+    from harness.run.processes import OPTIONS, agree, processes_of
+    from harness.run.progress import SILENT
     from harness.run.question import Question, parse_mesh, parse_modes, parse_precisions
 
     question = Question(
@@ -100,16 +116,31 @@ def check(
         mesh=parse_mesh(mesh),
     )
     asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
-    with stdout_to_stderr(), Progress() as progress:
+    several = processes_of(processes, process_id, coordinator)
+    if several is not None and not question.mesh:
+        raise UsageError(
+            "in several processes a port needs a mesh of their devices",
+            where=str(several),
+            expected="--mesh with as many devices as the processes have together",
+            hint=f"for example --mesh data=2,model=4 {OPTIONS}",
+        )
+    reports = several is None or several.index == 0
+    telling = Progress() if reports else nullcontext(SILENT)
+    with stdout_to_stderr(), taking_part(several), telling as progress:
         report = run_check(golden, weights, port, question, progress=progress)
         broken = broken_contract(report)
+        code = COULD_NOT if broken is not None else MATCH if report.verdict == "match" else DIVERGED
+        if several is not None:
+            agree(code)  # a diagnosis runs the port again as often as it likes: not in step with other processes
         # What could be compared is named beside what could not.
-        if report.verdict != "match" and (report.introduced or broken is None):
+        elif report.verdict != "match" and (report.introduced or broken is None):
             from harness.mutants.diagnosis.hint import hint  # a check that passes needs no catalogue
 
             report = replace(report, looks_like=hint(golden, weights, port, question, report))
+    if not reports:
+        raise Exit(code)
     write_views(report, asked)
     print_report(report, console(stderr=STDOUT in asked.values()))
     if broken is not None:
         raise broken
-    raise Exit(MATCH if report.verdict == "match" else DIVERGED)
+    raise Exit(code)

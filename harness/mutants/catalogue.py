@@ -20,6 +20,7 @@ from harness.mutants import (
     numerics,
     positions,
     rope,
+    sums,
     windows,
     wiring,
 )
@@ -39,6 +40,7 @@ FAMILIES: dict[str, tuple[Mutant, ...]] = {
     "cache and decode": cache.MUTANTS,
     "mlp": mlp.MUTANTS,
     "residual stream": wiring.MUTANTS,
+    "sums over devices": sums.MUTANTS,
     "numerics": numerics.MUTANTS,
     "norms between families": family_norms.MUTANTS,
     "blocks between families": family_blocks.MUTANTS,

@@ -176,6 +176,9 @@ def _of_environment(report: Report) -> Iterator[tuple[str, object, object]]:
     mesh = environment.get("mesh", {})
     if not isinstance(mesh, dict) or not all(type(size) is int and size > 0 for size in mesh.values()):
         yield "environment: mesh", "sizes of axes by name", mesh
+    processes = environment.get("processes", 1)
+    if type(processes) is not int or processes < 1:
+        yield "environment: processes", "how many", processes
     if "backend" not in environment:
         yield "environment: backend", "a name", "nothing"
     for name, settings in in_force.items() if isinstance(in_force, dict) else ((str(in_force), None),):

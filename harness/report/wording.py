@@ -53,7 +53,10 @@ def mesh_of(report: Report) -> str | None:
     if axes is None:
         return None
     sizes = ",".join(f"{name}={size}" for name, size in axes.items())
-    return f"{sizes} of {counted(prod(axes.values()), 'device')} ({', '.join(report.environment['devices'])})"
+    processes = report.environment.get("processes", 1)
+    several = f" in {processes:,} processes" if processes > 1 else ""
+    kinds = ", ".join(report.environment["devices"])
+    return f"{sizes} of {counted(prod(axes.values()), 'device')} ({kinds}){several}"
 
 
 def uncompared(report: Report) -> Iterator[Uncompared]:

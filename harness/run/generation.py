@@ -13,7 +13,7 @@ from harness.layout import GENERATED_PRECISIONS
 from harness.metrics import UNIT_ROUNDOFF
 from harness.run.contained import blaming_the_port
 from harness.run.precision import jax_dtype
-from harness.run.tapping import no_tap
+from harness.run.tapping import no_tap, whole
 from harness.store import Golden
 
 
@@ -57,6 +57,6 @@ def _write(port: Any, golden: Golden, entry: CaseEntry, precision: str, referenc
             mask = np.arange(case.length)[None] < filled
             arguments = map(jax.device_put, (new.astype(np.int32), positions, mask))
             logits, cache = port.forward(*arguments, cache, no_tap)
-            written.append(int(np.asarray(logits[0, -1], np.float64).argmax()))
+            written.append(int(whole(logits[0, -1]).astype(np.float64).argmax()))
             new = np.asarray([written[-1:]])
     return written

@@ -23,7 +23,7 @@ def mesh_of(axes: Axes) -> Mesh | None:
     `Mesh(mesh.devices, mesh.axis_names, axis_types=...)`.
 
     Raises:
-        UsageError: more devices than there are.
+        UsageError: more devices than there are, or fewer than several processes have.
     """
     if not axes:
         return None
@@ -39,6 +39,14 @@ def mesh_of(axes: Axes) -> Mesh | None:
             hint=flag
             if jax.default_backend() == "cpu"
             else f"ask for a smaller mesh; {flag} and JAX_PLATFORMS=cpu",
+        )
+    if jax.process_count() > 1 and count < len(devices):
+        raise UsageError(
+            "in several processes the mesh has to have all devices: some processes would have none of them",
+            where=f"--mesh {shown_axes(axes)}",
+            expected=len(devices),
+            found=count,
+            hint=f"give each process fewer devices: on a CPU, XLA_FLAGS={COUNT_FLAG}=N",
         )
     # Not jax.make_mesh, which may refuse what the machine's network is not made for: here nothing has to be fast.
     return Mesh(np.asarray(devices[:count]).reshape(sizes), names)

@@ -49,8 +49,11 @@ def linear(
     kernel: Float[Array, "inputs outputs"],
     bias: Float[Array, " outputs"] | None,
 ) -> Float[Array, "... outputs"]:
-    """x @ kernel + bias; the kernel is the checkpoint's weight, transposed."""
-    y = x @ kernel
+    """x @ kernel + bias; the kernel is the checkpoint's weight, transposed.
+
+    The product is rounded once, also where its sum is split over devices: each has a part of it, wide.
+    """
+    y = jnp.matmul(x, kernel, preferred_element_type=wide(x.dtype)).astype(x.dtype)
     return y if bias is None else y + bias
 
 

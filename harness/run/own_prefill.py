@@ -16,7 +16,7 @@ from harness.comparison import Place, compare
 from harness.golden import CaseEntry
 from harness.results import TapResult
 from harness.run.source import GoldenSource
-from harness.run.tapping import Goldens, TapFunction, fired_twice, refuse_tracer
+from harness.run.tapping import Goldens, TapFunction, fired_twice, refuse_tracer, whole
 from harness.taps import CACHE_KINDS, CACHED, Tap, name_of
 from harness.tolerances import Limit, limit
 
@@ -106,7 +106,7 @@ class OwnPrefill:
             raise fired_twice(name)
         self._seen.add(name)
         if name in self._readers:
-            self._values[name] = np.asarray(value)
+            self._values[name] = whole(value)
 
     def _taken(self, name: str) -> np.ndarray | None:
         """A value, which is let go of when it has been asked for as often as it will be."""

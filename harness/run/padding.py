@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from harness.run.port import Call
-from harness.run.tapping import Goldens, Session
+from harness.run.tapping import Goldens, Session, whole
 from harness.taps import DIMS
 
 SHORT = (1, 8, 64)
@@ -73,7 +73,7 @@ class PaddedSession:
         self._session.judge_by(rounding)
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
-        self._session.absorb(stage, {kind: self._cut(kind, np.asarray(v)) for kind, v in recorded.items()})
+        self._session.absorb(stage, {kind: self._cut(kind, whole(v)) for kind, v in recorded.items()})
 
     def _cut(self, kind: str, value: np.ndarray) -> np.ndarray:
         """Cut what is padded; a value of another rank than its tap is left for the session to refuse."""

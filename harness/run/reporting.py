@@ -125,4 +125,5 @@ def environment(mesh: Mesh | None = None) -> dict[str, Any]:
         "devices": device_kinds(jax.devices() if mesh is None else mesh.devices.flat),
         "platform": platform.platform(),
         **({} if mesh is None else {"mesh": dict(mesh.shape)}),
+        **({"processes": jax.process_count()} if jax.process_count() > 1 else {}),
     }

@@ -24,7 +24,7 @@ from harness.results import TapResult
 from harness.run.calls import CallSession, joined, misshapen
 from harness.run.port import Declarations
 from harness.run.source import GoldenSource
-from harness.run.tapping import TapFunction, fired_twice, handed_on, refuse_tracer
+from harness.run.tapping import TapFunction, fired_twice, handed_on, refuse_tracer, whole
 from harness.taps import CACHE_KINDS, Tap, name_of, recorded_inputs
 from harness.tolerances import Limit
 
@@ -150,7 +150,7 @@ class CaseSession:
         values = self._values.setdefault(name, [])
         if call != len(values):
             return  # an earlier call did not tap it: `finish` reports it as missing
-        values.append(np.asarray(value))
+        values.append(whole(value))
         if len(values) == len(self._spans):
             self._compare(name, *self._values.pop(name))
 
@@ -202,7 +202,7 @@ class CaseSession:
             return
         if name not in self._wanted:
             return  # not recorded at this case's level, or declared as not exposed
-        for result in self._results(tap, [np.asarray(value) for value in values]):
+        for result in self._results(tap, [whole(value) for value in values]):
             self._judgement.sink(result)
 
     def _results(self, tap: Tap, values: list[np.ndarray]) -> Iterator[TapResult]:

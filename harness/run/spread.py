@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Num
 
@@ -84,7 +85,12 @@ class Spread:
     def _put(self, value: Any, *axes: str | None) -> Array:
         if self.mesh is None:
             return jax.device_put(value)
-        return jax.device_put(value, NamedSharding(self.mesh, PartitionSpec(*axes)))
+        sharding = NamedSharding(self.mesh, PartitionSpec(*axes))
+        if sharding.is_fully_addressable or isinstance(value, Tracer):
+            return jax.device_put(value, sharding)
+        # Every process has the whole value and puts its own parts of it: JAX need not compare them.
+        here = np.asarray(value)
+        return jax.make_array_from_callback(here.shape, sharding, lambda part: here[part])
 
     def _along_model(self, what: str | None) -> str | None:
         return None if what is None else self._along(MODEL, getattr(self.arch, what))

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType
 
 from harness.errors import PortError
@@ -100,9 +101,15 @@ def handed_on(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> ja
         return jnp.where(jnp.isnan(fitted), value, fitted.astype(value.dtype))
     # Outside a trace five small programs for every tap would take most of a check's time.
     here = _fitted(np, np.asarray(golden), value.shape).astype(value.dtype)
-    replaced = np.where(np.isnan(here), np.asarray(value), here)
+    replaced = np.where(np.isnan(here), whole(value), here)
     placed = isinstance(value, jax.Array) and value.committed
     return jax.device_put(replaced, value.sharding if placed else None)
+
+
+def whole(value: jax.Array | np.ndarray) -> np.ndarray:
+    """A value as one array of this process. Where several processes have its parts, all of them have to ask."""
+    shared = isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated)
+    return np.asarray(multihost_utils.process_allgather(value, tiled=True) if shared else value)
 
 
 def laid_out(replacing: jax.Array, value: jax.Array) -> jax.Array:

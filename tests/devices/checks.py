@@ -9,14 +9,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from harness import embedded
 from harness.architecture import read_config
 from harness.report.document import Report
 from harness.run.check import check
 from harness.run.decoder import Decoder
+from harness.run.effort import QUICKLY
 from harness.run.given import given_port
 from harness.run.mesh import mesh_of
+from harness.run.operations import linear
 from harness.run.question import BOTH, Question
 from harness.taps import kind_of
 from tests.devices import adapted, marked, split, typed
@@ -24,6 +29,7 @@ from tests.devices import adapted, marked, split, typed
 WHOLE = (("data", 2), ("model", 4))  # divides neither the heads nor the rows of the embedded golden
 DIVIDING = (("data", 3), ("model", 2))  # divides all that the decoder splits
 PRECISIONS = ("float64", "float32", "bfloat16")
+ALONE = ("digits", "batch-left")  # of the cases on a mesh those that are run on one device as well
 GOLDEN = embedded.golden()
 CHECKPOINT = embedded.directory() / "qwen2-tiny"
 
@@ -74,14 +80,27 @@ def layouts() -> Mapping[str, Any]:
     return {name: [*value.shape, *value.sharding.shard_shape(value.shape)] for name, value in found.items()}
 
 
+def rounded_differently() -> float:
+    """The share of a bfloat16 product that is another one where its sum is split over devices."""
+    mesh, random = mesh_of((("model", 4),)), np.random.default_rng(0)
+    x, kernel = (random.standard_normal(shape).astype(jnp.bfloat16) for shape in ((64, 256), (256, 64)))
+    product = jax.jit(lambda x, kernel: linear(x, kernel, None), compiler_options=QUICKLY)
+    parts = (
+        jax.device_put(x, NamedSharding(mesh, P(None, "model"))),
+        jax.device_put(kernel, NamedSharding(mesh, P("model"))),
+    )
+    return float(np.mean(np.asarray(product(x, kernel)) != np.asarray(product(*parts))))
+
+
 def main() -> None:
     cases = ("digits", "batch-left", "batch-decode")
     found = {
         "devices": len(jax.devices()),
         "whole": said(checked(Decoder, question(WHOLE, PRECISIONS, cases))),
-        "alone": said(checked(Decoder, question((), PRECISIONS, cases))),
+        "alone": said(checked(Decoder, question((), PRECISIONS, ALONE))),
         "dividing": said(checked(Decoder, question(DIVIDING, cases=("batch-decode",)))),
         "layouts": layouts(),
+        "rounded differently": rounded_differently(),
         "marked": marked.facts(),
         "typed": said(checked(typed.Typed, question(typed.AXES, cases=("one-to-five", "batch-decode")))),
         "adapted": said(checked(adapted.OnMesh, question(adapted.AXES, ("float64", "float32")))),

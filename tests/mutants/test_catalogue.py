@@ -30,6 +30,7 @@ UNSEEN = {
     "weights_through_float16": "nearly every parameter of the checkpoint is a number of float16",
     "window_32": "no case has 33 tokens",
     "window_512": "no case has 513 tokens",
+    "output_biases_summed_twice": "attn_out or mlp_out has no bias here",
     **{mutant.id: "no layer has a sliding window here" for mutant in WINDOWS},
     **{mutant.id: "" for mutant in OPTIONS},  # what Qwen2 does not have: see the audits of other families
 }
@@ -39,6 +40,7 @@ NO_BUGS = {
     "norm_cast_late",
     "layers_as_text",
     "qk_exchanged",
+    "output_biases_summed_twice",
     *STORED,
     *(mutant.id for mutant in (*WINDOWS, *OPTIONS)),
 }

@@ -228,6 +228,7 @@ def test_json_that_is_nested_too_deep_is_refused(saved, depth):
         {"devices": "cpu"},
         {"devices": [1]},
         {"mesh": "data=2"},
+        {"processes": "2"},
         {"mesh": {"data": 0}},
         {"mesh": {"data": "2"}},
         {"precision": []},

@@ -123,6 +123,11 @@ def test_the_built_in_decoder_runs_on_a_mesh_of_one(golden_path, checkpoint):
     assert report.notes == ()
 
 
+def test_the_built_in_decoder_is_lifted_on_a_mesh(golden_path, checkpoint):
+    lifted = replace(ONE, precisions=("float64",), lift=True)
+    assert check(golden_path, checkpoint, question=lifted).verdict == "match"
+
+
 def test_a_port_given_as_a_class_is_loaded_on_the_mesh(golden_path, checkpoint):
     Seeing.seen.clear()
     spec, load = given_port(Seeing, ONE)
