@@ -6,7 +6,10 @@ Ours is the time by which a call must have ended: theirs would go on for minutes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from copy import copy
 from datetime import timedelta
 from typing import Any
 
@@ -27,6 +30,9 @@ CREDENTIALS = {
 NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError")
 REFUSED = (401, 403)
 
+for library in ("gcsfs", "s3fs", "google.auth"):  # what they log without a handler would stand beside our refusal
+    logging.getLogger(library).addHandler(logging.NullHandler())
+
 
 class RemoteFiles(Files):
     """Objects below a URL.
@@ -39,14 +45,14 @@ class RemoteFiles(Files):
 
     def __init__(self, url: str) -> None:
         self.where = url
-        self._files, root = filesystem(url)
-        self._root = root.rstrip("/")
         self._protocol = {"gcs": "gs", "s3a": "s3"}.get(kind := url.partition("://")[0], kind)
+        self._files, root = filesystem(url, look_for_credentials=self._protocol == "gs")
+        self._root = root.rstrip("/")
         self._answered = False
 
     def below(self, folder: str) -> RemoteFiles:
-        found = RemoteFiles(f"{self.where.rstrip('/')}/{folder}")
-        found._answered = self._answered
+        found = copy(self)
+        found.where, found._root = f"{self.where.rstrip('/')}/{folder}", f"{self._root}/{folder}"
         return found
 
     def read(self, path: str, limit: int) -> bytes:
@@ -185,16 +191,30 @@ class RemoteFiles(Files):
         return CREDENTIALS.get(self._protocol, "or copy the golden to a local path")
 
 
-def filesystem(url: str) -> tuple[Any, str]:
+def filesystem(url: str, look_for_credentials: bool = False) -> tuple[Any, str]:
     """The file system of a URL and the path in it.
 
+    Args:
+        look_for_credentials: whether making it may take its time: gcsfs asks a cloud's metadata server for half a
+            minute where there is none.
+
     Raises:
-        GoldenError: fsspec or the package for this kind of URL is not installed, or the kind is unknown.
+        GoldenError: fsspec or the package for this kind of URL is not installed, or the kind is unknown; no
+            credentials were found in time.
     """
     try:
         from fsspec.core import url_to_fs
 
+        if look_for_credentials:
+            return _in_time(lambda: url_to_fs(url, use_listings_cache=False))
         files, root = url_to_fs(url, use_listings_cache=False)
+    except TimeoutError:
+        raise GoldenError(
+            "no credentials for this URL were found",
+            where=url,
+            expected=f"some within {FIRST_ANSWER:.0f} s",
+            hint=f"give credentials: {CREDENTIALS['gs']}; a public bucket needs none: FSSPEC_GS_TOKEN=anon",
+        ) from None
     except ImportError as error:
         raise GoldenError(
             f"this kind of URL needs a package that is not installed: {error}",
@@ -208,3 +228,28 @@ def filesystem(url: str) -> tuple[Any, str]:
             hint="give a URL that fsspec knows, such as gs://bucket/name.zarr or s3://bucket/name.zarr",
         ) from error
     return files, root
+
+
+def _in_time(make: Callable[[], tuple[Any, str]]) -> tuple[Any, str]:
+    """What `make` returns or raises, in a thread that nobody waits for when its time is over.
+
+    Raises:
+        TimeoutError: it took longer than a first answer may.
+    """
+    made: list[tuple[Any, str]] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            made.append(make())
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(FIRST_ANSWER)
+    if failed:
+        raise failed[0]
+    if not made:
+        raise TimeoutError
+    return made[0]

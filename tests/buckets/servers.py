@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
             if isinstance(fault, float):
                 time.sleep(fault)
             if isinstance(fault, int):
-                self._answer(fault, [], b"<Error><Code>SlowDown</Code><Message>busy</Message></Error>")
+                self._answer(fault, [], _complaint(fault, "storage/v1" in self.path))
                 return
             connection = http.client.HTTPConnection(*proxy.target)
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -131,6 +131,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Nothing: a test reads `requests`."""
+
+
+def _complaint(status: int, json: bool) -> bytes:
+    """What S3 or GCS writes to a status."""
+    code = {401: "InvalidAccessKeyId", 403: "AccessDenied", 500: "InternalError"}.get(status, "SlowDown")
+    if json:
+        return f'{{"error": {{"code": {status}, "message": "{code}"}}}}'.encode()
+    return f"<Error><Code>{code}</Code><Message>so says the proxy</Message></Error>".encode()
 
 
 @dataclass

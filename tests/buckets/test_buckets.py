@@ -18,6 +18,9 @@ from harness.store.remote import AT_ONCE, RemoteFiles
 from tests.buckets.copying import copy
 from tests.store import small_golden
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)
 CASES = {"padded": ("layers", (2, 3)), "greedy": ("logits", (1, 3))}
 
 
@@ -104,7 +107,7 @@ def test_what_is_read_many_at_a_time_is_verified_all_the_same(bucket, url):
     assert name.rpartition("/")[0] in caught.value.where
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+@pytest.mark.parametrize("share", [0.3, 0.95])
 def test_a_kill_in_the_middle_of_a_replacement_leaves_the_old_golden(bucket, url, share):
     before = small(url)
     puts = [0]
