@@ -32,6 +32,7 @@ from harness.store.publish import publishing
 from harness.store.reader import open_golden
 from harness.store.refusals import writing
 from harness.store.remote import RemoteFiles
+from harness.store.undisturbed import undisturbed
 from harness.store.zarr3 import DOCUMENT, EDITION, ZarrWriter
 
 DEFECT = "this is a defect of the recorder: what it stores and what its manifest says must fit together"
@@ -119,14 +120,14 @@ def _remote(url: str, labels: dict[str, Labels], overwrite: bool) -> Iterator[Wr
             writer = ZarrWriter(tree, labels, marked=first)
         yield writer
         open_golden(tree.where).close()
-        with writing(url):
-            if edition:
-                files.write(DOCUMENT, root_document(edition))
     except BaseException:
         with suppress(Exception):  # what failed first is what to tell
             _take_back(files, edition)
         raise
     if edition:
+        # Where this fails it may have been done all the same: the edition stays then, and so does the other.
+        with writing(url), undisturbed():
+            files.write(DOCUMENT, root_document(edition))
         with suppress(Exception):  # the golden is published; the next one that replaces it tries again
             files.remove(leftovers(files, edition, replaced))
 

@@ -123,6 +123,24 @@ def test_a_failed_write_leaves_the_golden_that_was_there_and_nothing_else(url, t
     assert MemoryFileSystem.store == blobs
 
 
+@pytest.mark.parametrize("done", [True, False])
+def test_a_failure_of_the_last_step_itself_loses_neither_golden(url, done, monkeypatch):
+    """A store may have done what it says that it failed to do."""
+    before, write = write_golden(url, small_golden.arrays(), small_golden.manifest()), RemoteFiles.write
+
+    def failing(files, name, data):
+        last = (files.where, name) == (url, "zarr.json")
+        if done or not last:
+            write(files, name, data)
+        if last:
+            raise ConnectionError("cut")
+
+    with monkeypatch.context() as patched, pytest.raises(GoldenError, match="cannot be written"):
+        patched.setattr(RemoteFiles, "write", failing)
+        replace(url)
+    assert (id_of(url) != before) is done
+
+
 def test_a_failed_first_write_leaves_nothing(url):
     with pytest.raises(GoldenError, match="lacks an array"):
         write_golden(url, list(small_golden.arrays())[:20], small_golden.manifest())
