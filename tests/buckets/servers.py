@@ -22,6 +22,8 @@ BUCKET = "goldens"
 KINDS = {"s3": "s3", "gcs": "gs"}
 # What a request suffers: an HTTP status in place of an answer, seconds of delay, or the connection cut half way.
 CUT = "cut"
+# Connections that may wait to be taken. By default five may: the sixth is tried again a second later.
+WAITING = 128
 Fault = int | float | str | None
 
 
@@ -160,6 +162,7 @@ def proxied(kind: str, target: tuple[str, int]) -> Iterator[Bucket]:
     proxy = Proxy(target)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneProxy", (Handler,), {"proxy": proxy}))
     server.daemon_threads = True
+    server.socket.listen(WAITING)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
     try:
@@ -216,6 +219,7 @@ def _gcs() -> Iterator[tuple[str, int]]:
 
     server = create_server("127.0.0.1", 0, in_memory=True)
     server.start()
+    server._api._httpd.socket.listen(WAITING)
     try:
         yield server._api._httpd.server_address[:2]
     finally:
