@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -77,6 +77,9 @@ def agree(what: str, where: str, expected: object, found: object) -> None:
         )
 
 
+Piece = tuple[str, ArrayEntry, int]  # one slab: the array's path, its entry, and which
+
+
 class Reader(ABC):
     """One golden open for reading. `where` is its path or URL, for messages."""
 
@@ -94,7 +97,7 @@ class Reader(ABC):
         """
         if index is None and entry.stacked:
             array = np.empty(entry.shape, little_endian(entry.dtype))
-            for slab in range(entry.slabs):
+            for _, _, slab in self.ahead((path, entry, slab) for slab in range(entry.slabs)):
                 array[slab] = self.array(path, entry, slab)
         else:
             where = f"{self.where}: {path}" + (f" ({called or f'slab {index}'})" if entry.stacked else "")
@@ -138,6 +141,13 @@ class Reader(ABC):
         Raises:
             GoldenError: missing, or not as the entry says. Nothing has been allocated then.
         """
+
+    def ahead(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The same pieces, each of which is read next. Where that pays, several are fetched at once.
+
+        What is fetched is bounded in bytes, and verified like all else when `array` reads it.
+        """
+        yield from pieces
 
     def is_whole(self) -> bool:
         """Whether what is on disk is, byte for byte, what was written, as far as the layout can tell."""

@@ -1,7 +1,4 @@
-"""Named blobs below one root: a local directory, or an fsspec URL. All that the Zarr layout needs.
-
-fsspec is imported only for a URL; it and the file systems behind it are the `remote` extra.
-"""
+"""Named blobs below one root: all that the Zarr layout needs. A local directory is one; `remote` has URLs."""
 
 from __future__ import annotations
 
@@ -10,19 +7,23 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from harness.errors import GoldenError
 from harness.regular import UnfitFileError, read_regular
 from harness.store.refusals import FETCH_AGAIN
 
-REMOTE_EXTRA = "pip install 'goldens[remote]'"
+Wanted = tuple[str, int]  # a blob's path, and the bytes that it may have at most
 
 
 class Files(ABC):
     """Blobs by relative path, with `/` between the parts. `where` is the root, for messages."""
 
     where: str
+    at_once = 1  # how many blobs are worth asking for at once
+
+    @abstractmethod
+    def below(self, folder: str) -> Files:
+        """The blobs below a folder of this root."""
 
     @abstractmethod
     def read(self, path: str, limit: int) -> bytes:
@@ -33,6 +34,16 @@ class Files(ABC):
             GoldenError: it is longer than `limit` bytes; nothing of that size has been allocated.
         """
 
+    def read_many(self, wanted: list[Wanted]) -> list[bytes | Exception]:
+        """What `read` returns or raises for each, in their order; up to `at_once` are under way together."""
+        found: list[bytes | Exception] = []
+        for path, limit in wanted:
+            try:
+                found.append(self.read(path, limit))
+            except Exception as error:
+                found.append(error)
+        return found
+
     @abstractmethod
     def write(self, path: str, data: bytes | memoryview) -> None:
         """Store a new blob."""
@@ -40,6 +51,10 @@ class Files(ABC):
     @abstractmethod
     def paths(self) -> Iterator[str]:
         """The paths of all blobs, without those whose name begins with a dot."""
+
+    def refuse_no_bucket(self) -> None:
+        """Raises: GoldenError, where a blob is not there because the bucket is not."""
+        return
 
     @property
     @abstractmethod
@@ -64,6 +79,9 @@ class LocalFiles(Files):
         self.where = self._root
         self._made = {self._root}
         self._plain: set[str] = set()
+
+    def below(self, folder: str) -> LocalFiles:
+        return LocalFiles(Path(self._root) / folder)
 
     def read(self, path: str, limit: int) -> bytes:
         self._refuse_links(path)
@@ -110,75 +128,3 @@ class LocalFiles(Files):
     def nbytes(self) -> int:
         root = Path(self._root)
         return sum((root / path).stat().st_size for path in self.paths())
-
-
-class RemoteFiles(Files):
-    """Objects below an fsspec URL: `gs://`, `s3://`, `memory://` and so on."""
-
-    def __init__(self, url: str) -> None:
-        self.where = url
-        self._files, root = _filesystem(url)
-        self._root = root.rstrip("/")
-
-    def read(self, path: str, limit: int) -> bytes:
-        # A range request for one byte more than allowed: the answer is bounded whatever lies there.
-        data = bytes(self._files.cat_file(f"{self._root}/{path}", start=0, end=limit + 1))
-        if len(data) > limit:
-            raise self.too_long(path, limit)
-        return data
-
-    def write(self, path: str, data: bytes | memoryview) -> None:
-        target = f"{self._root}/{path}"
-        try:
-            self._files.pipe_file(target, bytes(data))
-        except FileNotFoundError:  # no object store, but something with directories, such as sftp://
-            self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
-            self._files.pipe_file(target, bytes(data))
-
-    def paths(self) -> Iterator[str]:
-        self._files.invalidate_cache()
-        above = self._root.strip("/") + "/"  # some file systems answer with a leading slash, some without
-        for found in self._files.find(self._root):
-            path = found.lstrip("/").removeprefix(above)
-            if not path.rpartition("/")[2].startswith("."):
-                yield path
-
-    def occupied(self) -> bool:
-        """Whether anything lies below the URL."""
-        self._files.invalidate_cache()
-        return bool(self._files.find(self._root)) if self._files.exists(self._root) else False
-
-    def remove(self, path: str = "") -> None:
-        """Delete one blob, or everything, where it is there."""
-        target = f"{self._root}/{path}".rstrip("/")
-        if self._files.exists(target):
-            self._files.rm(target, recursive=not path)
-
-    @property
-    def nbytes(self) -> None:
-        return None
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the path in it.
-
-    Raises:
-        GoldenError: fsspec or the package for this kind of URL is not installed, or the kind is unknown.
-    """
-    try:
-        from fsspec.core import url_to_fs
-
-        files, root = url_to_fs(url, use_listings_cache=False)
-    except ImportError as error:
-        raise GoldenError(
-            f"this kind of URL needs a package that is not installed: {error}",
-            where=url,
-            hint=f"`{REMOTE_EXTRA}`, or copy the golden to a local path",
-        ) from None
-    except Exception as error:
-        raise GoldenError(
-            f"this URL cannot be opened: {error}",
-            where=url,
-            hint="give a URL that fsspec knows, such as gs://bucket/name.zarr or s3://bucket/name.zarr",
-        ) from error
-    return files, root

@@ -6,11 +6,13 @@ import os
 from pathlib import Path, PurePosixPath
 
 from harness.errors import GoldenError
-from harness.store.files import LocalFiles, RemoteFiles
+from harness.store.edition import current, is_golden
+from harness.store.files import LocalFiles
 from harness.store.hdf5 import Hdf5Reader
 from harness.store.publish import interrupted
 from harness.store.refusals import reading, writing
-from harness.store.zarr3 import DOCUMENT, ZarrReader, is_golden
+from harness.store.remote import RemoteFiles
+from harness.store.zarr3 import DOCUMENT, ZarrReader
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 ZARR_SUFFIX = ".zarr"
@@ -68,11 +70,12 @@ def open_reader(path: str | Path) -> Hdf5Reader | ZarrReader:
     """
     url = url_of(path)
     if url and is_zarr(path):
-        return ZarrReader(RemoteFiles(url))
+        with reading(path):
+            return ZarrReader(current(RemoteFiles(url)))
     local = local_of(path)
     with reading(path):
         if local.is_dir():
-            return ZarrReader(LocalFiles(local))
+            return ZarrReader(current(LocalFiles(local)))
         if local.exists():
             return Hdf5Reader(local)
     old = interrupted(local)
@@ -114,7 +117,7 @@ def check_writable(path: str | Path, overwrite: bool) -> None:
                 hint="give an --out in a directory of your own",
             )
         if local.exists():
-            _refuse_existing(path, overwrite)
+            refuse_existing(path, overwrite)
             _check_replaceable(local, zarr)
 
 
@@ -144,9 +147,11 @@ def _check_url(url: str, overwrite: bool) -> None:
     files = RemoteFiles(url)
     with writing(url):
         if files.occupied():
-            _refuse_existing(url, overwrite)
+            refuse_existing(url, overwrite)
             if not is_golden(files):
                 raise _not_ours(url)
+        else:
+            files.refuse_no_bucket()
 
 
 def _not_ours(where: str) -> GoldenError:
@@ -159,7 +164,8 @@ def _not_ours(where: str) -> GoldenError:
     )
 
 
-def _refuse_existing(path: str | Path, overwrite: bool) -> None:
+def refuse_existing(path: str | Path, overwrite: bool) -> None:
+    """Raises: GoldenError, unless what is there may be replaced."""
     if not overwrite:
         raise GoldenError(
             "there is something at this path already",

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.corpus import Case
 from harness.errors import GoldenError
-from harness.golden import LAYER, NOISE_KINDS, ArrayEntry, Manifest, decode, encode, identity
+from harness.golden import LAYER, NOISE_KINDS, ArrayEntry, CaseEntry, Manifest, decode, encode, identity
 from harness.layout import (
     GENERATED_PRECISIONS,
     INPUTS,
@@ -24,7 +24,7 @@ from harness.layout import (
     noise_path,
     stack_path,
 )
-from harness.store.abc import MANIFEST, MANIFEST_DIM, Reader
+from harness.store.abc import MANIFEST, MANIFEST_DIM, Piece, Reader
 from harness.store.contents import check_contents
 from harness.store.location import open_reader
 from harness.store.refusals import FETCH_AGAIN, reading
@@ -69,6 +69,7 @@ class Golden:
         self.id = identity(encoded)
         self._manifest_size = len(encoded)
         self._reader = reader
+        self._cases: dict[str, Case] = {}
         with reading(path):
             self.manifest: Manifest = decode(encoded, path)
             if encode(self.manifest) != encoded:
@@ -109,9 +110,14 @@ class Golden:
         Raises:
             GoldenError: there is no such case, or its arrays are damaged.
         """
+        if name in self._cases:  # small, and asked for again and again
+            return self._cases[name]
         entry = self.manifest.case(name)
-        input_ids, positions, mask = (self._array(input_path(name, field)) for field in INPUTS)
-        return Case(name, input_ids, positions, mask, entry.calls)
+        paths = [input_path(name, field) for field in INPUTS]
+        pieces = self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths)
+        input_ids, positions, mask = (self._array(path) for path, _, _ in pieces)
+        self._cases[name] = Case(name, input_ids, positions, mask, entry.calls)
+        return self._cases[name]
 
     def tap(self, case: str, tap: str) -> np.ndarray:
         """The truth of a tap, in the manifest's `truth_dtype`, dimensions as in `stored_dims`. Read-only.
@@ -122,6 +128,9 @@ class Golden:
         entry = self.manifest.case(case)
         if tap not in entry.taps:
             raise self._not_recorded(case, tap)
+        # A check asks for the taps of a case in their order, so those that follow may come along.
+        following = (self._piece(entry, name) for name in entry.taps[entry.taps.index(tap) :])
+        next(self._reader.ahead(following))
         return self._array(*self._layout.place(entry, tap), called=tap)
 
     def stacks(self, case: str) -> dict[str, str]:
@@ -165,7 +174,11 @@ class Golden:
                 found=f"{precision} {kind}",
                 hint="check at a precision that was recorded; `goldens show GOLDEN` lists them",
             )
-        return self._array(noise_path(case, precision, kind))
+        # Limits are of all cases together (harness/calibration.md): who asks for one goes on to the next.
+        names = [entry.name for entry in self.manifest.cases]
+        paths = (noise_path(name, precision, kind) for name in names[names.index(case) :])
+        path, _, _ = next(self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths))
+        return self._array(path)
 
     def generated(self, case: str, precision: str, what: str) -> np.ndarray:
         """What the reference generated: `tokens` int32 or `margins` float64, [batch, step].
@@ -197,11 +210,13 @@ class Golden:
         Raises:
             GoldenError: the first thing that is wrong.
         """
-        for path, entry in self.manifest.arrays.items():
-            if progress is not None:
+        pieces = (
+            (path, entry, slab) for path, entry in self.manifest.arrays.items() for slab in range(entry.slabs)
+        )
+        for path, entry, slab in self._reader.ahead(pieces):
+            if progress is not None and slab == 0:
                 progress(path)
-            for slab in range(entry.slabs):
-                self._reader.array(path, entry, slab)
+            self._reader.array(path, entry, slab)
         itself = ArrayEntry((self._manifest_size,), "uint8", (MANIFEST_DIM,), (self.id,))
         labels = self._layout.labels
         with reading(self.path):
@@ -216,6 +231,10 @@ class Golden:
                 self._reader.check_structure(path, entry, labels)
             self._reader.check_nothing_else(self.manifest.arrays, labels)
         return len(self.manifest.arrays)
+
+    def _piece(self, case: CaseEntry, tap: str) -> Piece:
+        path, slab = self._layout.place(case, tap)
+        return path, self.manifest.arrays[path], slab or 0
 
     def _array(self, path: str, index: int | None = None, called: str = "") -> np.ndarray:
         return self._reader.array(path, self.manifest.arrays[path], index, called)

@@ -24,13 +24,16 @@ from harness.golden import (
 from harness.layout import Labels, Layout
 from harness.store.abc import DTYPES, Writer, little_endian, sha256
 from harness.store.contents import check_contents, promised
-from harness.store.files import LocalFiles, RemoteFiles
+from harness.store.edition import edition_of, leftovers, new_name, root_document
+from harness.store.files import LocalFiles
 from harness.store.hdf5_writer import Hdf5Writer
-from harness.store.location import check_writable, is_zarr, local_of, url_of
+from harness.store.location import check_writable, is_zarr, local_of, refuse_existing, url_of
 from harness.store.publish import publishing
 from harness.store.reader import open_golden
 from harness.store.refusals import writing
-from harness.store.zarr3 import DOCUMENT, ZarrWriter
+from harness.store.remote import RemoteFiles
+from harness.store.undisturbed import undisturbed
+from harness.store.zarr3 import DOCUMENT, EDITION, ZarrWriter
 
 DEFECT = "this is a defect of the recorder: what it stores and what its manifest says must fit together"
 
@@ -66,7 +69,7 @@ def write_golden(
     """
     check_writable(path, overwrite)
     forms = promised(manifest, str(path))
-    with _writer(path, Layout(manifest).labels) as writer:
+    with _writer(path, Layout(manifest).labels, overwrite) as writer:
         digests: dict[str, list[str]] = {}
         for new in arrays:
             form = _form(new, forms, digests)
@@ -84,11 +87,11 @@ def write_golden(
 
 
 @contextmanager
-def _writer(path: str | Path, labels: dict[str, Labels]) -> Iterator[Writer]:
+def _writer(path: str | Path, labels: dict[str, Labels], overwrite: bool) -> Iterator[Writer]:
     """The backend for the path; what it wrote is published when the block ends without an exception, and opens."""
     url = url_of(path)
     if url:
-        with _remote(url, labels) as writer:
+        with _remote(url, labels, overwrite) as writer:
             yield writer
         return
     zarr = is_zarr(path)
@@ -101,20 +104,42 @@ def _writer(path: str | Path, labels: dict[str, Labels]) -> Iterator[Writer]:
 
 
 @contextmanager
-def _remote(url: str, labels: dict[str, Labels]) -> Iterator[Writer]:
-    """Object stores cannot rename. The old manifest goes first and the new one comes last, so that a reader
-    sees a whole golden or none."""
+def _remote(url: str, labels: dict[str, Labels], overwrite: bool) -> Iterator[Writer]:
+    """The first golden lies in the root, and is there when its manifest is; another one is an edition, and counts
+    when the root's document names it. Either is one object, stored last."""
     files = RemoteFiles(url)
     with writing(url):
-        files.remove(f"manifest/{DOCUMENT}")
-        files.remove()
-        writer = ZarrWriter(files, labels)
+        # Asked for first, since some servers store where they should only create.
+        first = not files.occupied() and files.create(DOCUMENT, root_document())
+        if not first:
+            refuse_existing(url, overwrite)  # somebody was quicker
+        replaced, edition = edition_of(files), "" if first else new_name()
+        tree = files.below(edition) if edition else files
     try:
-        yield writer
-    except BaseException:
         with writing(url):
-            files.remove()
+            writer = ZarrWriter(tree, labels, marked=first)
+        yield writer
+        open_golden(tree.where).close()
+    except BaseException:
+        with suppress(Exception):  # what failed first is what to tell
+            _take_back(files, edition)
         raise
+    if edition:
+        # Where this fails it may have been done all the same: the edition stays then, and so does the other.
+        with writing(url), undisturbed():
+            files.write(DOCUMENT, root_document(edition))
+        with suppress(Exception):  # the golden is published; the next one that replaces it tries again
+            files.remove(leftovers(files, edition, replaced))
+
+
+def _take_back(files: RemoteFiles, edition: str) -> None:
+    """Remove what a failed write has stored, and nothing of another one."""
+    counts = edition_of(files)
+    if edition and edition != counts:
+        files.remove([path for path in files.paths() if path.startswith(f"{edition}/")])
+    elif not edition:
+        mine = [path for path in files.paths() if not path.startswith(f"{EDITION}.")]
+        files.remove([path for path in mine if not counts or path != DOCUMENT])
 
 
 @contextmanager

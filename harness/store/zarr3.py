@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +28,7 @@ from harness.store.abc import (
     MANIFEST,
     MANIFEST_DIM,
     SHA256,
+    Piece,
     Reader,
     Writer,
     agree,
@@ -34,7 +36,8 @@ from harness.store.abc import (
     parents,
     raw,
 )
-from harness.store.files import Files
+from harness.store.ahead import ReadAhead
+from harness.store.files import Files, Wanted
 from harness.store.refusals import FETCH_AGAIN
 
 DOCUMENT = "zarr.json"
@@ -43,6 +46,9 @@ TEXT = "string"
 TRANSFORMERS = "storage_transformers"
 # What tells a golden's directory from any other Zarr: only such a one is ever deleted by overwriting.
 ROOT = {"format": "goldens"}
+# Other trees in a golden's root: see `edition`. Those that the root does not name are not looked at.
+EDITION = "edition"
+EDITION_NAME = re.compile(r"edition\.[0-9a-f]{8}")
 Blobs = dict[str, Any]  # what zarr-python wrote, by name
 
 
@@ -79,6 +85,11 @@ def document(form: Form | None = None, **attributes: str) -> dict[str, Any]:
     return found
 
 
+def encoded_document(**attributes: str) -> bytes:
+    """The zarr.json of a group, as zarr-python writes it."""
+    return bytes(in_memory("create_group", attributes=attributes)[1][DOCUMENT].to_bytes())
+
+
 def as_before(found: dict[str, Any]) -> dict[str, Any]:
     """An array's document as this package wrote it before zarr-python did: without what is empty."""
     codecs = [{name: value for name, value in codec.items() if value} for codec in found["codecs"]]
@@ -91,27 +102,17 @@ def label_array(path: str, labels: Labels) -> tuple[Form, np.ndarray]:
     return Form((len(labels),), dtype, (path.rpartition("/")[2],)), np.array(labels)
 
 
-def is_golden(files: Files) -> bool:
-    """Whether the files below a root are a golden, damaged or unfinished ones included."""
-    try:
-        found = json.loads(files.read(DOCUMENT, DOCUMENT_LIMIT))
-    except (FileNotFoundError, ValueError):
-        return False
-    return isinstance(found, dict) and found.get("attributes") == ROOT
-
-
 def chunk(form: Form, slab: int = 0) -> str:
     """The name of a slab's chunk: a file beside zarr.json, thanks to the separator."""
     return ".".join(["c", str(slab), *"0" * (len(form.shape) - 1)])
 
 
 class ZarrReader(Reader):
-    """A golden below a directory or URL. Nothing is read until it is asked for."""
+    """A golden below a directory or URL. Nothing is read until it is asked for, or announced."""
 
     def __init__(self, files: Files) -> None:
-        self._files = files
-        self._labels: set[str] = set()
-        self._latest = ""
+        self._files = ReadAhead(files)
+        self._compared: set[str] = set()
         self.where = files.where
 
     def read_manifest(self) -> tuple[bytes, str]:
@@ -125,24 +126,27 @@ class ZarrReader(Reader):
         self._compare(MANIFEST, document(form, **{SHA256: str(digest)}), found)
         return data, str(digest)
 
+    def ahead(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        return self._files.ahead(pieces, self._blobs)
+
+    def _blobs(self, piece: Piece) -> list[Wanted]:
+        """What reading a piece will ask for: its chunk, and the array's document where that is not known yet."""
+        path, entry, slab = piece
+        known = path in self._compared
+        return [*([] if known else [(f"{path}/{DOCUMENT}", DOCUMENT_LIMIT)]), _chunk_of(path, entry, slab)]
+
     def read(self, path: str, entry: ArrayEntry, slab: int) -> np.ndarray:
-        if path != self._latest:  # the slabs of a stack are read one after the other
+        if path not in self._compared:
             self._compare(path, document(entry.form), self._document(path))
-            self._latest = path
-        nbytes = math.prod(entry.slab) * little_endian(entry.dtype).itemsize
-        name = f"{path}/{chunk(entry, slab)}"
+            self._compared.add(path)
+        name, nbytes = _chunk_of(path, entry, slab)
         data = self._read(name, nbytes)
         agree("the number of stored bytes", f"{self.where}/{name}", nbytes, len(data))
         return np.frombuffer(data, little_endian(entry.dtype)).reshape(entry.slab)
 
     def check_structure(self, path: str, entry: ArrayEntry, labels: Mapping[str, Labels]) -> None:
-        if path != MANIFEST:  # the manifest's own document is compared as it is read
+        if path != MANIFEST and path not in self._compared:  # those that were read have been compared
             self._compare(path, document(entry.form), self._document(path))
-        for dim in entry.dims:
-            where = label_path(path, dim)
-            if where in labels and where not in self._labels:
-                self._labels.add(where)
-                self._check_labels(where, *label_array(where, labels[where]))
 
     def _check_labels(self, path: str, form: Form, values: np.ndarray) -> None:
         array, blobs = new_array(form)
@@ -155,15 +159,20 @@ class ZarrReader(Reader):
         """Groups are checked on the way: this reader does not need them, but others do."""
         expected = {f"{MANIFEST}/{DOCUMENT}", f"{MANIFEST}/c.0"}
         groups = {""}
+        arrays_of_labels = {path: label_array(path, values) for path, values in labels.items()}
         for path, entry in arrays.items():
             expected |= {f"{path}/{DOCUMENT}", *(f"{path}/{chunk(entry, slab)}" for slab in range(entry.slabs))}
             groups.update(parents(path))
         for path in labels:
             expected |= {f"{path}/{DOCUMENT}", f"{path}/c.0"}
-        for group in sorted(groups):
+        for path in self._files.ahead(sorted(arrays_of_labels), _blobs_of_labels):
+            self._check_labels(path, *arrays_of_labels[path])
+        for group in self._files.ahead(sorted(groups), _blobs_of_group):
             expected.add(f"{group}/{DOCUMENT}".lstrip("/"))
             self._compare(group, document(**({} if group else ROOT)), self._document(group))
         for path in sorted(set(self._files.paths()) - expected):
+            if EDITION_NAME.fullmatch(path.partition("/")[0]):
+                continue
             raise GoldenError(
                 "there is a file that is no part of the golden",
                 where=f"{self.where}/{path}",
@@ -189,6 +198,7 @@ class ZarrReader(Reader):
         except FileNotFoundError:
             problem, hint = "the golden lacks a file", FETCH_AGAIN
             if name == f"{MANIFEST}/{DOCUMENT}":
+                self._files.refuse_no_bucket()
                 problem = "this is not a golden, or its recording was never finished: it has no manifest"
                 hint = "give the path of a golden; `goldens record` makes one"
             raise GoldenError(problem, where=f"{self.where}/{name}", hint=hint) from None
@@ -202,16 +212,34 @@ class ZarrReader(Reader):
             agree(f"the field {field!r} of an array or group", where, expected[field], found[field])
 
 
-class ZarrWriter(Writer):
-    """A golden in the making. The manifest's zarr.json is written last: without it, there is no golden."""
+def _chunk_of(path: str, entry: ArrayEntry, slab: int) -> Wanted:
+    """A slab's chunk, and the bytes that it has."""
+    return f"{path}/{chunk(entry, slab)}", math.prod(entry.slab) * little_endian(entry.dtype).itemsize
 
-    def __init__(self, files: Files, labels: Mapping[str, Labels]) -> None:
+
+def _blobs_of_labels(path: str) -> list[Wanted]:
+    return [(f"{path}/{DOCUMENT}", DOCUMENT_LIMIT), (f"{path}/c.0", DOCUMENT_LIMIT)]
+
+
+def _blobs_of_group(path: str) -> list[Wanted]:
+    return [(f"{path}/{DOCUMENT}".lstrip("/"), DOCUMENT_LIMIT)]
+
+
+class ZarrWriter(Writer):
+    """A golden in the making. The manifest's zarr.json is written last: without it, there is no golden.
+
+    Args:
+        marked: whether the root's zarr.json is there already.
+    """
+
+    def __init__(self, files: Files, labels: Mapping[str, Labels], marked: bool = False) -> None:
         self._files = files
         self._labels = labels
         self._written = {""}
         self._arrays: dict[Form, tuple[Any, Blobs]] = {}  # by form: zarr-python takes its time
         self._group = in_memory("create_group")[1]
-        self._write("", in_memory("create_group", attributes=ROOT)[1])
+        if not marked:
+            self._write("", in_memory("create_group", attributes=ROOT)[1])
 
     def put(self, path: str, form: Form, slab: int, array: np.ndarray) -> None:
         if form not in self._arrays:

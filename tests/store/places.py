@@ -15,8 +15,10 @@ from harness.golden import Form
 from harness.layout import Layout
 from harness.store import open_golden, seal, write_golden
 from harness.store.abc import sha256
-from harness.store.files import LocalFiles, RemoteFiles
+from harness.store.edition import edition_of
+from harness.store.files import LocalFiles
 from harness.store.hdf5_writer import Hdf5Writer
+from harness.store.remote import RemoteFiles
 from harness.store.zarr3 import DOCUMENT, ZarrWriter, document
 from tests.store import small_golden
 
@@ -51,6 +53,10 @@ class Place(ABC):
 
     @abstractmethod
     def blobs(self) -> dict[str, bytes]: ...
+
+    def tree(self) -> dict[str, bytes]:
+        """The blobs of the golden that counts, by their names in it."""
+        return self.blobs()
 
     @abstractmethod
     def put(self, blob: str, data: bytes) -> None: ...
@@ -135,6 +141,12 @@ class ZarrPlace(Place):
 
 class UrlPlace(ZarrPlace):
     has_rename = False  # object stores cannot: what a failed write leaves behind has a test of its own
+
+    def tree(self):
+        edition = edition_of(RemoteFiles(self.path))
+        inside = f"{edition}/" if edition else ""
+        found = self.blobs().items()
+        return {name.removeprefix(inside): data for name, data in found if name.startswith(inside)}
 
 
 def make(kind: str, folder: Path) -> Place:
