@@ -31,6 +31,21 @@ QUICK = (
 # Threads of OpenMP, which torch and BLAS have, wait for each other by spinning: on matrices of this size, and
 # beside other tests, they take ten times as long as one alone. Processes that tests start have one as well.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def own_core(worker: str | None, workers: str | None) -> None:
+    """Keep a worker of pytest-xdist, and what it starts, to one core, where there is one for each of them.
+
+    All are busy then: the threads of one would only take turns with those of the other, and move about.
+    """
+    if worker is None or workers is None or not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if int(workers) == len(cores):
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw"))]})
+
+
+own_core(os.environ.get("PYTEST_XDIST_WORKER"), os.environ.get("PYTEST_XDIST_WORKER_COUNT"))
 os.environ["XLA_FLAGS"] = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), *QUICK)))
 
 
