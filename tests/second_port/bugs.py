@@ -475,7 +475,7 @@ BUGS = (
         {"add_mlp": lambda x, update, normed: update},
         variation="MLP",
     ),
-    Bug("parallel_mlp", None, {"mlp_input": lambda x, middle: x}),
+    Bug("parallel_mlp", "sequential_as_parallel", {"mlp_input": lambda x, middle: x}),
     Bug("residual_0.5", "residual_multiplied", {"add_attention": times(0.5), "add_mlp": times(0.5)}),
     Bug("residual_0.22", "residual_multiplied", {"add_mlp": times(0.22)}, variation="0.22, the MLP's"),
     Bug("layers_1_2_swapped", "layers_swapped", change=partial(from_layer, lambda i: {1: 2, 2: 1}.get(i, i))),
@@ -536,7 +536,11 @@ BUGS = (
     Bug("context_heads_reversed", None, {"project_out": heads_reversed}),
     Bug("activation_mish", None, {"activate": mish}),
     Bug("up_clipped", None, {"activate": clipped}),
-    Bug("residual_of_the_normed", None, {"add_attention": lambda x, update, normed: normed + update}),
+    Bug(
+        "residual_of_the_normed",
+        "residual_from_norm",
+        {"add_attention": lambda x, update, normed: normed + update},
+    ),
 )
 
 BY_NAME = {bug.name: bug for bug in BUGS}
