@@ -73,15 +73,18 @@ def are_known(options: tuple[tuple[str, bool | int], ...]) -> bool:
 @cache
 def elements(arch: Architecture, tokens: int, keys: int) -> int:
     """How many numbers are gone through in all layers: weights, and what every token has, with so many keys."""
-    weights = sum(size * inputs(arch, kind) for kind, size in outputs(arch).items())
-    return arch.layers * (weights + tokens * (arch.hidden + arch.intermediate + arch.heads * keys))
+    return arch.layers * (_weights(arch) + tokens * (arch.hidden + arch.intermediate + arch.heads * keys))
 
 
 @cache
 def operations(arch: Architecture, batch: int, length: int) -> float:
     """How many floating point operations the layers take for one input."""
-    weights = sum(size * inputs(arch, kind) for kind, size in outputs(arch).items())
-    return arch.layers * batch * length * (2.0 * weights + 4.0 * arch.heads * arch.head_dim * length)
+    return arch.layers * batch * length * (2.0 * _weights(arch) + 4.0 * arch.heads * arch.head_dim * length)
+
+
+def _weights(arch: Architecture) -> int:
+    """How many numbers the matrices of a layer have."""
+    return sum(size * inputs(arch, kind) for kind, size in outputs(arch).items())
 
 
 def is_tracing() -> bool:
