@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.bench_memory
 
-At 4 and at 32 layers, and with three prompts and with four times as many. Each runs in a process of its own, and the
-peak is the operating system's (ru_maxrss). Before them, one process of each kind only imports: the rest of a peak is
-the work's own. It needs the `record` extra.
+At 4 and at 32 layers, and with three prompts and with four times as many. Each runs in a process of its own, and
+the peak is the operating system's (ru_maxrss). Before them, one process of each kind only imports: the rest of a
+peak is the work's own. It needs the `record` extra.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WORK = ("record", *PRECISIONS)
 
 
 def worker(what: str, checkpoint: Path, golden: Path, times: int) -> None:
-    """In the process that is measured: record, or check at a precision, or only import where there is no golden."""
+    """In the process that is measured: record, or check at a precision; without a golden, only import."""
     if what == "record":
         from harness.record.recorder import Options, record
 

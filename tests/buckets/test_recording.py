@@ -3,11 +3,11 @@
 pip install -e '.[test,buckets,record]' && pytest tests/buckets
 """
 
-import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +41,7 @@ def recording(tmp_path, url):
 @pytest.fixture
 def goldens(goldens, tmp_path, monkeypatch):
     """It runs where unfinished work may lie."""
-    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.chdir(tmp_path)
     return goldens
 
@@ -51,8 +51,8 @@ def test_recorded_twice_it_has_one_id_and_a_port_is_checked_from_there(recording
     assert code == 0, error
     assert id_of(url) == first.strip()
     code, _, error, _ = goldens(*recording)  # what is there is not replaced unasked
-    assert code == 2 and "--overwrite" in error, error
-    code, second, error, _ = goldens(*recording, "--overwrite")
+    assert code == 2 and "--force replaces it" in error, error
+    code, second, error, _ = goldens(*recording, "--force")
     assert (code, second) == (0, first), error
     assert not list(tmp_path.glob("*.partial"))
     weights = recording[recording.index("--model") + 1]
@@ -71,7 +71,9 @@ def test_killed_it_leaves_the_old_golden_and_goes_on(recording, bucket, url, gol
 
     bucket.proxy.clear()
     bucket.proxy.fault = count
-    writer = subprocess.Popen([sys.executable, "-m", "harness.cli", *recording, "--overwrite"], stderr=subprocess.DEVNULL)
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "harness.cli", *recording, "--force"], stderr=subprocess.DEVNULL
+    )
     started = time.monotonic()
     while puts[0] < 20 if moment == "while it writes" else len(done) < 4:
         assert writer.poll() is None and time.monotonic() < started + 90
@@ -81,7 +83,7 @@ def test_killed_it_leaves_the_old_golden_and_goes_on(recording, bucket, url, gol
     writer.wait()
     bucket.proxy.clear()
     assert id_of(url) == before
-    code, out, error, _ = goldens(*recording, "--overwrite")
+    code, out, error, _ = goldens(*recording, "--force")
     assert code == 0, error
     assert "going on with unfinished work" in error
     assert id_of(url) == out.strip() != before
