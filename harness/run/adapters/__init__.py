@@ -9,7 +9,6 @@ calls.py      one call with its taps marked
 outputs.py    items of what is returned
 replaced.py   functions, by the module in which they are looked up
 running.py    what has to be running
-eager.py      models that cannot be traced
 meshes.py     the mesh around a trace
 nnx.py        a Flax nnx module tree
 linen.py      a Flax linen module

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 
 from harness.architecture import Architecture, Config, architecture_of
 from harness.errors import PortError
 from harness.families.graph import taps_of
-from harness.run.adapters.eager import Eager
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.places import Places
 from harness.run.adapters.table import Row, To, fixed_sizes, rows
 from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction
+from harness.run.tracing.answers import Answered
 from harness.run.tracing.program import Ids, Logits, Mask, Program, Source, Traced
 from harness.taps import CACHE_KINDS
 
@@ -33,7 +36,6 @@ class AdaptedPort:
         recorded_only: kinds that replay cannot replace, since the model does not go on with them.
         pads: prompts may be padded on the right to a few lengths, so that they share compilations. For causal
             models alone, in which no position sees what is to its right.
-        eager: the model cannot be traced, and is run operation by operation (`eager.py`).
 
     Args:
         config: the checkpoint's, as `load` was given it.
@@ -44,7 +46,6 @@ class AdaptedPort:
     dtypes: ClassVar[Mapping[str, str]] = {}
     recorded_only: ClassVar[tuple[str, ...]] = ()
     pads: ClassVar[bool] = False
-    eager: ClassVar[bool] = False
     watches: ClassVar[bool] = False  # paths are keys of what the model returns, and not places that are called
     lifts: ClassVar[bool] = True  # float64 is lifted here already
 
@@ -55,18 +56,16 @@ class AdaptedPort:
         self.rows = self.places.rows
         covered = {row.kind for row in table} | {"logits"} | CACHE_KINDS  # adapted ports have no cache
         self.without = tuple(dict.fromkeys(tap.kind for tap in taps_of(arch) if tap.kind not in covered))
-        source = Source(
-            model=self._eager_model if self.eager else self._traced_model,
+        self._lift = jnp.dtype(dtype) == jnp.float64
+        self._source = Source(
+            model=functools.partial(self._traced_model, ()),
             taps=taps_of(arch),
             adaptations=_adaptations(table, arch),
             expected=frozenset(row.tap for row in table),
             recorded_only=frozenset(self.recorded_only),
         )
-        self._program: Program | Eager = (
-            Eager(source, self.places.wanted(self.watches), arch.layers, self.places.never)
-            if self.eager
-            else Program(source, lift=jnp.dtype(dtype) == jnp.float64)
-        )
+        self._program = Program(self._source, lift=self._lift)
+        self._answered = Answered(self._program, self._given, self._next_question)
 
     def forward(
         self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any, tap: TapFunction
@@ -79,10 +78,10 @@ class AdaptedPort:
         if cache is not None:
             raise PortError("an adapted port has no KV cache", where="cache", hint="pass None: whole prompts only")
         call = Call(input_ids, positions, mask, None, tap)
-        padded = pad(call) if self.pads and not self.eager else call
+        padded = pad(call) if self.pads else call
         with self.context():
-            logits = self._program(
-                padded.input_ids, padded.positions, padded.mask, self.places.without_rest(padded.tap)
+            logits = self._answered(
+                padded.input_ids, padded.positions, padded.mask, tap=self.places.without_rest(padded.tap)
             )
         return logits[:, : input_ids.shape[1]], None
 
@@ -93,16 +92,23 @@ class AdaptedPort:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the report has to say about how the port was run."""
-        return self._program.notes
+        return self._answered.notes
 
-    def _traced_model(self, *arguments: Any) -> Any:
+    def _traced_model(self, answers: Sequence[np.ndarray], *arguments: Any) -> Any:
         """The model, while it is traced, with every mark named by its tap."""
-        return self.places.traced(self._model, arguments, self.watches)
+        return self.places.traced(self._model, arguments, self.watches, answers)
 
-    def _eager_model(self, *arguments: Any) -> Any:
-        """The model as it stands, its functions replaced."""
-        with self.places.replaced():
-            return self._model(*arguments)
+    def _given(self, answers: Sequence[np.ndarray]) -> Program:
+        """The program for a model that looks at values, for what it saw."""
+        return Program(replace(self._source, model=functools.partial(self._traced_model, answers)), lift=self._lift)
+
+    def _next_question(self, answers: Sequence[np.ndarray]) -> Program:
+        """The program that computes what it looks at next."""
+
+        def asked(*arguments: Any) -> Any:
+            return self.places.asked(self._model, arguments, self.watches, answers), {}
+
+        return Program(replace(self._source, model=asked, expected=frozenset()), lift=self._lift)
 
     def _model(self, input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
         """Run the model once, while it is traced: mark its values, or return them."""

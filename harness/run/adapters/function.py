@@ -35,13 +35,6 @@ class FunctionPort(AdaptedPort):
                     expected="'layers.{i}.q', or a function: 'my_model.rope:apply_rope'",
                     hint="join the keys of nested dicts and lists by dots",
                 )
-            if self.eager and row.kind not in self.recorded_only:
-                raise PortError(
-                    "a function that is run eagerly returns its intermediates when it has gone on with them",
-                    where=row,
-                    expected="a function's row, whose value is replaced as it comes: 'my_model.rope:apply_rope'",
-                    hint=f"name the function that makes it, or declare recorded_only = ({row.kind!r},)",
-                )
 
     def run(self, input_ids: Ids, positions: Ids, mask: Mask) -> tuple[Array, Mapping[str, Any]]:
         """Returns logits [batch, position, vocab], and the intermediates."""

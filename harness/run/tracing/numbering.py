@@ -67,17 +67,22 @@ class Calls:
         }
 
 
-def numbered(closed: ClosedJaxpr, wanted: Sequence[Wanted], never: Never) -> ClosedJaxpr:
+def numbered(closed: ClosedJaxpr, wanted: Sequence[Wanted], never: Never | None) -> ClosedJaxpr:
     """The program with its marks named by tap, and without those that no row wants.
+
+    Args:
+        never: what to say of a place that is never called. None for the beginning of a program, in which rows need
+            not have been called yet.
 
     Raises:
         PortError: a row whose place is never called, or called more often than it says.
     """
     found = Calls()
     _Walk(found.count, found)(closed.jaxpr)
-    for one in wanted:
-        refuse_ambiguous(one, found, never)
-    names, seen = by_call(wanted, found), dict[tuple[str, int], int]()
+    if never is not None:
+        for one in wanted:
+            _refuse_ambiguous(one, found, never)
+    names, seen = _by_call(wanted, found), dict[tuple[str, int], int]()
 
     def named(site: str, loop: int) -> str | None:
         call = seen[site, loop] = seen.get((site, loop), -1) + 1
@@ -86,7 +91,7 @@ def numbered(closed: ClosedJaxpr, wanted: Sequence[Wanted], never: Never) -> Clo
     return closed.replace(jaxpr=_Walk(named, Calls())(closed.jaxpr))
 
 
-def refuse_ambiguous(wanted: Wanted, found: Calls, never: Never) -> None:
+def _refuse_ambiguous(wanted: Wanted, found: Calls, never: Never) -> None:
     """A row has to mean one call.
 
     Raises:
@@ -98,13 +103,13 @@ def refuse_ambiguous(wanted: Wanted, found: Calls, never: Never) -> None:
         raise _not_called(wanted, found, never)
     if wanted.call is None and (most > 1 or wanted.site in found.closed):
         also = f", and inside {found.closed[wanted.site]}" if wanted.site in found.closed else ""
+        scoped = "" if " in " in wanted.site else "; or say what has to be running: '... in layers.{i}.attn'"
         raise PortError(
             "a row of the port's table names something that is called more than once",
-            where=wanted.site,
+            where=f"{wanted.site} -> {wanted.tap}",
             expected="one call, or the number of the one that is meant",
             found=f"{most} call{'' if most == 1 else 's'}{also}",
-            hint=f"number it: {numbers(wanted.site, most)}; or say what has to be running: "
-            "'... in layers.{i}.attn'",
+            hint=f"number it: {_numbers(wanted.site, most)}{scoped}",
         )
     if wanted.call is not None and not -most <= wanted.call < most:
         raise PortError(
@@ -116,7 +121,7 @@ def refuse_ambiguous(wanted: Wanted, found: Calls, never: Never) -> None:
         )
 
 
-def numbers(site: str, count: int) -> str:
+def _numbers(site: str, count: int) -> str:
     """How the first and the last call of a place are written."""
     place, rest = _split(site)
     return f"'{place}#0{rest}' to '{place}#{max(count, 1) - 1}{rest}'"
@@ -154,7 +159,7 @@ def _not_called(wanted: Wanted, found: Calls, never: Never) -> PortError:
     return never(wanted)
 
 
-def by_call(wanted: Iterable[Wanted], found: Calls) -> Mapping[tuple[str, int, int], str]:
+def _by_call(wanted: Iterable[Wanted], found: Calls) -> Mapping[tuple[str, int, int], str]:
     """The names of the marks that are taps: by place, scan and number of the call there."""
     names: dict[tuple[str, int, int], str] = {}
     for one in wanted:
