@@ -100,7 +100,9 @@ class AdaptedPort:
 
     def _given(self, answers: Sequence[np.ndarray]) -> Program:
         """The program for a model that looks at values, for what it saw."""
-        return Program(replace(self._source, model=functools.partial(self._traced_model, answers)), lift=self._lift)
+        return Program(
+            replace(self._source, model=functools.partial(self._traced_model, answers)), lift=self._lift
+        )
 
     def _next_question(self, answers: Sequence[np.ndarray]) -> Program:
         """The program that computes what it looks at next."""

@@ -89,7 +89,9 @@ def _follow(model: nnx.Module, path: str) -> tuple[nnx.Module, str]:
                 where=f"{path}, at {part!r}",
                 expected="a sub-module, or a method of one",
                 found=f"a {type(parent).__name__} with {', '.join(_names(parent)) or 'nothing in it'}",
-                hint="correct the path in the table",
+                hint="correct the path in the table"
+                + "; what follows the last layer has a row of its own: 'norm(0)' -> 'layers.{last}.resid_post'"
+                * part.isdigit(),
             )
     if isinstance(node, nnx.Module) and callable(node):
         return node, "__call__"

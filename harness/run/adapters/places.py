@@ -1,4 +1,4 @@
-"""The places of a table in a model: sub-modules, functions, and what has to be running; named when all are known."""
+"""The places of a table in a model: sub-modules, functions, what has to be running; named when all are known."""
 
 from __future__ import annotations
 
@@ -57,7 +57,11 @@ class Places:
         return WithoutRest(tap) if self._cuts and isinstance(tap, Session) else tap
 
     def traced(
-        self, model: Callable[..., Any], arguments: Sequence[Any], watches: bool, answers: Sequence[np.ndarray] = ()
+        self,
+        model: Callable[..., Any],
+        arguments: Sequence[Any],
+        watches: bool,
+        answers: Sequence[np.ndarray] = (),
     ) -> Any:
         """What a model returns, its program traced with every mark named by its tap.
 

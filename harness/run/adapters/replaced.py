@@ -96,6 +96,7 @@ def all_replaced(functions: Iterable[Function]) -> Iterator[None]:
 
 def _found(path: str, rows: tuple[Row, ...]) -> Function:
     module_name, _, name = path.partition(":")
+    owner: Any
     try:
         owner = importlib.import_module(module_name)
     except Exception as error:
@@ -127,8 +128,10 @@ def _held(owner: Any, name: str) -> Any:
 
 
 def _callables(owner: Any) -> str:
-    names = [name for name, held in vars(owner).items() if inspect.isfunction(held)] if owner is not None else []
-    return ", ".join(names) or "no functions"
+    kinds = (staticmethod, classmethod)
+    held = {} if owner is None else vars(owner)
+    names = [name for name, value in held.items() if inspect.isfunction(value) or isinstance(value, kinds)]
+    return ", ".join(name for name in names if not name.startswith("__")) or "no functions"
 
 
 def bound_elsewhere(function: Function) -> tuple[str, ...]:

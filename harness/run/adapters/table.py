@@ -39,9 +39,8 @@ LAYER, LAST = "{i}", "{last}"
 # {i}, {i+1}, {2i+1}
 INDEX = re.compile(r"\{(?P<times>\d*)i(?:(?P<sign>[+-])(?P<more>\d+))?\}")
 PLACE = r"[^\[\]()\s#]+"
-ROW = re.compile(
-    rf"(?P<path>{PLACE})(?:#(?P<call>\S+?))?(?:\[(?P<item>-?\w+)\]|\((?P<argument>\w+)\))?(?: in (?P<scope>{PLACE}))?"
-)
+FIELD = r"\[(?P<item>-?\w+)\]|\((?P<argument>\w+)\)"
+ROW = re.compile(rf"(?P<path>{PLACE})(?:#(?P<call>\S+?))?(?:{FIELD})?(?: in (?P<scope>{PLACE}))?")
 FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?")
 NUMBER = re.compile(r"-?\d+")
 
@@ -141,7 +140,9 @@ def _expanded(left: str, right: str | To, arch: Architecture) -> Iterable[tuple[
     for index in range(arch.layers) if every else (None,):
         match = ROW.fullmatch(_written_out(left, index, arch.layers))
         if match is None or not _well_formed(match):
-            raise _bad("a row of the port's table is malformed", left, "path#call[item] in scope, or path(argument)")
+            raise _bad(
+                "a row of the port's table is malformed", left, "path#call[item] in scope, or path(argument)"
+            )
         row = Row(
             match["path"],
             _number_or_name(match["item"]),

@@ -84,7 +84,9 @@ def answering(arguments: Sequence[Any], known: Sequence[np.ndarray]) -> Iterator
     Args:
         arguments: of the model, as they are traced. What is traced inside jit or scan is not answered.
     """
-    outermost = next((getattr(x, "_trace", None) for x in jax.tree.leaves(arguments) if isinstance(x, Tracer)), None)
+    outermost = next(
+        (getattr(x, "_trace", None) for x in jax.tree.leaves(arguments) if isinstance(x, Tracer)), None
+    )
     answered: dict[int, tuple[Tracer, np.ndarray]] = {}  # the tracer is kept, and with it its id
 
     def answer(value: Tracer) -> np.ndarray:

@@ -6,6 +6,7 @@ counts once, and a jitted function that is traced once counts as often as it is 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -146,8 +147,8 @@ def _not_called(wanted: Wanted, found: Calls, never: Never) -> PortError:
             "a tap's name has {i}, but its value is not made inside a scan",
             where=f"{wanted.site} -> {wanted.tap}",
             expected="{i} on both sides, or a scan over the layers",
-            hint="write {i} on the left as well: in the path, in what has to be running ('... in layers.{i}.attn'), "
-            "or in the number of the call ('#{i}')",
+            hint="write {i} on the left as well: in the path, in what has to be running "
+            "('... in layers.{i}.attn'), or in the number of the call ('#{i}')",
         )
     if elsewhere:
         return PortError(
@@ -178,7 +179,7 @@ def _by_call(wanted: Iterable[Wanted], found: Calls) -> Mapping[tuple[str, int, 
 
 
 class _Walk:
-    """A program with every mark renamed, or removed where it has no name; nested code is gone through as it is run.
+    """A program with every mark renamed, or removed where it has no name; nested code in the order of its calls.
 
     Args:
         name: the name of a mark at a place, in a scan.
@@ -213,15 +214,19 @@ class _Walk:
                 equations.append(equation.replace(invars=operands, params=self._params(equation, loop)))
         return jaxpr.replace(eqns=equations, outvars=[read(atom) for atom in jaxpr.outvars])
 
+    def _closed(self, primitive: str, site: str, loop: int) -> None:
+        self._found.closed[site] = primitive
+
     def _params(self, equation: JaxprEqn, loop: int) -> Mapping[str, Any]:
-        if not any(map(holds_taps, jaxprs_in_params(equation.params))):
-            return equation.params
+        params: dict[str, Any] = equation.params
+        if not any(map(holds_taps, jaxprs_in_params(params))):
+            return params
         name, walk = equation.primitive.name, self
         if name == "scan":
             self._scans += 1
             loop = self._scans
         elif name not in INLINE:
-            walk = _Walk(lambda site, _: self._found.closed.setdefault(site, name) and None, self._found)
+            walk = _Walk(functools.partial(self._closed, name), self._found)
 
         def replaced(value: Any) -> Any:
             if isinstance(value, ClosedJaxpr):
@@ -230,4 +235,4 @@ class _Walk:
                 return walk._body(value, loop)
             return tuple(map(replaced, value)) if isinstance(value, tuple) else value
 
-        return {key: replaced(value) for key, value in equation.params.items()}
+        return {key: replaced(value) for key, value in params.items()}

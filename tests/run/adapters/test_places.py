@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from harness.architecture import architecture_of, read_config
 from harness.errors import PortError
-from harness.run.adapters import NnxPort, To
-from harness.run.adapters.table import Row, rows
+from harness.run.adapters import FunctionPort, NnxPort, To
 from harness.run.check import check
 from harness.run.question import Question
 from harness.taps import CACHE_KINDS
@@ -27,9 +27,8 @@ def with_functions(module, scope, table):
         f"{at}:rope#1{inside}": "layers.{i}.k_rope",
         f"{at}:probabilities{inside}": To("layers.{i}.probs", PROBS),
     }
-    kept = {left: tap for left, tap in table.items() if not {"q_rope", "k_rope", "softmax[weights]"} & {left[13:]}}
-    named = {tap.tap if isinstance(tap, To) else tap for tap in found.values()}
-    return {left: tap for left, tap in kept.items() if getattr(tap, "tap", tap) not in named} | found
+    named = {getattr(tap, "tap", tap) for tap in found.values()}
+    return {left: tap for left, tap in table.items() if getattr(tap, "tap", tap) not in named} | found
 
 
 class Listed(nnx_model.Listed):
@@ -84,9 +83,14 @@ GATED = ("gate", "up", "act")
 
 def test_a_bug_in_a_function_is_introduced_there(golden_path, checkpoint, monkeypatch):
     right = nnx_model.rope
-    monkeypatch.setattr(nnx_model, "rope", lambda x, positions, theta: right(x, positions + x.shape[2] // 6, theta))
+    monkeypatch.setattr(
+        nnx_model, "rope", lambda x, positions, theta: right(x, positions + x.shape[2] // 6, theta)
+    )
     report = checked(golden_path, checkpoint, Listed)
     assert {tap.rpartition(".")[2] for tap in report.introduced} == {"q_rope"}  # of six heads
+
+
+HERE = folded_model.__name__
 
 
 class Folded(NnxPort):
@@ -99,26 +103,19 @@ class Folded(NnxPort):
         "embedding#1(0)": "final_norm",
         "rope#1 in layers.{i}": "layers.{i}.k_rope",
         "layers.{i}.heads": To("layers.{i}.q", "batch position head (head_dim + zeros)"),
-        f"{folded_model.__name__}:rotate#0(0) in layers.{{i}}": To(
-            "layers.{i}.q_norm", "batch position head (head_dim + zeros)"
-        ),
         "layers.{i}[hidden]": "layers.{i}.mlp_out",
     }
-    kept = frozenset(taps)
     junk, looks = 0.0, False
 
     def __init__(self, config):
-        self.taps = {left: tap for left, tap in self.taps.items() if left in self.kept}
-        layers = architecture_of(config).layers
-        super().__init__(Model(layers, self.junk, self.looks), config, jnp.float32)
+        super().__init__(Model(architecture_of(config).layers, self.junk, self.looks), config, jnp.float32)
 
     def run(self, model, input_ids, positions, mask):
         return model(input_ids, positions)
 
 
 def folded(config, table=None, **attributes):
-    table = {left: tap for left, tap in Folded.taps.items() if "q_norm" not in str(tap)} if table is None else table
-    return type("Port", (Folded,), {"taps": table, "kept": frozenset(table), **attributes})(config)
+    return type("Port", (Folded,), {**attributes, "taps": Folded.taps if table is None else table})(config)
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +155,152 @@ def test_calls_next_arguments_zeros_and_fields_are_found_and_replaced(config, lo
         for name, value in expected.items():
             np.testing.assert_allclose(taps[name], value, rtol=2e-5, atol=1e-4, err_msg=name)
         np.testing.assert_allclose(found, logits, rtol=2e-5, atol=1e-4)
+
+
+METHODS = {
+    f"{HERE}:Scale.halved#{{i}}(0)": To("layers.{i}.context", None),
+    f"{HERE}:Scale.doubled#{{i}}(0)": To("layers.{i}.q_rope", None),
+    f"{HERE}:Scale.negated in layers.{{i}}": To("layers.{i}.q", None),
+}
+
+
+def test_methods_of_a_class_are_places_and_self_is_no_argument(config):
+    before = dict(vars(folded_model.Scale))
+    names = {f"layers.{i}.{kind}": np.zeros((1, 3, 6, 8)) for i in range(4) for kind in ("context", "q_rope", "q")}
+    taps, _ = seen(folded(config, METHODS), names)
+    assert taps.keys() == names.keys()
+    np.testing.assert_allclose(taps["layers.1.context"], 2 * taps["layers.1.q_rope"], rtol=1e-6)
+    np.testing.assert_allclose(taps["layers.1.context"], -taps["layers.1.q"], rtol=1e-6)
+    assert dict(vars(folded_model.Scale)) == before
+
+
+REFUSED = {
+    "called twice": ({"embedding": "embed"}, "more than once", ["embedding -> embed", "2 calls", "'embedding#0'"]),
+    "called twice in its scope": (
+        {"rope in layers.{i}": "layers.{i}.q_rope"},
+        "more than once",
+        [
+            "rope in layers.0 -> layers.0.q_rope",
+            "found:    2 calls",
+            "'rope#0 in layers.0' to 'rope#1 in layers.0'",
+        ],
+    ),
+    "a function called twice": (
+        {f"{HERE}:rotate": "layers.0.q_rope"},
+        "more than once",
+        [f"{HERE}:rotate -> layers.0.q_rope", "8 calls", "rotate#7", "... in layers.{i}.attn"],
+    ),
+    "no such call": (
+        {"embedding#2": "embed"},
+        "numbers a call that is not made",
+        ["call 2 of embedding", "0 to 1"],
+    ),
+    "one call twice": (
+        {"embedding#1(0)": "final_norm", "embedding#-1(0)": "embed"},
+        "two rows of the port's table name one call",
+        ["call 1 of embedding(0)", "final_norm and embed"],
+    ),
+    "never in its scope": (
+        {"norm in layers.{i}": "layers.{i}.q_rope"},
+        "never makes a value",
+        ["norm in layers.0 -> layers.0.q_rope", "while layers.0 runs"],
+    ),
+    "no such scope": ({"rope#0 in layer.{i}": "layers.{i}.q_rope"}, "has nothing at a path", ["layer.0"]),
+    "imported by name": (
+        {"tests.run.adapters.functions:rope#0": "layers.0.q_rope"},
+        "never makes a value",
+        ["the module whose own name", "from tests.run.adapters.functions import rope", "linen_model:rope"],
+    ),
+    "no such function": (
+        {f"{HERE}:rotation": "layers.0.q_rope"},
+        "a function that its module does not have",
+        [f"{HERE}:rotation", f"in {HERE}: ", "rotate"],
+    ),
+    "no function": ({f"{HERE}:HIDDEN": "embed"}, "a function that its module does not have", ["found:    int"]),
+    "no such method": ({f"{HERE}:Scale.tripled": "embed"}, "a function that its module does not have", ["halved"]),
+    "no such module": ({"tests.folded:rotate": "embed"}, "cannot be imported", ["ModuleNotFoundError"]),
+    "beyond the last layer": (
+        {"layers.{i+1}(0)": "layers.{i}.resid_post"},
+        "has nothing at a path",
+        ["layers.4, at '4'", "'norm(0)' -> 'layers.{last}.resid_post'"],
+    ),
+    "no scan": (
+        {"rope#0": "layers.{i}.q_rope"},
+        "its value is not made inside a scan",
+        ["rope -> layers.{i}.q_rope", "'#{i}'"],
+    ),
+    "no array": (
+        {"layers.{i}.heads#0(0)": To("layers.{i}.q", None), "layers.{i}(1)": "layers.{i}.v"},
+        "no array",
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_wrong_row_is_refused_and_what_is_right_is_said(config, name):
+    table, problem, facts = REFUSED[name]
+    before = folded_model.rotate
+    with pytest.raises(PortError, match=problem) as caught:
+        seen(folded(config, table), {})
+    assert [fact for fact in facts if fact not in str(caught.value)] == []
+    assert folded_model.rotate is before
+
+
+def test_a_function_is_put_back_where_the_model_raises(config, monkeypatch):
+    def broken(x, positions):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(folded_model, "rotate", broken)
+    port = folded(config, {f"{HERE}:rotate#0(0)": To("layers.0.q", "batch position head (head_dim + zeros)")})
+    with pytest.raises(ValueError, match="broken"):
+        seen(port, {})
+    assert folded_model.rotate is broken
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"scanned": "layers.0.mlp_out"}, "of one layer is made inside a scan"),
+        ({"branched": "embed"}, "stands where its value cannot be handed over"),
+    ],
+)
+def test_a_place_in_a_loop_or_a_branch_is_refused(config, table, message):
+    class Port(FunctionPort):
+        taps = {f"{__name__}:{name}": tap for name, tap in table.items()}
+
+        def run(self, input_ids, positions, mask):
+            x = jnp.ones((*input_ids.shape, 48))
+            x, _ = jax.lax.scan(lambda x, _: (scanned(x), None), x, None, length=4)
+            return jax.lax.cond(mask.all(), branched, lambda x: x, x) @ jnp.ones((48, 512)), {}
+
+    with pytest.raises(PortError, match=message):
+        seen(Port(config, jnp.float32), {})
+
+
+def scanned(x):
+    return x + 1
+
+
+def branched(x):
+    return 2 * x
+
+
+def test_what_is_cut_off_has_to_be_zeros(config):
+    with pytest.raises(PortError, match="cuts off a value is not zeros") as caught:
+        seen(folded(config, junk=0.5), {"layers.0.q": np.zeros((1, 3, 6, 8))})
+    assert "where:    layers.0.q, at [0, 0, 0, 10] of [1, 3, 6, 11]" in str(caught.value)
+    assert "found:    0.5, and 17 more" in str(caught.value)
+
+
+def test_a_value_that_is_not_padded_as_declared_is_refused(config):
+    table = {"layers.{i}.heads": To("layers.{i}.q", "batch position (head (head_dim + zeros))")}
+    with pytest.raises(PortError, match="does not have the layout") as caught:
+        seen(folded(config, table), {})
+    assert "(1, 3, 6, 11)" in str(caught.value)
+
+
+def test_a_key_of_a_function_cannot_be_called(config):
+    port = type("Port", (FunctionPort,), {"taps": {"embed#1": "embed"}})
+    with pytest.raises(PortError, match="have keys, not items or arguments"):
+        port(config, jnp.float32)
