@@ -153,9 +153,8 @@ def searching(subject: Subject, thorough: bool = True) -> Search:
     """
     checker, results = subject.checker, subject.report.results
     declared = checker.declared
-    unreplaced = {*declared.without, *declared.recorded_only}
     source = checker.source(subject.precision)
-    replaced = frozenset(tap.kind for tap in source.taps.values()) - unreplaced
+    replaced = frozenset(tap.kind for tap in source.taps.values()) - declared.unreplaced
     layers: dict[str, set[int]] = {}
     for r in results:
         if (r.precision, r.mode) == (subject.precision, "replay") and r.verdict in FAULTY and "." in r.tap:

@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from harness.architecture import Architecture, Config, architecture_of
 from harness.errors import PortError
 from harness.families.graph import taps_of
+from harness.run.adapters.caches import CacheTable
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.table import Row, To, rows
 from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction
 from harness.run.tracing.program import Ids, Logits, Mask, Program, Source, Traced
+from harness.run.tracing.steps import Access, Contents, Steps
 from harness.taps import CACHE_KINDS
 
 __all__ = ["AdaptedPort", "To"]
@@ -30,6 +33,12 @@ class AdaptedPort:
         recorded_only: kinds that replay cannot replace, since the model does not go on with them.
         pads: prompts may be padded on the right to a few lengths, so that they share compilations. For causal
             models alone, in which no position sees what is to its right.
+        cache: path in the model's cache -> tap (see `caches.py`).
+
+    A port with a KV cache also has `init_cache(batch, length, dtype)`, which returns any pytree. Its `run` is given
+    the cache as its last argument, None for a whole prompt, and returns (logits, cache). Cases with a cache, and
+    generation, are then covered; the contents of the cache are where `cache` says, or `read_cache` and
+    `write_cache`.
 
     Args:
         config: the checkpoint's, as `load` was given it.
@@ -40,16 +49,22 @@ class AdaptedPort:
     dtypes: ClassVar[Mapping[str, str]] = {}
     recorded_only: ClassVar[tuple[str, ...]] = ()
     pads: ClassVar[bool] = False
+    cache: ClassVar[Mapping[str, str | To]] = {}
     lifts: ClassVar[bool] = True  # float64 is lifted here already
 
     def __init__(self, config: Config, dtype: Any) -> None:
-        arch = architecture_of(config)
+        self.arch = arch = architecture_of(config)
         self.rows = rows(self.taps, arch)
-        covered = {row.kind for row in self.rows} | {"logits"} | CACHE_KINDS  # adapted ports have no cache
-        self.without = tuple(dict.fromkeys(tap.kind for tap in taps_of(arch) if tap.kind not in covered))
+        self.has_cache = callable(getattr(self, "init_cache", None))
+        self._table = CacheTable(self.cache, arch)
+        held = self._held(frozenset(tap.kind for tap in taps_of(arch) if "slot" in tap.dims))
+        covered = {row.kind for row in self.rows} | {"logits"} | (held if self.has_cache else CACHE_KINDS)
+        hidden = [tap.kind for tap in taps_of(arch) if tap.kind not in covered]
+        self.without = tuple(dict.fromkeys([*hidden, *getattr(type(self), "without", ())]))
+        self.earlier_only = tuple(sorted(held - {*self.recorded_only, *self.without}))
         self._program = Program(
             Source(
-                model=self._model,
+                model=self._whole,
                 taps=taps_of(arch),
                 adaptations=_adaptations(self.rows, arch),
                 expected=frozenset(row.tap for row in self.rows),
@@ -57,30 +72,98 @@ class AdaptedPort:
             ),
             lift=jnp.dtype(dtype) == jnp.float64,
         )
+        self._steps = Steps(self._program, self._step, Access(self.read_cache, self.write_cache))
 
     def forward(
         self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any, tap: TapFunction
-    ) -> tuple[Logits, None]:
+    ) -> tuple[Logits, Any]:
         """The port contract (`harness.run.port`).
 
         Raises:
-            PortError: a cache, which adapted ports do not have.
+            PortError: a cache, of a port that has none.
         """
         if cache is not None:
-            raise PortError("an adapted port has no KV cache", where="cache", hint="pass None: whole prompts only")
+            if not self.has_cache:
+                raise PortError(
+                    "this adapted port has no KV cache",
+                    where="cache",
+                    hint="write init_cache(batch, length, dtype), or pass None: whole prompts only",
+                )
+            return self._steps(input_ids, positions, mask, cache, tap)
         call = Call(input_ids, positions, mask, None, tap)
         padded = pad(call) if self.pads else call
         logits = self._program(padded.input_ids, padded.positions, padded.mask, padded.tap)
         return logits[:, : input_ids.shape[1]], None
+
+    def read_cache(self, cache: Any) -> Contents:
+        """The contents of a cache by tap, [batch, slot, kv_head, head_dim]: by the table, or as you write it."""
+        return self._table.read(cache)
+
+    def write_cache(self, cache: Any, values: Contents) -> Any:
+        """The cache with other contents: the inverse of `read_cache`."""
+        return self._table.write(cache, values)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the report has to say about how the port was run."""
         return self._program.notes
 
-    def _model(self, input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
-        """Run the model once, while it is traced: mark its values, or return them."""
+    def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
+        """Run the model once, while it is traced: mark its values, or return them.
+
+        Args:
+            cache: nothing, for a port without one.
+
+        Returns:
+            What the port's `run` returns: logits, or (logits, cache); and the values, by tap.
+        """
         raise NotImplementedError
+
+    def _whole(self, input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
+        """The model on a whole prompt."""
+        if self.has_cache:
+            logits, _, watched = self._step(input_ids, positions, mask, None)
+            return logits, watched
+        return self._model(input_ids, positions, mask)
+
+    def _step(
+        self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any
+    ) -> tuple[Logits, Any, Mapping[str, Array]]:
+        """The model on one call through a cache."""
+        returned, watched = self._model(input_ids, positions, mask, cache)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise PortError(
+                "the run() of a port with a cache does not return (logits, cache)",
+                where=f"{type(self).__name__}.run",
+                expected="a tuple of two: logits [batch, position, vocab], cache",
+                found=type(returned).__name__,
+                hint="return (logits, cache), or leave init_cache out where the model has no cache",
+            )
+        return returned[0], returned[1], watched
+
+    def _held(self, kinds: frozenset[str]) -> frozenset[str]:
+        """The kinds of taps that are read from the cache.
+
+        Args:
+            kinds: those that the architecture has.
+
+        Raises:
+            PortError: it is read and not written, or there is none.
+        """
+        names = ("read_cache", "write_cache")
+        own = {name: getattr(type(self), name) is not getattr(AdaptedPort, name) for name in names}
+        if self.cache and not self.has_cache:
+            raise _bad(
+                "a port has a table of its cache, and no cache", "cache", "init_cache(batch, length, dtype)"
+            )
+        if own["read_cache"] != own["write_cache"] and not kinds <= {*self.recorded_only}:
+            lacks = "write_cache" if own["read_cache"] else "read_cache"
+            raise _bad("a port has one of read_cache and write_cache", lacks, "both, each the other's inverse")
+        return kinds if own["read_cache"] else self._table.kinds
+
+
+def _bad(problem: str, where: str, expected: str) -> PortError:
+    return PortError(problem, where=where, expected=expected, hint="see the head of harness/run/adapters/base.py")
 
 
 def _adaptations(found: tuple[Row, ...], arch: Architecture) -> dict[str, Any]:
