@@ -156,7 +156,7 @@ class AdaptedPort:
             raise _bad(
                 "a port has a table of its cache, and no cache", "cache", "init_cache(batch, length, dtype)"
             )
-        if own["read_cache"] != own["write_cache"] and not kinds <= {*self.recorded_only}:
+        if own["read_cache"] != own["write_cache"] and not self.cache and not kinds <= {*self.recorded_only}:
             lacks = "write_cache" if own["read_cache"] else "read_cache"
             raise _bad("a port has one of read_cache and write_cache", lacks, "both, each the other's inverse")
         return kinds if own["read_cache"] else self._table.kinds

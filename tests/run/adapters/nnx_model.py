@@ -50,10 +50,14 @@ class Attention(nnx.Module):
         q, k, v = (p(x).reshape(*x.shape[:2], -1, a.head_dim) for p in (self.q, self.k, self.v))
         q, k = self.rotate(q, positions), self.rotate(k, positions)
         if cache is not None:
-            k, v = put(cache["k"], k, mask), put(cache["v"], v, mask)
-            cache = {"k": k, "v": v, "calls": cache["calls"] + 1}
+            cache = self.keep(cache, k, v, mask)
+            k, v = cache["k"], cache["v"]
         context = jnp.einsum("bkgts,bskd->btkgd", probabilities(grouped(q, a.kv_heads), k, mask), v)
         return {"cache": cache, "out": self.o(context.reshape(*x.shape[:2], -1))}
+
+    def keep(self, cache, k, v, mask):
+        k, v = put(cache["k"], k, mask), put(cache["v"], v, mask)
+        return {**cache, "k": k, "v": v, "calls": cache["calls"] + 1}
 
     def rotate(self, x, positions):
         return rope(x, positions, self.arch.ropes[0].theta)
