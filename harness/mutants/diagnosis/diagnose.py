@@ -161,7 +161,7 @@ def searching(subject: Subject, thorough: bool = True) -> Search:
             layers.setdefault(kind_of(r.tap), set()).add(int(r.tap.split(".")[1]))
     with in_force(subject.precision):
         return Search(
-            Bench(source, checker.checkpoint, checker.config, replaced),
+            Bench(source, checker.checkpoint, checker.config, replaced, earlier=frozenset(declared.earlier_only)),
             subject.scenes,
             {kind: frozenset(found) for kind, found in layers.items()},
             architecture_of(checker.config).layers,

@@ -35,10 +35,10 @@ class AdaptedPort:
             models alone, in which no position sees what is to its right.
         cache: path in the model's cache -> tap (see `caches.py`).
 
-    A port with a KV cache also has `init_cache(batch, length, dtype)`, which returns any pytree. Its `run` is given
-    the cache as its last argument, None for a whole prompt, and returns (logits, cache). Cases with a cache, and
-    generation, are then covered; the contents of the cache are where `cache` says, or `read_cache` and
-    `write_cache`.
+    A port with a KV cache also has `init_cache(batch, length, dtype)`, which returns any tree of arrays. Its `run`
+    is given the cache as its last argument, None for a whole prompt, and returns (logits, cache). Cases with a
+    cache, and generation, are then covered. What is in the cache, `cache` says, or `read_cache` and `write_cache`
+    that the port writes itself; without either it is not compared, and in replay it is the port's own.
 
     Args:
         config: the checkpoint's, as `load` was given it.

@@ -157,14 +157,19 @@ class Program:
 
         return on_tap
 
-    def refuse(self, closed: ClosedJaxpr, watched: Sequence[str | None]) -> None:
+    def refuse(
+        self, closed: ClosedJaxpr, watched: Sequence[str | None], unread: frozenset[str] = frozenset()
+    ) -> None:
         """Refuse a program that does not make the taps that are expected, or does not go on with what is watched.
+
+        Args:
+            unread: kinds that it need not go on with.
 
         Raises:
             PortError: either.
         """
         self._refuse_silent(closed, watched)
-        self._refuse_dead(closed, watched)
+        self._refuse_dead(closed, watched, self.source.recorded_only | unread)
 
     def _refuse_silent(self, closed: ClosedJaxpr, watched: Sequence[str | None]) -> None:
         made = tap_names(closed.jaxpr) | set(watched)
@@ -177,9 +182,9 @@ class Program:
                 hint="correct the path in the table, or leave it out: it is then reported as not covered",
             )
 
-    def _refuse_dead(self, closed: ClosedJaxpr, watched: Sequence[str | None]) -> None:
+    def _refuse_dead(self, closed: ClosedJaxpr, watched: Sequence[str | None], unread: frozenset[str]) -> None:
         for slot, name in enumerate(watched):
-            if name is None or kind_of(name) in self.source.recorded_only:
+            if name is None or kind_of(name) in unread:
                 continue
             if not goes_on(closed.jaxpr, slot):
                 raise PortError(

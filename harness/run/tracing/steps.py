@@ -22,7 +22,7 @@ from harness.run.tracing.evaluate import Evaluator
 from harness.run.tracing.lift import WIDE
 from harness.run.tracing.program import Ids, Logits, Program, liftable
 from harness.run.tracing.rounding import rounding
-from harness.taps import kind_of
+from harness.taps import CACHED, kind_of
 
 Contents = Mapping[str, Float[Array, "batch slot ..."]]
 Filled = Bool[Array, "batch slot"]
@@ -114,7 +114,8 @@ class Steps:
 
         closed, (_, watched, outputs) = jax.make_jaxpr(model, return_shape=True)(*arguments)
         names = [None, *sorted(watched)]  # JAX flattens a dict in the order of its keys
-        self._program.refuse(closed, names)
+        # Keys that are never kept are a bug of the cache, which its contents show.
+        self._program.refuse(closed, names, frozenset(CACHED.values()))
         self._written(tree, arguments[3:])
         if self._program.lift:
             self._dtypes[after[0], tuple(one.shape for one in outputs)] = tuple(one.dtype for one in outputs)
@@ -124,9 +125,9 @@ class Steps:
         def run(
             constants: Sequence[Any], goldens: Mapping[str, Array], replaying: Array, *given: Array
         ) -> tuple[Logits, dict[str, Array], list[Array], dict[str, Array]]:
-            ids, positions, mask, *leaves = given
+            ids, positions, mask, *incoming = given
             first = first_slot(mask, ids.shape[1])
-            leaves, held, lost = self._replayed(tree, leaves, goldens, replaying, first)
+            leaves, held, lost = self._replayed(tree, incoming, goldens, replaying, first)
             tap = TracedTap({n: one for n, one in goldens.items() if n not in held}, replaying, known)
             evaluate = Evaluator(self._program.adapted(tap), self._program.arithmetic())
             found = evaluate(closed.jaxpr, constants, (ids, positions, mask, *leaves), names)

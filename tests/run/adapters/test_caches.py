@@ -1,4 +1,4 @@
-"""Ports with a KV cache, in every layout: they match call by call, and a bug in the cache is found in the cache."""
+"""Ports with a KV cache, in every layout: they match call by call, and a bug in the cache is found there."""
 
 from __future__ import annotations
 
