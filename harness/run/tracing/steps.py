@@ -97,8 +97,10 @@ class Steps:
             traced.constants, goldens, np.bool_(replaying), input_ids, positions, mask, *given
         )
         if checked and replaying and key not in self._faithful:
-            _refuse_unfaithful({name: float(whole(value)) for name, value in lost.items()})
-            self._faithful.add(key)
+            shares = {name: float(whole(value)) for name, value in lost.items()}
+            _refuse_unfaithful(shares)
+            if all(share >= 0 for share in shares.values()):
+                self._faithful.add(key)
         if isinstance(tap, Session):
             self._program.hand_over(tap, key, goldens, recorded)
         return logits, jax.tree.unflatten(traced.after, after)
@@ -154,7 +156,7 @@ class Steps:
 
         Returns:
             Its arrays; the names that are in it; by name, how much of the golden is lost in it: the largest
-            difference to what is read again, over the array's rms.
+            difference to what is read again, over the array's rms, and -1 where nothing is written yet.
         """
         cache = jax.tree.unflatten(tree, leaves)
         own = self._access.read(cache)
@@ -168,7 +170,7 @@ class Steps:
             return leaves, held, {}
         written = self._access.write(cache, {**own, **golden})
         again = self._access.read(written)
-        lost = {name: _difference(again[name], value) for name, value in golden.items()}
+        lost = {name: jnp.where(first > 0, _difference(again[name], value), -1) for name, value in golden.items()}
         replaced = jax.tree.leaves(written)
         return [jnp.where(replaying, a, b) for a, b in zip(replaced, leaves, strict=True)], held, lost
 
