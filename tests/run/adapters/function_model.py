@@ -103,81 +103,83 @@ class Stacked(ByLayer):
         return jax.lax.scan(lambda x, w: block(self.arch, w, x, positions, mask), x, stacked)
 
 
-class OneArray(ByLayer):
-    """The cache is one array [batch, layer, 2, slot, kv_head, head_dim]."""
+PAGE = 4
 
-    cache = {"[:, {i}, 0]": "layers.{i}.cache_k", "[:, {i}, 1]": "layers.{i}.cache_v"}
+
+class Cached(ByLayer):
+    """Every layer keeps its cache in another way, the last one in pages, which no table describes."""
+
+    cache = {
+        "0[:, 0]": "layers.0.cache_k",  # one array [batch, 2, slot, kv_head, head_dim]
+        "0[:, 1]": "layers.0.cache_v",
+        "1.0": To("layers.1.cache_k", "batch kv_head slot head_dim"),
+        "1.1": To("layers.1.cache_v", "batch kv_head slot head_dim"),
+        "2.k[..., :head_dim]": "layers.2.cache_k",  # heads are padded to 16
+        "2.v[..., :head_dim]": "layers.2.cache_v",
+    }
 
     def init_cache(self, batch, length, dtype):
-        a = self.arch
-        return jnp.zeros((batch, a.layers, 2, length, a.kv_heads, a.head_dim), dtype)
+        heads, size, pages = self.arch.kv_heads, self.arch.head_dim, -(-length // PAGE)
+        transposed = jnp.zeros((batch, heads, length, size), dtype)
+        padded = jnp.zeros((batch, length, heads, 16), dtype)
+        pool = jnp.zeros((batch * pages, PAGE, heads, size), dtype)
+        return (
+            jnp.zeros((batch, 2, length, heads, size), dtype),
+            [transposed, transposed],
+            {"k": padded, "v": padded},
+            {"pools": (pool, pool), "order": jnp.arange(batch * pages)[::-1].reshape(batch, pages)},
+        )
+
+    def read_cache(self, cache):
+        k, v = (self.pages(pool, cache[3]["order"]) for pool in cache[3]["pools"])
+        return {**super().read_cache(cache), "layers.3.cache_k": k, "layers.3.cache_v": v}
+
+    def write_cache(self, cache, values):
+        order, last = cache[3]["order"], [values[f"layers.3.cache_{kind}"] for kind in "kv"]
+        written = (
+            pool.at[order].set(value.reshape(*order.shape, *pool.shape[1:]))
+            for pool, value in zip(cache[3]["pools"], last, strict=True)
+        )
+        return (*super().write_cache(cache, values)[:3], {"pools": tuple(written), "order": order})
+
+    def pages(self, pool, order):
+        pages = pool[order]  # [batch, page, slot, kv_head, head_dim]
+        return pages.reshape(pages.shape[0], -1, *pages.shape[3:])
 
     def run(self, input_ids, positions, mask, cache):
         if cache is None:
             logits, found = super().run(input_ids, positions, mask)
             return (logits, None), found
-        x, layers = self.w["model.embed_tokens.weight"][input_ids], []
-        embed = x
-        for i in range(self.arch.layers):
-            past = self.past(cache, i, mask.shape[1])
+        x = embed = self.w["model.embed_tokens.weight"][input_ids]
+        layers, kept = [], []
+        for i, own in enumerate(cache):
+            past = self.past(own, i, mask.shape[1])
             x, found, after = block(self.arch, self.layer(i), x, positions, mask, past)
             layers.append(found)
-            cache = self.store(cache, i, after)
+            kept.append(self.kept(own, i, *after))
         norm = rms_norm(x, self.w["model.norm.weight"], self.arch.norm.eps)
-        return (norm @ self.w["lm_head.weight"], cache), {"embed": embed, "norm": norm, "layers": layers}
+        found = {"embed": embed, "norm": norm, "layers": layers}
+        return (norm @ self.w["lm_head.weight"], tuple(kept)), found
 
-    def past(self, cache, layer, length):
-        return cache[:, layer, 0], cache[:, layer, 1]
+    def past(self, own, layer, length):
+        """Keys and values of a layer, [batch, slot, kv_head, head_dim]."""
+        if layer == 0:
+            return own[:, 0], own[:, 1]
+        if layer == 1:
+            return tuple(one.transpose(0, 2, 1, 3) for one in own)
+        if layer == 2:
+            return tuple(own[name][..., : self.arch.head_dim] for name in "kv")
+        return tuple(self.pages(pool, own["order"])[:, :length] for pool in own["pools"])
 
-    def store(self, cache, layer, after):
-        return cache.at[:, layer].set(jnp.stack(after, 1))
-
-
-PAGE = 4
-
-
-class Paged(OneArray):
-    """The cache is a pool of pages [page, slot, kv_head, head_dim] a layer, and the order of each row's pages."""
-
-    cache = {}
-
-    def init_cache(self, batch, length, dtype):
-        a, pages = self.arch, -(-length // PAGE)
-        pool = jnp.zeros((batch * pages, PAGE, a.kv_heads, a.head_dim), dtype)
-        order = jnp.arange(batch * pages, dtype=jnp.int32)[::-1].reshape(batch, pages)
-        return {"pools": [(pool, pool)] * a.layers, "order": order}
-
-    def read_cache(self, cache):
-        def read(pool):
-            pages = pool[cache["order"]]  # [batch, pages, PAGE, kv_head, head_dim]
-            return pages.reshape(pages.shape[0], -1, *pages.shape[3:])
-
-        return {
-            f"layers.{i}.cache_{kind}": read(pool)
-            for i, pools in enumerate(cache["pools"])
-            for kind, pool in zip("kv", pools, strict=True)
-        }
-
-    def write_cache(self, cache, values):
-        def written(pool, value):
-            pages = value.reshape(*cache["order"].shape, PAGE, *pool.shape[2:])
-            return pool.at[cache["order"]].set(pages)
-
-        pools = [
-            tuple(
-                written(pool, values[f"layers.{i}.cache_{kind}"]) for kind, pool in zip("kv", pools, strict=True)
-            )
-            for i, pools in enumerate(cache["pools"])
-        ]
-        return {**cache, "pools": pools}
-
-    def past(self, cache, layer, length):
-        held = self.read_cache(cache)
-        return tuple(held[f"layers.{layer}.cache_{kind}"][:, :length] for kind in "kv")
-
-    def store(self, cache, layer, after):
-        held = dict(self.read_cache(cache))
-        for kind, value in zip("kv", after, strict=True):
-            name = f"layers.{layer}.cache_{kind}"
-            held[name] = held[name].at[:, : value.shape[1]].set(value)
-        return self.write_cache(cache, held)
+    def kept(self, own, layer, k, v):
+        if layer == 0:
+            return jnp.stack([k, v], 1)
+        if layer == 1:
+            return [one.transpose(0, 2, 1, 3) for one in (k, v)]
+        if layer == 2:
+            rest = 16 - self.arch.head_dim
+            return {name: jnp.pad(one, [(0, 0)] * 3 + [(0, rest)]) for name, one in (("k", k), ("v", v))}
+        slots = jnp.arange(k.shape[1])
+        pages, within = own["order"][:, slots // PAGE], slots % PAGE
+        pools = zip(own["pools"], (k, v), strict=True)
+        return {**own, "pools": tuple(pool.at[pages, within].set(one) for pool, one in pools)}

@@ -11,9 +11,7 @@ from harness.run.adapters import first_slot
 from harness.run.checker import Checker
 from harness.run.question import Question
 from harness.taps import kind_of
-from tests.run.adapters import nnx_model
-from tests.run.adapters.function_model import OneArray, Paged
-from tests.run.adapters.linen_model import Cached as Linen
+from tests.run.adapters import function_model, linen_model, nnx_model
 
 
 def checked(golden_path, checkpoint, port, modes=("forward", "replay")):
@@ -84,7 +82,7 @@ def faulty(checkpoint):
     return port
 
 
-@pytest.mark.parametrize("port", [OneArray, Paged, Linen])
+@pytest.mark.parametrize("port", [function_model.Cached, linen_model.Cached], ids=["function", "linen"])
 def test_a_cache_of_any_layout_is_read_and_in_replay_written(golden_path, checkpoint, port):
     report = checked(golden_path, checkpoint, port, ("replay",))
     assert report.verdict == "match", report.introduced
