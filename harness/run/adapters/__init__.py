@@ -1,6 +1,7 @@
 """Ports of models that nobody edits: their intermediates are found by path, recorded, and in replay replaced.
 
 table.py      which place is which tap: sub-modules, functions, calls
+caches.py     where in a cache the keys and values lie
 layout.py     how a model's value lies in memory, and how the tap's does
 cutting.py    values that are padded with zeros
 base.py       what all kinds have in common
@@ -20,5 +21,6 @@ from harness.run.adapters.function import FunctionPort
 from harness.run.adapters.linen import LinenPort
 from harness.run.adapters.meshes import on_mesh
 from harness.run.adapters.nnx import NnxPort
+from harness.run.slots import causal, first_slot
 
-__all__ = ["FunctionPort", "LinenPort", "NnxPort", "To", "on_mesh"]
+__all__ = ["FunctionPort", "LinenPort", "NnxPort", "To", "causal", "first_slot", "on_mesh"]

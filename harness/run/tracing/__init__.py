@@ -7,4 +7,5 @@ evaluate.py   runs a jaxpr, opening nested code down to the taps
 inspect.py    what a jaxpr says about taps before it is run
 lift.py       the arithmetic of float64 in place of float32, bfloat16 and float16
 program.py    a port's forward, traced and compiled, with its taps carried in and out
+steps.py      the same call by call, through a cache
 """

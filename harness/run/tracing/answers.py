@@ -167,11 +167,11 @@ class Answered:
         self,
         first: Runs,
         given: Callable[[Sequence[np.ndarray]], Runs],
-        next_question: Callable[[Sequence[np.ndarray]], Runs],
+        next_question: Callable[[Sequence[np.ndarray]], Callable[..., Any]],
     ) -> None:
         self._given, self._next_question = given, next_question
         self._programs: dict[Any, Runs] = {(): first}
-        self._questions: dict[Any, Runs] = {}
+        self._questions: dict[Any, Callable[..., Any]] = {}
         self._asking: set[Any] = set()
         self.place: str | None = None
 
