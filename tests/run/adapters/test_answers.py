@@ -14,7 +14,7 @@ from harness.run.check import check
 from harness.run.question import Question
 from harness.run.tapping import no_tap
 from harness.run.tracing import answers
-from tests.run.adapters.seen import IDS, seen
+from tests.run.adapters.seen import IDS, Seen, seen
 from tests.run.adapters.test_places import Plain
 
 
@@ -70,6 +70,33 @@ def test_it_is_answered_where_the_port_itself_is_traced(config):
     port = Looking(config, jnp.float32)
     arguments = jnp.asarray(IDS), jnp.arange(3)[None], jnp.ones((1, 3), bool)
     assert jax.make_jaxpr(lambda: port.forward(*arguments, None, no_tap)[0])().out_avals[0].shape == (1, 3, 512)
+
+
+class InCalls(FunctionPort):
+    """A cache whose slots are Python's: every call is told its own, and what an earlier one has written."""
+
+    taps = {f"{__name__}:embedded": "embed"}
+
+    def init_cache(self, batch, length, dtype):
+        return jnp.zeros((batch, length, 48), dtype)
+
+    def run(self, input_ids, positions, mask, cache):
+        start, x = int(positions[0, 0]), embedded(input_ids)
+        held = 0.0 if cache is None else float(cache.max())
+        cache = None if cache is None else cache.at[:, start : start + x.shape[1]].set(x)
+        return (held + x @ jnp.ones((48, 512)), cache), {}
+
+
+def test_a_model_is_answered_in_calls_through_a_cache(config):
+    port, mask = InCalls(config, jnp.float32), jnp.ones((1, 4), bool)
+    cache, found = port.init_cache(1, 4, jnp.float32), []
+    for ids, start in (([5, 6], 0), ([7], 2), ([8], 3)):
+        given = jnp.array([ids]), jnp.arange(start, start + len(ids))[None], mask
+        logits, cache = port.forward(*given, cache, Seen({"embed": np.zeros((1, len(ids), 48))}, False))
+        found.append(float(logits[0, -1, 0]))
+    assert found == [6 * 48, 6 + 7 * 48, 7 + 8 * 48]
+    assert cache[0, :, 0].tolist() == [5, 6, 7, 8]
+    assert "looks at values while it runs" in port.notes[-1]
 
 
 class LooksAtPositions(Plain):
