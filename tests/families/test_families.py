@@ -43,7 +43,7 @@ CORPUS = Corpus(
     decodes=(Decode("chunk", "a cached", "two chunks and steps", steps=2, chunks=(4,)),),
     batches=(Batch("left", ("one", "some"), "left", "pads"),),
     offsets=(Offset("far", "1 2 3 45", ((0, 0), (3, 300)), "far"),),
-    generations=(Generation("free", "The ", "tokens", tokens=4),),
+    generations=(Generation("free", "The ", "tokens", tokens=2),),
 )
 each = pytest.mark.parametrize(("family", "name"), tiny.ALL, ids=["-".join(one) for one in tiny.ALL])
 
