@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -51,11 +52,13 @@ class AdaptedPort:
     pads: ClassVar[bool] = False
     cache: ClassVar[Mapping[str, str | To]] = {}
     lifts: ClassVar[bool] = True  # float64 is lifted here already
+    given: ClassVar[tuple[str, ...]] = ("input_ids", "positions", "mask")  # what `run` is given, but for the cache
 
     def __init__(self, config: Config, dtype: Any) -> None:
         self.arch = arch = architecture_of(config)
         self.rows = rows(self.taps, arch)
         self.has_cache = callable(getattr(self, "init_cache", None))
+        self._refuse_run()
         self._table = CacheTable(self.cache, arch)
         held = self._held(frozenset(tap.kind for tap in taps_of(arch) if "slot" in tap.dims))
         covered = {row.kind for row in self.rows} | {"logits"} | (held if self.has_cache else CACHE_KINDS)
@@ -94,6 +97,10 @@ class AdaptedPort:
         padded = pad(call) if self.pads else call
         logits = self._program(padded.input_ids, padded.positions, padded.mask, padded.tap)
         return logits[:, : input_ids.shape[1]], None
+
+    def run(self, *arguments: Any, **named: Any) -> Any:
+        """Call the model: see the kinds of ports."""
+        raise NotImplementedError
 
     def read_cache(self, cache: Any) -> Contents:
         """The contents of a cache by tap, [batch, slot, kv_head, head_dim]: by the table, or as you write it."""
@@ -140,6 +147,21 @@ class AdaptedPort:
                 hint="return (logits, cache), or leave init_cache out where the model has no cache",
             )
         return returned[0], returned[1], watched
+
+    def _refuse_run(self) -> None:
+        """Refuse a `run` that does not take what it will be given."""
+        given = (*self.given, *(("cache",) if self.has_cache else ()))
+        signature = inspect.signature(self.run)
+        try:
+            signature.bind(*given)
+        except TypeError:
+            raise PortError(
+                "the port's run() does not take what it is given",
+                where=f"{type(self).__name__}.run",
+                expected=f"run(self, {', '.join(given)})",
+                found=f"run(self, {', '.join(signature.parameters)})",
+                hint="a port with init_cache is given the cache as well, which is None for a whole prompt",
+            ) from None
 
     def _held(self, kinds: frozenset[str]) -> frozenset[str]:
         """The kinds of taps that are read from the cache.
