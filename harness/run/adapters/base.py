@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -58,6 +59,7 @@ class AdaptedPort:
     watches: ClassVar[bool] = False  # paths are keys of what the model returns, and not places that are called
     cache: ClassVar[Mapping[str, str | To]] = {}
     lifts: ClassVar[bool] = True  # float64 is lifted here already
+    given: ClassVar[tuple[str, ...]] = ("input_ids", "positions", "mask")  # what `run` is given, but for the cache
 
     def __init__(self, config: Config, dtype: Any) -> None:
         self.arch = arch = architecture_of(config)
@@ -65,6 +67,7 @@ class AdaptedPort:
         self.places = Places(table)
         self.rows = self.places.rows
         self.has_cache = callable(getattr(self, "init_cache", None))
+        self._refuse_run()
         self._table = CacheTable(self.cache, arch)
         held = self._held(frozenset(tap.kind for tap in taps_of(arch) if "slot" in tap.dims))
         covered = {row.kind for row in table} | {"logits"} | (held if self.has_cache else CACHE_KINDS)
@@ -115,6 +118,10 @@ class AdaptedPort:
     def context(self) -> AbstractContextManager[Any]:
         """What the model is traced and run in: a mesh (`on_mesh`), rules for the names of axes, and the like."""
         return nullcontext()
+
+    def run(self, *arguments: Any, **named: Any) -> Any:
+        """Call the model: see the kinds of ports."""
+        raise NotImplementedError
 
     def read_cache(self, cache: Any) -> Contents:
         """The contents of a cache by tap, [batch, slot, kv_head, head_dim]: by the table, or as you write it."""
@@ -188,6 +195,21 @@ class AdaptedPort:
 
         steps = self._steps.like(self._question(answers), asked)
         return lambda *arguments: steps(*arguments)[0]
+
+    def _refuse_run(self) -> None:
+        """Refuse a `run` that does not take what it will be given."""
+        given = (*self.given, *(("cache",) if self.has_cache else ()))
+        signature = inspect.signature(self.run)
+        try:
+            signature.bind(*given)
+        except TypeError:
+            raise PortError(
+                "the port's run() does not take what it is given",
+                where=f"{type(self).__name__}.run",
+                expected=f"run(self, {', '.join(given)})",
+                found=f"run(self, {', '.join(signature.parameters)})",
+                hint="a port with init_cache is given the cache as well, which is None for a whole prompt",
+            ) from None
 
     def _held(self, kinds: frozenset[str]) -> frozenset[str]:
         """The kinds of taps that are read from the cache.

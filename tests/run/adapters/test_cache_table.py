@@ -112,7 +112,7 @@ def test_a_path_that_is_not_in_the_cache_is_refused_with_what_is(config):
 class Tiny(FunctionPort):
     """A port without anything but logits."""
 
-    def run(self, input_ids, positions, mask, cache):
+    def run(self, input_ids, positions, mask, cache=None):
         return (jnp.zeros((*input_ids.shape, 512)), cache), {}
 
 
@@ -164,3 +164,16 @@ def test_a_run_that_does_not_hand_on_its_cache_is_refused(config):
     ids = jnp.zeros((1, 1), jnp.int32)
     with pytest.raises(PortError, match=r"does not return \(logits, cache\)"):
         Wrong(config, jnp.float32).forward(ids, ids, ids > 0, None, no_tap)
+
+
+def test_a_run_that_does_not_take_the_cache_is_refused_before_it_is_called(config):
+    class Wrong(Tiny):
+        def init_cache(self, batch, length, dtype):
+            return jnp.zeros(3)
+
+        def run(self, input_ids, positions, mask):
+            return jnp.zeros((*input_ids.shape, 512)), {}
+
+    with pytest.raises(PortError, match="does not take what it is given") as caught:
+        Wrong(config, jnp.float32)
+    assert "run(self, input_ids, positions, mask, cache)" in str(caught.value)
