@@ -1,8 +1,17 @@
 """Ports of models that nobody edits: their intermediates are found by path, recorded, and in replay replaced.
 
-table.py      which path is which tap
+table.py      which place is which tap: sub-modules, functions, calls
 layout.py     how a model's value lies in memory, and how the tap's does
+cutting.py    values that are padded with zeros
 base.py       what all kinds have in common
+places.py     the places of a table, while the model is traced
+calls.py      one call with its taps marked
+outputs.py    items of what is returned
+named.py      named arrays of Haliax
+replaced.py   functions, by the module in which they are looked up
+running.py    what has to be running
+eager.py      models that cannot be traced
+meshes.py     the mesh around a trace
 nnx.py        a Flax nnx module tree
 linen.py      a Flax linen module
 equinox.py    an Equinox model, or another tree of dataclasses
@@ -16,6 +25,7 @@ from harness.run.adapters.equinox import EquinoxPort
 from harness.run.adapters.function import FunctionPort
 from harness.run.adapters.keras import KerasPort
 from harness.run.adapters.linen import LinenPort
+from harness.run.adapters.meshes import on_mesh
 from harness.run.adapters.nnx import NnxPort
 
-__all__ = ["EquinoxPort", "FunctionPort", "KerasPort", "LinenPort", "NnxPort", "To"]
+__all__ = ["EquinoxPort", "FunctionPort", "KerasPort", "LinenPort", "NnxPort", "To", "on_mesh"]

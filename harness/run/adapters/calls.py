@@ -1,13 +1,15 @@
-"""One call of a sub-module with its taps marked: arguments before it, results after it."""
+"""One call of a sub-module or a function with its taps marked: arguments before it, results after it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from jax import Array
-
 from harness.errors import PortError
+from harness.run.adapters.cutting import REST
+from harness.run.adapters.named import of_array
+from harness.run.adapters.outputs import MISSING, described, is_array, item_of, with_item
+from harness.run.adapters.running import running, while_running
 from harness.run.adapters.table import Row
 from harness.run.tracing.mark import mark
 
@@ -15,59 +17,75 @@ from harness.run.tracing.mark import mark
 def marked_call(
     found: Iterable[Row], call: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]
 ) -> Any:
-    """Call a sub-module with its taps marked: arguments before, results after."""
+    """Call a sub-module or a function with its taps marked: arguments before, results after.
+
+    Args:
+        found: the rows of its path. Those that are `in` another place count where that is running; which of
+            several calls a row means is decided when all have been made (`numbering.py`).
+    """
+    found = tuple(found)
+    here = {row.site: row for row in found if row.tap and (row.scope is None or row.scope in running())}
     arguments, named = list(args), dict(kwargs)
-    for row in found:
+    for row in here.values():
         if isinstance(row.argument, int) and row.argument < len(arguments):
-            arguments[row.argument] = mark(row.tap, arguments[row.argument])
+            arguments[row.argument] = _marked(row, _array(row, arguments[row.argument]))
         elif isinstance(row.argument, str) and row.argument in named:
-            named[row.argument] = mark(row.tap, named[row.argument])
+            named[row.argument] = _marked(row, _array(row, named[row.argument]))
         elif row.argument is not None:
             raise PortError(
-                "a sub-module is not given the argument that the port's table names",
-                where=f"{row.path}({row.argument})",
+                "a sub-module or function is not given the argument that the port's table names",
+                where=row,
                 expected=f"argument {row.argument}",
                 found=f"{len(arguments)} positional arguments, and {', '.join(named) or 'none'} by name",
                 hint="correct the table: arguments are named as the model's code passes them",
             )
-    result = call(*arguments, **named)
-    for row in found:
+    with while_running(row.path for row in found if not row.tap):
+        result = call(*arguments, **named)
+    for row in here.values():
         if row.argument is None:
             result = _with_marked(row, result)
     return result
 
 
+def _marked(row: Row, value: Any) -> Any:
+    def of(array: Any) -> Any:
+        if row.cut is None:
+            return mark(row.site, array)
+        left, rest = row.cut.taken(array)
+        return row.cut.put_back(mark(row.site, left), mark(row.site + REST, rest))
+
+    return of_array(of, value)
+
+
+def _array(row: Row, value: Any) -> Any:
+    if not is_array(value):
+        raise PortError(
+            "an argument is no array where the port's table says so",
+            where=row,
+            expected="an array",
+            found=described(value),
+            hint="name the argument that is the tap",
+        )
+    return value
+
+
 def _with_marked(row: Row, result: Any) -> Any:
-    if row.item is None:
-        if not isinstance(result, Array):
-            raise _not_an_array(row, result)
-        return mark(row.tap, result)
-    if isinstance(row.item, str) or isinstance(result, dict):
-        if not isinstance(result, dict) or not isinstance(result.get(row.item), Array):
-            raise _not_an_array(row, result)
-        return {**result, row.item: mark(row.tap, result[row.item])}
-    if not isinstance(result, (tuple, list)) or row.item >= len(result):
-        raise _not_an_array(row, result)
-    items = list(result)
-    if not isinstance(items[row.item], Array):
-        raise _not_an_array(row, result)
-    items[row.item] = mark(row.tap, items[row.item])
-    if hasattr(result, "_fields"):
-        return type(result)(*items)
-    return type(result)(items)
-
-
-def _not_an_array(row: Row, result: Any) -> PortError:
-    found = (
-        f"a {type(result).__name__} of {', '.join(type(x).__name__ for x in result)}"
-        if isinstance(result, (tuple, list))
-        else f"a {type(result).__name__}"
-        + (f" with keys {', '.join(map(str, result))}" if isinstance(result, dict) else "")
-    )
-    return PortError(
-        "a sub-module does not return an array where the port's table says so",
-        where=row.path if row.item is None else f"{row.path}[{row.item}]",
-        expected="an array",
-        found=found,
-        hint="name the item: 'path[1]' is item 1 of a tuple, 'path[hidden]' an entry of a dict",
-    )
+    value = item_of(result, row.item)
+    if not is_array(value):
+        raise PortError(
+            "a sub-module or function does not return an array where the port's table says so",
+            where=row,
+            expected="an array",
+            found=described(result),
+            hint="name the item: 'path[1]' is item 1 of a tuple, 'path[hidden]' an entry of a dict, or a field",
+        )
+    marked = with_item(result, row.item, _marked(row, value))
+    if marked is MISSING:
+        raise PortError(
+            "an item of what a sub-module or function returns cannot be replaced",
+            where=row,
+            expected="a tuple, a list, a mapping or an object that can be copied with another value in that place",
+            found=described(result),
+            hint="name a place where the value is an array by itself: an argument of what is given it, say",
+        )
+    return marked

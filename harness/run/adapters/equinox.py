@@ -12,14 +12,12 @@ array of Haliax stands for its array, whose axes lie as they lie in it.
 from __future__ import annotations
 
 import functools
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax import Array
 
 from harness.architecture import Config
 from harness.run.adapters.base import AdaptedPort
@@ -104,7 +102,7 @@ class MarkedFunction:
     rows: tuple[Row, ...]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return marked_arrays(self.rows, self.function, args, kwargs)
+        return marked_call(self.rows, self.function, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "function"), name)
@@ -116,7 +114,7 @@ def _subclass(original: Any, marks: Marks) -> Any:
 
     def marked(name: str, found: tuple[Row, ...]) -> Callable[..., Any]:
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return marked_arrays(found, getattr(super(made, self), name), args, kwargs)
+            return marked_call(found, getattr(super(made, self), name), args, kwargs)
 
         return call
 
@@ -139,43 +137,3 @@ def _register(made: Any, original: Any) -> None:
         return copied(structure.unflatten(leaves), made)
 
     jax.tree_util.register_pytree_node(made, flatten, unflatten)
-
-
-def marked_arrays(rows: tuple[Row, ...], call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """`marked_call`, where named arrays are opened before they are marked, and closed after."""
-    opened, close_arguments = _opened((args, kwargs))
-    close_result: Callable[[Any], Any] = _as_it_is
-
-    def of_arrays(*args: Any, **kwargs: Any) -> Any:
-        nonlocal close_result
-        args, kwargs = close_arguments((args, kwargs))
-        result, close_result = _opened(call(*args, **kwargs))
-        return result
-
-    result = marked_call(rows, of_arrays, *opened)
-    return close_result(result)
-
-
-def _opened(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """A tree with arrays in the place of Haliax' named arrays, and the way back."""
-    haliax = sys.modules.get("haliax")
-    if haliax is None:
-        return tree, _as_it_is
-
-    def is_named(node: Any) -> bool:
-        return isinstance(node, haliax.NamedArray)
-
-    leaves, structure = jax.tree_util.tree_flatten(tree, is_leaf=is_named)
-    if not any(map(is_named, leaves)):
-        return tree, _as_it_is
-
-    def close(opened: Any) -> Any:
-        arrays = structure.flatten_up_to(opened)
-        pairs = zip(leaves, arrays, strict=True)
-        return structure.unflatten([type(was)(now, was.axes) if is_named(was) else now for was, now in pairs])
-
-    return structure.unflatten([node.array if is_named(node) else node for node in leaves]), close
-
-
-def _as_it_is(tree: Any) -> Any:
-    return tree

@@ -19,18 +19,28 @@ class FunctionPort(AdaptedPort):
 
     The left side of the table is the intermediate's key; keys of nested dicts and lists are joined by dots:
     `layers.{i}.q`. What a scan stacks is one key for all layers: `q` -> `layers.{i}.q`. In replay the golden goes
-    on in the place of the very value that the function returns.
+    on in the place of the very value that the function returns. Rows of functions that are called inside
+    (`my_model.rope:apply_rope`) stand beside them; a port that has only those returns logits and `{}`.
     """
+
+    watches = True
 
     def __init__(self, config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
         for row in self.rows:
-            if row.item is not None or row.argument is not None:
+            if str(row) != row.path or row.cut is not None or not row.tap:
                 raise PortError(
-                    "a function's intermediates have keys, not items or arguments",
-                    where=row.path,
-                    expected="'layers.{i}.q'",
+                    "a function's intermediates have keys, not items or arguments, and no calls that could be cut",
+                    where=row,
+                    expected="'layers.{i}.q', or a function: 'my_model.rope:apply_rope'",
                     hint="join the keys of nested dicts and lists by dots",
+                )
+            if self.eager and row.kind not in self.recorded_only:
+                raise PortError(
+                    "a function that is run eagerly returns its intermediates when it has gone on with them",
+                    where=row,
+                    expected="a function's row, whose value is replaced as it comes: 'my_model.rope:apply_rope'",
+                    hint=f"name the function that makes it, or declare recorded_only = ({row.kind!r},)",
                 )
 
     def run(self, input_ids: Ids, positions: Ids, mask: Mask) -> tuple[Array, Mapping[str, Any]]:

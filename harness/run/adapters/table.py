@@ -1,10 +1,24 @@
-"""The table of a port: which path in the model is which tap.
+"""The table of a port: which place in the model is which tap.
 
     "layers.{i}.mlp.gate_proj": "layers.{i}.gate"        what the sub-module returns
-    "layers.{i}.attn[1]": "layers.{i}.attn_out"          item 1 of what it returns, or a key: [hidden]
+    "layers.{i}.attn[1]": "layers.{i}.attn_out"          item 1 of what it returns, a key or an attribute: [hidden]
     "layers.{i}.attn.o_proj(0)": "layers.{i}.context"    its first argument, or a named one: (x)
     "embedder.encode": "embed"                           another method than __call__
     "layers.mlp": "layers.{i}.mlp_out"                   {i} on the right alone: the iteration of a scan
+
+A function is named by the module in which it is looked up as it is called, and has items and arguments as well:
+
+    "my_model.layers:causal_mask": "..."                 what it returns; `my_model.rope:Rope.apply` is a method
+    "jax.nn:softmax in layers.{i}.attn"                  its calls while that sub-module runs, and no others
+    "my_model.rope:apply_rope#1 in layers.{i}.attn"      of these the second; #-1 is the last
+    "my_model.rope:apply_rope#{2i+1}"                    of all of them number 2i + 1, in the order of the calls
+    "my_model.norm:rms_norm#0 in my_model.layers:block"  while that function runs
+
+`in` and `#` are for sub-modules too. What is called more than once has a number. A row that names its layer stands
+in place of the row with {i} for that layer, so that a model which folds the residual needs two rows:
+
+    "layers.{i+1}(0)": "layers.{i}.resid_post"           what the next layer is given
+    "norm(0)": "layers.{last}.resid_post"                and after the last layer, the final norm
 
 Every row is used exactly as it stands; nothing is matched by similarity.
 """
@@ -18,10 +32,18 @@ from dataclasses import dataclass
 from harness.architecture import Architecture
 from harness.errors import PortError
 from harness.families.graph import taps_of
+from harness.run.adapters.cutting import Cut, without_zeros
 from harness.taps import Tap, kind_of
 
-LAYER = "{i}"
-ROW = re.compile(r"(?P<path>[^\[\]()\s]+)(?:\[(?P<item>\w+)\]|\((?P<argument>\w+)\))?")
+LAYER, LAST = "{i}", "{last}"
+# {i}, {i+1}, {2i+1}
+INDEX = re.compile(r"\{(?P<times>\d*)i(?:(?P<sign>[+-])(?P<more>\d+))?\}")
+PLACE = r"[^\[\]()\s#]+"
+ROW = re.compile(
+    rf"(?P<path>{PLACE})(?:#(?P<call>\S+?))?(?:\[(?P<item>-?\w+)\]|\((?P<argument>\w+)\))?(?: in (?P<scope>{PLACE}))?"
+)
+FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?")
+NUMBER = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True)
@@ -37,11 +59,16 @@ class Row:
     """One place in the model and the tap that it is.
 
     Attributes:
-        path: of the sub-module, with a method's name at the end where it is not `__call__`.
+        path: of the sub-module, with a method's name at the end where it is not `__call__`; of a function
+            `package.module:name`.
         item: which item of what it returns; None for all of it.
         argument: which argument instead, by position or name; None for what it returns.
-        tap: the tap's full name; with `{i}` where a scan counts.
+        tap: the tap's full name; with `{i}` where a scan counts. Empty where the row is only a scope: a place
+            that others are `in`.
         layout: how the model's value lies; None where it is as the tap's.
+        call: which call, from 0; from -1 for the last; None where there is one.
+        scope: the path of what has to be running; None for anything.
+        cut: the zeros in the model's value that are no part of the tap; None where there are none.
     """
 
     path: str
@@ -49,10 +76,39 @@ class Row:
     argument: int | str | None
     tap: str
     layout: str | None
+    call: int | None = None
+    scope: str | None = None
+    cut: Cut | None = None
 
     @property
     def kind(self) -> str:
         return kind_of(self.tap)
+
+    @property
+    def is_function(self) -> bool:
+        return is_function(self.path)
+
+    @property
+    def site(self) -> str:
+        """What it has in common with the other calls at its place."""
+        return self._written("")
+
+    def __str__(self) -> str:
+        return self._written("" if self.call is None else f"#{self.call}")
+
+    def _written(self, call: str) -> str:
+        field = f"({self.argument})" if self.argument is not None else f"[{self.item}]" * (self.item is not None)
+        return f"{self.path}{call}{field}" + (f" in {self.scope}" if self.scope else "")
+
+
+def is_function(path: str) -> bool:
+    """Whether a path names a function of a module, and not a sub-module of the model."""
+    return ":" in path
+
+
+def scopes(table: Iterable[Row]) -> tuple[Row, ...]:
+    """The places that rows are `in`, as rows of their own, each once."""
+    return tuple(Row(path, None, None, "", None) for path in dict.fromkeys(r.scope for r in table if r.scope))
 
 
 def rows(table: Mapping[str, str | To], arch: Architecture) -> tuple[Row, ...]:
@@ -62,7 +118,9 @@ def rows(table: Mapping[str, str | To], arch: Architecture) -> tuple[Row, ...]:
         PortError: a malformed row, a tap that the architecture does not have, or one that stands twice.
     """
     known = {tap.name: tap for tap in taps_of(arch)}
-    found = [row for left, right in table.items() for row in _expanded(left, right, arch.layers)]
+    written_out = [(row, every) for left, right in table.items() for row, every in _expanded(left, right, arch)]
+    own = {row.tap for row, every in written_out if not every}
+    found = [row for row, every in written_out if not (every and row.tap in own)]
     for row in found:
         _check(row, known)
     for row in found:
@@ -73,25 +131,52 @@ def rows(table: Mapping[str, str | To], arch: Architecture) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def _expanded(left: str, right: str | To, layers: int) -> Iterable[Row]:
+def _expanded(left: str, right: str | To, arch: Architecture) -> Iterable[tuple[Row, bool]]:
+    """The rows that one row of the table stands for, and whether it is one for every layer."""
     target = right if isinstance(right, To) else To(right)
-    match = ROW.fullmatch(left)
-    if match is None:
-        raise _bad("a row of the port's table is malformed", left, "path, path[item] or path(argument)")
-    if LAYER in left and LAYER not in target.tap:
+    layout, cut = (None, None) if target.layout is None else without_zeros(target.layout, fixed_sizes(arch))
+    every = INDEX.search(left) is not None
+    if every and LAYER not in target.tap:
         raise _bad("a row has {i} on its left side alone", f"{left} -> {target.tap}", "{i} in the tap's name too")
-    for index in range(layers) if LAYER in left else (None,):
-
-        def written_out(text: str, index: int | None = index) -> str:
-            return text if index is None else text.replace(LAYER, str(index))
-
-        yield Row(
-            written_out(match["path"]),
+    for index in range(arch.layers) if every else (None,):
+        match = ROW.fullmatch(_written_out(left, index, arch.layers))
+        if match is None or not _well_formed(match):
+            raise _bad("a row of the port's table is malformed", left, "path#call[item] in scope, or path(argument)")
+        row = Row(
+            match["path"],
             _number_or_name(match["item"]),
             _number_or_name(match["argument"]),
-            written_out(target.tap),
-            target.layout,
+            _written_out(target.tap, index, arch.layers),
+            layout,
+            None if match["call"] is None else int(match["call"]),
+            match["scope"],
+            cut,
         )
+        yield row, every
+
+
+def fixed_sizes(arch: Architecture) -> dict[str, int]:
+    """The dimensions whose sizes the architecture says."""
+    varying = ("batch", "position", "slot", "key")
+    return {name: size for name, size in arch.sizes(1, 1).items() if name not in varying}
+
+
+def _written_out(text: str, index: int | None, layers: int) -> str:
+    def number(match: re.Match[str]) -> str:
+        more = int(f"{match['sign'] or '+'}{match['more'] or 0}")
+        return str(int(match["times"] or 1) * (index or 0) + more)
+
+    text = text.replace(LAST, str(layers - 1))
+    return text if index is None else INDEX.sub(number, text)
+
+
+def _well_formed(match: re.Match[str]) -> bool:
+    places = [place for place in (match["path"], match["scope"]) if place is not None]
+    return (
+        not any(brace in place for brace in "{}" for place in places)
+        and all(FUNCTION.fullmatch(place) for place in places if is_function(place))
+        and (match["call"] is None or NUMBER.fullmatch(match["call"]) is not None)
+    )
 
 
 def _check(row: Row, known: Mapping[str, Tap]) -> None:
@@ -106,7 +191,7 @@ def _templates(known: Iterable[str]) -> list[str]:
 
 
 def _number_or_name(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.isdigit() else text
+    return int(text) if text is not None and NUMBER.fullmatch(text) else text
 
 
 def _bad(problem: str, where: str, expected: str) -> PortError:

@@ -270,9 +270,10 @@ def _resolved(name: str, iterations: tuple[int, ...]) -> str:
 
 
 def _has_taps(params: dict[str, Any]) -> bool:
-    return any(_holds_taps(inner) for inner in jaxprs_in_params(params))
+    return any(holds_taps(inner) for inner in jaxprs_in_params(params))
 
 
 @lru_cache(maxsize=4096)
-def _holds_taps(jaxpr: Jaxpr) -> bool:
+def holds_taps(jaxpr: Jaxpr) -> bool:
+    """Whether values are marked in a program, nested code included."""
     return any(eqn.primitive is TAP or _has_taps(eqn.params) for eqn in jaxpr.eqns)

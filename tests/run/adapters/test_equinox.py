@@ -18,7 +18,7 @@ import equinox as eqx
 
 from harness.architecture import architecture_of, read_config
 from harness.errors import PortError
-from harness.run.adapters.equinox import marked_arrays
+from harness.run.adapters.calls import marked_call
 from harness.run.adapters.table import Row
 from harness.run.check import check
 from harness.run.question import Question
@@ -157,13 +157,13 @@ def test_a_named_array_stands_for_its_array(haliax):
 
     def run(x):
         found = (row(item=0), row(argument=0, tap="final_norm"))
-        return marked_arrays(found, layer, (NamedArray(x, ("position",)),), {"mask": None})
+        return marked_call(found, layer, (NamedArray(x, ("position",)),), {"mask": None})
 
     traced, (first, rest) = jax.make_jaxpr(run, return_shape=True)(jnp.ones(3))
-    assert tap_names(traced.jaxpr) == {"embed", "final_norm"}
+    assert tap_names(traced.jaxpr) == {"a[0]", "a(0)"}
     assert (first.axes, rest["hidden"].axes) == (("out",), ("kept",))
 
 
 def test_a_named_array_where_the_row_names_another_item_is_refused(haliax):
     with pytest.raises(PortError, match="does not return an array"):
-        marked_arrays((row(item=1),), lambda x: (x, None), (NamedArray(jnp.ones(3), ("position",)),), {})
+        marked_call((row(item=1),), lambda x: (x, None), (NamedArray(jnp.ones(3), ("position",)),), {})

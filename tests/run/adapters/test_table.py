@@ -174,7 +174,7 @@ def test_a_module_that_is_called_twice_is_refused(checkpoint, config, golden_pat
     class Wrong(Listed):
         taps = {"layers.{i}.attn.rotate": "layers.{i}.q_rope"}
 
-    with pytest.raises(PortError, match="tapped one name twice"):
+    with pytest.raises(PortError, match="called more than once"):
         check(
             golden_path,
             checkpoint,

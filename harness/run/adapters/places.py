@@ -1,0 +1,101 @@
+"""The places of a table in a model: sub-modules, functions, and what has to be running; named when all are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from jax.extend.core import jaxpr_as_fun
+
+from harness.errors import PortError
+from harness.run.adapters.cutting import REST, WithoutRest
+from harness.run.adapters.eager import ASKS_FOR_VALUES, untraceable
+from harness.run.adapters.replaced import all_replaced, bound_elsewhere, functions_of
+from harness.run.adapters.running import traced_for
+from harness.run.adapters.table import Row, scopes
+from harness.run.tapping import Session, TapFunction
+from harness.run.tracing.numbering import Wanted, numbered
+
+
+class Places:
+    """What a table names.
+
+    Args:
+        table: all rows, of sub-modules and of functions.
+
+    Attributes:
+        rows: those of sub-modules, and of sub-modules that others are `in` (with an empty tap).
+
+    Raises:
+        PortError: a function that its module does not have.
+    """
+
+    def __init__(self, table: Sequence[Row]) -> None:
+        self._table = tuple(table)
+        placed = (*self._table, *scopes(table))
+        self.rows = tuple(row for row in placed if not row.is_function)
+        self._functions = functions_of(placed)
+        self._cuts = any(row.cut is not None for row in table)
+        # Only functions can sit in code that JAX has traced before, for another table or in another place.
+        self._key = tuple(map(str, placed)) if self._functions or len(placed) > len(self._table) else None
+
+    def wanted(self, watches: bool) -> tuple[Wanted, ...]:
+        """Which call of which place is which tap; of keys that a function returns there is none."""
+        marked = [row for row in self._table if row.is_function or not watches]
+        rest = [row for row in marked if row.cut is not None]
+        return (
+            *(Wanted(row.site, row.call, row.tap) for row in marked),
+            *(Wanted(row.site + REST, row.call, row.tap + REST) for row in rest),
+        )
+
+    def without_rest(self, tap: TapFunction) -> TapFunction:
+        """The tap, which is not shown what is cut off."""
+        return WithoutRest(tap) if self._cuts and isinstance(tap, Session) else tap
+
+    @contextmanager
+    def replaced(self) -> Iterator[None]:
+        """The functions' calls are marked."""
+        with all_replaced(self._functions):
+            yield
+
+    def traced(self, model: Callable[..., Any], arguments: Sequence[Any], watches: bool) -> Any:
+        """What a model returns, its program traced with every mark named by its tap.
+
+        Raises:
+            PortError: a model that looks at values; a row whose place is never called, or more often than it says.
+        """
+        wanted = self.wanted(watches)
+        if not wanted:
+            return self._run(model, *arguments)
+        closed, shape = jax.make_jaxpr(lambda *given: self._run(model, *given), return_shape=True)(*arguments)
+        program = jaxpr_as_fun(numbered(closed, wanted, self.never))
+        return jax.tree.unflatten(jax.tree.structure(shape), program(*jax.tree.leaves(arguments)))
+
+    def _run(self, model: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            if self._key is None:
+                return model(*arguments)
+            with self.replaced(), traced_for(self._key):
+                return model(*arguments)
+        except ASKS_FOR_VALUES as error:
+            raise untraceable(error) from error
+
+    def never(self, wanted: Wanted) -> PortError:
+        """What to say of a place that is never called."""
+        row = next(row for row in self._table if row.site == wanted.site.removesuffix(REST))
+        function = next((one for one in self._functions if one.path == row.path), None)
+        hint = "correct the path in the table, or leave it out: it is then reported as not covered"
+        if function is not None:
+            others = bound_elsewhere(function)
+            hint = "a row names the module whose own name for the function is looked up at the call: after `from "
+            hint += f"{row.path.partition(':')[0]} import {function.name}` that is the importing one"
+            hint += f"; this function is also {', '.join(others)}" if others else ""
+        return PortError(
+            "the model never makes a value that the port's table names",
+            where=f"{row} -> {wanted.tap}",
+            expected="one call of it in every forward pass" + (f", while {row.scope} runs" if row.scope else ""),
+            found="none",
+            hint=hint,
+        )

@@ -1,0 +1,135 @@
+"""Functions of a model as places of taps: a module's attribute is replaced while the model is traced.
+
+What is called is what its caller looks up. After `from pkg.rope import apply_rope`, a module has a name of its own
+for it, and a row has to name that one: `pkg.attention:apply_rope`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import PortError, first_line
+from harness.run.adapters.calls import marked_call
+from harness.run.adapters.table import Row
+
+MOST_NAMED = 4  # of the other modules that have the same function
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A function, or a method of a class, where it is looked up.
+
+    Attributes:
+        path: as rows have it.
+        owner: the module or the class that has it.
+        name: its name there.
+        held: what the owner has under that name; of a class before it is bound.
+        rows: what is a tap of it.
+    """
+
+    path: str
+    owner: Any
+    name: str
+    held: Any
+    rows: tuple[Row, ...]
+
+    @contextmanager
+    def replaced(self) -> Iterator[None]:
+        """Its calls are marked; it is put back whatever happens."""
+        own = self.name in vars(self.owner)
+        setattr(self.owner, self.name, self._marked())
+        try:
+            yield
+        finally:
+            if own:
+                setattr(self.owner, self.name, self.held)
+            else:  # a class that inherits it
+                delattr(self.owner, self.name)
+
+    def _marked(self) -> Any:
+        if isinstance(self.held, (staticmethod, classmethod)):
+            bound = isinstance(self.held, classmethod)
+            return type(self.held)(_marked(self.held.__func__, self.rows, int(bound)))
+        return _marked(self.held, self.rows, int(inspect.isclass(self.owner)))
+
+
+def _marked(function: Callable[..., Any], rows: tuple[Row, ...], bound: int) -> Callable[..., Any]:
+    """A function with its calls marked; `self` and `cls` are no arguments of which rows speak."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return marked_call(rows, functools.partial(function, *args[:bound]), args[bound:], kwargs)
+
+    return call
+
+
+def functions_of(table: Iterable[Row]) -> tuple[Function, ...]:
+    """The functions that rows name, each once with all of its rows.
+
+    Raises:
+        PortError: a module that cannot be imported, or that has no such function.
+    """
+    by_path: dict[str, list[Row]] = {}
+    for row in table:
+        if row.is_function:
+            by_path.setdefault(row.path, []).append(row)
+    return tuple(_found(path, tuple(rows)) for path, rows in by_path.items())
+
+
+@contextmanager
+def all_replaced(functions: Iterable[Function]) -> Iterator[None]:
+    """All functions of a table have their calls marked."""
+    with ExitStack() as stack:
+        for function in functions:
+            stack.enter_context(function.replaced())
+        yield
+
+
+def _found(path: str, rows: tuple[Row, ...]) -> Function:
+    module_name, _, name = path.partition(":")
+    try:
+        owner = importlib.import_module(module_name)
+    except Exception as error:
+        raise PortError(
+            "a row of the port's table names a module that cannot be imported",
+            where=path,
+            expected="package.module:function",
+            found=f"{type(error).__name__}: {first_line(error)}",
+            hint="correct the row: it names the module whose own name for the function is looked up at the call",
+        ) from error
+    *classes, last = name.split(".")
+    for part in classes:
+        owner = getattr(owner, part, None)
+    held = inspect.getattr_static(owner, last, None) if classes else getattr(owner, last, None)
+    if not callable(getattr(owner, last, None)) or isinstance(held, property):
+        raise PortError(
+            "a row of the port's table names a function that its module does not have",
+            where=path,
+            expected="a function, or a method of a class",
+            found=f"in {module_name}: {_callables(owner)}" if held is None else type(held).__name__,
+            hint="correct the row: it names the module whose own name for the function is looked up at the call",
+        )
+    return Function(path, owner, last, held, rows)
+
+
+def _callables(owner: Any) -> str:
+    names = [name for name, held in vars(owner).items() if inspect.isfunction(held)] if owner is not None else []
+    return ", ".join(names) or "no functions"
+
+
+def bound_elsewhere(function: Function) -> tuple[str, ...]:
+    """Where else a function is bound: the names that other modules have for it."""
+    found = [
+        f"{name}:{attribute}"
+        for name, module in list(sys.modules.items())
+        for attribute, value in list(getattr(module, "__dict__", {}).items())
+        if value is function.held and (module, attribute) != (function.owner, function.name)
+    ]
+    return tuple(sorted(found)[:MOST_NAMED])

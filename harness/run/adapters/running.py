@@ -1,0 +1,49 @@
+"""What of a model is running: the places that rows are `in`, and the calls of functions that were seen there.
+
+JAX keeps what it has traced of a jitted function, and does not run it again: its marks would be those of another
+table, or of another layer. So what is running is part of what it keeps it by (`jax.make_user_context`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+
+import jax
+
+_RUNNING: ContextVar[tuple[str, ...]] = ContextVar("running", default=())
+_TABLE: ContextVar[Hashable] = ContextVar("table", default=None)
+_KEPT_BY = jax.make_user_context(None)
+
+
+def running() -> tuple[str, ...]:
+    """The paths of the scopes that are running, outermost first."""
+    return _RUNNING.get()
+
+
+@contextmanager
+def while_running(paths: Iterable[str]) -> Iterator[None]:
+    """Something runs that rows are `in`."""
+    entered = (*_RUNNING.get(), *paths)
+    if entered == _RUNNING.get():
+        yield
+        return
+    token, table = _RUNNING.set(entered), _TABLE.get()
+    try:
+        # Outside a trace nothing is kept: a key of its own for every layer would compile every operation anew.
+        with _KEPT_BY((table, entered)) if table is not None else nullcontext():
+            yield
+    finally:
+        _RUNNING.reset(token)
+
+
+@contextmanager
+def traced_for(table: Hashable) -> Iterator[None]:
+    """A trace for a table: what JAX has kept for another one does not count."""
+    token = _TABLE.set(table)
+    try:
+        with _KEPT_BY((table, ())):
+            yield
+    finally:
+        _TABLE.reset(token)

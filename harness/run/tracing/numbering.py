@@ -1,0 +1,229 @@
+"""Which call of several a tap is: marks are named by their place while a program is traced, and here by their tap.
+
+The calls of a place are counted in the finished program, in the order in which they are run: what JAX traces twice
+counts once, and a jitted function that is traced once counts as often as it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+from harness.errors import PortError
+from harness.run.tracing.evaluate import INLINE, ITERATION, holds_taps
+from harness.run.tracing.mark import TAP
+from harness.run.tracing.nested import jaxprs_in_params
+
+PLAIN = 0  # the number of the code outside of every scan
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One row of a table.
+
+    Attributes:
+        site: the name of the marks at its place.
+        call: which call there, from 0, or from -1 for the last; None where there has to be one.
+        tap: what it is called; with `{i}` where a scan counts.
+    """
+
+    site: str
+    call: int | None
+    tap: str
+
+    @property
+    def looped(self) -> bool:
+        """Whether a scan counts its layers."""
+        return ITERATION in self.tap
+
+
+Never = Callable[[Wanted], PortError]  # what to say of a place that is never called
+
+
+@dataclass
+class Calls:
+    """How often each place was called.
+
+    Attributes:
+        counts: by place and scan (0 is none): calls, in one iteration of the scan.
+        closed: by place: nested code in which no value can be handed over.
+    """
+
+    counts: dict[tuple[str, int], int] = field(default_factory=dict)
+    closed: dict[str, str] = field(default_factory=dict)
+
+    def count(self, site: str, loop: int = PLAIN) -> None:
+        """One call more."""
+        self.counts[site, loop] = self.counts.get((site, loop), 0) + 1
+
+    def of(self, wanted: Wanted) -> dict[int, int]:
+        """The calls that a row can mean, by scan."""
+        return {
+            loop: count
+            for (site, loop), count in self.counts.items()
+            if site == wanted.site and (loop != PLAIN) == wanted.looped
+        }
+
+
+def numbered(closed: ClosedJaxpr, wanted: Sequence[Wanted], never: Never) -> ClosedJaxpr:
+    """The program with its marks named by tap, and without those that no row wants.
+
+    Raises:
+        PortError: a row whose place is never called, or called more often than it says.
+    """
+    found = Calls()
+    _Walk(found.count, found)(closed.jaxpr)
+    for one in wanted:
+        refuse_ambiguous(one, found, never)
+    names, seen = by_call(wanted, found), dict[tuple[str, int], int]()
+
+    def named(site: str, loop: int) -> str | None:
+        call = seen[site, loop] = seen.get((site, loop), -1) + 1
+        return names.get((site, loop, call))
+
+    return closed.replace(jaxpr=_Walk(named, Calls())(closed.jaxpr))
+
+
+def refuse_ambiguous(wanted: Wanted, found: Calls, never: Never) -> None:
+    """A row has to mean one call.
+
+    Raises:
+        PortError: it means none, or could mean several.
+    """
+    calls = found.of(wanted)
+    most = max(calls.values(), default=0)
+    if not calls:
+        raise _not_called(wanted, found, never)
+    if wanted.call is None and (most > 1 or wanted.site in found.closed):
+        also = f", and inside {found.closed[wanted.site]}" if wanted.site in found.closed else ""
+        raise PortError(
+            "a row of the port's table names something that is called more than once",
+            where=wanted.site,
+            expected="one call, or the number of the one that is meant",
+            found=f"{most} call{'' if most == 1 else 's'}{also}",
+            hint=f"number it: {numbers(wanted.site, most)}; or say what has to be running: "
+            "'... in layers.{i}.attn'",
+        )
+    if wanted.call is not None and not -most <= wanted.call < most:
+        raise PortError(
+            "a row of the port's table numbers a call that is not made",
+            where=f"call {wanted.call} of {wanted.site}, for {wanted.tap}",
+            expected=f"0 to {most - 1}",
+            found=f"{most} call{'' if most == 1 else 's'}",
+            hint="correct the number; they count from 0",
+        )
+
+
+def numbers(site: str, count: int) -> str:
+    """How the first and the last call of a place are written."""
+    place, rest = _split(site)
+    return f"'{place}#0{rest}' to '{place}#{max(count, 1) - 1}{rest}'"
+
+
+def _split(site: str) -> tuple[str, str]:
+    end = min((site.index(mark) for mark in ("[", "(", " in ") if mark in site), default=len(site))
+    return site[:end], site[end:]
+
+
+def _not_called(wanted: Wanted, found: Calls, never: Never) -> PortError:
+    if wanted.site in found.closed:
+        return PortError(
+            "a tap stands where its value cannot be handed over",
+            where=f"{wanted.site}, inside {found.closed[wanted.site]}",
+            expected="taps in plain code, jit, scan, remat, custom_jvp or custom_vjp",
+            hint="leave this tap out of the port's table; it is then reported as not covered",
+        )
+    elsewhere = {loop for site, loop in found.counts if site == wanted.site}
+    if elsewhere and wanted.looped:
+        return PortError(
+            "a tap's name has {i}, but its value is not made inside a scan",
+            where=f"{wanted.site} -> {wanted.tap}",
+            expected="{i} on both sides, or a scan over the layers",
+            hint="write {i} on the left as well: in the path, in what has to be running ('... in layers.{i}.attn'), "
+            "or in the number of the call ('#{i}')",
+        )
+    if elsewhere:
+        return PortError(
+            "the value of a tap of one layer is made inside a scan",
+            where=f"{wanted.site} -> {wanted.tap}",
+            expected="{i} on the right side alone: the iteration of the scan",
+            hint="write {i} on the right side and not on the left",
+        )
+    return never(wanted)
+
+
+def by_call(wanted: Iterable[Wanted], found: Calls) -> Mapping[tuple[str, int, int], str]:
+    """The names of the marks that are taps: by place, scan and number of the call there."""
+    names: dict[tuple[str, int, int], str] = {}
+    for one in wanted:
+        for loop, count in found.of(one).items():
+            key = (one.site, loop, (one.call or 0) % count)
+            if key in names:
+                raise PortError(
+                    "two rows of the port's table name one call",
+                    where=f"call {key[2]} of {one.site}",
+                    expected="one row for every call",
+                    found=f"{names[key]} and {one.tap}",
+                    hint="correct the numbers; calls count from 0, and from -1 at the end",
+                )
+            names[key] = one.tap
+    return names
+
+
+class _Walk:
+    """A program with every mark renamed, or removed where it has no name; nested code is gone through as it is run.
+
+    Args:
+        name: the name of a mark at a place, in a scan.
+        found: told of places in nested code in which no value can be handed over. Marks there are removed.
+    """
+
+    def __init__(self, name: Callable[[str, int], str | None], found: Calls) -> None:
+        self._name, self._found = name, found
+        self._scans = PLAIN
+
+    def __call__(self, jaxpr: Jaxpr) -> Jaxpr:
+        return self._body(jaxpr, PLAIN)
+
+    def _body(self, jaxpr: Jaxpr, loop: int) -> Jaxpr:
+        if not holds_taps(jaxpr):
+            return jaxpr
+        instead: dict[Var, Any] = {}
+
+        def read(atom: Any) -> Any:
+            return atom if isinstance(atom, Literal) else instead.get(atom, atom)
+
+        equations = []
+        for equation in jaxpr.eqns:
+            operands = [read(atom) for atom in equation.invars]
+            if equation.primitive is TAP:
+                name = self._name(equation.params["name"], loop)
+                if name is None:
+                    instead[equation.outvars[0]] = operands[0]
+                    continue
+                equations.append(equation.replace(invars=operands, params={**equation.params, "name": name}))
+            else:
+                equations.append(equation.replace(invars=operands, params=self._params(equation, loop)))
+        return jaxpr.replace(eqns=equations, outvars=[read(atom) for atom in jaxpr.outvars])
+
+    def _params(self, equation: JaxprEqn, loop: int) -> Mapping[str, Any]:
+        if not any(map(holds_taps, jaxprs_in_params(equation.params))):
+            return equation.params
+        name, walk = equation.primitive.name, self
+        if name == "scan":
+            self._scans += 1
+            loop = self._scans
+        elif name not in INLINE:
+            walk = _Walk(lambda site, _: self._found.closed.setdefault(site, name) and None, self._found)
+
+        def replaced(value: Any) -> Any:
+            if isinstance(value, ClosedJaxpr):
+                return value.replace(jaxpr=walk._body(value.jaxpr, loop))
+            if isinstance(value, Jaxpr):
+                return walk._body(value, loop)
+            return tuple(map(replaced, value)) if isinstance(value, tuple) else value
+
+        return {key: replaced(value) for key, value in equation.params.items()}
