@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax import Array
 
 from harness.architecture import Config
 from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
 from harness.run.adapters.table import Row
 from harness.run.adapters.tree import copied, has_nothing, has_nothing_to_call, replaced, stored
-from harness.run.tracing.program import Ids, Mask, Traced
+from harness.run.tracing.program import Ids, Mask
 
 Marks = tuple[tuple[str, tuple[Row, ...]], ...]  # rows by method
 
@@ -42,14 +43,15 @@ class EquinoxPort(AdaptedPort):
 
     def __init__(self, model: Any, config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
+        self.model = model
         self._marked = _marked(model, self.rows)
 
-    def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask) -> Array:
-        """Call the model; returns logits [batch, position, vocab]."""
+    def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
+        """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
         raise NotImplementedError
 
-    def _model(self, input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
-        return self.run(self._marked, input_ids, positions, mask), {}
+    def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
+        return self.run(self._marked, input_ids, positions, mask, *cache), {}
 
 
 def _marked(model: Any, rows: tuple[Row, ...]) -> Any:

@@ -16,7 +16,7 @@ from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
 from harness.run.adapters.table import Row
 from harness.run.adapters.tree import has_nothing, has_nothing_to_call
-from harness.run.tracing.program import Ids, Mask, Traced
+from harness.run.tracing.program import Ids, Mask
 
 
 class KerasPort(AdaptedPort):
@@ -35,28 +35,28 @@ class KerasPort(AdaptedPort):
     def __init__(self, model: Any, config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
         _refuse_another_backend()
-        self._unmarked = model
+        self.model = model
         self._places = _places(model, self.rows)
         self._dtype = jnp.dtype(dtype).name
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the report has to say: also where the model's dtype policy is not of the check's dtype."""
-        computes = getattr(self._unmarked, "compute_dtype", self._dtype)
+        computes = getattr(self.model, "compute_dtype", self._dtype)
         if computes == self._dtype:
             return super().notes
-        policy = self._unmarked.dtype_policy.name
+        policy = self.model.dtype_policy.name
         return (*super().notes, f"{self._dtype}: the model computes in {computes} (its dtype policy is {policy})")
 
-    def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask) -> Array:
-        """Call the model; returns logits [batch, position, vocab]."""
+    def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
+        """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
         raise NotImplementedError
 
-    def _model(self, input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
+    def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
         with contextlib.ExitStack() as stack:
             for layer, method, rows in self._places:
                 stack.enter_context(_marking(layer, method, rows))
-            return self.run(self._unmarked, input_ids, positions, mask), {}
+            return self.run(self.model, input_ids, positions, mask, *cache), {}
 
 
 def _refuse_another_backend() -> None:

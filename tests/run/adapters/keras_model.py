@@ -178,12 +178,12 @@ class Subclassed(KerasPort):
     @classmethod
     def load(cls, directory, config, dtype, mesh):
         arch = architecture_of(config)
-        model = cls.model(arch, cls.policy or keras.backend.standardize_dtype(dtype))
+        model = cls.built(arch, cls.policy or keras.backend.standardize_dtype(dtype))
         fill(model, directory, arch)
         return cls(model, config, dtype)
 
     @staticmethod
-    def model(arch, dtype):
+    def built(arch, dtype):
         model = Model(arch, dtype=dtype)
         model(
             {
@@ -200,4 +200,4 @@ class Subclassed(KerasPort):
 
 class Functional(Subclassed):
     taps = table("block_{i}")
-    model = staticmethod(functional)
+    built = staticmethod(functional)

@@ -96,7 +96,7 @@ def test_a_model_of_another_compute_dtype_is_said_to_be_one(golden_path, checkpo
 
 def test_the_layers_have_their_own_call_again_also_after_a_failure(checkpoint):
     port = Subclassed.load(checkpoint, read_config(checkpoint), jnp.float32, None)
-    model = port._unmarked
+    model = port.model
     logits = forward(port)
     assert "call" not in vars(model.blocks[0].attn)
     inputs = {"ids": np.array([[5, 6]]), "positions": np.arange(2)[None], "mask": np.ones((1, 2), bool)}
