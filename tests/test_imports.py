@@ -39,9 +39,9 @@ def command(*args: str) -> str:
     return f"from harness.cli import cli; cli({list(args)!r})"
 
 
-def test_a_check_never_imports_torch_nor_the_catalogue_where_it_passes():
-    args = ("check", "--precision", "float32", "--case", "hello")
-    result = run(command(*args), "torch", "transformers", "harness.mutants")
+def test_a_check_never_imports_torch_nor_the_catalogue_where_it_passes_nor_models_that_no_port_has():
+    code = "import harness.run.adapters; " + command("check", "--precision", "float32", "--case", "hello")
+    result = run(code, "torch", "transformers", "harness.mutants", "equinox", "haliax", "keras")
     assert result.returncode == 0, result.stderr
     assert "PASS" in result.stdout
 

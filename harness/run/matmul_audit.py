@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from jax.extend import source_info_util
-from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
+from jax.extend.core import Jaxpr, JaxprEqn
 
 from harness.errors import HarnessError, PortError
 from harness.run.contained import blaming_the_port, described
 from harness.run.port import Call, Port
 from harness.run.precision import FULL, is_reduced
 from harness.run.tapping import no_tap
+from harness.run.tracing.nested import jaxprs_in_params
 
 PRODUCTS = frozenset({"dot_general", "ragged_dot_general", "conv_general_dilated"})
 AUDITED_DTYPES = ("float32", "float64")

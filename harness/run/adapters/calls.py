@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.errors import PortError
 from harness.run.adapters.cutting import REST
+from harness.run.adapters.named import of_array
 from harness.run.adapters.outputs import MISSING, described, is_array, item_of, with_item
 from harness.run.adapters.running import running, while_running
 from harness.run.adapters.table import Row
@@ -47,10 +48,13 @@ def marked_call(
 
 
 def _marked(row: Row, value: Any) -> Any:
-    if row.cut is None:
-        return mark(row.site, value)
-    left, rest = row.cut.taken(value)
-    return row.cut.put_back(mark(row.site, left), mark(row.site + REST, rest))
+    def of(array: Any) -> Any:
+        if row.cut is None:
+            return mark(row.site, array)
+        left, rest = row.cut.taken(array)
+        return row.cut.put_back(mark(row.site, left), mark(row.site + REST, rest))
+
+    return of_array(of, value)
 
 
 def _array(row: Row, value: Any) -> Any:

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from jax import Array
 
+from harness.run.adapters.named import is_named
+
 BARE = (0, -1)  # the items that an array which comes alone is: (x, cache), or x where there is no cache
 MISSING = object()
 
 
 def is_array(value: object) -> bool:
-    return isinstance(value, (Array, np.ndarray))
+    """Whether it is an array, or a named one, which stands for it."""
+    return isinstance(value, (Array, np.ndarray)) or is_named(value)
 
 
 def item_of(result: Any, item: int | str | None) -> Any:

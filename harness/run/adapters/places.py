@@ -113,7 +113,7 @@ class Places:
         with ExitStack() as stack:
             if self._key is not None:
                 stack.enter_context(all_replaced(self._functions))
-                stack.enter_context(traced_for((self._key, tuple(value.tobytes() for value in answers))))
+                stack.enter_context(traced_for(self._key))
             stack.enter_context(answering(given, answers))
             return model(*given)
 

@@ -53,17 +53,12 @@ class Question(BaseException):
         self.value = value
 
 
-class Asks(PortError):  # noqa: N818 - a question, for whoever can answer
-    """The model looks at a value that is not known. Where it can be, it is answered, and nobody sees this."""
+class Asks(Exception):  # noqa: N818 - a question, for whoever can answer
+    """The model looks at a value that is not known, at a line of its own."""
 
     def __init__(self, place: str | None) -> None:
-        self.place = place
-        super().__init__(
-            "the model looks at a value while it runs, where it cannot be answered",
-            where=place,
-            expected="computations alone: values do not exist yet while JAX traces",
-            hint="keep to jax.numpy there; in a pass without a cache such a model is traced again with the value",
-        )
+        self.place = place or "a place that is not known"
+        super().__init__(self.place)
 
 
 def untraceable(error: BaseException) -> PortError:
@@ -191,7 +186,7 @@ class Answered:
                         self._programs[key] = self._given(answers)
                     return self._programs[key](*arguments, tap)
                 except Asks as asks:
-                    self.place = self.place or asks.place or "a place that is not known"
+                    self.place = self.place or asks.place
                     self._asking.add((shapes, key))
             if key not in self._questions:
                 self._questions[key] = self._next_question(answers)

@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from harness.errors import PortError
 from harness.run.tracing.mark import TAP
+from harness.run.tracing.nested import jaxprs_in_params
 
 OnTap = Callable[[str, jax.Array], jax.Array]
 Watched = Sequence[str | None]  # per output: the tap that it is, if any

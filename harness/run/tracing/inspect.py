@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jax.extend.core import Jaxpr, Var, jaxprs_in_params
+from jax.extend.core import Jaxpr, Var
 
 from harness.run.tracing.evaluate import INLINE, opened
 from harness.run.tracing.mark import TAP
+from harness.run.tracing.nested import jaxprs_in_params
 
 
 def tap_names(jaxpr: Jaxpr) -> set[str]:

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.extend.source_info_util import summarize
 
 from harness.errors import PortError
 from harness.run.tracing.evaluate import INLINE, LOOPS, Evaluator, OfArrays, bind
 from harness.run.tracing.meant import MOST_RECOGNISED, meant, meant_all
+from harness.run.tracing.nested import jaxprs_in_params
 
 WIDE = {
     jnp.dtype(narrow): jnp.dtype(wide)

@@ -13,11 +13,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.extend.source_info_util import summarize
 
 from harness.run.tracing.evaluate import INLINE, Evaluator, Watched
 from harness.run.tracing.meant import meant, meant_all
+from harness.run.tracing.nested import jaxprs_in_params
 from harness.taps import kind_of
 
 

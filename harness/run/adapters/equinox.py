@@ -1,0 +1,141 @@
+"""An Equinox model as a port: a copy of its tree, in which the modules that the table names mark their values.
+
+Equinox' modules are plain pytrees, and so is the copy: what is marked goes along through `filter_jit`, `vmap`,
+`scan` and `checkpoint`, which take a module apart and put it together again. Nothing of Equinox is imported: other
+dataclasses that are pytrees do as well.
+
+Under `vmap` the mapped axis comes first, of several the outermost: a norm that is mapped over positions, in a
+model that is mapped over the batch, gives [batch, position, hidden]; mapped heads [batch, head, position]. A named
+array of Haliax stands for its array, whose axes lie as they lie in it.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array
+
+from harness.architecture import Config
+from harness.run.adapters.base import AdaptedPort
+from harness.run.adapters.calls import marked_call
+from harness.run.adapters.table import Row
+from harness.run.adapters.tree import copied, has_nothing, has_nothing_to_call, replaced, stored
+from harness.run.tracing.program import Ids, Mask
+
+Marks = tuple[tuple[str, tuple[Row, ...]], ...]  # rows by method
+
+
+class EquinoxPort(AdaptedPort):
+    """A port of an Equinox model. Write `load`, which ends in `return cls(model, config, dtype)`, and `run`.
+
+    A path follows attributes, list indices and keys as they are stored: `layers.{i}.attn.o_proj`; layers that are
+    stacked for a scan have no index (`layers.attn`, `{i}` on the right alone). The path's last name may be that of
+    a method, or of a function that a module has as a field. The model itself is never touched.
+
+    Raises:
+        PortError: the table names a path at which the model has nothing, or nothing that can be called.
+    """
+
+    def __init__(self, model: Any, config: Config, dtype: Any) -> None:
+        super().__init__(config, dtype)
+        self.model = model
+        self._marked = _marked(model, self.rows)
+
+    def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
+        """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
+        raise NotImplementedError
+
+    def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
+        return self.run(self._marked, input_ids, positions, mask, *cache), {}
+
+
+def _marked(model: Any, rows: tuple[Row, ...]) -> Any:
+    """A copy of the tree whose values are marked where the rows say."""
+    by_path: dict[str, list[Row]] = {}
+    for row in rows:
+        by_path.setdefault(row.path, []).append(row)
+    places: dict[tuple[str, ...], list[tuple[str, tuple[Row, ...]]]] = {}
+    for path, found in by_path.items():
+        where, method = _place(model, path)
+        places.setdefault(where, []).append((method, tuple(found)))
+    for where, marks in places.items():
+        model = replaced(model, where, functools.partial(_marking, marks=tuple(marks)))
+    return model
+
+
+def _place(model: Any, path: str) -> tuple[tuple[str, ...], str]:
+    """Where a path's module or function is stored, and which of its methods is meant."""
+    node, names = model, path.split(".")
+    for depth, name in enumerate(names):
+        child = stored(node, name)
+        if child is None:
+            if depth == len(names) - 1 and callable(getattr(type(node), name, None)):
+                return tuple(names[:-1]), name
+            raise has_nothing(path, name, node)
+        node = child
+    if not callable(node) or isinstance(node, type):
+        raise has_nothing_to_call(path, node)
+    return tuple(names), "__call__"
+
+
+def _marking(node: Any, marks: Marks) -> Any:
+    """A module whose methods mark their arguments and results, or a function that does."""
+    is_leaf = jax.tree_util.all_leaves([node])
+    if is_leaf and marks[0][0] == "__call__":
+        return MarkedFunction(node, marks[0][1])
+    original: Any = type(node)
+    made = _subclass(original, marks)
+    found = copied(node, made)
+    if not is_leaf and jax.tree_util.all_leaves([found]):
+        _register(made, original)
+    return found
+
+
+@dataclass(frozen=True)
+class MarkedFunction:
+    """What stands in a module's field in the place of a function, and equals another where that function does."""
+
+    function: Callable[..., Any]
+    rows: tuple[Row, ...]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return marked_call(self.rows, self.function, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "function"), name)
+
+
+@functools.cache
+def _subclass(original: Any, marks: Marks) -> Any:
+    """A class of its own for every set of rows: where a module is flattened the class goes along, and its rows."""
+
+    def marked(name: str, found: tuple[Row, ...]) -> Callable[..., Any]:
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return marked_call(found, getattr(super(made, self), name), args, kwargs)
+
+        return call
+
+    methods = {name: marked(name, found) for name, found in marks}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the original's class was warned of, it is warned of again
+        made = type(original)(original.__name__, (original,), {"__module__": original.__module__, **methods})
+    return made
+
+
+def _register(made: Any, original: Any) -> None:
+    """Make a subclass the pytree that the original is. Equinox' own do so by themselves."""
+
+    def flatten(module: Any) -> tuple[list[Any], Any]:
+        as_it_was = copied(module, original)
+        leaves, structure = jax.tree_util.tree_flatten(as_it_was, is_leaf=lambda node: node is not as_it_was)
+        return leaves, structure
+
+    def unflatten(structure: Any, leaves: Any) -> Any:
+        return copied(structure.unflatten(leaves), made)
+
+    jax.tree_util.register_pytree_node(made, flatten, unflatten)

@@ -1,0 +1,44 @@
+"""keras-hub's Qwen, which nobody here wrote or edits, as a port: loaded by its own loader. See README.md."""
+
+import jax.numpy as jnp
+import keras_hub
+
+from harness.run.adapters import KerasPort, To
+
+
+class Port(KerasPort):
+    taps = {
+        "token_embedding#0": "embed",  # called again for the logits
+        "transformer_layers.{i}._self_attention_layernorm": "layers.{i}.attn_norm",
+        "transformer_layers.{i}._self_attention_layer._query_dense": "layers.{i}.q",
+        "transformer_layers.{i}._self_attention_layer._key_dense": "layers.{i}.k",
+        "transformer_layers.{i}._self_attention_layer._value_dense": "layers.{i}.v",
+        "transformer_layers.{i}._self_attention_layer.rotary_embedding_layer#0": "layers.{i}.q_rope",
+        "transformer_layers.{i}._self_attention_layer.rotary_embedding_layer#1": "layers.{i}.k_rope",
+        "jax._src.nn.functions:softmax in transformer_layers.{i}._self_attention_layer": To(
+            "layers.{i}.probs", "1 batch head position key -> batch head position key"
+        ),
+        "transformer_layers.{i}._self_attention_layer._compute_attention": "layers.{i}.context",
+        "transformer_layers.{i}._self_attention_layer": "layers.{i}.attn_out",
+        "transformer_layers.{i}._feedforward_layernorm(0)": "layers.{i}.resid_mid",
+        "transformer_layers.{i}._feedforward_layernorm": "layers.{i}.mlp_norm",
+        "transformer_layers.{i}._feedforward_gate_dense": "layers.{i}.gate",
+        "transformer_layers.{i}._feedforward_intermediate_dense": "layers.{i}.up",
+        "transformer_layers.{i}._feedforward_output_dense(0)": "layers.{i}.act",
+        "transformer_layers.{i}._feedforward_output_dense": "layers.{i}.mlp_out",
+        "transformer_layers.{i}": "layers.{i}.resid_post",
+        "layer_norm": "final_norm",
+    }
+    dtypes = {"probs": "float32"}
+    pads = True
+    cannot = ("offset",)  # it takes no positions: they count from the first slot of a row
+    positions_from_pads = ("left",)
+
+    @classmethod
+    def load(cls, checkpoint_dir, config, dtype, mesh):
+        name = jnp.dtype(dtype).name
+        return cls(keras_hub.models.QwenBackbone.from_preset(str(checkpoint_dir), dtype=name), config, dtype)
+
+    def run(self, model, input_ids, positions, mask):
+        x = model({"token_ids": input_ids, "padding_mask": mask})
+        return model.token_embedding(x, reverse=True)

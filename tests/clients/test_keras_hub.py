@@ -1,0 +1,74 @@
+"""keras-hub's Qwen, unedited: what is right in it, and what is not. Needs keras-hub (README.md)."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+pytest.importorskip("keras_hub", reason="keras-hub is not installed: see tests/clients/README.md")
+
+import jax
+from keras_hub.src.models.qwen import qwen_attention
+
+from harness.tolerances import PRECISIONS
+from tests.clients.checking import checked, introduced, largest
+from tests.clients.keras_hub_qwen import Port
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
+
+
+@pytest.fixture(autouse=True)
+def default_promotion():
+    """Keras promotes as JAX does by default."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def test_qwen2_matches_at_every_tap_and_precision():
+    report = checked("qwen2-tiny", Port, PRECISIONS)
+    assert report.verdict == "match", report.introduced
+    assert largest(report) < 1e-13
+    assert not [line for line in report.not_covered if line.startswith("tap ")]
+
+
+class Windowed(Port):
+    """The config says use_sliding_window; its converter hands that on by a name that nothing reads."""
+
+    windowed = (True, True, True)
+
+    @classmethod
+    def load(cls, *arguments):
+        port = super().load(*arguments)
+        assert not port.model.use_sliding_window_attention
+        for layer, windowed in zip(port.model.transformer_layers, cls.windowed, strict=True):
+            layer._self_attention_layer.use_sliding_window_attention = windowed
+        return port
+
+
+class Unfused(Windowed):
+    """The path without jax.nn.dot_product_attention, which is the one that knows windows."""
+
+    taps = {
+        **{path: tap for path, tap in Port.taps.items() if "softmax" not in path},
+        "transformer_layers.{i}._self_attention_layer._softmax": "layers.{i}.probs",
+    }
+
+
+class Repaired(Unfused):
+    """max_window_layers is not read either: the layers before it have no window."""
+
+    windowed = (False, True, True)
+
+
+def test_the_window_is_lost_when_a_checkpoint_is_loaded_ignored_on_jax_and_given_to_every_layer(monkeypatch):
+    """Three defects, one behind the other; after three repairs of a line each the port matches."""
+    assert introduced(checked("qwen2-window", Port, ("float64",))) == ({"probs"}, {"1", "2"})
+    # The fused path, which Keras takes on JAX whatever the device, leaves the window out.
+    assert introduced(checked("qwen2-window", Windowed, ("float64",))) == ({"probs"}, {"1", "2"})
+    monkeypatch.setattr(qwen_attention, "fused_attention_op_available", lambda: False)
+    assert introduced(checked("qwen2-window", Unfused, ("float64",))) == ({"probs"}, {"0"})
+    report = checked("qwen2-window", Repaired, PRECISIONS)
+    assert report.verdict == "match", report.introduced
+    assert largest(report) < 1e-13
