@@ -19,7 +19,7 @@ from harness.run.contained import blaming_the_port, described
 from harness.run.port import Call, Port
 from harness.run.precision import FULL, is_reduced
 from harness.run.tapping import no_tap
-from harness.run.tracing.nested import jaxprs_in_params
+from harness.run.tracing.versions import jaxprs_in_params
 
 PRODUCTS = frozenset({"dot_general", "ragged_dot_general", "conv_general_dilated"})
 AUDITED_DTYPES = ("float32", "float64")

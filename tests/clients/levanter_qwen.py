@@ -40,11 +40,12 @@ class Port(EquinoxPort):
         "transformer.norm": "final_norm",
     }
     pads = True
+    configs = QwenConfig, Qwen2Config
     backend = AttentionBackend.VANILLA  # its others have no probabilities
 
     @classmethod
     def load(cls, checkpoint_dir, config, dtype, mesh):
-        shape = QwenConfig.from_hf_config(Qwen2Config.from_pretrained(checkpoint_dir))
+        shape = cls.configs[0].from_hf_config(cls.configs[1].from_pretrained(checkpoint_dir))
         shape = dataclasses.replace(shape, attn_backend=cls.backend)
         vocab = hax.Axis("vocab", config["vocab_size"])
         model = shape.model_type.init(vocab, shape, key=jax.random.key(0))

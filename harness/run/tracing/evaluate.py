@@ -15,7 +15,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from harness.errors import PortError
 from harness.run.tracing.mark import TAP
-from harness.run.tracing.nested import jaxprs_in_params
+from harness.run.tracing.versions import bound, jaxprs_in_params
 
 OnTap = Callable[[str, jax.Array], jax.Array]
 Watched = Sequence[str | None]  # per output: the tap that it is, if any
@@ -89,7 +89,7 @@ class Native(OfArrays):
 def bind(equation: JaxprEqn, operands: Sequence[Any], params: dict[str, Any]) -> list[Any]:
     """Apply an equation's primitive under the settings that it was traced with."""
     with equation.ctx.manager:
-        found = equation.primitive.bind(*operands, **equation.primitive.get_bind_params(params))
+        found = bound(equation, operands, params)
     return list(found) if equation.primitive.multiple_results else [found]
 
 

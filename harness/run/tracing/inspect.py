@@ -8,7 +8,7 @@ from jax.extend.core import Jaxpr, Var
 
 from harness.run.tracing.evaluate import INLINE, opened
 from harness.run.tracing.mark import TAP
-from harness.run.tracing.nested import jaxprs_in_params
+from harness.run.tracing.versions import jaxprs_in_params
 
 
 def tap_names(jaxpr: Jaxpr) -> set[str]:

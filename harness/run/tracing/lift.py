@@ -20,7 +20,7 @@ from jax.extend.source_info_util import summarize
 from harness.errors import PortError
 from harness.run.tracing.evaluate import INLINE, LOOPS, Evaluator, OfArrays, bind
 from harness.run.tracing.meant import MOST_RECOGNISED, meant, meant_all
-from harness.run.tracing.nested import jaxprs_in_params
+from harness.run.tracing.versions import jaxprs_in_params
 
 WIDE = {
     jnp.dtype(narrow): jnp.dtype(wide)

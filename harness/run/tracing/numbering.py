@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from harness.errors import PortError
 from harness.run.tracing.evaluate import INLINE, ITERATION, holds_taps
 from harness.run.tracing.mark import TAP
-from harness.run.tracing.nested import jaxprs_in_params
+from harness.run.tracing.versions import jaxprs_in_params
 
 PLAIN = 0  # the number of the code outside of every scan
 

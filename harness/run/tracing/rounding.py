@@ -18,7 +18,7 @@ from jax.extend.source_info_util import summarize
 
 from harness.run.tracing.evaluate import INLINE, Evaluator, Watched
 from harness.run.tracing.meant import meant, meant_all
-from harness.run.tracing.nested import jaxprs_in_params
+from harness.run.tracing.versions import jaxprs_in_params
 from harness.taps import kind_of
 
 
