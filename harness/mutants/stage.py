@@ -170,7 +170,7 @@ class StageTrial:
     def _missing(self) -> list[Sight]:
         """Every tap of a stage that a mutant does not compute."""
         return [
-            Sight(rows.entry.name, rows.entry.level, mode, name, "missing", INFINITE, INFINITE)
+            Sight(rows.entry.name, rows.entry.complete, mode, name, "missing", INFINITE, INFINITE)
             for batch in self._batches
             for name in self._taps
             for rows in batch.recorded(name)

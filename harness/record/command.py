@@ -15,6 +15,7 @@ from harness import embedded, recognise
 from harness.corpus import Corpus, load_corpus
 from harness.entries import Entry, listed, shown
 from harness.errors import CheckpointError, RecordError, UsageError, first_line
+from harness.selected import Selected
 from harness.store import check_writable
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Request:
     device: str | None = None
     force: bool = False
     dry_run: bool = False
+    taps: tuple[str, ...] = ()
+    layers: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def run(request: Request, console: Console) -> list[Summary]:
         HarnessError: refused, or stopped; what was done so far is kept for the next run.
     """
     jobs = plan(request)
+    Selected.asked(request.taps, request.layers)
     corpora = [load_corpus(job.corpus) for job in jobs]
     for job, corpus in zip(jobs, corpora, strict=True):
         selected = corpus.select(request.cases)  # refuses an unknown name before torch is imported
@@ -89,7 +93,7 @@ def plan(request: Request) -> list[Job]:
                 found="neither",
                 hint="say what to record: goldens record --model DIR --out PATH.h5",
             )
-        changed = [name for name in ("corpus", "level", "dtype", "device") if getattr(request, name)]
+        changed = [name for name in ("corpus", "level", "dtype", "device", "taps", "layers") if getattr(request, name)]
         if changed or request.cases:
             raise UsageError(
                 "the embedded goldens are only recorded as a whole",
@@ -226,4 +230,5 @@ def _options(job: Job, request: Request) -> Options:
         cases=request.cases,
         device=request.device or "cpu",
         overwrite=job.overwrite,
+        selected=Selected.asked(request.taps, request.layers),
     )

@@ -192,7 +192,12 @@ def inherited(report: Report) -> str | None:
     if not taps:
         return None
     if report.introduced:
-        return f"inherited: {counted(len(taps), 'tap')} further downstream, each right on golden inputs"
+        replayed = [r for r in report.results if r.mode == "replay" and r.tap in taps]
+        wrong = {r.tap for r in replayed} - {r.tap for r in replayed if r.verdict == "match"}
+        how = "each right on golden inputs"
+        if wrong:
+            how = f"{some(tuple(sorted(wrong)))} through what is not in the golden, all else right on golden inputs"
+        return f"inherited: {counted(len(taps), 'tap')} further downstream, {how}"
     first = report.first_divergence
     where = f"first {first.tap} (case {first.case}, {first.precision})" if first else ""
     unknown = dict.fromkeys(r.tap for r in report.results if not was_compared(r))

@@ -60,7 +60,7 @@ def rows_not_covered(golden: Golden, entry: CaseEntry) -> Iterator[str]:
     taps = {tap for tap in entry.taps if kind_of(tap) not in CACHE_KINDS}
     shallow = {row: prompt for row, prompt in enumerate(prompts) if prompt is not None and taps - {*prompt.taps}}
     if shallow:
-        names = ", ".join(f"{prompt.name} at {prompt.level}" for prompt in shallow.values())
+        names = ", ".join(f"{prompt.name} at {prompt.depth}" for prompt in shallow.values())
         yield f"operations of {_rows(list(shallow))} of {entry.name} alone: recorded less deep there ({names})"
 
 

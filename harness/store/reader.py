@@ -24,11 +24,11 @@ from harness.layout import (
     noise_path,
     stack_path,
 )
+from harness.selected import LEVELS, at_level
 from harness.store.abc import MANIFEST, MANIFEST_DIM, Piece, Reader
 from harness.store.contents import check_contents
 from harness.store.location import open_reader
 from harness.store.refusals import FETCH_AGAIN, reading
-from harness.taps import LEVELS, at_level
 
 
 def open_golden(path: str | Path) -> Golden:
@@ -251,6 +251,14 @@ class Golden:
             )
         needed = next(level for level in LEVELS if at_level([known[tap]], level))
         level = self.manifest.case(case).level
+        if LEVELS.index(level) >= LEVELS.index(needed):
+            return GoldenError(
+                "this case did not record that tap: what was selected leaves it out",
+                where=f"{self.path}: {case}",
+                expected=f"one of its {len(self.manifest.case(case).taps)} taps",
+                found=f"{tap}, recorded with {' '.join(self.manifest.selection.words) or 'no cache in this case'}",
+                hint="record it again with other --taps or --layers, or ask for a tap it has",
+            )
         return GoldenError(
             f"this case did not record that tap: it was recorded at level {level!r}",
             where=f"{self.path}: {case}",

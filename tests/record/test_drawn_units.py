@@ -23,7 +23,7 @@ from harness.record.model import Reference
 from harness.record.noise import DTYPES, draws_of, nudged
 from harness.record.unit import FAR, Task, compute
 from harness.store import open_golden
-from harness.taps import at_level
+from harness.selected import at_level
 
 
 def test_short_cases_are_drawn_more_often():

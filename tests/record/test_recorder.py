@@ -20,7 +20,7 @@ from harness.record import unit
 from harness.record.model import Layer
 from harness.record.recorder import Options, record
 from harness.store import open_golden
-from harness.taps import at_level
+from harness.selected import at_level
 
 WORDS = Corpus((Prompt("words", "The quick brown", "short"),))
 

@@ -36,7 +36,7 @@ from harness.layout import (
 )
 from harness.store import NewArray
 from harness.store.abc import sha256
-from harness.taps import at_level
+from harness.selected import at_level
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2",

@@ -127,7 +127,8 @@ class Bench:
             found.setdefault(kind, []).append(seen)
             if kind == until and span == spans[-1]:
                 raise _EnoughError
-            return self._goes_on(scene, name, span, seen) if kind in self._replaced else value
+            replaced = kind in self._replaced and (not scene.case.partly or name in scene.case.taps)
+            return self._goes_on(scene, name, span, seen) if replaced else value
 
         with contextlib.suppress(_EnoughError):
             logits = self._stage(candidate, decoder, scene, tap)
