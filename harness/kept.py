@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-PART = re.compile(r"(?P<which>first|last)(?: (?P<count>[1-9]\d{0,8}))?|every (?P<step>[1-9]\d{0,8})(?:st|nd|rd|th)?")
+PART = re.compile(
+    r"(?P<which>first|last)(?: (?P<count>[1-9]\d{0,8}))?|every (?P<step>[1-9]\d{0,8})(?:st|nd|rd|th)?"
+)
 EXAMPLE = "every 16th, first 8, last 8"
 
 

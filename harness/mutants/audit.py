@@ -269,7 +269,8 @@ def _not_covered(
         yield "bugs that a prompt shows as well, on cases with a KV cache: those run mutants of the cache alone"
     partly = [case.name for case in cases if case.partly]
     if partly:
-        yield f"single operations, in cases that recorded only some: their logits are compared: {', '.join(partly)}"
+        names = ", ".join(partly)
+        yield f"single operations of cases that recorded some taps alone; their logits are compared: {names}"
     generated = [case.name for case in cases if case.generated]
     if generated:
         yield f"the logits of a generation, of which the tokens alone are compared: {', '.join(generated)}"

@@ -93,7 +93,8 @@ def plan(request: Request) -> list[Job]:
                 found="neither",
                 hint="say what to record: goldens record --model DIR --out PATH.h5",
             )
-        changed = [name for name in ("corpus", "level", "dtype", "device", "taps", "layers") if getattr(request, name)]
+        options = ("corpus", "level", "taps", "layers", "dtype", "device")
+        changed = [name for name in options if getattr(request, name)]
         if changed or request.cases:
             raise UsageError(
                 "the embedded goldens are only recorded as a whole",

@@ -130,7 +130,7 @@ def _kept(tap: Tap, value: Tensor, kept: Sequence[int]) -> Tensor:
 
 
 def _given(precision: str, replay: Replay, state: State, truth: Pass) -> dict[str, Tensor]:
-    """Truth rounded to a precision, by kind of tap; what comes into the stage, where it is recorded, is `ENTRY`."""
+    """Truth rounded to a precision, by kind of tap; what comes in, where it is recorded, is `ENTRY`."""
     entry = {ENTRY: rounded(state["float64"], precision)} if replay.entering == "truth" else {}
     return {kind: rounded(value, precision) for kind, value in truth.values.items()} | entry
 

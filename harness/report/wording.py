@@ -196,7 +196,7 @@ def inherited(report: Report) -> str | None:
         wrong = {r.tap for r in replayed} - {r.tap for r in replayed if r.verdict == "match"}
         how = "each right on golden inputs"
         if wrong:
-            how = f"{some(tuple(sorted(wrong)))} through what is not in the golden, all else right on golden inputs"
+            how = f"{some(tuple(sorted(wrong)))} through what is not in the golden, others right on golden inputs"
         return f"inherited: {counted(len(taps), 'tap')} further downstream, {how}"
     first = report.first_divergence
     where = f"first {first.tap} (case {first.case}, {first.precision})" if first else ""

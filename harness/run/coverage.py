@@ -80,13 +80,13 @@ def not_judged(cases: Sequence[CaseEntry], taps: Sequence[Tap]) -> Iterator[str]
         alone = judged_alone(alike[0], taps)
         left = [tap.name for tap in of_case if tap.name not in alone]
         yield (
-            f"{len(left):,} of {len(of_case):,} operations, each by itself, in {_some(alike)}: they, or what feeds "
-            f"them, are not in the golden ({folded(left, of_case)})"
+            f"{len(left):,} of {len(of_case):,} operations, each by itself, in {_some(alike)}: they, or what "
+            f"feeds them, are not in the golden ({folded(left, of_case)})"
         )
 
 
 def judged_alone(case: CaseEntry, taps: Iterable[Tap]) -> frozenset[str]:
-    """The recorded taps of which everything that feeds them is recorded; without a cache, what would go into it."""
+    """The recorded taps of which all that feeds them is recorded; without a cache, what would go into it."""
     held = set(case.taps)
     if not case.cached:
         held |= {

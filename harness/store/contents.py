@@ -123,14 +123,16 @@ def _check_taps(manifest: Manifest, where: str) -> None:
         if not case.taps:
             raise malformed("a case records nothing", f"{where}: {case.name}", "a tap", "none")
         if bool(case.partly) != (case.taps != whole[key]):
-            raise malformed("a case is not as complete as it says", f"{where}: {case.name}", whole[key][:3], case.depth)
+            problem = "a case is not as complete as it says"
+            raise malformed(problem, f"{where}: {case.name}", f"{len(whole[key])} taps", case.depth)
 
 
 def _check_selection(manifest: Manifest, where: str) -> None:
     """What selects is in the one form that it has, and the version is that of what the manifest holds."""
     selected = manifest.selection
     if selected.layers and not is_rule(selected.layers):
-        raise malformed("the layers that a golden was recorded at are no rule", where, "a rule", selected.layers[:100])
+        problem = "the layers that a golden was recorded at are no rule"
+        raise malformed(problem, where, "a rule", selected.layers[:100])
     if selected != Selected.asked(selected.taps, selected.layers or None):
         raise malformed("a selection is not in its canonical form", where, "sorted, once each", selected.words[:4])
     needed = SELECTIVE_VERSION if selected else FORMAT_VERSION

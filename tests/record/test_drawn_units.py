@@ -22,8 +22,8 @@ from harness.record.layer_major import recorded
 from harness.record.model import Reference
 from harness.record.noise import DTYPES, draws_of, nudged
 from harness.record.unit import FAR, Task, compute
-from harness.store import open_golden
 from harness.selected import at_level
+from harness.store import open_golden
 
 
 def test_short_cases_are_drawn_more_often():

@@ -65,7 +65,10 @@ LIES = {
         lambda m: replace(small_golden.manifest(), version=SELECTIVE_VERSION),
         "version of what it holds",
     ),
-    "nothing selected, but said": (lambda m: replace(small_golden.manifest(), selected=Selected()), "version of what it holds"),
+    "nothing selected, but said": (
+        lambda m: replace(small_golden.manifest(), selected=Selected()),
+        "version of what it holds",
+    ),
     "taps that were not selected": (lambda m: replace(m, selected=Selected(("logits",))), "and the selection"),
     "layers that are no rule": (lambda m: replace(m, selected=Selected((), "all")), "no rule"),
     "another form": (lambda m: replace(m, selected=Selected(SELECTED.taps[::-1], "last")), "canonical form"),

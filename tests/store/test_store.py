@@ -444,7 +444,7 @@ def test_a_manifest_that_contradicts_itself_is_never_published(golden, lie):
 
 
 def test_a_manifest_of_another_version_is_never_published(place):
-    with pytest.raises(GoldenError, match="does not describe what was written"):
+    with pytest.raises(GoldenError, match="not of the version of what it holds"):
         place.write(version=VERSIONS[-1] + 1)
 
 
