@@ -19,8 +19,8 @@ from harness.taps import Tap
 
 FORMAT = "goldens"
 FORMAT_VERSION = 3
-# What a golden has that says more than version 3 knows: that its taps were selected. A release that knows
-# nothing of that refuses it by its version.
+# That of a golden of which version 3 cannot tell what it holds: selected taps, the largest logits. A release that
+# knows nothing of them refuses it by its version.
 SELECTIVE_VERSION = 4
 VERSIONS = (FORMAT_VERSION, SELECTIVE_VERSION)
 NOISE_PRECISIONS = ("float32", "bfloat16")
@@ -123,6 +123,7 @@ class CaseEntry:
         draws: how often PyTorch's error was drawn.
         generated: how many tokens the reference generated after `text`.
         partly: True where the golden's selection leaves out taps that its level has.
+        top: how many logits are stored at each position, the largest; unset means all.
     """
 
     name: str
@@ -139,6 +140,7 @@ class CaseEntry:
     rows: tuple[RowEntry, ...] = ()
     generated: int = 0
     partly: bool | UnsetType = UNSET
+    top: int | UnsetType = UNSET
 
     @property
     def complete(self) -> bool:

@@ -42,6 +42,11 @@ class _NamingFamilies(click.Command):
 )
 @click.option("--layers", metavar="RULE", help=f"Of what layers have only some: '{EXAMPLE}'.")
 @click.option(
+    "--logits",
+    metavar="all|top-K",
+    help="All logits, or the K largest of each position with what bounds KL of the others.  [default: all]",
+)
+@click.option(
     "--dtype",
     type=click.Choice(["float64", "float32"]),
     help="In which truth is stored; it is computed in float64 always.  [default: float64]",
@@ -57,6 +62,7 @@ def record(
     level: str | None,
     taps: tuple[str, ...],
     layers: str | None,
+    logits: str | None,
     dtype: str | None,
     cases: tuple[str, ...],
     device: str | None,
@@ -91,7 +97,7 @@ def record(
 
     from harness.record.command import Request, run
 
-    request = Request(model, corpus, out, level, dtype, cases, device, force, dry_run, taps, layers)
+    request = Request(model, corpus, out, level, dtype, cases, device, force, dry_run, taps, layers, logits)
     try:
         for summary in run(request, Console(stderr=True)):
             click.echo(summary.id)

@@ -271,6 +271,8 @@ def _not_covered(
     if partly:
         names = ", ".join(partly)
         yield f"single operations of cases that recorded some taps alone; their logits are compared: {names}"
+    if any(case.top for case in cases):
+        yield "logits beside the largest that the golden has: the usual criteria see these alone, and the least KL"
     generated = [case.name for case in cases if case.generated]
     if generated:
         yield f"the logits of a generation, of which the tokens alone are compared: {', '.join(generated)}"

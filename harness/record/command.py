@@ -41,6 +41,7 @@ class Request:
     dry_run: bool = False
     taps: tuple[str, ...] = ()
     layers: str | None = None
+    logits: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def run(request: Request, console: Console) -> list[Summary]:
     """
     jobs = plan(request)
     Selected.asked(request.taps, request.layers)
+    largest_of(request.logits)
     corpora = [load_corpus(job.corpus) for job in jobs]
     for job, corpus in zip(jobs, corpora, strict=True):
         selected = corpus.select(request.cases)  # refuses an unknown name before torch is imported
@@ -93,7 +95,7 @@ def plan(request: Request) -> list[Job]:
                 found="neither",
                 hint="say what to record: goldens record --model DIR --out PATH.h5",
             )
-        options = ("corpus", "level", "taps", "layers", "dtype", "device")
+        options = ("corpus", "level", "taps", "layers", "logits", "dtype", "device")
         changed = [name for name in options if getattr(request, name)]
         if changed or request.cases:
             raise UsageError(
@@ -112,6 +114,24 @@ def plan(request: Request) -> list[Job]:
     name = Path(model).resolve().name if local else model
     out = f"{name.rpartition('/')[2]}.h5" if request.out is None else request.out
     return [Job(model, name, request.corpus or embedded.directory() / "corpus.toml", out, request.force)]
+
+
+def largest_of(logits: str | None) -> int:
+    """How many logits `top-64` stores; 0 is all of them.
+
+    Raises:
+        UsageError: it is neither `all` nor `top-` and a number from 2 on: with one there is no runner-up.
+    """
+    found = re.fullmatch(r"top-([1-9]\d{0,8})", logits or "")
+    count = int(found[1]) if found else 0
+    if logits in (None, "all") or count > 1:
+        return count
+    raise UsageError(
+        "this is no choice of logits",
+        where=f"--logits {shown(logits)}",
+        expected="all, or top-2 and more",
+        hint="for example --logits top-64",
+    )
 
 
 def require_torch() -> None:
@@ -232,4 +252,5 @@ def _options(job: Job, request: Request) -> Options:
         device=request.device or "cpu",
         overwrite=job.overwrite,
         selected=Selected.asked(request.taps, request.layers),
+        top=largest_of(request.logits),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+from msgspec import UNSET
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -131,7 +132,7 @@ def _weights(model: Reference) -> int:
 
 def _values(model: Reference, manifest: Manifest, entry: CaseEntry) -> int:
     """Of one case in its largest stage: truth, its replacements, and every draw of forward and replay."""
-    whole = replace(manifest, cases=(replace(entry, kept=()),), truth_dtype="float64")
+    whole = replace(manifest, cases=(replace(entry, kept=(), top=UNSET),), truth_dtype="float64")
     found = costs(whole)[entry.name]
     layers = sum(bool(recorded(stage, entry, manifest.taps)) for stage in model.stages[1:-1])
     stage = max(found.get("logits", 0), found.get("other taps", 0) // max(1, layers))

@@ -51,6 +51,7 @@ def run_units(
                     draws=entry.draws,
                     seed=entry.name,
                     repeat=case.name == witness,
+                    top=entry.top or 0,
                 )
                 state: State = work.state(before, case.name, model.device) if before else {}
                 done(name, case.name, work.save(name, case.name, compute(stage, task, state)))

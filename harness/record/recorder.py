@@ -29,6 +29,7 @@ from harness.record.cases import (
 )
 from harness.record.environment import check_device, provenance, reproducible
 from harness.record.generation import generate_missing
+from harness.record.largest import refuse_count
 from harness.record.layer_major import run_units
 from harness.record.model import Reference
 from harness.record.noise import draws_of
@@ -49,6 +50,7 @@ class Options:
         cases: names of corpus entries; none means all.
         overwrite: replace the golden that is there.
         selected: which taps of the level.
+        top: how many logits are stored at each position, the largest; 0 is all.
     """
 
     level: str = "ops"
@@ -57,6 +59,7 @@ class Options:
     device: str = "cpu"
     overwrite: bool = False
     selected: Selected = EVERYTHING
+    top: int = 0
 
 
 @dataclass(frozen=True)
@@ -187,13 +190,16 @@ def check_cases(model: Reference, cases: Sequence[Case]) -> None:
 
 
 def check_selection(model: Reference, entries: Sequence[Entry], options: Options) -> None:
-    """Refuse a selection of taps that names nothing, or leaves nothing of an entry.
+    """Refuse a selection of taps that names nothing, or leaves nothing of an entry; more logits than there are.
 
     Raises:
         UsageError: it does.
     """
     cases = [(entry.name, _level(entry, options), has_cache(entry)) for entry in entries]
-    refuse_unmatched(taps_of(model.arch), cases, options.selected)
+    taps = taps_of(model.arch)
+    refuse_unmatched(taps, cases, options.selected)
+    if options.top:
+        refuse_count(options.top, model.arch.vocab, at_level(taps, "logits", True, options.selected))
 
 
 def _level(entry: Entry, options: Options) -> str:
@@ -226,6 +232,7 @@ def entries_of(
                 rows=tuple(RowEntry(name, corpus.prompt(name).text) for name in names),
                 generated=entry.tokens if isinstance(entry, Generation) else 0,
                 partly=True if len(taps) < len(whole) else UNSET,
+                top=options.top or UNSET,
             )
         )
     return tuple(entries)
@@ -243,7 +250,7 @@ def manifest_of(
     taps = taps_of(model.arch)
     return Manifest(
         format=golden.FORMAT,
-        version=golden.SELECTIVE_VERSION if options.selected else golden.FORMAT_VERSION,
+        version=golden.SELECTIVE_VERSION if options.selected or options.top else golden.FORMAT_VERSION,
         model=model_entry(model_id, model.config, table),
         tokenizer=tokenized.tokenizer,
         corpus_sha256=corpus.digest,
@@ -266,6 +273,7 @@ def _command(model_id: str, corpus: Corpus, options: Options) -> str:
     words = ["generate_goldens.py", "--model", model_id, "--corpus", f"sha256:{corpus.digest}"]
     words += ["--level", options.level, "--dtype", options.dtype, "--device", options.device]
     words += options.selected.words
+    words += ["--logits", f"top-{options.top}"] if options.top else []
     for name in sorted(options.cases):
         words += ["--case", name]
     return " ".join(words)

@@ -22,6 +22,7 @@ from torch import Tensor
 from harness.errors import RecordError
 from harness.golden import NOISE_PRECISIONS
 from harness.record.calls import Pass, run_calls
+from harness.record.largest import LOGITS, beside, largest, narrowed
 from harness.record.model import Stage
 from harness.record.noise import Floors, noise_floors, not_finite, nudged, rounded
 from harness.record.replaying import Replay
@@ -43,11 +44,13 @@ class Unit:
         truth: tap -> float64, dimensions as in `stored_dims`.
         noise: (precision, kind) -> float32 [tap, statistic, batch, position or kept], the stage's recorded taps in
             order.
+        top: what is stored beside the largest logits, by name; empty where all logits are.
     """
 
     state: State
     truth: Mapping[str, Tensor]
     noise: Mapping[tuple[str, str], Floors]
+    top: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,7 @@ class Task:
         draws: how often PyTorch's error is drawn.
         seed: of the nudges, the case's own.
         repeat: run every pass twice, and refuse any difference.
+        top: how many logits are stored, the largest; 0 is all.
     """
 
     inputs: Inputs
@@ -72,6 +76,7 @@ class Task:
     draws: int = 1
     seed: str = ""
     repeat: bool = False
+    top: int = 0
 
 
 def compute(stage: Stage, task: Task, state: State) -> Unit:
@@ -85,6 +90,8 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
     """
     truth = _run(stage, task, "truth", "float64", state.get("float64"), None)
     _refuse_non_finite(stage, truth)
+    ids = largest(truth.values[LOGITS], task.top) if task.top and LOGITS in truth.values else None
+    expected = narrowed(truth.values, ids)
     noise: dict[tuple[str, str], Floors] = {}
     out = {"float64": truth.out}
     for precision in NOISE_PRECISIONS:
@@ -96,23 +103,26 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
             ran = _run(stage, one, stream, precision, state.get(stream), None)
             nudge = draw and not state  # once, where the tokens come in
             out[stream] = nudged(ran.out, f"{task.seed} {stream}") if nudge else ran.out
-            forward.append(ran.values)
+            forward.append(narrowed(ran.values, ids))
             if task.replay.runs:
                 own = state.get(_stream(precision, task.replay.entering, draw))
                 again = _replay(stage, one, precision, draw, given, own)
-                replay.append(again.values)
+                replay.append(narrowed(again.values, ids))
                 if task.replay.carries:
                     out[_stream(precision, "replay", draw)] = again.out
         if task.taps:
-            noise[precision, "forward"] = noise_floors(forward, truth.values, task.taps, f"{precision} forward")
+            noise[precision, "forward"] = noise_floors(forward, expected, task.taps, f"{precision} forward")
             noise[precision, "replay"] = noise[precision, "forward"]
         if task.taps and replay:
-            noise[precision, "replay"] = noise_floors(replay, truth.values, task.taps, f"{precision} replay")
+            noise[precision, "replay"] = noise_floors(replay, expected, task.taps, f"{precision} replay")
     last = stage.kinds[-1] == "logits"
-    stored = {tap.name: _kept(tap, truth.values[tap.kind], task.kept) for tap in task.taps}
+    stored = {tap.name: _kept(tap, expected[tap.kind], task.kept) for tap in task.taps}
     if task.kept:
         noise = {stream: floors[..., list(task.kept)] for stream, floors in noise.items()}
-    return Unit({} if last else out, stored, noise)
+    top = {} if ids is None else beside(truth.values[LOGITS], ids)
+    if task.kept:
+        top = {name: value[:, list(task.kept)] for name, value in top.items()}
+    return Unit({} if last else out, stored, noise, top)
 
 
 def _stream(precision: str, kind: str, draw: int) -> str:

@@ -61,6 +61,9 @@ def _lines(golden: Golden) -> Iterator[tuple[str, str]]:
     yield "format", f"version {manifest.version}, level {manifest.level}"
     if manifest.selection:
         yield "selected", f"{' '.join(manifest.selection.words)}: {_how_many(manifest)}"
+    top = {case.top for case in manifest.cases if isinstance(case.top, int)}
+    if top:
+        yield "logits", f"the {max(top):,} largest of {manifest.sizes['vocab']:,} at each position; bounds for KL"
     yield "model", f"{model.id}: {model.parameter_count:,} parameters in {len(model.parameters)} tensors"
     yield "biases", f"{len(model.biases)}: {_kinds(model.biases)}"
     yield "config", _flat(dict(sorted(model.config.items())))

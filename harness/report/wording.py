@@ -238,6 +238,11 @@ def number(value: float | None, form: str = ".2g") -> str:
     return f"{value:.0f}" if form == ".2g" and 99.5 <= abs(value) < 999.5 else format(value, form)
 
 
+def between(low: float | None, high: float | None) -> str:
+    """A figure that is known within bounds, or that is known: `low` is None then."""
+    return number(high) if low is None else f"{number(low)} to {number(high)}"
+
+
 def allowed(limit: float | None) -> str:
     """The limit of a place, in two digits: 2.4, 14, 1e5; empty where nothing was compared."""
     return "" if limit is None else bound(float(f"{limit:.2g}"))

@@ -31,8 +31,8 @@ from harness.report.findings import findings
 from harness.results import TapResult
 from harness.run.coverage import judged_alone
 from harness.run.port import Declarations
-from harness.run.session import spanning
 from harness.run.source import GoldenSource
+from harness.run.wanted import spanning
 from harness.taps import CACHED, kind_of, name_of
 
 Vector = Float[np.ndarray, " n"]

@@ -116,6 +116,12 @@ def _not_covered(run: Run, truth_dtype: str, taps: Sequence[Tap]) -> Iterator[st
     yield from run.not_lifted
     yield from run.uncovered
     yield from not_judged(run.cases, taps)
+    largest = [case for case in run.cases if case.top]
+    if largest:
+        yield (
+            f"logits beside the {largest[0].top} largest at each position, known to the golden as sums alone: "
+            f"KL is known within bounds ({', '.join(case.name for case in largest)})"
+        )
     for level, what in (("logits", "the logits"), ("layers", "the residual stream")):
         names = [case.name for case in run.cases if case.level == level and not case.partly]
         if names:

@@ -18,7 +18,7 @@ from harness.golden import (
     Manifest,
 )
 from harness.kept import is_rule
-from harness.layout import Layout
+from harness.layout import Layout, size_of
 from harness.selected import EVERYTHING, LEVELS, Selected, at_level
 from harness.store.abc import DIGEST
 from harness.store.graph import check_graph, check_unique, malformed
@@ -60,6 +60,9 @@ def promised(manifest: Manifest, where: str) -> dict[str, Form]:
     _check_taps(manifest, where)
     for case in manifest.cases:
         _check_case(case, f"{where}: {case.name}")
+        if isinstance(case.top, int) and ("logits" not in case.taps or not 2 <= case.top < _vocabulary(manifest)):
+            found = f"{case.top} of {_vocabulary(manifest)}"
+            raise malformed("a case has no such number of its logits", f"{where}: {case.name}", "2 or more", found)
     return dict(Layout(manifest).forms())
 
 
@@ -135,6 +138,13 @@ def _check_selection(manifest: Manifest, where: str) -> None:
         raise malformed(problem, where, "a rule", selected.layers[:100])
     if selected != Selected.asked(selected.taps, selected.layers or None):
         raise malformed("a selection is not in its canonical form", where, "sorted, once each", selected.words[:4])
-    needed = SELECTIVE_VERSION if selected else FORMAT_VERSION
+    narrowed = any(isinstance(case.top, int) for case in manifest.cases)
+    needed = SELECTIVE_VERSION if selected or narrowed else FORMAT_VERSION
     if manifest.version != needed or (isinstance(manifest.selected, Selected) and not selected):
         raise malformed("a golden is not of the version of what it holds", where, needed, manifest.version)
+
+
+def _vocabulary(manifest: Manifest) -> int:
+    """How many logits there are at a position."""
+    tap = next(tap for tap in manifest.taps if tap.name == "logits")
+    return size_of(manifest.sizes, tap, "vocab") if "vocab" in tap.dims else 0

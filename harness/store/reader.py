@@ -16,6 +16,7 @@ from harness.golden import LAYER, NOISE_KINDS, ArrayEntry, CaseEntry, Manifest, 
 from harness.layout import (
     GENERATED_PRECISIONS,
     INPUTS,
+    TOP,
     Labels,
     Layout,
     generated_path,
@@ -23,6 +24,7 @@ from harness.layout import (
     label_path,
     noise_path,
     stack_path,
+    top_path,
 )
 from harness.selected import LEVELS, at_level
 from harness.store.abc import MANIFEST, MANIFEST_DIM, Piece, Reader
@@ -179,6 +181,27 @@ class Golden:
         paths = (noise_path(name, precision, kind) for name in names[names.index(case) :])
         path, _, _ = next(self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths))
         return self._array(path)
+
+    def top(self, case: str) -> dict[str, np.ndarray]:
+        """What there is beside the largest logits of a case that has them alone, by name (`harness.layout.TOP`).
+
+        Raises:
+            GoldenError: an array is damaged, or is not what it says.
+        """
+        paths = [top_path(case, what) for what in TOP]
+        pieces = self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths)
+        found = dict(zip(TOP, (self._array(path) for path, _, _ in pieces), strict=True))
+        ids = found["ids"]
+        [vocabulary] = {size for name, size in self.manifest.sizes.items() if name == "vocab"}
+        sound = all(np.isfinite(values).all() for values in found.values())
+        if not sound or ids.min() < 0 or ids.max() >= vocabulary or found["outside"].min() < 0:
+            raise GoldenError(
+                "what a golden says of its largest logits is impossible",
+                where=f"{self.path}: {paths[0].rpartition('/')[0]}",
+                expected=f"ids from 0 to {vocabulary - 1}, finite figures, no probability below 0",
+                hint=FETCH_AGAIN,
+            )
+        return found
 
     def generated(self, case: str, precision: str, what: str) -> np.ndarray:
         """What the reference generated: `tokens` int32 or `margins` float64, [batch, step].

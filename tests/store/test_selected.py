@@ -93,3 +93,61 @@ def test_one_that_contradicts_itself_is_neither_written_nor_read(tmp_path, lie):
     places.write_unchecked(place, encode(lying))
     with pytest.raises(GoldenError, match=problem):
         open_golden(place.path)
+
+
+def of_largest(top=3, version=SELECTIVE_VERSION, **more):
+    whole = small_golden.manifest()
+    return replace(whole, cases=tuple(replace(case, top=top, **more) for case in whole.cases), version=version)
+
+
+def with_ids(of, ids):
+    for new in arrays(of):
+        wanted = new.path.endswith("top/ids")
+        yield NewArray(new.path, np.full_like(new.array, ids), new.index) if wanted else new
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.zarr"])
+def test_the_largest_logits_are_read_as_they_were_written(tmp_path, name):
+    written = of_largest()
+    write_golden(tmp_path / name, with_ids(written, 11), written)
+    with open_golden(tmp_path / name) as golden:
+        golden.verify()
+        assert golden.tap("kept", "logits").shape == (1, 2, 3)
+        found = golden.top("kept")
+        assert {what: found[what].shape for what in found} == {
+            "ids": (1, 2, 3),
+            "log_sum_exp": (1, 2),
+            "outside": (1, 2),
+            "outside_logit": (1, 2),
+        }
+
+
+@pytest.mark.parametrize("ids", [-1, 12])
+def test_ids_that_the_vocabulary_has_not_are_refused(tmp_path, ids):
+    written = of_largest()
+    write_golden(tmp_path / "a.h5", with_ids(written, ids), written)
+    with open_golden(tmp_path / "a.h5") as golden, pytest.raises(GoldenError, match="impossible"):
+        golden.top("two-tokens")
+
+
+@pytest.mark.parametrize(
+    ("lying", "problem"),
+    [
+        (lambda: of_largest(version=3), "version of what it holds"),
+        (lambda: of_largest(top=1), "no such number"),
+        (lambda: of_largest(top=12), "no such number"),
+        (lambda: replace(manifest(Selected(("embed",))), cases=_embed_alone()), "no such number"),
+    ],
+)
+def test_a_number_of_logits_that_cannot_be_is_neither_written_nor_read(tmp_path, lying, problem):
+    with pytest.raises(GoldenError, match=problem):
+        write_golden(tmp_path / "a.h5", arrays(lying()), lying())
+    place = places.Hdf5Place(tmp_path)
+    places.write_unchecked(place, encode(lying()))
+    with pytest.raises(GoldenError, match=problem):
+        open_golden(place.path)
+
+
+def _embed_alone():
+    [case, *_] = small_golden.manifest().cases
+    return (replace(case, taps=("embed",), partly=True, top=3),)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,11 @@ class Bench:
             if scene.stage == HEAD:
                 found["logits"] = [np.asarray(value) for value in logits]
         taps = {kind: seen.tap for kind, seen in scene.taps.items() if len(found.get(kind, ())) == len(spans)}
-        return {kind: _compared(scene.case, tap, found[kind], spans) for kind, tap in taps.items()}
+        values = {kind: _compared(scene.case, tap, found[kind], spans) for kind, tap in taps.items()}
+        largest = self.source.largest(scene.case.name, "logits") if "logits" in values else None
+        if largest and scene.case.cached:
+            largest = replace(largest, ids=largest.ids[:, spans[0].start : spans[-1].stop])
+        return values | {"logits": largest.of(values["logits"])} if largest else values
 
     def _spans(self, scene: Scene) -> Sequence[slice]:
         """The tokens of the scene's calls."""
