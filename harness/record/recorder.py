@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -272,7 +273,7 @@ def _command(model_id: str, corpus: Corpus, options: Options) -> str:
     """The command in a canonical form: only what decides the content, and no path."""
     words = ["generate_goldens.py", "--model", model_id, "--corpus", f"sha256:{corpus.digest}"]
     words += ["--level", options.level, "--dtype", options.dtype, "--device", options.device]
-    words += options.selected.words
+    words += map(shlex.quote, options.selected.words)
     words += ["--logits", f"top-{options.top}"] if options.top else []
     for name in sorted(options.cases):
         words += ["--case", name]

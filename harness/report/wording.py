@@ -88,7 +88,9 @@ def folded(taps: Sequence[str], layers: int) -> str:
 
 def title(finding: Finding) -> str:
     """What a finding says of its taps: that they are where the bug is, or only that it shows there."""
-    return "introduced at" if finding.located else "not located, shows at"
+    if not finding.located:
+        return "not located, shows at"
+    return "introduced on the way to" if finding.since else "introduced at"
 
 
 def extent(finding: Finding) -> str:

@@ -68,7 +68,7 @@ def goldens(place):
     """The same, with all logits and with the largest."""
     checkpoint, corpus, folder = place
     for name, top in (("all.h5", 0), ("top.h5", K)):
-        record(checkpoint, "model", corpus, str(folder / name), Options(level="layers", top=top))
+        record(checkpoint, "model", corpus, str(folder / name), Options(level="logits", top=top))
     return folder / "all.h5", folder / "top.h5"
 
 
@@ -76,7 +76,7 @@ def test_stored_are_the_largest_and_what_is_known_of_all(goldens, place):
     with open_golden(goldens[0]) as every, open_golden(goldens[1]) as some:
         some.verify()
         assert some.manifest.version == 4 and "--logits top-6" in some.manifest.command
-        assert estimate(*place[:2], Options(level="layers", top=K)).costs == costs(some.manifest)
+        assert estimate(*place[:2], Options(level="logits", top=K)).costs == costs(some.manifest)
         for case in every.manifest.cases:
             logits, kept, top = every.tap(case.name, "logits"), some.tap(case.name, "logits"), some.top(case.name)
             assert kept.shape == (*logits.shape[:2], K)
@@ -89,7 +89,6 @@ def test_stored_are_the_largest_and_what_is_known_of_all(goldens, place):
                 assert np.allclose(top[what], expected, rtol=1e-12, atol=1e-14), what
             for kind in ("forward", "replay"):
                 one, other = (golden.noise(case.name, "float32", kind) for golden in (some, every))
-                assert np.array_equal(one[:-1], other[:-1]), "the other taps are what they were"
                 assert (one[-1, 1] <= other[-1, 1]).all() and (one[-1, 1] > 0).all(), "the largest error of some"
 
 
@@ -122,13 +121,15 @@ class Bent:
         return type(self).change(logits), cache
 
 
-def checked(golden, place, change=None, precisions=("float64",)):
+def checked(golden, place, change=None, precision="float32"):
     load = None
     if change is not None:
         kind = type("Other", (Bent,), {"change": staticmethod(change)})
         load = lambda directory, config, dtype: kind.load(directory, config, dtype)  # noqa: E731
-    with Checker(golden, place[0], BUILT_IN, Question(precisions=precisions), load=load, inspect=False) as checker:
-        return checker.report([result for p in precisions for result in checker.run(p)])
+    with Checker(
+        golden, place[0], BUILT_IN, Question(precisions=(precision,)), load=load, inspect=False
+    ) as checker:
+        return checker.report(checker.run(precision))
 
 
 def logits_of(report, case="some", mode="forward"):
@@ -136,16 +137,15 @@ def logits_of(report, case="some", mode="forward"):
 
 
 def test_a_right_port_matches_in_every_mode_and_the_report_says_what_is_not_known(goldens, place):
-    whole, report = (checked(golden, place, precisions=("float64", "float32")) for golden in goldens)
-    assert whole.verdict == report.verdict == "match"
-    assert len(whole.results) == len(report.results)
+    report = checked(goldens[1], place)
+    assert report.verdict == "match"
     assert {r.mode for r in report.results if r.tap == "logits"} == {"forward", "replay", "prefill", "alone"}
-    exact, found = logits_of(whole).logits, logits_of(report).logits
-    assert found.max_kl_low <= exact.max_kl + 1e-12 and exact.max_kl < found.max_kl and found.top == K
-    assert found.top1_agreement == exact.top1_agreement == 1.0
+    found = logits_of(report).logits
+    assert found.max_kl_low < 1e-9 < found.max_kl and found.top == K
+    assert found.top1_agreement == 1.0
     assert any(line.startswith(f"logits beside the {K} largest") for line in report.not_covered)
     assert f"judged by the {K} largest" in report.acceptance.remark
-    assert [one.verdict for one in report.generations] == ["match", "match"]
+    assert [one.verdict for one in report.generations] == ["match"]
     in_bounds = between(*(forward_kl(report, end) for end in ("max_kl_low", "max_kl")))
     assert " to " in in_bounds
     for view in (terminal.report_text(report, 200), markdown.markdown(report), check_page.html(report)):
@@ -153,7 +153,7 @@ def test_a_right_port_matches_in_every_mode_and_the_report_says_what_is_not_know
 
 
 def forward_kl(report, end):
-    found = [r.logits for r in report.results if (r.mode, r.precision, r.tap) == ("forward", "float64", "logits")]
+    found = [r.logits for r in report.results if (r.mode, r.precision, r.tap) == ("forward", "float32", "logits")]
     return max(getattr(one, end) for one in found)
 
 
@@ -165,7 +165,7 @@ def test_a_wrong_logit_among_the_largest_is_found_and_named(goldens, place):
     assert report.introduced == ("logits",)
     result = logits_of(report, mode="replay")
     assert result.worst.index["vocab"] == token
-    assert result.worst.actual - result.worst.golden == pytest.approx(1e-3)
+    assert result.worst.actual - result.worst.golden == pytest.approx(1e-3, rel=1e-2)
     assert kept.shape[1] == 2, "of the kept positions alone"
 
 
@@ -176,7 +176,7 @@ def test_a_wrong_logit_that_is_first_and_not_stored_is_a_flip_of_at_least_that_m
         token = next(i for i in range(golden.manifest.sizes["vocab"]) if i not in stored)
         logits = golden.tap("some", "logits")
     report = checked(goldens[1], place, lambda logits: logits.at[..., token].set(50.0))
-    [*flips] = logits_of(report).logits.flips
+    flips = logits_of(report).logits.flips
     assert [flip.actual for flip in flips] == [token] * logits.shape[1]
     assert all(flip.at_least and not flip.tie for flip in flips)
     assert flips[0].margin == pytest.approx(logits[0, 0, 0] - logits[0, 0, -1])
