@@ -49,7 +49,8 @@ class _NamingFamilies(click.Command):
 @click.option(
     "--dtype",
     type=click.Choice(["float64", "float32"]),
-    help="In which truth is stored; it is computed in float64 always.  [default: float64]",
+    help="In which truth is stored: float32 is half as large, and enough to check float32 and bfloat16; truth is "
+    "computed in float64 always.  [default: float64]",
 )
 @click.option("--case", "cases", multiple=True, metavar="NAME", help="Only this entry; may be repeated.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where torch computes.  [default: cpu]")

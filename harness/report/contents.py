@@ -1,4 +1,7 @@
-"""What `goldens show` prints: a golden's model, cases and provenance, from its manifest alone."""
+"""What `goldens show` prints: a golden's model, cases and provenance, from its manifest.
+
+Of a golden whose truth is stored in float32 one case is read: what that loses beside PyTorch's own error.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from harness.architecture import architecture_of
 from harness.costs import by_part, costs
 from harness.families import families
 from harness.golden import Manifest
+from harness.loss import said
 from harness.report.layout import print_parts
 from harness.selected import folded
 from harness.store import Golden, open_golden
@@ -58,6 +62,9 @@ def _lines(golden: Golden) -> Iterator[tuple[str, str]]:
     yield "id", golden.id
     yield "size", f"{golden.nbytes / 1e6:.1f} MB, {len(arrays):,} arrays, truth in {manifest.truth_dtype}"
     yield "parts", ", ".join(f"{part} {decimal(size)}" for part, size in by_part(costs(manifest)).items() if size)
+    loss = said(golden)
+    if loss:
+        yield "loss", loss
     yield "format", f"version {manifest.version}, level {manifest.level}"
     if manifest.selection:
         yield "selected", f"{' '.join(manifest.selection.words)}: {_how_many(manifest)}"

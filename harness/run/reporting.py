@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from harness.generation import Continuation
 from harness.golden import CaseEntry
+from harness.loss import said
 from harness.modes import MODES
 from harness.report.acceptance import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
@@ -77,7 +78,7 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         golden=reference(golden),
         port=run.port,
         environment={**environment(run.mesh), "precision": dict(run.settings)},
-        notes=tuple(run.notes),
+        notes=(*run.notes, *filter(None, [said(golden)])),
         verdict=overall(results, run.generations),
         introduced=introduced(results, order),
         first_divergence=first_divergence(results, order),
