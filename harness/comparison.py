@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,10 +14,14 @@ from harness.modes import unit_of
 from harness.results import Flip, LogitStatistics, TapResult, Verdict, Worst, finite
 from harness.taps import Tap
 from harness.tolerances import Limit
+from harness.top import Top, kl_bounds, margin
 
 # Fewer positions than this, and Pearson's r is arithmetic: with 2 it is always +1 or -1.
 MEANINGFUL_POSITIONS = 4
 FLOATS = ("bfloat16", "float32", "float64")  # from narrow to wide
+
+
+Statistics = Callable[[metrics.Errors, metrics.PerPosition, "Scope"], LogitStatistics | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +76,7 @@ def compare(
     limit: Limit,
     dtype: str,
     scope: Scope | None = None,
+    statistics: Statistics | None = None,
 ) -> TapResult:
     """Compare a tap of the port with the golden's truth.
 
@@ -82,6 +88,7 @@ def compare(
         limit: what still counts as rounding.
         dtype: the dtype that the port has to use.
         scope: which tokens these are; None means a whole case without padding.
+        statistics: of logits; None means that `actual` and `truth` have all of them.
 
     Returns:
         A result whose verdict is `match`, `diverged`, `shape`, `dtype` or `nonfinite`. Of a wider dtype the
@@ -94,10 +101,10 @@ def compare(
         return place.result("shape", f"{truth.shape} [{dims}]", str(actual.shape))
     found = actual.dtype.name
     if found == dtype:
-        return _of_values(place, actual, truth, noise, limit, scope)
+        return _of_values(place, actual, truth, noise, limit, scope, statistics)
     if not _is_wider(found, dtype):
         return place.result("dtype", dtype, found)
-    result = _of_values(place, actual, truth, noise, limit, scope)
+    result = _of_values(place, actual, truth, noise, limit, scope, statistics)
     verdict = "dtype" if result.verdict == "match" else result.verdict
     return replace(result, verdict=verdict, expected=dtype, found=found)
 
@@ -113,6 +120,7 @@ def _of_values(
     noise: Floor | None,
     limit: Limit,
     scope: Scope | None,
+    statistics: Statistics | None,
 ) -> TapResult:
     """Compare the values alone: `match`, `diverged` or `nonfinite`."""
     axis = place.tap.position_axis
@@ -155,7 +163,9 @@ def _of_values(
         worst=Worst(worst, finite(actual[error.worst]), float(truth[error.worst])),
         profile=_three_digits(np.where(real, rms[row], np.nan)),
         limits=_three_digits(np.where(real, allowed.rms[row], np.nan)),
-        logits=_logit_statistics(actual, truth, error, max_floor, scope) if place.tap.kind == "logits" else None,
+        logits=(statistics or _of_all(actual, truth))(error, max_floor, scope)
+        if place.tap.kind == "logits"
+        else None,
         calls=scope.calls,
         since_call=scope.first_call(beyond),
         row=row if several else None,
@@ -202,41 +212,87 @@ def _position_correlation(
     return r, None
 
 
-def _logit_statistics(
-    actual: Num[np.ndarray, "batch position vocab"],
-    truth: Float[np.ndarray, "batch position vocab"],
-    error: metrics.Errors,
-    noise: Float[np.ndarray, "batch position"],
+def _of_all(
+    actual: Num[np.ndarray, "batch position vocab"], truth: Float[np.ndarray, "batch position vocab"]
+) -> Statistics:
+    """What the usual criteria say of all logits."""
+
+    def statistics(error: metrics.Errors, noise: metrics.PerPosition, scope: Scope) -> LogitStatistics:
+        every = scope.counted.all()
+        rows, expected = (x.reshape(-1, x.shape[-1]) if every else x[scope.counted] for x in (actual, truth))
+        predicted = metrics.predictions(rows, expected)
+
+        def flip(n: int) -> tuple[float, bool]:
+            golden, chosen = int(predicted.expected[n]), int(predicted.chosen[n])
+            return float(expected[n, golden] - expected[n, chosen]), False
+
+        found = _statistics(predicted.kl, predicted.chosen, predicted.expected, flip, noise, scope)
+        return replace(found, nmse=finite(error.nmse), pcc=metrics.pcc(rows, expected))
+
+    return statistics
+
+
+def of_largest(
+    actual: Num[np.ndarray, "batch position vocab"], truth: Float[np.ndarray, "batch position rank"], top: Top
+) -> Statistics:
+    """The same where the golden has the largest logits alone.
+
+    Args:
+        actual: all of the port's.
+    """
+
+    def statistics(error: metrics.Errors, noise: metrics.PerPosition, scope: Scope) -> LogitStatistics:
+        row, position = np.nonzero(scope.counted)
+        where = row, position
+        rows, expected, ids = actual[where], truth[where], top.ids[where]
+        low, high = kl_bounds(rows, expected, top, where)
+        chosen = rows.argmax(-1)
+
+        def flip(n: int) -> tuple[float, bool]:
+            return margin(expected[n], ids[n], int(ids[n, 0]), int(chosen[n]))
+
+        found = _statistics(high, chosen, ids[:, 0], flip, noise, scope)
+        own = np.take_along_axis(rows, ids.astype(np.int64), -1)
+        return replace(
+            found,
+            nmse=finite(error.nmse),
+            pcc=metrics.pcc(own, expected),
+            top=ids.shape[-1],
+            mean_kl_low=finite(low.mean()),
+            max_kl_low=finite(low.max()),
+        )
+
+    return statistics
+
+
+def _statistics(
+    kl: Float[np.ndarray, " row"],
+    chosen: Int[np.ndarray, " row"],
+    golden: Int[np.ndarray, " row"],
+    flip: Callable[[int], tuple[float, bool]],
+    noise: metrics.PerPosition,
     scope: Scope,
 ) -> LogitStatistics:
-    at = np.argwhere(scope.counted)  # rows of the vocabulary, in the order of what is predicted there
-    every = scope.counted.all()
-    rows, expected = (one.reshape(-1, one.shape[-1]) if every else one[scope.counted] for one in (actual, truth))
-    predicted = metrics.predictions(rows, expected)
+    """KL and top-1 over the tokens that are counted, in their order.
+
+    Args:
+        flip: the margin of one of them, and whether it is only known to be that much.
+    """
+    at = np.argwhere(scope.counted)
     flips = []
-    for n in np.flatnonzero(predicted.chosen != predicted.expected):
+    for n in map(int, np.flatnonzero(chosen != golden)):
         row, position = map(int, at[n])
-        golden, chosen = int(predicted.expected[n]), int(predicted.chosen[n])
-        margin, allowed = float(expected[n, golden] - expected[n, chosen]), float(noise[row, position])
-        flips.append(
-            Flip(
-                int(scope.positions[position]),
-                golden,
-                chosen,
-                margin,
-                allowed,
-                tie=margin <= 2 * allowed,
-                row=row,
-            )
-        )
-    kl = predicted.kl
+        (by, at_least), allowed = flip(n), float(noise[row, position])
+        token = int(scope.positions[position])
+        tie = by <= 2 * allowed
+        flips.append(Flip(token, int(golden[n]), int(chosen[n]), by, allowed, tie, row, at_least))
     return LogitStatistics(
         mean_kl=finite(kl.mean()),
         p99_kl=finite(np.quantile(kl, 0.99)) if np.isfinite(kl).all() else None,
         max_kl=finite(kl.max()),
         top1_agreement=1 - len(flips) / len(kl),
         flips=tuple(flips),
-        nmse=finite(error.nmse),
-        pcc=metrics.pcc(rows, expected),
+        nmse=None,
+        pcc=None,
         positions=len(kl),
     )

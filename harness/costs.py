@@ -37,4 +37,4 @@ def by_part(found: Costs) -> dict[str, int]:
 def _part(rest: list[str]) -> str:
     if rest[0] == "taps":
         return "logits" if rest[-1] == "logits" else "other taps"
-    return "noise" if rest[0] == "noise" else PARTS[-1]
+    return {"noise": "noise", "top": "logits"}.get(rest[0], PARTS[-1])

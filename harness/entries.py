@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from harness.errors import CorpusError
 from harness.kept import EXAMPLE, is_rule
-from harness.taps import LEVELS
+from harness.selected import LEVELS
 
 CASE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 PADDINGS = ("left", "right")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from harness.results import Flip
+from harness.top import margin as margin_of
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Continuation:
         if self.mismatch is None:
             return line
         what = "a tie" if self.mismatch.tie else "a real divergence"
+        margin = f"margin {'at least ' * self.mismatch.at_least}{self.mismatch.margin:.2g}"
         return (
-            f"{line}, then {what}: token {self.mismatch.actual} for {self.mismatch.golden}, margin "
-            f"{self.mismatch.margin:.2g}, PyTorch's own noise {self.mismatch.noise:.2g}"
+            f"{line}, then {what}: token {self.mismatch.actual} for {self.mismatch.golden}, {margin}, "
+            f"PyTorch's own noise {self.mismatch.noise:.2g}"
         )
 
 
@@ -59,7 +61,12 @@ def agreement(written: Sequence[int], reference: Sequence[int]) -> int:
 
 
 def first_mismatch(
-    position: int, golden: int, actual: int, logits: Float[np.ndarray, " vocab"], noise: float
+    position: int,
+    golden: int,
+    actual: int,
+    logits: Float[np.ndarray, " rank"],
+    noise: float,
+    ids: Int[np.ndarray, " rank"] | None = None,
 ) -> Flip:
     """The first other token, judged.
 
@@ -67,6 +74,11 @@ def first_mismatch(
         position: of the token from which it was written.
         logits: truth there.
         noise: PyTorch's own largest logit error there, at the precision.
+        ids: which logits they are, where these are the largest alone; None means all.
     """
-    margin = float(logits[golden] - logits[actual])
-    return Flip(position, golden, actual, margin, noise, tie=margin <= 2 * noise)
+    at_least = False
+    if ids is None:
+        by = float(logits[golden] - logits[actual])
+    else:
+        by, at_least = margin_of(logits, ids, golden, actual)
+    return Flip(position, golden, actual, by, noise, tie=by <= 2 * noise, at_least=at_least)

@@ -11,12 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from harness.errors import GoldenError
+from harness.selected import EVERYTHING, Selected
 from harness.taps import Tap
 
 FORMAT = "goldens"
 FORMAT_VERSION = 3
+# That of a golden of which version 3 cannot tell what it holds: selected taps, the largest logits. A release that
+# knows nothing of them refuses it by its version.
+SELECTIVE_VERSION = 4
+VERSIONS = (FORMAT_VERSION, SELECTIVE_VERSION)
 NOISE_PRECISIONS = ("float32", "bfloat16")
 NOISE_KINDS = ("forward", "replay")
 # What is recorded of PyTorch's error at a position, over its draws: the root of the mean square, the largest (the
@@ -116,6 +122,8 @@ class CaseEntry:
         kept: the positions at which taps are stored; empty means all. `FULL_KINDS` are stored at all positions.
         draws: how often PyTorch's error was drawn.
         generated: how many tokens the reference generated after `text`.
+        partly: True where the golden's selection leaves out taps that its level has.
+        top: how many logits are stored at each position, the largest; unset means all.
     """
 
     name: str
@@ -131,6 +139,18 @@ class CaseEntry:
     draws: int = 1
     rows: tuple[RowEntry, ...] = ()
     generated: int = 0
+    partly: bool | UnsetType = UNSET
+    top: int | UnsetType = UNSET
+
+    @property
+    def complete(self) -> bool:
+        """Whether every operation is recorded."""
+        return self.level == "ops" and not self.partly
+
+    @property
+    def depth(self) -> str:
+        """Its level, in words."""
+        return f"{self.level}, partly" if self.partly else self.level
 
     @property
     def cached(self) -> bool:
@@ -150,6 +170,7 @@ class Manifest:
     Attributes:
         statistics: what noise floors say, in the order of their axis `statistic`.
         sizes: of every dimension of a tap that is no matter of the case; `layers.3.head` where a layer differs.
+        selected: which taps of a level are recorded, where these are not all.
     """
 
     format: str
@@ -167,6 +188,12 @@ class Manifest:
     environment: dict[str, Any]
     command: str
     arrays: dict[str, ArrayEntry]
+    selected: Selected | UnsetType = UNSET
+
+    @property
+    def selection(self) -> Selected:
+        """Which taps of a level are recorded."""
+        return self.selected if isinstance(self.selected, Selected) else EVERYTHING
 
     def case(self, name: str) -> CaseEntry:
         """The entry of one case.
@@ -226,7 +253,7 @@ def decode(encoded: bytes, where: object) -> Manifest:
     try:
         head = msgspec.json.decode(encoded, type=_Version)
         kind, version = _value(head.format), _value(head.version)
-        if (kind, version) == (FORMAT, FORMAT_VERSION):
+        if kind == FORMAT and version in VERSIONS:
             free = msgspec.json.decode(encoded, type=_Free)
             config = free.model.config if free.model else b""
             for part, raw in (("environment", free.environment), ("model.config", config)):
@@ -242,7 +269,7 @@ def decode(encoded: bytes, where: object) -> Manifest:
     raise GoldenError(
         "this golden has a format version that this release does not read",
         where=where,
-        expected=FORMAT_VERSION,
+        expected=" or ".join(map(str, VERSIONS)),
         found=version,
         hint="upgrade this package, or record the golden again with this release",
     )

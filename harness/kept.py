@@ -1,10 +1,12 @@
-"""Positions by rule: `every 16th, first 8, last 8`. A rule fits a prompt of any length."""
+"""Positions and layers by rule: `every 16th, first 8, last 8`. A rule fits a prompt, or a model, of any length."""
 
 from __future__ import annotations
 
 import re
 
-PART = re.compile(r"(?P<which>first|last) (?P<count>[1-9]\d{0,8})|every (?P<step>[1-9]\d{0,8})(?:st|nd|rd|th)?")
+PART = re.compile(
+    r"(?P<which>first|last)(?: (?P<count>[1-9]\d{0,8}))?|every (?P<step>[1-9]\d{0,8})(?:st|nd|rd|th)?"
+)
 EXAMPLE = "every 16th, first 8, last 8"
 
 
@@ -14,7 +16,7 @@ def is_rule(text: str) -> bool:
 
 
 def positions_of(rule: str, length: int) -> tuple[int, ...]:
-    """The positions of a prompt of this length that a rule names, ascending; `every 16th` begins with 0.
+    """What a rule names of so many positions, or layers, ascending; `every 16th` begins with 0, `first` is one.
 
     Raises:
         ValueError: it is no rule.
@@ -24,10 +26,11 @@ def positions_of(rule: str, length: int) -> tuple[int, ...]:
         match = PART.fullmatch(part.strip())
         if match is None:
             raise ValueError(f"{part!r} is no part of a rule such as {EXAMPLE!r}")
+        count = int(match["count"] or 1)
         if match["step"]:
             found.update(range(0, length, int(match["step"])))
         elif match["which"] == "first":
-            found.update(range(min(length, int(match["count"]))))
+            found.update(range(min(length, count)))
         else:
-            found.update(range(max(0, length - int(match["count"])), length))
+            found.update(range(max(0, length - count), length))
     return tuple(sorted(found))

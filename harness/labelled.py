@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING
 
 from harness.errors import GoldenError
 from harness.golden import NOISE_KINDS, CaseEntry, Manifest
-from harness.layout import GENERATED, GENERATED_PRECISIONS, INPUTS, generated_path, input_path, noise_path
+from harness.layout import (
+    GENERATED,
+    GENERATED_PRECISIONS,
+    INPUTS,
+    TOP,
+    generated_path,
+    input_path,
+    noise_path,
+    top_path,
+)
 from harness.store import Golden, Labelled, open_golden
 
 if TYPE_CHECKING:
@@ -77,6 +86,8 @@ class LabelledCase:
     def __init__(self, golden: Golden, entry: CaseEntry) -> None:
         self._golden, self.entry = golden, entry
         self._paths = {name: input_path(entry.name, name) for name in INPUTS} | dict(golden.stacks(entry.name))
+        if entry.top:
+            self._paths |= {f"top_{what}": top_path(entry.name, what) for what in TOP}
         keys = [(precision, kind) for precision in golden.manifest.precisions for kind in NOISE_KINDS]
         self.noise = ByKey("noise floor", {key: noise_path(entry.name, *key) for key in keys}, self._labelled)
         keys = [(p, what) for p in GENERATED_PRECISIONS for what in GENERATED] if entry.generated else []

@@ -16,11 +16,13 @@ from harness.taps import FULL_KINDS, TOKENS, Tap, kind_of
 
 INPUTS = {"input_ids": "int32", "positions": "int32", "mask": "bool"}
 CASE_DIMS = ("batch", "position", "key", "slot")  # their size is a matter of the case
-KEPT, TAP, STATISTIC = "kept", "tap", "statistic"
+KEPT, RANK, TAP, STATISTIC = "kept", "rank", "tap", "statistic"
 NOISE_DIMS = (TAP, STATISTIC, "batch", "position")
 GENERATED_PRECISIONS = ("float64", "float32")
 GENERATED = {"tokens": "int32", "margins": "float64"}
 GENERATED_DIMS = ("batch", "step")
+# What there is beside the largest logits: see `harness.top`.
+TOP = {"ids": "int32", "log_sum_exp": "float64", "outside": "float64", "outside_logit": "float64"}
 LAYERS = "layers"
 Labels = tuple[int, ...] | tuple[str, ...]
 
@@ -67,11 +69,21 @@ def generated_path(case: str, precision: str, what: str) -> str:
     return f"cases/{case}/generated/{precision}_{what}"
 
 
+def top_path(case: str, what: str) -> str:
+    """Where lies what a case has beside its largest logits: `ids` int32 [batch, position, rank], else float64
+    [batch, position]."""
+    return f"cases/{case}/top/{what}"
+
+
 def stored_dims(case: CaseEntry, tap: Tap) -> tuple[str, ...]:
-    """The dimension names of one tap as it is stored: `kept` in place of `position` where only some are."""
+    """The dimension names of one tap as it is stored: `kept` in place of `position` where only some are, `rank` in
+    place of `vocab` where the largest are."""
+    dims = tap.dims
+    if case.top and tap.kind == "logits":
+        dims = tuple(RANK if dim == "vocab" else dim for dim in dims)
     if not case.kept or tap.kind in FULL_KINDS:
-        return tap.dims
-    return tuple(KEPT if dim == "position" else dim for dim in tap.dims)
+        return dims
+    return tuple(KEPT if dim == "position" else dim for dim in dims)
 
 
 def noise_dims(case: CaseEntry) -> tuple[str, ...]:
@@ -101,11 +113,11 @@ class Layout:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._taps = {tap.name: tap for tap in manifest.taps}
-        self._stacks: dict[tuple[tuple[str, ...], bool], tuple[Stack, ...]] = {}
+        self._stacks: dict[tuple[tuple[str, ...], bool, bool], tuple[Stack, ...]] = {}
 
     def stacks(self, case: CaseEntry) -> tuple[Stack, ...]:
         """The stacks of a case, in data-flow order."""
-        key = (case.taps, bool(case.kept))
+        key = (case.taps, bool(case.kept), bool(case.top))
         if key not in self._stacks:
             self._stacks[key] = tuple(self._stacked(case))
         return self._stacks[key]
@@ -131,6 +143,11 @@ class Layout:
             for precision in manifest.precisions:
                 for kind in NOISE_KINDS:
                     yield noise_path(case.name, precision, kind), Form(noise, "float32", noise_dims(case))
+            for what, dtype in TOP.items() if case.top else ():
+                shape = (batch, len(case.kept) or length, case.top or 0)
+                dims = ("batch", KEPT if case.kept else "position", RANK)
+                count = 3 if what == "ids" else 2
+                yield top_path(case.name, what), Form(shape[:count], dtype, dims[:count])
             for precision in GENERATED_PRECISIONS if case.generated else ():
                 for what, dtype in GENERATED.items():
                     form = Form((batch, case.generated), dtype, GENERATED_DIMS)
@@ -154,7 +171,12 @@ class Layout:
 
     def _form(self, case: CaseEntry, stack: Stack) -> Form:
         tap = self._taps[stack.taps[0]]
-        own = {"batch": case.shape[0], KEPT: len(case.kept), **dict.fromkeys(CASE_DIMS[1:], case.shape[1])}
+        own = {
+            "batch": case.shape[0],
+            KEPT: len(case.kept),
+            RANK: case.top or 0,
+            **dict.fromkeys(CASE_DIMS[1:], case.shape[1]),
+        }
         dims = stored_dims(case, tap)
         shape = tuple(own[dim] if dim in own else size_of(self._manifest.sizes, tap, dim) for dim in dims)
         return Form((len(stack.layers), *shape) if stack.layers else shape, self._manifest.truth_dtype, stack.dims)

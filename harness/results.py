@@ -31,6 +31,8 @@ class Flip:
         margin: by how much the golden prefers its own token over the port's, in logits.
         noise: PyTorch's own largest logit error at this position and precision.
         tie: the margin is at most twice that: each of the two logits may move by the noise.
+        at_least: the port's token is not among those of which the golden has logits: the margin is that much or
+            more. Where it could be a tie it is called one.
     """
 
     position: int
@@ -40,11 +42,18 @@ class Flip:
     noise: float
     tie: bool
     row: int = 0
+    at_least: bool = False
 
 
 @dataclass(frozen=True)
 class LogitStatistics:
-    """What the usual criteria say of one case, over the `positions` of all its rows, without padding."""
+    """What the usual criteria say of one case, over the `positions` of all its rows, without padding.
+
+    Attributes:
+        top: of how many logits at each position, the golden's largest; None where it has all of them. KL is known
+            within bounds then: `mean_kl`, `p99_kl` and `max_kl` are what it is at most.
+        mean_kl_low, max_kl_low: what it is at least, in that case.
+    """
 
     mean_kl: float | None
     p99_kl: float | None
@@ -54,6 +63,9 @@ class LogitStatistics:
     nmse: float | None
     pcc: float | None
     positions: int
+    top: int | None = None
+    mean_kl_low: float | None = None
+    max_kl_low: float | None = None
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-LEVELS = ("logits", "layers", "ops")
-LAYER_LEVEL_KINDS = frozenset({"embed", "resid_post", "final_norm", "logits"})
-
 TOKENS = ("batch", "position")
 Q_HEADS = (*TOKENS, "head", "head_dim")
 KV_HEADS = (*TOKENS, "kv_head", "head_dim")
@@ -105,18 +102,6 @@ def kind_of(name: str) -> str:
 def name_of(stage: str, kind: str) -> str:
     """The whole name of a tap: `layers.3.q_rope`, or the kind alone outside the layers."""
     return f"{stage}.{kind}" if stage else kind
-
-
-def at_level(taps: Iterable[Tap], level: str, cached: bool = True) -> tuple[Tap, ...]:
-    """The taps that a level records: `logits`, `layers` (the residual stream) or `ops` (all).
-
-    Args:
-        cached: whether there is a KV cache, whose contents are taps too.
-    """
-    if level == "ops":
-        return tuple(tap for tap in taps if cached or tap.kind not in CACHE_KINDS)
-    kinds = LAYER_LEVEL_KINDS if level == "layers" else {"logits"}
-    return tuple(tap for tap in taps if tap.kind in kinds)
 
 
 def recorded_inputs(taps: Sequence[Tap], recorded: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -18,6 +18,7 @@ BROKEN = ("missing", "extra", "shape", "dtype", "nonfinite")
 
 Graph = Mapping[str, Sequence[str]]
 NO_TAPS: Graph = {}
+NOT_KNOWN: Mapping[str, Collection[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def judge(
     graphs: Mapping[str, Graph],
     taps: Graph = NO_TAPS,
     unreplaced: Collection[str] = (),
+    recorded: Mapping[str, Collection[str]] = NOT_KNOWN,
 ) -> tuple[TapResult, ...]:
     """Turn every `diverged` into `introduced` or `inherited`.
 
@@ -57,12 +59,15 @@ def judge(
 
     Where a case recorded nothing between a tap and what feeds it, an error of any operation in between shows at
     that tap, on golden inputs too. Where another comparison says which operation it is, the tap has inherited it.
+    And where the same unrecorded tap feeds several, an error in it shows at all of them: it is introduced at the
+    first, and those that come later may have inherited it.
 
     Args:
         results: raw results, all modes together.
         graphs: by case, each recorded tap's nearest recorded inputs (`taps.recorded_inputs`).
         taps: what feeds each tap, recorded or not.
         unreplaced: kinds in whose place replay does not put the golden.
+        recorded: by case, the taps that the golden has.
     """
     results = tuple(results)
     # Values of a wider dtype that match have not misled what they feed.
@@ -95,7 +100,32 @@ def judge(
             return replace(result, verdict="inherited")
         return replace(result, verdict="introduced") if result.verdict == "diverged" else result
 
-    return _explained([judged(result) for result in results], taps, frozenset(unreplaced))
+    first = _first_of_those_that_share([judged(result) for result in results], taps, recorded)
+    return _explained(first, taps, frozenset(unreplaced))
+
+
+def _first_of_those_that_share(
+    results: Sequence[TapResult], taps: Graph, recorded: Mapping[str, Collection[str]]
+) -> list[TapResult]:
+    """What is introduced where an unrecorded tap that feeds it also feeds an earlier such one is inherited."""
+    wrong: dict[tuple[str, str], set[str]] = {}
+    for r in results:
+        if r.verdict in ("introduced", "nonfinite") and r.case in recorded:
+            wrong.setdefault((r.case, r.precision), set()).add(r.tap)
+    later: dict[tuple[str, str], set[str]] = {}
+    for key, found in wrong.items():
+        seen: set[str] = set()
+        for tap in (name for name in taps if name in found):
+            inside = span(taps, tap, recorded[key[0]])
+            if inside & seen:
+                later.setdefault(key, set()).add(tap)
+            seen |= inside
+    return [
+        replace(r, verdict="inherited")
+        if r.verdict == "introduced" and r.tap in later.get((r.case, r.precision), ())
+        else r
+        for r in results
+    ]
 
 
 def _explained(results: Sequence[TapResult], taps: Graph, unreplaced: frozenset[str]) -> tuple[TapResult, ...]:

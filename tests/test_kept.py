@@ -15,6 +15,7 @@ from harness.kept import is_rule, positions_of
         ("last 1", 7, (6,)),
         ("every 3rd", 7, (0, 3, 6)),
         ("every 1", 3, (0, 1, 2)),
+        ("first, last, every 4th", 10, (0, 4, 8, 9)),
     ],
 )
 def test_a_rule_names_positions_of_any_length(rule, length, positions):

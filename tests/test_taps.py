@@ -1,5 +1,6 @@
 from harness.families.options import Norm
-from harness.taps import at_level, recorded_inputs
+from harness.selected import at_level
+from harness.taps import recorded_inputs
 from tests.small_decoder import decoder_taps
 
 NORM = Norm(1e-6)

@@ -2,7 +2,8 @@ import pytest
 
 from harness.modes import AGREEMENT_MODES
 from harness.results import TapResult
-from harness.taps import at_level, recorded_inputs
+from harness.selected import at_level
+from harness.taps import recorded_inputs
 from harness.verdict import breaks_contract, first_divergence, introduced, judge, overall, was_compared
 from tests.small_decoder import decoder_taps
 
@@ -177,3 +178,37 @@ def test_a_tap_of_a_wider_dtype_whose_values_match_misleads_nobody_and_breaks_th
     assert was_compared(wide)
     assert not was_compared(TapResult("a", "float32", "forward", "layers.0.q", "dtype"))
     assert overall(judged) == "diverged"
+
+
+def shared(recorded, wrong, modes=("forward", "replay")):
+    """The verdicts of taps that were wrong, where the golden has these alone."""
+    taps = {tap.name: tap.inputs for tap in decoder_taps(layers=2)}
+    graphs = {"a": recorded_inputs(decoder_taps(layers=2), recorded)}
+    raw = [
+        TapResult("a", "float32", mode, name, "diverged" if name in wrong else "match")
+        for mode in modes
+        for name in recorded
+    ]
+    judged = judge(raw, graphs, taps, (), {"a": recorded})
+    return introduced(judged, list(taps)), {r.verdict for r in judged if r.tap in wrong}
+
+
+@pytest.mark.parametrize("modes", [("forward", "replay"), ("replay",), ("forward",)])
+def test_what_may_come_through_a_tap_that_is_not_in_the_golden_is_not_introduced(modes):
+    """A wrong attn_norm shows at q, k and v: they are fed by it, and by nothing else that is recorded."""
+    of_first = ["layers.0.q", "layers.0.k", "layers.0.v"]
+    assert shared(["embed", *of_first, "logits"], of_first, modes)[0] == ("layers.0.q",)
+    assert shared(["embed", "layers.0.attn_norm", *of_first], of_first, modes)[0] == tuple(of_first)
+
+
+def test_a_wrong_embedding_is_not_introduced_in_every_layer():
+    """mlp_out of layer 1 is replayed on golden values of layer 0's, and on the port's own embedding."""
+    recorded = ["layers.0.mlp_out", "layers.1.mlp_out", "logits"]
+    found, verdicts = shared(recorded, recorded)
+    assert found == ("layers.0.mlp_out",) and verdicts == {"introduced", "inherited"}
+    assert shared(recorded, ["layers.1.mlp_out"])[0] == ("layers.1.mlp_out",)
+
+
+def test_what_shares_nothing_is_introduced_each():
+    recorded = ["embed", "layers.0.resid_post", "layers.1.resid_post", "logits"]
+    assert shared(recorded, recorded[1:3])[0] == tuple(recorded[1:3])

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from harness.cli.termination import Terminated
-from harness.taps import LEVELS
+from harness.selected import EXAMPLE, LEVELS
 
 
 class _NamingFamilies(click.Command):
@@ -35,9 +35,22 @@ class _NamingFamilies(click.Command):
     help="How deep: the logits, the residual stream, or every operation.  [default: ops]",
 )
 @click.option(
+    "--taps",
+    multiple=True,
+    metavar="GLOB",
+    help="Of the level only taps with such names, as 'layers.*.resid_post'; may be repeated.",
+)
+@click.option("--layers", metavar="RULE", help=f"Of what layers have only some: '{EXAMPLE}'.")
+@click.option(
+    "--logits",
+    metavar="all|top-K",
+    help="All logits, or the K largest of each position with what bounds KL of the others.  [default: all]",
+)
+@click.option(
     "--dtype",
     type=click.Choice(["float64", "float32"]),
-    help="In which truth is stored; it is computed in float64 always.  [default: float64]",
+    help="In which truth is stored: float32 is half as large, and enough to check float32 and bfloat16; truth is "
+    "computed in float64 always.  [default: float64]",
 )
 @click.option("--case", "cases", multiple=True, metavar="NAME", help="Only this entry; may be repeated.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where torch computes.  [default: cpu]")
@@ -48,6 +61,9 @@ def record(
     corpus: Path | None,
     out: str | None,
     level: str | None,
+    taps: tuple[str, ...],
+    layers: str | None,
+    logits: str | None,
     dtype: str | None,
     cases: tuple[str, ...],
     device: str | None,
@@ -66,6 +82,7 @@ def record(
       goldens record
       goldens record --model Qwen/Qwen2.5-0.5B --out qwen.zarr
       goldens record --model ./checkpoint --level layers --case hello --case code
+      goldens record --model Qwen/Qwen2.5-7B --taps 'layers.*.resid_post' --taps logits --layers first,last
       goldens record --model Qwen/Qwen2.5-7B --out qwen.h5 --dry-run
 
     A recording that was stopped goes on where it stopped, when the same command is run again; until it is finished
@@ -81,7 +98,7 @@ def record(
 
     from harness.record.command import Request, run
 
-    request = Request(model, corpus, out, level, dtype, cases, device, force, dry_run)
+    request = Request(model, corpus, out, level, dtype, cases, device, force, dry_run, taps, layers, logits)
     try:
         for summary in run(request, Console(stderr=True)):
             click.echo(summary.id)

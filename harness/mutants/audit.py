@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import embedded
 from harness.architecture import architecture_of
+from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.mutants.applies import not_here
 from harness.mutants.batches import batches
@@ -87,6 +88,7 @@ def audit(
         asked = asked.carried_by(golden.manifest.truth_dtype)
         question = replace(question, precisions=asked.precisions)
         cases = select_cases(golden.manifest.cases, question.cases)
+        _refuse_without_logits(golden.path, cases)
         weights = checkpoint or embedded.checkpoint_beside(str(golden_path), golden.manifest.model.id)
         config = preflight(golden, weights, cases)
         arch = architecture_of(config)
@@ -135,6 +137,17 @@ def audit(
                 for mutant in mutants
                 if mutant.id in chosen
             ),
+        )
+
+
+def _refuse_without_logits(path: str, cases: Sequence[CaseEntry]) -> None:
+    without = [case.name for case in cases if "logits" not in case.taps]
+    if without:
+        raise UsageError(
+            "an audit compares logits, and this golden was recorded without",
+            where=path,
+            found=f"no logits in {', '.join(without[:5])}",
+            hint="audit a golden of this model that has them: goldens record with --taps logits as well",
         )
 
 
@@ -254,6 +267,12 @@ def _not_covered(
         yield "cases that were not asked for may catch what survived here"
     if any(case.cached for case in cases):
         yield "bugs that a prompt shows as well, on cases with a KV cache: those run mutants of the cache alone"
+    partly = [case.name for case in cases if case.partly]
+    if partly:
+        names = ", ".join(partly)
+        yield f"single operations of cases that recorded some taps alone; their logits are compared: {names}"
+    if any(case.top for case in cases):
+        yield "logits beside the largest that the golden has: the usual criteria see these alone, and the least KL"
     generated = [case.name for case in cases if case.generated]
     if generated:
         yield f"the logits of a generation, of which the tokens alone are compared: {', '.join(generated)}"

@@ -33,8 +33,8 @@ class Rows:
 
     @property
     def replayed(self) -> bool:
-        """Whether more than the logits is recorded, so that a stage has golden inputs."""
-        return EMBED in self.entry.taps
+        """Whether more than the logits is recorded, so that every stage has golden inputs."""
+        return EMBED in self.entry.taps and not self.entry.partly
 
 
 @dataclass(frozen=True, eq=False)

@@ -95,7 +95,7 @@ def _replayed(wrong: Iterable[Sight], case: str | None = None) -> list[Sight]:
         sight
         for sight in wrong
         if sight.mode == "replay"
-        and sight.level == "ops"
+        and sight.complete
         and sight.verdict in WRONG_VALUE
         and case in (None, sight.case)
     ]

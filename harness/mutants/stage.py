@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from harness.mutants.batches import Batch, Rows
-from harness.mutants.criteria import LogitFigures, figures
+from harness.mutants.criteria import LogitFigures, figures, figures_of
 from harness.mutants.subject import EMBED, HEAD, INFINITE, Sight, Stage, Subject, sight_of
 from harness.results import TapResult
 from harness.run.port import Declarations
@@ -147,10 +147,11 @@ class StageTrial:
                 if one is not self._clean and _equal(tap, batch, rows, value, right):
                     one.logits[name] = self._clean.logits[name]
                     continue
-                sight = self._sight("forward", tap, batch, rows, value)
-                if sight.verdict not in ("shape", "dtype"):
-                    one.logits[name] = self._figures(batch, rows, value)
-                yield sight
+                result = self._result("forward", tap, batch, rows, value)
+                if result.verdict not in ("shape", "dtype"):
+                    of_largest = figures_of(result) if rows.entry.top else None
+                    one.logits[name] = of_largest or self._figures(batch, rows, value)
+                yield sight_of(result, rows.entry)
 
     def _figures(self, batch: Batch, rows: Rows, value: np.ndarray) -> LogitFigures:
         """Of the tokens that are compared."""
@@ -160,17 +161,20 @@ class StageTrial:
         return figures(actual[scope.counted], self._source.truth(name, tap.name)[scope.counted])
 
     def _sight(self, mode: str, tap: Tap, batch: Batch, rows: Rows, value: np.ndarray) -> Sight:
+        return sight_of(self._result(mode, tap, batch, rows, value), rows.entry)
+
+    def _result(self, mode: str, tap: Tap, batch: Batch, rows: Rows, value: np.ndarray) -> TapResult:
         entry = rows.entry
         results: list[TapResult] = []
         session = CaseSession(self._source, entry, mode, Judgement(self._limit, Declarations(), results.append))
         session.absorb(tap.stage, {tap.kind: batch.cut(tap, rows, value)})
         [result] = results
-        return sight_of(result, entry)
+        return result
 
     def _missing(self) -> list[Sight]:
         """Every tap of a stage that a mutant does not compute."""
         return [
-            Sight(rows.entry.name, rows.entry.level, mode, name, "missing", INFINITE, INFINITE)
+            Sight(rows.entry.name, rows.entry.complete, mode, name, "missing", INFINITE, INFINITE)
             for batch in self._batches
             for name in self._taps
             for rows in batch.recorded(name)

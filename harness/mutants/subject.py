@@ -46,13 +46,14 @@ class Sight:
     """A comparison whose value is not, bit for bit, the right decoder's.
 
     Attributes:
+        complete: whether the case recorded every operation.
         margin: the noise multiple divided by its limit, rms or max, whichever is larger; above 1 it is caught.
             Infinite where nothing could be compared, or the value is not finite.
         rms: the rms noise multiple, likewise.
     """
 
     case: str
-    level: str
+    complete: bool
     mode: str
     tap: str
     verdict: Verdict
@@ -63,7 +64,7 @@ class Sight:
 def sight_of(result: TapResult, entry: CaseEntry) -> Sight:
     """A comparison as a sight."""
     rms = INFINITE if result.rms_multiple is None else result.rms_multiple
-    return Sight(entry.name, entry.level, result.mode, result.tap, result.verdict, result.share, rms)
+    return Sight(entry.name, entry.complete, result.mode, result.tap, result.verdict, result.share, rms)
 
 
 @dataclass(eq=False)

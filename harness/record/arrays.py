@@ -12,6 +12,7 @@ from harness.corpus import Case
 from harness.golden import NOISE_KINDS, CaseEntry, Manifest, statistic
 from harness.layout import Layout
 from harness.record.generation import GENERATION
+from harness.record.largest import LOGITS
 from harness.record.layer_major import recorded
 from harness.record.model import Reference
 from harness.record.noise import Floors
@@ -65,6 +66,10 @@ def _case_arrays(
                 truth = file.get_tensor(f"truth/{tap.name}").numpy().astype(manifest.truth_dtype)
                 path, index = places.place(entry, tap.name)
                 yield NewArray(path, truth, index or 0)
+            if entry.top and taps[-1].kind == LOGITS:
+                for what in layout.TOP:
+                    value = file.get_tensor(f"top/{what}").numpy()
+                    yield NewArray(layout.top_path(case.name, what), value)
             for (precision, kind), parts in floors.items():
                 # Copied: a tensor that is kept keeps the whole file mapped, and with it every page that was read.
                 parts.append(file.get_tensor(f"noise/{precision}/{kind}").numpy().copy())

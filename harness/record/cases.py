@@ -48,6 +48,13 @@ def case_of(entry: Entry, ids: Mapping[str, Ids], generated: Mapping[str, Ids], 
     return case
 
 
+def has_cache(entry: Entry) -> bool:
+    """Whether the case of an entry gets its tokens in several calls."""
+    if isinstance(entry, Generation):
+        return entry.tokens > 1
+    return isinstance(entry, Decode) or (isinstance(entry, Batch) and entry.steps > 0)
+
+
 def kept_positions(entry: Entry, length: int) -> tuple[int, ...]:
     """The positions of an entry that are stored; none means all."""
     if not isinstance(entry, Prompt):

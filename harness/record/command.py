@@ -15,6 +15,7 @@ from harness import embedded, recognise
 from harness.corpus import Corpus, load_corpus
 from harness.entries import Entry, listed, shown
 from harness.errors import CheckpointError, RecordError, UsageError, first_line
+from harness.selected import Selected
 from harness.store import check_writable
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class Request:
     device: str | None = None
     force: bool = False
     dry_run: bool = False
+    taps: tuple[str, ...] = ()
+    layers: str | None = None
+    logits: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ def run(request: Request, console: Console) -> list[Summary]:
         HarnessError: refused, or stopped; what was done so far is kept for the next run.
     """
     jobs = plan(request)
+    Selected.asked(request.taps, request.layers)
+    largest_of(request.logits)
     corpora = [load_corpus(job.corpus) for job in jobs]
     for job, corpus in zip(jobs, corpora, strict=True):
         selected = corpus.select(request.cases)  # refuses an unknown name before torch is imported
@@ -89,7 +95,8 @@ def plan(request: Request) -> list[Job]:
                 found="neither",
                 hint="say what to record: goldens record --model DIR --out PATH.h5",
             )
-        changed = [name for name in ("corpus", "level", "dtype", "device") if getattr(request, name)]
+        options = ("corpus", "level", "taps", "layers", "logits", "dtype", "device")
+        changed = [name for name in options if getattr(request, name)]
         if changed or request.cases:
             raise UsageError(
                 "the embedded goldens are only recorded as a whole",
@@ -107,6 +114,24 @@ def plan(request: Request) -> list[Job]:
     name = Path(model).resolve().name if local else model
     out = f"{name.rpartition('/')[2]}.h5" if request.out is None else request.out
     return [Job(model, name, request.corpus or embedded.directory() / "corpus.toml", out, request.force)]
+
+
+def largest_of(logits: str | None) -> int:
+    """How many logits `top-64` stores; 0 is all of them.
+
+    Raises:
+        UsageError: it is neither `all` nor `top-` and a number from 2 on: with one there is no runner-up.
+    """
+    found = re.fullmatch(r"top-([1-9]\d{0,8})", logits or "")
+    count = int(found[1]) if found else 0
+    if logits in (None, "all") or count > 1:
+        return count
+    raise UsageError(
+        "this is no choice of logits",
+        where=f"--logits {shown(logits)}",
+        expected="all, or top-2 and more",
+        hint="for example --logits top-64",
+    )
 
 
 def require_torch() -> None:
@@ -226,4 +251,6 @@ def _options(job: Job, request: Request) -> Options:
         cases=request.cases,
         device=request.device or "cpu",
         overwrite=job.overwrite,
+        selected=Selected.asked(request.taps, request.layers),
+        top=largest_of(request.logits),
     )

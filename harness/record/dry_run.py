@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+from msgspec import UNSET
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -18,10 +19,10 @@ from harness.costs import Costs, by_part, costs
 from harness.entries import Generation
 from harness.golden import NOISE_PRECISIONS, CaseEntry, Manifest
 from harness.record.cases import case_of
-from harness.record.layer_major import witness_of
+from harness.record.layer_major import recorded, replays_of, witness_of
 from harness.record.model import Reference
 from harness.record.noise import DTYPES
-from harness.record.recorder import Options, check_cases, entries_of, manifest_of
+from harness.record.recorder import Options, check_cases, check_selection, entries_of, manifest_of
 from harness.record.tokens import tokenize
 
 BF16 = 2  # bytes; what weights are mostly stored in
@@ -32,14 +33,14 @@ class Estimate:
     """What a recording will take.
 
     Attributes:
-        passes: by case, how often it goes through all layers.
+        passes: by case, how often it goes through a layer, on average.
         costs: of the golden, by case and part, in bytes.
         weights: bytes of the largest stage in all precisions.
         values: bytes of the largest case in one layer, in all streams and draws.
         unfinished: bytes of what passes from stage to stage, on disk until the end, beside what the golden holds.
     """
 
-    passes: dict[str, int]
+    passes: dict[str, float]
     costs: Costs
     weights: int
     values: int
@@ -58,14 +59,15 @@ def estimate(checkpoint: Path, corpus: Corpus, options: Options) -> Estimate:
     written = {entry.name: [0] * entry.tokens for entry in selected if isinstance(entry, Generation)}
     cases = tuple(case_of(entry, tokenized.ids, written, tokenized.pad) for entry in selected)
     check_cases(model, cases)
+    check_selection(model, selected, options)
     manifest = manifest_of(model, "", corpus, tokenized, options, {})
     manifest = replace(manifest, cases=entries_of(model, corpus, selected, cases, options))
     return Estimate(
-        passes=_passes(manifest.cases),
+        passes=_passes(model, manifest),
         costs=costs(manifest),
         weights=_weights(model),
         values=max(_values(model, manifest, entry) for entry in manifest.cases),
-        unfinished=_unfinished(model, cases, manifest.cases),
+        unfinished=_unfinished(model, cases, manifest),
     )
 
 
@@ -75,7 +77,7 @@ def show(found: Estimate, out: str, console: Console) -> None:
     for column in ("case", "passes", "size"):
         table.add_column(column, justify="left" if column == "case" else "right")
     for name, parts in found.costs.items():
-        table.add_row(name, f"{found.passes[name]}", decimal(sum(parts.values())))
+        table.add_row(name, f"{found.passes[name]:.4g}", decimal(sum(parts.values())))
     console.print(table)
     whole = by_part(found.costs)
     golden = sum(whole.values())
@@ -105,14 +107,16 @@ def _free(out: str) -> int | None:
     return shutil.disk_usage(parent).free if parent.is_dir() else None
 
 
-def _passes(entries: Sequence[CaseEntry]) -> dict[str, int]:
+def _passes(model: Reference, manifest: Manifest) -> dict[str, float]:
     """See `harness.record.unit`: truth once, the others in forward and replay for every draw; one case twice."""
-    witness = witness_of(entries)
-    return {
-        entry.name: (1 + len(NOISE_PRECISIONS) * entry.draws * (1 if entry.level == "logits" else 2))
-        * (2 if entry.name == witness else 1)
-        for entry in entries
-    }
+    witness, found = witness_of(manifest.cases), {}
+    layers = model.stages[1:-1]
+    for entry in manifest.cases:
+        replays = replays_of(model.stages, entry, manifest.taps)
+        replayed = sum(replays[stage].runs for stage in layers) / len(layers)
+        drawn = len(NOISE_PRECISIONS) * entry.draws
+        found[entry.name] = (1 + drawn * (1 + replayed)) * (2 if entry.name == witness else 1)
+    return found
 
 
 def _weights(model: Reference) -> int:
@@ -128,16 +132,19 @@ def _weights(model: Reference) -> int:
 
 def _values(model: Reference, manifest: Manifest, entry: CaseEntry) -> int:
     """Of one case in its largest stage: truth, its replacements, and every draw of forward and replay."""
-    whole = replace(manifest, cases=(replace(entry, kept=()),), truth_dtype="float64")
+    whole = replace(manifest, cases=(replace(entry, kept=(), top=UNSET),), truth_dtype="float64")
     found = costs(whole)[entry.name]
-    stage = max(found.get("logits", 0), found.get("other taps", 0) // max(1, model.arch.layers))
+    layers = sum(bool(recorded(stage, entry, manifest.taps)) for stage in model.stages[1:-1])
+    stage = max(found.get("logits", 0), found.get("other taps", 0) // max(1, layers))
     return stage + stage // 2 * (1 + 2 * entry.draws)
 
 
-def _unfinished(model: Reference, cases: Sequence[Case], entries: Sequence[CaseEntry]) -> int:
+def _unfinished(model: Reference, cases: Sequence[Case], manifest: Manifest) -> int:
     """The hidden states of every stream after every stage."""
     total = 0
-    for case, entry in zip(cases, entries, strict=True):
-        streams = 8 + entry.draws * (4 + 2)  # bytes of truth and of the forward streams
-        total += case.batch * case.length * model.arch.hidden * streams * len(model.stages)
+    for case, entry in zip(cases, manifest.cases, strict=True):
+        carried = sum(replay.carries for replay in replays_of(model.stages, entry, manifest.taps).values())
+        drawn = entry.draws * (4 + 2)  # bytes of the streams of both precisions
+        streams = (8 + drawn) * len(model.stages) + drawn * carried
+        total += case.batch * case.length * model.arch.hidden * streams
     return total

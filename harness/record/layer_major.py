@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from harness.corpus import Case
 from harness.golden import CaseEntry, Manifest
 from harness.record.model import Reference
+from harness.record.replaying import Replay, replays
 from harness.record.unit import PRECISIONS, State, Task, compute
 from harness.record.work import Work
-from harness.taps import LEVELS, Tap
+from harness.selected import LEVELS
+from harness.taps import Tap
 
 
 def run_units(
@@ -32,6 +34,7 @@ def run_units(
         RecordError: see `harness.record.unit.compute` and `Work.save`. Units that are done stay done.
     """
     witness = witness_of(manifest.cases)
+    replayed = {entry.name: replays_of(model.stages, entry, manifest.taps) for entry in manifest.cases}
     before = None
     for name in model.stages:
         pending = [case for case in cases if not work.has(name, case.name)]
@@ -44,10 +47,11 @@ def run_units(
                     spans=case.spans,
                     kept=entry.kept,
                     taps=recorded(name, entry, manifest.taps),
-                    replayed=entry.level != "logits",
+                    replay=replayed[entry.name][name],
                     draws=entry.draws,
                     seed=entry.name,
                     repeat=case.name == witness,
+                    top=entry.top or 0,
                 )
                 state: State = work.state(before, case.name, model.device) if before else {}
                 done(name, case.name, work.save(name, case.name, compute(stage, task, state)))
@@ -62,6 +66,11 @@ def recorded(stage: str, entry: CaseEntry, taps: Sequence[Tap]) -> list[Tap]:
     return [
         tap for tap in taps if tap.name in names and (tap.stage == stage if kinds is None else tap.kind in kinds)
     ]
+
+
+def replays_of(stages: Sequence[str], entry: CaseEntry, taps: Sequence[Tap]) -> dict[str, Replay]:
+    """The replay passes of a case, by stage."""
+    return replays({stage: recorded(stage, entry, taps) for stage in stages})
 
 
 def witness_of(entries: Sequence[CaseEntry]) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import UNSET
 
 from harness import golden
 from harness.corpus import Case, Corpus
@@ -17,17 +20,25 @@ from harness.families.graph import taps_of
 from harness.golden import CaseEntry, Manifest, ParameterEntry, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
-from harness.record.cases import case_of, check_one_regime, check_positions, check_size, kept_positions
+from harness.record.cases import (
+    case_of,
+    check_one_regime,
+    check_positions,
+    check_size,
+    has_cache,
+    kept_positions,
+)
 from harness.record.environment import check_device, provenance, reproducible
 from harness.record.generation import generate_missing
+from harness.record.largest import refuse_count
 from harness.record.layer_major import run_units
 from harness.record.model import Reference
 from harness.record.noise import draws_of
 from harness.record.parameters import model_entry, parameter_table
 from harness.record.tokens import Tokenized, tokenize
 from harness.record.work import Work
+from harness.selected import EVERYTHING, LEVELS, Selected, at_level, refuse_unmatched
 from harness.store import check_writable, write_golden
-from harness.taps import LEVELS, at_level
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,8 @@ class Options:
         dtype: in which truth is stored; it is always computed in float64.
         cases: names of corpus entries; none means all.
         overwrite: replace the golden that is there.
+        selected: which taps of the level.
+        top: how many logits are stored at each position, the largest; 0 is all.
     """
 
     level: str = "ops"
@@ -46,6 +59,8 @@ class Options:
     cases: tuple[str, ...] = ()
     device: str = "cpu"
     overwrite: bool = False
+    selected: Selected = EVERYTHING
+    top: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,7 @@ def record(
     selected = corpus.select(options.cases)
     with reproducible():
         model = Reference(checkpoint, options.device)
+        check_selection(model, selected, options)
         tokenized = tokenize(checkpoint, corpus, selected, model.arch.vocab)
         work = Work(out)
         with work.locked():
@@ -174,14 +190,32 @@ def check_cases(model: Reference, cases: Sequence[Case]) -> None:
         check_one_regime(case, model.arch.ropes)
 
 
+def check_selection(model: Reference, entries: Sequence[Entry], options: Options) -> None:
+    """Refuse a selection of taps that names nothing, or leaves nothing of an entry; more logits than there are.
+
+    Raises:
+        UsageError: it does.
+    """
+    cases = [(entry.name, _level(entry, options), has_cache(entry)) for entry in entries]
+    taps = taps_of(model.arch)
+    refuse_unmatched(taps, cases, options.selected)
+    if options.top:
+        refuse_count(options.top, model.arch.vocab, at_level(taps, "logits", True, options.selected))
+
+
+def _level(entry: Entry, options: Options) -> str:
+    return min(entry.level, options.level, key=LEVELS.index)
+
+
 def entries_of(
     model: Reference, corpus: Corpus, selected: Sequence[Entry], cases: Sequence[Case], options: Options
 ) -> tuple[CaseEntry, ...]:
     """What the manifest says of every case."""
     entries = []
     for entry, case in zip(selected, cases, strict=True):
-        level = min(entry.level, options.level, key=LEVELS.index)
-        taps = at_level(taps_of(model.arch), level, cached=bool(case.calls))
+        level, cached = _level(entry, options), bool(case.calls)
+        whole = at_level(taps_of(model.arch), level, cached)
+        taps = at_level(whole, level, cached, options.selected)
         names = entry.prompts if isinstance(entry, Batch) else ()
         entries.append(
             CaseEntry(
@@ -198,6 +232,8 @@ def entries_of(
                 draws=draws_of(case.length),
                 rows=tuple(RowEntry(name, corpus.prompt(name).text) for name in names),
                 generated=entry.tokens if isinstance(entry, Generation) else 0,
+                partly=True if len(taps) < len(whole) else UNSET,
+                top=options.top or UNSET,
             )
         )
     return tuple(entries)
@@ -215,7 +251,7 @@ def manifest_of(
     taps = taps_of(model.arch)
     return Manifest(
         format=golden.FORMAT,
-        version=golden.FORMAT_VERSION,
+        version=golden.SELECTIVE_VERSION if options.selected or options.top else golden.FORMAT_VERSION,
         model=model_entry(model_id, model.config, table),
         tokenizer=tokenized.tokenizer,
         corpus_sha256=corpus.digest,
@@ -229,6 +265,7 @@ def manifest_of(
         environment=provenance(options.device),
         command=_command(model_id, corpus, options),
         arrays={},
+        selected=options.selected or UNSET,
     )
 
 
@@ -236,6 +273,8 @@ def _command(model_id: str, corpus: Corpus, options: Options) -> str:
     """The command in a canonical form: only what decides the content, and no path."""
     words = ["generate_goldens.py", "--model", model_id, "--corpus", f"sha256:{corpus.digest}"]
     words += ["--level", options.level, "--dtype", options.dtype, "--device", options.device]
+    words += map(shlex.quote, options.selected.words)
+    words += ["--logits", f"top-{options.top}"] if options.top else []
     for name in sorted(options.cases):
         words += ["--case", name]
     return " ".join(words)

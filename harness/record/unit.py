@@ -3,6 +3,7 @@
 The streams are truth (float64), and at float32 and bfloat16 a forward and a replay pass. In replay every recorded
 tap is replaced by truth rounded to the precision, what comes into the stage as well. So a replay pass needs
 nothing from the replay pass of the stage before, and what goes from stage to stage is truth and forward passes.
+Where what comes in is not recorded, nothing stands in its place: the replay passes go from stage to stage as well.
 
 PyTorch's error is one draw of its rounding, so every pass at a precision is drawn several times (see
 `harness.record.noise`). Far out one rounding of a RoPE frequency moves every angle, and a draw in which it happens
@@ -21,8 +22,10 @@ from torch import Tensor
 from harness.errors import RecordError
 from harness.golden import NOISE_PRECISIONS
 from harness.record.calls import Pass, run_calls
+from harness.record.largest import LOGITS, beside, largest, narrowed
 from harness.record.model import Stage
 from harness.record.noise import Floors, noise_floors, not_finite, nudged, rounded
+from harness.record.replaying import Replay
 from harness.record.shell import Inputs
 from harness.taps import CACHED, FULL_KINDS, Tap, name_of
 
@@ -41,11 +44,13 @@ class Unit:
         truth: tap -> float64, dimensions as in `stored_dims`.
         noise: (precision, kind) -> float32 [tap, statistic, batch, position or kept], the stage's recorded taps in
             order.
+        top: what is stored beside the largest logits, by name; empty where all logits are.
     """
 
     state: State
     truth: Mapping[str, Tensor]
     noise: Mapping[tuple[str, str], Floors]
+    top: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,21 +60,23 @@ class Task:
     Attributes:
         spans: the tokens of each call.
         taps: of this stage, those that the case records.
-        replayed: whether replay differs from forward: only where something upstream of the last tap is recorded.
+        replay: whether there are replay passes, and what goes into them and on from them.
         kept: the positions that are stored; empty means all.
         draws: how often PyTorch's error is drawn.
         seed: of the nudges, the case's own.
         repeat: run every pass twice, and refuse any difference.
+        top: how many logits are stored, the largest; 0 is all.
     """
 
     inputs: Inputs
     spans: Sequence[slice]
     taps: Sequence[Tap]
-    replayed: bool
+    replay: Replay
     kept: Sequence[int] = ()
     draws: int = 1
     seed: str = ""
     repeat: bool = False
+    top: int = 0
 
 
 def compute(stage: Stage, task: Task, state: State) -> Unit:
@@ -83,30 +90,43 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
     """
     truth = _run(stage, task, "truth", "float64", state.get("float64"), None)
     _refuse_non_finite(stage, truth)
+    ids = largest(truth.values[LOGITS], task.top) if task.top and LOGITS in truth.values else None
+    expected = narrowed(truth.values, ids)
     noise: dict[tuple[str, str], Floors] = {}
     out = {"float64": truth.out}
     for precision in NOISE_PRECISIONS:
         forward, replay = [], []
-        given = _given(precision, state, truth) if task.taps and task.replayed else {}
+        given = _given(precision, task.replay, state, truth) if task.replay.runs else {}
         for draw in range(task.draws):
-            stream = f"{precision} forward{f' {draw}' * bool(draw)}"
+            stream = _stream(precision, "forward", draw)
             one = replace(task, inputs=replace(task.inputs, nudged=bool(draw) and _is_far(task)))
             ran = _run(stage, one, stream, precision, state.get(stream), None)
             nudge = draw and not state  # once, where the tokens come in
             out[stream] = nudged(ran.out, f"{task.seed} {stream}") if nudge else ran.out
-            forward.append(ran.values)
-            if given:
-                replay.append(_replay(stage, one, precision, draw, given))
+            forward.append(narrowed(ran.values, ids))
+            if task.replay.runs:
+                own = state.get(_stream(precision, task.replay.entering, draw))
+                again = _replay(stage, one, precision, draw, given, own)
+                replay.append(narrowed(again.values, ids))
+                if task.replay.carries:
+                    out[_stream(precision, "replay", draw)] = again.out
         if task.taps:
-            noise[precision, "forward"] = noise_floors(forward, truth.values, task.taps, f"{precision} forward")
+            noise[precision, "forward"] = noise_floors(forward, expected, task.taps, f"{precision} forward")
             noise[precision, "replay"] = noise[precision, "forward"]
-        if replay:
-            noise[precision, "replay"] = noise_floors(replay, truth.values, task.taps, f"{precision} replay")
+        if task.taps and replay:
+            noise[precision, "replay"] = noise_floors(replay, expected, task.taps, f"{precision} replay")
     last = stage.kinds[-1] == "logits"
-    stored = {tap.name: _kept(tap, truth.values[tap.kind], task.kept) for tap in task.taps}
+    stored = {tap.name: _kept(tap, expected[tap.kind], task.kept) for tap in task.taps}
     if task.kept:
         noise = {stream: floors[..., list(task.kept)] for stream, floors in noise.items()}
-    return Unit({} if last else out, stored, noise)
+    top = {} if ids is None else beside(truth.values[LOGITS], ids)
+    if task.kept:
+        top = {name: value[:, list(task.kept)] for name, value in top.items()}
+    return Unit({} if last else out, stored, noise, top)
+
+
+def _stream(precision: str, kind: str, draw: int) -> str:
+    return f"{precision} {kind}{f' {draw}' * bool(draw)}"
 
 
 def _is_far(task: Task) -> bool:
@@ -119,23 +139,27 @@ def _kept(tap: Tap, value: Tensor, kept: Sequence[int]) -> Tensor:
     return value.index_select(tap.position_axis, torch.tensor(kept, device=value.device))
 
 
-def _given(precision: str, state: State, truth: Pass) -> dict[str, Tensor]:
-    """Truth rounded to a precision, by kind of tap; what comes into the stage is `ENTRY`."""
-    entry = {ENTRY: rounded(state["float64"], precision)} if state else {}
+def _given(precision: str, replay: Replay, state: State, truth: Pass) -> dict[str, Tensor]:
+    """Truth rounded to a precision, by kind of tap; what comes in, where it is recorded, is `ENTRY`."""
+    entry = {ENTRY: rounded(state["float64"], precision)} if replay.entering == "truth" else {}
     return {kind: rounded(value, precision) for kind, value in truth.values.items()} | entry
 
 
 def _replay(
-    stage: Stage, task: Task, precision: str, draw: int, given: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    """A replay pass: what goes in is truth rounded to the precision; in a further draw, nudged."""
-    stream = f"{precision} replay{f' {draw}' * bool(draw)}"
+    stage: Stage, task: Task, precision: str, draw: int, given: Mapping[str, Tensor], own: Tensor | None
+) -> Pass:
+    """A replay pass: what goes in is truth rounded to the precision; in a further draw, nudged.
+
+    Args:
+        own: what the stage before gave in this draw, where that is not recorded.
+    """
+    stream = _stream(precision, "replay", draw)
     if draw:
         # A cache holds the very keys and values that went into it.
         seed = f"{task.seed} {stage.prefix} {stream}"
         given = {kind: nudged(value, f"{seed} {CACHED.get(kind, kind)}") for kind, value in given.items()}
     replacements = {kind: value for kind, value in given.items() if kind != ENTRY}
-    return _run(stage, task, stream, precision, given.get(ENTRY), replacements).values
+    return _run(stage, task, stream, precision, given.get(ENTRY, own), replacements)
 
 
 def _run(

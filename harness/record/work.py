@@ -109,6 +109,7 @@ class Work:
         """
         tensors = {f"state/{stream}": value for stream, value in unit.state.items()}
         tensors |= {f"truth/{tap}": value for tap, value in unit.truth.items()}
+        tensors |= {f"top/{name}": value for name, value in unit.top.items()}
         tensors |= {
             f"noise/{precision}/{kind}": torch.from_numpy(floors.copy())
             for (precision, kind), floors in unit.noise.items()

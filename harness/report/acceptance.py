@@ -59,7 +59,11 @@ def _remark(forward: Sequence[TapResult]) -> str | None:
         if far
         else None
     )
-    return "; ".join(filter(None, (named, _bfloat16_remark(forward)))) or None
+    kept = {r.logits.top for r in forward if r.logits is not None and r.logits.top is not None}
+    largest = (
+        f"judged by the {max(kept)} largest logits of each position: the golden has no others" if kept else None
+    )
+    return "; ".join(filter(None, (largest, named, _bfloat16_remark(forward)))) or None
 
 
 def _bfloat16_remark(forward: Sequence[TapResult]) -> str | None:

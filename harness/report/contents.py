@@ -1,4 +1,7 @@
-"""What `goldens show` prints: a golden's model, cases and provenance, from its manifest alone."""
+"""What `goldens show` prints: a golden's model, cases and provenance, from its manifest.
+
+Of a golden whose truth is stored in float32 one case is read: what that loses beside PyTorch's own error.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from harness.architecture import architecture_of
 from harness.costs import by_part, costs
 from harness.families import families
 from harness.golden import Manifest
+from harness.loss import said
 from harness.report.layout import print_parts
+from harness.selected import folded
 from harness.store import Golden, open_golden
 from harness.store.location import shown
 
@@ -57,7 +62,15 @@ def _lines(golden: Golden) -> Iterator[tuple[str, str]]:
     yield "id", golden.id
     yield "size", f"{golden.nbytes / 1e6:.1f} MB, {len(arrays):,} arrays, truth in {manifest.truth_dtype}"
     yield "parts", ", ".join(f"{part} {decimal(size)}" for part, size in by_part(costs(manifest)).items() if size)
+    loss = said(golden)
+    if loss:
+        yield "loss", loss
     yield "format", f"version {manifest.version}, level {manifest.level}"
+    if manifest.selection:
+        yield "selected", f"{' '.join(manifest.selection.words)}: {_how_many(manifest)}"
+    top = {case.top for case in manifest.cases if isinstance(case.top, int)}
+    if top:
+        yield "logits", f"the {max(top):,} largest of {manifest.sizes['vocab']:,} at each position; bounds for KL"
     yield "model", f"{model.id}: {model.parameter_count:,} parameters in {len(model.parameters)} tensors"
     yield "biases", f"{len(model.biases)}: {_kinds(model.biases)}"
     yield "config", _flat(dict(sorted(model.config.items())))
@@ -81,8 +94,14 @@ def _cases(manifest: Manifest) -> Table:
         short = text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 3] + "..."
         tokens = str(case.shape[1]) if case.shape[0] == 1 else f"{case.shape[0]} x {case.shape[1]}"
         size = decimal(sum(sizes[case.name].values()))
-        table.add_row(*map(Text, (case.name, tokens, case.level, str(len(case.taps)), size, short, case.why)))
+        table.add_row(*map(Text, (case.name, tokens, case.depth, str(len(case.taps)), size, short, case.why)))
     return table
+
+
+def _how_many(manifest: Manifest) -> str:
+    """How many of the taps that its cases could have they do have, and which those are."""
+    held = {tap for case in manifest.cases for tap in case.taps}
+    return f"{len(held):,} of {len(manifest.taps):,} taps ({folded(held, manifest.taps)})"
 
 
 def _kinds(names: tuple[str, ...]) -> str:

@@ -134,6 +134,6 @@ def _logit_figures(results: Iterable[TapResult]) -> dict[str, LogitFigures]:
     """By precision, where the forward logits could be compared."""
     summaries = {precision: logit_summary(group) for precision, group in forward_logits(results).items()}
     return {
-        precision: LogitFigures(s.max_abs, s.max_kl, s.positions, s.flips, s.ties)
+        precision: LogitFigures(s.max_abs, s.max_kl, s.positions, s.flips, s.ties, s.max_kl_low)
         for precision, s in summaries.items()
     }

@@ -73,6 +73,7 @@ class LogitFigures:
     Attributes:
         flips: positions where the most likely token is another one, ties left out.
         ties: those where it is another one within PyTorch's own noise.
+        max_kl_low: what KL is at least, where the golden has the largest logits alone; it is at most `max_kl`.
     """
 
     max_abs: float | None
@@ -80,6 +81,7 @@ class LogitFigures:
     positions: int
     flips: int
     ties: int
+    max_kl_low: float | None = None
 
 
 @dataclass(frozen=True)

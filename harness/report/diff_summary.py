@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.difference import BETTER, STATUSES, Change, Outcome, Status
 from harness.report.diff_document import Diff, LogitFigures
 from harness.report.summary import READABLE
-from harness.report.wording import counted, folded, number, unit
+from harness.report.wording import between, counted, folded, number, unit
 from harness.taps import kind_of
 
 # What the fix mended first, then what it broke.
@@ -127,7 +127,7 @@ def not_covered(diff: Diff) -> tuple[str, ...]:
 def logit_row(logits: LogitFigures) -> tuple[str, ...]:
     """Largest absolute error, largest KL, flips of how many positions, ties."""
     flips = f"{logits.flips:,} of {logits.positions:,}"
-    return number(logits.max_abs), number(logits.max_kl), flips, f"{logits.ties:,}"
+    return number(logits.max_abs), between(logits.max_kl_low, logits.max_kl), flips, f"{logits.ties:,}"
 
 
 def _inherited(change: Change) -> bool:

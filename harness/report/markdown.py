@@ -126,7 +126,7 @@ def _logits(report: Report) -> str:
             (
                 precision,
                 wording.number(figures.max_abs),
-                wording.number(figures.max_kl),
+                wording.between(figures.max_kl_low, figures.max_kl),
                 f"{figures.agreed:,} of {figures.positions:,}",
                 str(figures.flips),
                 str(figures.ties),

@@ -40,6 +40,7 @@ class LogitSummary:
         positions: how many were compared.
         flips: positions where another token is the most likely, ties left out.
         ties: those where it is within PyTorch's own noise.
+        top, mean_kl_low, max_kl_low: as in `harness.results.LogitStatistics`.
     """
 
     max_abs: float | None
@@ -51,6 +52,9 @@ class LogitSummary:
     positions: int
     flips: int
     ties: int
+    top: int | None = None
+    mean_kl_low: float | None = None
+    max_kl_low: float | None = None
 
     @property
     def agreed(self) -> int:
@@ -102,6 +106,9 @@ def logit_summary(results: Sequence[TapResult]) -> LogitSummary:
         positions=sum(s.positions for s in statistics),
         flips=sum(not flip.tie for flip in flips),
         ties=sum(flip.tie for flip in flips),
+        top=max((s.top for s in statistics if s.top is not None), default=None),
+        mean_kl_low=_largest_known(s.mean_kl_low for s in statistics),
+        max_kl_low=_largest_known(s.max_kl_low for s in statistics),
     )
 
 

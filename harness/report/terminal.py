@@ -18,6 +18,7 @@ from harness.report.summary import UNCOMPARED, forward_logits, groups, logit_sum
 from harness.report.wording import (
     Uncompared,
     allowed,
+    between,
     criteria,
     extent,
     facts,
@@ -147,7 +148,9 @@ def _logits(report: Report) -> RenderableType:
         found = logit_summary(results)
         figures.add_row(
             precision,
-            *(number(x) for x in (found.max_abs, found.mean_abs, found.max_kl, found.nmse)),
+            *(number(x) for x in (found.max_abs, found.mean_abs)),
+            between(found.max_kl_low, found.max_kl),
+            number(found.nmse),
             number(found.pcc, ".9g"),
             f"{found.agreed:,} of {found.positions:,}",
             str(found.flips),

@@ -88,7 +88,9 @@ def folded(taps: Sequence[str], layers: int) -> str:
 
 def title(finding: Finding) -> str:
     """What a finding says of its taps: that they are where the bug is, or only that it shows there."""
-    return "introduced at" if finding.located else "not located, shows at"
+    if not finding.located:
+        return "not located, shows at"
+    return "introduced on the way to" if finding.since else "introduced at"
 
 
 def extent(finding: Finding) -> str:
@@ -192,7 +194,12 @@ def inherited(report: Report) -> str | None:
     if not taps:
         return None
     if report.introduced:
-        return f"inherited: {counted(len(taps), 'tap')} further downstream, each right on golden inputs"
+        replayed = [r for r in report.results if r.mode == "replay" and r.tap in taps]
+        wrong = {r.tap for r in replayed} - {r.tap for r in replayed if r.verdict == "match"}
+        how = "each right on golden inputs"
+        if wrong:
+            how = f"{some(tuple(sorted(wrong)))} through what is not in the golden, others right on golden inputs"
+        return f"inherited: {counted(len(taps), 'tap')} further downstream, {how}"
     first = report.first_divergence
     where = f"first {first.tap} (case {first.case}, {first.precision})" if first else ""
     unknown = dict.fromkeys(r.tap for r in report.results if not was_compared(r))
@@ -231,6 +238,11 @@ def number(value: float | None, form: str = ".2g") -> str:
     if value is None:
         return "not finite"
     return f"{value:.0f}" if form == ".2g" and 99.5 <= abs(value) < 999.5 else format(value, form)
+
+
+def between(low: float | None, high: float | None) -> str:
+    """A figure that is known within bounds, or that is known: `low` is None then."""
+    return number(high) if low is None else f"{number(low)} to {number(high)}"
 
 
 def allowed(limit: float | None) -> str:

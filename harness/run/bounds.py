@@ -29,9 +29,10 @@ from harness.metrics import UNIT_ROUNDOFF
 from harness.report.document import Report
 from harness.report.findings import findings
 from harness.results import TapResult
+from harness.run.coverage import judged_alone
 from harness.run.port import Declarations
-from harness.run.session import spanning
 from harness.run.source import GoldenSource
+from harness.run.wanted import spanning
 from harness.taps import CACHED, kind_of, name_of
 
 Vector = Float[np.ndarray, " n"]
@@ -101,14 +102,16 @@ def bound(result: TapResult, source: GoldenSource, weights: Checkpoint, arch: Ar
     """The largest error that a correct operation can have at `result.worst`, in the tap's own unit.
 
     Args:
-        result: of a replay whose inputs all were goldens, in a case that recorded every operation and position.
+        result: of a replay whose inputs all were goldens, in a case that recorded every position.
 
     Returns:
         None where there is no such bound: the sums of a precision may be as wrong as they are long.
     """
     case = source.golden.manifest.case(result.case)
     operation = OPERATIONS.get(kind_of(result.tap))
-    if operation is None or result.worst is None or case.level != "ops" or case.kept:
+    if operation is None or result.worst is None or case.kept:
+        return None
+    if result.tap not in judged_alone(case, source.taps.values()):
         return None
     if operation is _rope and source.from_pads:
         return None  # its positions are the port's, and not the golden's

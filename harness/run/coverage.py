@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from harness.errors import PortError
 from harness.golden import CaseEntry
 from harness.run.port import Declarations, Port
-from harness.taps import FULL_KINDS
+from harness.selected import folded
+from harness.taps import CACHE_KINDS, CACHED, FULL_KINDS, Tap, kind_of, name_of
 
 
 class NotCovered(PortError):  # noqa: N818 - an outcome: a test of such a case is skipped
@@ -59,9 +60,47 @@ def uncovered(cases: Sequence[CaseEntry], port: Port, declared: Declarations) ->
 
 def replayable(case: CaseEntry, declared: Declarations) -> bool:
     """Whether replay judges operations on golden inputs alone: attention reads all positions, stored or not."""
-    if not case.kept or case.level == "logits":
+    if not case.kept or case.taps == ("logits",):
         return True
-    return case.level == "ops" and not FULL_KINDS & {*declared.without, *declared.recorded_only}
+    return case.complete and not FULL_KINDS & {*declared.without, *declared.recorded_only}
+
+
+def not_judged(cases: Sequence[CaseEntry], taps: Sequence[Tap]) -> Iterator[str]:
+    """What replay cannot judge by itself, since it, or what feeds it, is not in the golden: one line for all cases
+    of which the same is true, with how many operations that are of how many.
+
+    Args:
+        taps: of the model.
+    """
+    groups: dict[tuple[str, ...], list[CaseEntry]] = {}
+    for case in (case for case in cases if case.partly):
+        groups.setdefault((*case.taps, str(case.cached)), []).append(case)
+    for alike in groups.values():
+        of_case = [tap for tap in taps if alike[0].cached or tap.kind not in CACHE_KINDS]
+        alone = judged_alone(alike[0], taps)
+        left = [tap.name for tap in of_case if tap.name not in alone]
+        yield (
+            f"{len(left):,} of {len(of_case):,} operations, each by itself, in {_some(alike)}: they, or what "
+            f"feeds them, are not in the golden ({folded(left, of_case)})"
+        )
+
+
+def judged_alone(case: CaseEntry, taps: Iterable[Tap]) -> frozenset[str]:
+    """The recorded taps of which all that feeds them is recorded; without a cache, what would go into it."""
+    held = set(case.taps)
+    if not case.cached:
+        held |= {
+            name_of(tap.rpartition(".")[0], cache)
+            for tap in case.taps
+            for cache, kind in CACHED.items()
+            if kind_of(tap) == kind
+        }
+    return frozenset(tap.name for tap in taps if tap.name in case.taps and held.issuperset(tap.inputs))
+
+
+def _some(cases: Sequence[CaseEntry]) -> str:
+    names = ", ".join(case.name for case in cases)
+    return f"{len(cases)} cases ({names})" if len(cases) > 1 else names
 
 
 def obstacle(case: CaseEntry, port: Port, declared: Declarations) -> str | None:

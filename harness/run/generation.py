@@ -40,7 +40,8 @@ def continue_greedily(port: Any, golden: Golden, entry: CaseEntry, precision: st
     if precision in golden.manifest.precisions:
         floors = golden.noise(entry.name, precision, "forward")[entry.taps.index("logits")]
         noise = max(noise, float(floors[statistic("max"), 0, position]))
-    mismatch = first_mismatch(position, reference[agreed], written[agreed], logits, noise)
+    ids = golden.top(entry.name)["ids"][0, position] if entry.top else None
+    mismatch = first_mismatch(position, reference[agreed], written[agreed], logits, noise, ids)
     return Continuation(entry.name, precision, len(reference), agreed, pytorch, mismatch)
 
 

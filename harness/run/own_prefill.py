@@ -94,12 +94,20 @@ class OwnPrefill:
         if own.dtype != actual.dtype:
             return place.result("dtype", f"{actual.dtype.name}, as in its calls", f"{own.dtype.name} {EXPECTED}")
         scope = self._source.scope(self.case.name)
+        largest = self._source.largest(self.case.name, tap.name)
+        if largest:
+            if actual.shape != largest.shape:
+                return place.result("shape", str(largest.shape), str(actual.shape))
+            own, actual = largest.of(own), largest.of(actual)
         expected = np.asarray(own, np.float64)
         if not np.isfinite(np.moveaxis(expected, tap.position_axis, 1)[scope.counted]).all():
             return place.result("nonfinite", f"finite values {EXPECTED}", "NaN or infinity there")
         noise = self._source.at(rounding).noise(self.case, "forward", tap.name)
         allowed = self._limit if rounding is None else self._limit_at(rounding)
-        return compare(place, actual, expected, noise, allowed, dtype, scope)
+        if largest is None:
+            return compare(place, actual, expected, noise, allowed, dtype, scope)
+        found = compare(place, actual, expected, noise, allowed, dtype, scope, lambda *_: None)
+        return largest.named(found, scope.positions)
 
     def _keep(self, name: str, value: jax.Array | np.ndarray) -> None:
         if name in self._seen:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.errors import UsageError
 from harness.golden import CaseEntry
+from harness.loss import SMALL, is_small, share
 from harness.modes import MODES
 from harness.selecting import select
 from harness.tolerances import PRECISIONS, Limit, limit
@@ -77,10 +78,21 @@ class Question:
         """The question as a golden whose truth is stored in this dtype can be asked it.
 
         Raises:
-            UsageError: float64 is asked for by itself, and the truth is narrower.
+            UsageError: float64 is asked for by itself, and the truth is narrower; or the limits are so tight that
+                the rounding of the stored truth is not small beside them (`harness.loss`).
         """
-        if truth_dtype == "float64" or "float64" not in self.precisions:
+        carried = [p for p in self.precisions if is_small(truth_dtype, p, self.limit(p))]
+        if len(carried) == len(self.precisions):
             return self
+        for precision in self.precisions:
+            if precision != "float64" and precision not in carried:
+                raise UsageError(
+                    f"the limits are too tight for a truth that is stored in {truth_dtype}",
+                    where=f"--precision {precision}",
+                    expected=f"a rounding of at most {SMALL:.2g} of a limit",
+                    found=f"up to {share(truth_dtype, precision, self.limit(precision)):.2g}",
+                    hint="leave --limit-rms and --limit-max out, or record the golden with --dtype float64",
+                )
         if self.precisions != USUAL:
             raise UsageError(
                 "this golden cannot say anything about float64",
@@ -89,7 +101,7 @@ class Question:
                 found=", ".join(self.precisions),
                 hint="leave float64 out, or record the golden with --dtype float64",
             )
-        return replace(self, precisions=tuple(p for p in self.precisions if p != "float64"))
+        return replace(self, precisions=tuple(carried))
 
     def limit(self, precision: str) -> Limit:
         """The limit in force at a precision."""

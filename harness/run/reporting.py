@@ -13,16 +13,18 @@ from jax.sharding import Mesh
 
 from harness.generation import Continuation
 from harness.golden import CaseEntry
+from harness.loss import said
 from harness.modes import MODES
 from harness.report.acceptance import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.results import TapResult
+from harness.run.coverage import not_judged
 from harness.run.mesh import device_kinds
 from harness.run.port import Declarations
 from harness.run.question import Question
 from harness.store import Golden
 from harness.store.location import shown
-from harness.taps import kind_of, recorded_inputs
+from harness.taps import Tap, kind_of, recorded_inputs
 from harness.tolerances import PRECISIONS, Limit
 from harness.verdict import first_divergence, introduced, judge, overall
 
@@ -63,21 +65,27 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         case.name: recorded_inputs(manifest.taps, [n for n in case.taps if kind_of(n) not in without])
         for case in run.cases
     }
-    results = judge(raw, graphs, {tap.name: tap.inputs for tap in manifest.taps}, run.declared.unreplaced)
+    results = judge(
+        raw,
+        graphs,
+        {tap.name: tap.inputs for tap in manifest.taps},
+        run.declared.unreplaced,
+        {case.name: case.taps for case in run.cases},
+    )
     return Report(
         schema=1,
         kind="check",
         golden=reference(golden),
         port=run.port,
         environment={**environment(run.mesh), "precision": dict(run.settings)},
-        notes=tuple(run.notes),
+        notes=(*run.notes, *filter(None, [said(golden)])),
         verdict=overall(results, run.generations),
         introduced=introduced(results, order),
         first_divergence=first_divergence(results, order),
         acceptance=acceptance(results, run.generations),
         limits={name: LimitEntry.of(value) for name, value in run.limits.items()},
         taps={tap.name: tap.inputs for tap in manifest.taps},
-        not_covered=tuple(_not_covered(run, manifest.truth_dtype)),
+        not_covered=tuple(_not_covered(run, manifest.truth_dtype, manifest.taps)),
         results=results,
         generations=tuple(run.generations),
     )
@@ -95,7 +103,7 @@ def reference(golden: Golden) -> GoldenReference:
     return GoldenReference(golden.id, shown(golden.path), manifest.model.id, provenance)
 
 
-def _not_covered(run: Run, truth_dtype: str) -> Iterator[str]:
+def _not_covered(run: Run, truth_dtype: str, taps: Sequence[Tap]) -> Iterator[str]:
     question = run.question
     for precision in (p for p in PRECISIONS if p not in question.precisions):
         narrow = precision == "float64" and truth_dtype != "float64"
@@ -108,8 +116,15 @@ def _not_covered(run: Run, truth_dtype: str) -> Iterator[str]:
     )
     yield from run.not_lifted
     yield from run.uncovered
+    yield from not_judged(run.cases, taps)
+    largest = [case for case in run.cases if case.top]
+    if largest:
+        yield (
+            f"logits beside the {largest[0].top} largest at each position, known to the golden as sums alone: "
+            f"KL is known within bounds ({', '.join(case.name for case in largest)})"
+        )
     for level, what in (("logits", "the logits"), ("layers", "the residual stream")):
-        names = [case.name for case in run.cases if case.level == level]
+        names = [case.name for case in run.cases if case.level == level and not case.partly]
         if names:
             yield f"operations inside {len(names)} cases recorded at {what} only: {', '.join(names)}"
 

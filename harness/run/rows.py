@@ -19,6 +19,7 @@ from harness.comparison import Place, Scope, compare
 from harness.corpus import Case
 from harness.golden import CaseEntry
 from harness.results import TapResult
+from harness.run.largest import Largest
 from harness.run.source import GoldenSource
 from harness.store import Golden
 from harness.taps import CACHE_KINDS, Tap, kind_of
@@ -60,7 +61,7 @@ def rows_not_covered(golden: Golden, entry: CaseEntry) -> Iterator[str]:
     taps = {tap for tap in entry.taps if kind_of(tap) not in CACHE_KINDS}
     shallow = {row: prompt for row, prompt in enumerate(prompts) if prompt is not None and taps - {*prompt.taps}}
     if shallow:
-        names = ", ".join(f"{prompt.name} at {prompt.level}" for prompt in shallow.values())
+        names = ", ".join(f"{prompt.name} at {prompt.depth}" for prompt in shallow.values())
         yield f"operations of {_rows(list(shallow))} of {entry.name} alone: recorded less deep there ({names})"
 
 
@@ -90,7 +91,15 @@ class AloneGolden:
         place = Place(self.entry.name, self.source.precision, self.mode, tap, rounding)
         truth, noise, scope = self._truth(tap), self._noise(tap, rounding), self._scope(tap)
         allowed = self.limit if rounding is None else self.limit_at(rounding)
-        found = compare(place, actual, truth, noise, allowed, dtype, scope)
+        largest = self._largest(tap)
+        if largest is None:
+            found = compare(place, actual, truth, noise, allowed, dtype, scope)
+        elif actual.shape != largest.shape:
+            found = place.result("shape", f"{largest.shape} [{', '.join(tap.dims)}]", str(actual.shape))
+        else:
+            statistics = largest.statistics(actual, truth)
+            found = compare(place, largest.of(actual), truth, noise, allowed, dtype, scope, statistics)
+            found = largest.named(found, scope.positions)
         return replace(found, against=self._against(tap))
 
     def _against(self, tap: Tap) -> tuple[str | None, ...]:
@@ -116,6 +125,17 @@ class AloneGolden:
             places = [tokens if dim in ("position", "key") else np.arange(own[dim]) for dim in tap.dims[1:]]
             truth[row][np.ix_(*places)] = value
         return truth
+
+    def _largest(self, tap: Tap) -> Largest | None:
+        """Which logits the rows' prompts have; None of others, and where they have all."""
+        found = None
+        for row, prompt, tokens in self._rows(tap):
+            alone = self.source.largest(prompt.name, tap.name)
+            if alone is not None and found is None:
+                found = Largest(np.zeros((*self.entry.shape, alone.ids.shape[-1]), np.int32), alone.vocabulary)
+            if alone is not None and found is not None:
+                found.ids[row, tokens] = alone.ids[0]
+        return found
 
     def _noise(self, tap: Tap, rounding: str | None) -> Floor | None:
         """PyTorch's own error in the prompts; over more keys the same error has a smaller rms."""

@@ -25,7 +25,8 @@ from harness.run.calls import CallSession, joined, misshapen
 from harness.run.port import Declarations
 from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction, fired_twice, handed_on, refuse_tracer, whole
-from harness.taps import CACHE_KINDS, Tap, name_of, recorded_inputs
+from harness.run.wanted import spanning, wanted_taps
+from harness.taps import CACHE_KINDS, Tap, name_of
 from harness.tolerances import Limit
 
 MOST_OF_A_NAME = 200  # of a tap that a port invents
@@ -220,6 +221,8 @@ class CaseSession:
     def _refusal(self, tap: Tap, values: list[np.ndarray]) -> TapResult | None:
         """Why the values of several calls do not fit together; None where they do."""
         place, shape = self._place(tap), self._source.truth(self.case.name, tap.name).shape
+        largest = self._source.largest(self.case.name, tap.name)
+        shape = largest.shape if largest else shape
         dtypes = {value.dtype.name for value in values}
         if len(dtypes) > 1:
             return place.result("dtype", "one dtype in all calls", " and ".join(sorted(dtypes)))
@@ -257,6 +260,11 @@ class CaseSession:
         scope = self._source.scope(self.case.name)
         rounding = self._rounding.get(tap.name)
         judgement, source = self._judgement, self._source.at(rounding)
+        largest = self._source.largest(self.case.name, tap.name)
+        if largest and actual.shape != largest.shape:
+            return self._place(tap).result("shape", f"{largest.shape} [{', '.join(tap.dims)}]", str(actual.shape))
+        statistics = largest.statistics(actual, truth) if largest else None
+        actual = largest.of(actual) if largest else actual
         noise = source.noise(self.case, "forward" if tap.name in self._spanning else self._mode, tap.name)
         own = noise and noise.at(tokens)
         part = Scope(scope.counted[:, tokens], scope.positions[tokens], scope.calls)
@@ -264,7 +272,8 @@ class CaseSession:
             judgement.watch(Compared(self.case, self._mode, tap, actual, truth, own, part, rounding))
         allowed = judgement.limit if rounding is None else judgement.limit_at(rounding)
         place = replace(self._place(tap), rounding=rounding)
-        return compare(place, actual, truth, own, allowed, self._dtype(tap.kind), part)
+        found = compare(place, actual, truth, own, allowed, self._dtype(tap.kind), part, statistics)
+        return largest.named(found, part.positions) if largest else found
 
     def _kept(self, tap: Tap, value: np.ndarray) -> np.ndarray:
         """A value at the kept positions, where only some are; one that has not all positions is left as it is."""
@@ -280,20 +289,3 @@ class CaseSession:
         """A port may be wider than the precision by design; nothing is wider than float64."""
         precision = self._source.precision
         return precision if precision == "float64" else self._judgement.declared.dtypes.get(kind, precision)
-
-
-def wanted_taps(source: GoldenSource, case: CaseEntry, declared: Declarations) -> dict[str, Tap]:
-    """The taps of a case that the port has to hand over."""
-    return {n: source.taps[n] for n in case.taps if source.taps[n].kind not in declared.without}
-
-
-def spanning(source: GoldenSource, case: CaseEntry, declared: Declarations) -> frozenset[str]:
-    """Taps that span several recorded operations in this port, since taps between are not exposed or not replaced.
-
-    Their replay error is the rounding of all those operations; PyTorch's replay noise is of the last one alone.
-    The forward noise, rounding gathered from the first layer on, is the recorded figure that holds them all.
-    """
-    if not declared.own:
-        return frozenset()
-    inputs = recorded_inputs(tuple(source.taps.values()), case.taps)
-    return frozenset(tap for tap in case.taps if any(source.taps[n].kind in declared.own for n in inputs[tap]))

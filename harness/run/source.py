@@ -12,12 +12,14 @@ from harness.architecture import architecture_of
 from harness.calibration import Floor, Recorded, calibrated
 from harness.comparison import Scope
 from harness.golden import CaseEntry
-from harness.layout import layer_of
+from harness.layout import layer_of, size_of
 from harness.run.convention import TURNED, shifts, turned
+from harness.run.largest import Largest
 from harness.run.precision import round_to
 from harness.run.recent import Recent
 from harness.store import Golden
 from harness.taps import FULL_KINDS, Tap
+from harness.top import Top
 
 # Forward and replay of a case ask for the same taps one after the other: layer by layer, or where a port runs as a
 # whole, all of them. In float64 this is a layer of 600 tokens of a 7B, or 20 tokens of all its layers.
@@ -42,6 +44,7 @@ class GoldenSource:
         self.rounded = Recent(self._rounded, keep)
         self._floors = functools.cache(self._calibrated)
         self.scope = functools.cache(self._scope)
+        self._largest = functools.cache(self._of_largest)
         self._case = functools.cache(golden.case)
         self._at = functools.cache(lambda other: GoldenSource(golden, other, keep))
 
@@ -84,6 +87,18 @@ class GoldenSource:
         whole = np.full(shape, np.nan, value.dtype)
         np.moveaxis(whole, axis, 0)[list(entry.kept)] = np.moveaxis(value, axis, 0)
         return whole
+
+    def largest(self, case: str, tap: str) -> Largest | None:
+        """Which logits of a case the golden has, at the kept positions; None of another tap, and where it has all.
+
+        Raises:
+            GoldenError: they are damaged.
+        """
+        return self._largest(case) if self.golden.manifest.case(case).top and tap == "logits" else None
+
+    def _of_largest(self, case: str) -> Largest:
+        top = Top(**self.golden.top(case))
+        return Largest(top.ids, size_of(self.golden.manifest.sizes, self.taps["logits"], "vocab"), top)
 
     def _scope(self, case: str) -> Scope:
         """The tokens of a case that are compared: no padding, and the kept ones where only some are."""

@@ -8,11 +8,20 @@ every name in it is safe to use as a path.
 from __future__ import annotations
 
 from harness.entries import CASE_NAME, KINDS
-from harness.golden import NOISE_PRECISIONS, NOISE_STATISTICS, CaseEntry, Form, Manifest
-from harness.layout import Layout
+from harness.golden import (
+    FORMAT_VERSION,
+    NOISE_PRECISIONS,
+    NOISE_STATISTICS,
+    SELECTIVE_VERSION,
+    CaseEntry,
+    Form,
+    Manifest,
+)
+from harness.kept import is_rule
+from harness.layout import Layout, size_of
+from harness.selected import EVERYTHING, LEVELS, Selected, at_level
 from harness.store.abc import DIGEST
 from harness.store.graph import check_graph, check_unique, malformed
-from harness.taps import LEVELS, at_level
 
 CASE_KINDS = tuple(kind.kind for kind in KINDS)
 TRUTH_DTYPES = ("float64", "float32")
@@ -46,10 +55,14 @@ def promised(manifest: Manifest, where: str) -> dict[str, Form]:
         GoldenError: a bad or repeated name, taps that are no graph, a case that contradicts itself.
     """
     check_graph(manifest, where)
+    _check_selection(manifest, where)
     _check_names(manifest, where)
     _check_taps(manifest, where)
     for case in manifest.cases:
         _check_case(case, f"{where}: {case.name}")
+        if isinstance(case.top, int) and ("logits" not in case.taps or not 2 <= case.top < _vocabulary(manifest)):
+            found = f"{case.top} of {_vocabulary(manifest)}"
+            raise malformed("a case has no such number of its logits", f"{where}: {case.name}", "2 or more", found)
     return dict(Layout(manifest).forms())
 
 
@@ -92,17 +105,46 @@ def _check_names(manifest: Manifest, where: str) -> None:
 
 
 def _check_taps(manifest: Manifest, where: str) -> None:
-    """A case records what its level says, in data-flow order: the noise floors are indexed by it."""
+    """A case records what its level and the selection say, in data-flow order: noise floors are indexed by it."""
     recorded: dict[tuple[str, bool], tuple[str, ...]] = {}
+    whole: dict[tuple[str, bool], tuple[str, ...]] = {}
     for case in manifest.cases:
         if case.level not in LEVELS:
             raise malformed("a case has an unknown level", where, ", ".join(LEVELS), case.level)
         key = case.level, case.cached
         if key not in recorded:
-            recorded[key] = tuple(tap.name for tap in at_level(manifest.taps, *key))
+            recorded[key], whole[key] = (
+                tuple(tap.name for tap in at_level(manifest.taps, *key, selected))
+                for selected in (manifest.selection, EVERYTHING)
+            )
         expected = recorded[key]
         if case.taps != expected:
             different = [pair for pair in zip(expected, case.taps, strict=False) if pair[0] != pair[1]]
             first = different[0] if different else (f"{len(expected)} taps", f"{len(case.taps)} taps")
-            problem = f"a case's taps are not those of its level {case.level!r}"
-            raise malformed(problem, f"{where}: {case.name}", *first)
+            what = f"its level {case.level!r}{' and the selection' if manifest.selection else ''}"
+            raise malformed(f"a case's taps are not those of {what}", f"{where}: {case.name}", *first)
+        if not case.taps:
+            raise malformed("a case records nothing", f"{where}: {case.name}", "a tap", "none")
+        if bool(case.partly) != (case.taps != whole[key]):
+            problem = "a case is not as complete as it says"
+            raise malformed(problem, f"{where}: {case.name}", f"{len(whole[key])} taps", case.depth)
+
+
+def _check_selection(manifest: Manifest, where: str) -> None:
+    """What selects is in the one form that it has, and the version is that of what the manifest holds."""
+    selected = manifest.selection
+    if selected.layers and not is_rule(selected.layers):
+        problem = "the layers that a golden was recorded at are no rule"
+        raise malformed(problem, where, "a rule", selected.layers[:100])
+    if selected != Selected.asked(selected.taps, selected.layers or None):
+        raise malformed("a selection is not in its canonical form", where, "sorted, once each", selected.words[:4])
+    narrowed = any(isinstance(case.top, int) for case in manifest.cases)
+    needed = SELECTIVE_VERSION if selected or narrowed else FORMAT_VERSION
+    if manifest.version != needed or (isinstance(manifest.selected, Selected) and not selected):
+        raise malformed("a golden is not of the version of what it holds", where, needed, manifest.version)
+
+
+def _vocabulary(manifest: Manifest) -> int:
+    """How many logits there are at a position."""
+    tap = next(tap for tap in manifest.taps if tap.name == "logits")
+    return size_of(manifest.sizes, tap, "vocab") if "vocab" in tap.dims else 0

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from harness.errors import GoldenError
 from harness.golden import LAYER, Manifest
-from harness.layout import CASE_DIMS, INPUTS, KEPT, LAYERS, STATISTIC, TAP, layer_of
+from harness.layout import CASE_DIMS, INPUTS, KEPT, LAYERS, RANK, STATISTIC, TAP, layer_of
 from harness.store.refusals import FETCH_AGAIN
 from harness.taps import CACHE_KINDS, Tap
 
@@ -16,7 +16,20 @@ NAME = r"[a-z][a-z0-9_]{0,31}"
 TAP_NAME = re.compile(rf"(?:{NAME}\.(?:0|[1-9][0-9]{{0,4}})\.)?{NAME}")
 DIM_NAME = re.compile(NAME)
 # Names that mean something else in the tree or along an array.
-RESERVED = {LAYER, TAP, STATISTIC, KEPT, "step", "manifest_byte", "taps", "noise", "generated", *INPUTS}
+RESERVED = {
+    LAYER,
+    TAP,
+    STATISTIC,
+    KEPT,
+    RANK,
+    "step",
+    "manifest_byte",
+    "taps",
+    "noise",
+    "top",
+    "generated",
+    *INPUTS,
+}
 # Where a published config says the size of a dimension.
 CONFIG_SIZES = {
     "hidden_size": "hidden",

@@ -16,6 +16,7 @@ from harness.golden import LAYER, NOISE_KINDS, ArrayEntry, CaseEntry, Manifest, 
 from harness.layout import (
     GENERATED_PRECISIONS,
     INPUTS,
+    TOP,
     Labels,
     Layout,
     generated_path,
@@ -23,12 +24,13 @@ from harness.layout import (
     label_path,
     noise_path,
     stack_path,
+    top_path,
 )
+from harness.selected import LEVELS, at_level
 from harness.store.abc import MANIFEST, MANIFEST_DIM, Piece, Reader
 from harness.store.contents import check_contents
 from harness.store.location import open_reader
 from harness.store.refusals import FETCH_AGAIN, reading
-from harness.taps import LEVELS, at_level
 
 
 def open_golden(path: str | Path) -> Golden:
@@ -180,6 +182,27 @@ class Golden:
         path, _, _ = next(self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths))
         return self._array(path)
 
+    def top(self, case: str) -> dict[str, np.ndarray]:
+        """What there is beside the largest logits of a case that has them alone, by name (`harness.layout.TOP`).
+
+        Raises:
+            GoldenError: an array is damaged, or is not what it says.
+        """
+        paths = [top_path(case, what) for what in TOP]
+        pieces = self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths)
+        found = dict(zip(TOP, (self._array(path) for path, _, _ in pieces), strict=True))
+        ids = found["ids"]
+        [vocabulary] = {size for name, size in self.manifest.sizes.items() if name == "vocab"}
+        sound = all(np.isfinite(values).all() for values in found.values())
+        if not sound or ids.min() < 0 or ids.max() >= vocabulary or found["outside"].min() < 0:
+            raise GoldenError(
+                "what a golden says of its largest logits is impossible",
+                where=f"{self.path}: {paths[0].rpartition('/')[0]}",
+                expected=f"ids from 0 to {vocabulary - 1}, finite figures, no probability below 0",
+                hint=FETCH_AGAIN,
+            )
+        return found
+
     def generated(self, case: str, precision: str, what: str) -> np.ndarray:
         """What the reference generated: `tokens` int32 or `margins` float64, [batch, step].
 
@@ -251,6 +274,14 @@ class Golden:
             )
         needed = next(level for level in LEVELS if at_level([known[tap]], level))
         level = self.manifest.case(case).level
+        if LEVELS.index(level) >= LEVELS.index(needed):
+            return GoldenError(
+                "this case did not record that tap: what was selected leaves it out",
+                where=f"{self.path}: {case}",
+                expected=f"one of its {len(self.manifest.case(case).taps)} taps",
+                found=f"{tap}, recorded with {' '.join(self.manifest.selection.words) or 'no cache in this case'}",
+                hint="record it again with other --taps or --layers, or ask for a tap it has",
+            )
         return GoldenError(
             f"this case did not record that tap: it was recorded at level {level!r}",
             where=f"{self.path}: {case}",

@@ -12,7 +12,6 @@ import numpy as np
 from harness.errors import GoldenError
 from harness.golden import (
     FORMAT,
-    FORMAT_VERSION,
     MANIFEST_LIMIT,
     ArrayEntry,
     Form,
@@ -203,12 +202,12 @@ def _finished(manifest: Manifest, forms: dict[str, Form], digests: dict[str, lis
     Raises:
         GoldenError: not all of them came, or this is no manifest of this format.
     """
-    if (manifest.format, manifest.version) != (FORMAT, FORMAT_VERSION) or manifest.arrays:
+    if manifest.format != FORMAT or manifest.arrays:
         raise GoldenError(
             "the manifest does not describe what was written",
             where=where,
-            expected=f"{FORMAT} version {FORMAT_VERSION}, its arrays still to be listed",
-            found=f"{manifest.format} version {manifest.version}",
+            expected=f"{FORMAT}, its arrays still to be listed",
+            found=f"{manifest.format}, {len(manifest.arrays)} arrays listed",
             hint=DEFECT,
         )
     for path, form in forms.items():
@@ -239,7 +238,7 @@ def _check_manifest(manifest: Manifest, encoded: bytes, where: str) -> None:
             hint="record fewer prompts in one golden: --case, or a corpus in parts",
         )
     again = decode(encoded, where)
-    for field in ("model", "environment", "cases", "taps", "sizes", "command"):
+    for field in ("model", "environment", "cases", "taps", "sizes", "command", "selected"):
         if getattr(again, field) != getattr(manifest, field):
             raise GoldenError(
                 f"a value in the manifest's {field} does not come back when it is read: "

@@ -80,7 +80,7 @@ def test_it_is_a_bug_in_the_embedded_architecture(name, model):
 
 
 def test_changed_but_within_the_limit_is_survived(model):
-    sight = Sight("long", "ops", "replay", "layers.0.attn_norm", "match", 0.5, 2.0)
+    sight = Sight("long", True, "replay", "layers.0.attn_norm", "match", 0.5, 2.0)
     expected = ("survived", "below this precision's rounding: at most 0.5 of the limit")
     assert reason("eps_1e5", model, sights=[sight]) == expected
 

@@ -21,9 +21,10 @@ from harness.record.cases import case_of
 from harness.record.layer_major import recorded
 from harness.record.model import Reference
 from harness.record.noise import DTYPES, draws_of, nudged
+from harness.record.replaying import Replay
 from harness.record.unit import FAR, Task, compute
+from harness.selected import at_level
 from harness.store import open_golden
-from harness.taps import at_level
 
 
 def test_short_cases_are_drawn_more_often():
@@ -48,7 +49,8 @@ def task_of(model, stage, entry, ids, draws):
     case = case_of(entry, {entry.name: ids}, {}, 0)
     taps = [tap.name for tap in at_level(taps_of(model.arch), "ops", cached=bool(case.calls))]
     found = recorded(stage, SimpleNamespace(taps=taps), taps_of(model.arch))
-    return Task(model.inputs(case), case.spans, found, replayed=True, draws=draws, seed=entry.name)
+    replay = Replay(True, "forward" if stage == "embed" else "truth", False)
+    return Task(model.inputs(case), case.spans, found, replay, draws=draws, seed=entry.name)
 
 
 PROMPT = Prompt("one", "text", "why")

@@ -19,8 +19,8 @@ from harness.golden import NOISE_PRECISIONS, encode
 from harness.record import unit
 from harness.record.model import Layer
 from harness.record.recorder import Options, record
+from harness.selected import at_level
 from harness.store import open_golden
-from harness.taps import at_level
 
 WORDS = Corpus((Prompt("words", "The quick brown", "short"),))
 

@@ -34,9 +34,9 @@ from harness.layout import (
     sizes_of,
     stored_dims,
 )
+from harness.selected import at_level
 from harness.store import NewArray
 from harness.store.abc import sha256
-from harness.taps import at_level
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2",

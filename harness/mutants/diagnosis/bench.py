@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +132,19 @@ class Bench:
             found.setdefault(kind, []).append(seen)
             if kind == until and span == spans[-1]:
                 raise _EnoughError
-            return self._goes_on(scene, name, span, seen) if kind in self._replaced else value
+            replaced = kind in self._replaced and (not scene.case.partly or name in scene.case.taps)
+            return self._goes_on(scene, name, span, seen) if replaced else value
 
         with contextlib.suppress(_EnoughError):
             logits = self._stage(candidate, decoder, scene, tap)
             if scene.stage == HEAD:
                 found["logits"] = [np.asarray(value) for value in logits]
         taps = {kind: seen.tap for kind, seen in scene.taps.items() if len(found.get(kind, ())) == len(spans)}
-        return {kind: _compared(scene.case, tap, found[kind], spans) for kind, tap in taps.items()}
+        values = {kind: _compared(scene.case, tap, found[kind], spans) for kind, tap in taps.items()}
+        largest = self.source.largest(scene.case.name, "logits") if "logits" in values else None
+        if largest and scene.case.cached:
+            largest = replace(largest, ids=largest.ids[:, spans[0].start : spans[-1].stop])
+        return values | {"logits": largest.of(values["logits"])} if largest else values
 
     def _spans(self, scene: Scene) -> Sequence[slice]:
         """The tokens of the scene's calls."""

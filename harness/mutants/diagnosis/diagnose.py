@@ -118,7 +118,7 @@ def first_cases(cases: Sequence[CaseEntry]) -> tuple[CaseEntry, ...]:
 
     All cases where there are none.
     """
-    plain = [c for c in cases if c.level == "ops" and c.shape[0] == 1 and not c.cached]
+    plain = [c for c in cases if c.complete and c.shape[0] == 1 and not c.cached]
     full = sorted(plain, key=lambda c: c.shape[1])
     prompts = [c for c in full if c.shape[1] >= COMFORTABLE] or full[1:]
     return tuple(dict.fromkeys((*full[:1], *prompts[:2], *representatives(cases)))) or tuple(cases)

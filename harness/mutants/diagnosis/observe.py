@@ -11,7 +11,7 @@ import numpy as np
 from harness.calibration import Floor
 from harness.golden import CaseEntry
 from harness.mutants.diagnosis.observation import Observation
-from harness.mutants.diagnosis.scene import FAULTY, Scene, layer_of, sort_of, stage_of
+from harness.mutants.diagnosis.scene import EMBED, FAULTY, HEAD, Scene, layer_of, sort_of, stage_of
 from harness.results import TapResult
 from harness.run.checker import Checker
 from harness.run.session import Compared
@@ -33,7 +33,7 @@ def representatives(cases: Sequence[CaseEntry]) -> tuple[CaseEntry, ...]:
     chosen: list[CaseEntry] = []
     times: Counter[str] = Counter()
     for case in sorted(cases, key=lambda case: (case.shape[1] < COMFORTABLE, case.shape[1])):
-        whole = case.level == "ops" and case.shape[1] <= MOST_TOKENS
+        whole = case.complete and case.shape[1] <= MOST_TOKENS
         if whole and any(times[sort] < EACH for sort in sorts(case)):
             chosen.append(case)
             times.update(sorts(case))
@@ -85,7 +85,7 @@ def plan(
         if wrong[case.name] - set().union(*(wrong[c.name] for c in chosen)):
             chosen[case] = None
     everything = set().union(*wrong.values())
-    partly = [c for c in cases if wrong[c.name] < everything and c.level == "ops" and c.shape[1] <= MOST_TOKENS]
+    partly = [c for c in cases if wrong[c.name] < everything and c.complete and c.shape[1] <= MOST_TOKENS]
     chosen |= dict.fromkeys(sorted(partly, key=lambda c: c.shape[1])[-1:])
     chosen |= dict.fromkeys(representatives(cases))
     return Plan(tuple(chosen), _stages([r for r in results if r.verdict in FAULTY], taps, layers))
@@ -126,6 +126,7 @@ def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Scene, ...]
 
     checker.run(precision, chosen.cases, watch=watch)
     order = [tap.kind for tap in checker.golden.manifest.taps]
+    layers = {tap.stage for tap in checker.golden.manifest.taps if tap.stage}
     return tuple(
         Scene(
             case,
@@ -134,8 +135,16 @@ def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Scene, ...]
         )
         for stage in chosen.stages
         for case in chosen.cases
-        if (seen := kept.get((stage, case.name)))
+        if (seen := kept.get((stage, case.name))) and _has_golden_inputs(case, stage, len(layers))
     )
+
+
+def _has_golden_inputs(case: CaseEntry, stage: str, layers: int) -> bool:
+    """Whether the golden has what enters a stage: a mutant has to start from what the port started from."""
+    index = layer_of(stage)
+    before = layers if stage == HEAD else index or 0
+    entering = "embed" if before == 0 else f"layers.{before - 1}.resid_post"
+    return stage == EMBED or not case.partly or entering in case.taps
 
 
 def _observed(checker: Checker, precision: str, compared: Compared) -> Observation:
