@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from jaxtyping import Array
 from harness.architecture import Architecture, Config, architecture_of
 from harness.errors import PortError
 from harness.families.graph import taps_of
-from harness.run.adapters.caches import CacheTable
+from harness.run.adapters.caches import CacheTable, refuse_other_arguments
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.table import Row, To, rows
 from harness.run.padding import pad
@@ -58,7 +57,6 @@ class AdaptedPort:
         self.arch = arch = architecture_of(config)
         self.rows = rows(self.taps, arch)
         self.has_cache = callable(getattr(self, "init_cache", None))
-        self._refuse_run()
         self._table = CacheTable(self.cache, arch)
         held = self._held(frozenset(tap.kind for tap in taps_of(arch) if "slot" in tap.dims))
         covered = {row.kind for row in self.rows} | {"logits"} | (held if self.has_cache else CACHE_KINDS)
@@ -98,10 +96,6 @@ class AdaptedPort:
         logits = self._program(padded.input_ids, padded.positions, padded.mask, padded.tap)
         return logits[:, : input_ids.shape[1]], None
 
-    def run(self, *arguments: Any, **named: Any) -> Any:
-        """Call the model: see the kinds of ports."""
-        raise NotImplementedError
-
     def read_cache(self, cache: Any) -> Contents:
         """The contents of a cache by tap, [batch, slot, kv_head, head_dim]: by the table, or as you write it."""
         return self._table.read(cache)
@@ -109,6 +103,10 @@ class AdaptedPort:
     def write_cache(self, cache: Any, values: Contents) -> Any:
         """The cache with other contents: the inverse of `read_cache`."""
         return self._table.write(cache, values)
+
+    def run(self, *arguments: Any, **named: Any) -> Any:
+        """Call the model: see the kinds of ports."""
+        raise NotImplementedError
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -148,21 +146,6 @@ class AdaptedPort:
             )
         return returned[0], returned[1], watched
 
-    def _refuse_run(self) -> None:
-        """Refuse a `run` that does not take what it will be given."""
-        given = (*self.given, *(("cache",) if self.has_cache else ()))
-        signature = inspect.signature(self.run)
-        try:
-            signature.bind(*given)
-        except TypeError:
-            raise PortError(
-                "the port's run() does not take what it is given",
-                where=f"{type(self).__name__}.run",
-                expected=f"run(self, {', '.join(given)})",
-                found=f"run(self, {', '.join(signature.parameters)})",
-                hint="a port with init_cache is given the cache as well, which is None for a whole prompt",
-            ) from None
-
     def _held(self, kinds: frozenset[str]) -> frozenset[str]:
         """The kinds of taps that are read from the cache.
 
@@ -170,8 +153,9 @@ class AdaptedPort:
             kinds: those that the architecture has.
 
         Raises:
-            PortError: it is read and not written, or there is none.
+            PortError: it is read and not written, or there is none; or `run` does not take what it is given.
         """
+        refuse_other_arguments(self.run, (*self.given, *(("cache",) if self.has_cache else ())))
         names = ("read_cache", "write_cache")
         own = {name: getattr(type(self), name) is not getattr(AdaptedPort, name) for name in names}
         if self.cache and not self.has_cache:

@@ -13,8 +13,9 @@ What lies in no array by itself, a pool of pages, say, is read and written by th
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any
@@ -96,6 +97,25 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 def _key(part: Any) -> str:
     return str(next(getattr(part, name) for name in ("key", "idx", "name") if hasattr(part, name)))
+
+
+def refuse_other_arguments(run: Callable[..., Any], given: Sequence[str]) -> None:
+    """Refuse a port's `run` that does not take what it will be given.
+
+    Raises:
+        PortError: it lacks the cache, say, or has one and the port has none.
+    """
+    signature = inspect.signature(run)
+    try:
+        signature.bind(*given)
+    except TypeError:
+        raise PortError(
+            "the port's run() does not take what it is given",
+            where=getattr(run, "__qualname__", "run"),
+            expected=f"run(self, {', '.join(given)})",
+            found=f"run(self, {', '.join(signature.parameters)})",
+            hint="a port with init_cache is given the cache as well, which is None for a whole prompt",
+        ) from None
 
 
 def _places(left: str, right: str | To, arch: Architecture) -> Iterator[Place]:
