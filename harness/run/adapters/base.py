@@ -51,7 +51,6 @@ class AdaptedPort:
     pads: ClassVar[bool] = False
     cache: ClassVar[Mapping[str, str | To]] = {}
     lifts: ClassVar[bool] = True  # float64 is lifted here already
-    given: ClassVar[tuple[str, ...]] = ("input_ids", "positions", "mask")  # what `run` is given, but for the cache
 
     def __init__(self, config: Config, dtype: Any) -> None:
         self.arch = arch = architecture_of(config)
@@ -155,7 +154,7 @@ class AdaptedPort:
         Raises:
             PortError: it is read and not written, or there is none; or `run` does not take what it is given.
         """
-        refuse_other_arguments(self.run, (*self.given, *(("cache",) if self.has_cache else ())))
+        refuse_other_arguments(self, ("cache",) if self.has_cache else ())
         names = ("read_cache", "write_cache")
         own = {name: getattr(type(self), name) is not getattr(AdaptedPort, name) for name in names}
         if self.cache and not self.has_cache:
