@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -16,7 +15,7 @@ from jaxtyping import Array
 from harness.architecture import Architecture, Config, architecture_of
 from harness.errors import PortError
 from harness.families.graph import taps_of
-from harness.run.adapters.caches import CacheTable
+from harness.run.adapters.caches import CacheTable, refuse_other_arguments
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.places import Places
 from harness.run.adapters.table import Row, To, fixed_sizes, rows
@@ -59,7 +58,6 @@ class AdaptedPort:
     watches: ClassVar[bool] = False  # paths are keys of what the model returns, and not places that are called
     cache: ClassVar[Mapping[str, str | To]] = {}
     lifts: ClassVar[bool] = True  # float64 is lifted here already
-    given: ClassVar[tuple[str, ...]] = ("input_ids", "positions", "mask")  # what `run` is given, but for the cache
 
     def __init__(self, config: Config, dtype: Any) -> None:
         self.arch = arch = architecture_of(config)
@@ -67,7 +65,6 @@ class AdaptedPort:
         self.places = Places(table)
         self.rows = self.places.rows
         self.has_cache = callable(getattr(self, "init_cache", None))
-        self._refuse_run()
         self._table = CacheTable(self.cache, arch)
         held = self._held(frozenset(tap.kind for tap in taps_of(arch) if "slot" in tap.dims))
         covered = {row.kind for row in table} | {"logits"} | (held if self.has_cache else CACHE_KINDS)
@@ -119,10 +116,6 @@ class AdaptedPort:
         """What the model is traced and run in: a mesh (`on_mesh`), rules for the names of axes, and the like."""
         return nullcontext()
 
-    def run(self, *arguments: Any, **named: Any) -> Any:
-        """Call the model: see the kinds of ports."""
-        raise NotImplementedError
-
     def read_cache(self, cache: Any) -> Contents:
         """The contents of a cache by tap, [batch, slot, kv_head, head_dim]: by the table, or as you write it."""
         return self._table.read(cache)
@@ -130,6 +123,10 @@ class AdaptedPort:
     def write_cache(self, cache: Any, values: Contents) -> Any:
         """The cache with other contents: the inverse of `read_cache`."""
         return self._table.write(cache, values)
+
+    def run(self, *arguments: Any, **named: Any) -> Any:
+        """Call the model: see the kinds of ports."""
+        raise NotImplementedError
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -196,21 +193,6 @@ class AdaptedPort:
         steps = self._steps.like(self._question(answers), asked)
         return lambda *arguments: steps(*arguments)[0]
 
-    def _refuse_run(self) -> None:
-        """Refuse a `run` that does not take what it will be given."""
-        given = (*self.given, *(("cache",) if self.has_cache else ()))
-        signature = inspect.signature(self.run)
-        try:
-            signature.bind(*given)
-        except TypeError:
-            raise PortError(
-                "the port's run() does not take what it is given",
-                where=f"{type(self).__name__}.run",
-                expected=f"run(self, {', '.join(given)})",
-                found=f"run(self, {', '.join(signature.parameters)})",
-                hint="a port with init_cache is given the cache as well, which is None for a whole prompt",
-            ) from None
-
     def _held(self, kinds: frozenset[str]) -> frozenset[str]:
         """The kinds of taps that are read from the cache.
 
@@ -218,8 +200,9 @@ class AdaptedPort:
             kinds: those that the architecture has.
 
         Raises:
-            PortError: it is read and not written, or there is none.
+            PortError: it is read and not written, or there is none; or `run` does not take what it is given.
         """
+        refuse_other_arguments(self, ("cache",) if self.has_cache else ())
         names = ("read_cache", "write_cache")
         own = {name: getattr(type(self), name) is not getattr(AdaptedPort, name) for name in names}
         if self.cache and not self.has_cache:

@@ -13,8 +13,9 @@ What lies in no array by itself, a pool of pages, say, is read and written by th
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any
@@ -96,6 +97,32 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 def _key(part: Any) -> str:
     return str(next(getattr(part, name) for name in ("key", "idx", "name") if hasattr(part, name)))
+
+
+def refuse_other_arguments(port: Any, further: Sequence[str]) -> None:
+    """Refuse a port whose `run` does not take what its kind's does, and the cache where it has one.
+
+    Raises:
+        PortError: it lacks the cache, say, or has one and the port has none.
+    """
+    mro = type(port).__mro__
+    kind = next(one for one in mro if one.__module__.startswith(f"{__package__}.") and "run" in vars(one))
+    parameters = inspect.signature(vars(kind)["run"]).parameters.values()
+    given = [*(one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD)][1:]
+    if not given:  # of no kind
+        return
+    given += further
+    signature = inspect.signature(port.run)
+    try:
+        signature.bind(*given)
+    except TypeError:
+        raise PortError(
+            "the port's run() does not take what it is given",
+            where=f"{type(port).__name__}.run",
+            expected=f"run({', '.join(given)})",
+            found=f"run{signature}",
+            hint="a port with init_cache is given the cache as well, which is None for a whole prompt",
+        ) from None
 
 
 def _places(left: str, right: str | To, arch: Architecture) -> Iterator[Place]:

@@ -21,8 +21,6 @@ class LinenPort(AdaptedPort):
     Paths are linen's own: `layers_0.attn` for a list `layers`, and without a number inside `nn.scan`.
     """
 
-    given = ("apply", "input_ids", "positions", "mask")
-
     def __init__(self, model: linen.Module, variables: Mapping[str, Any], config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
         self.model, self.variables = model, variables

@@ -27,8 +27,6 @@ class NnxPort(AdaptedPort):
         PortError: the table names a path at which the model has no sub-module.
     """
 
-    given = ("model", "input_ids", "positions", "mask")
-
     def __init__(self, model: nnx.Module, config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
         self.model = model

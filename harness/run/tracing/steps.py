@@ -186,11 +186,13 @@ class Steps:
         return [jnp.where(replaying, a, b) for a, b in zip(replaced, leaves, strict=True)], held, lost
 
     def _written(self, tree: jax.tree_util.PyTreeDef, leaves: Sequence[Any]) -> None:
-        """Refuse a port that writes another form of cache than it was given."""
+        """Refuse a port that writes another form of cache than it was given, or reads what has no slots."""
 
         def through(*leaves: Array) -> Any:
             cache = jax.tree.unflatten(tree, leaves)
             own = self._access.read(cache)
+            for name, value in own.items():
+                _refuse_without_slots(name, value)
             return self._access.write(cache, own) if own else cache
 
         found, form = jax.tree.flatten(jax.eval_shape(through, *leaves))
@@ -237,6 +239,17 @@ def _strong(path: str, leaf: Any) -> Array:
             found=type(leaf).__name__,
             hint="keep it in the port, or register its class with JAX as static data",
         ) from None
+
+
+def _refuse_without_slots(name: str, value: Any) -> None:
+    if getattr(value, "ndim", 0) < 2:
+        raise PortError(
+            "read_cache() does not return arrays with slots",
+            where=name,
+            expected="[batch, slot, kv_head, head_dim]",
+            found=getattr(value, "shape", type(value).__name__),
+            hint="the names are those of taps, and the values arrays with a row for every slot of the cache",
+        )
 
 
 def _before(first: Int[Array, ""], golden: Array, own: Array) -> Array:

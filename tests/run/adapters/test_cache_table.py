@@ -176,4 +176,5 @@ def test_a_run_that_does_not_take_the_cache_is_refused_before_it_is_called(confi
 
     with pytest.raises(PortError, match="does not take what it is given") as caught:
         Wrong(config, jnp.float32)
-    assert "run(self, input_ids, positions, mask, cache)" in str(caught.value)
+    assert "expected: run(input_ids, positions, mask, cache)" in str(caught.value)
+    assert "found:    run(input_ids, positions, mask)" in str(caught.value)

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from harness.architecture import read_config
+from harness.errors import PortError
 from harness.run.adapters import first_slot
 from harness.run.checker import Checker
+from harness.run.port import Declarations, declarations
 from harness.run.question import Question
-from harness.taps import kind_of
+from harness.taps import DIMS, kind_of
 from tests.run.adapters import function_model, linen_model, nnx_model
 
 
@@ -111,3 +113,21 @@ def test_a_bug_in_the_cache_is_found_in_the_cache_itself(
     found = checked(golden_path, checkpoint, faulty)
     assert introduced(found) == (kinds, {call})
     assert len(faulty.traced) <= 3
+
+
+@pytest.mark.parametrize(("hidden", "own"), [((), set()), (("k_rope",), {"k_rope", "cache_k"})])
+def test_a_cache_that_replay_writes_up_to_a_call_is_golden_where_what_the_call_puts_into_it_is(hidden, own):
+    declared = Declarations(without=hidden, earlier_only=("cache_k", "cache_v"))
+    assert declared.own == own
+    assert declared.unreplaced == {*hidden, "cache_k", "cache_v"}
+
+
+def test_only_a_cache_has_earlier_calls():
+    class Wrong(nnx_model.Cached):
+        earlier_only = ("probs",)
+
+        def __init__(self):
+            pass
+
+    with pytest.raises(PortError, match="a kind of cache that does not exist"):
+        declarations(Wrong(), frozenset(DIMS))

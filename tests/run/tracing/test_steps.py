@@ -125,6 +125,7 @@ def halved(cache, values):
             "write_cache",
         ),
         (Access(READ.read, lambda c, v: {**c, "kept": c["kept"][:, :3]}), empty(), "of the form", "write_cache"),
+        (Access(lambda c: {LATENT: c["calls"]}, READ.write), empty(), "with slots", LATENT),
         (READ, {**empty(), "of": "latents"}, "something that is no array", "cache['of']"),
     ],
 )
