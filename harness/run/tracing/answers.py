@@ -11,6 +11,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -42,6 +43,7 @@ ASKED_AS: Mapping[str, Callable[..., Any]] = {
     "to_concrete_value": lambda value: value,
 }
 # JAX asks whether a value is known all the time, and here because it has to be: `jnp.arange(length)`, `x[mask]`.
+JAX = str(Path(jax.__file__).parent)
 KNOWN, HAS_TO_BE_KNOWN = "to_concrete_value", frozenset({"concrete_or_error", "expand_bool_indices"})
 
 
@@ -93,7 +95,7 @@ def answering(arguments: Sequence[Any], known: Sequence[np.ndarray]) -> Iterator
     def asking(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
         def method(self: Tracer, *args: Any, **kwargs: Any) -> Any:
             inner = outermost is None or getattr(self, "_trace", None) is not outermost
-            if inner or (name == KNOWN and not _has_to_be_known()):
+            if inner or (id(self) not in answered and _jax_wonders(name)):
                 return own(self, *args, **kwargs)
             return ASKED_AS[name](answer(self), *args, **kwargs)
 
@@ -112,11 +114,14 @@ def answering(arguments: Sequence[Any], known: Sequence[np.ndarray]) -> Iterator
                 setattr(Tracer, name, method)
 
 
-def _has_to_be_known() -> bool:
-    """Whether the function of JAX that asks, itself or by its two helpers, goes on with a known value alone."""
+def _jax_wonders(name: str) -> bool:
+    """Whether JAX itself asks, and has another way where the value is not known (`fori_loop` with its bounds)."""
     asks = sys._getframe(2)
+    if not asks.f_code.co_filename.startswith(JAX):
+        return False
     helpers = [asks, asks.f_back, asks.f_back and asks.f_back.f_back]
-    return any(frame is not None and frame.f_code.co_name in HAS_TO_BE_KNOWN for frame in helpers)
+    known = (frame is not None and frame.f_code.co_name in HAS_TO_BE_KNOWN for frame in helpers)
+    return name != KNOWN or not any(known)
 
 
 def _as_numpy(value: Tracer, *args: Any) -> Any:

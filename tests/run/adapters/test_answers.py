@@ -66,6 +66,17 @@ def test_a_model_is_answered_in_replay_from_the_golden(config):
     assert Looking.traces == traces, "what was asked and answered before is not traced again"
 
 
+def test_where_jax_has_another_way_nothing_is_asked(config):
+    class Loops(Looking):
+        def run(self, input_ids, positions, mask):
+            return jax.lax.fori_loop(0, positions[0, -1], lambda _, x: x + 1, embedded(input_ids)), {}
+
+    port = Loops(config, jnp.float32)
+    _, found = seen(port, {"embed": np.zeros((1, 3, 48))})
+    assert found[0, :, 0].tolist() == [7, 8, 9]
+    assert port.notes == ()
+
+
 def test_it_is_answered_where_the_port_itself_is_traced(config):
     port = Looking(config, jnp.float32)
     arguments = jnp.asarray(IDS), jnp.arange(3)[None], jnp.ones((1, 3), bool)
