@@ -1,7 +1,8 @@
 """Values that are padded with zeros: `"batch position head (head_dim + zeros)"`, heads of 64 in 128, say.
 
-The tap is what is left without the zeros. They are looked at in every pass: where they are none, what is cut
-off is not what was declared, and the check is refused.
+The tap is what is left without the zeros. They are looked at in every pass: where they are none, what is cut off
+is not what was declared, and the check is refused. Of an argument only the callee sees what replay puts in its
+place.
 """
 
 from __future__ import annotations
@@ -39,24 +40,24 @@ class Cut:
     def taken(self, value: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The value without its zeros, and the value with zeros alone in the place of that."""
         split = self._moved(value, self.layout, self._flat)
-        inside = tuple(
-            slice(dict(self.sizes).get(_plain(name)) if _is_padded(name) else None) for name in self._names
-        )
-        left = self._moved(split[inside], self._flat, self.layout)
-        return left, self._moved(split.at[inside].set(0), self._flat, self.layout, split.shape)
+        left = self._moved(split[self._inside], self._flat, self.layout)
+        return left, self._moved(split.at[self._inside].set(0), self._flat, self.layout, split.shape)
 
     def put_back(self, left: jax.Array, rest: jax.Array) -> jax.Array:
         """The inverse of `taken`."""
         around = self._moved(rest, self.layout, self._flat)
-        inside = tuple(
-            slice(dict(self.sizes).get(_plain(name)) if _is_padded(name) else None) for name in self._names
-        )
-        split = self._moved(left, self.layout, self._flat, around[inside].shape)
-        return self._moved(around.at[inside].set(split), self._flat, self.layout)
+        split = self._moved(left, self.layout, self._flat, around[self._inside].shape)
+        return self._moved(around.at[self._inside].set(split), self._flat, self.layout)
 
     @property
     def _names(self) -> list[str]:
         return NAME.findall(self.layout)
+
+    @property
+    def _inside(self) -> tuple[slice, ...]:
+        """Where in the axes the value without its zeros is."""
+        sizes = dict(self.sizes)
+        return tuple(slice(sizes[_plain(name)] if _is_padded(name) else None) for name in self._names)
 
     @property
     def _flat(self) -> str:

@@ -11,6 +11,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -28,7 +29,6 @@ UNANSWERED = (
     jax.errors.NonConcreteBooleanIndexError,
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
-    jax.errors.UnexpectedTracerError,
 )
 ASKED_AS: Mapping[str, Callable[..., Any]] = {
     "__array__": lambda value, dtype=None, copy=None: np.array(value, dtype),
@@ -42,8 +42,9 @@ ASKED_AS: Mapping[str, Callable[..., Any]] = {
     "tobytes": lambda value, order="C": value.tobytes(order),
     "to_concrete_value": lambda value: value,
 }
-# JAX asks whether a value is known all the time, and here because it has to be: `jnp.arange(length)`.
-KNOWN, HAS_TO_BE_KNOWN = "to_concrete_value", "concrete_or_error"
+# JAX asks whether a value is known all the time, and here because it has to be: `jnp.arange(length)`, `x[mask]`.
+JAX = str(Path(jax.__file__).parent)
+KNOWN, HAS_TO_BE_KNOWN = "to_concrete_value", frozenset({"concrete_or_error", "expand_bool_indices"})
 
 
 class Question(BaseException):
@@ -62,13 +63,13 @@ class Asks(Exception):  # noqa: N818 - a question, for whoever can answer
 
 
 def untraceable(error: BaseException) -> PortError:
-    """What to say where a model asks for a value of nested code, which has many."""
+    """What to say where a model asks for a value of nested code, which has many, or in a way that nobody knows."""
     return PortError(
-        "the model cannot be traced: it looks at a value inside jit, scan, vmap or the like",
+        "the model cannot be traced: it looks at a value where it cannot be answered",
         where=own_line(error),
-        expected="such questions outside of them alone, where they can be answered",
+        expected="np.asarray(x), bool(x), int(x) and the like, outside of jit, scan and vmap",
         found=f"{type(error).__name__}: {first_line(error)}",
-        hint="it does not run without the harness either: compute with jax.numpy there",
+        hint="compute with jax.numpy there; inside jit, scan and vmap it fails without the harness too",
     )
 
 
@@ -94,7 +95,7 @@ def answering(arguments: Sequence[Any], known: Sequence[np.ndarray]) -> Iterator
     def asking(name: str, own: Callable[..., Any]) -> Callable[..., Any]:
         def method(self: Tracer, *args: Any, **kwargs: Any) -> Any:
             inner = outermost is None or getattr(self, "_trace", None) is not outermost
-            if inner or (name == KNOWN and sys._getframe(1).f_code.co_name != HAS_TO_BE_KNOWN):
+            if inner or (id(self) not in answered and _jax_wonders(name)):
                 return own(self, *args, **kwargs)
             return ASKED_AS[name](answer(self), *args, **kwargs)
 
@@ -111,6 +112,16 @@ def answering(arguments: Sequence[Any], known: Sequence[np.ndarray]) -> Iterator
                 delattr(Tracer, name)
             else:
                 setattr(Tracer, name, method)
+
+
+def _jax_wonders(name: str) -> bool:
+    """Whether JAX itself asks, and has another way where the value is not known (`fori_loop` with its bounds)."""
+    asks = sys._getframe(2)
+    if not asks.f_code.co_filename.startswith(JAX):
+        return False
+    helpers = [asks, asks.f_back, asks.f_back and asks.f_back.f_back]
+    known = (frame is not None and frame.f_code.co_name in HAS_TO_BE_KNOWN for frame in helpers)
+    return name != KNOWN or not any(known)
 
 
 def _as_numpy(value: Tracer, *args: Any) -> Any:
