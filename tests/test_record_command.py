@@ -6,11 +6,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from rich.console import Console
+
 import harness
+from harness.errors import UsageError
+from harness.record import command as record_command
 from tests.test_imports import command, run
 
 ROOT = Path(harness.__file__).parents[1]
-OPTIONS = ("--model", "--corpus", "--out", "--level", "--dtype", "--case", "--device", "--force")
+OPTIONS = (
+    "--model",
+    "--corpus",
+    "--out",
+    "--level",
+    "--taps",
+    "--layers",
+    "--logits",
+    "--dtype",
+    "--case",
+    "--device",
+)
 
 
 def assert_is_the_help(text):
@@ -51,3 +67,20 @@ def test_a_bad_corpus_is_refused_before_that(tmp_path):
     )
     assert done.returncode == 2
     assert "the corpus file does not exist" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        ({"layers": "all", "out": "a.h5"}, "no rule for layers"),
+        ({"logits": "64", "out": "a.h5"}, "no choice of logits"),
+        ({"taps": ("logits",)}, "only recorded as a whole"),
+        ({"layers": "first"}, "only recorded as a whole"),
+        ({"logits": "top-8"}, "only recorded as a whole"),
+    ],
+)
+def test_what_cannot_be_selected_is_refused_before_torch_is_looked_for(asked, problem, monkeypatch):
+    monkeypatch.setattr(record_command, "require_torch", lambda: pytest.fail("it went on"))
+    with pytest.raises(UsageError, match=problem) as caught:
+        record_command.run(record_command.Request(**asked), Console())
+    assert str(caught.value.where).startswith(f"--{next(iter(asked))}")

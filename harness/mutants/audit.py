@@ -88,7 +88,7 @@ def audit(
         asked = asked.carried_by(golden.manifest.truth_dtype)
         question = replace(question, precisions=asked.precisions)
         cases = select_cases(golden.manifest.cases, question.cases)
-        _refuse_without_logits(golden.path, cases)
+        refuse_without_logits(golden.path, cases)
         weights = checkpoint or embedded.checkpoint_beside(str(golden_path), golden.manifest.model.id)
         config = preflight(golden, weights, cases)
         arch = architecture_of(config)
@@ -140,7 +140,12 @@ def audit(
         )
 
 
-def _refuse_without_logits(path: str, cases: Sequence[CaseEntry]) -> None:
+def refuse_without_logits(path: str, cases: Sequence[CaseEntry]) -> None:
+    """Refuse cases that have none: the figures of the usual criteria are of logits.
+
+    Raises:
+        UsageError: there is such a case.
+    """
     without = [case.name for case in cases if "logits" not in case.taps]
     if without:
         raise UsageError(

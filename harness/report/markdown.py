@@ -81,7 +81,7 @@ def _findings(report: Report, found: Sequence[Finding]) -> str:
         known = dict(wording.facts(finding, report))
         lines.append(
             (
-                f"{'' if finding.located else 'not located: '}{code(wording.place(finding))}",
+                f"{_how(finding)}{code(wording.place(finding))}",
                 f"{len(finding.taps)} of {finding.layers}" if finding.layers else "",
                 ", ".join(finding.precisions),
                 f"{wording.number(worst.rms_multiple)} "
@@ -116,6 +116,13 @@ def _figures(report: Report) -> str:
             )
         )
     return table(("", "match", "largest x noise, of limit", "at", "weakest known bug"), lines)
+
+
+def _how(finding: Finding) -> str:
+    """What is said before the taps of a finding that names no single operation."""
+    if not finding.located:
+        return "not located: "
+    return "on the way to " if finding.since else ""
 
 
 def _logits(report: Report) -> str:

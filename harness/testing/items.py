@@ -162,9 +162,12 @@ def refuse_divergence(report: Report) -> None:
 
 def _headline(report: Report) -> str:
     """One line, which pytest repeats in its list of failures."""
+    from harness.report.findings import findings
+    from harness.report.wording import title
+
     if report.introduced:
-        first, *more = report.introduced
-        return f"introduced at {first}{f' and {len(more)} more taps' if more else ''}"
+        first, more = findings(report)[0], len(report.introduced) - 1
+        return f"{title(first)} {first.taps[0]}{f' and {more} more taps' if more else ''}"
     if report.first_divergence is None:
         return "nothing was compared"
     return f"no operation is wrong on golden inputs; forward is, first at {report.first_divergence.tap}"

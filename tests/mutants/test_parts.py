@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.errors import UsageError
 from harness.generation import Continuation
+from harness.mutants.audit import refuse_without_logits
 from harness.mutants.batches import batches
 from harness.mutants.cover import smallest_cover
 from harness.mutants.criteria import CRITERIA, figures, says_no
@@ -111,3 +113,12 @@ def test_padding_is_kept_from_a_mask_that_shows_hidden_keys():
     alone = OPERATIONS.probabilities(scores[1:, :, :2, :2], jnp.ones((1, 1, 2, 2), bool))
     assert np.array_equal(probs[1:, :, :2, :2], alone)
     assert not np.asarray(probs[1, :, 2:]).any()
+
+
+def test_a_golden_without_logits_is_not_audited(golden_path):
+    with open_golden(golden_path) as golden:
+        case = golden.manifest.cases[0]
+        refuse_without_logits(golden.path, [case])
+        with pytest.raises(UsageError, match="recorded without") as caught:
+            refuse_without_logits(golden.path, [case, replace(case, taps=("embed",))])
+    assert caught.value.found == f"no logits in {case.name}"

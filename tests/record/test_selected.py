@@ -19,6 +19,7 @@ from harness.record import recorder, unit
 from harness.record.dry_run import estimate
 from harness.record.recorder import Options, record
 from harness.record.work import Work
+from harness.report.terminal import report_text
 from harness.run.checker import Checker
 from harness.run.port import BUILT_IN
 from harness.run.question import Question
@@ -176,3 +177,8 @@ def test_a_bug_is_placed_no_closer_than_what_is_there(place, part):
     report = checked(place, part, "norm_weight_ignored", cases=("deep",))
     assert report.verdict == "diverged"
     assert report.introduced[0] == "layers.1.q" and "layers.1.v" not in report.introduced
+    text = report_text(report, 200)
+    assert "not located, shows at  layers.1.q" in text, "only the tokens are upstream of it"
+    assert "introduced on the way to  logits" in text, "the final norm is between"
+    assert "introduced at" not in text
+    assert "through what is not in the golden" in text
