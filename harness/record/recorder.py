@@ -17,6 +17,7 @@ from harness.families.graph import taps_of
 from harness.golden import CaseEntry, Manifest, ParameterEntry, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
+from harness.record.beside import ahead
 from harness.record.cases import case_of, check_one_regime, check_positions, check_size, kept_positions
 from harness.record.environment import check_device, provenance, reproducible
 from harness.record.generation import generate_missing
@@ -130,7 +131,7 @@ def record(
             tally = Tally()
             identity = write_golden(
                 out,
-                golden_arrays(model, manifest, cases, work, tally),
+                ahead(golden_arrays(model, manifest, cases, work, tally)),
                 manifest,
                 overwrite=options.overwrite,
             )
