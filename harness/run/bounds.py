@@ -29,8 +29,8 @@ from harness.metrics import UNIT_ROUNDOFF
 from harness.report.document import Report
 from harness.report.findings import findings
 from harness.results import TapResult
+from harness.run.coverage import spanning
 from harness.run.port import Declarations
-from harness.run.session import spanning
 from harness.run.source import GoldenSource
 from harness.taps import CACHED, kind_of, name_of
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from harness.errors import PortError
 from harness.golden import CaseEntry
 from harness.run.port import Declarations, Port
-from harness.taps import FULL_KINDS
+from harness.run.source import GoldenSource
+from harness.taps import FULL_KINDS, Tap, recorded_inputs
 
 
 class NotCovered(PortError):  # noqa: N818 - an outcome: a test of such a case is skipped
@@ -71,3 +72,21 @@ def obstacle(case: CaseEntry, port: Port, declared: Declarations) -> str | None:
     if case.cached and not callable(getattr(port, "init_cache", None)):
         return "cases with a KV cache, which the port does not have (init_cache)"
     return None
+
+
+def wanted_taps(source: GoldenSource, case: CaseEntry, declared: Declarations) -> dict[str, Tap]:
+    """The taps of a case that the port has to hand over."""
+    return {n: source.taps[n] for n in case.taps if source.taps[n].kind not in declared.without}
+
+
+def spanning(source: GoldenSource, case: CaseEntry, declared: Declarations) -> frozenset[str]:
+    """Taps that span several recorded operations in this port, since taps between are not exposed or not replaced.
+
+    Their replay error is the rounding of all those operations; PyTorch's replay noise is of the last one alone.
+    The forward noise, rounding gathered from the first layer on, is the recorded figure that holds them all.
+    """
+    unreplaced = {*declared.without, *declared.recorded_only}
+    if not unreplaced:
+        return frozenset()
+    inputs = recorded_inputs(tuple(source.taps.values()), case.taps)
+    return frozenset(tap for tap in case.taps if any(source.taps[n].kind in unreplaced for n in inputs[tap]))

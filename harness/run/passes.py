@@ -8,9 +8,10 @@ from typing import Protocol
 from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.modes import MODES
+from harness.run.coverage import wanted_taps
 from harness.run.own_prefill import OwnPrefill
 from harness.run.rows import AloneGolden, prompts_of
-from harness.run.session import CaseSession, Further, Judgement, wanted_taps
+from harness.run.session import CaseSession, Further, Judgement
 from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction
 from harness.store import Golden

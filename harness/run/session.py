@@ -22,10 +22,11 @@ from harness.errors import shortened
 from harness.golden import CaseEntry
 from harness.results import TapResult
 from harness.run.calls import CallSession, joined, misshapen
+from harness.run.coverage import spanning, wanted_taps
 from harness.run.port import Declarations
 from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction, fired_twice, handed_on, refuse_tracer, whole
-from harness.taps import CACHE_KINDS, Tap, name_of, recorded_inputs
+from harness.taps import CACHE_KINDS, Tap, name_of
 from harness.tolerances import Limit
 
 MOST_OF_A_NAME = 200  # of a tap that a port invents
@@ -160,8 +161,14 @@ class CaseSession:
         return self._source.rounded(self.case.name, name) if wanted else None
 
     def goldens(self, stage: str) -> dict[str, np.ndarray]:
-        taps = self._by_stage.get(stage, ())
-        return {tap.kind: self._source.rounded(self.case.name, tap.name) for tap in taps}
+        given = self._source.rounded if self.replaying else self._source.blank
+        return {tap.kind: given(self.case.name, tap.name) for tap in self._by_stage.get(stage, ())}
+
+    def expect(self, stage: str) -> None:
+        """Read what a stage's taps will be compared with; `head` is the last one."""
+        last = [name for name in ("final_norm", "logits") if name in self._wanted]
+        taps = [tap.name for tap in self._by_stage.get(stage, ())]
+        self._source.read(self.case.name, last if stage == "head" else taps, self.replaying)
 
     def judge_by(self, rounding: Mapping[str, str]) -> None:
         self._rounding = rounding
@@ -280,21 +287,3 @@ class CaseSession:
         """A port may be wider than the precision by design; nothing is wider than float64."""
         precision = self._source.precision
         return precision if precision == "float64" else self._judgement.declared.dtypes.get(kind, precision)
-
-
-def wanted_taps(source: GoldenSource, case: CaseEntry, declared: Declarations) -> dict[str, Tap]:
-    """The taps of a case that the port has to hand over."""
-    return {n: source.taps[n] for n in case.taps if source.taps[n].kind not in declared.without}
-
-
-def spanning(source: GoldenSource, case: CaseEntry, declared: Declarations) -> frozenset[str]:
-    """Taps that span several recorded operations in this port, since taps between are not exposed or not replaced.
-
-    Their replay error is the rounding of all those operations; PyTorch's replay noise is of the last one alone.
-    The forward noise, rounding gathered from the first layer on, is the recorded figure that holds them all.
-    """
-    unreplaced = {*declared.without, *declared.recorded_only}
-    if not unreplaced:
-        return frozenset()
-    inputs = recorded_inputs(tuple(source.taps.values()), case.taps)
-    return frozenset(tap for tap in case.taps if any(source.taps[n].kind in unreplaced for n in inputs[tap]))
