@@ -61,7 +61,7 @@ def estimate(checkpoint: Path, corpus: Corpus, options: Options) -> Estimate:
     manifest = manifest_of(model, "", corpus, tokenized, options, {})
     manifest = replace(manifest, cases=entries_of(model, corpus, selected, cases, options))
     return Estimate(
-        passes=_passes(manifest.cases),
+        passes={name: sum(of.values()) for name, of in passes(manifest.cases).items()},
         costs=costs(manifest),
         weights=_weights(model),
         values=max(_values(model, manifest, entry) for entry in manifest.cases),
@@ -105,14 +105,18 @@ def _free(out: str) -> int | None:
     return shutil.disk_usage(parent).free if parent.is_dir() else None
 
 
-def _passes(entries: Sequence[CaseEntry]) -> dict[str, int]:
-    """See `harness.record.unit`: truth once, the others in forward and replay for every draw; one case twice."""
+def passes(entries: Sequence[CaseEntry]) -> dict[str, dict[str, int]]:
+    """By case and precision, how often it goes through all layers.
+
+    See `harness.record.unit`: truth once, the others in forward and replay for every draw; one case twice.
+    """
     witness = witness_of(entries)
-    return {
-        entry.name: (1 + len(NOISE_PRECISIONS) * entry.draws * (1 if entry.level == "logits" else 2))
-        * (2 if entry.name == witness else 1)
-        for entry in entries
-    }
+    found = {}
+    for entry in entries:
+        times = 2 if entry.name == witness else 1
+        noisy = times * entry.draws * (1 if entry.level == "logits" else 2)
+        found[entry.name] = {"float64": times} | dict.fromkeys(NOISE_PRECISIONS, noisy)
+    return found
 
 
 def _weights(model: Reference) -> int:

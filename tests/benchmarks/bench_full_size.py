@@ -31,6 +31,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from harness.store import open_golden
 from tests.benchmarks import full_size, plain
 from tests.benchmarks.full_size import GEOMETRIES, Geometry
 
@@ -165,16 +166,14 @@ def transformers_passes(asked: argparse.Namespace, place: Place, precision: str)
 
 
 def passes_of_a_recording(place: Place) -> Iterator[tuple[int, str, int]]:
-    """Prompt, precision and how often a recording runs it: see `harness.record.unit`."""
-    from harness.record.noise import draws_of
+    """Prompt, precision and how often a recording runs it."""
+    from harness.record.dry_run import passes
 
-    lengths = place.geometry.lengths
-    witness = sorted(range(len(lengths)), key=lambda n: lengths[n])[len(lengths) // 2]
-    for number, length in enumerate(lengths):
-        times = 2 if number == witness else 1  # run twice everywhere
-        yield number, "float64", times
-        for precision in PRECISIONS[1:]:
-            yield number, precision, 2 * draws_of(length) * times  # forward and replay
+    with open_golden(place.golden) as golden:
+        cases = golden.manifest.cases
+    for number, times in enumerate(passes(cases).values()):
+        for precision, count in times.items():
+            yield number, precision, count
 
 
 def main() -> None:
