@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401 - importing it teaches bfloat16 to numpy, and so to safetensors
@@ -114,9 +115,14 @@ class Checkpoint:
         """Shape, dtype and sha256 (over the stored bytes) of one parameter."""
         return entry_of(self.read(name))
 
+    def entries(self, names: Iterable[str]) -> Iterator[ParameterEntry]:
+        """The entries of some parameters, two of which are read and hashed at a time."""
+        with ThreadPoolExecutor(2) as pool:
+            yield from pool.map(self.entry, names)
+
     def table(self) -> dict[str, ParameterEntry]:
         """The entries of all parameters."""
-        return {name: self.entry(name) for name in self.names}
+        return dict(zip(self.names, self.entries(self.names), strict=True))
 
 
 def open_checkpoint(directory: Path, config: Config) -> Checkpoint:
@@ -160,8 +166,7 @@ def verify_parameters(checkpoint: Checkpoint, expected: Mapping[str, ParameterEn
                 where=f"{checkpoint.directory}: {name[:200]}",
                 hint=_ANOTHER,
             )
-    for name, entry in expected.items():
-        found = checkpoint.entry(name)
+    for (name, entry), found in zip(expected.items(), checkpoint.entries(expected), strict=True):
         for fact in ("shape", "dtype", "sha256"):
             if getattr(found, fact) != getattr(entry, fact):
                 raise CheckpointError(

@@ -179,7 +179,7 @@ def pcc(actual: Values, expected: Values) -> float | None:
     for start in range(0, len(both[0]), BLOCK):
         here = slice(start, start + BLOCK)
         x, y = (one[here].astype(np.float64) - mean for one, mean in zip(both, means, strict=True))
-        sums += x @ x, y @ y, x @ y
+        sums += [np.einsum("n,n->", *pair) for pair in ((x, x), (y, y), (x, y))]  # BLAS would share out each block
     norm = float(np.sqrt(sums[0] * sums[1]))
     if len(both[0]) < 2 or not np.isfinite(sums).all() or norm == 0:
         return None

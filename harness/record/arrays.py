@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,7 +39,7 @@ class Tally:
 
 def golden_arrays(
     model: Reference, manifest: Manifest, cases: Sequence[Case], work: Work, tally: Tally
-) -> Iterator[NewArray]:
+) -> Generator[NewArray, None, None]:
     """Every array of the golden, case by case: inputs, taps in data-flow order, noise floors."""
     places = Layout(manifest)
     for case in cases:
@@ -61,28 +61,30 @@ def _case_arrays(
         taps = recorded(stage, entry, manifest.taps)
         if not taps:
             continue
-        with work.reading(stage, case.name) as file:
+        with work.reading(stage, case.name) as unit:
             for tap in taps:
-                truth = file.get_tensor(f"truth/{tap.name}").numpy().astype(manifest.truth_dtype)
+                name = f"truth/{tap.name}"
+                stored = unit.tensor(name).numpy()
+                truth = stored.astype(manifest.truth_dtype, copy=False)
                 path, index = places.place(entry, tap.name)
-                yield NewArray(path, truth, index or 0)
+                yield NewArray(path, truth, index or 0, unit.digests[name] if truth is stored else "")
             if entry.top and taps[-1].kind == LOGITS:
                 for what in layout.TOP:
-                    value = file.get_tensor(f"top/{what}").numpy()
-                    yield NewArray(layout.top_path(case.name, what), value)
+                    yield NewArray(layout.top_path(case.name, what), unit.tensor(f"top/{what}").numpy().copy())
+            # A tensor that is kept keeps the whole file mapped, and with it every page that was read.
+            del stored, truth
             for (precision, kind), parts in floors.items():
-                # Copied: a tensor that is kept keeps the whole file mapped, and with it every page that was read.
-                parts.append(file.get_tensor(f"noise/{precision}/{kind}").numpy().copy())
+                parts.append(unit.tensor(f"noise/{precision}/{kind}").numpy().copy())
     for (precision, kind), parts in floors.items():
         noise = np.concatenate(parts)
         if (precision, kind) == ("float32", "forward"):
             tally.loudest = _louder(tally.loudest, entry, noise)
         yield NewArray(layout.noise_path(case.name, precision, kind), noise)
     if entry.generated:
-        with work.reading(GENERATION, case.name) as file:
+        with work.reading(GENERATION, case.name) as unit:
             for precision in layout.GENERATED_PRECISIONS:
                 for what in layout.GENERATED:
-                    value = file.get_tensor(f"{precision}/{what}").numpy().copy()
+                    value = unit.tensor(f"{precision}/{what}").numpy().copy()
                     yield NewArray(layout.generated_path(case.name, precision, what), value)
 
 

@@ -63,7 +63,7 @@ def estimate(checkpoint: Path, corpus: Corpus, options: Options) -> Estimate:
     manifest = manifest_of(model, "", corpus, tokenized, options, {})
     manifest = replace(manifest, cases=entries_of(model, corpus, selected, cases, options))
     return Estimate(
-        passes=_passes(model, manifest),
+        passes={name: sum(of.values()) for name, of in passes(manifest, model.stages).items()},
         costs=costs(manifest),
         weights=_weights(model),
         values=max(_values(model, manifest, entry) for entry in manifest.cases),
@@ -107,15 +107,19 @@ def _free(out: str) -> int | None:
     return shutil.disk_usage(parent).free if parent.is_dir() else None
 
 
-def _passes(model: Reference, manifest: Manifest) -> dict[str, float]:
-    """See `harness.record.unit`: truth once, the others in forward and replay for every draw; one case twice."""
+def passes(manifest: Manifest, stages: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By case and precision, how often it goes through a layer, on average.
+
+    See `harness.record.unit`: truth once, the others in forward and replay for every draw; one case twice.
+    """
     witness, found = witness_of(manifest.cases), {}
-    layers = model.stages[1:-1]
+    layers = stages[1:-1]
     for entry in manifest.cases:
-        replays = replays_of(model.stages, entry, manifest.taps)
+        replays = replays_of(stages, entry, manifest.taps)
         replayed = sum(replays[stage].runs for stage in layers) / len(layers)
-        drawn = len(NOISE_PRECISIONS) * entry.draws
-        found[entry.name] = (1 + drawn * (1 + replayed)) * (2 if entry.name == witness else 1)
+        times = 2 if entry.name == witness else 1
+        noisy = times * entry.draws * (1 + replayed)
+        found[entry.name] = {"float64": float(times)} | dict.fromkeys(NOISE_PRECISIONS, noisy)
     return found
 
 

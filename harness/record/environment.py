@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils import deterministic
 
 from harness.errors import UsageError
 from harness.record import attention
@@ -36,17 +37,24 @@ def check_device(device: str) -> None:
 
 @contextlib.contextmanager
 def reproducible() -> Iterator[None]:
-    """For the time of the block: deterministic algorithms only, and float32 that is float32 (no TF32)."""
+    """For the time of the block: deterministic algorithms only, and float32 that is float32 (no TF32).
+
+    New memory is left as it is: filling it first, which comes with deterministic algorithms, takes as long again
+    as writing what belongs there. What reads it unwritten would be told by the case that is run twice.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
     algorithms = torch.are_deterministic_algorithms_enabled()
     precision = torch.get_float32_matmul_precision()
+    filled = deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.set_float32_matmul_precision("highest")
+    deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(algorithms)
         torch.set_float32_matmul_precision(precision)
+        deterministic.fill_uninitialized_memory = filled
 
 
 def provenance(device: str) -> dict[str, Any]:

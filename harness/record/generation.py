@@ -84,8 +84,8 @@ def generate_missing(
         work.put(GENERATION, name, tensors)
     found = {}
     for name in texts:
-        with work.reading(GENERATION, name) as file:
-            found[name] = file.get_tensor("float64/tokens")[0].tolist()
+        with work.reading(GENERATION, name) as unit:
+            found[name] = unit.tensor("float64/tokens")[0].tolist()
     return found
 
 

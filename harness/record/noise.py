@@ -28,7 +28,7 @@ Floors = Float[np.ndarray, "tap statistic batch position"]
 # One value in so many is moved by a nudge: few enough that the nudge itself is small beside the rounding of the
 # operations, many enough that every sum has some of them.
 ONE_IN = 8
-BLOCK = 1 << 17  # numbers, of all draws
+BLOCK = 1 << 18  # numbers, of all draws: a megabyte for each of two cores
 # A case of up to so many tokens has few numbers at every position, and costs little: it is drawn more often.
 SHORT, DRAWS_OF_SHORT, DRAWS = 64, 4, 2
 
@@ -56,9 +56,9 @@ def nudged(value: Tensor, seed: str) -> Tensor:
     """
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
     chance = torch.randint(0, 2 * ONE_IN, value.shape, generator=generator, dtype=torch.int8).to(value.device)
-    bits = value.contiguous().view(BITS[value.dtype])
-    step = (chance == 0).to(bits.dtype) - (chance == 1).to(bits.dtype)
-    return torch.where(value == 0, value, (bits + step).view(value.dtype))
+    up, down = ((chance == way).view(torch.int8) for way in (0, 1))
+    step = up.sub_(down).mul_(value != 0)
+    return (value.contiguous().view(BITS[value.dtype]) + step).view(value.dtype)
 
 
 def noise_floors(
@@ -90,31 +90,40 @@ def _floors(
     step = max(1, BLOCK * expected.shape[1] // max(1, expected.numel() * len(draws)))
     parts = []
     for here in (slice(start, start + step) for start in range(0, expected.shape[1], step)):
-        errors = torch.stack([(one[:, here].to(torch.float64) - expected[:, here]).cpu() for one in values])
-        part = _statistics(errors.flatten(3))
-        if not np.isfinite(part[NOISE_STATISTICS.index("max")]).all():
-            raise not_finite(tap.name, stream)
-        parts.append(part)
-    return np.concatenate(parts, axis=-1)
+        truth_here = expected[:, here]
+        errors = torch.empty((len(values), *truth_here.shape), dtype=torch.float64, device=truth_here.device)
+        for error, one in zip(errors, values, strict=True):
+            error.copy_(one[:, here]).sub_(truth_here)
+        parts.append(_sums(errors.flatten(3).cpu()))
+    numbers = expected.numel() // max(1, expected.shape[0] * expected.shape[1])
+    sums, largest, fourth = (torch.cat(part, dim=-1) for part in zip(*parts, strict=True))
+    found = _statistics(sums, largest, fourth, numbers)
+    if not np.isfinite(found[NOISE_STATISTICS.index("max")]).all():
+        raise not_finite(tap.name, stream)
+    return found
+
+
+PerDraw = Float[Tensor, "draw batch position"]
+
+
+def _sums(errors: Float[Tensor, "draw batch position number"]) -> tuple[PerDraw, PerDraw, PerDraw]:
+    """The sum of squares, their largest, and the sum of fourth powers; the errors are overwritten."""
+    squares = errors.mul_(errors)
+    return squares.sum(-1), squares.amax(-1), squares.mul_(squares).sum(-1)
 
 
 def _statistics(
-    errors: Float[Tensor, "draw batch position number"],
+    sums: PerDraw, largest: PerDraw, fourth: PerDraw, numbers: int
 ) -> Float[np.ndarray, "statistic batch position"]:
-    numbers = errors.shape[-1]
-    squares = errors.square()
-    sums = squares.sum(-1)  # [draw, batch, position]
     mean = sums / numbers
     # The participation ratio, 3 (sum e^2)^2 / sum e^4: n for n Gaussian errors of one size, 3 at least, or all
     # that there are, where one number has nearly all of the error.
-    fourth = squares.square_().sum(-1)
     share = torch.where(fourth > 0, 3 * sums.square() / fourth, torch.ones_like(fourth))
     logs = torch.where(mean > 0, mean, mean.amax(0, keepdim=True).clamp(min=1e-300) * 1e-6).log()
-    spread = logs.var(0) if len(errors) > 1 else torch.zeros_like(mean[0])
-    largest = errors.abs_().amax(-1).square().mean(0).sqrt()
+    spread = logs.var(0) if len(sums) > 1 else torch.zeros_like(mean[0])
     found = {
         "rms": mean.mean(0).sqrt(),
-        "max": largest,
+        "max": largest.mean(0).sqrt(),
         "numbers": share.mean(0).clamp(1, numbers),
         "spread": torch.where(mean.amax(0) > 0, spread, torch.zeros_like(spread)),
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ml_dtypes
@@ -18,6 +19,7 @@ from harness.families.family import Family
 from harness.families.options import Architecture
 from harness.golden import ModelEntry, ParameterEntry
 
+EXPONENT = np.uint16(0x7F80)  # of a bfloat16: all ones in what is not finite
 PART = 2**22  # of a parameter that is looked at at once
 Shapes = Mapping[str, tuple[int, ...]]
 Tied = Mapping[str, str]
@@ -63,29 +65,30 @@ def check_parameters(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> None
             )
 
 
-def parameter_table(
-    checkpoint: Checkpoint, shapes: Shapes, tied: Tied, progress: Callable[[str], None] = lambda _: None
-) -> dict[str, ParameterEntry]:
-    """Shape, dtype and sha256 of every stored parameter.
+def parameter_table(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> dict[str, ParameterEntry]:
+    """Shape, dtype and sha256 of every stored parameter, two of which are read at a time.
 
     Raises:
         CheckpointError: another shape than the config implies, a value that is not finite at every precision, or a
             tied head that is not the embedding.
     """
-    table = {}
-    for name in checkpoint.names:
-        progress(name)
+
+    def entry(name: str) -> ParameterEntry:
         tensor = checkpoint.read(name)
-        table[name] = entry = entry_of(tensor)
-        if entry.shape != shapes[name]:
+        found = entry_of(tensor)
+        if found.shape != shapes[name]:
             raise CheckpointError(
                 "a parameter does not have the shape that the config implies",
                 where=f"{checkpoint.directory}: {name}",
                 expected=shapes[name],
-                found=entry.shape,
+                found=found.shape,
                 hint="config.json and the weights must come from one checkpoint",
             )
         _refuse_not_finite(tensor, f"{checkpoint.directory}: {name}")
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        table = dict(zip(checkpoint.names, pool.map(entry, checkpoint.names), strict=True))
     for head, embedding in tied.items():
         if head in table and table[head] != table[embedding]:
             raise CheckpointError(
@@ -103,7 +106,9 @@ def _refuse_not_finite(tensor: Num[np.ndarray, "..."], where: str) -> None:
     flat = tensor.reshape(-1)
     for start in range(0, flat.size, PART):
         with np.errstate(over="ignore"):
-            finite = np.isfinite(flat[start : start + PART].astype(ml_dtypes.bfloat16, copy=False))
+            narrow = flat[start : start + PART].astype(ml_dtypes.bfloat16, copy=False)
+        # By its bits: numpy's isfinite takes twenty times as long for a dtype that is not its own.
+        finite = (narrow.view(np.uint16) & EXPONENT) != EXPONENT
         if not finite.all():
             at = start + int(finite.argmin())
             raise CheckpointError(

@@ -20,6 +20,7 @@ from harness.families.graph import taps_of
 from harness.golden import CaseEntry, Manifest, ParameterEntry, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
+from harness.record.beside import ahead
 from harness.record.cases import (
     case_of,
     check_one_regime,
@@ -146,7 +147,7 @@ def record(
             tally = Tally()
             identity = write_golden(
                 out,
-                golden_arrays(model, manifest, cases, work, tally),
+                ahead(golden_arrays(model, manifest, cases, work, tally)),
                 manifest,
                 overwrite=options.overwrite,
             )

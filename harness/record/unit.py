@@ -32,6 +32,7 @@ from harness.taps import CACHED, FULL_KINDS, Tap, name_of
 PRECISIONS = ("float64", *NOISE_PRECISIONS)
 FAR = 256
 ENTRY = "entry"  # what comes into a stage, beside the kinds of its taps
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size
 State = Mapping[str, Tensor]  # stream -> hidden states [batch, position, hidden]
 
 
@@ -96,7 +97,7 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
     out = {"float64": truth.out}
     for precision in NOISE_PRECISIONS:
         forward, replay = [], []
-        given = _given(precision, task.replay, state, truth) if task.replay.runs else {}
+        given = _given(stage, precision, task.replay, state, truth) if task.replay.runs else {}
         for draw in range(task.draws):
             stream = _stream(precision, "forward", draw)
             one = replace(task, inputs=replace(task.inputs, nudged=bool(draw) and _is_far(task)))
@@ -139,10 +140,15 @@ def _kept(tap: Tap, value: Tensor, kept: Sequence[int]) -> Tensor:
     return value.index_select(tap.position_axis, torch.tensor(kept, device=value.device))
 
 
-def _given(precision: str, replay: Replay, state: State, truth: Pass) -> dict[str, Tensor]:
-    """Truth rounded to a precision, by kind of tap; what comes in, where it is recorded, is `ENTRY`."""
+def _given(stage: Stage, precision: str, replay: Replay, state: State, truth: Pass) -> dict[str, Tensor]:
+    """Truth rounded to a precision, by kind of tap; what comes in, where it is recorded, is `ENTRY`.
+
+    The last tap is not among them: what goes out of a stage in replay is not looked at. So nothing is replaced in
+    the first stage, where replay is what forward is.
+    """
     entry = {ENTRY: rounded(state["float64"], precision)} if replay.entering == "truth" else {}
-    return {kind: rounded(value, precision) for kind, value in truth.values.items()} | entry
+    taps = {kind: rounded(value, precision) for kind, value in truth.values.items() if kind != stage.kinds[-1]}
+    return taps | entry
 
 
 def _replay(
@@ -196,7 +202,8 @@ def _agreed(stage: Stage, stream: str, once: Callable[[], Pass]) -> Pass:
 
 
 def _bits(value: Tensor) -> Tensor:
-    return value.contiguous().view(torch.uint8)
+    """As integers, of which a NaN equals itself, and 0 is not -0."""
+    return value.contiguous().view(INTEGERS[value.element_size()])
 
 
 def _refuse_non_finite(stage: Stage, truth: Pass) -> None:

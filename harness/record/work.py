@@ -4,8 +4,8 @@ settings.json                        everything that decides the result; other s
 lock                                 held while a recording runs
 units/{stage}/{case}.{sha256}.safetensors
                                      one unit of work, complete or not there: written aside, then renamed. Its name
-                                     has the sha256 of its bytes, and nothing is read from it before they are seen
-                                     to have it
+                                     has the sha256 of its header, and its header that of every tensor; nothing is
+                                     read from it before it is seen to have them
 """
 
 from __future__ import annotations
@@ -15,18 +15,21 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.errors import RecordError
+from harness.errors import RecordError, first_line
 from harness.record.unit import Unit
 from harness.store.location import local_of, url_of
+
+LONGEST_HEADER = 100_000_000  # safetensors' own limit
 
 
 def partial_directory(out: str) -> Path:
@@ -118,52 +121,114 @@ class Work:
 
     def put(self, stage: str, case: str, tensors: Mapping[str, Tensor]) -> int:
         """Write the tensors of one unit; see `save`."""
-        content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        here = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         folder = self.directory / "units" / stage
-        path = folder / f"{case}.{hashlib.sha256(content).hexdigest()}.safetensors"
-        with _writing(path):
+        aside = folder / f"{case}.tmp"
+        with _writing(aside):
             folder.mkdir(parents=True, exist_ok=True)
+            save_file(here, aside, {name: _digest(tensor) for name, tensor in here.items()})
+            size = aside.stat().st_size
             for old in self._found(stage, case):
                 old.unlink()
-            _write_aside(path, content)
-        return len(content)
+            # Not synced: what a power cut takes of it shows when it is read.
+            aside.replace(folder / f"{case}.{_digest_of_header(aside)}.safetensors")
+        return size
 
     def state(self, stage: str, case: str, device: torch.device) -> dict[str, Tensor]:
         """The hidden states that a unit handed on, by stream."""
-        with self.reading(stage, case) as file:
-            names = [name for name in file.keys() if name.startswith("state/")]  # noqa: SIM118
-            return {name.partition("/")[2]: file.get_tensor(name).to(device) for name in names}
+        with self.reading(stage, case) as unit:
+            names = [name for name in unit.digests if name.startswith("state/")]
+            return {name.partition("/")[2]: unit.tensor(name).to(device) for name in names}
 
     @contextlib.contextmanager
-    def reading(self, stage: str, case: str) -> Iterator[Any]:
+    def reading(self, stage: str, case: str) -> Iterator[Stored]:
         """A unit's file, open for reading.
 
         Raises:
-            RecordError: it is not what was written.
+            RecordError: it is not what was written; also later, when a tensor is asked for.
         """
         found = self._found(stage, case)
-        if len(found) != 1 or not _is_sound(found[0]):
-            raise RecordError(
-                "a unit of the work in progress is missing or damaged",
-                where=self.directory / "units" / stage / case,
-                expected="one file that has the sha256 in its name",
-                found=f"{len(found)} files",
-                hint="run the same command again: it does that unit anew, and goes on",
-            )
-        with safe_open(found[0], framework="pt") as file:
-            yield file
+        where = self.directory / "units" / stage / case
+        if len(found) != 1 or not _has_its_header(found[0]):
+            raise damaged(where, f"{len(found)} files")
+        with _opened(found[0], where) as file:
+            yield Stored(where, file, file.metadata())
 
     def _found(self, stage: str, case: str) -> list[Path]:
         """The files of a unit: one, or none."""
         return [*(self.directory / "units" / stage).glob(f"{case}.{'[0-9a-f]' * 64}.safetensors")]
 
 
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A unit's file while it is open.
+
+    Attributes:
+        digests: the sha256 of every tensor, by name.
+    """
+
+    where: Path
+    file: Any
+    digests: Mapping[str, str]
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor, as long as the file is open: it lies in the file.
+
+        Raises:
+            RecordError: it does not have its sha256.
+        """
+        tensor: Tensor = self.file.get_tensor(name)
+        if _digest(tensor) != self.digests[name]:
+            raise damaged(self.where, f"another one: {name}")
+        return tensor
+
+
+def damaged(where: Path, found: str) -> RecordError:
+    return RecordError(
+        "a unit of the work in progress is missing or damaged",
+        where=where,
+        expected="one file that has the sha256 in its name, of tensors that have theirs",
+        found=found,
+        hint="run the same command again: it does that unit anew, and goes on",
+    )
+
+
 def _is_sound(path: Path) -> bool:
-    """Whether a unit's file has the sha256 in its name."""
-    if not path.is_file():
+    """Whether a unit's file is what was written."""
+    if not _has_its_header(path):
         return False
+    try:
+        with _opened(path, path) as file:
+            unit = Stored(path, file, file.metadata())
+            for name in unit.digests:
+                unit.tensor(name)
+    except RecordError:
+        return False
+    return True
+
+
+def _opened(path: Path, where: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:  # it is shorter than its header says
+        raise damaged(where, first_line(error)) from None
+
+
+def _has_its_header(path: Path) -> bool:
+    return path.is_file() and _digest_of_header(path) == path.name.split(".")[1]
+
+
+def _digest(tensor: Tensor) -> str:
+    """The sha256 of a tensor's bytes, as that of an array in a golden."""
+    return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+
+
+def _digest_of_header(path: Path) -> str:
+    """The sha256 of a header, with the length that comes before it: names, shapes and places of all tensors."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == path.name.split(".")[1]
+        length = file.read(8)
+        header = file.read(min(int.from_bytes(length, "little"), LONGEST_HEADER))
+    return hashlib.sha256(length + header).hexdigest()
 
 
 def _write_aside(path: Path, content: bytes) -> None:
@@ -185,13 +250,13 @@ def _write_aside(path: Path, content: bytes) -> None:
 def _writing(where: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise _unwritable(where, error) from None
 
 
-def _unwritable(where: Path, error: OSError) -> RecordError:
+def _unwritable(where: Path, error: Exception) -> RecordError:
     return RecordError(
-        f"the work in progress cannot be written: {error.strerror or error}",
+        f"the work in progress cannot be written: {getattr(error, 'strerror', None) or error}",
         where=where,
         hint="make room there, or make it writable, and run the same command: it goes on where it stopped",
     )

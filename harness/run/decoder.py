@@ -9,8 +9,10 @@ In a check, inputs are padded on the right to a few lengths, so that it serves p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +26,7 @@ from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import open_checkpoint
 from harness.families import families
 from harness.run.arithmetic import operations_of
+from harness.run.behind import Backlog, ReadingAhead
 from harness.run.cache import Cache, Past
 from harness.run.effort import at_few_lengths, is_small, is_tracing
 from harness.run.layer import Ids, Mask, places, skeleton
@@ -36,6 +39,7 @@ from harness.run.vocabulary import Pair, head_parts, is_large, looked_up, within
 from harness.run.weights import Kept, Named, Weights, ZeroWeights
 
 Logits = Float[Array, "batch position vocab"]
+LARGE_LAYER = 16 * 2**20  # bytes
 
 
 class Decoder:
@@ -118,29 +122,57 @@ class Decoder:
                 cache.check_room(sum(call.input_ids.shape[1] for call in calls))
         alone = [calls[0] for calls in sequences if len(calls) == 1 and calls[0].cache is None]
         at_length = iter(at_few_lengths(self.arch, alone))
+        backlog = Backlog()
         inputs = [
             [
-                self._spread.call(next(at_length) if call.cache is None and len(calls) == 1 else call)
+                backlog.call(
+                    self._spread.call(next(at_length) if call.cache is None and len(calls) == 1 else call)
+                )
                 for call in calls
             ]
             for calls in sequences
         ]
+        with ReadingAhead() as ahead:
+            hidden = self._through_layers(inputs, caches, ahead)
+            every = self._logits(inputs, hidden)
+        backlog.finish()
+        results = []
+        for calls, logits, cache in zip(sequences, every, caches, strict=True):
+            after = cache and cache.advanced(sum(call.input_ids.shape[1] for call in calls))
+            results.append([(_cut(x, c.input_ids.shape[1]), after) for c, x in zip(calls, logits, strict=True)])
+        return results
+
+    def _through_layers(
+        self, inputs: Sequence[Sequence[Call]], caches: list[Cache | None], ahead: ReadingAhead
+    ) -> list[list[Hidden]]:
+        """The hidden states that leave the last layer; the caches take the place of those given."""
         hidden = self._embedded(inputs)
+        large = self._reads_ahead()
+        states = ahead.each([partial(self._state_in_another_thread, n) for n in range(self.arch.layers)])
         for index in range(self.arch.layers):
-            state = self.state(index)
+            state = next(states) if large else self.state(index)
             for row, (calls, cache) in enumerate(zip(inputs, caches, strict=True)):
+                if large:
+                    following, at = (row + 1, index) if row + 1 < len(inputs) else (0, index + 1)
+                    ahead.expect(inputs[following][:1], f"layers.{at}" if at < self.arch.layers else "head")
                 past = None if cache is None else cache.layer(index)
                 for n, call in enumerate(calls):
                     hidden[row][n], past = self.layer(call, index, state, hidden[row][n], past)
                     past = None if past is None else past._replace(filled=past.filled + hidden[row][n].shape[1])
-                if past is not None:
-                    caches[row] = caches[row].with_layer(index, past)
-            del state  # before the next one's weights are read
-        results = []
-        for calls, logits, cache in zip(sequences, self._logits(inputs, hidden), caches, strict=True):
-            after = cache and cache.advanced(sum(call.input_ids.shape[1] for call in calls))
-            results.append([(_cut(x, c.input_ids.shape[1]), after) for c, x in zip(calls, logits, strict=True)])
-        return results
+                if cache is not None and past is not None:
+                    caches[row] = cache.with_layer(index, past)
+            del state  # before the next but one's weights are read
+        return hidden
+
+    def _reads_ahead(self) -> bool:
+        """Whether layers are so large that it pays to read the next one in another thread."""
+        numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self._abstract))
+        large = numbers * jnp.dtype(self.weights.dtype).itemsize > LARGE_LAYER
+        return large and self._spread.mesh is None and not is_tracing()
+
+    def _state_in_another_thread(self, index: int) -> nnx.State:
+        with jax.enable_x64(self.weights.dtype == np.float64):  # JAX's settings are each thread's own
+            return self.state(index)
 
     def _embedded(self, inputs: Sequence[Sequence[Call]]) -> list[list[Hidden]]:
         """The first stage of all calls."""

@@ -72,7 +72,7 @@ class OwnPrefill:
         """As a prompt's tap has them, so that both share a compilation."""
         others = CACHE_KINDS | {"logits"}  # which a call without a cache has not, and which the check itself taps
         taps = (tap for tap in self._wanted.values() if tap.stage == stage and tap.kind not in others)
-        return {tap.kind: self._source.rounded(self.case.name, tap.name) for tap in taps}
+        return {tap.kind: self._source.blank(self.case.name, tap.name) for tap in taps}
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         for kind, value in recorded.items():

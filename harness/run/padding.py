@@ -63,11 +63,19 @@ class PaddedSession:
         return self._session(name, value)
 
     def goldens(self, stage: str) -> Goldens:
-        more = self._target - self._length
-        return {
-            kind: np.pad(value, [(0, more if dim in PADDED_DIMS else 0) for dim in DIMS[kind]])
-            for kind, value in self._session.goldens(stage).items()
-        }
+        return {kind: self._widened(kind, value) for kind, value in self._session.goldens(stage).items()}
+
+    def expect(self, stage: str) -> None:
+        expect = getattr(self._session, "expect", None)
+        if expect is not None:
+            expect(stage)
+
+    def _widened(self, kind: str, value: np.ndarray) -> np.ndarray:
+        more = [(0, self._target - self._length if dim in PADDED_DIMS else 0) for dim in DIMS[kind]]
+        if self.replaying:
+            return np.pad(value, more)
+        wide = [size + added for size, (_, added) in zip(value.shape, more, strict=True)]
+        return np.broadcast_to(np.zeros((), value.dtype), wide)
 
     def judge_by(self, rounding: Mapping[str, str]) -> None:
         self._session.judge_by(rounding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -19,24 +20,30 @@ class Store:
     def __init__(self, most: int) -> None:
         self._most, self._bytes = most, 0
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.RLock()
 
     def get(self, key: Hashable, make: Callable[[], tuple[Any, int]]) -> Any:
-        """The value of a key; `make` gives it where it is not kept, with its bytes."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
-        value, size = make()
-        if size <= self._most:
-            self._kept[key] = value, size
-            self._bytes += size
-        while self._bytes > self._most:
-            self._bytes -= self._kept.popitem(last=False)[1][1]
-        return value
+        """The value of a key; `make` gives it where it is not kept, with its bytes.
+
+        Whoever asks while another thread makes one waits: what that makes may be what is asked for.
+        """
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key][0]
+            value, size = make()
+            if size <= self._most:
+                self._kept[key] = value, size
+                self._bytes += size
+            while self._bytes > self._most:
+                self._bytes -= self._kept.popitem(last=False)[1][1]
+            return value
 
     def forget(self) -> None:
         """Release everything."""
-        self._kept.clear()
-        self._bytes = 0
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
 
 
 class Recent:

@@ -161,8 +161,14 @@ class CaseSession:
         return self._source.rounded(self.case.name, name) if wanted else None
 
     def goldens(self, stage: str) -> dict[str, np.ndarray]:
-        taps = self._by_stage.get(stage, ())
-        return {tap.kind: self._source.rounded(self.case.name, tap.name) for tap in taps}
+        given = self._source.rounded if self.replaying else self._source.blank
+        return {tap.kind: given(self.case.name, tap.name) for tap in self._by_stage.get(stage, ())}
+
+    def expect(self, stage: str) -> None:
+        """Read what a stage's taps will be compared with; `head` is the last one."""
+        last = [name for name in ("final_norm", "logits") if name in self._wanted]
+        taps = [tap.name for tap in self._by_stage.get(stage, ())]
+        self._source.read(self.case.name, last if stage == "head" else taps, self.replaying)
 
     def judge_by(self, rounding: Mapping[str, str]) -> None:
         self._rounding = rounding

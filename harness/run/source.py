@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -15,7 +15,7 @@ from harness.golden import CaseEntry
 from harness.layout import layer_of, size_of
 from harness.run.convention import TURNED, shifts, turned
 from harness.run.largest import Largest
-from harness.run.precision import round_to
+from harness.run.precision import jax_dtype, round_to
 from harness.run.recent import Recent
 from harness.store import Golden
 from harness.taps import FULL_KINDS, Tap
@@ -51,6 +51,13 @@ class GoldenSource:
     def at(self, precision: str | None) -> GoldenSource:
         """The same golden at another precision, for its noise; None is this one."""
         return self if precision in (None, self.precision) else self._at(precision)
+
+    def read(self, case: str, taps: Sequence[str], replaying: bool) -> None:
+        """Have these values ready for who asks for them next."""
+        for tap in taps:
+            self.truth(case, tap)
+            if replaying and tap != "logits":
+                self.rounded(case, tap)
 
     def forget(self) -> None:
         """Release all values."""
@@ -99,6 +106,14 @@ class GoldenSource:
     def _of_largest(self, case: str) -> Largest:
         top = Top(**self.golden.top(case))
         return Largest(top.ids, size_of(self.golden.manifest.sizes, self.taps["logits"], "vocab"), top)
+
+    def blank(self, case: str, tap: str) -> Num[np.ndarray, "..."]:
+        """Zeros in the form of a rounded golden, which take no memory: what is given where none is looked at."""
+        entry, the = self.golden.manifest.case(case), self.taps[tap]
+        shape = list(self.golden.shape(case, tap))
+        if entry.kept and the.kind not in FULL_KINDS:
+            shape[the.position_axis] = entry.shape[1]
+        return np.broadcast_to(np.zeros((), jax_dtype(self.precision)), shape)
 
     def _scope(self, case: str) -> Scope:
         """The tokens of a case that are compared: no padding, and the kept ones where only some are."""

@@ -47,7 +47,8 @@ class Session(TapFunction, Protocol):
     def goldens(self, stage: str) -> Goldens:
         """The golden values of a stage's taps, by kind, rounded to the precision of the check.
 
-        NaN where the golden has none: the port's own value goes on there.
+        NaN where the golden has none: the port's own value goes on there. Where nothing is replayed, anything of
+        that shape and dtype.
         """
         ...
 
@@ -174,9 +175,19 @@ class Tapped:
             return self._plain(*args)
         if not isinstance(tap, Session):
             return self._function(lambda kind, value: tap(name_of(stage, kind), value), *args)
-        result, recorded = self._checked(tap.goldens(stage), np.bool_(tap.replaying), *args)
+        goldens = tap.goldens(stage)
+        if not tap.replaying:
+            goldens = {kind: _unread(value.shape, value.dtype) for kind, value in goldens.items()}
+        result, recorded = self._checked(goldens, np.bool_(tap.replaying), *args)
         tap.absorb(stage, recorded)
         return result
+
+
+@functools.lru_cache(maxsize=16)
+def _unread(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | jax.Array:
+    """What stands for a golden that nothing is replaced by; where there is one device, it is there already."""
+    zeros = np.zeros(shape, dtype)
+    return zeros if jax.device_count() > 1 else jax.device_put(zeros)
 
 
 def refuse_tracer(name: str, value: object) -> None:

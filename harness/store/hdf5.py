@@ -102,11 +102,12 @@ class Hdf5Reader(Reader):
         return bytes(digest.item()).decode("ascii")
 
     def read(self, path: str, entry: ArrayEntry, slab: int) -> np.ndarray:
-        if path != self._latest[0]:  # the slabs of a stack are read one after the other
+        latest, dataset = self._latest
+        if path != latest or dataset is None:  # the slabs of a stack are read one after the other
             dataset = self._dataset(path)
             self._check_form(path, dataset, entry)
             self._latest = path, dataset
-        return self._data(self._latest[1], entry, slab)
+        return self._data(dataset, entry, slab)
 
     def check_structure(self, path: str, entry: ArrayEntry, labels: Mapping[str, Labels]) -> None:
         where = f"{self.where}: {path}"

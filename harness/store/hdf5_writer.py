@@ -24,6 +24,7 @@ from harness.golden import Form
 from harness.layout import Labels, label_path
 from harness.store import seal
 from harness.store.abc import DIMENSIONS, MANIFEST, MANIFEST_DIM, SHA256, Writer, early_path, labels_array
+from harness.store.publish import reaching_the_disk
 from harness.store.sink import Sink
 from harness.store.undisturbed import undisturbed
 
@@ -72,7 +73,8 @@ class Hdf5Writer(Writer):
         self._file[MANIFEST].attrs[SHA256] = np.bytes_(digest)
         self.close()
         self._sink.check()
-        seal.append(self._path)
+        with reaching_the_disk(self._path):
+            seal.append(self._path)
 
     @undisturbed()
     def close(self) -> None:

@@ -27,6 +27,7 @@ from harness.store.undisturbed import undisturbed
 
 UNFINISHED = ".tmp"
 SYNCED_AT_ONCE = 8
+LARGE = 64 * 2**20  # bytes
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 
@@ -89,6 +90,18 @@ def _sync_tree(directory: Path) -> None:
     with ThreadPoolExecutor(SYNCED_AT_ONCE) as pool:
         for _ in pool.map(_sync, paths):
             pass  # to raise what one of them raised
+
+
+@contextmanager
+def reaching_the_disk(path: Path) -> Iterator[None]:
+    """What a large file holds goes to the disk while the block works on something else."""
+    if path.stat().st_size < LARGE:
+        yield
+        return
+    with ThreadPoolExecutor(1) as pool:
+        syncing = pool.submit(_sync, str(path))
+        yield
+    syncing.result()
 
 
 def _sync(path: str) -> None:

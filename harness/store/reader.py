@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ class Golden:
         self._manifest_size = len(encoded)
         self._reader = reader
         self._cases: dict[str, Case] = {}
+        self._lock = threading.RLock()  # a check reads ahead in another thread
         with reading(path):
             self.manifest: Manifest = decode(encoded, path)
             if encode(self.manifest) != encoded:
@@ -116,8 +118,9 @@ class Golden:
             return self._cases[name]
         entry = self.manifest.case(name)
         paths = [input_path(name, field) for field in INPUTS]
-        pieces = self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths)
-        input_ids, positions, mask = (self._array(path) for path, _, _ in pieces)
+        with self._lock:
+            pieces = self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths)
+            input_ids, positions, mask = (self._array(path) for path, _, _ in pieces)
         self._cases[name] = Case(name, input_ids, positions, mask, entry.calls)
         return self._cases[name]
 
@@ -132,8 +135,13 @@ class Golden:
             raise self._not_recorded(case, tap)
         # A check asks for the taps of a case in their order, so those that follow may come along.
         following = (self._piece(entry, name) for name in entry.taps[entry.taps.index(tap) :])
-        next(self._reader.ahead(following))
-        return self._array(*self._layout.place(entry, tap), called=tap)
+        with self._lock:
+            next(self._reader.ahead(following))
+            return self._array(*self._layout.place(entry, tap), called=tap)
+
+    def shape(self, case: str, tap: str) -> tuple[int, ...]:
+        """The shape of a recorded tap, of which nothing is read."""
+        return self._piece(self.manifest.case(case), tap)[1].slab
 
     def stacks(self, case: str) -> dict[str, str]:
         """The paths of the arrays that hold a case's taps, by the name of each: `q_rope`, `logits`."""
@@ -179,8 +187,9 @@ class Golden:
         # Limits are of all cases together (harness/calibration.md): who asks for one goes on to the next.
         names = [entry.name for entry in self.manifest.cases]
         paths = (noise_path(name, precision, kind) for name in names[names.index(case) :])
-        path, _, _ = next(self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths))
-        return self._array(path)
+        with self._lock:
+            path, _, _ = next(self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths))
+            return self._array(path)
 
     def top(self, case: str) -> dict[str, np.ndarray]:
         """What there is beside the largest logits of a case that has them alone, by name (`harness.layout.TOP`).

@@ -31,6 +31,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from harness.store import open_golden
 from tests.benchmarks import full_size, plain
 from tests.benchmarks.full_size import GEOMETRIES, Geometry
 
@@ -164,17 +165,16 @@ def transformers_passes(asked: argparse.Namespace, place: Place, precision: str)
     ], f", from 1 and {fits} layers"
 
 
-def passes_of_a_recording(place: Place) -> Iterator[tuple[int, str, int]]:
-    """Prompt, precision and how often a recording runs it: see `harness.record.unit`."""
-    from harness.record.noise import draws_of
+def passes_of_a_recording(place: Place) -> Iterator[tuple[int, str, float]]:
+    """Prompt, precision and how often a recording runs it."""
+    from harness.record.dry_run import passes
+    from harness.record.model import Reference
 
-    lengths = place.geometry.lengths
-    witness = sorted(range(len(lengths)), key=lambda n: lengths[n])[len(lengths) // 2]
-    for number, length in enumerate(lengths):
-        times = 2 if number == witness else 1  # run twice everywhere
-        yield number, "float64", times
-        for precision in PRECISIONS[1:]:
-            yield number, precision, 2 * draws_of(length) * times  # forward and replay
+    with open_golden(place.golden) as golden:
+        found = passes(golden.manifest, Reference(place.checkpoint).stages)
+    for number, times in enumerate(found.values()):
+        for precision, count in times.items():
+            yield number, precision, count
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ def test_the_test_would_notice_a_mapping(shallow_copy):
     assert kept.numel() and len(mapped(str(directory))) == 1
 
 
-def test_while_the_golden_is_written_one_unit_is_mapped_at_a_time(tiny, small, tmp_path, monkeypatch):
+def test_while_the_golden_is_written_two_units_are_mapped_at_a_time(tiny, small, tmp_path, monkeypatch):
     write, most = recorder.write_golden, []
 
     def watching(out, arrays, *rest, **options):
@@ -51,4 +51,4 @@ def test_while_the_golden_is_written_one_unit_is_mapped_at_a_time(tiny, small, t
 
     monkeypatch.setattr(recorder, "write_golden", watching)
     recorder.record(tiny, "t", small, str(tmp_path / "a.h5"))
-    assert max(most) == 1
+    assert max(most) <= 2

@@ -1,0 +1,107 @@
+"""What computing leaves idle is used: goldens and weights are read ahead, and comparisons are a step behind.
+
+JAX returns from a compiled function before its results are there. Whoever looks at them at once waits; whoever
+looks at those of the call before has them already, and both cores are at work. All comparisons are made by the
+thread that runs the port, in the order in which they would be made otherwise. A second thread reads, verifies and
+converts what will be asked for next; what goes wrong in it is raised where that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.run.port import Call
+from harness.run.tapping import Goldens, Session
+
+T = TypeVar("T")
+
+
+class Backlog:
+    """Work that is put off, and done in its order. No more than one piece waits: it holds a stage's taps."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def call(self, call: Call) -> Call:
+        """The call with a session that puts its comparisons off; outside a check the call itself."""
+        return replace(call, tap=Behind(call.tap, self)) if isinstance(call.tap, Session) else call
+
+    def add(self, work: Callable[[], None]) -> None:
+        """Put this off, and do what was put off before."""
+        self._waiting.append(work)
+        while len(self._waiting) > 1:
+            self._waiting.popleft()()
+
+    def finish(self) -> None:
+        """Do what is left."""
+        while self._waiting:
+            self._waiting.popleft()()
+
+
+class Behind:
+    """A session that takes over a stage's values when the next ones are being computed."""
+
+    def __init__(self, session: Session, backlog: Backlog) -> None:
+        self._session, self._backlog = session, backlog
+        self.replaying = session.replaying
+
+    def __call__(self, name: str, value: jax.Array) -> jax.Array:
+        """Compare a value at once, after those that came before it."""
+        self._backlog.finish()
+        return self._session(name, value)
+
+    def goldens(self, stage: str) -> Goldens:
+        return self._session.goldens(stage)
+
+    def expect(self, stage: str) -> None:
+        """Read what the session will need of a stage, where it can; for another thread than the port's."""
+        expect = getattr(self._session, "expect", None)
+        if expect is not None:
+            with suppress(HarnessError):  # said where it is asked for
+                expect(stage)
+
+    def judge_by(self, rounding: Mapping[str, str]) -> None:
+        self._session.judge_by(rounding)
+
+    def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
+        self._backlog.add(lambda: self._session.absorb(stage, recorded))
+
+
+class ReadingAhead:
+    """A second thread that reads ahead; use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> ReadingAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def expect(self, calls: Sequence[Call], stage: str) -> None:
+        """Have ready what these calls will need of a stage."""
+        for call in calls:
+            if isinstance(call.tap, Behind):
+                self._pool.submit(call.tap.expect, stage)
+
+    def each(self, items: Sequence[Callable[[], T]]) -> Iterator[T]:
+        """What each of these returns, made while the one before it is used."""
+        following = self._pool.submit(items[0])
+        for n in range(len(items)):
+            item = following.result()
+            if n + 1 < len(items):
+                following = self._pool.submit(items[n + 1])
+            else:
+                del following
+            yield item
+            del item

@@ -1,0 +1,120 @@
+"""Comparisons one step behind, goldens and weights read ahead: the same results, and the same refusals."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from harness.errors import GoldenError, HarnessError
+from harness.run import decoder
+from harness.run.behind import Backlog, Behind, ReadingAhead
+from harness.run.checker import Checker
+from harness.run.port import BUILT_IN, Call
+from harness.run.question import Question
+from harness.run.source import GoldenSource
+from harness.run.weights import Weights
+
+QUESTION = Question(precisions=("float64",), modes=("forward", "replay"), cases=("decode", "batch-left", "hello"))
+
+
+class Session:
+    replaying = True
+
+    def __init__(self, refuses=False):
+        self.seen, self.expected, self._refuses = [], [], refuses
+
+    def __call__(self, name, value):
+        self.seen.append(name)
+        return value
+
+    def goldens(self, stage):
+        return {}
+
+    def judge_by(self, rounding):
+        raise AssertionError("nothing is lifted here")
+
+    def absorb(self, stage, recorded):
+        self.seen.append(stage)
+
+    def expect(self, stage):
+        self.expected.append((stage, threading.current_thread() is threading.main_thread()))
+        if self._refuses:
+            raise HarnessError("it is damaged", where="here", hint="fetch it again")
+
+
+def call(session):
+    return Call(None, None, None, None, session)
+
+
+def test_one_piece_waits_and_all_are_done_in_their_order():
+    backlog, session = Backlog(), Session()
+    behind = backlog.call(call(session)).tap
+    for stage in "abc":
+        behind.absorb(stage, {})
+        assert session.seen == list("abc"[: "abc".index(stage)])
+    behind("logits", np.ones(1))
+    assert session.seen == ["a", "b", "c", "logits"]
+    behind.absorb("d", {})
+    backlog.finish()
+    assert session.seen[-1] == "d"
+
+
+def test_outside_a_check_nothing_is_put_off():
+    plain = call(lambda name, value: value)
+    assert Backlog().call(plain) is plain
+
+
+def test_what_goes_wrong_while_reading_ahead_is_said_where_it_is_asked_for():
+    session = Session(refuses=True)
+    behind = Behind(session, Backlog())
+    with ReadingAhead() as ahead:
+        ahead.expect([call(behind), call(lambda name, value: value)], "layers.1")
+    assert session.expected == [("layers.1", False)], "and in another thread"
+    with ReadingAhead() as ahead, pytest.raises(ZeroDivisionError):
+        made = ahead.each([lambda: 1, lambda: 1 // 0, lambda: 3])
+        assert next(made) == 1
+        next(made)
+
+
+def results(golden, checkpoint, question=QUESTION):
+    with Checker(golden, checkpoint, BUILT_IN, question) as checker:
+        return checker.run(question.precisions[0])
+
+
+def test_reading_ahead_changes_no_figure(golden_path, checkpoint, monkeypatch):
+    usual = results(golden_path, checkpoint)
+    threads = set()
+    read = Weights.read
+
+    def watched(self, *of):
+        threads.add(threading.current_thread() is threading.main_thread())
+        return read(self, *of)
+
+    monkeypatch.setattr(Weights, "read", watched)
+    monkeypatch.setattr(decoder, "LARGE_LAYER", 0)
+    assert results(golden_path, checkpoint) == usual
+    assert threads == {True, False}
+
+
+def test_a_damaged_array_is_refused_all_the_same(golden_path, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoder, "LARGE_LAYER", 0)
+    copy = tmp_path / "a.h5"
+    shutil.copy(golden_path, copy)
+    with Checker(golden_path, checkpoint, BUILT_IN, QUESTION) as checker:
+        value = checker.golden.tap("hello", "layers.2.gate").tobytes()
+    content = bytearray(copy.read_bytes())
+    content[content.index(value)] ^= 1
+    copy.write_bytes(content)
+    with pytest.raises(GoldenError, match=r"sha256") as refusal:
+        results(copy, checkpoint)
+    assert "layers.2.gate" in refusal.value.where
+    assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
+
+
+def test_in_forward_no_golden_is_rounded(golden_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(GoldenSource, "_rounded", lambda *_: pytest.fail("a golden was rounded"))
+    question = Question(precisions=("float32",), modes=("forward",), cases=("hello", "batch-left"))
+    assert {result.verdict for result in results(golden_path, checkpoint, question)} == {"match"}
