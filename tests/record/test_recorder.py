@@ -165,7 +165,8 @@ def test_every_stream_of_one_case_is_run_twice_in_every_stage(tiny, small, tmp_p
     record(tiny, "t", small, str(tmp_path / "a.h5"))
     draws = ["", *(f" {draw}" for draw in range(1, 4))]  # of a short case, and the first is PyTorch as it is
     pairs = [f"{p} {kind}{draw}" for p in NOISE_PRECISIONS for draw in draws for kind in ("forward", "replay")]
-    assert seen == ["truth", *pairs] * 6
+    first = [stream for stream in pairs if "forward" in stream]  # nothing is replaced there: replay is forward
+    assert seen == ["truth", *first, *["truth", *pairs] * 5]
 
 
 @pytest.mark.parametrize(
