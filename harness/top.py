@@ -87,14 +87,16 @@ def _bounds(
     others = np.ones(len(actual), bool)
     others[ids] = False
     high = actual.max()
-    own = np.log(np.exp(actual - high).sum()) + high  # the port's own log-sum-exp
+    weights = np.exp(actual - high)
+    total = weights.sum()
+    own = np.log(total) + high  # the port's own log-sum-exp
     probabilities = np.exp(logits - log_sum_exp)
     # sum p log p over everything, less what p log q is over the stored ones.
     inside = probabilities @ ((logits - log_sum_exp) - (actual[ids] - own))
     rest = outside_logit - outside * log_sum_exp + outside * own
     least, most = _weighted(actual[others], outside, max(float(probabilities.min()), SMALLEST))
     # Taken together the others diverge no more than one by one.
-    of_port = np.exp(actual[others] - own).sum()
+    of_port = weights[others].sum() / total
     together = outside * np.log(outside / of_port) if outside > 0 and of_port > 0 else 0.0
     lower = max(inside + rest - most, inside + together, 0.0)
     return float(lower), float(max(inside + rest - least, lower))
@@ -102,10 +104,10 @@ def _bounds(
 
 def _weighted(values: Float[np.ndarray, " other"], mass: float, largest: float) -> tuple[float, float]:
     """The least and the most of a weighted sum, of weights of that mass of which none is larger than `largest`."""
-    whole = min(int(mass / largest), len(values) - 1)
+    last = len(values) - 1
+    whole = min(int(mass / largest), last)
     left = mass - whole * largest
-
-    def least(ordered: Float[np.ndarray, " other"]) -> float:
-        return float(largest * ordered[:whole].sum() + left * ordered[whole])
-
-    return least(np.partition(values, whole)), -least(np.partition(-values, whole))
+    ordered = np.partition(values, sorted({whole, last - whole}))
+    least = largest * ordered[:whole].sum() + left * ordered[whole]
+    most = largest * ordered[last - whole + 1 :].sum() + left * ordered[last - whole]
+    return float(least), float(most)
