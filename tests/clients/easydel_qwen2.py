@@ -31,6 +31,7 @@ class Port(NnxPort):
         f"{L}[hidden_states]": "layers.{i}.resid_post",
         "model.norm": "final_norm",
     }
+    options = staticmethod(lambda config, dtype: {})  # as it comes
 
     @classmethod
     def load(cls, checkpoint_dir, config, dtype, mesh):
@@ -47,10 +48,6 @@ class Port(NnxPort):
                 node = node[part] if isinstance(part, int) else getattr(node, part)
             getattr(node, last)[...] = value.T if last == "kernel" else value
         return cls(model, config, dtype)
-
-    @staticmethod
-    def options(config, dtype):
-        return {}  # as it comes
 
     def run(self, model, input_ids, positions, mask):
         with model.mesh:
