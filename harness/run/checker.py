@@ -17,6 +17,7 @@ from harness.results import TapResult
 from harness.run import precision as precisions
 from harness.run.backend import refuse_no_backend
 from harness.run.bounds import with_bounds
+from harness.run.compilations import Compilations
 from harness.run.convention import NOTE, refuse_where_positions_count
 from harness.run.coverage import covered, obstacle, replayable, uncovered
 from harness.run.generation import continue_greedily
@@ -221,6 +222,7 @@ class Checker:
             ]
             sequences = [calls_of(port, self.golden, session, precision) for session in sessions]
             progress.begin(precision, sum(session.expected for session in sessions))
+            compiled = Compilations()
             for session, calls, logits in zip(sessions, sequences, run_sequences(port, sequences), strict=True):
                 for call, value in zip(calls, logits, strict=True):
                     call.tap("logits", value)
@@ -230,6 +232,7 @@ class Checker:
                     written = continue_greedily(port, self.golden, case, precision)
                     self._generations[case.name, precision] = written
             self._notes[precision] = (
+                *compiled.notes(sequences),
                 *notes_of(port),
                 *((NOTE,) if self._declared.positions_from_pads else ()),
                 *(

@@ -29,6 +29,7 @@ that is every case with a cache. Further:
 
     without = ("probs",)                kinds of taps that the model does not expose
     recorded_only = ("probs",)          kinds that it records, but does not go on with: replay cannot replace them
+    earlier_only = ("cache_k",)         kinds of a cache of which replay writes the slots of earlier calls alone
     dtypes = {"logits": "float32"}      kinds of taps that are wider than `dtype` by design (float64 aside)
     cannot = ("batch", "offset")        kinds of cases (`harness.entries`) that it does not take
     positions_from_pads = ("left",)     rows padded on that side count their positions from the pads
@@ -61,6 +62,7 @@ from harness.run.contained import blaming_the_port
 from harness.run.convention import SIDES
 from harness.run.dialect import in_both_dialects
 from harness.run.tapping import TapFunction
+from harness.taps import CACHE_KINDS, CACHED
 
 CASE_KINDS = tuple(kind.kind for kind in KINDS)
 BUILT_IN = "harness.run.decoder:Decoder"
@@ -94,6 +96,22 @@ class Declarations:
     recorded_only: tuple[str, ...] = ()
     cannot: tuple[str, ...] = ()
     positions_from_pads: tuple[str, ...] = ()
+    earlier_only: tuple[str, ...] = ()
+
+    @property
+    def unreplaced(self) -> frozenset[str]:
+        """Kinds in whose place replay does not put the golden, or does so in part."""
+        return frozenset({*self.without, *self.recorded_only, *self.earlier_only})
+
+    @property
+    def own(self) -> frozenset[str]:
+        """Kinds whose values in replay are the port's own, at least in part, and go on as such.
+
+        A cache of which replay writes the slots of earlier calls alone is golden all over where what this call
+        puts into it is.
+        """
+        never = {*self.without, *self.recorded_only}
+        return frozenset({*never, *(kind for kind in self.earlier_only if CACHED[kind] in never)})
 
 
 def find_port(spec: str) -> Any:
@@ -166,8 +184,10 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
         PortError: it declares a kind of tap that the architecture does not have.
     """
     with blaming_the_port("what the port declares"):
-        names = ("without", "recorded_only", "cannot", "positions_from_pads")
-        without, recorded_only, cannot, sides = (tuple(map(str, getattr(port, name, ()))) for name in names)
+        names = ("without", "recorded_only", "cannot", "positions_from_pads", "earlier_only")
+        without, recorded_only, cannot, sides, earlier = (
+            tuple(map(str, getattr(port, name, ()))) for name in names
+        )
         dtypes = {str(kind): jnp.dtype(dtype).name for kind, dtype in dict(getattr(port, "dtypes", {})).items()}
     for kind in (*without, *dtypes, *recorded_only):
         if kind not in kinds:
@@ -176,6 +196,14 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
                 where=kind,
                 expected=", ".join(sorted(kinds)),
                 hint="`without`, `recorded_only` and `dtypes` take kinds such as probs, without layer numbers",
+            )
+    for kind in earlier:
+        if kind not in CACHE_KINDS:
+            raise PortError(
+                "the port declares a kind of cache that does not exist",
+                where=f"earlier_only: {kind}",
+                expected=", ".join(sorted(CACHE_KINDS)),
+                hint="`earlier_only` takes the kinds of a cache, which a port is given again by the next call",
             )
     for kind in cannot:
         if kind not in CASE_KINDS:
@@ -193,7 +221,7 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
                 expected=", ".join(SIDES),
                 hint='positions_from_pads = ("left",), where positions count from the beginning of the padded row',
             )
-    return Declarations(without, dtypes, recorded_only, cannot, sides)
+    return Declarations(without, dtypes, recorded_only, cannot, sides, earlier)
 
 
 def notes_of(port: Port) -> tuple[str, ...]:

@@ -63,9 +63,7 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         case.name: recorded_inputs(manifest.taps, [n for n in case.taps if kind_of(n) not in without])
         for case in run.cases
     }
-    results = judge(
-        raw, graphs, {tap.name: tap.inputs for tap in manifest.taps}, {*without, *run.declared.recorded_only}
-    )
+    results = judge(raw, graphs, {tap.name: tap.inputs for tap in manifest.taps}, run.declared.unreplaced)
     return Report(
         schema=1,
         kind="check",

@@ -293,8 +293,7 @@ def spanning(source: GoldenSource, case: CaseEntry, declared: Declarations) -> f
     Their replay error is the rounding of all those operations; PyTorch's replay noise is of the last one alone.
     The forward noise, rounding gathered from the first layer on, is the recorded figure that holds them all.
     """
-    unreplaced = {*declared.without, *declared.recorded_only}
-    if not unreplaced:
+    if not declared.own:
         return frozenset()
     inputs = recorded_inputs(tuple(source.taps.values()), case.taps)
-    return frozenset(tap for tap in case.taps if any(source.taps[n].kind in unreplaced for n in inputs[tap]))
+    return frozenset(tap for tap in case.taps if any(source.taps[n].kind in declared.own for n in inputs[tap]))

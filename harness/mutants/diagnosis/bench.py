@@ -60,6 +60,7 @@ class Bench:
         checkpoint, config: what the port was loaded from.
         replaced: kinds of taps at which the port goes on with the golden. At others the mutant goes on with
             its own values, as the port does.
+        earlier: kinds of a cache of which the golden goes on at the slots of earlier calls alone.
         arithmetic: the precision in which mutants compute; None is that of the scenes.
     """
 
@@ -70,8 +71,9 @@ class Bench:
         config: Config,
         replaced: frozenset[str],
         arithmetic: str | None = None,
+        earlier: frozenset[str] = frozenset(),
     ) -> None:
-        self.source, self.config, self._replaced = source, config, replaced
+        self.source, self.config, self._replaced, self._earlier = source, config, replaced, earlier
         self._checkpoint = _Kept(checkpoint)
         self._dtype = jax_dtype(arithmetic or source.precision)
         self._last: tuple[Candidate, Decoder] | None = None
@@ -108,7 +110,9 @@ class Bench:
         if self.source.precision == "float64":
             return None
         if self._exact is None:
-            self._exact = Bench(self.source, self._checkpoint.directory, self.config, self._replaced, "float64")
+            self._exact = Bench(
+                self.source, self._checkpoint.directory, self.config, self._replaced, "float64", self._earlier
+            )
         with in_force("float64"):
             return self._exact.predict(candidate, scene, until)
 
@@ -160,6 +164,8 @@ class Bench:
                 decoder.embed(call, read(decoder.embedding))
             elif index is not None:
                 x = self._entering(case.name, "embed" if index == 0 else f"layers.{index - 1}.resid_post", span)
+                if past is not None and self._earlier:
+                    past = self._past(scene, decoder, index, span)
                 _, past = decoder.layer(call, index, read(lambda: decoder.state(index)), x, past)
                 past = None if past is None else past._replace(filled=past.filled + (span.stop - span.start))
             else:
@@ -170,7 +176,7 @@ class Bench:
 
     def calls_apart(self, case: CaseEntry) -> bool:
         """Whether a call of a case can be run by itself: the golden cache goes on in front of it."""
-        return not case.cached or self._replaced >= CACHE_KINDS
+        return not case.cached or self._replaced | self._earlier >= CACHE_KINDS
 
     def _past(self, scene: Scene, decoder: Decoder, index: int, span: slice) -> Past:
         """The golden cache of a layer before a call; at padding what the port has there."""

@@ -153,16 +153,15 @@ def searching(subject: Subject, thorough: bool = True) -> Search:
     """
     checker, results = subject.checker, subject.report.results
     declared = checker.declared
-    unreplaced = {*declared.without, *declared.recorded_only}
     source = checker.source(subject.precision)
-    replaced = frozenset(tap.kind for tap in source.taps.values()) - unreplaced
+    replaced = frozenset(tap.kind for tap in source.taps.values()) - declared.unreplaced
     layers: dict[str, set[int]] = {}
     for r in results:
         if (r.precision, r.mode) == (subject.precision, "replay") and r.verdict in FAULTY and "." in r.tap:
             layers.setdefault(kind_of(r.tap), set()).add(int(r.tap.split(".")[1]))
     with in_force(subject.precision):
         return Search(
-            Bench(source, checker.checkpoint, checker.config, replaced),
+            Bench(source, checker.checkpoint, checker.config, replaced, earlier=frozenset(declared.earlier_only)),
             subject.scenes,
             {kind: frozenset(found) for kind, found in layers.items()},
             architecture_of(checker.config).layers,

@@ -1,6 +1,7 @@
 """Ports of models that nobody edits: their intermediates are found by path, recorded, and in replay replaced.
 
 table.py      which place is which tap: sub-modules, functions, calls
+caches.py     where in a cache the keys and values lie
 layout.py     how a model's value lies in memory, and how the tap's does
 cutting.py    values that are padded with zeros
 base.py       what all kinds have in common
@@ -10,7 +11,6 @@ outputs.py    items of what is returned
 named.py      named arrays of Haliax
 replaced.py   functions, by the module in which they are looked up
 running.py    what has to be running
-eager.py      models that cannot be traced
 meshes.py     the mesh around a trace
 nnx.py        a Flax nnx module tree
 linen.py      a Flax linen module
@@ -27,5 +27,16 @@ from harness.run.adapters.keras import KerasPort
 from harness.run.adapters.linen import LinenPort
 from harness.run.adapters.meshes import on_mesh
 from harness.run.adapters.nnx import NnxPort
+from harness.run.slots import causal, first_slot
 
-__all__ = ["EquinoxPort", "FunctionPort", "KerasPort", "LinenPort", "NnxPort", "To", "on_mesh"]
+__all__ = [
+    "EquinoxPort",
+    "FunctionPort",
+    "KerasPort",
+    "LinenPort",
+    "NnxPort",
+    "To",
+    "causal",
+    "first_slot",
+    "on_mesh",
+]

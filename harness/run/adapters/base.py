@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 
 from harness.architecture import Architecture, Config, architecture_of
 from harness.errors import PortError
 from harness.families.graph import taps_of
-from harness.run.adapters.eager import Eager
+from harness.run.adapters.caches import CacheTable
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.places import Places
 from harness.run.adapters.table import Row, To, fixed_sizes, rows
 from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction
+from harness.run.tracing.answers import Answered
 from harness.run.tracing.program import Ids, Logits, Mask, Program, Source, Traced
+from harness.run.tracing.steps import Access, Contents, Steps
 from harness.taps import CACHE_KINDS
 
 __all__ = ["AdaptedPort", "To"]
@@ -33,7 +39,12 @@ class AdaptedPort:
         recorded_only: kinds that replay cannot replace, since the model does not go on with them.
         pads: prompts may be padded on the right to a few lengths, so that they share compilations. For causal
             models alone, in which no position sees what is to its right.
-        eager: the model cannot be traced, and is run operation by operation (`eager.py`).
+        cache: path in the model's cache -> tap (see `caches.py`).
+
+    A port with a KV cache also has `init_cache(batch, length, dtype)`, which returns any tree of arrays. Its `run`
+    is given the cache as its last argument, None for a whole prompt, and returns (logits, cache). Cases with a
+    cache, and generation, are then covered. What is in the cache, `cache` says, or `read_cache` and `write_cache`
+    that the port writes itself; without either it is not compared, and in replay it is the port's own.
 
     Args:
         config: the checkpoint's, as `load` was given it.
@@ -44,45 +55,60 @@ class AdaptedPort:
     dtypes: ClassVar[Mapping[str, str]] = {}
     recorded_only: ClassVar[tuple[str, ...]] = ()
     pads: ClassVar[bool] = False
-    eager: ClassVar[bool] = False
     watches: ClassVar[bool] = False  # paths are keys of what the model returns, and not places that are called
+    cache: ClassVar[Mapping[str, str | To]] = {}
     lifts: ClassVar[bool] = True  # float64 is lifted here already
 
     def __init__(self, config: Config, dtype: Any) -> None:
-        arch = architecture_of(config)
+        self.arch = arch = architecture_of(config)
         table = rows(self.taps, arch)
         self.places = Places(table)
         self.rows = self.places.rows
-        covered = {row.kind for row in table} | {"logits"} | CACHE_KINDS  # adapted ports have no cache
-        self.without = tuple(dict.fromkeys(tap.kind for tap in taps_of(arch) if tap.kind not in covered))
-        source = Source(
-            model=self._eager_model if self.eager else self._traced_model,
+        self.has_cache = callable(getattr(self, "init_cache", None))
+        self._table = CacheTable(self.cache, arch)
+        held = self._held(frozenset(tap.kind for tap in taps_of(arch) if "slot" in tap.dims))
+        covered = {row.kind for row in table} | {"logits"} | (held if self.has_cache else CACHE_KINDS)
+        hidden = [tap.kind for tap in taps_of(arch) if tap.kind not in covered]
+        self.without = tuple(dict.fromkeys([*hidden, *getattr(type(self), "without", ())]))
+        self.earlier_only = tuple(sorted(held - {*self.recorded_only, *self.without}))
+        self._lift = jnp.dtype(dtype) == jnp.float64
+        self._source = Source(
+            model=self._whole,
             taps=taps_of(arch),
             adaptations=_adaptations(table, arch),
             expected=frozenset(row.tap for row in table),
             recorded_only=frozenset(self.recorded_only),
         )
-        self._program: Program | Eager = (
-            Eager(source, self.places.wanted(self.watches), arch.layers, self.places.never)
-            if self.eager
-            else Program(source, lift=jnp.dtype(dtype) == jnp.float64)
-        )
+        self._program = Program(self._source, lift=self._lift)
+        self._steps = Steps(self._program, self._step, Access(self.read_cache, self.write_cache))
+        self._answered = Answered(self._program, self._given, self._question)
+        self._answered_steps = Answered(self._steps, self._given_steps, self._question_in_steps)
 
     def forward(
         self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any, tap: TapFunction
-    ) -> tuple[Logits, None]:
+    ) -> tuple[Logits, Any]:
         """The port contract (`harness.run.port`).
 
         Raises:
-            PortError: a cache, which adapted ports do not have.
+            PortError: a cache, of a port that has none.
         """
         if cache is not None:
-            raise PortError("an adapted port has no KV cache", where="cache", hint="pass None: whole prompts only")
+            if not self.has_cache:
+                raise PortError(
+                    "this adapted port has no KV cache",
+                    where="cache",
+                    hint="write init_cache(batch, length, dtype), or pass None: whole prompts only",
+                )
+            with self.context():
+                found: tuple[Logits, Any] = self._answered_steps(
+                    input_ids, positions, mask, cache, tap=self.places.without_rest(tap)
+                )
+            return found
         call = Call(input_ids, positions, mask, None, tap)
-        padded = pad(call) if self.pads and not self.eager else call
+        padded = pad(call) if self.pads else call
         with self.context():
-            logits = self._program(
-                padded.input_ids, padded.positions, padded.mask, self.places.without_rest(padded.tap)
+            logits = self._answered(
+                padded.input_ids, padded.positions, padded.mask, tap=self.places.without_rest(padded.tap)
             )
         return logits[:, : input_ids.shape[1]], None
 
@@ -90,23 +116,102 @@ class AdaptedPort:
         """What the model is traced and run in: a mesh (`on_mesh`), rules for the names of axes, and the like."""
         return nullcontext()
 
+    def read_cache(self, cache: Any) -> Contents:
+        """The contents of a cache by tap, [batch, slot, kv_head, head_dim]: by the table, or as you write it."""
+        return self._table.read(cache)
+
+    def write_cache(self, cache: Any, values: Contents) -> Any:
+        """The cache with other contents: the inverse of `read_cache`."""
+        return self._table.write(cache, values)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What the report has to say about how the port was run."""
-        return self._program.notes
+        return tuple(dict.fromkeys((*self._answered.notes, *self._answered_steps.notes)))
 
-    def _traced_model(self, *arguments: Any) -> Any:
-        """The model, while it is traced, with every mark named by its tap."""
-        return self.places.traced(self._model, arguments, self.watches)
+    def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
+        """Run the model once, while it is traced: mark its values, or return them.
 
-    def _eager_model(self, *arguments: Any) -> Any:
-        """The model as it stands, its functions replaced."""
-        with self.places.replaced():
-            return self._model(*arguments)
+        Args:
+            cache: nothing, for a port without one.
 
-    def _model(self, input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
-        """Run the model once, while it is traced: mark its values, or return them."""
+        Returns:
+            What the port's `run` returns: logits, or (logits, cache); and the values, by tap.
+        """
         raise NotImplementedError
+
+    def _whole(self, input_ids: Ids, positions: Ids, mask: Mask, *, answers: Sequence[np.ndarray] = ()) -> Traced:
+        """The model on a whole prompt, with every mark named by its tap."""
+        if self.has_cache:
+            logits, _, watched = self._step(input_ids, positions, mask, None, answers=answers)
+            return logits, watched
+        found: Traced = self.places.traced(self._model, (input_ids, positions, mask), self.watches, answers)
+        return found
+
+    def _step(
+        self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any, *, answers: Sequence[np.ndarray] = ()
+    ) -> tuple[Logits, Any, Mapping[str, Array]]:
+        """The model on one call through a cache."""
+        given = input_ids, positions, mask, cache
+        returned, watched = self.places.traced(self._model, given, self.watches, answers)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise PortError(
+                "the run() of a port with a cache does not return (logits, cache)",
+                where=f"{type(self).__name__}.run",
+                expected="a tuple of two: logits [batch, position, vocab], cache",
+                found=type(returned).__name__,
+                hint="return (logits, cache), or leave init_cache out where the model has no cache",
+            )
+        return returned[0], returned[1], watched
+
+    def _given(self, answers: Sequence[np.ndarray]) -> Program:
+        """The program for a model that looks at values, for what it saw."""
+        model = functools.partial(self._whole, answers=answers)
+        return Program(replace(self._source, model=model), lift=self._lift)
+
+    def _question(self, answers: Sequence[np.ndarray]) -> Program:
+        """The program that computes what it looks at next."""
+
+        def asked(*given: Any) -> Any:
+            given = (*given, None) if self.has_cache else given
+            return self.places.asked(self._model, given, self.watches, answers), {}
+
+        return Program(replace(self._source, model=asked, expected=frozenset()), lift=self._lift)
+
+    def _given_steps(self, answers: Sequence[np.ndarray]) -> Steps:
+        """The same, call by call through a cache."""
+        return self._steps.like(self._given(answers), functools.partial(self._step, answers=answers))
+
+    def _question_in_steps(self, answers: Sequence[np.ndarray]) -> Callable[..., Any]:
+        def asked(*given: Any) -> Any:
+            return self.places.asked(self._model, given, self.watches, answers), given[-1], {}
+
+        steps = self._steps.like(self._question(answers), asked)
+        return lambda *arguments: steps(*arguments)[0]
+
+    def _held(self, kinds: frozenset[str]) -> frozenset[str]:
+        """The kinds of taps that are read from the cache.
+
+        Args:
+            kinds: those that the architecture has.
+
+        Raises:
+            PortError: it is read and not written, or there is none.
+        """
+        names = ("read_cache", "write_cache")
+        own = {name: getattr(type(self), name) is not getattr(AdaptedPort, name) for name in names}
+        if self.cache and not self.has_cache:
+            raise _bad(
+                "a port has a table of its cache, and no cache", "cache", "init_cache(batch, length, dtype)"
+            )
+        if own["read_cache"] != own["write_cache"] and not self.cache and not kinds <= {*self.recorded_only}:
+            lacks = "write_cache" if own["read_cache"] else "read_cache"
+            raise _bad("a port has one of read_cache and write_cache", lacks, "both, each the other's inverse")
+        return kinds if own["read_cache"] else self._table.kinds
+
+
+def _bad(problem: str, where: str, expected: str) -> PortError:
+    return PortError(problem, where=where, expected=expected, hint="see the head of harness/run/adapters/base.py")
 
 
 def _adaptations(found: tuple[Row, ...], arch: Architecture) -> dict[str, Any]:

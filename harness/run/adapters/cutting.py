@@ -1,7 +1,8 @@
 """Values that are padded with zeros: `"batch position head (head_dim + zeros)"`, heads of 64 in 128, say.
 
-The tap is what is left without the zeros. They are looked at in every pass: where they are none, what is cut off is
-not what was declared, and the check is refused.
+The tap is what is left without the zeros. They are looked at in every pass: where they are none, what is cut off
+is not what was declared, and the check is refused. Of an argument only the callee sees what replay puts in its
+place.
 """
 
 from __future__ import annotations
@@ -39,26 +40,32 @@ class Cut:
     def taken(self, value: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The value without its zeros, and the value with zeros alone in the place of that."""
         split = self._moved(value, self.layout, self._flat)
-        inside = tuple(slice(dict(self.sizes).get(_plain(name)) if _is_padded(name) else None) for name in self._names)
-        left = self._moved(split[inside], self._flat, self.layout)
-        return left, self._moved(split.at[inside].set(0), self._flat, self.layout, split.shape)
+        left = self._moved(split[self._inside], self._flat, self.layout)
+        return left, self._moved(split.at[self._inside].set(0), self._flat, self.layout, split.shape)
 
     def put_back(self, left: jax.Array, rest: jax.Array) -> jax.Array:
         """The inverse of `taken`."""
         around = self._moved(rest, self.layout, self._flat)
-        inside = tuple(slice(dict(self.sizes).get(_plain(name)) if _is_padded(name) else None) for name in self._names)
-        split = self._moved(left, self.layout, self._flat, around[inside].shape)
-        return self._moved(around.at[inside].set(split), self._flat, self.layout)
+        split = self._moved(left, self.layout, self._flat, around[self._inside].shape)
+        return self._moved(around.at[self._inside].set(split), self._flat, self.layout)
 
     @property
     def _names(self) -> list[str]:
         return NAME.findall(self.layout)
 
     @property
+    def _inside(self) -> tuple[slice, ...]:
+        """Where in the axes the value without its zeros is."""
+        sizes = dict(self.sizes)
+        return tuple(slice(sizes[_plain(name)] if _is_padded(name) else None) for name in self._names)
+
+    @property
     def _flat(self) -> str:
         return " ".join(self._names)
 
-    def _moved(self, value: jax.Array, source: str, target: str, shape: tuple[int, ...] | None = None) -> jax.Array:
+    def _moved(
+        self, value: jax.Array, source: str, target: str, shape: tuple[int, ...] | None = None
+    ) -> jax.Array:
         known = {name: size for name, size in self.sizes if name in self._names}
         known |= dict(zip(self._names, shape, strict=True)) if shape is not None else {}
         try:
@@ -143,5 +150,5 @@ def refuse_other_than_zeros(name: str, value: jax.Array | np.ndarray) -> None:
             where=f"{name.removesuffix(REST)}, at {list(place)} of {list(rest.shape)} as the model has it",
             expected="0, where the layout says zeros",
             found=f"{rest[place]!s}, and {len(other) - 1:,} more that are not 0",
-            hint="declare the layout that the value has; where these numbers mean something, they are part of the tap",
+            hint="declare the layout that the value has; numbers that mean something are part of the tap",
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from jax import Array
 
 from harness.architecture import Config
 from harness.errors import PortError
 from harness.run.adapters.base import AdaptedPort
-from harness.run.tracing.program import Ids, Mask, Traced
+from harness.run.adapters.caches import named_leaves
+from harness.run.tracing.program import Ids, Mask
 
 
 class FunctionPort(AdaptedPort):
@@ -35,22 +35,14 @@ class FunctionPort(AdaptedPort):
                     expected="'layers.{i}.q', or a function: 'my_model.rope:apply_rope'",
                     hint="join the keys of nested dicts and lists by dots",
                 )
-            if self.eager and row.kind not in self.recorded_only:
-                raise PortError(
-                    "a function that is run eagerly returns its intermediates when it has gone on with them",
-                    where=row,
-                    expected="a function's row, whose value is replaced as it comes: 'my_model.rope:apply_rope'",
-                    hint=f"name the function that makes it, or declare recorded_only = ({row.kind!r},)",
-                )
 
-    def run(self, input_ids: Ids, positions: Ids, mask: Mask) -> tuple[Array, Mapping[str, Any]]:
-        """Returns logits [batch, position, vocab], and the intermediates."""
+    def run(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Returns logits [batch, position, vocab], or with a cache (logits, cache); and the intermediates."""
         raise NotImplementedError
 
-    def _model(self, input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
-        logits, intermediates = self.run(input_ids, positions, mask)
-        leaves = jax.tree_util.tree_leaves_with_path(intermediates)
-        found = {".".join(_key(part) for part in path): value for path, value in leaves}
+    def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
+        returned, intermediates = self.run(input_ids, positions, mask, *cache)
+        found = named_leaves(intermediates)
         for row in self.rows:
             if row.path not in found:
                 raise PortError(
@@ -59,8 +51,4 @@ class FunctionPort(AdaptedPort):
                     expected=", ".join(found) or "intermediates",
                     hint="correct the port's table: keys of nested dicts and lists are joined by dots",
                 )
-        return logits, {row.tap: found[row.path] for row in self.rows}
-
-
-def _key(part: Any) -> str:
-    return str(next(getattr(part, name) for name in ("key", "idx", "name") if hasattr(part, name)))
+        return returned, {row.tap: found[row.path] for row in self.rows}

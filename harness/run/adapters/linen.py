@@ -12,7 +12,7 @@ from jax import Array
 from harness.architecture import Config
 from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
-from harness.run.tracing.program import Ids, Mask, Traced
+from harness.run.tracing.program import Ids, Mask
 
 
 class LinenPort(AdaptedPort):
@@ -23,16 +23,23 @@ class LinenPort(AdaptedPort):
 
     def __init__(self, model: linen.Module, variables: Mapping[str, Any], config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
+        self.model, self.variables = model, variables
         self._apply = functools.partial(model.apply, variables)
         self._by_path: dict[str, list[Any]] = {}
         for row in self.rows:
             self._by_path.setdefault(row.path, []).append(row)
 
-    def run(self, apply: Callable[..., Any], input_ids: Ids, positions: Ids, mask: Mask) -> Array:
-        """Call `apply`, which is `model.apply` with its variables; returns logits [batch, position, vocab]."""
+    def run(self, apply: Callable[..., Any], input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
+        """Call `apply`, which is `model.apply` with its variables.
+
+        A cache that the model keeps among its variables goes to `self.model.apply`, with `self.variables`.
+
+        Returns:
+            Logits [batch, position, vocab], or with a cache (logits, cache).
+        """
         raise NotImplementedError
 
-    def _model(self, input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
+    def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
         def intercept(
             call: Callable[..., Any],
             args: tuple[Any, ...],
@@ -44,4 +51,4 @@ class LinenPort(AdaptedPort):
             return marked_call(self._by_path.get(path, ()), call, args, kwargs)
 
         with linen.intercept_methods(intercept):
-            return self.run(self._apply, input_ids, positions, mask), {}
+            return self.run(self._apply, input_ids, positions, mask, *cache), {}

@@ -15,7 +15,7 @@ from harness.errors import PortError
 from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
 from harness.run.adapters.table import Row
-from harness.run.tracing.program import Ids, Mask, Traced
+from harness.run.tracing.program import Ids, Mask
 
 
 class NnxPort(AdaptedPort):
@@ -29,19 +29,20 @@ class NnxPort(AdaptedPort):
 
     def __init__(self, model: nnx.Module, config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
+        self.model = model
         self._graph, self._state = nnx.split(model)
         _places(model, self.rows)  # a wrong path is refused now, not in the middle of a forward pass
 
-    def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask) -> Array:
-        """Call the model; returns logits [batch, position, vocab]."""
+    def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
+        """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
         raise NotImplementedError
 
-    def _model(self, input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
+    def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
         model = nnx.merge(self._graph, self._state, copy=True)
         for module, methods in _places(model, self.rows):
             object.__setattr__(module, "__class__", _marking(module.__class__, tuple(methods)))
             module.golden_rows = _Static(tuple(methods.items()))
-        return self.run(model, input_ids, positions, mask), {}
+        return self.run(model, input_ids, positions, mask, *cache), {}
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def _follow(model: nnx.Module, path: str) -> tuple[nnx.Module, str]:
                 where=f"{path}, at {part!r}",
                 expected="a sub-module, or a method of one",
                 found=f"a {type(parent).__name__} with {', '.join(_names(parent)) or 'nothing in it'}",
-                hint="correct the path in the table",
+                hint="correct the path in the table"
+                + "; what follows the last layer has a row of its own: 'norm(0)' -> 'layers.{last}.resid_post'"
+                * part.isdigit(),
             )
     if isinstance(node, nnx.Module) and callable(node):
         return node, "__call__"

@@ -63,10 +63,11 @@ def _copied(result: Any, item: int | str, value: Any) -> Any:
 
 
 def _mapping(result: Any, key: Any, value: Any) -> Any:
-    if not hasattr(result, "__setitem__"):  # flax's FrozenDict
-        return result.copy({key: value})
     made = copy.copy(result)
-    made[key] = value
+    try:
+        made[key] = value
+    except (TypeError, ValueError):  # flax's FrozenDict
+        return result.copy({key: value})
     if getattr(made, "__dict__", {}).get(key, value) is not value:  # a key that is an attribute as well
         object.__setattr__(made, key, value)
     return made

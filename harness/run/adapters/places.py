@@ -1,22 +1,24 @@
-"""The places of a table in a model: sub-modules, functions, and what has to be running; named when all are known."""
+"""The places of a table in a model: sub-modules, functions, what has to be running; named when all are known."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from harness.errors import PortError
 from harness.run.adapters.cutting import REST, WithoutRest
-from harness.run.adapters.eager import ASKS_FOR_VALUES, untraceable
 from harness.run.adapters.replaced import all_replaced, bound_elsewhere, functions_of
 from harness.run.adapters.running import traced_for
 from harness.run.adapters.table import Row, scopes
+from harness.run.contained import own_line
 from harness.run.tapping import Session, TapFunction
-from harness.run.tracing.numbering import Wanted, numbered
+from harness.run.tracing.answers import UNANSWERED, Asks, Question, answering, untraceable
+from harness.run.tracing.numbering import Never, Wanted, numbered
 
 
 class Places:
@@ -54,33 +56,66 @@ class Places:
         """The tap, which is not shown what is cut off."""
         return WithoutRest(tap) if self._cuts and isinstance(tap, Session) else tap
 
-    @contextmanager
-    def replaced(self) -> Iterator[None]:
-        """The functions' calls are marked."""
-        with all_replaced(self._functions):
-            yield
-
-    def traced(self, model: Callable[..., Any], arguments: Sequence[Any], watches: bool) -> Any:
+    def traced(
+        self,
+        model: Callable[..., Any],
+        arguments: Sequence[Any],
+        watches: bool,
+        answers: Sequence[np.ndarray] = (),
+    ) -> Any:
         """What a model returns, its program traced with every mark named by its tap.
 
+        Args:
+            answers: what the model is told of the values that it looks at.
+
         Raises:
-            PortError: a model that looks at values; a row whose place is never called, or more often than it says.
+            PortError: a row whose place is never called, or more often than it says.
+            Asks: the model looks at one value more.
         """
-        wanted = self.wanted(watches)
-        if not wanted:
-            return self._run(model, *arguments)
-        closed, shape = jax.make_jaxpr(lambda *given: self._run(model, *given), return_shape=True)(*arguments)
-        program = jaxpr_as_fun(numbered(closed, wanted, self.never))
+
+        def asking(*given: Any) -> Any:
+            try:
+                return self._run(model, answers, *given)
+            except Question as question:
+                raise Asks(own_line(question)) from None
+
+        return self._evaluated(asking, arguments, self.wanted(watches), self.never)
+
+    def asked(
+        self, model: Callable[..., Any], arguments: Sequence[Any], watches: bool, answers: Sequence[np.ndarray]
+    ) -> Any:
+        """The value at which a model looks when it has been told some."""
+
+        def up_to_it(*given: Any) -> Any:
+            try:
+                self._run(model, answers, *given)
+            except Question as question:
+                return question.value
+            raise PortError(
+                "the model looks at other values in another pass on the same inputs",
+                where=f"question {len(answers) + 1}",
+                hint="a model has to do the same whenever it is given the same",
+            )
+
+        return self._evaluated(up_to_it, arguments, self.wanted(watches), None)
+
+    def _evaluated(
+        self, model: Callable[..., Any], arguments: Sequence[Any], wanted: Sequence[Wanted], never: Never | None
+    ) -> Any:
+        try:
+            closed, shape = jax.make_jaxpr(model, return_shape=True)(*arguments)
+        except UNANSWERED as error:
+            raise untraceable(error) from error
+        program = jaxpr_as_fun(numbered(closed, wanted, never))
         return jax.tree.unflatten(jax.tree.structure(shape), program(*jax.tree.leaves(arguments)))
 
-    def _run(self, model: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            if self._key is None:
-                return model(*arguments)
-            with self.replaced(), traced_for(self._key):
-                return model(*arguments)
-        except ASKS_FOR_VALUES as error:
-            raise untraceable(error) from error
+    def _run(self, model: Callable[..., Any], answers: Sequence[np.ndarray], *given: Any) -> Any:
+        with ExitStack() as stack:
+            if self._key is not None:
+                stack.enter_context(all_replaced(self._functions))
+                stack.enter_context(traced_for(self._key))
+            stack.enter_context(answering(given, answers))
+            return model(*given)
 
     def never(self, wanted: Wanted) -> PortError:
         """What to say of a place that is never called."""

@@ -30,34 +30,36 @@ class Function:
         path: as rows have it.
         owner: the module or the class that has it.
         name: its name there.
-        held: what the owner has under that name; of a class before it is bound.
         rows: what is a tap of it.
     """
 
     path: str
     owner: Any
     name: str
-    held: Any
     rows: tuple[Row, ...]
 
     @contextmanager
     def replaced(self) -> Iterator[None]:
         """Its calls are marked; it is put back whatever happens."""
-        own = self.name in vars(self.owner)
-        setattr(self.owner, self.name, self._marked())
+        own, held = self.name in vars(self.owner), self.held
+        setattr(self.owner, self.name, self._marked(held))
         try:
             yield
         finally:
             if own:
-                setattr(self.owner, self.name, self.held)
+                setattr(self.owner, self.name, held)
             else:  # a class that inherits it
                 delattr(self.owner, self.name)
 
-    def _marked(self) -> Any:
-        if isinstance(self.held, (staticmethod, classmethod)):
-            bound = isinstance(self.held, classmethod)
-            return type(self.held)(_marked(self.held.__func__, self.rows, int(bound)))
-        return _marked(self.held, self.rows, int(inspect.isclass(self.owner)))
+    @property
+    def held(self) -> Any:
+        """What the owner has under that name now; of a class before it is bound."""
+        return _held(self.owner, self.name)
+
+    def _marked(self, held: Any) -> Any:
+        if isinstance(held, (staticmethod, classmethod)):
+            return type(held)(_marked(held.__func__, self.rows, int(isinstance(held, classmethod))))
+        return _marked(held, self.rows, int(inspect.isclass(self.owner)))
 
 
 def _marked(function: Callable[..., Any], rows: tuple[Row, ...], bound: int) -> Callable[..., Any]:
@@ -94,6 +96,7 @@ def all_replaced(functions: Iterable[Function]) -> Iterator[None]:
 
 def _found(path: str, rows: tuple[Row, ...]) -> Function:
     module_name, _, name = path.partition(":")
+    owner: Any
     try:
         owner = importlib.import_module(module_name)
     except Exception as error:
@@ -107,7 +110,7 @@ def _found(path: str, rows: tuple[Row, ...]) -> Function:
     *classes, last = name.split(".")
     for part in classes:
         owner = getattr(owner, part, None)
-    held = inspect.getattr_static(owner, last, None) if classes else getattr(owner, last, None)
+    held = _held(owner, last)
     if not callable(getattr(owner, last, None)) or isinstance(held, property):
         raise PortError(
             "a row of the port's table names a function that its module does not have",
@@ -116,20 +119,28 @@ def _found(path: str, rows: tuple[Row, ...]) -> Function:
             found=f"in {module_name}: {_callables(owner)}" if held is None else type(held).__name__,
             hint="correct the row: it names the module whose own name for the function is looked up at the call",
         )
-    return Function(path, owner, last, held, rows)
+    return Function(path, owner, last, rows)
+
+
+def _held(owner: Any, name: str) -> Any:
+    lookup = inspect.getattr_static if inspect.isclass(owner) else getattr
+    return lookup(owner, name, None)
 
 
 def _callables(owner: Any) -> str:
-    names = [name for name, held in vars(owner).items() if inspect.isfunction(held)] if owner is not None else []
-    return ", ".join(names) or "no functions"
+    kinds = (staticmethod, classmethod)
+    held = {} if owner is None else vars(owner)
+    names = [name for name, value in held.items() if inspect.isfunction(value) or isinstance(value, kinds)]
+    return ", ".join(name for name in names if not name.startswith("__")) or "no functions"
 
 
 def bound_elsewhere(function: Function) -> tuple[str, ...]:
     """Where else a function is bound: the names that other modules have for it."""
+    held = function.held
     found = [
         f"{name}:{attribute}"
         for name, module in list(sys.modules.items())
         for attribute, value in list(getattr(module, "__dict__", {}).items())
-        if value is function.held and (module, attribute) != (function.owner, function.name)
+        if value is held and (module, attribute) != (function.owner, function.name)
     ]
     return tuple(sorted(found)[:MOST_NAMED])

@@ -31,7 +31,7 @@ def while_running(paths: Iterable[str]) -> Iterator[None]:
         return
     token, table = _RUNNING.set(entered), _TABLE.get()
     try:
-        # Outside a trace nothing is kept: a key of its own for every layer would compile every operation anew.
+        # Where no row is a function nothing is kept by it.
         with _KEPT_BY((table, entered)) if table is not None else nullcontext():
             yield
     finally:

@@ -2,13 +2,15 @@
 
     "layers.{i}.mlp.gate_proj": "layers.{i}.gate"        what the sub-module returns
     "layers.{i}.attn[1]": "layers.{i}.attn_out"          item 1 of what it returns, a key or an attribute: [hidden]
+    "layers.{i}[0]": "layers.{i}.resid_post"             the first or the last is also an array that comes alone:
+                                                         x, where a call with a cache returns (x, cache)
     "layers.{i}.attn.o_proj(0)": "layers.{i}.context"    its first argument, or a named one: (x)
     "embedder.encode": "embed"                           another method than __call__
     "layers.mlp": "layers.{i}.mlp_out"                   {i} on the right alone: the iteration of a scan
 
 A function is named by the module in which it is looked up as it is called, and has items and arguments as well:
 
-    "my_model.layers:causal_mask": "..."                 what it returns; `my_model.rope:Rope.apply` is a method
+    "my_model.layers:embed": "embed"                     what it returns; `my_model.rope:Rope.apply` is a method
     "jax.nn:softmax in layers.{i}.attn"                  its calls while that sub-module runs, and no others
     "my_model.rope:apply_rope#1 in layers.{i}.attn"      of these the second; #-1 is the last
     "my_model.rope:apply_rope#{2i+1}"                    of all of them number 2i + 1, in the order of the calls
@@ -39,9 +41,8 @@ LAYER, LAST = "{i}", "{last}"
 # {i}, {i+1}, {2i+1}
 INDEX = re.compile(r"\{(?P<times>\d*)i(?:(?P<sign>[+-])(?P<more>\d+))?\}")
 PLACE = r"[^\[\]()\s#]+"
-ROW = re.compile(
-    rf"(?P<path>{PLACE})(?:#(?P<call>\S+?))?(?:\[(?P<item>-?\w+)\]|\((?P<argument>\w+)\))?(?: in (?P<scope>{PLACE}))?"
-)
+FIELD = r"\[(?P<item>-?\w+)\]|\((?P<argument>\w+)\)"
+ROW = re.compile(rf"(?P<path>{PLACE})(?:#(?P<call>\S+?))?(?:{FIELD})?(?: in (?P<scope>{PLACE}))?")
 FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?")
 NUMBER = re.compile(r"-?\d+")
 
@@ -141,7 +142,9 @@ def _expanded(left: str, right: str | To, arch: Architecture) -> Iterable[tuple[
     for index in range(arch.layers) if every else (None,):
         match = ROW.fullmatch(_written_out(left, index, arch.layers))
         if match is None or not _well_formed(match):
-            raise _bad("a row of the port's table is malformed", left, "path#call[item] in scope, or path(argument)")
+            raise _bad(
+                "a row of the port's table is malformed", left, "path#call[item] in scope, or path(argument)"
+            )
         row = Row(
             match["path"],
             _number_or_name(match["item"]),

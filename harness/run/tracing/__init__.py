@@ -1,8 +1,11 @@
 """A port as a jaxpr: taps that sit anywhere in traced code are recorded and replaced, and narrow floats lifted.
 
 mark.py       the primitive that marks a value as a tap
+numbering.py  which of several calls is which tap
+answers.py    models that look at values while they are traced
 evaluate.py   runs a jaxpr, opening nested code down to the taps
 inspect.py    what a jaxpr says about taps before it is run
 lift.py       the arithmetic of float64 in place of float32, bfloat16 and float16
 program.py    a port's forward, traced and compiled, with its taps carried in and out
+steps.py      the same call by call, through a cache
 """

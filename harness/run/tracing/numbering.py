@@ -6,6 +6,7 @@ counts once, and a jitted function that is traced once counts as often as it is 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,17 +69,22 @@ class Calls:
         }
 
 
-def numbered(closed: ClosedJaxpr, wanted: Sequence[Wanted], never: Never) -> ClosedJaxpr:
+def numbered(closed: ClosedJaxpr, wanted: Sequence[Wanted], never: Never | None) -> ClosedJaxpr:
     """The program with its marks named by tap, and without those that no row wants.
+
+    Args:
+        never: what to say of a place that is never called. None for the beginning of a program, in which rows need
+            not have been called yet.
 
     Raises:
         PortError: a row whose place is never called, or called more often than it says.
     """
     found = Calls()
     _Walk(found.count, found)(closed.jaxpr)
-    for one in wanted:
-        refuse_ambiguous(one, found, never)
-    names, seen = by_call(wanted, found), dict[tuple[str, int], int]()
+    if never is not None:
+        for one in wanted:
+            _refuse_ambiguous(one, found, never)
+    names, seen = _by_call(wanted, found), dict[tuple[str, int], int]()
 
     def named(site: str, loop: int) -> str | None:
         call = seen[site, loop] = seen.get((site, loop), -1) + 1
@@ -87,7 +93,7 @@ def numbered(closed: ClosedJaxpr, wanted: Sequence[Wanted], never: Never) -> Clo
     return closed.replace(jaxpr=_Walk(named, Calls())(closed.jaxpr))
 
 
-def refuse_ambiguous(wanted: Wanted, found: Calls, never: Never) -> None:
+def _refuse_ambiguous(wanted: Wanted, found: Calls, never: Never) -> None:
     """A row has to mean one call.
 
     Raises:
@@ -99,13 +105,13 @@ def refuse_ambiguous(wanted: Wanted, found: Calls, never: Never) -> None:
         raise _not_called(wanted, found, never)
     if wanted.call is None and (most > 1 or wanted.site in found.closed):
         also = f", and inside {found.closed[wanted.site]}" if wanted.site in found.closed else ""
+        scoped = "" if " in " in wanted.site else "; or say what has to be running: '... in layers.{i}.attn'"
         raise PortError(
             "a row of the port's table names something that is called more than once",
-            where=wanted.site,
+            where=f"{wanted.site} -> {wanted.tap}",
             expected="one call, or the number of the one that is meant",
             found=f"{most} call{'' if most == 1 else 's'}{also}",
-            hint=f"number it: {numbers(wanted.site, most)}; or say what has to be running: "
-            "'... in layers.{i}.attn'",
+            hint=f"number it: {_numbers(wanted.site, most)}{scoped}",
         )
     if wanted.call is not None and not -most <= wanted.call < most:
         raise PortError(
@@ -117,7 +123,7 @@ def refuse_ambiguous(wanted: Wanted, found: Calls, never: Never) -> None:
         )
 
 
-def numbers(site: str, count: int) -> str:
+def _numbers(site: str, count: int) -> str:
     """How the first and the last call of a place are written."""
     place, rest = _split(site)
     return f"'{place}#0{rest}' to '{place}#{max(count, 1) - 1}{rest}'"
@@ -142,8 +148,8 @@ def _not_called(wanted: Wanted, found: Calls, never: Never) -> PortError:
             "a tap's name has {i}, but its value is not made inside a scan",
             where=f"{wanted.site} -> {wanted.tap}",
             expected="{i} on both sides, or a scan over the layers",
-            hint="write {i} on the left as well: in the path, in what has to be running ('... in layers.{i}.attn'), "
-            "or in the number of the call ('#{i}')",
+            hint="write {i} on the left as well: in the path, in what has to be running "
+            "('... in layers.{i}.attn'), or in the number of the call ('#{i}')",
         )
     if elsewhere:
         return PortError(
@@ -155,7 +161,7 @@ def _not_called(wanted: Wanted, found: Calls, never: Never) -> PortError:
     return never(wanted)
 
 
-def by_call(wanted: Iterable[Wanted], found: Calls) -> Mapping[tuple[str, int, int], str]:
+def _by_call(wanted: Iterable[Wanted], found: Calls) -> Mapping[tuple[str, int, int], str]:
     """The names of the marks that are taps: by place, scan and number of the call there."""
     names: dict[tuple[str, int, int], str] = {}
     for one in wanted:
@@ -174,7 +180,7 @@ def by_call(wanted: Iterable[Wanted], found: Calls) -> Mapping[tuple[str, int, i
 
 
 class _Walk:
-    """A program with every mark renamed, or removed where it has no name; nested code is gone through as it is run.
+    """A program with every mark renamed, or removed where it has no name; nested code in the order of its calls.
 
     Args:
         name: the name of a mark at a place, in a scan.
@@ -209,15 +215,19 @@ class _Walk:
                 equations.append(equation.replace(invars=operands, params=self._params(equation, loop)))
         return jaxpr.replace(eqns=equations, outvars=[read(atom) for atom in jaxpr.outvars])
 
+    def _closed(self, primitive: str, site: str, loop: int) -> None:
+        self._found.closed[site] = primitive
+
     def _params(self, equation: JaxprEqn, loop: int) -> Mapping[str, Any]:
-        if not any(map(holds_taps, jaxprs_in_params(equation.params))):
-            return equation.params
+        params: dict[str, Any] = equation.params
+        if not any(map(holds_taps, jaxprs_in_params(params))):
+            return params
         name, walk = equation.primitive.name, self
         if name == "scan":
             self._scans += 1
             loop = self._scans
         elif name not in INLINE:
-            walk = _Walk(lambda site, _: self._found.closed.setdefault(site, name) and None, self._found)
+            walk = _Walk(functools.partial(self._closed, name), self._found)
 
         def replaced(value: Any) -> Any:
             if isinstance(value, ClosedJaxpr):
@@ -226,4 +236,4 @@ class _Walk:
                 return walk._body(value, loop)
             return tuple(map(replaced, value)) if isinstance(value, tuple) else value
 
-        return {key: replaced(value) for key, value in equation.params.items()}
+        return {key: replaced(value) for key, value in params.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from harness.errors import HarnessError, PortError
 from harness.run.tapping import Session, TapFunction, TracedTap, is_explicit, laid_out
-from harness.run.tracing.evaluate import Evaluator, Native
+from harness.run.tracing.evaluate import Arithmetic, Evaluator, Native
 from harness.run.tracing.inspect import goes_on, tap_names
 from harness.run.tracing.lift import CannotLift, Lifted
 from harness.run.tracing.rounding import Rounding, rounding, rounding_notes
@@ -65,10 +65,9 @@ class Program:
     """
 
     def __init__(self, source: Source, *, lift: bool = False) -> None:
-        self._source = source
-        self._lift = lift
+        self.source, self.lift = source, lift
         self._traced: dict[tuple[int, ...], tuple[Callable[..., Any], Sequence[Any]]] = {}
-        self._rounding: dict[tuple[int, ...], Rounding] = {}
+        self.rounding: dict[Hashable, Rounding] = {}
         self.lifted: Lifted | None = None
 
     def __call__(self, input_ids: Ids, positions: Ids, mask: Mask, tap: TapFunction) -> Logits:
@@ -82,21 +81,35 @@ class Program:
         if shape not in self._traced:
             self._traced[shape] = self._trace(input_ids, positions, mask)
         run, constants = self._traced[shape]
-        run = _liftable(run) if self._lift else run
+        run = liftable(run) if self.lift else run
         if not isinstance(tap, Session):
             logits, _ = run(constants, {}, np.bool_(False), input_ids, positions, mask)
             return logits
-        goldens = {
-            name_of(stage, kind): value
-            for stage in dict.fromkeys(one.stage for one in self._source.taps)
-            for kind, value in tap.goldens(stage).items()
-        }
+        goldens = self.goldens(tap)
         logits, recorded = run(constants, goldens, np.bool_(tap.replaying), input_ids, positions, mask)
-        if shape in self._rounding:
-            tap.judge_by(self._rounding[shape].precisions(goldens if tap.replaying else ()))
+        self.hand_over(tap, shape, goldens, recorded)
+        return logits
+
+    def goldens(self, tap: Session) -> dict[str, np.ndarray]:
+        """The golden of every tap that a session has, by its whole name."""
+        stages = dict.fromkeys(one.stage for one in self.source.taps)
+        return {name_of(stage, kind): value for stage in stages for kind, value in tap.goldens(stage).items()}
+
+    def hand_over(
+        self, tap: Session, traced: Hashable, goldens: Mapping[str, Any], recorded: Mapping[str, Array]
+    ) -> None:
+        """Give a session what was recorded, and by whose rounding it is judged where the program was lifted."""
+        if traced in self.rounding:
+            tap.judge_by(self.rounding[traced].precisions(goldens if tap.replaying else ()))
         for stage, values in _by_stage(recorded).items():
             tap.absorb(stage, values)
-        return logits
+
+    def arithmetic(self) -> Arithmetic:
+        """How this program computes; asked for anew whenever it is compiled."""
+        if not self.lift:
+            return Native()
+        self.lifted = Lifted()
+        return self.lifted
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -106,47 +119,61 @@ class Program:
         lifted = f"{self.lifted.casts} narrower dtypes and {self.lifted.literals} narrower numbers"
         return (
             f"float64: {lifted} in the port's own code were lifted",
-            *rounding_notes(self._rounding.values()),
+            *rounding_notes(self.rounding.values()),
         )
 
     def _trace(self, input_ids: Ids, positions: Ids, mask: Mask) -> tuple[Callable[..., Any], Sequence[Any]]:
         """The compiled function, and the constants (parameters) that it takes."""
 
         def model(ids: Ids, positions: Ids, mask: Mask) -> tuple[Logits, dict[str, Array]]:
-            logits, watched = self._source.model(ids, positions, mask)
+            logits, watched = self.source.model(ids, positions, mask)
             return logits, dict(watched)
 
         closed, (_, watched) = jax.make_jaxpr(model, return_shape=True)(input_ids, positions, mask)
         names = [None, *sorted(watched)]  # JAX flattens a dict in the order of its keys
-        self._refuse_silent(closed, names)
-        self._refuse_dead(closed, names)
-        known = frozenset(tap.name for tap in self._source.taps)
-        if self._lift:
-            self._rounding[tuple(input_ids.shape)] = rounding(closed, names)
+        self.refuse(closed, names)
+        known = frozenset(tap.name for tap in self.source.taps)
+        if self.lift:
+            self.rounding[tuple(input_ids.shape)] = rounding(closed, names)
 
         def run(
             constants: Sequence[Any], goldens: Mapping[str, Array], replaying: Array, *arguments: Any
         ) -> tuple[Logits, dict[str, Array]]:
             tap = TracedTap(goldens, replaying, known)
-            arithmetic = Lifted() if self._lift else Native()
-            self.lifted = arithmetic if isinstance(arithmetic, Lifted) else None
-            outputs = Evaluator(self._adapted(tap), arithmetic)(closed.jaxpr, constants, arguments, names)
+            evaluate = Evaluator(self.adapted(tap), self.arithmetic())
+            outputs = evaluate(closed.jaxpr, constants, arguments, names)
             return outputs[0], tap.recorded
 
         return jax.jit(run), closed.consts
 
-    def _adapted(self, tap: TracedTap) -> Callable[[str, Array], Array]:
+    def adapted(self, tap: TracedTap) -> Callable[[str, Array], Array]:
+        """A tap that sees the model's values in the layout of their taps."""
+
         def on_tap(name: str, value: Array) -> Array:
-            adaptation = self._source.adaptations.get(kind_of(name), AS_IT_IS)
+            adaptation = self.source.adaptations.get(kind_of(name), AS_IT_IS)
             seen = _rearranged(adaptation.to_tap, value)
             goes_on = tap(name, seen)
             return value if goes_on is seen else laid_out(_rearranged(adaptation.from_tap, goes_on), value)
 
         return on_tap
 
+    def refuse(
+        self, closed: ClosedJaxpr, watched: Sequence[str | None], unread: frozenset[str] = frozenset()
+    ) -> None:
+        """Refuse a program that does not make the taps that are expected, or does not go on with what is watched.
+
+        Args:
+            unread: kinds that it need not go on with.
+
+        Raises:
+            PortError: either.
+        """
+        self._refuse_silent(closed, watched)
+        self._refuse_dead(closed, watched, self.source.recorded_only | unread)
+
     def _refuse_silent(self, closed: ClosedJaxpr, watched: Sequence[str | None]) -> None:
         made = tap_names(closed.jaxpr) | set(watched)
-        for name in sorted(self._source.expected - made):
+        for name in sorted(self.source.expected - made):
             raise PortError(
                 "the model never makes a value that the port's table names",
                 where=name,
@@ -155,9 +182,9 @@ class Program:
                 hint="correct the path in the table, or leave it out: it is then reported as not covered",
             )
 
-    def _refuse_dead(self, closed: ClosedJaxpr, watched: Sequence[str | None]) -> None:
+    def _refuse_dead(self, closed: ClosedJaxpr, watched: Sequence[str | None], unread: frozenset[str]) -> None:
         for slot, name in enumerate(watched):
-            if name is None or kind_of(name) in self._source.recorded_only:
+            if name is None or kind_of(name) in unread:
                 continue
             if not goes_on(closed.jaxpr, slot):
                 raise PortError(
@@ -184,7 +211,7 @@ def _rearranged(way: Callable[[Array], Array], value: Array) -> Array:
         return way(jax.sharding.reshard(value, NamedSharding(mesh, PartitionSpec())))
 
 
-def _liftable(run: Callable[..., Any]) -> Callable[..., Any]:
+def liftable(run: Callable[..., Any]) -> Callable[..., Any]:
     """A lifted program, whose failures are the lifting's: as it stands the port has been traced already."""
 
     def attempt(*arguments: Any) -> Any:

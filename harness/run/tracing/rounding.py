@@ -85,12 +85,18 @@ class Rounding:
         return frozenset(found)
 
 
-def rounding(closed: ClosedJaxpr, watched: Watched, output: str = "logits") -> Rounding:
+def rounding(
+    closed: ClosedJaxpr,
+    watched: Watched,
+    output: str = "logits",
+    reading: tuple[ClosedJaxpr, Sequence[str]] | None = None,
+) -> Rounding:
     """Follow every number of a program that cannot be lifted to the taps.
 
     Args:
         closed: the program, as it was traced.
         watched: for every output the tap that it is; the first, which is none, is `output`.
+        reading: a second program, which makes taps of the last outputs of the first, and their names.
     """
     feeds: dict[str, Sources] = {}
 
@@ -101,7 +107,13 @@ def rounding(closed: ClosedJaxpr, watched: Watched, output: str = "logits") -> R
     arithmetic = _Following()
     arguments = [EXACT] * len(closed.jaxpr.invars)
     outputs = Evaluator(on_tap, arithmetic)(closed.jaxpr, closed.consts, arguments, watched)
-    return Rounding({**feeds, output: outputs[0]}, tuple(arithmetic.recognised))
+    feeds[output] = outputs[0]
+    if reading is not None:
+        read, names = reading
+        given = outputs[len(outputs) - len(read.jaxpr.invars) :]
+        found = Evaluator(on_tap, arithmetic)(read.jaxpr, read.consts, given)
+        feeds |= dict(zip(names, found, strict=True))
+    return Rounding(feeds, tuple(arithmetic.recognised))
 
 
 def rounding_notes(found: Iterable[Rounding]) -> Iterator[str]:

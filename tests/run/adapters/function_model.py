@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from harness.architecture import architecture_of
 from harness.run.adapters import FunctionPort, To
-from tests.run.adapters.functions import grouped, parameters, probabilities, rms_norm, rope
+from tests.run.adapters.functions import grouped, parameters, probabilities, put, rms_norm, rope
 
 LAYER = (
     "input_layernorm.weight",
@@ -20,8 +20,12 @@ LAYER = (
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def block(arch, w, x, positions, mask):
-    """One layer; returns its output, and its intermediates (`resid_post` is both)."""
+def block(arch, w, x, positions, mask, past=None):
+    """One layer; returns its output, and its intermediates (`resid_post` is both).
+
+    Args:
+        past: the layer's keys and values before, where there is a cache; they are then returned as they are after.
+    """
 
     def project(y, name):
         z = y @ w[f"{name}.weight"]
@@ -33,8 +37,11 @@ def block(arch, w, x, positions, mask):
     q, k, v = (found[name].reshape(*x.shape[:2], -1, arch.head_dim) for name in "qkv")
     theta = arch.ropes[0].theta
     found["q_rope"], found["k_rope"] = rope(q, positions, theta), rope(k, positions, theta)
-    found["probs"] = probabilities(grouped(found["q_rope"], arch.kv_heads), found["k_rope"], mask)
-    context = jnp.einsum("bkgts,bskd->btkgd", found["probs"], v)
+    keys, values = found["k_rope"], v
+    if past is not None:
+        keys, values = put(past[0], keys, mask), put(past[1], values, mask)
+    found["probs"] = probabilities(grouped(found["q_rope"], arch.kv_heads), keys, mask)
+    context = jnp.einsum("bkgts,bskd->btkgd", found["probs"], values)
     found["context"] = context.reshape(*x.shape[:2], -1)
     found["attn_out"] = project(found["context"], "self_attn.o_proj")
     found["resid_mid"] = x + found["attn_out"]
@@ -43,7 +50,7 @@ def block(arch, w, x, positions, mask):
     found["act"] = jax.nn.silu(found["gate"]) * found["up"]
     found["mlp_out"] = project(found["act"], "mlp.down_proj")
     found["resid_post"] = found["resid_mid"] + found["mlp_out"]
-    return found["resid_post"], found
+    return (found["resid_post"], found) if past is None else (found["resid_post"], found, (keys, values))
 
 
 Q, KV = "batch position (head head_dim)", "batch position (kv_head head_dim)"
@@ -94,3 +101,85 @@ class Stacked(ByLayer):
         layers = [self.layer(index) for index in range(self.arch.layers)]
         stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *layers)
         return jax.lax.scan(lambda x, w: block(self.arch, w, x, positions, mask), x, stacked)
+
+
+PAGE = 4
+
+
+class Cached(ByLayer):
+    """Every layer keeps its cache in another way, the last one in pages, which no table describes."""
+
+    cache = {
+        "0[:, 0]": "layers.0.cache_k",  # one array [batch, 2, slot, kv_head, head_dim]
+        "0[:, 1]": "layers.0.cache_v",
+        "1.0": To("layers.1.cache_k", "batch kv_head slot head_dim"),
+        "1.1": To("layers.1.cache_v", "batch kv_head slot head_dim"),
+        "2.k[..., :head_dim]": "layers.2.cache_k",  # heads are padded to 16
+        "2.v[..., :head_dim]": "layers.2.cache_v",
+    }
+
+    def init_cache(self, batch, length, dtype):
+        heads, size, pages = self.arch.kv_heads, self.arch.head_dim, -(-length // PAGE)
+        transposed = jnp.zeros((batch, heads, length, size), dtype)
+        padded = jnp.zeros((batch, length, heads, 16), dtype)
+        pool = jnp.zeros((batch * pages, PAGE, heads, size), dtype)
+        return (
+            jnp.zeros((batch, 2, length, heads, size), dtype),
+            [transposed, transposed],
+            {"k": padded, "v": padded},
+            {"pools": (pool, pool), "order": jnp.arange(batch * pages)[::-1].reshape(batch, pages)},
+        )
+
+    def read_cache(self, cache):
+        k, v = (self.pages(pool, cache[3]["order"]) for pool in cache[3]["pools"])
+        return {**super().read_cache(cache), "layers.3.cache_k": k, "layers.3.cache_v": v}
+
+    def write_cache(self, cache, values):
+        order, last = cache[3]["order"], [values[f"layers.3.cache_{kind}"] for kind in "kv"]
+        written = (
+            pool.at[order].set(value.reshape(*order.shape, *pool.shape[1:]))
+            for pool, value in zip(cache[3]["pools"], last, strict=True)
+        )
+        return (*super().write_cache(cache, values)[:3], {"pools": tuple(written), "order": order})
+
+    def pages(self, pool, order):
+        pages = pool[order]  # [batch, page, slot, kv_head, head_dim]
+        return pages.reshape(pages.shape[0], -1, *pages.shape[3:])
+
+    def run(self, input_ids, positions, mask, cache):
+        if cache is None:
+            logits, found = super().run(input_ids, positions, mask)
+            return (logits, None), found
+        x = embed = self.w["model.embed_tokens.weight"][input_ids]
+        layers, kept = [], []
+        for i, own in enumerate(cache):
+            past = self.past(own, i, mask.shape[1])
+            x, found, after = block(self.arch, self.layer(i), x, positions, mask, past)
+            layers.append(found)
+            kept.append(self.kept(own, i, *after))
+        norm = rms_norm(x, self.w["model.norm.weight"], self.arch.norm.eps)
+        found = {"embed": embed, "norm": norm, "layers": layers}
+        return (norm @ self.w["lm_head.weight"], tuple(kept)), found
+
+    def past(self, own, layer, length):
+        """Keys and values of a layer, [batch, slot, kv_head, head_dim]."""
+        if layer == 0:
+            return own[:, 0], own[:, 1]
+        if layer == 1:
+            return tuple(one.transpose(0, 2, 1, 3) for one in own)
+        if layer == 2:
+            return tuple(own[name][..., : self.arch.head_dim] for name in "kv")
+        return tuple(self.pages(pool, own["order"])[:, :length] for pool in own["pools"])
+
+    def kept(self, own, layer, k, v):
+        if layer == 0:
+            return jnp.stack([k, v], 1)
+        if layer == 1:
+            return [one.transpose(0, 2, 1, 3) for one in (k, v)]
+        if layer == 2:
+            rest = 16 - self.arch.head_dim
+            return {name: jnp.pad(one, [(0, 0)] * 3 + [(0, rest)]) for name, one in (("k", k), ("v", v))}
+        slots = jnp.arange(k.shape[1])
+        pages, within = own["order"][:, slots // PAGE], slots % PAGE
+        pools = zip(own["pools"], (k, v), strict=True)
+        return {**own, "pools": tuple(pool.at[pages, within].set(one) for pool, one in pools)}

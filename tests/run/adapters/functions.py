@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from harness.checkpoint import Checkpoint
+from harness.run.adapters import causal, first_slot
 
 
 def parameters(directory, dtype):
@@ -37,13 +38,17 @@ def rope(x, positions, theta):
 
 
 def probabilities(q, k, mask):
-    """q [batch, position, kv_head, group, head_dim], k [batch, position, kv_head, head_dim]."""
+    """q [batch, position, kv_head, group, head_dim], k [batch, slot, kv_head, head_dim], mask [batch, slot]."""
     scores = jnp.einsum("btkgd,bskd->bkgts", q, k) * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-    length = mask.shape[1]
-    visible = jnp.tril(jnp.ones((length, length), bool)) & mask[:, None, None, None, :]
+    visible = causal(mask, q.shape[1])[:, None, None]
     scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
     return jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(q.dtype)
 
 
 def grouped(q, kv_heads):
     return q.reshape(*q.shape[:2], kv_heads, -1, q.shape[-1])
+
+
+def put(buffer, new, mask):
+    """Keys or values in a cache [batch, slot, kv_head, head_dim], at a call's own slots."""
+    return jax.lax.dynamic_update_slice(buffer, new, (0, first_slot(mask, new.shape[1]), 0, 0))

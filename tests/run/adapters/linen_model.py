@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from harness.architecture import architecture_of
 from harness.run.adapters import LinenPort, To
-from tests.run.adapters.functions import grouped, parameters, probabilities, rms_norm, rope
+from tests.run.adapters.functions import grouped, parameters, probabilities, put, rms_norm, rope
 
 
 class Norm(nn.Module):
@@ -32,6 +32,19 @@ class Weights(nn.Module):
         return {"weights": probabilities(q, k, mask)}
 
 
+class Kept(nn.Module):
+    """A cache among the model's variables, as flax keeps it; heads come before slots, and are padded to 16."""
+
+    @nn.compact
+    def __call__(self, new, mask):
+        if not self.has_variable("cache", "kept"):
+            return new
+        kept, size = self.variable("cache", "kept", lambda: None), new.shape[-1]
+        after = put(kept.value[..., :size].transpose(0, 2, 1, 3), new, mask)
+        kept.value = kept.value.at[..., :size].set(after.transpose(0, 2, 1, 3))
+        return after
+
+
 class Block(nn.Module):
     arch: object
     scanned: bool = False
@@ -49,6 +62,7 @@ class Block(nn.Module):
         v = dense(a.kv_heads * a.head_dim, "v_proj", True)(y).reshape(*y.shape[:2], a.kv_heads, -1)
         q = Rope(a.ropes[0].theta, name="q_rope")(q, positions).transpose(0, 2, 1, 3)
         k = Rope(a.ropes[0].theta, name="k_rope")(k, positions).transpose(0, 2, 1, 3)
+        k, v = Kept(name="keys")(k, mask), Kept(name="values")(v, mask)
         probs = Weights(name="softmax")(grouped(q, a.kv_heads), k, mask=mask)["weights"]
         context = jnp.einsum("bkgts,bskd->btkgd", probs, v).reshape(*y.shape[:2], -1)
         x = x + dense(a.hidden, "o_proj")(context)
@@ -155,6 +169,26 @@ class Unrolled(LinenPort):
 
     def run(self, apply, input_ids, positions, mask):
         return apply(input_ids, positions, mask)
+
+
+class Cached(Unrolled):
+    cache = {
+        f"layers_{{i}}.{name}.kept[..., :head_dim]": To(
+            f"layers.{{i}}.cache_{kind}", "batch kv_head slot head_dim"
+        )
+        for name, kind in (("keys", "k"), ("values", "v"))
+    }
+
+    def init_cache(self, batch, length, dtype):
+        empty = {"kept": jnp.zeros((batch, self.arch.kv_heads, length, 16), dtype)}
+        return {f"layers_{i}": {"keys": empty, "values": empty} for i in range(self.arch.layers)}
+
+    def run(self, apply, input_ids, positions, mask, cache):
+        if cache is None:
+            return apply(input_ids, positions, mask), None
+        variables = {**self.variables, "cache": cache}
+        logits, after = self.model.apply(variables, input_ids, positions, mask, mutable=["cache"])
+        return logits, after["cache"]
 
 
 class Scanned(Unrolled):

@@ -8,7 +8,7 @@ from flax import nnx
 
 from harness.architecture import architecture_of
 from harness.run.adapters import NnxPort, To
-from tests.run.adapters.functions import grouped, parameters, probabilities, rms_norm, rope
+from tests.run.adapters.functions import grouped, parameters, probabilities, put, rms_norm, rope
 
 
 class Dense(nnx.Module):
@@ -45,12 +45,19 @@ class Attention(nnx.Module):
         self.v = Dense(found[f"{at}.self_attn.v_proj.weight"], found[f"{at}.self_attn.v_proj.bias"])
         self.o = Dense(found[f"{at}.self_attn.o_proj.weight"])
 
-    def __call__(self, x, positions, mask):
+    def __call__(self, x, positions, mask, cache=None):
         a = self.arch
         q, k, v = (p(x).reshape(*x.shape[:2], -1, a.head_dim) for p in (self.q, self.k, self.v))
         q, k = self.rotate(q, positions), self.rotate(k, positions)
+        if cache is not None:
+            cache = self.keep(cache, k, v, mask)
+            k, v = cache["k"], cache["v"]
         context = jnp.einsum("bkgts,bskd->btkgd", probabilities(grouped(q, a.kv_heads), k, mask), v)
-        return {"cache": None, "out": self.o(context.reshape(*x.shape[:2], -1))}
+        return {"cache": cache, "out": self.o(context.reshape(*x.shape[:2], -1))}
+
+    def keep(self, cache, k, v, mask):
+        k, v = put(cache["k"], k, mask), put(cache["v"], v, mask)
+        return {**cache, "k": k, "v": v, "calls": cache["calls"] + 1}
 
     def rotate(self, x, positions):
         return rope(x, positions, self.arch.ropes[0].theta)
@@ -64,10 +71,11 @@ class Block(nnx.Module):
         self.post_norm = Norm(found[f"{at}.post_attention_layernorm.weight"], arch.norm.eps)
         self.gate, self.up, self.down = (Dense(found[f"{at}.mlp.{n}_proj.weight"]) for n in ("gate", "up", "down"))
 
-    def __call__(self, x, positions, mask):
-        x = x + self.attn(self.input_norm(x), positions=positions, mask=mask)["out"]
+    def __call__(self, x, positions, mask, cache=None):
+        found = self.attn(self.input_norm(x), positions=positions, mask=mask, cache=cache)
+        x = x + found["out"]
         y = self.post_norm(x)
-        return x + self.down(nnx.silu(self.gate(y)) * self.up(y)), None
+        return x + self.down(nnx.silu(self.gate(y)) * self.up(y)), found["cache"]
 
 
 class Model(nnx.Module):
@@ -79,12 +87,16 @@ class Model(nnx.Module):
         self.norm = Norm(found["model.norm.weight"], arch.norm.eps)
         self.head = Dense(found["lm_head.weight"])
 
-    def __call__(self, ids, positions, mask):
-        x = self.embedder.encode(ids)
+    def __call__(self, ids, positions, mask, cache=None):
+        x, after = self.embedder.encode(ids), {}
         for index, layer in enumerate(self.layers):
             transform = nnx.jit if index % 2 else nnx.remat
-            x, _ = transform(lambda layer, x: layer(x, positions, mask))(layer, x)
-        return self.head(self.norm(x))
+            past = cache and cache[f"layer_{index}"]
+            x, after[f"layer_{index}"] = transform(lambda layer, x, past: layer(x, positions, mask, past))(
+                layer, x, past
+            )
+        logits = self.head(self.norm(x))
+        return logits if cache is None else (logits, after)
 
 
 class ScannedModel(Model):
@@ -141,6 +153,20 @@ class Listed(NnxPort):
 
     def run(self, model, input_ids, positions, mask):
         return model(input_ids, positions, mask)
+
+
+class Cached(Listed):
+    """A dict a layer, with something in it that is no tap."""
+
+    cache = {"layer_{i}.k": "layers.{i}.cache_k", "layer_{i}.v": "layers.{i}.cache_v"}
+
+    def init_cache(self, batch, length, dtype):
+        empty = jnp.zeros((batch, length, self.arch.kv_heads, self.arch.head_dim), dtype)
+        return {f"layer_{i}": {"k": empty, "v": empty, "calls": 0} for i in range(self.arch.layers)}
+
+    def run(self, model, input_ids, positions, mask, cache):
+        found = model(input_ids, positions, mask, cache)
+        return (found, None) if cache is None else found
 
 
 class Scanned(Listed):

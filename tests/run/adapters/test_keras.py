@@ -25,6 +25,7 @@ from harness.taps import CACHE_KINDS
 from harness.tolerances import PRECISIONS
 from tests.run.adapters import functions, keras_model
 from tests.run.adapters.keras_model import Functional, Subclassed
+from tests.run.adapters.seen import seen
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
 
@@ -147,11 +148,8 @@ def test_an_operation_of_a_functional_model_has_a_name(checkpoint):
         def run(self, model, input_ids, positions, mask):
             return model(input_ids)
 
-    seen = {}
-    port = Port(model, read_config(checkpoint), jnp.float32)
-    port._program._adapted = lambda tap: lambda name, value: seen.setdefault(name, value)
-    forward(port)
-    assert list(seen) == ["embed"]
+    taps, _ = seen(Port(model, read_config(checkpoint), jnp.float32), {"embed": np.zeros((1, 3, 48))})
+    assert list(taps) == ["embed"]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,22 @@ def test_layers_are_written_out_in_order(arch):
     assert found[-1] == Row("embed.encode", None, "ids", "embed", None)
 
 
+def test_layers_calls_and_places_are_written_out(arch):
+    last = arch.layers - 1
+    table = {
+        "a.{i+1}(x)": "layers.{i}.resid_post",
+        "m:f#-1[0] in a.{last}": "layers.{last}.resid_post",
+        "m.n:C.f#{2i+1}": "layers.{i}.act",
+    }
+    found = {row.tap: row for row in rows(table, arch)}
+    assert len(found) == 2 * arch.layers
+    assert found["layers.1.resid_post"] == Row("a.2", None, "x", "layers.1.resid_post", None)
+    own = Row("m:f", 0, None, f"layers.{last}.resid_post", None, -1, f"a.{last}")
+    assert found[own.tap] == own, "a row that names its layer stands in place of the one for all"
+    assert found["layers.2.act"] == Row("m.n:C.f", None, None, "layers.2.act", None, 5)
+    assert [str(row) for row in (own, found["layers.2.act"])] == [f"m:f#-1[0] in a.{last}", "m.n:C.f#5"]
+
+
 def test_a_scan_keeps_its_counter(arch):
     assert rows({"blocks.mlp": "layers.{i}.mlp_out"}, arch) == (
         Row("blocks.mlp", None, None, "layers.{i}.mlp_out", None),
@@ -47,6 +63,16 @@ def test_a_scan_keeps_its_counter(arch):
     [
         ({"a[": "embed"}, "is malformed", "a["),
         ({"a(0)[1]": "embed"}, "is malformed", "a(0)[1]"),
+        ({"a#x": "embed"}, "is malformed", "a#x"),
+        ({"a#": "embed"}, "is malformed", "a#"),
+        ({"a[0]#1": "embed"}, "is malformed", "a[0]#1"),
+        ({"a in ": "embed"}, "is malformed", "a in "),
+        ({"a:b:c": "embed"}, "is malformed", "a:b:c"),
+        ({"a in b:": "embed"}, "is malformed", "a in b:"),
+        ({"a.{j}": "embed"}, "is malformed", "a.{j}"),
+        ({"a.{i+1}": "embed"}, "on its left side alone", "a.{i+1} -> embed"),
+        ({"a": To("layers.0.q", "(position + zeros)")}, "cuts off what it cannot", "(position + zeros)"),
+        ({"a": To("layers.0.q", "(head_dim + pad)")}, "cuts off what it cannot", "(head_dim + pad)"),
         ({"a": "embedding"}, "does not have", "embedding"),
         ({"a": "layers.{i}.q_norm"}, "does not have", "layers.{i}.q_norm"),
         ({"a.{i}": "embed"}, "on its left side alone", "a.{i} -> embed"),

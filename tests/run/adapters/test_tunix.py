@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -12,16 +14,15 @@ import pytest
 
 pytest.importorskip("tunix", reason="google-tunix is not installed: pip install -e '.[test,tunix]'")
 
+from harness.modes import MODES
+from harness.report.calls import call_evidence
 from harness.run.check import check
 from harness.run.question import Question
 from harness.store import open_golden
+from harness.tolerances import PRECISIONS
 
 ROOT = Path(__file__).parents[3]
 SPEC = "tunix_port:Port"
-COVERED = {
-    *("embed", "attn_norm", "context", "attn_out", "resid_mid", "mlp_norm", "gate", "up", "act", "mlp_out"),
-    *("resid_post", "final_norm", "logits"),
-}
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
 
@@ -56,22 +57,20 @@ def checked(golden_path, checkpoint, port, *precisions, cases=("one-to-five",)):
 @pytest.fixture(scope="module")
 def report(golden_path, checkpoint, port):
     with jax.numpy_dtype_promotion("standard"):
-        return checked(golden_path, checkpoint, port, "float64", "float32", "bfloat16", cases=())
+        return checked(golden_path, checkpoint, port, *PRECISIONS, cases=())
 
 
-def test_tunix_matches_on_every_case_without_a_cache_in_its_three_modes_at_every_precision(report, golden_path):
+def test_tunix_matches_on_every_case_in_all_modes_at_every_precision_and_writes_on_by_itself(report, golden_path):
     assert report.verdict == "match"
     assert {(r.precision, r.mode) for r in report.results} == {
-        (precision, mode)
-        for precision in ("float64", "float32", "bfloat16")
-        for mode in ("forward", "replay", "alone")
+        (precision, mode) for precision in PRECISIONS for mode in MODES
     }
-    assert {r.tap.rpartition(".")[2] for r in report.results} == COVERED
+    assert {r.tap for r in report.results} == set(report.taps)
     with open_golden(golden_path) as golden:
-        assert {r.case for r in report.results} == {c.name for c in golden.manifest.cases if not c.cached}
-        cached = ", ".join(c.name for c in golden.manifest.cases if c.cached)
-    reason = "cases with a KV cache, which the port does not have (init_cache)"
-    assert f"{reason}: {cached}" in report.not_covered
+        assert {r.case for r in report.results} == {case.name for case in golden.manifest.cases}
+    assert [(one.precision, one.agreed, one.tokens) for one in report.generations] == [
+        (precision, 32, 32) for precision in PRECISIONS
+    ]
 
 
 def test_its_hard_coded_float32_is_lifted_to_float64(report):
@@ -79,9 +78,10 @@ def test_its_hard_coded_float32_is_lifted_to_float64(report):
     assert "were lifted" in report.notes[0]
 
 
-def test_what_its_sub_modules_do_not_expose_is_named(report):
-    hidden = [line.split()[1].rstrip(":") for line in report.not_covered if line.startswith("tap ")]
-    assert hidden == ["q", "k", "v", "q_rope", "k_rope", "probs"]  # its biases are added outside its projections
+def test_what_its_sub_modules_do_not_expose_is_covered_by_functions(report):
+    """Its biases are added outside its projections; RoPE and softmax are functions."""
+    assert not [line for line in report.not_covered if line.startswith("tap ")]
+    assert {"q", "k", "v", "q_rope", "k_rope", "probs"} <= {r.tap.rpartition(".")[2] for r in report.results}
 
 
 def test_its_logits_are_float32_whatever_the_dtype_and_have_to_be_declared(golden_path, checkpoint, port):
@@ -94,18 +94,50 @@ def test_its_logits_are_float32_whatever_the_dtype_and_have_to_be_declared(golde
 
 def test_without_an_attention_mask_it_is_bidirectional_and_the_check_says_where(golden_path, checkpoint, port):
     class Unmasked(port):
-        def run(self, model, input_ids, positions, mask):
-            return model(input_ids, positions, None, None)[0]
+        def run(self, model, input_ids, positions, mask, cache):
+            return model(input_ids, positions, cache, None)
 
     found = checked(golden_path, checkpoint, Unmasked, "float64", "float32")
-    assert {tap.rpartition(".")[2] for tap in found.introduced} == {"context"}
+    assert {tap.rpartition(".")[2] for tap in found.introduced} == {"probs"}
     assert len(found.introduced) == 4
 
 
-def test_a_rotation_planted_in_it_is_found_in_the_attention(golden_path, checkpoint, port, monkeypatch):
+def test_a_rotation_planted_in_it_is_found_where_it_sits(golden_path, checkpoint, port, monkeypatch):
     from tunix.models.qwen2 import model
 
     right = model.apply_rotary_embedding
     monkeypatch.setattr(model, "apply_rotary_embedding", lambda x, sin, cos: right(x, -sin, cos))
     found = checked(golden_path, checkpoint, port, "float64", "float32")
-    assert {tap.rpartition(".")[2] for tap in found.introduced} == {"context"}
+    assert {tap.rpartition(".")[2] for tap in found.introduced} == {"q_rope", "k_rope"}
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "kinds", "when"),
+    [
+        ("cache['end_index'] + seq_len", "jnp.minimum({}, 9)", {"cache_k", "cache_v"}, "first after step 2"),
+        (
+            "cache['k'], key_proj",
+            "{}.astype(jnp.bfloat16).astype(x.dtype)",
+            {"cache_k"},
+            "first after the prefill",
+        ),
+    ],
+)
+def test_a_bug_planted_in_its_cache_is_found_there_and_at_the_call_where_it_starts(
+    golden_path, checkpoint, port, monkeypatch, right, wrong, kinds, when
+):
+    from tunix.models.qwen2 import model
+
+    source = textwrap.dedent(inspect.getsource(model.Attention.block))
+    assert right in source
+    exec(
+        compile(source.replace(right, wrong.format(right)), "tunix, with a bug", "exec"),
+        model.__dict__,
+        made := {},
+    )
+    monkeypatch.setattr(model.Attention, "block", made["block"])
+    found = checked(golden_path, checkpoint, port, "float32", cases=("decode",))
+    results = [r for r in found.results if r.verdict == "introduced" and r.mode == "replay"]
+    assert {r.tap.rpartition(".")[2] for r in results} == kinds
+    (evidence,) = call_evidence(results)
+    assert evidence.startswith(f"wrong in the cache itself, {when} (case decode")

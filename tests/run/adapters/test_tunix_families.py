@@ -61,8 +61,8 @@ def repaired(monkeypatch, module, owner, name, *lines):
 
 
 def test_qwen3_never_reads_its_rope_theta(monkeypatch):
-    """It has 1e6 built in; the 2507 models of Qwen3 have 5e6. Nothing between q_norm and context is exposed."""
-    assert wrong(checked("qwen3", tunix_ports.Qwen3, "float64"))[:2] == ({"context"}, {"0", "1", "2"})
+    """It has 1e6 built in; the 2507 models of Qwen3 have 5e6."""
+    assert wrong(checked("qwen3", tunix_ports.Qwen3, "float64"))[:2] == ({"q_rope", "k_rope"}, {"0", "1", "2"})
     read = "head_dim=self.head_dim, rope_theta=self.config.rope_theta,"
     repaired(monkeypatch, qwen3, qwen3.Attention, "block", ("head_dim=self.head_dim,", read))
     report = checked("qwen3", tunix_ports.Qwen3, *PRECISIONS)
@@ -79,10 +79,10 @@ SLOTS = ("segment_pos,\n        cache_len", "jnp.arange(seq_len)[None],\n       
 
 def test_gemma2_scales_by_head_dim_and_counts_its_window_in_positions(monkeypatch):
     """query_pre_attn_scalar is not head_dim in the 27B model, and in padded rows positions are not slots."""
-    assert wrong(checked("gemma2", tunix_ports.Gemma2, "float64"))[:2] == ({"context"}, {"0", "1", "2"})
+    assert wrong(checked("gemma2", tunix_ports.Gemma2, "float64"))[:2] == ({"probs"}, {"0", "1", "2"})
     right = gemma2.Attention.block
     repaired(monkeypatch, gemma2, gemma2.Attention, "block", SCALE)
-    assert wrong(checked("gemma2", tunix_ports.Gemma2, "float64")) == ({"context"}, {"0", "2"}, {"far"})
+    assert wrong(checked("gemma2", tunix_ports.Gemma2, "float64")) == ({"probs"}, {"0", "2"}, {"far"})
     monkeypatch.setattr(gemma2.Attention, "block", right)
     repaired(monkeypatch, gemma2, gemma2.Attention, "block", SCALE, SLOTS)
     report = checked("gemma2", tunix_ports.Gemma2, *PRECISIONS)

@@ -11,7 +11,19 @@ from tunix.models.qwen3 import model as qwen3
 from tunix.models.qwen3 import params as qwen3_params
 
 from harness.architecture import architecture_of
-from harness.run.adapters import NnxPort
+from harness.run.adapters import NnxPort, To
+
+ATTN = "layers.{i}.attn"
+
+
+def functions(module, shard, probs):
+    """What is a function inside attention, in all three."""
+    return {
+        f"{shard}#2 in {ATTN}": "layers.{i}.v",  # the third value that it shards
+        f"{module.__name__}:apply_rope#0 in {ATTN}": "layers.{i}.q_rope",
+        f"{module.__name__}:apply_rope#1 in {ATTN}": "layers.{i}.k_rope",
+        f"jax.nn:softmax in {ATTN}": To("layers.{i}.probs", probs),
+    }
 
 
 class Tunix(NnxPort):
@@ -25,13 +37,17 @@ class Tunix(NnxPort):
 
 
 class Qwen3(Tunix):
-    dtypes = {"logits": "float32"}  # whatever the dtype of the check
+    dtypes = {"logits": "float32", "probs": "float32"}  # whatever the dtype of the check
     taps = {
+        **functions(
+            qwen3,
+            f"{qwen3.__name__}:shard",
+            "batch kv_head group position key -> batch (kv_head group) position key",
+        ),
         "embedder.encode": "embed",
         "layers.{i}.input_layernorm": "layers.{i}.attn_norm",
         "layers.{i}.attn.q_proj": "layers.{i}.q",
         "layers.{i}.attn.k_proj": "layers.{i}.k",
-        "layers.{i}.attn.v_proj": "layers.{i}.v",
         "layers.{i}.attn.q_norm": "layers.{i}.q_norm",
         "layers.{i}.attn.k_norm": "layers.{i}.k_norm",
         "layers.{i}.attn.o_proj(0)": "layers.{i}.context",
@@ -69,6 +85,8 @@ class Qwen3(Tunix):
 
 class Gemma2(Tunix):
     taps = {
+        **functions(gemma2, f"{gemma2.__name__}:shard", "batch position head key"),
+        f"{gemma2.__name__}:shard#1 in {ATTN}": "layers.{i}.k",
         "embedder.encode": "embed",
         "layers.{i}.pre_attention_norm": "layers.{i}.attn_norm",
         "layers.{i}.attn.q_einsum": "layers.{i}.q",
@@ -111,7 +129,13 @@ class Gemma2(Tunix):
 
 class Gemma3(Tunix):
     taps = {
-        **{path.replace("post_attn_norm", "post_attention_norm"): tap for path, tap in Gemma2.taps.items()},
+        **{
+            path.replace("post_attn_norm", "post_attention_norm"): tap
+            for path, tap in Gemma2.taps.items()
+            if not path.endswith(f" in {ATTN}")
+        },
+        **functions(gemma3, "tunix.utils.sharding_utils:shard", "batch position head key"),
+        f"tunix.utils.sharding_utils:shard#1 in {ATTN}": "layers.{i}.k",
         "layers.{i}.attn._query_norm": "layers.{i}.q_norm",
         "layers.{i}.attn._key_norm": "layers.{i}.k_norm",
     }
