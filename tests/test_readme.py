@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_commands_that_ci_runs_are_there():
-    for name in ("main", "test", "record", "tunix"):
+    for name in ("main", "test", "record", "tunix", "oldest"):
         assert README.count(f"<!-- ci: {name} -->\n```sh\n") == 1
 
 

@@ -19,14 +19,14 @@ class Port(KerasPort):
             "layers.{i}.probs", "1 batch head position key -> batch head position key"
         ),
         "transformer_layers.{i}._self_attention_layer._compute_attention": "layers.{i}.context",
-        "transformer_layers.{i}._self_attention_layer": "layers.{i}.attn_out",
+        "transformer_layers.{i}._self_attention_layer[0]": "layers.{i}.attn_out",
         "transformer_layers.{i}._feedforward_layernorm(0)": "layers.{i}.resid_mid",
         "transformer_layers.{i}._feedforward_layernorm": "layers.{i}.mlp_norm",
         "transformer_layers.{i}._feedforward_gate_dense": "layers.{i}.gate",
         "transformer_layers.{i}._feedforward_intermediate_dense": "layers.{i}.up",
         "transformer_layers.{i}._feedforward_output_dense(0)": "layers.{i}.act",
         "transformer_layers.{i}._feedforward_output_dense": "layers.{i}.mlp_out",
-        "transformer_layers.{i}": "layers.{i}.resid_post",
+        "transformer_layers.{i}[0]": "layers.{i}.resid_post",
         "layer_norm": "final_norm",
     }
     dtypes = {"probs": "float32"}
@@ -42,3 +42,21 @@ class Port(KerasPort):
     def run(self, model, input_ids, positions, mask):
         x = model({"token_ids": input_ids, "padding_mask": mask})
         return model.token_embedding(x, reverse=True)
+
+
+class Cached(Port):
+    """With its cache, one array for all layers; the caller counts. It has no mask for pads there."""
+
+    cache = {"array[:, {i}, 0]": "layers.{i}.cache_k", "array[:, {i}, 1]": "layers.{i}.cache_v"}
+
+    def init_cache(self, batch, length, dtype):
+        heads, size = self.model.num_key_value_heads, self.model.hidden_dim // self.model.num_query_heads
+        array = jnp.zeros((batch, self.model.num_layers, 2, length, heads, size), dtype)
+        return {"array": array, "index": jnp.zeros((), int)}  # as wide as the zeros beside it
+
+    def run(self, model, input_ids, positions, mask, cache):
+        if cache is None:
+            return super().run(model, input_ids, positions, mask), None
+        whole = keras_hub.models.QwenCausalLM(backbone=model, preprocessor=None)
+        logits, _, array = whole.call_with_cache(input_ids, cache["array"], cache["index"])
+        return logits, {"array": array, "index": cache["index"] + input_ids.shape[1]}

@@ -14,7 +14,7 @@ from keras_hub.src.models.qwen import qwen_attention
 
 from harness.tolerances import PRECISIONS
 from tests.clients.checking import checked, introduced, largest
-from tests.clients.keras_hub_qwen import Port
+from tests.clients.keras_hub_qwen import Cached, Port
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
 
@@ -31,6 +31,12 @@ def test_qwen2_matches_at_every_tap_and_precision():
     assert report.verdict == "match", report.introduced
     assert largest(report) < 1e-13
     assert not [line for line in report.not_covered if line.startswith("tap ")]
+
+
+def test_its_cache_matches_step_by_step_and_in_chunks():
+    report = checked("qwen2-tiny", Cached, PRECISIONS, cases=("decode", "chunked"))
+    assert report.verdict == "match", report.introduced
+    assert {"cache_k", "cache_v"} <= {r.tap.rpartition(".")[2] for r in report.results}
 
 
 class Windowed(Port):

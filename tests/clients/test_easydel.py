@@ -1,0 +1,65 @@
+"""EasyDeL's Qwen2, unedited: what is right in it, and what is not. Needs EasyDeL and torch (README.md)."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("easydel", reason="EasyDeL is not installed: see tests/clients/README.md")
+
+import jax
+from easydel.infra.base_config import EasyDeLBaseConfig
+
+from harness.tolerances import PRECISIONS
+from tests.clients.checking import checked, introduced, largest, repaired
+from tests.clients.easydel_qwen2 import Port
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
+CASES = ("digits", "one-to-five", "batch-left", "offset")
+TABLES = (").astype(jnp.bfloat16)", ")")
+
+
+@pytest.fixture(autouse=True)
+def default_promotion():
+    """EasyDeL promotes as JAX does by default."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+class Wide(Port):
+    """Attention in the dtype that the model is asked for; by default it is bfloat16."""
+
+    @staticmethod
+    def options(config, dtype):
+        return {"attn_dtype": dtype}
+
+
+class OneKeyLess(Wide):
+    @staticmethod
+    def options(config, dtype):
+        return {"attn_dtype": dtype, "sliding_window": config["sliding_window"] - 1}
+
+
+def test_it_computes_the_right_function_and_as_deployed_it_is_as_good_as_pytorch():
+    report = checked("qwen2-tiny", Port, ("float64", "bfloat16"), cases=CASES)
+    assert report.verdict == "match", report.introduced
+    assert largest(report) < 1e-13
+
+
+def test_asked_for_float32_it_rotates_and_attends_in_bfloat16(monkeypatch):
+    """Its tables are bfloat16 whatever it is asked for; attention is too, by an option that has to be set."""
+    report = checked("qwen2-tiny", Port, ("float32",), cases=CASES)
+    assert introduced(report)[0] == {"q_rope", "k_rope", "attn_out"}
+    assert {r.tap.rpartition(".")[2] for r in report.results if r.verdict == "dtype"} == {"context"}
+    assert introduced(checked("qwen2-tiny", Wide, ("float32",), cases=CASES))[0] == {"q_rope", "k_rope"}
+    repaired(monkeypatch, EasyDeLBaseConfig, "get_basic_frequencies", TABLES)
+    report = checked("qwen2-tiny", Wide, PRECISIONS, cases=CASES)
+    assert report.verdict == "match", report.introduced
+
+
+def test_its_window_is_one_key_too_wide(monkeypatch):
+    """Its width counts the keys before the query, and not the query's own as well."""
+    assert introduced(checked("qwen2-window", Wide, ("float64",))) == ({"context"}, {"1", "2"})
+    repaired(monkeypatch, EasyDeLBaseConfig, "get_basic_frequencies", TABLES)
+    report = checked("qwen2-window", OneKeyLess, PRECISIONS)
+    assert report.verdict == "match", report.introduced
+    assert largest(report) < 1e-13
