@@ -26,9 +26,14 @@ T = TypeVar("T")
 
 
 class Backlog:
-    """Work that is put off, and done in its order. No more than one piece waits: it holds a stage's taps."""
+    """Work that is put off, and done in its order.
 
-    def __init__(self) -> None:
+    Args:
+        most: how many pieces may wait: each holds a stage's taps.
+    """
+
+    def __init__(self, most: int = 1) -> None:
+        self._most = most
         self._waiting: deque[Callable[[], None]] = deque()
 
     def call(self, call: Call) -> Call:
@@ -36,9 +41,9 @@ class Backlog:
         return replace(call, tap=Behind(call.tap, self)) if isinstance(call.tap, Session) else call
 
     def add(self, work: Callable[[], None]) -> None:
-        """Put this off, and do what was put off before."""
+        """Put this off, and do what has waited for long enough."""
         self._waiting.append(work)
-        while len(self._waiting) > 1:
+        while len(self._waiting) > self._most:
             self._waiting.popleft()()
 
     def finish(self) -> None:

@@ -122,7 +122,8 @@ class Decoder:
                 cache.check_room(sum(call.input_ids.shape[1] for call in calls))
         alone = [calls[0] for calls in sequences if len(calls) == 1 and calls[0].cache is None]
         at_length = iter(at_few_lengths(self.arch, alone))
-        backlog = Backlog()
+        # Several processes gather what they compare: nothing else is to be under way on their devices then.
+        backlog = Backlog(1 if self._spread.mesh is None else 0)
         inputs = [
             [
                 backlog.call(
