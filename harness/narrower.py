@@ -1,7 +1,7 @@
-"""A model that computes in a narrower dtype than it is asked for: seen in its values and in the size of its errors.
+"""A model that computes in a narrower dtype than it is asked for: seen in its values, and the size of errors.
 
-Such a model is wrong at every tap, by the rounding of that dtype, and none of that is a bug of a formula. Where the
-whole model is like that it is said once; what is wrong by more than that rounding stays a finding of its own.
+Such a model is wrong at every tap, by the rounding of that dtype, and none of that is a bug of a formula. Where
+the whole model is like that it is said once; what is wrong by more than that rounding stays a finding of its own.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _survives(values: Num[np.ndarray, " n"], dtype: np.dtype) -> bool:
 
 
 def narrower(results: Sequence[TapResult]) -> tuple[Narrower, ...]:
-    """What the whole model computes in, at every precision at which that is narrower than what it was asked for."""
+    """What the whole model computes in, at every precision at which that is narrower than what was asked for."""
     seen = []
     for precision in dict.fromkeys(r.precision for r in results):
         widths = tuple(WIDTHS)[: [*WIDTHS, "float64"].index(precision)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness.comparison import FLOATS
 from harness.errors import PortError
 from harness.narrower import Narrower
 from harness.report.document import Report
@@ -40,7 +41,7 @@ def breach(result: TapResult) -> str:
 
 
 def _hint(broken: Sequence[TapResult], as_it_is: Narrower | None) -> str:
-    """What to do about the first that is broken, and what a port declares whose taps have another dtype by design."""
+    """What to do about what is broken, and what a port declares whose taps have another dtype by design."""
     said = []
     if as_it_is is not None and as_it_is.command is not None:
         said.append(f"check it as it is: `{as_it_is.command}`")
@@ -50,9 +51,9 @@ def _hint(broken: Sequence[TapResult], as_it_is: Narrower | None) -> str:
     declared = declaration({kind_of(r.tap): r.found for r in broken if breach(r) == "dtype" and was_compared(r)})
     if declared:
         said.append(f"where that is by design the port says so: {declared}; its values are compared already")
-    untrue = {kind_of(r.tap): r.expected for r in narrow if r.expected != r.precision}
+    untrue = {kind_of(r.tap): r.expected for r in narrow if r.expected in FLOATS and r.expected != r.precision}
     if untrue:
-        said.append(f"{declaration(untrue)} is what the port declares, and not what it hands over: correct that line")
+        said.append(f"{declaration(untrue)} is what the port declares, and not what comes: correct that line")
     return "; ".join(said) or "mend this in the port first; the report above says where it begins"
 
 

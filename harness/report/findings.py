@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.report.calls import call_evidence
 from harness.narrower import explained
+from harness.report.calls import call_evidence
 from harness.report.document import Report
 from harness.report.summary import READABLE
 from harness.results import TapResult

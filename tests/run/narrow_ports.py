@@ -1,4 +1,4 @@
-"""Ports that compute in a narrower dtype than they are asked for: everywhere, with a bug, or in some operations."""
+"""Ports that compute in a narrower dtype than asked for: everywhere, with a bug, or in some operations."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _rounded(function):
 
 
 class ProjectionsInBfloat16(Wrapped):
-    """Some of its operations, not the model: norms, RoPE, attention and residuals are as wide as they should be."""
+    """Some operations, not the model: norms, RoPE, attention and residuals are as wide as they should be."""
 
     @classmethod
     def load(cls, checkpoint, config, dtype, mesh):

@@ -27,8 +27,8 @@ def hint(
     report: Report,
     load: Loader | None = None,
 ) -> str | None:
-    """What the wrong operations look like, a line each, or the command that says it; None where nothing is wrong, or
-    nothing but that the model computes in a narrower dtype than it is asked for.
+    """What the wrong operations look like, a line each, or the command that says it; None where nothing is wrong,
+    or nothing but that the model computes in a narrower dtype than it is asked for.
 
     The bugs of the catalogue are tried as they are. Where none of them fits, other values and pairs may: that is
     for `goldens diagnose`.
