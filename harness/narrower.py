@@ -34,7 +34,7 @@ class Narrower:
     Attributes:
         precision: what it was asked for.
         dtype: whose numbers its values are.
-        kinds: of taps whose values are such numbers, in all of the results.
+        kinds: of taps whose values are such numbers in all cases of whole prompts.
         of: how many kinds there are.
         rounding: kinds that are wrong, by no more than the rounding of that dtype.
         command: the check of the port as it is.
@@ -84,7 +84,9 @@ def _narrower(results: Sequence[TapResult], precision: str, dtype: str) -> Narro
             by_kind.setdefault(kind_of(result.tap), []).append(result)
     wrong = {kind: found for kind, rs in by_kind.items() if (found := [r for r in rs if r.verdict in WRONG])}
     holding = tuple(WIDTHS)[: tuple(WIDTHS).index(dtype) + 1]
-    held = tuple(kind for kind, rs in by_kind.items() if all(r.held_by in holding for r in rs))
+    # A cache is as wide as the check asks for, and what is computed from it: whole prompts say more.
+    whole = {kind: [r for r in rs if not r.calls] or rs for kind, rs in by_kind.items()}
+    held = tuple(kind for kind, rs in whole.items() if all(r.held_by in holding for r in rs))
     several = [kind for kind in held if kind in wrong]
     if len(several) < max(FEWEST, len(by_kind) / 2):
         return None

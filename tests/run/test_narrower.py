@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import cli
-from harness.narrower import held_by
+from harness.narrower import held_by, narrower
 from harness.report.contract import broken_contract
 from harness.report.findings import findings, unexplained
 from harness.report.html.check_page import html
@@ -20,6 +20,7 @@ from harness.report.markdown import markdown
 from harness.report.terminal import report_text
 from harness.report.wording import in_a_narrower_dtype
 from harness.run.check import check
+from harness.results import TapResult
 from harness.run.question import Question
 
 QUESTION = Question(precisions=("float32",), modes=("forward", "replay"), cases=("digits",))
@@ -103,3 +104,19 @@ def test_the_narrowest_dtype_that_holds_every_value():
     assert held_by(np.array([np.pi]), "float64") is None
     late = np.concatenate([np.ones(5000, np.float32), wide])
     assert held_by(late, "float32") is None
+
+
+def synthetic(kind, **facts):
+    return TapResult("case", "float32", "replay", kind, "introduced", rel_rms=2e-3, **facts)
+
+
+def test_whole_prompts_say_it_where_a_cache_is_wider_by_itself():
+    """A cache has the dtype that was asked for, and so has what is computed from it."""
+    whole = [synthetic(kind, held_by="bfloat16") for kind in ("q", "k", "v", "context")]
+    stepped = [synthetic(kind, calls=(3, 1)) for kind in ("cache_k", "context")]
+    (found,) = narrower([*whole, *stepped])
+    assert (found.dtype, found.kinds, found.of) == ("bfloat16", ("q", "k", "v", "context"), 5)
+    assert set(found.rounding) == {"q", "k", "v", "context", "cache_k"}
+    assert narrower([*whole[:2], *stepped]) == ()
+    large = replace(whole[0], rel_rms=0.3)
+    assert "q" not in narrower([large, *whole[1:], *stepped])[0].rounding
