@@ -19,8 +19,8 @@ from harness.report.junit import junit
 from harness.report.markdown import markdown
 from harness.report.terminal import report_text
 from harness.report.wording import in_a_narrower_dtype
-from harness.run.check import check
 from harness.results import TapResult
+from harness.run.check import check
 from harness.run.question import Question
 
 QUESTION = Question(precisions=("float32",), modes=("forward", "replay"), cases=("digits",))
