@@ -75,11 +75,11 @@ class blaming_the_port:  # noqa: N801 - reads as a sentence at its call sites
         ours = next((one for one in _chain(error) if isinstance(one, HarnessError)), None)
         if ours is not None:
             raise ours from None
-        line = own_line(error)
+        raised, line = origin(error)
         raise PortError(
-            f"{self._problem} {described(error)}",
+            f"{self._problem} {described(raised)}",
             where=self._where if line is None else f"{self._where} ({line})",
-            hint=EXIT_HINT if isinstance(error, SystemExit) else self._hint,
+            hint=EXIT_HINT if isinstance(raised, SystemExit) else self._hint,
         ) from error
 
     def _noting(self, handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
@@ -96,31 +96,37 @@ class blaming_the_port:  # noqa: N801 - reads as a sentence at its call sites
 def described(error: BaseException) -> str:
     """An exception in one line: its type and the first line of what it says, if it can say anything.
 
-    Of a traceback that it quotes, as what a callback raised comes out of a program, it is the last line.
+    Of a traceback that it quotes, as what a callback raised comes out of a program, it is the line below.
     """
     try:
         said = str(error).strip().splitlines()
     except Exception as another:
         said = [f"(its message cannot be shown: {type(another).__name__})"]
-    line = said[-1].strip() if QUOTED in "".join(said[:2]) else said[0] if said else ""
+    quoted = max((n for n, line in enumerate(said) if QUOTED in line), default=None)
+    below = () if quoted is None else said[quoted + 1 :]
+    line = next((line for line in below if line.strip() and not line.startswith(" ")), said[0] if said else "")
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def own_line(error: BaseException) -> str | None:
     """`file:line` of the innermost frame that is neither a library's nor the harness's; None where there is none.
 
-    What a library has caught and wrapped was raised further in: that is followed. For the built-in port, which is
-    the harness's, it is the innermost frame of the harness.
+    For the built-in port, which is the harness's, it is the innermost frame of the harness.
     """
+    return origin(error)[1]
+
+
+def origin(error: BaseException) -> tuple[BaseException, str | None]:
+    """What the port raised, and where: of what a library has caught and wrapped, what is in it."""
     libraries = _library_folders()
     for one in reversed(list(_wrapped(error, libraries))):
         foreign = [frame for frame in _frames(one.__traceback__) if not frame[0].startswith(libraries)]
         own = [frame for frame in foreign if not frame[0].startswith(HARNESS)]
         if own:
-            return f"{own[-1][0]}:{own[-1][1]}"
+            return one, f"{own[-1][0]}:{own[-1][1]}"
     frames = [frame for frame in _frames(error.__traceback__) if not frame[0].startswith(libraries)]
     inside = [frame for frame in frames if frame[0] != __file__ and not frame[0].endswith("/run/port.py")]
-    return f"{inside[-1][0]}:{inside[-1][1]}" if inside else None
+    return error, f"{inside[-1][0]}:{inside[-1][1]}" if inside else None
 
 
 def _wrapped(error: BaseException, libraries: tuple[str, ...]) -> Iterator[BaseException]:
