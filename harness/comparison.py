@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Num
 from harness import metrics
 from harness.calibration import Floor
 from harness.modes import unit_of
+from harness.narrower import held_by
 from harness.results import Flip, LogitStatistics, TapResult, Verdict, Worst, finite
 from harness.taps import Tap
 from harness.tolerances import Limit
@@ -103,7 +104,7 @@ def compare(
     if found == dtype:
         return _of_values(place, actual, truth, noise, limit, scope, statistics)
     if not _is_wider(found, dtype):
-        return place.result("dtype", dtype, found)
+        return replace(place.result("dtype", dtype, found), held_by=held_by(actual, place.precision))
     result = _of_values(place, actual, truth, noise, limit, scope, statistics)
     verdict = "dtype" if result.verdict == "match" else result.verdict
     return replace(result, verdict=verdict, expected=dtype, found=found)
@@ -171,6 +172,7 @@ def _of_values(
         row=row if several else None,
         wrong_rows=tuple(np.flatnonzero(beyond.any(axis=1)).tolist()) if several else (),
         rounding=place.rounding,
+        held_by=held_by(actual, place.precision),
     )
 
 

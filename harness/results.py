@@ -86,7 +86,8 @@ class TapResult:
     be and what it was: where both are there beside figures, it has a wider dtype than it should. `rounding` is
     the precision whose noise and limits it was judged by, where that is not its own. `bound` is the largest error
     that the rounding of this operation can have at `worst`, on golden inputs; it is worked out for what a report
-    shows of a finding.
+    shows of a finding. `held_by` is the narrowest dtype that holds every value of the port exactly, where it is
+    narrower than the precision (`harness.narrower`).
     """
 
     case: str
@@ -121,6 +122,7 @@ class TapResult:
     against: tuple[str | None, ...] = ()
     rounding: str | None = None
     bound: float | None = None
+    held_by: str | None = None
 
     @property
     def beyond_rounding(self) -> float | None:

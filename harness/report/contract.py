@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from harness.comparison import FLOATS
 from harness.errors import PortError
+from harness.narrower import Narrower
 from harness.report.document import Report
 from harness.results import TapResult
 from harness.taps import kind_of
@@ -20,13 +22,16 @@ def broken_contract(report: Report) -> PortError | None:
         return None
     first = broken[0]
     reasons = [breach(result) for result in broken]
+    as_it_is = next((one for one in report.narrower if one.precision == first.precision), None)
     kinds = ", ".join(dict.fromkeys(reasons))
     return PortError(
-        f"{len(broken)} taps could not be compared ({kinds})",
+        f"this model computes in {as_it_is.dtype} whatever it is asked for"
+        if as_it_is is not None and kinds == "dtype"
+        else f"{len(broken)} taps could not be compared ({kinds})",
         where=f"{first.tap} in case {first.case}, {first.precision}, {first.mode}: {reasons[0]}",
         expected=first.expected or "finite values",
         found=first.found or "NaN or infinity",
-        hint=_hint(broken),
+        hint=_hint(broken, as_it_is),
     )
 
 
@@ -35,17 +40,27 @@ def breach(result: TapResult) -> str:
     return result.verdict if result.verdict in BROKEN else "dtype"
 
 
-def _hint(broken: Sequence[TapResult]) -> str:
-    first = broken[0]
-    if breach(first) == "dtype" and first.precision == "float64":
-        return "lift the float32 that is hard-coded in the port: --lift"
-    wider = {kind_of(r.tap): r.found for r in broken if breach(r) == "dtype" and was_compared(r)}
-    if breach(first) == "dtype" and wider:
-        declared = ", ".join(f'"{kind}": "{dtype}"' for kind, dtype in wider.items())
-        return (
-            f"where that is by design the port says so: dtypes = {{{declared}}}; its values are compared already"
-        )
-    return "mend this in the port first; the report above says where it begins"
+def _hint(broken: Sequence[TapResult], as_it_is: Narrower | None) -> str:
+    """What to do about what is broken, and what a port declares whose taps have another dtype by design."""
+    said = []
+    if as_it_is is not None and as_it_is.command is not None:
+        said.append(f"check it as it is: `{as_it_is.command}`")
+    narrow = [r for r in broken if breach(r) == "dtype" and not was_compared(r)]
+    if any(r.precision == "float64" for r in narrow):
+        said.append("lift the float32 that is hard-coded in the port: --lift")
+    declared = declaration({kind_of(r.tap): r.found for r in broken if breach(r) == "dtype" and was_compared(r)})
+    if declared:
+        said.append(f"where that is by design the port says so: {declared}; its values are compared already")
+    untrue = {kind_of(r.tap): r.expected for r in narrow if r.expected in FLOATS and r.expected != r.precision}
+    if untrue:
+        said.append(f"{declaration(untrue)} is what the port declares, and not what comes: correct that line")
+    return "; ".join(said) or "mend this in the port first; the report above says where it begins"
+
+
+def declaration(wider: Mapping[str, str | None]) -> str | None:
+    """The line of a port that declares dtypes, by kind of tap; None where there is none to declare."""
+    said = ", ".join(f'"{kind}": "{dtype}"' for kind, dtype in wider.items())
+    return f"dtypes = {{{said}}}" if said else None
 
 
 def nothing_compared(report: Report) -> PortError:

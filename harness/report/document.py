@@ -14,6 +14,7 @@ import msgspec
 
 from harness.chances import BUDGET
 from harness.generation import Continuation
+from harness.narrower import Narrower
 from harness.results import TapResult
 from harness.tolerances import Limit
 from harness.verdict import Divergence
@@ -92,6 +93,7 @@ class Report:
         notes: what a reader has to know about how the port was run, such as a waived precision setting.
         taps: every tap of the golden, in data-flow order, with the taps that feed it.
         not_covered: what this check says nothing about, and why.
+        narrower: what the whole model computes in, where that is narrower than what it was asked for.
         looks_like: the known bug that the first wrong operation looks like, or the command that says it; where the
             diagnosis failed, why.
     """
@@ -112,6 +114,7 @@ class Report:
     results: tuple[TapResult, ...]
     generations: tuple[Continuation, ...] = ()
     looks_like: str | None = None
+    narrower: tuple[Narrower, ...] = ()
 
 
 def encode(document: object) -> bytes:

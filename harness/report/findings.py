@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.narrower import explained
 from harness.report.calls import call_evidence
 from harness.report.document import Report
 from harness.report.summary import READABLE
@@ -59,9 +60,20 @@ def findings(report: Report) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: bool(finding.since)))
 
 
+def unexplained(report: Report) -> tuple[Finding, ...]:
+    """The findings but for those that one sentence says: a model that computes in a narrower dtype everywhere."""
+    rounding = explained(report.narrower)
+    return tuple(
+        finding
+        for finding in findings(report)
+        if finding.worst.verdict == "nonfinite"
+        or not all(finding.kind in rounding.get(precision, ()) for precision in finding.precisions)
+    )
+
+
 def worst_first(report: Report) -> tuple[Finding, ...]:
-    """The findings by how far they are beyond their limit; those that name no single operation come last."""
-    return tuple(sorted(findings(report), key=lambda f: (bool(f.since), -f.worst.share)))
+    """The same by how far they are beyond their limit; those that name no single operation come last."""
+    return tuple(sorted(unexplained(report), key=lambda f: (bool(f.since), -f.worst.share)))
 
 
 def _finding(report: Report, kind: str, results: Sequence[TapResult]) -> Finding:

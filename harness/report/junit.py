@@ -15,6 +15,7 @@ from harness.report.wording import (
     extent,
     facts,
     headline,
+    in_a_narrower_dtype,
     inherited,
     looks_like,
     mesh_of,
@@ -77,6 +78,7 @@ def _of(report: Report, results: tuple[TapResult, ...]) -> Report:
 def _what_is_wrong(report: Report) -> Iterator[str]:
     for broken in uncompared(report):
         yield f"{broken.reason}: {some(broken.taps)}: expected {broken.expected}, found {broken.found}"
+    yield from in_a_narrower_dtype(report)
     for finding in worst_first(report):
         yield f"{title(finding)} {place(finding)} ({extent(finding)})"
         yield from (f"  {label}: {text}" for label, text in facts(finding, report))

@@ -46,6 +46,8 @@ def _sections(report: Report) -> Iterator[str]:
             f"\n**{broken.reason}** {code(wording.some(broken.taps))} ({text(broken.where)}): "
             f"expected {code(broken.expected or '')}, found {code(broken.found or '')}\n"
         )
+    for sentence in wording.in_a_narrower_dtype(report):
+        yield f"\n{text(sentence)}\n"
     found = worst_first(report)
     if found:
         yield _findings(report, found)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from harness.report.agreement import agreement
 from harness.report.document import Acceptance, Report
-from harness.report.findings import Finding, findings
+from harness.report.findings import Finding, unexplained
 from harness.report.layout import print_parts, spaced, table
 from harness.report.summary import UNCOMPARED, forward_logits, groups, logit_summary
 from harness.report.wording import (
@@ -23,6 +23,7 @@ from harness.report.wording import (
     extent,
     facts,
     headline,
+    in_a_narrower_dtype,
     inherited,
     looks_like,
     mesh_of,
@@ -53,7 +54,9 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield _verdict(report)
     for broken in uncompared(report):
         yield spaced(_uncompared(broken), indent=2)
-    found = findings(report)
+    for sentence in in_a_narrower_dtype(report):
+        yield spaced(Text(sentence, "bold red"), indent=2)
+    found = unexplained(report)
     for finding in found[:SHOWN_FINDINGS]:
         yield spaced(_finding(finding, report), indent=2)
     if len(found) > SHOWN_FINDINGS:

@@ -214,6 +214,18 @@ def inherited(report: Report) -> str | None:
     )
 
 
+def in_a_narrower_dtype(report: Report) -> Iterator[str]:
+    """That the whole model computes in another dtype than it is asked for, a sentence for each such dtype."""
+    for dtype in dict.fromkeys(one.dtype for one in report.narrower):
+        found = [one for one in report.narrower if one.dtype == dtype]
+        asked, first = " and ".join(one.precision for one in found), found[0]
+        kinds = tuple(dict.fromkeys(kind for one in found for kind in one.rounding))
+        held = f"the values of {len(first.kinds)} of {counted(first.of, 'kind')} of taps are {dtype} numbers"
+        sized = f", and the errors at {some(kinds)} are of the size of that rounding" if kinds else ""
+        command = f"; `{first.command}` checks it as it is" if first.command else ""
+        yield f"this model computes in {dtype} whatever it is asked for (here {asked}): {held}{sized}{command}"
+
+
 def looks_like(report: Report) -> tuple[str, ...]:
     """What the diagnosis says, line by line; none where there is none."""
     return tuple(line for line in (report.looks_like or "").splitlines() if line.strip())

@@ -27,7 +27,7 @@ from harness.golden import CaseEntry
 from harness.layout import layer_of
 from harness.metrics import UNIT_ROUNDOFF
 from harness.report.document import Report
-from harness.report.findings import findings
+from harness.report.findings import unexplained
 from harness.results import TapResult
 from harness.run.coverage import judged_alone
 from harness.run.port import Declarations
@@ -129,7 +129,7 @@ def with_bounds(
     """The report with the bounds of what it shows of its findings, where all inputs were goldens."""
     found: dict[tuple[str, str, str, str], float] = {}
     weights, arch = None, None
-    for worst in (finding.worst for finding in findings(report)):
+    for worst in (finding.worst for finding in unexplained(report)):
         if worst.mode != "replay" or worst.verdict != "introduced":
             continue
         source = source_of(worst.precision)

@@ -17,6 +17,7 @@ from harness.results import TapResult
 from harness.run import precision as precisions
 from harness.run.backend import refuse_no_backend
 from harness.run.bounds import with_bounds
+from harness.run.command import Given, with_commands
 from harness.run.compilations import Compilations
 from harness.run.convention import NOTE, refuse_where_positions_count
 from harness.run.coverage import covered, obstacle, replayable, uncovered
@@ -58,8 +59,7 @@ class Checker:
 
     Args:
         golden_path: a golden, HDF5 or Zarr.
-        checkpoint: the directory of the weights that it was recorded with; None means beside the golden, by the
-            model's name.
+        checkpoint: the directory of its weights; None means beside the golden, by the model's name.
         spec: the port, `package.module:Name`; also what the report calls it.
         question: what is asked of it.
         load: loads the port instead of `spec`, on the question's mesh if it has one.
@@ -84,7 +84,7 @@ class Checker:
         self.question = question
         self._inspect = inspect and (load is not None or spec != BUILT_IN)
         question.check()
-        self._spec = spec
+        self._spec, self._given = spec, Given(golden_path, checkpoint, spec, question)
         refuse_no_backend()
         if load is None:
             find_port(spec)  # before minutes are spent; and an import may configure precision: looked at next
@@ -264,7 +264,8 @@ class Checker:
                 one for (case, p), one in self._generations.items() if case in cases_seen and p in precisions_seen
             ),
         )
-        return with_bounds(assemble(self.golden, run, results), self._declared, self.source, self._checkpoint)
+        report = with_commands(assemble(self.golden, run, results), self._given, self.golden.manifest.precisions)
+        return with_bounds(report, self._declared, self.source, self._checkpoint)
 
     def _not_in_these_modes(self) -> Iterator[str]:
         if self._outside:

@@ -19,7 +19,13 @@ from typing import Any
 from harness.errors import HarnessError, PortError
 
 # Frames of these are never the line that a port's author looks for.
-LIBRARIES = ("jax", "jaxlib", "flax", "numpy", "ml_dtypes", "einops", "jaxtyping", "safetensors")
+LIBRARIES = (
+    *("jax", "jaxlib", "flax", "numpy", "ml_dtypes", "einops", "jaxtyping", "safetensors", "equinox", "haliax"),
+    *("keras", "optree", "haiku", "chex", "beartype", "typeguard", "wadler_lindig", "absl", "orbax", "optax"),
+)
+HARNESS = str(Path(__file__).parents[1]) + os.sep
+GENERATED = ("<frozen ", "<string>", "<@beartype")  # no file that could be looked into
+QUOTED = "Traceback (most recent call last)"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TRACEBACK_HINT = "run the same command with GOLDENS_TRACEBACK=1 for the whole traceback"
 EXIT_HINT = (
@@ -69,11 +75,11 @@ class blaming_the_port:  # noqa: N801 - reads as a sentence at its call sites
         ours = next((one for one in _chain(error) if isinstance(one, HarnessError)), None)
         if ours is not None:
             raise ours from None
-        line = own_line(error)
+        raised, line = origin(error)
         raise PortError(
-            f"{self._problem} {described(error)}",
+            f"{self._problem} {described(raised)}",
             where=self._where if line is None else f"{self._where} ({line})",
-            hint=EXIT_HINT if isinstance(error, SystemExit) else self._hint,
+            hint=EXIT_HINT if isinstance(raised, SystemExit) else self._hint,
         ) from error
 
     def _noting(self, handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
@@ -88,12 +94,18 @@ class blaming_the_port:  # noqa: N801 - reads as a sentence at its call sites
 
 
 def described(error: BaseException) -> str:
-    """An exception in one line: its type and the first line of what it says, if it can say anything."""
+    """An exception in one line: its type and the first line of what it says, if it can say anything.
+
+    Of a traceback that it quotes, as what a callback raised comes out of a program, it is the line below.
+    """
     try:
         said = str(error).strip().splitlines()
     except Exception as another:
         said = [f"(its message cannot be shown: {type(another).__name__})"]
-    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    quoted = max((n for n, line in enumerate(said) if QUOTED in line), default=None)
+    below = () if quoted is None else said[quoted + 1 :]
+    line = next((line for line in below if line.strip() and not line.startswith(" ")), said[0] if said else "")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def own_line(error: BaseException) -> str | None:
@@ -101,19 +113,49 @@ def own_line(error: BaseException) -> str | None:
 
     For the built-in port, which is the harness's, it is the innermost frame of the harness.
     """
+    return origin(error)[1]
+
+
+def origin(error: BaseException) -> tuple[BaseException, str | None]:
+    """What the port raised, and where: of what a library has caught and wrapped, what is in it."""
+    libraries = _library_folders()
+    for one in reversed(list(_wrapped(error, libraries))):
+        foreign = [frame for frame in _frames(one.__traceback__) if not frame[0].startswith(libraries)]
+        own = [frame for frame in foreign if not frame[0].startswith(HARNESS)]
+        if own:
+            return one, f"{own[-1][0]}:{own[-1][1]}"
+    frames = [frame for frame in _frames(error.__traceback__) if not frame[0].startswith(libraries)]
+    inside = [frame for frame in frames if frame[0] != __file__ and not frame[0].endswith("/run/port.py")]
+    return error, f"{inside[-1][0]}:{inside[-1][1]}" if inside else None
+
+
+def _wrapped(error: BaseException, libraries: tuple[str, ...]) -> Iterator[BaseException]:
+    """An exception, and what libraries or the harness have caught and raised it from, outermost first.
+
+    What the port's own code has caught, it has made something else of on purpose.
+    """
+    one: BaseException | None = error
+    seen: set[int] = set()
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        frames = list(_frames(one.__traceback__))
+        if frames and not frames[-1][0].startswith((*libraries, HARNESS)):
+            return
+        foreign = (*libraries, HARNESS)
+        one = next((x for x in (one.__cause__, one.__context__) if x is not None and _caught_in(x, foreign)), None)
+
+
+def _caught_in(error: BaseException, folders: tuple[str, ...]) -> bool:
+    """Whether code of some folders has caught an exception: its traceback begins where that was."""
     frames = list(_frames(error.__traceback__))
-    harness = str(Path(__file__).parents[1])
-    foreign = [frame for frame in frames if not frame[0].startswith(_library_folders())]
-    own = [frame for frame in foreign if not frame[0].startswith(harness + os.sep)]
-    inside = [frame for frame in foreign if frame[0] != __file__ and not frame[0].endswith("/run/port.py")]
-    found = own or inside
-    return f"{found[-1][0]}:{found[-1][1]}" if found else None
+    return bool(frames) and frames[0][0].startswith(folders)
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
     while traceback is not None:
         file = traceback.tb_frame.f_code.co_filename
-        if not file.startswith("<frozen "):
+        if not file.startswith(GENERATED):
             yield file, traceback.tb_lineno
         traceback = traceback.tb_next
 
@@ -129,13 +171,17 @@ def _library_folders() -> tuple[str, ...]:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """What an exception was raised from, and while handling what, nearest first."""
-    seen: set[int] = set()
-    one: BaseException | None = error.__cause__ or error.__context__
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        yield one
-        one = one.__cause__ or one.__context__
+    """What an exception was raised from, while handling what, and of several what is in it; nearest first."""
+    seen, waiting = {id(error)}, [error]
+    while waiting:
+        one = waiting.pop(0)
+        if one is not error:
+            yield one
+        within = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        for inner in (one.__cause__, one.__context__, *within):
+            if inner is not None and id(inner) not in seen:
+                seen.add(id(inner))
+                waiting.append(inner)
 
 
 def _raising(leave: Callable[[int], Any]) -> Callable[[int], None]:

@@ -15,6 +15,7 @@ from harness.generation import Continuation
 from harness.golden import CaseEntry
 from harness.loss import said
 from harness.modes import MODES
+from harness.narrower import narrower
 from harness.report.acceptance import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.results import TapResult
@@ -88,6 +89,7 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         not_covered=tuple(_not_covered(run, manifest.truth_dtype, manifest.taps)),
         results=results,
         generations=tuple(run.generations),
+        narrower=narrower(results),
     )
 
 

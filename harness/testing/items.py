@@ -162,9 +162,11 @@ def refuse_divergence(report: Report) -> None:
 
 def _headline(report: Report) -> str:
     """One line, which pytest repeats in its list of failures."""
-    from harness.report.findings import findings
+    from harness.report.findings import findings, unexplained
     from harness.report.wording import title
 
+    if report.narrower and not unexplained(report):
+        return f"this model computes in {report.narrower[0].dtype} whatever it is asked for"
     if report.introduced:
         first, more = findings(report)[0], len(report.introduced) - 1
         return f"{title(first)} {first.taps[0]}{f' and {more} more taps' if more else ''}"

@@ -66,6 +66,32 @@ def test_a_field_that_is_there_stays_as_it_is(config):
 
 
 @pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("llama3", {"attention_bias": False, "mlp_bias": False}),
+        ("gemma3", {"tie_word_embeddings": True}),
+        ("gpt-neox", {"num_key_value_heads": 4, "attention_bias": True}),
+    ],
+)
+def test_defaults_of_the_family_are_written_out_as_the_new_dialect_does(model, said, checkpoint):
+    config = read_config(checkpoint.parent / model)
+    assert not said.keys() & config.keys()
+    assert said.items() <= in_both_dialects(config).items()
+    assert "mlp_bias" not in in_both_dialects(read_config(checkpoint))  # a field that its family does not have
+
+
+@pytest.mark.parametrize("model", ["llama3", "gemma3"])
+def test_theta_is_beside_the_scaling_in_the_hubs_dialect_and_in_it_in_the_new_one(model, checkpoint):
+    config = read_config(checkpoint.parent / model)
+    new = {name: value for name, value in config.items() if name not in ("rope_scaling", "rope_theta")}
+    new["rope_parameters"] = in_both_dialects(config)["rope_parameters"]
+    both = in_both_dialects(new)
+    assert both["rope_scaling"] == config["rope_scaling"]
+    assert both["rope_theta"] == config["rope_theta"]
+    assert both["rope_parameters"] == new["rope_parameters"]
+
+
+@pytest.mark.parametrize(
     "wrong", [{"rope_parameters": {"rope_theta": 1e4}}, {"dtype": "float32"}, {"layer_types": [SLIDING] * 4}]
 )
 def test_a_config_that_contradicts_itself_is_refused(checkpoint, wrong):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from click.testing import CliRunner
 
 from harness.cli import cli
@@ -50,3 +52,25 @@ def test_a_declared_wider_dtype_is_judged_alike(golden_path, checkpoint):
     declared = checked(golden_path, checkpoint, "DeclaredWideContext")
     assert broken_contract(declared) is None
     assert declared.introduced == checked(golden_path, checkpoint, "WideContextHidesABug").introduced
+
+
+def test_every_dtype_that_is_wrong_has_its_remedy_whichever_comes_first(golden_path, checkpoint):
+    question = replace(QUESTION, precisions=("float64", "bfloat16"))
+    hint = broken_contract(check(golden_path, checkpoint, "tests.run.wide_ports:WideContext", question)).hint
+    assert "--lift" in hint
+    assert DECLARE in hint
+    question = replace(question, precisions=("float64",))
+    alone = broken_contract(check(golden_path, checkpoint, "tests.run.wide_ports:WideContext", question))
+    assert DECLARE not in alone.hint  # nothing is wider than float64: there is nothing to declare
+
+
+def test_a_declared_dtype_that_is_not_what_comes_is_refused_with_that_line(golden_path, checkpoint):
+    refusal = broken_contract(checked(golden_path, checkpoint, "DeclaresAndDoesNotWiden"))
+    assert f"{DECLARE} is what the port declares" in refusal.hint
+    assert "correct that line" in refusal.hint
+
+
+def test_a_tap_that_is_missing_has_no_dtype_to_declare(golden_path, checkpoint):
+    refusal = broken_contract(check(golden_path, checkpoint, "tests.run.ports:ForgetsProbs", QUESTION))
+    assert "dtypes" not in refusal.hint
+    assert "mend this in the port first" in refusal.hint

@@ -39,3 +39,7 @@ class WideContextHidesABug(WideContext):
 
 class DeclaredWideContext(WideContextHidesABug):
     dtypes = {"context": "float32"}
+
+
+class DeclaresAndDoesNotWiden(Wrapped):
+    dtypes = {"context": "float32"}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
-from harness import embedded
 from harness.mutants.diagnosis.diagnose import answers, operation, replayed_again, searching
 from harness.mutants.diagnosis.precision import telling
 from harness.report.diagnosis import known_as, verdict_line
 from harness.report.document import Report
+from harness.report.findings import unexplained
 from harness.report.wording import some
 from harness.run.checker import Checker, Loader
-from harness.run.question import Axes, Question, shown_axes
+from harness.run.command import Given, repeated
+from harness.run.question import Question
 
 # Beyond these a run of one stage takes longer than a person wants to wait for after a check.
 MOST_PARAMETERS, MOST_TOKENS = 50_000_000, 64
@@ -27,19 +27,20 @@ def hint(
     report: Report,
     load: Loader | None = None,
 ) -> str | None:
-    """What the wrong operations look like, a line each, or the command that says it; None where nothing is wrong.
+    """What the wrong operations look like, a line each, or the command that says it; None where nothing is wrong,
+    or nothing but that the model computes in a narrower dtype than it is asked for.
 
     The bugs of the catalogue are tried as they are. Where none of them fits, other values and pairs may: that is
     for `goldens diagnose`.
 
     A diagnosis that fails does not take the report of the check with it: the line then says what failed.
     """
-    if report.verdict == "match":
+    if report.verdict == "match" or (report.narrower and not unexplained(report)):
         return None
     precision = telling(report.results)
     if precision is None:
         return None
-    command = _command(golden, checkpoint, spec, report.golden.model, question.mesh)
+    command = repeated("diagnose", Given(golden, checkpoint, spec, question), report.golden.model)
     large = report.golden.provenance["parameters"] > MOST_PARAMETERS
     try:
         told = None if large else _looks_like(golden, checkpoint, spec, question, report, precision, load)
@@ -50,18 +51,6 @@ def hint(
     lines, known = told
     more = "tries other values and two at a time" if any(UNKNOWN in line for line in lines) else "says more"
     return "\n".join([*lines, *known, f"`{command}` {more}"])
-
-
-def _command(golden: Path | str, checkpoint: Path | None, spec: str, model: str, mesh: Axes) -> str:
-    """The diagnosis of the same port on the same golden and checkpoint, without what goes without saying."""
-    words = ["goldens", "diagnose"]
-    if str(golden) != str(embedded.golden()):
-        words.append(str(golden))
-    if checkpoint not in (None, embedded.checkpoint_beside(str(golden), model)):
-        words += ["--weights", str(checkpoint)]
-    if mesh:
-        words += ["--mesh", shown_axes(mesh)]
-    return shlex.join([*words, "--port", spec])
 
 
 def _in_one_line(error: Exception) -> str:

@@ -76,6 +76,7 @@ def html(report: Report) -> str:
         headline=wording.headline(report),
         mesh=wording.mesh_of(report),
         uncompared=tuple(wording.uncompared(report)),
+        narrower=tuple(wording.in_a_narrower_dtype(report)),
         details=tuple(details(report)),
         inherited=wording.inherited(report),
         agreement=agreement(report),

@@ -106,7 +106,7 @@ def _place(model: Any, path: str) -> tuple[Any, str]:
         return node, "call"
     if isinstance(parent, Operation) and getattr(node, "__self__", None) is parent:
         return parent, path.rpartition(".")[2]
-    raise has_nothing_to_call(path, node)
+    raise has_nothing_to_call(path, node, "is no Keras layer or operation")
 
 
 def _child(node: Any, part: str) -> Any:

@@ -29,6 +29,14 @@ class NnxPort(AdaptedPort):
 
     def __init__(self, model: nnx.Module, config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
+        if not isinstance(model, nnx.Module):
+            raise PortError(
+                "the model of this port is no nnx.Module",
+                where=type(self).__name__,
+                expected="an nnx.Module",
+                found=type(model).__name__,
+                hint="other models have ports of their own: LinenPort, EquinoxPort, KerasPort, FunctionPort",
+            )
         self.model = model
         self._graph, self._state = nnx.split(model)
         _places(model, self.rows)  # a wrong path is refused now, not in the middle of a forward pass
@@ -98,10 +106,11 @@ def _follow(model: nnx.Module, path: str) -> tuple[nnx.Module, str]:
         return node, "__call__"
     if isinstance(parent, nnx.Module) and getattr(node, "__self__", None) is parent:
         return parent, path.rpartition(".")[2]
+    lacks = "cannot be called" if isinstance(node, nnx.Module) else "is no nnx.Module"
     raise PortError(
-        "what the model has at a path of the port's table cannot be called",
+        f"what the model has at a path of the port's table {lacks}",
         where=path,
-        expected="a sub-module, or a method of one",
+        expected="an nnx.Module that can be called, or a method of one",
         found=type(node).__name__,
         hint="name the sub-module whose output is the tap",
     )

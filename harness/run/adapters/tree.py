@@ -53,10 +53,10 @@ def has_nothing(path: str, part: str, node: Any, names: Sequence[str] = ()) -> P
     )
 
 
-def has_nothing_to_call(path: str, node: Any) -> PortError:
+def has_nothing_to_call(path: str, node: Any, lacks: str = "cannot be called") -> PortError:
     """The refusal of a path at which there is something else than a sub-module."""
     return PortError(
-        "what the model has at a path of the port's table cannot be called",
+        f"what the model has at a path of the port's table {lacks}",
         where=path,
         expected="a sub-module, or a method of one",
         found=type(node).__name__,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,7 @@ from tests.second_port.port import SecondPort
 
 CASES = ("hello", "one-to-five", "multi-token")
 QUESTION = Question(precisions=("float64",), modes=("replay",), cases=CASES)
+AS_ASKED = shlex.join(["--precision", "float64", *(word for case in CASES for word in ("--case", case))])
 # Of every family one, those with another value, another layer, one tensor alone, and two at once.
 FIRST_CASES = (
     *("hello", "one-to-five", "repetition", "batch-left", "batch-decode", "decode", "multi-token", "chunked"),
@@ -217,7 +219,7 @@ def test_a_check_ends_with_what_the_bug_looks_like(golden_path, checkpoint):
     report = check(golden_path, checkpoint, "second", QUESTION, load=bug.load)
     line = hint(golden_path, checkpoint, "second", QUESTION, report, load=bug.load)
     assert line.startswith("rope_interleaved: this port reproduces that bug to ")
-    assert line.endswith("`goldens diagnose --port second` says more")
+    assert line.endswith(f"`goldens diagnose {AS_ASKED} --port second` says more")
 
 
 def test_a_check_whose_bug_is_not_in_the_catalogue_as_it_is_ends_with_the_command(golden_path, checkpoint):
@@ -226,7 +228,7 @@ def test_a_check_whose_bug_is_not_in_the_catalogue_as_it_is_ends_with_the_comman
     line = hint(golden_path, checkpoint, "second", QUESTION, report, load=bug.load)
     known, command = line.splitlines()
     assert known == "no bug of the catalogue as it is"
-    assert command.startswith("`goldens diagnose --port second` tries other values")
+    assert command.startswith(f"`goldens diagnose {AS_ASKED} --port second` tries other values")
 
 
 def test_a_model_that_is_large_gets_the_command_alone(golden_path, checkpoint, monkeypatch):
@@ -234,7 +236,7 @@ def test_a_model_that_is_large_gets_the_command_alone(golden_path, checkpoint, m
     bug = BY_NAME["rope_neighbours"]
     report = check(golden_path, checkpoint, "second", QUESTION, load=bug.load)
     line = hint(golden_path, checkpoint, "second", QUESTION, report, load=bug.load)
-    assert line == "`goldens diagnose --port second` looks for the bug that does the same"
+    assert line == f"`goldens diagnose {AS_ASKED} --port second` looks for the bug that does the same"
 
 
 def test_the_command_at_the_end_names_golden_and_weights_that_are_not_the_embedded_ones(
@@ -246,7 +248,7 @@ def test_the_command_at_the_end_names_golden_and_weights_that_are_not_the_embedd
     bug = BY_NAME["rope_neighbours"]
     report = check(moved, checkpoint, "second", QUESTION, load=bug.load)
     line = hint(moved, checkpoint, "second", QUESTION, report, load=bug.load)
-    assert line.startswith(f"`goldens diagnose '{moved}' --weights {checkpoint} --port second`")
+    assert line.startswith(f"`goldens diagnose '{moved}' --weights {checkpoint} {AS_ASKED} --port second`")
 
 
 def test_a_check_that_matches_ends_without_a_diagnosis(golden_path, checkpoint):

@@ -114,8 +114,8 @@ def test_the_layers_have_their_own_call_again_also_after_a_failure(checkpoint):
         ("blocks.{i}.attention", "has nothing at a path", "attn, down, gate, input_norm, post_norm, up"),
         ("blocks.{i}.attn.rotate", "has nothing at a path", "key, out, query, rope, softmax, value"),
         ("block.{i}.attn", "has nothing at a path", "block_0, block_1, block_2, block_3, blocks, embedding"),
-        ("blocks.{i}.attn.arch", "cannot be called", "Architecture"),
-        ("blocks", "cannot be called", "TrackedList"),
+        ("blocks.{i}.attn.arch", "is no Keras layer", "Architecture"),
+        ("blocks", "is no Keras layer", "TrackedList"),
     ],
 )
 def test_a_path_that_the_model_does_not_have_is_refused_with_what_it_has(checkpoint, path, message, found):

@@ -162,7 +162,7 @@ def test_an_argument_that_is_not_passed_is_refused():
         ("layers.{i}.attention", "has nothing at a path", "input_norm, attn, post_norm"),
         ("layer.{i}.attn", "has nothing at a path", "embedder, layers, norm, head"),
         ("layers.{i}.attn.rotated", "has nothing at a path", "q, k, v, o"),
-        ("layers.{i}.attn.q.kernel", "cannot be called", "Param"),
+        ("layers.{i}.attn.q.kernel", "is no nnx.Module", "Param"),
         ("layers", "cannot be called", "List"),
     ],
 )
