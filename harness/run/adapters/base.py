@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -130,6 +131,16 @@ class AdaptedPort:
     def write_cache(self, cache: Any, values: Contents) -> Any:
         """The cache with other contents: the inverse of `read_cache`."""
         return self._table.write(cache, values)
+
+    def paths(self) -> Iterable[str]:
+        """What of the model can be called, as rows have it: sub-modules, and their own methods."""
+        return ()
+
+    def marking(self, rows: tuple[Row, ...]) -> Self:
+        """The same port, which marks other places of the same model."""
+        port = copy.copy(self)
+        port.rows = rows
+        return port
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -11,11 +11,12 @@ array of Haliax stands for its array, whose axes lie as they lie in it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 from jax import Array
@@ -23,10 +24,12 @@ from jax import Array
 from harness.architecture import Config
 from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
+from harness.run.adapters.named import is_named
 from harness.run.adapters.table import Row
-from harness.run.adapters.tree import copied, has_nothing, has_nothing_to_call, replaced, stored
+from harness.run.adapters.tree import called, copied, has_nothing, has_nothing_to_call, replaced, stored
 from harness.run.tracing.program import Ids, Mask
 
+FRAMEWORK = frozenset({"equinox", "haliax", "flax"})
 Marks = tuple[tuple[str, tuple[Row, ...]], ...]  # rows by method
 
 
@@ -46,12 +49,39 @@ class EquinoxPort(AdaptedPort):
         self.model = model
         self._marked = _marked(model, self.rows)
 
+    def paths(self) -> list[str]:
+        found: dict[int, tuple[str, Any]] = {}
+        _collect(self.model, (), found)
+        return [path for where, node in found.values() for path in called(where, node, FRAMEWORK)]
+
+    def marking(self, rows: tuple[Row, ...]) -> Self:
+        port = super().marking(rows)
+        port._marked = _marked(self.model, rows)
+        return port
+
     def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
         """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
         raise NotImplementedError
 
     def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
         return self.run(self._marked, input_ids, positions, mask, *cache), {}
+
+
+def _collect(node: Any, where: tuple[str, ...], found: dict[int, tuple[str, Any]]) -> None:
+    """Every sub-module once, by the first path that leads to it."""
+    if isinstance(node, Mapping):
+        inner = dict(node)
+    elif isinstance(node, (list, tuple)):
+        inner = dict(enumerate(node))
+    elif dataclasses.is_dataclass(node) and not isinstance(node, type) and not is_named(node):
+        if id(node) in found:
+            return
+        found[id(node)] = ".".join(where), node
+        inner = vars(node)
+    else:
+        return
+    for name, child in inner.items():
+        _collect(child, (*where, str(name)), found)
 
 
 def _marked(model: Any, rows: tuple[Row, ...]) -> Any:
