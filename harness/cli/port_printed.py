@@ -78,10 +78,10 @@ def _table(rows: Iterable[ProposedRow]) -> Iterator[str]:
 
 def _said(row: ProposedRow) -> str:
     """How well it matches, what is wrong, what it could be as well."""
-    said = [] if row.multiple != row.multiple else [f"{row.multiple:.2g} x noise, of limit {row.allowed:.2g}"]
+    said = [] if row.noise is None else [f"{row.noise[0]:.2g} x noise, of limit {row.noise[1]:.2g}"]
     if row.wrong:
         several = f"{row.wrong[0]} and {len(row.wrong) - 1} more" if len(row.wrong) > 1 else row.wrong[0]
-        said.append(f"NOT EQUAL to the golden at {several}: what stands there by data flow")
+        said.append(f"WRONG at {several}, by {row.far:.2g} of its size: it stands there by data flow")
     if row.also:
         said.append(f"ambiguous: the golden's {', '.join(row.also)} is the same")
     return f"  # {'; '.join(said)}" if said else ""

@@ -88,6 +88,12 @@ class Matcher:
                     found[tap.name] = match
         return list(found.values())
 
+    def are_logits(self, value: Num[np.ndarray, "..."]) -> bool:
+        """Whether a model returned the golden's logits; of a golden that has the largest alone it is not known."""
+        if "logits" not in self._case.taps or self._case.top:
+            return False
+        return self._compared(self._source.taps["logits"], None, value) is not None
+
     def distance(self, value: Num[np.ndarray, "..."], tap: str, layout: str | None) -> float:
         """How far a value is from a tap, as a share of the tap's size."""
         truth = self._source.truth(self._case.name, tap)

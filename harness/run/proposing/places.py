@@ -19,12 +19,14 @@ class Written:
     Attributes:
         call: which call; None where there is one.
         last: whether it is the last of them.
+        in_method: whether the scope is a method of a sub-module.
     """
 
     mark: Mark
     call: int | None
     last: bool
     scope: str | None
+    in_method: bool = False
 
     @property
     def path(self) -> str:
@@ -43,7 +45,7 @@ class Written:
     @property
     def length(self) -> tuple[int, ...]:
         """One call, short paths, and of functions those while the innermost sub-module runs."""
-        of_module = self.scope is not None and not is_function(self.scope)
+        of_module = self.scope is not None and not is_function(self.scope) and not self.in_method
         if is_function(self.path):
             inside = -self.scope.count(".") - 1 if self.scope and of_module else int(self.scope is not None)
             return int(self.call is not None), 0, inside
@@ -60,9 +62,14 @@ class Written:
 
 
 class Places:
-    """All places of a program."""
+    """All places of a program.
 
-    def __init__(self, marks: Sequence[Mark]) -> None:
+    Args:
+        methods: the paths of those that are no sub-modules.
+    """
+
+    def __init__(self, marks: Sequence[Mark], methods: frozenset[str]) -> None:
+        self._methods = methods
         self._calls: dict[tuple[str, str, int, str | None], list[int]] = defaultdict(list)
         self._marks = tuple(marks)
         for mark in marks:
@@ -75,7 +82,7 @@ class Places:
             calls = self._calls[mark.site.path, mark.site.field, mark.loop, scope]
             number = calls.index(mark.index)
             once = len(calls) == 1
-            yield Written(mark, None if once else number, number == len(calls) - 1, scope)
+            yield Written(mark, None if once else number, number == len(calls) - 1, scope, scope in self._methods)
             if once and scope is None and not is_function(mark.site.path):
                 return
 

@@ -37,17 +37,18 @@ class ProposedRow:
     """A row of the table.
 
     Attributes:
-        multiple: the largest of the errors of its taps, in PyTorch's own; `allowed` is the limit there.
+        noise: the largest error of the taps that it equals, in PyTorch's own, and the limit there.
         wrong: the taps that its value does not equal: it stands in their place by data flow.
+        far: by how much it does not, as a share of the tap's size.
         also: other kinds whose golden values are the same, so that it could as well be those.
     """
 
     left: str
     tap: str
     layout: str | None
-    multiple: float
-    allowed: float
+    noise: tuple[float, float] | None
     wrong: tuple[str, ...] = ()
+    far: float = 0.0
     also: tuple[str, ...] = ()
 
     @property
@@ -70,6 +71,7 @@ class Proposal:
     Attributes:
         modules: all that was called, in the order of the first calls.
         missing: taps that no row was found for, each with what could be tried.
+        functions: those that were called.
         logits: whether they were those of the golden, when golden values had gone on.
         gave_up: whether the search ended before it was through.
     """
@@ -81,6 +83,7 @@ class Proposal:
     modules: tuple[Module, ...]
     missing: tuple[str, ...]
     functions: tuple[str, ...]
+    logits: bool
     gave_up: bool
 
     @property
@@ -138,6 +141,7 @@ def proposed(
         modules=_modules(found),
         missing=tuple(name for name in matcher.taps if name not in covered),
         functions=tuple(dict.fromkeys(x.mark.site.path for x in found.seen if is_function(x.mark.site.path))),
+        logits=found.logits,
         gave_up=search.gave_up,
     )
 
@@ -168,44 +172,44 @@ def _names(tap: str, layers: int) -> list[str]:
 def _rows(found: Found, search: Search, matcher: Matcher, layers: int) -> tuple[ProposedRow, ...]:
     """Rows for every kind of tap, the plainest place of each."""
     options: dict[str, list[Option]] = defaultdict(list)
-    measured: dict[tuple[str, int, int | None], tuple[float, float]] = {}
-    wrong: set[tuple[str, int, int | None]] = set()
+    measured: dict[str, tuple[float, float]] = {}
+    far: dict[str, float] = {}
     for one in found.seen:
-        matches = one.matches or (() if one.put is None else (one.put,))
-        for match in matches:
-            layer = int(match.tap.split(".")[1]) if "." in match.tap else None
-            key = match.tap, one.mark.index, one.iteration
-            measured[key] = match.multiple, match.allowed
-            if not one.matches:
-                wrong.add(key)
+        places = [(match.tap, match.layout) for match in one.matches]
+        for match in one.matches:
+            # Where a tap was put in the place of another value, it is itself from there on.
+            before = measured.get(match.tap, (0.0, match.allowed))
+            measured[match.tap] = max(before, (match.multiple, match.allowed))
+        if one.put is not None:
+            places = [(one.put, one.layout)]
+            if one.put not in measured:
+                far[one.put] = one.far
+        for tap, layout in places:
+            kind, layer = kind_of(tap), int(tap.split(".")[1]) if "." in tap else None
             for written in search.places.written(one.mark):
-                options[kind_of(match.tap)].append(
-                    Option(written, match.layout, kind_of(match.tap), layer, one.iteration)
-                )
-    worst = {tap: max((x for (name, *_), x in measured.items() if name == tap), key=_size) for tap, *_ in measured}
+                options[kind].append(Option(written, layout, kind, layer, one.iteration))
     rows: list[ProposedRow] = []
     used: set[tuple[int, int | None]] = set()
     kinds = list(dict.fromkeys(kind_of(name) for name in matcher.taps))
     for kind in kinds:
         free = [x for x in options.get(kind, ()) if (x.written.mark.index, x.iteration) not in used]
-        chosen = list(_chosen(free))
-        for pattern in chosen:
+        for pattern in _chosen(free):
             used |= {(x.written.mark.index, x.iteration) for x in pattern.options}
             taps = [_tap(kind, option.layer) for option in pattern.options]
-            off = tuple(
-                tap
-                for tap, x in zip(taps, pattern.options, strict=True)
-                if (tap, x.written.mark.index, x.iteration) in wrong
+            wrong = tuple(tap for tap in taps if tap in far)
+            right = [measured[tap] for tap in taps if tap not in far]
+            rows.append(
+                ProposedRow(
+                    pattern.left,
+                    _tap(kind, "{i}") if len(taps) > 1 else taps[0],
+                    pattern.layout,
+                    max(right, default=None),
+                    wrong,
+                    max((far[tap] for tap in wrong), default=0.0),
+                    tuple(other for other in kinds if other != kind and _same(matcher, taps[0], other)),
+                )
             )
-            also = [other for other in kinds if other != kind and _same(matcher, taps[0], other)]
-            multiple, allowed = max((worst[tap] for tap in taps), key=_size)
-            tap = _tap(kind, "{i}") if len(pattern.options) > 1 else taps[0]
-            rows.append(ProposedRow(pattern.left, tap, pattern.layout, multiple, allowed, off, tuple(also)))
     return tuple(rows)
-
-
-def _size(measured: tuple[float, float]) -> float:
-    return measured[0] if measured[0] == measured[0] else float("inf")
 
 
 def _same(matcher: Matcher, tap: str, kind: str) -> bool:

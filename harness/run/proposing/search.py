@@ -8,9 +8,8 @@ put in the place of one value of its size after the other, and the one from whic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any
 
 import jax
 import numpy as np
@@ -31,14 +30,22 @@ Put = Mapping[Key, tuple[str, str | None]]  # what is put there: a tap, in a lay
 
 @dataclass(frozen=True)
 class Seen:
-    """A value, and what it is: the taps that it equals, or the one that was put in its place."""
+    """A value, and what it is.
+
+    Attributes:
+        matches: the taps that it equals.
+        put: the tap that was put in its place, and that it does not equal.
+        far: by how much it does not, as a share of the tap's size.
+    """
 
     mark: Mark
     iteration: int | None
     shape: tuple[int, ...]
     dtype: str
     matches: tuple[Match, ...]
-    put: Match | None = None
+    put: str | None = None
+    layout: str | None = None
+    far: float = 0.0
 
 
 @dataclass
@@ -52,11 +59,12 @@ class Found:
 
     seen: list[Seen] = field(default_factory=list)
     near: dict[str, list[tuple[float, Key, str | None]]] = field(default_factory=dict)
-    logits: Any = None
+    logits: bool = False
 
     @property
     def taps(self) -> set[str]:
-        return {match.tap for one in self.seen for match in one.matches}
+        """Those that some value equals."""
+        return {match.tap for one in self.seen for match in one.matches} | ({"logits"} if self.logits else set())
 
 
 class Search:
@@ -69,12 +77,12 @@ class Search:
 
     def __init__(self, watched: Watched, matcher: Matcher, advance: Callable[[str], None]) -> None:
         self._watched, self._matcher, self._advance = watched, matcher, advance
-        self._inputs = recorded_inputs(matcher.graph, matcher.taps)
+        self._inputs = recorded_inputs(matcher.graph, {*matcher.taps, "logits"})
         self._readers: dict[str, list[str]] = {name: [] for name in self._inputs}
         for name, inputs in self._inputs.items():
             for one in inputs:
                 self._readers[one].append(name)
-        self.places = Places(watched.marks)
+        self.places = Places(watched.marks, watched.methods)
         self.put: dict[Key, tuple[str, str | None]] = {}
         self._runs = 0
 
@@ -87,7 +95,7 @@ class Search:
         found, settled = self._run(self.put), set[str]()
         while not self.gave_up:
             known = found.taps | {tap for tap, _ in self.put.values()}
-            missing = [name for name in self._inputs if name not in known and name not in settled]
+            missing = [name for name in self._inputs if name in self._matcher.taps and name not in known | settled]
             front = [name for name in missing if not set(self._inputs[name]) & set(missing)]
             stuck = [name for name in front if not self._goes_on(name, known)]
             settled.update(set(front) - set(stuck))
@@ -126,17 +134,19 @@ class Search:
 
     def _best(self, tries: Iterable[Put], before: Found) -> Put | None:
         """The first of those from which most taps follow."""
-        best, most = None, len(before.taps)
+        best, most = None, 0
         for one in tries:
             if self.gave_up:
                 break
-            gained = len(self._run({**self.put, **one}).taps)
+            # What was put somewhere is itself in all that hands it on: that says nothing.
+            own = {tap for tap, _ in one.values()}
+            gained = len(self._run({**self.put, **one}).taps - before.taps - own)
             if gained > most:
                 best, most = one, gained
         return best
 
     def _in_all_layers(self, put: Put) -> Put:
-        """The same places in other layers: what is wrong in one is mostly wrong in all, and matches if it is not."""
+        """The same places in other layers: what is wrong in one is mostly wrong in all."""
         found = dict(put)
         for (index, iteration), (tap, layout) in put.items():
             parts = tap.split(".")
@@ -162,18 +172,19 @@ class Search:
             matches = tuple(self._matcher.matches(here))
             key = mark.index, iteration
             goes_on = (matches[0].tap, matches[0].layout) if matches else put.get(key)
-            instead = None
+            seen = Seen(mark, iteration, here.shape, here.dtype.name, matches)
             if goes_on is not None and not matches:
-                instead = Match(*goes_on, float("nan"), float("nan"))
-            found.seen.append(Seen(mark, iteration, here.shape, here.dtype.name, matches, instead))
+                tap, layout = goes_on
+                seen = replace(seen, put=tap, layout=layout, far=self._matcher.distance(here, tap, layout))
+            found.seen.append(seen)
             if goes_on is None:
-                for tap in asked:
-                    self._note(found, self._matcher.taps[tap], key, here)
+                for name in asked:
+                    self._note(found, self._matcher.taps[name], key, here)
                 return value
             golden = self._matcher.golden(*goes_on).astype(here.dtype)
             return jax.device_put(golden, value.sharding) if golden.shape == here.shape else value
 
-        found.logits = self._watched(on_value)
+        found.logits = self._matcher.are_logits(np.asarray(self._watched(on_value)))
         return found
 
     def _note(self, found: Found, tap: Tap, key: Key, value: np.ndarray) -> None:

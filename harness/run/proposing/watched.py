@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,8 @@ class Watched:
 
     Attributes:
         marks: all places, in the order of the program.
+        methods: the paths of those that are methods, and no sub-modules.
+        functions: the paths of those that are watched.
 
     Raises:
         PortError: the port is no adapted one, or its model cannot be traced or looks at values.
@@ -67,7 +70,9 @@ class Watched:
             )
         self._port, self._arguments = port, tuple(arguments)
         self.marks: list[Mark] = []
-        self.functions = function_paths(_classes(port), type(port).run)
+        held = dict(_held(port))
+        self.methods = frozenset(path for path, node in held.items() if inspect.ismethod(node))
+        self.functions = function_paths({type(node) for node in held.values()}, type(port).run)
         with port.context():
             self._closed, shape = self._traced()
         self._names = self._keys(shape)
@@ -122,16 +127,15 @@ class Watched:
         return names
 
 
-def _classes(port: AdaptedPort) -> set[type]:
-    """The classes of a model's sub-modules."""
+def _held(port: AdaptedPort) -> Iterator[tuple[str, Any]]:
+    """What lies at every path of a model, and at every path that leads there."""
     model: Any = getattr(port, "model", None)
-    found = {type(model)}
+    yield "", model
     for path in port.paths():
-        node = model
+        node, where = model, list[str]()
         for part in path.split("."):
-            node = _child(node, part)
-            found.add(type(node))
-    return found
+            node, where = _child(node, part), [*where, part]
+            yield ".".join(where), node
 
 
 def _child(node: Any, part: str) -> Any:
