@@ -90,6 +90,8 @@ def _said(row: ProposedRow) -> str:
 def _left_over(found: Proposal) -> Iterator[str]:
     if found.gave_up:
         yield "\nthe search ended before it was through: correct what is wrong above, and look again"
+    if found.logits is False:
+        yield "\nthe logits are not the golden's: the head is wrong as well, or something that was not found"
     if not found.missing:
         return
     yield "\nnot found (left out of the table they are reported as not covered):"
