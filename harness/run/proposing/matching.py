@@ -100,10 +100,10 @@ class Matcher:
                     found[tap.name] = match
         return list(found.values())
 
-    def are_logits(self, value: Num[np.ndarray, "..."]) -> bool:
-        """Whether a model returned the golden's logits; of a golden that has the largest alone it is not known."""
+    def are_logits(self, value: Num[np.ndarray, "..."]) -> bool | None:
+        """Whether a model returned the golden's logits; None where that has none, or the largest alone."""
         if "logits" not in self._case.taps or self._case.top:
-            return False
+            return None
         return self._compared(self._source.taps["logits"], None, value) is not None
 
     def distance(self, value: Num[np.ndarray, "..."], tap: str, layout: str | None) -> float:

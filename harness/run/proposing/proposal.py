@@ -72,7 +72,7 @@ class Proposal:
         modules: all that was called, in the order of the first calls.
         missing: taps that no row was found for, each with what could be tried.
         functions: those that were called.
-        logits: whether they were those of the golden, when golden values had gone on.
+        logits: whether they were those of the golden, when golden values had gone on; None if unknown.
         gave_up: whether the search ended before it was through.
     """
 
@@ -83,7 +83,7 @@ class Proposal:
     modules: tuple[Module, ...]
     missing: tuple[str, ...]
     functions: tuple[str, ...]
-    logits: bool
+    logits: bool | None
     gave_up: bool
 
     @property

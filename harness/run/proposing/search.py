@@ -59,7 +59,7 @@ class Found:
 
     seen: list[Seen] = field(default_factory=list)
     near: dict[str, list[tuple[float, Key, str | None]]] = field(default_factory=dict)
-    logits: bool = False
+    logits: bool | None = None
 
     @property
     def taps(self) -> set[str]:
