@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -44,15 +45,17 @@ class EquinoxPort(AdaptedPort):
         PortError: the table names a path at which the model has nothing, or nothing that can be called.
     """
 
+    given = ("model", "input_ids", "positions", "mask")
+
     def __init__(self, model: Any, config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
         self.model = model
         self._marked = _marked(model, self.rows)
 
     def paths(self) -> list[str]:
-        found: dict[int, tuple[str, Any]] = {}
+        found: dict[str, Any] = {}
         _collect(self.model, (), found)
-        return [path for where, node in found.values() for path in called(where, node, FRAMEWORK)]
+        return [path for where, node in found.items() for path in called(where, node, FRAMEWORK)]
 
     def marking(self, rows: tuple[Row, ...]) -> Self:
         port = super().marking(rows)
@@ -67,21 +70,21 @@ class EquinoxPort(AdaptedPort):
         return self.run(self._marked, input_ids, positions, mask, *cache), {}
 
 
-def _collect(node: Any, where: tuple[str, ...], found: dict[int, tuple[str, Any]]) -> None:
-    """Every sub-module once, by the first path that leads to it."""
+def _collect(node: Any, where: tuple[str, ...], found: dict[str, Any], inside: tuple[int, ...] = ()) -> None:
+    """What can be called, by path: modules, and functions that they have as fields. One module may have two."""
     if isinstance(node, Mapping):
         inner = dict(node)
     elif isinstance(node, (list, tuple)):
         inner = dict(enumerate(node))
     elif dataclasses.is_dataclass(node) and not isinstance(node, type) and not is_named(node):
-        if id(node) in found:
-            return
-        found[id(node)] = ".".join(where), node
-        inner = vars(node)
+        found[".".join(where)], inner = node, vars(node)
+    elif inspect.isfunction(node) or callable(getattr(node, "__wrapped__", None)):
+        found[".".join(where)], inner = node, {}
     else:
         return
     for name, child in inner.items():
-        _collect(child, (*where, str(name)), found)
+        if id(child) not in inside:
+            _collect(child, (*where, str(name)), found, (*inside, id(node)))
 
 
 def _marked(model: Any, rows: tuple[Row, ...]) -> Any:

@@ -32,6 +32,8 @@ class KerasPort(AdaptedPort):
         PortError: Keras is missing, or on another backend; the table names a path at which the model has nothing.
     """
 
+    given = ("model", "input_ids", "positions", "mask")
+
     def __init__(self, model: Any, config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
         _refuse_another_backend()
@@ -110,7 +112,9 @@ def _collect(node: Any, where: tuple[str, ...], found: dict[int, tuple[str, Any]
         inner = {str(at): child for at, child in enumerate(node)}
     elif isinstance(node, Operation) and id(node) not in found:
         found[id(node)] = ".".join(where), node
-        inner = {name: _child(node, name) for name in _names(node)}
+        # Names of their own come first: a functional model has its layers in a list `_operations` as well.
+        names = sorted(_names(node), key=lambda name: (name.startswith("_"), name not in vars(node)))
+        inner = {name: _child(node, name) for name in names}
     else:
         return
     for name, child in inner.items():
