@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -127,6 +128,16 @@ class AdaptedPort:
     def run(self, *arguments: Any, **named: Any) -> Any:
         """Call the model: see the kinds of ports."""
         raise NotImplementedError
+
+    def paths(self) -> Iterable[str]:
+        """What of the model can be called, as rows have it: sub-modules, and their own methods."""
+        return ()
+
+    def marking(self, rows: tuple[Row, ...]) -> Self:
+        """The same port, which marks other places of the same model."""
+        port = copy.copy(self)
+        port.rows = rows
+        return port
 
     @property
     def notes(self) -> tuple[str, ...]:

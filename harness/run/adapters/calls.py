@@ -11,6 +11,7 @@ from harness.run.adapters.named import of_array
 from harness.run.adapters.outputs import MISSING, described, is_array, item_of, with_item
 from harness.run.adapters.running import running, while_running
 from harness.run.adapters.table import Row
+from harness.run.adapters.watching import is_watching, watched_call
 from harness.run.tracing.mark import mark
 
 
@@ -24,6 +25,8 @@ def marked_call(
             several calls a row means is decided when all have been made (`numbering.py`).
     """
     found = tuple(found)
+    if is_watching() and found:
+        return watched_call(found[0].path, call, args, kwargs)
     here = {row.site: row for row in found if row.tap and (row.scope is None or row.scope in running())}
     arguments, named = list(args), dict(kwargs)
     for row in here.values():

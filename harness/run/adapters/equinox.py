@@ -11,11 +11,13 @@ array of Haliax stands for its array, whose axes lie as they lie in it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 from jax import Array
@@ -23,10 +25,12 @@ from jax import Array
 from harness.architecture import Config
 from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
+from harness.run.adapters.named import is_named
 from harness.run.adapters.table import Row
-from harness.run.adapters.tree import copied, has_nothing, has_nothing_to_call, replaced, stored
+from harness.run.adapters.tree import called, copied, has_nothing, has_nothing_to_call, replaced, stored
 from harness.run.tracing.program import Ids, Mask
 
+FRAMEWORK = frozenset({"equinox", "haliax", "flax"})
 Marks = tuple[tuple[str, tuple[Row, ...]], ...]  # rows by method
 
 
@@ -41,10 +45,22 @@ class EquinoxPort(AdaptedPort):
         PortError: the table names a path at which the model has nothing, or nothing that can be called.
     """
 
+    given = ("model", "input_ids", "positions", "mask")
+
     def __init__(self, model: Any, config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
         self.model = model
         self._marked = _marked(model, self.rows)
+
+    def paths(self) -> list[str]:
+        found: dict[str, Any] = {}
+        _collect(self.model, (), found)
+        return [path for where, node in found.items() for path in called(where, node, FRAMEWORK)]
+
+    def marking(self, rows: tuple[Row, ...]) -> Self:
+        port = super().marking(rows)
+        port._marked = _marked(self.model, rows)
+        return port
 
     def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
         """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
@@ -52,6 +68,23 @@ class EquinoxPort(AdaptedPort):
 
     def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
         return self.run(self._marked, input_ids, positions, mask, *cache), {}
+
+
+def _collect(node: Any, where: tuple[str, ...], found: dict[str, Any], inside: tuple[int, ...] = ()) -> None:
+    """What can be called, by path: modules, and functions that they have as fields. One module may have two."""
+    if isinstance(node, Mapping):
+        inner = dict(node)
+    elif isinstance(node, (list, tuple)):
+        inner = dict(enumerate(node))
+    elif dataclasses.is_dataclass(node) and not isinstance(node, type) and not is_named(node):
+        found[".".join(where)], inner = node, vars(node)
+    elif inspect.isfunction(node) or callable(getattr(node, "__wrapped__", None)):
+        found[".".join(where)], inner = node, {}
+    else:
+        return
+    for name, child in inner.items():
+        if id(child) not in inside:
+            _collect(child, (*where, str(name)), found, (*inside, id(node)))
 
 
 def _marked(model: Any, rows: tuple[Row, ...]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax.numpy as jnp
 from jax import Array
@@ -15,7 +15,7 @@ from harness.errors import HarnessError, PortError
 from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
 from harness.run.adapters.table import Row
-from harness.run.adapters.tree import has_nothing, has_nothing_to_call
+from harness.run.adapters.tree import called, has_nothing, has_nothing_to_call
 from harness.run.tracing.program import Ids, Mask
 
 
@@ -32,6 +32,8 @@ class KerasPort(AdaptedPort):
         PortError: Keras is missing, or on another backend; the table names a path at which the model has nothing.
     """
 
+    given = ("model", "input_ids", "positions", "mask")
+
     def __init__(self, model: Any, config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
         _refuse_another_backend()
@@ -47,6 +49,17 @@ class KerasPort(AdaptedPort):
             return super().notes
         policy = self.model.dtype_policy.name
         return (*super().notes, f"{self._dtype}: the model computes in {computes} (its dtype policy is {policy})")
+
+    def paths(self) -> list[str]:
+        found: dict[int, tuple[str, Any]] = {}
+        _collect(self.model, (), found)
+        inside = [(where, node) for where, node in found.values() if where]
+        return [path for where, node in inside for path in called(where, node, FRAMEWORK) if _is_own(path)]
+
+    def marking(self, rows: tuple[Row, ...]) -> Self:
+        port = super().marking(rows)
+        port._places = _places(self.model, rows)
+        return port
 
     def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
         """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
@@ -78,6 +91,34 @@ def _refuse_another_backend() -> None:
             found=config.backend(),
             hint="set KERAS_BACKEND=jax in the environment: Keras reads it when it is first imported",
         )
+
+
+FRAMEWORK = frozenset({"keras"})
+# What Keras asks of every layer, and what it calls by itself.
+ASKED = frozenset({"call", "build", "get_config", "from_config", "compute_output_shape", "compute_output_spec"})
+
+
+def _is_own(path: str) -> bool:
+    return path.rpartition(".")[2] not in ASKED
+
+
+def _collect(node: Any, where: tuple[str, ...], found: dict[int, tuple[str, Any]]) -> None:
+    """Every layer once, by the first path that leads to it."""
+    from keras import Operation
+
+    if isinstance(node, Mapping):
+        inner = dict(node)
+    elif isinstance(node, (list, tuple)):
+        inner = {str(at): child for at, child in enumerate(node)}
+    elif isinstance(node, Operation) and id(node) not in found:
+        found[id(node)] = ".".join(where), node
+        # Names of their own come first: a functional model has its layers in a list `_operations` as well.
+        names = sorted(_names(node), key=lambda name: (name.startswith("_"), name not in vars(node)))
+        inner = {name: _child(node, name) for name in names}
+    else:
+        return
+    for name, child in inner.items():
+        _collect(child, (*where, str(name)), found)
 
 
 Place = tuple[Any, str, tuple[Row, ...]]  # a layer, a method of it, and its rows

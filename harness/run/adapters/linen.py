@@ -12,6 +12,8 @@ from jax import Array
 from harness.architecture import Config
 from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
+from harness.run.adapters.table import at_paths
+from harness.run.adapters.watching import is_watching
 from harness.run.tracing.program import Ids, Mask
 
 
@@ -48,7 +50,8 @@ class LinenPort(AdaptedPort):
         ) -> Any:
             method = context.method_name
             path = ".".join((*context.module.path, *([] if method == "__call__" else [method])))
-            return marked_call(self._by_path.get(path, ()), call, args, kwargs)
+            rows = at_paths([path]) if is_watching() else self._by_path.get(path, ())
+            return marked_call(rows, call, args, kwargs)
 
         with linen.intercept_methods(intercept):
             return self.run(self._apply, input_ids, positions, mask, *cache), {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,10 @@ from harness.errors import PortError
 from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
 from harness.run.adapters.table import Row
+from harness.run.adapters.tree import called
 from harness.run.tracing.program import Ids, Mask
+
+FRAMEWORK = frozenset({"flax"})
 
 
 class NnxPort(AdaptedPort):
@@ -40,6 +43,11 @@ class NnxPort(AdaptedPort):
         self.model = model
         self._graph, self._state = nnx.split(model)
         _places(model, self.rows)  # a wrong path is refused now, not in the middle of a forward pass
+
+    def paths(self) -> list[str]:
+        found: dict[int, tuple[str, Any]] = {}
+        _collect(self.model, (), found)
+        return [path for where, node in found.values() for path in called(where, node, FRAMEWORK)]
 
     def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
         """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
@@ -114,6 +122,24 @@ def _follow(model: nnx.Module, path: str) -> tuple[nnx.Module, str]:
         found=type(node).__name__,
         hint="name the sub-module whose output is the tap",
     )
+
+
+def _collect(node: Any, where: tuple[str, ...], found: dict[int, tuple[str, Any]]) -> None:
+    """Every sub-module once, by the first path that leads to it."""
+    if isinstance(node, nnx.Module):
+        if id(node) in found:
+            return
+        found[id(node)] = ".".join(where), node
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(node, Mapping):
+        inner = node.items()
+    elif isinstance(node, (list, tuple, nnx.List)):
+        inner = enumerate(node)
+    elif isinstance(node, nnx.Module):
+        inner = vars(node).items()
+    for name, child in inner:
+        if isinstance(child, (nnx.Module, Mapping, list, tuple)):
+            _collect(child, (*where, str(name)), found)
 
 
 def _child(node: Any, part: str) -> Any:

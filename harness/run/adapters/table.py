@@ -109,7 +109,12 @@ def is_function(path: str) -> bool:
 
 def scopes(table: Iterable[Row]) -> tuple[Row, ...]:
     """The places that rows are `in`, as rows of their own, each once."""
-    return tuple(Row(path, None, None, "", None) for path in dict.fromkeys(r.scope for r in table if r.scope))
+    return at_paths(r.scope for r in table if r.scope)
+
+
+def at_paths(paths: Iterable[str]) -> tuple[Row, ...]:
+    """Places alone, none of them a tap, each once."""
+    return tuple(Row(path, None, None, "", None) for path in dict.fromkeys(paths))
 
 
 def rows(table: Mapping[str, str | To], arch: Architecture) -> tuple[Row, ...]:

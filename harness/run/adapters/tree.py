@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -76,3 +77,18 @@ def _names(node: Any) -> list[str]:
     if isinstance(node, (list, tuple)):
         return [f"0 to {len(node) - 1}"] if node else []
     return [name for name in getattr(node, "__dict__", {}) if not name.startswith("_")]
+
+
+def called(path: str, node: Any, framework: frozenset[str]) -> list[str]:
+    """What of a sub-module can be called, by path: itself, and the methods that its own classes write.
+
+    Args:
+        framework: packages whose classes are not the model's own.
+    """
+    own = [
+        kind for kind in type(node).__mro__ if kind.__module__.partition(".")[0] not in {*framework, "builtins"}
+    ]
+    names = dict.fromkeys(name for kind in own for name, held in vars(kind).items() if inspect.isfunction(held))
+    methods = [name for name in names if not name.startswith("__")]
+    itself = [path] if path and callable(node) else []
+    return itself + [f"{path}.{name}" if path else name for name in methods]

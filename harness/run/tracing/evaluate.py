@@ -140,6 +140,7 @@ class Evaluator:
             operands = [read(atom) for atom in equation.invars]
             if equation.primitive is TAP:
                 marked = self._on_tap(_resolved(equation.params["name"], iterations), operands[0])
+                marked = hand_over(equation.outvars[0], marked)
                 # Whoever else reads this value later on reads what has replaced it: it is one value.
                 values[equation.invars[0]] = values[equation.outvars[0]] = marked
                 continue

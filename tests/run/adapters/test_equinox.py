@@ -21,6 +21,8 @@ from harness.errors import PortError
 from harness.run.adapters.calls import marked_call
 from harness.run.adapters.table import Row
 from harness.run.check import check
+from harness.run.progress import SILENT
+from harness.run.proposing.proposal import propose
 from harness.run.question import Question
 from harness.run.tapping import no_tap
 from harness.run.tracing.inspect import tap_names
@@ -167,3 +169,11 @@ def test_a_named_array_stands_for_its_array(haliax):
 def test_a_named_array_where_the_row_names_another_item_is_refused(haliax):
     with pytest.raises(PortError, match="does not return an array"):
         marked_call((row(item=1),), lambda x: (x, None), (NamedArray(jnp.ones(3), ("position",)),), {})
+
+
+@pytest.mark.parametrize("name", ["Listed", "Scanned"])
+def test_the_table_that_a_person_wrote_is_proposed(golden_path, checkpoint, name):
+    """RoPE is one module at two paths there."""
+    found = propose(golden_path, checkpoint, f"{equinox_model.__name__}:{name}", "digits", "float32", SILENT)
+    assert found.table == getattr(equinox_model, name).taps
+    assert (found.missing, found.logits) == ((), True)

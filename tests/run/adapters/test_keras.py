@@ -19,6 +19,8 @@ from harness.architecture import read_config
 from harness.errors import PortError
 from harness.run.adapters import KerasPort
 from harness.run.check import check
+from harness.run.progress import SILENT
+from harness.run.proposing.proposal import propose
 from harness.run.question import Question
 from harness.run.tapping import no_tap
 from harness.taps import CACHE_KINDS
@@ -163,3 +165,10 @@ def test_without_keras_or_on_another_backend_it_is_refused(checkpoint, monkeypat
     with pytest.raises(PortError, match=message) as caught:
         KerasPort(object(), read_config(checkpoint), jnp.float32)
     assert "KERAS_BACKEND=jax" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Subclassed", "Functional"])
+def test_the_table_that_a_person_wrote_is_proposed(golden_path, checkpoint, name):
+    found = propose(golden_path, checkpoint, f"{keras_model.__name__}:{name}", "digits", "float32", SILENT)
+    assert found.table == getattr(keras_model, name).taps
+    assert (found.missing, found.logits) == ((), True)

@@ -1,0 +1,44 @@
+"""`goldens port`: what a model is made of, and the table that makes it a port."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click.exceptions import Exit
+
+from harness.cli.group import COULD_NOT, MATCH
+from harness.cli.options import golden_argument, weights_option
+
+
+@click.command()
+@click.argument("port", metavar="PKG.MODULE:NAME")
+@golden_argument
+@weights_option
+@click.option("--case", metavar="NAME", help="A prompt of the golden. [default: a short one]")
+@click.option("--precision", default="float32", show_default=True, help="float64, float32 or bfloat16.")
+def port(port: str, golden: str, weights: Path | None, case: str | None, precision: str) -> None:
+    """Propose the table of taps of an adapted port: NnxPort, LinenPort, EquinoxPort, KerasPort or FunctionPort.
+
+    The port has `load` and `run`; its `taps` may be empty. The model is run on one case of GOLDEN (default: the
+    embedded one), and every value that a sub-module or a function of it is given or returns is compared with
+    every golden tap of its size, in other layouts too. What equals a tap within the noise is that tap. The golden
+    goes on in its place, so that a bug stops nothing but the tap where it sits: there it is said which
+    value stands in that place.
+
+    \b
+    goldens port my_port:Port
+    goldens port my_port:Port qwen2.5-7b.h5 --weights path/to/Qwen2.5-7B --case hello
+
+    Exit codes: 0 a table is proposed, 2 it could not be looked, or nothing was found.
+    """
+    from harness.cli.console import console
+    from harness.cli.own_stdout import stdout_to_stderr
+    from harness.cli.port_printed import print_proposal
+    from harness.cli.progress import Progress
+    from harness.run.proposing.proposal import propose
+
+    with stdout_to_stderr(), Progress() as progress:
+        found = propose(golden, weights, port, case, precision, progress)
+    print_proposal(found, console())
+    raise Exit(MATCH if found.rows else COULD_NOT)

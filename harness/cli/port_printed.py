@@ -1,0 +1,106 @@
+"""A proposed table as a person reads it in a terminal: the model, the table to paste, what was not found."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from harness.run.proposing.proposal import Module, Proposal, ProposedRow
+
+NUMBERED = re.compile(r"(?<![0-9A-Za-z])\d+(?![0-9A-Za-z])")
+
+
+def print_proposal(found: Proposal, console: Console) -> None:
+    console.print(f"case {found.case}, {found.tokens} tokens, {found.precision}\n")
+    console.print(_tree(found.modules))
+    console.print()
+    for line in (*_table(found.rows), *_left_over(found)):
+        console.print(Text(line), soft_wrap=True)  # what is pasted has no line breaks of the terminal's
+
+
+def _tree(modules: Iterable[Module]) -> Tree:
+    """Sub-modules by path, and functions below them; layers that are alike are one."""
+    root = Tree("model")
+    at: dict[str, Tree] = {"": root}
+    shown: dict[str, tuple[tuple[str, str], ...]] = {}
+    for module in modules:
+        path = NUMBERED.sub("{i}", module.path) if ":" not in module.path else module.path
+        if shown.get(path) == module.values:
+            continue
+        if path in shown:
+            path = module.path
+        shown[path] = module.values
+        line = Text.assemble(_name(path), "  ", (_shapes(module), "dim"))
+        if ":" in path:
+            at.setdefault(":", Tree("functions")).add(line)
+            continue
+        _node(at, path).label = line if path else Text.assemble("model  ", (_shapes(module), "dim"))
+    if ":" in at:
+        root.children.append(at[":"])
+    return root
+
+
+def _node(at: dict[str, Tree], path: str) -> Tree:
+    """The node of a path, with all that it lies in."""
+    if path not in at:
+        parent = _node(at, path.rpartition(".")[0])
+        at[path] = parent.add(_name(path))
+    return at[path]
+
+
+def _name(path: str) -> str:
+    return path if ":" in path else path.rpartition(".")[2]
+
+
+def _shapes(module: Module) -> str:
+    given = [
+        f"{field[1:-1]}: {shape}" if not field[1].isdigit() else shape
+        for field, shape in module.values
+        if field[:1] == "("
+    ]
+    returned = [f"{field} {shape}".strip() for field, shape in module.values if field[:1] != "("]
+    return f"({', '.join(given)}) -> {', '.join(returned) or 'nothing with floats'}"
+
+
+def _table(rows: Iterable[ProposedRow]) -> Iterator[str]:
+    yield "taps = {"
+    for row in rows:
+        tap = json.dumps(row.tap)
+        right = tap if row.layout is None else f"To({tap}, {json.dumps(row.layout)})"
+        yield f"    {json.dumps(row.left)}: {right},{_said(row)}"
+    yield "}"
+
+
+def _said(row: ProposedRow) -> str:
+    """How well it matches, what is wrong, what it could be as well."""
+    said = [] if row.noise is None else [f"{row.noise[0]:.2g} x noise, of limit {row.noise[1]:.2g}"]
+    if row.wrong:
+        several = f"{row.wrong[0]} and {len(row.wrong) - 1} more" if len(row.wrong) > 1 else row.wrong[0]
+        said.append(f"WRONG at {several}, by {row.far:.2g} of its size: it stands there by data flow")
+    if row.also:
+        said.append(f"ambiguous: the golden's {', '.join(row.also)} is the same")
+    return f"  # {'; '.join(said)}" if said else ""
+
+
+def _left_over(found: Proposal) -> Iterator[str]:
+    if found.gave_up:
+        yield "\nthe search ended before it was through: correct what is wrong above, and look again"
+    if found.logits is False:
+        yield "\nthe logits are not the golden's: the head is wrong as well, or something that was not found"
+    if not found.missing:
+        return
+    yield "\nnot found (left out of the table they are reported as not covered):"
+    kinds: dict[str, list[str]] = {}
+    for name in found.missing:
+        kinds.setdefault(name.rpartition(".")[2], []).append(name)
+    for kind, names in kinds.items():
+        yield f"    {kind}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    hint = "no value that the model's sub-modules and functions are given or return equals them"
+    yield f"hint: {hint}; try a row of another function, with `in` and `#`, or another layout"
+    if found.functions:
+        yield f"functions that were called: {', '.join(found.functions)}"

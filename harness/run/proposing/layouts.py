@@ -1,0 +1,60 @@
+"""Which layouts of a tap the shape of a value allows, in the names that a table has for them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from itertools import permutations
+from math import prod
+
+MERGED = {("head", "head_dim"), ("kv_head", "head_dim"), ("kv_head", "group"), ("group", "head_dim")}
+
+
+@functools.lru_cache(maxsize=4096)
+def layouts(
+    dims: tuple[str, ...], sizes: tuple[tuple[str, int], ...], shape: tuple[int, ...]
+) -> tuple[str | None, ...]:
+    """The layouts that a value of this shape can have, the plainest first; None is the tap's own.
+
+    Args:
+        dims: of the tap.
+        sizes: of all dimensions.
+    """
+    return tuple(layout for layout, own in _all(dims, dict(sizes)) if own == shape)
+
+
+def _all(dims: tuple[str, ...], sizes: Mapping[str, int]) -> Iterator[tuple[str | None, tuple[int, ...]]]:
+    """Every layout with its shape."""
+    yield None, tuple(sizes[dim] for dim in dims)
+    # Heads may lie in two axes: key-value heads, and the queries of each.
+    split = [dims]
+    if "head" in dims and sizes["head"] % sizes["kv_head"] == 0:
+        at = dims.index("head")
+        split.append((*dims[:at], "kv_head", "group", *dims[at + 1 :]))
+    sizes = {**sizes, "group": sizes["head"] // sizes["kv_head"]}
+    for names in split:
+        target = " ".join(dims).replace("head", "(kv_head group)", 1) if "group" in names else None
+        for batched in (True, False)[: 1 + (sizes["batch"] == 1)]:
+            rest = names[1:]
+            for order in permutations(rest):
+                for groups in _merged(order):
+                    written = " ".join(_axis(group) for group in ((("batch",),) if batched else ()) + groups)
+                    if written == " ".join(dims):
+                        continue
+                    own = (1,) * batched + tuple(prod(sizes[name] for name in group) for group in groups)
+                    right = target if batched or target is None else target.replace("batch", "1", 1)
+                    yield (written if right is None else f"{written} -> {right}"), own
+
+
+def _merged(order: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], ...]]:
+    """The axes as they are, and with heads merged with what lies in them."""
+    yield tuple((name,) for name in order)
+    for at in range(len(order) - 1):
+        if order[at : at + 2] in MERGED:
+            yield (*((name,) for name in order[:at]), order[at : at + 2], *((name,) for name in order[at + 2 :]))
+        if order[at : at + 3] == ("kv_head", "group", "head_dim"):
+            yield (*((name,) for name in order[:at]), order[at : at + 3], *((name,) for name in order[at + 3 :]))
+
+
+def _axis(group: tuple[str, ...]) -> str:
+    return group[0] if len(group) == 1 else f"({' '.join(group)})"

@@ -1,0 +1,53 @@
+"""The tables that people wrote for Tunix's models, proposed. Needs the `tunix` extra."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import ModuleType
+
+import jax
+import pytest
+
+pytest.importorskip("tunix", reason="google-tunix is not installed: pip install -e '.[test,tunix]'")
+
+from harness.run.progress import SILENT
+from harness.run.proposing.proposal import propose
+from tests.run.adapters.test_tunix import ROOT
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
+
+
+@pytest.fixture(autouse=True)
+def default_promotion():
+    """Tunix promotes as JAX does by default."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def spec(monkeypatch):
+    """The README's port without its table, by a name that can be imported."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme[readme.index("<!-- port: tunix -->") :]
+    module = ModuleType("tunix_port")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(re.search(r"```python\n(.*?)```", section, flags=re.DOTALL).group(1), module.__dict__)
+    module.written, module.Port.taps = module.Port.taps, {}
+    return f"{module.__name__}:Port"
+
+
+def test_every_row_of_the_readme_for_tunix_is_proposed(golden_path, checkpoint, spec):
+    found = propose(golden_path, checkpoint, spec, "digits", "float32", SILENT)
+    assert found.table == sys.modules["tunix_port"].written
+    assert (found.missing, found.logits) == ((), True)
+
+
+def test_a_rotation_planted_in_tunix_stops_the_search_there_alone(golden_path, checkpoint, spec, monkeypatch):
+    from tunix.models.qwen2 import model
+
+    right = model.apply_rotary_embedding
+    monkeypatch.setattr(model, "apply_rotary_embedding", lambda x, sin, cos: right(x, -sin, cos))
+    found = propose(golden_path, checkpoint, spec, "digits", "float32", SILENT)
+    assert found.table == sys.modules["tunix_port"].written
+    assert {row.tap for row in found.rows if row.wrong} == {"layers.{i}.q_rope", "layers.{i}.k_rope"}
