@@ -41,6 +41,8 @@ class EquinoxPort(AdaptedPort):
         PortError: the table names a path at which the model has nothing, or nothing that can be called.
     """
 
+    given = ("model", "input_ids", "positions", "mask")
+
     def __init__(self, model: Any, config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
         self.model = model

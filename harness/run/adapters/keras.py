@@ -32,6 +32,8 @@ class KerasPort(AdaptedPort):
         PortError: Keras is missing, or on another backend; the table names a path at which the model has nothing.
     """
 
+    given = ("model", "input_ids", "positions", "mask")
+
     def __init__(self, model: Any, config: Config, dtype: Any) -> None:
         super().__init__(config, dtype)
         _refuse_another_backend()
