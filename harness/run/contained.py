@@ -132,8 +132,8 @@ def origin(error: BaseException) -> tuple[BaseException, str | None]:
 def _wrapped(error: BaseException, libraries: tuple[str, ...]) -> Iterator[BaseException]:
     """An exception, and what libraries or the harness have caught and raised it from, outermost first.
 
-    What the port's own code has caught, it has made something else of on purpose. Keras raises a copy of what it has
-    caught, from the same line.
+    What the port's own code has caught, it has made something else of on purpose. Keras raises a copy of what it
+    has caught, from the same line.
     """
     foreign = (*libraries, HARNESS)
     one: BaseException | None = error
