@@ -86,7 +86,7 @@ def test_a_diagnosis_that_breaks_does_not_take_the_report_with_it_and_says_why(m
     assert "introduced at  layers.*.q_rope" in result.stdout
     said = (
         "unknown, diagnosis failed: TypeError: boom; "
-        "`goldens diagnose --port tests.second_port.ports:Interleaved` shows it"
+        f"`goldens diagnose {' '.join(FAST)} --port tests.second_port.ports:Interleaved` shows it"
     )
     assert f"looks like: {said}" in " ".join(result.stdout.split())
     assert json.loads(file.read_text())["looks_like"] == said

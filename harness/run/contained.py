@@ -132,18 +132,20 @@ def origin(error: BaseException) -> tuple[BaseException, str | None]:
 def _wrapped(error: BaseException, libraries: tuple[str, ...]) -> Iterator[BaseException]:
     """An exception, and what libraries or the harness have caught and raised it from, outermost first.
 
-    What the port's own code has caught, it has made something else of on purpose.
+    What the port's own code has caught, it has made something else of on purpose. Keras raises a copy of what it
+    has caught, from the same line.
     """
+    foreign = (*libraries, HARNESS)
     one: BaseException | None = error
     seen: set[int] = set()
     while one is not None and id(one) not in seen:
         seen.add(id(one))
         yield one
+        inner = [x for x in (one.__cause__, one.__context__) if x is not None]
         frames = list(_frames(one.__traceback__))
-        if frames and not frames[-1][0].startswith((*libraries, HARNESS)):
-            return
-        foreign = (*libraries, HARNESS)
-        one = next((x for x in (one.__cause__, one.__context__) if x is not None and _caught_in(x, foreign)), None)
+        if frames and not frames[-1][0].startswith(foreign):  # raised by the port: it may still be a copy
+            inner = [x for x in inner if list(_frames(x.__traceback__))[-1:] == frames[-1:]]
+        one = next((x for x in inner if _caught_in(x, foreign)), None)
 
 
 def _caught_in(error: BaseException, folders: tuple[str, ...]) -> bool:

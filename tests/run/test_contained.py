@@ -103,8 +103,9 @@ def line_of(function, after):
     return f"test_contained.py:{function.__code__.co_firstlineno + after}"
 
 
-def test_the_line_is_the_models_own_where_a_framework_has_wrapped_what_it_raised(tmp_path, monkeypatch):
-    call = of_a_library(tmp_path, monkeypatch, "raise RuntimeError(f'in layer 3: {error}') from None")
+@pytest.mark.parametrize("copied", ["", ".with_traceback(error.__traceback__)"])
+def test_the_line_is_the_models_own_where_a_framework_has_wrapped_what_it_raised(copied, tmp_path, monkeypatch):
+    call = of_a_library(tmp_path, monkeypatch, f"raise RuntimeError(f'in layer 3: {{error}}'){copied} from None")
     with pytest.raises(PortError, match="ZeroDivisionError") as caught, blaming_the_port("forward"):
         call(dividing)
     assert line_of(dividing, 1) in caught.value.where
