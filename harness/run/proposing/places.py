@@ -86,7 +86,9 @@ class Places:
             calls = self._calls[mark.site.path, mark.site.field, mark.loop, scope]
             number = calls.index(mark.index)
             once = len(calls) == 1
-            yield Written(mark, None if once else number, number == len(calls) - 1, scope, scope in self._methods, private)
+            yield Written(
+                mark, None if once else number, number == len(calls) - 1, scope, scope in self._methods, private
+            )
             if once and scope is None and not is_function(mark.site.path):
                 return
 

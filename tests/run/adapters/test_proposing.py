@@ -6,7 +6,9 @@ import functools
 import importlib
 import re
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -134,6 +136,24 @@ def test_what_is_hidden_is_looked_for_in_functions_or_said_not_to_be_found(golde
     assert lefts["layers.{i}.gate"] == "jax.nn:silu#{i}(0)"
     assert lefts["layers.{i}.resid_mid"].endswith(":rms_norm#{2i+1}(0)")
     assert (proposal.missing, wrong(proposal)) == (*in_every_layer("act"), {})
+
+
+class Looking(function_model.Stacked):
+    def run(self, input_ids, positions, mask):
+        return super().run(input_ids, jnp.asarray(np.array(positions)), mask)
+
+
+class LookingInside(function_model.Stacked):
+    def run(self, input_ids, positions, mask):
+        return super().run(input_ids, jax.jit(lambda x: x + int(x[0, 0]))(positions), mask)
+
+
+def test_a_model_that_looks_at_values_is_told_them_where_it_can_be(golden_path, checkpoint):
+    table = right(golden_path, checkpoint, "function_model:Stacked").table
+    assert found(golden_path, checkpoint, "test_proposing:Looking").table == table
+    with pytest.raises(PortError, match="looks at a value inside jit") as caught:
+        found(golden_path, checkpoint, "test_proposing:LookingInside")
+    assert "test_proposing.py" in caught.value.where
 
 
 def test_in_float64_which_is_lifted_it_is_the_same_table(golden_path, checkpoint):
