@@ -8,7 +8,7 @@ import click
 from click.exceptions import Exit
 
 from harness.cli.group import COULD_NOT, MATCH
-from harness.cli.options import golden_argument, weights_option
+from harness.cli.options import chosen, golden_argument, output_options, weights_option
 
 
 @click.command()
@@ -17,7 +17,10 @@ from harness.cli.options import golden_argument, weights_option
 @weights_option
 @click.option("--case", metavar="NAME", help="A prompt of the golden. [default: a short one]")
 @click.option("--precision", default="float32", show_default=True, help="float64, float32 or bfloat16.")
-def port(port: str, golden: str, weights: Path | None, case: str | None, precision: str) -> None:
+@output_options("json")
+def port(
+    port: str, golden: str, weights: Path | None, case: str | None, precision: str, **outputs: Path | None
+) -> None:
     """Propose the table of taps of an adapted port: NnxPort, LinenPort, EquinoxPort, KerasPort or FunctionPort.
 
     The port has `load` and `run`; its `taps` may be empty. The model is run on one case of GOLDEN (default: the
@@ -33,12 +36,18 @@ def port(port: str, golden: str, weights: Path | None, case: str | None, precisi
     Exit codes: 0 a table is proposed, 2 it could not be looked, or nothing was found.
     """
     from harness.cli.console import console
+    from harness.cli.inputs import port_file
     from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.port_printed import print_proposal
     from harness.cli.progress import Progress
+    from harness.report.document import encode
+    from harness.report.output import STDOUT, write_output
     from harness.run.proposing.proposal import propose
 
+    asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
     with stdout_to_stderr(), Progress() as progress:
         found = propose(golden, weights, port, case, precision, progress)
-    print_proposal(found, console())
+    for file in asked.values():
+        write_output(file, encode(found))
+    print_proposal(found, console(stderr=STDOUT in asked.values()))
     raise Exit(MATCH if found.rows else COULD_NOT)

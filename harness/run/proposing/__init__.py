@@ -1,6 +1,7 @@
 """A proposed table for a model that nobody has read: its values are compared with the golden's taps.
 
 functions.py   functions of the model's own modules, and a few of JAX
+asking.py      the program of a model that looks at values
 watched.py     the model on one case, every value of every call shown to a handler
 layouts.py     which layouts of a tap a value's shape allows
 matching.py    which taps a value equals within the noise

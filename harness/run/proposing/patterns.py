@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.run.proposing.places import Written
@@ -50,6 +50,27 @@ class Pattern:
     @property
     def rank(self) -> tuple[int, ...]:
         return self.options[0].rank
+
+
+def chosen(options: Sequence[Option]) -> Iterator[Pattern]:
+    """A row for as many layers as one has, and rows for the others."""
+    if not options:
+        return
+    every = patterns(options)
+    single = [alone(x) for x in options if x.iteration is None]
+    left = {x.layer for x in options}
+    layouts: set[str | None] = set()
+    for pool in (every, single):
+        while left:
+            fitting = [x for x in pool if x.layers & left and (not layouts or x.layout in layouts)]
+            if not fitting:
+                break
+            best = min(fitting, key=lambda x: (-len(x.layers & left), x.rank))
+            if pool is every and layouts:
+                break  # one row with {i}, and others by layer
+            layouts.add(best.layout)
+            left -= best.layers
+            yield best
 
 
 def alone(option: Option) -> Pattern:

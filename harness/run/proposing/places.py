@@ -20,6 +20,7 @@ class Written:
         call: which call; None where there is one.
         last: whether it is the last of them.
         in_method: whether the scope is a method of a sub-module.
+        private: whether it is itself such a method, and has a name that says that it is nobody else's.
     """
 
     mark: Mark
@@ -27,6 +28,7 @@ class Written:
     last: bool
     scope: str | None
     in_method: bool = False
+    private: bool = False
 
     @property
     def path(self) -> str:
@@ -49,7 +51,7 @@ class Written:
         if is_function(self.path):
             inside = -self.scope.count(".") - 1 if self.scope and of_module else int(self.scope is not None)
             return int(self.call is not None), 0, inside
-        return int(self.call is not None), self.path.count("."), int(self.scope is not None)
+        return int(self.call is not None), int(self.private), self.path.count("."), int(self.scope is not None)
 
     def alike(self, kind: str) -> int:
         """How many of the words of a kind of tap are in its own name."""
@@ -78,11 +80,15 @@ class Places:
 
     def written(self, mark: Mark) -> Iterator[Written]:
         """Every way to write a place; of sub-modules that are called once there is one."""
+        path = mark.site.path
+        private = path in self._methods and path.rpartition(".")[2].startswith("_")
         for scope in (None, *dict.fromkeys(mark.site.inside)):
             calls = self._calls[mark.site.path, mark.site.field, mark.loop, scope]
             number = calls.index(mark.index)
             once = len(calls) == 1
-            yield Written(mark, None if once else number, number == len(calls) - 1, scope, scope in self._methods)
+            yield Written(
+                mark, None if once else number, number == len(calls) - 1, scope, scope in self._methods, private
+            )
             if once and scope is None and not is_function(mark.site.path):
                 return
 

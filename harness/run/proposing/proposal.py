@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from harness.run.port import load_port
 from harness.run.preflight import preflight
 from harness.run.progress import Progress
 from harness.run.proposing.matching import Matcher
-from harness.run.proposing.patterns import Option, Pattern, alone, patterns
+from harness.run.proposing.patterns import Option, chosen
 from harness.run.proposing.search import Found, Search
 from harness.run.proposing.watched import Watched
 from harness.run.question import select_cases
@@ -110,13 +109,13 @@ def propose(
     """
     precisions.refuse_reduced(precision)
     with open_golden(golden_path) as golden:
-        chosen = _case(golden, case)
+        entry = _case(golden, case)
         directory = checkpoint or embedded.checkpoint_beside(str(golden_path), golden.manifest.model.id)
-        config = preflight(golden, directory, [chosen])
+        config = preflight(golden, directory, [entry])
         progress.begin(f"{precision}: loading the port")
         with precisions.in_force(precision):
             port = load_port(spec, directory, config, precisions.jax_dtype(precision), None)
-            return proposed(port, golden, chosen, config, precision, progress)
+            return proposed(port, golden, entry, config, precision, progress)
 
 
 def proposed(
@@ -193,7 +192,7 @@ def _rows(found: Found, search: Search, matcher: Matcher, layers: int) -> tuple[
     kinds = list(dict.fromkeys(kind_of(name) for name in matcher.taps))
     for kind in kinds:
         free = [x for x in options.get(kind, ()) if (x.written.mark.index, x.iteration) not in used]
-        for pattern in _chosen(free):
+        for pattern in chosen(free):
             used |= {(x.written.mark.index, x.iteration) for x in pattern.options}
             taps = [_tap(kind, option.layer) for option in pattern.options]
             wrong = tuple(tap for tap in taps if tap in far)
@@ -220,27 +219,6 @@ def _same(matcher: Matcher, tap: str, kind: str) -> bool:
 
 def _tap(kind: str, layer: int | str | None) -> str:
     return kind if layer is None else f"layers.{layer}.{kind}"
-
-
-def _chosen(options: Sequence[Option]) -> Iterator[Pattern]:
-    """A row for as many layers as one has, and rows for the others."""
-    if not options:
-        return
-    every = patterns(options)
-    single = [alone(x) for x in options if x.iteration is None]
-    left = {x.layer for x in options}
-    layouts: set[str | None] = set()
-    for pool in (every, single):
-        while left:
-            fitting = [x for x in pool if x.layers & left and (not layouts or x.layout in layouts)]
-            if not fitting:
-                break
-            best = min(fitting, key=lambda x: (-len(x.layers & left), x.rank))
-            if pool is every and layouts:
-                break  # one row with {i}, and others by layer
-            layouts.add(best.layout)
-            left -= best.layers
-            yield best
 
 
 def _modules(found: Found) -> tuple[Module, ...]:

@@ -19,7 +19,7 @@ from harness.run.adapters.replaced import all_replaced, functions_of
 from harness.run.adapters.running import traced_for
 from harness.run.adapters.table import at_paths
 from harness.run.adapters.watching import Site, watching
-from harness.run.contained import blaming_the_port
+from harness.run.proposing.asking import traced
 from harness.run.proposing.functions import function_paths
 from harness.run.tracing.evaluate import INLINE, ITERATION, Evaluator
 from harness.run.tracing.numbering import PLAIN, Calls, _Walk
@@ -57,7 +57,7 @@ class Watched:
         functions: the paths of those that are watched.
 
     Raises:
-        PortError: the port is no adapted one, or its model cannot be traced or looks at values.
+        PortError: the port is no adapted one, or its model cannot be traced.
     """
 
     def __init__(self, port: Any, arguments: Sequence[Array]) -> None:
@@ -108,8 +108,7 @@ class Watched:
                 returned, found = watched._model(*given, *cache)
             return (returned[0] if cache else returned), {name: x for name, x in found.items() if _is_float(x)}
 
-        with blaming_the_port("run"):
-            closed, shape = jax.make_jaxpr(model, return_shape=True)(*self._arguments)
+        closed, shape = traced(model, self._arguments)
         return closed.replace(jaxpr=_Walk(self._numbered, Calls())(closed.jaxpr)), shape
 
     def _numbered(self, site: str, loop: int) -> str:

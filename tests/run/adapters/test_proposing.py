@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import re
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from harness.cli import cli
 from harness.errors import PortError, UsageError
 from harness.run.adapters import To
+from harness.run.adapters.watching import Site
 from harness.run.check import check
 from harness.run.progress import SILENT
 from harness.run.proposing.layouts import layouts
+from harness.run.proposing.patterns import Option, chosen
+from harness.run.proposing.places import Written
 from harness.run.proposing.proposal import propose
+from harness.run.proposing.watched import Mark
 from harness.run.question import Question
 from tests.run.adapters import function_model, linen_model, nnx_model
 
@@ -136,10 +143,49 @@ def test_what_is_hidden_is_looked_for_in_functions_or_said_not_to_be_found(golde
     assert (proposal.missing, wrong(proposal)) == (*in_every_layer("act"), {})
 
 
+class Looking(function_model.Stacked):
+    def run(self, input_ids, positions, mask):
+        return super().run(input_ids, jnp.asarray(np.array(positions)), mask)
+
+
+class LookingInside(function_model.Stacked):
+    def run(self, input_ids, positions, mask):
+        return super().run(input_ids, jax.jit(lambda x: x + int(x[0, 0]))(positions), mask)
+
+
+def test_a_model_that_looks_at_values_is_told_them_where_it_can_be(golden_path, checkpoint):
+    table = right(golden_path, checkpoint, "function_model:Stacked").table
+    assert found(golden_path, checkpoint, "test_proposing:Looking").table == table
+    with pytest.raises(PortError, match="looks at a value inside jit") as caught:
+        found(golden_path, checkpoint, "test_proposing:LookingInside")
+    assert "test_proposing.py" in caught.value.where
+
+
 def test_in_float64_which_is_lifted_it_is_the_same_table(golden_path, checkpoint):
     wide = found(golden_path, checkpoint, "function_model:Stacked", "float64")
     assert wide.table == right(golden_path, checkpoint, "function_model:Stacked").table
     assert max(row.noise[0] for row in wide.rows) < 100  # half-ulps
+
+
+def test_what_the_values_cannot_tell_apart_is_said_to_be_ambiguous(golden_path, checkpoint):
+    """One token, at position 0: nothing is turned, and only the order and the names are left."""
+    proposal = found(golden_path, checkpoint, "linen_model:Unrolled", case="hello")
+    assert proposal.table == linen_model.Unrolled.taps
+    pairs = {row.tap.rpartition(".")[2]: row.also for row in proposal.rows if row.also}
+    assert pairs == {"q": ("q_rope",), "q_rope": ("q",), "k": ("k_rope",), "k_rope": ("k",)}
+
+
+def option(path, field, layer, call=None):
+    written = Written(Mark(0, Site(path, field, ())), call, False, None)
+    return Option(written, None, "resid_post", layer, None)
+
+
+def test_rows_of_layers_become_one_and_what_does_not_fit_stands_beside_it():
+    folded = [option(f"layers.{layer + 1}", "(0)", layer) for layer in range(3)] + [option("norm", "(0)", 3)]
+    assert [row.left for row in chosen(folded)] == ["layers.{i+1}(0)", "norm(0)"]
+    counted = [option("pkg.norms:norm2", "", layer, 2 * layer + 1) for layer in range(4)]
+    assert [row.left for row in chosen(counted)] == ["pkg.norms:norm2#{2i+1}"]
+    assert [row.left for row in chosen(folded + counted)] == ["pkg.norms:norm2#{2i+1}"]  # one row before two
 
 
 @pytest.mark.parametrize(
@@ -164,12 +210,14 @@ def test_what_it_cannot_look_at_is_refused(golden_path, checkpoint):
         found(golden_path, checkpoint, "linen_model:Scanned", case="decode")
 
 
-def test_the_command_prints_the_model_and_a_table_that_can_be_pasted(golden_path, checkpoint):
+def test_the_command_prints_the_model_and_a_table_that_can_be_pasted(golden_path, checkpoint, tmp_path):
+    file = tmp_path / "proposal.json"
     rest = [str(golden_path), "--weights", str(checkpoint), "--case", CASE]
-    ran = CliRunner().invoke(cli, ["port", f"{HERE}.linen_model:Scanned", *rest])
+    ran = CliRunner().invoke(cli, ["port", f"{HERE}.linen_model:Scanned", *rest, "--json", str(file)])
     assert ran.exit_code == 0, ran.output
     assert "o_proj  (float32[1," in ran.output
     pasted = {"To": To}
     exec(re.search(r"^taps = \{\n.*?^\}", ran.output, flags=re.DOTALL | re.MULTILINE).group(), pasted)
     assert pasted["taps"] == right(golden_path, checkpoint, "linen_model:Scanned").table
+    assert [row["left"] for row in json.loads(file.read_text())["rows"]] == list(pasted["taps"])
     assert CliRunner().invoke(cli, ["port", "harness.run.decoder:Decoder", *rest]).exit_code == 2

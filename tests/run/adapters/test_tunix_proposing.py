@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from types import ModuleType
@@ -11,6 +12,7 @@ import pytest
 
 pytest.importorskip("tunix", reason="google-tunix is not installed: pip install -e '.[test,tunix]'")
 
+from harness import embedded
 from harness.run.progress import SILENT
 from harness.run.proposing.proposal import propose
 from tests.run.adapters.test_tunix import ROOT
@@ -51,3 +53,18 @@ def test_a_rotation_planted_in_tunix_stops_the_search_there_alone(golden_path, c
     found = propose(golden_path, checkpoint, spec, "digits", "float32", SILENT)
     assert found.table == sys.modules["tunix_port"].written
     assert {row.tap for row in found.rows if row.wrong} == {"layers.{i}.q_rope", "layers.{i}.k_rope"}
+
+
+@pytest.mark.parametrize(
+    ("name", "port", "wrong"),
+    # Qwen3 never reads its rope_theta; Gemma 2 scales by head_dim, and not by query_pre_attn_scalar.
+    [("qwen3", "Qwen3", {"q_rope", "k_rope"}), ("gemma2", "Gemma2", {"probs"})],
+)
+def test_tables_for_tunix_are_proposed_around_the_defects_that_ship_today(name, port, wrong):
+    directory, spec = embedded.directory(), f"tests.run.adapters.tunix_ports:{port}"
+    found = propose(directory / f"{name}.h5", directory / name, spec, None, "float32", SILENT)
+    assert {row.tap.rpartition(".")[2] for row in found.rows if row.wrong} == wrong
+    written = getattr(importlib.import_module("tests.run.adapters.tunix_ports"), port).taps
+    agree = [left for left, tap in written.items() if found.table.get(left) == tap]
+    assert len(agree) >= 0.9 * len(written)
+    assert (found.missing, found.logits) == ((), True)
