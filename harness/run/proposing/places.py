@@ -51,7 +51,7 @@ class Written:
         if is_function(self.path):
             inside = -self.scope.count(".") - 1 if self.scope and of_module else int(self.scope is not None)
             return int(self.call is not None), 0, inside
-        return int(self.call is not None), int(self.private), self.path.count("."), int(self.scope is not None)
+        return int(self.private), int(self.call is not None), self.path.count("."), int(self.scope is not None)
 
     def alike(self, kind: str) -> int:
         """How many of the words of a kind of tap are in its own name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -70,9 +69,9 @@ class Watched:
             )
         self._port, self._arguments = port, tuple(arguments)
         self.marks: list[Mark] = []
-        held = dict(_held(port))
-        self.methods = frozenset(path for path, node in held.items() if inspect.ismethod(node))
-        self.functions = function_paths({type(node) for node in held.values()}, type(port).run)
+        held = list(_held(port))
+        self.methods = frozenset(path for path, _, is_method in held if is_method)
+        self.functions = function_paths({type(node) for _, node, _ in held}, type(port).run)
         with port.context():
             self._closed, shape = self._traced()
         self._names = self._keys(shape)
@@ -126,15 +125,16 @@ class Watched:
         return names
 
 
-def _held(port: AdaptedPort) -> Iterator[tuple[str, Any]]:
-    """What lies at every path of a model, and at every path that leads there."""
+def _held(port: AdaptedPort) -> Iterator[tuple[str, Any, bool]]:
+    """What lies at every path of a model, and at every path that leads there; and whether it is a method."""
     model: Any = getattr(port, "model", None)
-    yield "", model
+    yield "", model, False
     for path in port.paths():
         node, where = model, list[str]()
         for part in path.split("."):
+            is_method = callable(getattr(type(node), part, None)) and part not in getattr(node, "__dict__", {})
             node, where = _child(node, part), [*where, part]
-            yield ".".join(where), node
+            yield ".".join(where), node, is_method
 
 
 def _child(node: Any, part: str) -> Any:
