@@ -156,7 +156,7 @@ class LookingInside(function_model.Stacked):
 def test_a_model_that_looks_at_values_is_told_them_where_it_can_be(golden_path, checkpoint):
     table = right(golden_path, checkpoint, "function_model:Stacked").table
     assert found(golden_path, checkpoint, "test_proposing:Looking").table == table
-    with pytest.raises(PortError, match="looks at a value inside jit") as caught:
+    with pytest.raises(PortError, match="looks at a value where it cannot be answered") as caught:
         found(golden_path, checkpoint, "test_proposing:LookingInside")
     assert "test_proposing.py" in caught.value.where
 
