@@ -50,7 +50,9 @@ def replays(recorded: Mapping[str, Sequence[Tap]]) -> dict[str, Replay]:
         follows = any(recorded[later] for later in stages[index + 1 :])
         changed = bool(upstream or taps)
         carries = follows and changed and _leaving(stage) not in {tap.name for tap in taps}
-        found[stage] = Replay(several and (bool(taps) or carries), entering, carries)
+        # What leaves a stage is not put in its own place: of that tap alone, replay is what forward is.
+        differs = entering != "forward" or any(tap.name != _leaving(stage) for tap in taps)
+        found[stage] = Replay(several and differs and (bool(taps) or carries), entering, carries)
         before, upstream = stage, changed
     return found
 

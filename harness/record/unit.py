@@ -98,8 +98,6 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
     for precision in NOISE_PRECISIONS:
         forward, replay = [], []
         given = _given(stage, precision, task.replay, state, truth) if task.replay.runs else {}
-        # Where nothing is replaced, neither here nor before, replay is what forward is.
-        replays = task.replay.runs and (bool(given) or task.replay.entering == "replay")
         for draw in range(task.draws):
             stream = _stream(precision, "forward", draw)
             one = replace(task, inputs=replace(task.inputs, nudged=bool(draw) and _is_far(task)))
@@ -107,7 +105,7 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
             nudge = draw and not state  # once, where the tokens come in
             out[stream] = nudged(ran.out, f"{task.seed} {stream}") if nudge else ran.out
             forward.append(narrowed(ran.values, ids))
-            if replays:
+            if task.replay.runs:
                 own = state.get(_stream(precision, task.replay.entering, draw))
                 again = _replay(stage, one, precision, draw, given, own)
                 replay.append(narrowed(again.values, ids))
