@@ -24,7 +24,7 @@ from rich.table import Table
 from tests.benchmarks import full_size
 from tests.benchmarks.full_size import Geometry
 
-GEOMETRY = Geometry(768, 32, 12, 4, 3072, 608, False, (1, 60, 628))
+GEOMETRY = Geometry(768, 32, 12, 4, 3072, 608, False, (1, 60, 250))
 LAYERS = (4, 32)
 TIMES = (1, 4)
 PRECISIONS = ("float64", "float32", "bfloat16")
