@@ -6,7 +6,6 @@ import pytest
 
 pytest.importorskip("easydel", reason="EasyDeL is not installed: see tests/clients/README.md")
 
-import jax
 from easydel.infra.base_config import EasyDeLBaseConfig
 
 from harness.tolerances import PRECISIONS
@@ -16,13 +15,6 @@ from tests.clients.easydel_qwen2 import Port
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
 CASES = ("digits", "one-to-five", "batch-left", "offset")
 TABLES = (").astype(jnp.bfloat16)", ")")
-
-
-@pytest.fixture(autouse=True)
-def default_promotion():
-    """EasyDeL promotes as JAX does by default."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 class Wide(Port):

@@ -9,7 +9,6 @@ import pytest
 os.environ.setdefault("KERAS_BACKEND", "jax")
 pytest.importorskip("keras_hub", reason="keras-hub is not installed: see tests/clients/README.md")
 
-import jax
 from keras_hub.src.models.qwen import qwen_attention
 
 from harness.tolerances import PRECISIONS
@@ -17,13 +16,6 @@ from tests.clients.checking import checked, introduced, largest
 from tests.clients.keras_hub_qwen import Cached, Port
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
-
-
-@pytest.fixture(autouse=True)
-def default_promotion():
-    """Keras promotes as JAX does by default."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def test_qwen2_matches_at_every_tap_and_precision():

@@ -8,7 +8,6 @@ import pytest
 
 pytest.importorskip("levanter", reason="Levanter is not installed: see tests/clients/README.md")
 
-import jax
 from levanter.layers.attention import AttentionBackend
 from levanter.models.llama import LlamaConfig
 from levanter.models.qwen import Qwen3Config
@@ -22,13 +21,6 @@ from tests.clients.checking import checked, largest
 from tests.clients.levanter_qwen import GROUPED, A, Port
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
-
-
-@pytest.fixture(autouse=True)
-def default_promotion():
-    """Haliax promotes as JAX does by default."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def test_qwen2_matches_at_every_tap_and_precision():

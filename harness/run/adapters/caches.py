@@ -28,13 +28,12 @@ from harness.architecture import Architecture
 from harness.errors import PortError, shortened
 from harness.families.graph import taps_of
 from harness.run.adapters.layout import adaptation
-from harness.run.adapters.table import LAYER, To
+from harness.run.adapters.table import LAYER, To, fixed_sizes
 from harness.run.tracing.program import AS_IT_IS, Adaptation
 from harness.taps import kind_of
 
 Slots = Float[Array, "batch slot kv_head head_dim"]
 Index = tuple[int | slice | EllipsisType, ...]
-VARYING = ("batch", "position", "slot", "key")
 PLACE = re.compile(r"(?P<path>[^\[\]\s]*)(?:\[(?P<index>[^\[\]]+)\])?")
 
 
@@ -133,13 +132,13 @@ def _places(left: str, right: str | To, arch: Architecture) -> Iterator[Place]:
     if (LAYER in left) != (LAYER in target.tap):
         raise _bad("a row of a cache's table has {i} on one side alone", f"{left} -> {target.tap}", "{i} on both")
     known = {tap.name: tap for tap in taps_of(arch) if "slot" in tap.dims}
+    sizes = fixed_sizes(arch)
     for layer in range(arch.layers) if LAYER in left else (0,):
         name = target.tap.replace(LAYER, str(layer))
         if name not in known:
             kinds = dict.fromkeys(tap.kind for tap in known.values())
             expected = ", ".join(f"layers.{LAYER}.{kind}" for kind in kinds)
             raise _bad("a row of a cache's table names no tap of a cache", name, expected)
-        sizes = {dim: size for dim, size in arch.sizes(1, 1).items() if dim not in VARYING}
         index = match["index"] and _index(match["index"].replace(LAYER, str(layer)), left, sizes)
         ways = AS_IT_IS if target.layout is None else adaptation(target.layout, known[name], sizes)
         yield Place(name, match["path"].replace(LAYER, str(layer)), index or None, ways)
