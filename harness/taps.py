@@ -13,7 +13,13 @@
     layers.{i}.resid_mid
     layers.{i}.mlp_norm
     layers.{i}.gate  .up  .act      act = activation(gate) * up, or activation(up)
-    layers.{i}.mlp_out
+    layers.{i}.router_logits        of a mixture of experts, before softmax or sigmoid
+    layers.{i}.router_scores        where a parameter corrects the choice: the corrected scores
+    layers.{i}.routing              the weight of every expert, 0 where it is not chosen
+    layers.{i}.experts_out          the weighted sum of the experts that are chosen
+    layers.{i}.shared_gate  .shared_up  .shared_act  .shared_out      the expert that every token goes to
+    layers.{i}.shared_weight        what its output is multiplied by the sigmoid of
+    layers.{i}.mlp_out              of the MLP, or of all experts together
     layers.{i}.mlp_post_norm
     layers.{i}.resid_post
     final_norm
@@ -44,6 +50,8 @@ CACHE_KINDS = frozenset(CACHED)
 # What attention reads at every position: stored in full where the other taps are kept at chosen positions only.
 FULL_KINDS = frozenset({"k_rope", "v"})
 
+# How a token is shared out among experts: wide in many models, whatever their activations are.
+ROUTING_KINDS = frozenset({"router_logits", "router_scores", "routing"})
 
 # The dimensions of every kind.
 DIMS: Mapping[str, tuple[str, ...]] = {
@@ -54,6 +62,10 @@ DIMS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("k", "v", "k_norm", "k_rope"), KV_HEADS),
     **dict.fromkeys(("cache_k", "cache_v"), CACHE),
     **dict.fromkeys(("gate", "up", "act"), (*TOKENS, "intermediate")),
+    **dict.fromkeys(("router_logits", "router_scores", "routing"), (*TOKENS, "expert")),
+    **dict.fromkeys(("experts_out", "shared_out"), (*TOKENS, "hidden")),
+    **dict.fromkeys(("shared_gate", "shared_up", "shared_act"), (*TOKENS, "shared")),
+    "shared_weight": (*TOKENS, "single"),
     "probs": ("batch", "head", "position", "key"),
     "logits": (*TOKENS, "vocab"),
 }

@@ -22,6 +22,24 @@ LAYER: Mapping[str, str] = {
     "mlp_out": "mlp.down_proj",
 }
 HEAD_NORMS: Mapping[str, str] = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
+# In layers that have experts, in place of the MLP's. `experts_out` has all experts' parameters.
+EXPERTS: Mapping[str, str] = {
+    "router_logits": "mlp.gate",
+    "routing": "mlp.gate",
+    "experts_out": "mlp.experts",
+    "mlp_out": "mlp",
+}
+CORRECTED: Mapping[str, str] = {"router_scores": "mlp.gate"}
+SHARED: Mapping[str, str] = {
+    "shared_gate": "mlp.shared_experts.gate_proj",
+    "shared_up": "mlp.shared_experts.up_proj",
+    "shared_out": "mlp.shared_experts.down_proj",
+}
+# How files have each expert's matrices: by the name of transformers' one for all, what its outputs are made of.
+EACH: Mapping[str, tuple[str, ...]] = {
+    "mlp.experts.gate_up_proj": ("mlp.experts.{}.gate_proj.weight", "mlp.experts.{}.up_proj.weight"),
+    "mlp.experts.down_proj": ("mlp.experts.{}.down_proj.weight",),
+}
 # And outside the layers, in the causal language model.
 MODEL: Mapping[str, str] = {"embed": "model.embed_tokens", "final_norm": "model.norm", "logits": "lm_head"}
 
@@ -35,6 +53,10 @@ class Family:
         classes: what `architectures` of a config may say.
         read: the architecture that a config describes. What it does not look at has to be known here.
         layer: the paths of modules within a layer, by kind of tap.
+        sparse: those within a layer that has experts, where they are not what `layer` says.
+        each: by what transformers has of all experts in one parameter, what files have of each, by its number.
+        interleaved: of an expert's gates and ups, each gate has its up beside it.
+        experts_transposed: matrices of experts are [input, output].
         model: the paths outside the layers, and `positions` where positions are learned.
         layers: the path of the list of layers.
         by_head: a shared matrix of q, k and v has them head by head, and not one after the other.
@@ -53,6 +75,10 @@ class Family:
     classes: tuple[str, ...]
     read: Callable[[Config], Architecture]
     layer: Mapping[str, str] = field(default_factory=lambda: LAYER)
+    sparse: Mapping[str, str] = field(default_factory=dict)
+    each: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    interleaved: bool = False
+    experts_transposed: bool = False
     model: Mapping[str, str] = field(default_factory=lambda: MODEL)
     layers: str = "model.layers"
     by_head: bool = False
@@ -64,3 +90,7 @@ class Family:
     stored: Mapping[str, str | None] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
     only: Mapping[str, object] = field(default_factory=dict)
+
+    def paths(self, sparse: bool) -> Mapping[str, str]:
+        """The paths within a layer, with experts or without."""
+        return {**self.layer, **self.sparse} if sparse else self.layer

@@ -14,15 +14,19 @@ ENTERING = ""  # stands for the residual stream that enters a layer
 def taps_of(arch: Architecture) -> tuple[Tap, ...]:
     """All taps of a decoder, in data-flow order."""
     taps = [Tap("embed", DIMS["embed"], ())]
-    inside = _layer(arch)
     for index in range(arch.layers):
         entering = taps[-1].name
-        for kind, inputs in inside.items():
+        for kind, inputs in _layer(arch, arch.is_sparse(index)).items():
             names = tuple(entering if name == ENTERING else f"layers.{index}.{name}" for name in inputs)
             taps.append(Tap(f"layers.{index}.{kind}", DIMS[kind], names))
     taps.append(Tap("final_norm", DIMS["final_norm"], (taps[-1].name,)))
     taps.append(Tap("logits", DIMS["logits"], ("final_norm",)))
     return tuple(taps)
+
+
+def kinds_of(arch: Architecture, sparse: bool) -> tuple[str, ...]:
+    """The kinds of taps of a layer, with experts or without, in data-flow order."""
+    return tuple(_layer(arch, sparse))
 
 
 @lru_cache(maxsize=64)
@@ -31,7 +35,8 @@ def kinds_in(arch: Architecture) -> frozenset[str]:
     return frozenset(tap.kind for tap in taps_of(arch))
 
 
-def _layer(arch: Architecture) -> dict[str, tuple[str, ...]]:
+@lru_cache(maxsize=64)
+def _layer(arch: Architecture, sparse: bool) -> dict[str, tuple[str, ...]]:
     """The kinds of taps of a layer, in data-flow order, each with its inputs."""
     parallel = arch.placement.startswith("parallel")
     normed_first, normed_last = arch.placement != "post", arch.placement in ("post", "sandwich")
@@ -61,11 +66,32 @@ def _layer(arch: Architecture) -> dict[str, tuple[str, ...]]:
     if arch.placement == "parallel_two" or (normed_first and not parallel):
         graph["mlp_norm"] = (ENTERING if parallel else "resid_mid",)
         read = "mlp_norm"
-    if arch.gated:
-        graph["gate"] = (read,)
-    graph |= {"up": (read,), "act": ("gate", "up") if arch.gated else ("up",), "mlp_out": ("act",)}
+    graph |= _experts(arch, read) if sparse else _mlp(arch, read)
     update = "mlp_out"
     if normed_last:
         graph["mlp_post_norm"], update = ("mlp_out",), "mlp_post_norm"
     graph["resid_post"] = (*before, update)
     return graph
+
+
+def _mlp(arch: Architecture, read: str) -> dict[str, tuple[str, ...]]:
+    gate = {"gate": (read,)} if arch.gated else {}
+    return {**gate, "up": (read,), "act": (*gate, "up"), "mlp_out": ("act",)}
+
+
+def _experts(arch: Architecture, read: str) -> dict[str, tuple[str, ...]]:
+    experts = arch.experts
+    assert experts is not None
+    graph: dict[str, tuple[str, ...]] = {"router_logits": (read,), "routing": ("router_logits",)}
+    if experts.corrected:
+        # Scores choose, and what weighs is made of the logits once more.
+        graph |= {"router_scores": ("router_logits",), "routing": ("router_logits", "router_scores")}
+        graph = {kind: graph[kind] for kind in ("router_logits", "router_scores", "routing")}
+    graph["experts_out"] = (read, "routing")
+    summed: tuple[str, ...] = ("experts_out",)
+    if experts.shared:
+        graph |= {"shared_gate": (read,), "shared_up": (read,), "shared_act": ("shared_gate", "shared_up")}
+        graph["shared_out"], summed = ("shared_act",), ("experts_out", "shared_out")
+        if experts.shared_gated:
+            graph["shared_weight"], summed = (read,), ("experts_out", "shared_out", "shared_weight")
+    return graph | {"mlp_out": summed}

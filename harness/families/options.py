@@ -55,6 +55,49 @@ class Rope:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """A mixture of experts, which some layers have in place of the MLP.
+
+    Attributes:
+        layers: by layer, whether it has experts.
+        count: how many there are.
+        chosen: to how many of them a token goes.
+        intermediate: of each of them.
+        score: what weights are made of. `softmax` and `sigmoid`: of the logits of all experts.
+            `softmax_of_chosen`: of those that are chosen.
+        corrected: a parameter is added to the scores for the choice, and not for the weights.
+        groups, chosen_groups: experts are chosen within the groups that are chosen first.
+        group_by: a group is chosen by its best score, or by the sum of its best two.
+        renormed: the weights of a token are divided by their sum, and that much is added to it.
+        factor: what weights are multiplied by last.
+        logits_wide, weights_wide: what is in float32 at least: the product that makes the logits, and the weights.
+        bias: of the router and of every expert.
+        clamp: alpha and the limit: act = (up + 1) * gate * sigmoid(alpha * gate), of a gate that is at most the
+            limit, and an up that is between both limits.
+        shared: the intermediate size of the expert that every token goes to; 0 where there is none.
+        shared_gated: its output is multiplied by the sigmoid of a number of the token's own.
+    """
+
+    layers: tuple[bool, ...]
+    count: int
+    chosen: int
+    intermediate: int
+    score: Literal["softmax", "sigmoid", "softmax_of_chosen"] = "softmax"
+    corrected: bool = False
+    groups: int = 1
+    chosen_groups: int = 1
+    group_by: Literal["best", "best_two"] = "best"
+    renormed: float | None = None
+    factor: float = 1.0
+    logits_wide: bool = False
+    weights_wide: bool = False
+    bias: bool = False
+    clamp: tuple[float, float] | None = None
+    shared: int = 0
+    shared_gated: bool = False
+
+
+@dataclass(frozen=True)
 class Architecture:
     """What a decoder computes.
 
@@ -75,6 +118,8 @@ class Architecture:
         learned_positions: how many rows the table of positions has; 0 where there is none.
         embed_scale, residual_scale, logit_scale: factors on the embedding, on what is added to the residual
             stream, and on the logits.
+        sinks: every head has a score of its own beside those of the keys, which takes its part of the probability.
+        experts: where some layers have them.
     """
 
     family: str
@@ -102,6 +147,12 @@ class Architecture:
     residual_scale: float = 1.0
     logit_scale: float = 1.0
     logit_cap: float | None = None
+    sinks: bool = False
+    experts: Experts | None = None
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether a layer has experts in place of the MLP."""
+        return self.experts is not None and self.experts.layers[layer]
 
     def sizes(self, batch: int, length: int) -> dict[str, int]:
         """The size of every named dimension for an input of shape [batch, length]."""
@@ -116,4 +167,7 @@ class Architecture:
             "head_dim": self.head_dim,
             "intermediate": self.intermediate,
             "vocab": self.vocab,
+            "expert": self.experts.count if self.experts else 0,
+            "shared": self.experts.shared if self.experts else 0,
+            "single": 1,
         }

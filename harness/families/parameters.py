@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Num
 
+from harness.families.experts import expert_shapes
 from harness.families.family import Family
-from harness.families.graph import taps_of
+from harness.families.graph import kinds_of
 from harness.families.options import Architecture, Norm
 
 Shape = tuple[int, ...]
@@ -27,45 +28,55 @@ def shapes(family: Family, arch: Architecture) -> dict[str, Shape]:
         found[f"{family.model['positions']}.weight"] = (arch.learned_positions, arch.hidden)
     found |= _norm(family.model["final_norm"], arch.norm, (arch.hidden,))
     found |= _matrix(family, arch, family.model["logits"], ("logits",), arch.vocab, arch.hidden)
-    layer = _of_a_layer(family, arch)
+    layers = {sparse: _of_a_layer(family, arch, sparse) for sparse in map(arch.is_sparse, range(arch.layers))}
     for index in range(arch.layers):
+        layer = layers[arch.is_sparse(index)]
         found |= {f"{family.layers}.{index}.{name}": shape for name, shape in layer.items()}
     return found
 
 
-def _of_a_layer(family: Family, arch: Architecture) -> dict[str, Shape]:
-    kinds = {tap.kind for tap in taps_of(arch) if tap.stage == "layers.0"}
-    found: dict[str, Shape] = {}
+def _of_a_layer(family: Family, arch: Architecture, sparse: bool) -> dict[str, Shape]:
+    kinds, paths = kinds_of(arch, sparse), family.paths(sparse)
+    found: dict[str, Shape] = expert_shapes(family, arch) if sparse else {}
     for kind in NORMS:
         if kind in kinds:
-            found |= _norm(family.layer[kind], arch.norm, (arch.hidden,))
+            found |= _norm(paths[kind], arch.norm, (arch.hidden,))
     for kind in HEAD_NORMS:
         if kind in kinds and arch.qk_norm is not None:
-            found |= _norm(family.layer[kind], arch.qk_norm, head_norm_shape(arch, kind))
-    sizes = outputs(arch)
-    for path in dict.fromkeys(family.layer[kind] for kind in sizes if kind in kinds):
-        sharing = tuple(kind for kind in sizes if kind in kinds and family.layer[kind] == path)
+            found |= _norm(paths[kind], arch.qk_norm, head_norm_shape(arch, kind))
+    if arch.sinks:
+        found[f"{paths['probs']}.sinks"] = (arch.heads,)
+    sizes = outputs(arch, sparse)
+    for path in dict.fromkeys(paths[kind] for kind in sizes if kind in kinds):
+        sharing = tuple(kind for kind in sizes if kind in kinds and paths[kind] == path)
         rows, columns = sum(sizes[kind] for kind in sharing), inputs(arch, sharing[0])
         found |= _matrix(family, arch, path, sharing, rows, columns)
     return found
 
 
-def outputs(arch: Architecture) -> Mapping[str, int]:
-    """How many outputs the projection of each kind has, in the order in which a shared matrix has them."""
-    return {
+def outputs(arch: Architecture, sparse: bool = False) -> Mapping[str, int]:
+    """How many outputs the projection of each kind has, in the order in which a shared matrix has them.
+
+    Args:
+        sparse: of a layer with experts: of these the shared one alone has projections of its own.
+    """
+    attention = {
         "q": arch.heads * arch.head_dim,
         "k": arch.kv_heads * arch.head_dim,
         "v": arch.kv_heads * arch.head_dim,
         "attn_out": arch.hidden,
-        "gate": arch.intermediate,
-        "up": arch.intermediate,
-        "mlp_out": arch.hidden,
     }
+    if not sparse:
+        return {**attention, "gate": arch.intermediate, "up": arch.intermediate, "mlp_out": arch.hidden}
+    shared = arch.experts.shared if arch.experts else 0
+    return {**attention, "shared_gate": shared, "shared_up": shared, "shared_out": arch.hidden, "shared_weight": 1}
 
 
 def inputs(arch: Architecture, kind: str) -> int:
     """How many inputs the projection of a kind has."""
-    return {"attn_out": arch.heads * arch.head_dim, "mlp_out": arch.intermediate}.get(kind, arch.hidden)
+    shared = arch.experts.shared if arch.experts else 0
+    sizes = {"attn_out": arch.heads * arch.head_dim, "mlp_out": arch.intermediate, "shared_out": shared}
+    return sizes.get(kind, arch.hidden)
 
 
 def head_norm_shape(arch: Architecture, kind: str) -> Shape:
@@ -85,16 +96,18 @@ def parameter_of(
         read: gives a parameter by its name, as it is stored.
         name: `weight` or `bias`.
     """
-    tensor = read(f"{family.layers}.{index}.{family.layer[kind]}.{name}")
-    if kind not in outputs(arch):
+    sparse = arch.is_sparse(index)
+    tensor = read(f"{family.layers}.{index}.{family.paths(sparse)[kind]}.{name}")
+    if kind not in outputs(arch, sparse):
         return tensor
     return part_of(family, arch, kind, tensor.T if tensor.ndim == 2 and family.stored_transposed else tensor)
 
 
 def part_of(family: Family, arch: Architecture, kind: str, tensor: Tensor) -> Tensor:
     """The rows of a weight or a bias, [output, ...], that belong to a kind: all of them, unless it is shared."""
-    sizes = outputs(arch)
-    sharing = [other for other in sizes if other in family.layer and family.layer[other] == family.layer[kind]]
+    sizes = {**outputs(arch, sparse=True), **outputs(arch)}
+    paths = {**family.sparse, **family.layer} if kind in outputs(arch) else family.paths(sparse=True)
+    sharing = [other for other in sizes if other in paths and paths[other] == paths[kind]]
     if len(sharing) == 1:
         return tensor
     if family.by_head:
@@ -110,7 +123,8 @@ def made_with(family: Family, name: str) -> tuple[int | None, tuple[str, ...], s
     if not path.startswith(f"{family.layers}."):
         return None, tuple(kind for kind, own in family.model.items() if own == path), last
     index, _, inner = path.removeprefix(f"{family.layers}.").partition(".")
-    return int(index), tuple(kind for kind, own in family.layer.items() if own == inner), last
+    places = (*family.layer.items(), *family.sparse.items())
+    return int(index), tuple(dict.fromkeys(kind for kind, own in places if own == inner)), last
 
 
 def rows_of(family: Family, arch: Architecture, kind: str, outputs_in_all: int) -> Num[np.ndarray, " rows"]:

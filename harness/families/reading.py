@@ -62,6 +62,16 @@ def flag(config: Config, field: str, absent: bool) -> bool:
     return absent if config.get(field) is None else boolean(config, field)
 
 
+def sparse_layers(config: Config, layers: int) -> tuple[bool, ...]:
+    """By layer, whether it has experts: every n-th from the n-th on, but for those that the config names."""
+    # Qwen2MoeConfig's and Qwen3MoeConfig's defaults are every layer, and none that is named.
+    every = 1 if config.get("decoder_sparse_step") is None else integer(config, "decoder_sparse_step")
+    dense = config.get("mlp_only_layers") or []
+    if not isinstance(dense, list) or not all(type(one) is int and 0 <= one < layers for one in dense):
+        raise wrong("this is no list of layers", "mlp_only_layers", f"numbers below {layers}", dense)
+    return tuple(index not in dense and (index + 1) % every == 0 for index in range(layers))
+
+
 def factor(config: Config, field: str) -> float:
     """The value of a field that something is multiplied by."""
     return number(config, field, 1e-6, 1e6)

@@ -129,8 +129,10 @@ class ChangedWeights(Weights):
         super().__init__(checkpoint, dtype)
         self._read = changed_reading(checkpoint, changes, arch)
 
-    def read(self, name: str, rows: slice | np.ndarray = slice(None)) -> Float[np.ndarray, "..."]:
-        return self._read(name)[rows].astype(self.dtype)
+    def read(
+        self, name: str, rows: slice | np.ndarray = slice(None), dtype: jnp.dtype | None = None
+    ) -> Float[np.ndarray, "..."]:
+        return self._read(name)[rows].astype(dtype or self.dtype)
 
 
 def load_mutant(mutant: Mutant, checkpoint: Path, config: Config, dtype: jnp.dtype) -> Decoder | Misled:

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from harness.families.frequencies import frequencies
-from harness.families.options import Architecture, Norm
+from harness.families.options import Architecture, Experts, Norm
 from harness.families.rope import Wide
+from harness.run import mixture
 from harness.run.operations import (
     OPERATIONS,
     Angles,
@@ -21,9 +22,11 @@ from harness.run.operations import (
     Hidden,
     Operations,
     Probs,
+    gated,
     norm_all_heads,
     one_by_one,
     rms_norm,
+    unchanged,
     wide,
 )
 
@@ -65,6 +68,8 @@ def operations_of(arch: Architecture) -> Operations:
         changed |= dict.fromkeys(("rotate_q", "rotate_k"), _bound(_rotate, *options))
     if turned and turned[0].growth:
         changed["grow_q"] = _bound(_grown, *turned[0].growth)
+    if arch.experts is not None:
+        changed |= _of_experts(arch.experts, arch.activation)
     factors = {
         "embed_scale": arch.embed_scale,
         "residual_scale": arch.residual_scale,
@@ -75,6 +80,24 @@ def operations_of(arch: Architecture) -> Operations:
     changed |= {name: _bound(_capped, cap) for name, cap in caps.items() if cap is not None}
     changed = {name: made for name, made in changed.items() if made is not getattr(OPERATIONS, name)}
     return replace(OPERATIONS, **changed) if changed else OPERATIONS
+
+
+def _of_experts(experts: Experts, activation: str) -> dict[str, Callable[..., Any]]:
+    """What a mixture of experts adds."""
+    act = gated if activation == "silu" else _bound(_gated, activation)
+    expert_act = _bound(mixture.clamped, *experts.clamp) if experts.clamp else act
+    return {
+        "router": _bound(mixture.router, experts.logits_wide),
+        "corrected": mixture.corrected,
+        "choose": _bound(mixture.choose, experts),
+        "weigh": _bound(mixture.weigh, experts),
+        "renormed": _bound(mixture.renormed, experts),
+        "routing_scale": _bound(mixture.scaled, experts.factor) if experts.factor != 1.0 else unchanged,
+        "dense": _bound(mixture.dense, experts),
+        "experts_out": _bound(mixture.experts_out, expert_act),
+        "shared_act": act,
+        "gated_shared": mixture.gated_shared,
+    }
 
 
 @cache

@@ -64,7 +64,7 @@ class Decoder:
         self.ops = operations_of(arch) if operations is None else operations
         self._named = Named(weights, families()[arch.family], arch, self._spread)
         self._places = places(arch, self.ops)
-        self._abstract = skeleton(arch, weights.dtype)[1]
+        self._abstract = [skeleton(arch, weights.dtype, arch.is_sparse(n))[1] for n in range(arch.layers)]
         self._kept = Kept()
         self._quick = stages(arch, weights.dtype, self.ops, quick=True)
         self._well = stages(arch, weights.dtype, self.ops, quick=False)
@@ -167,7 +167,7 @@ class Decoder:
 
     def _reads_ahead(self) -> bool:
         """Whether layers are so large that it pays to read the next one in another thread."""
-        numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self._abstract))
+        numbers = max(sum(math.prod(x.shape) for x in jax.tree.leaves(one)) for one in self._abstract)
         large = numbers * jnp.dtype(self.weights.dtype).itemsize > LARGE_LAYER
         return large and self._spread.mesh is None and not is_tracing()
 
@@ -222,7 +222,7 @@ class Decoder:
 
     def state(self, index: int) -> nnx.State:
         """The parameters of one layer."""
-        state: nnx.State = self._kept(index, lambda: self._named.layer(index, self._abstract))
+        state: nnx.State = self._kept(index, lambda: self._named.layer(index, self._abstract[index]))
         return state
 
     def head_parameters(self, embedding: Embedding) -> tuple[Pair, Pair]:
@@ -252,7 +252,8 @@ class Decoder:
         self, call: Call, index: int, state: nnx.State, x: Hidden, past: Past | None
     ) -> tuple[Hidden, Past | None]:
         """One layer of one call, and the layer's part of the cache with the call in it."""
-        after: tuple[Hidden, Past | None] = self._for(call).layer(
+        own = self._for(call)
+        after: tuple[Hidden, Past | None] = (own.sparse if self.arch.is_sparse(index) else own.layer)(
             call.tap, f"layers.{index}", state, x, call.positions, call.mask, self._places[index], past
         )
         return after

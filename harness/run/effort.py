@@ -83,8 +83,10 @@ def operations(arch: Architecture, batch: int, length: int) -> float:
 
 
 def _weights(arch: Architecture) -> int:
-    """How many numbers the matrices of a layer have."""
-    return sum(size * inputs(arch, kind) for kind, size in outputs(arch).items())
+    """How many numbers the matrices of a layer have: of one with experts, where there are some."""
+    sparse, experts = arch.experts is not None, arch.experts
+    own = sum(size * inputs(arch, kind) for kind, size in outputs(arch, sparse).items())
+    return own + (experts.count * (3 * experts.intermediate + 1) * arch.hidden if experts else 0)
 
 
 def is_tracing() -> bool:

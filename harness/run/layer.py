@@ -12,13 +12,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from harness.families.experts import experts_of
 from harness.families.frequencies import both, is_beyond
-from harness.families.graph import taps_of
-from harness.families.options import Architecture, Norm, Rope
+from harness.families.graph import kinds_of
+from harness.families.options import Architecture, Experts, Norm, Rope
 from harness.families.parameters import HEAD_NORMS, NORMS, head_norm_shape, inputs, outputs
 from harness.run.arithmetic import normed
 from harness.run.cache import Past
-from harness.run.operations import NO_WINDOW, Heads, Hidden, Operations, unchanged
+from harness.run.mixture import Matrices
+from harness.run.operations import NO_WINDOW, Heads, Hidden, Operations, unchanged, wide
 from harness.run.tapping import TapFunction
 
 Ids = Int[Array, "batch position"]
@@ -42,25 +44,51 @@ class Weighted(nnx.Module):
         self.bias = nnx.Param(jax.ShapeDtypeStruct(shape, dtype)) if bias else None
 
 
-class DecoderLayer(nnx.Module):
-    """The parameters of a layer, each under the kind of tap that is made with it: `q`, `attn_norm`."""
+class Mixture(nnx.Module):
+    """A matrix of every expert, and a bias of each where there is one."""
 
-    def __init__(self, arch: Architecture, dtype: jnp.dtype) -> None:
-        kinds = {tap.kind for tap in taps_of(arch) if tap.stage == "layers.0"}
+    def __init__(self, experts: int, inputs: int, outputs: int, *, bias: bool, dtype: jnp.dtype) -> None:
+        self.kernel = nnx.Param(jax.ShapeDtypeStruct((experts, inputs, outputs), dtype))
+        self.bias = nnx.Param(jax.ShapeDtypeStruct((experts, outputs), dtype)) if bias else None
+
+
+class DecoderLayer(nnx.Module):
+    """The parameters of a layer, each under the kind of tap that is made with it: `q`, `attn_norm`.
+
+    Those of experts are `experts_gate`, `experts_up` and `experts_down`.
+    """
+
+    def __init__(self, arch: Architecture, dtype: jnp.dtype, sparse: bool) -> None:
+        kinds = set(kinds_of(arch, sparse))
         for kind in kinds & set(NORMS):
             setattr(self, kind, Weighted((arch.hidden,), bias=arch.norm.bias, dtype=dtype))
         for kind in kinds & set(HEAD_NORMS):
             assert arch.qk_norm is not None
             setattr(self, kind, Weighted(head_norm_shape(arch, kind), bias=arch.qk_norm.bias, dtype=dtype))
-        for kind in kinds & outputs(arch).keys():
-            sizes = inputs(arch, kind), outputs(arch)[kind]
+        for kind in kinds & outputs(arch, sparse).keys():
+            sizes = inputs(arch, kind), outputs(arch, sparse)[kind]
             setattr(self, kind, Projection(*sizes, bias=kind in arch.biases, dtype=dtype))
+        self.sinks = nnx.Param(jax.ShapeDtypeStruct((arch.heads,), dtype)) if arch.sinks else None
+        if sparse:
+            self._add_experts(arch.hidden, experts_of(arch), dtype)
+
+    def _add_experts(self, hidden: int, experts: Experts, dtype: jnp.dtype) -> None:
+        count, inner, bias = experts.count, experts.intermediate, experts.bias
+        self.router_logits = Projection(hidden, count, bias=bias, dtype=dtype)
+        # Never narrow: in bfloat16 it would choose other experts.
+        scores = nnx.Param(jax.ShapeDtypeStruct((count,), wide(dtype)))
+        self.router_scores = scores if experts.corrected else None
+        self.experts_gate = Mixture(count, hidden, inner, bias=bias, dtype=dtype)
+        self.experts_up = Mixture(count, hidden, inner, bias=bias, dtype=dtype)
+        self.experts_down = Mixture(count, inner, hidden, bias=bias, dtype=dtype)
 
 
 @functools.lru_cache(maxsize=16)
-def skeleton(arch: Architecture, dtype: jnp.dtype) -> tuple[nnx.GraphDef[DecoderLayer], nnx.State]:
+def skeleton(
+    arch: Architecture, dtype: jnp.dtype, sparse: bool = False
+) -> tuple[nnx.GraphDef[DecoderLayer], nnx.State]:
     """A layer's structure, and its parameters' shapes: none ever has an initial value that a load could leave."""
-    graph, abstract = nnx.split(DecoderLayer(arch, dtype))
+    graph, abstract = nnx.split(DecoderLayer(arch, dtype, sparse))
     return graph, abstract
 
 
@@ -110,10 +138,12 @@ class Layer:
 
     Attributes:
         ops: the arithmetic.
+        sparse: it has experts in place of the MLP.
     """
 
     arch: Architecture
     ops: Operations
+    sparse: bool = False
 
     def __call__(
         self,
@@ -132,7 +162,7 @@ class Layer:
             update, past = self._attention(tap, own, read, positions, mask, place, past)
             return update
 
-        mlp = functools.partial(self._mlp, tap, own)
+        mlp = functools.partial(self._experts if self.sparse else self._mlp, tap, own)
         if self.arch.placement.startswith("parallel"):
             return self._side_by_side(tap, own, x, attend, mlp), past
         x = tap("resid_mid", self._added(tap, own, x, attend, "attn"))
@@ -191,7 +221,8 @@ class Layer:
             slots = slots + past.filled
             past = Past(k, v, past.filled)
         scores = ops.score_cap(ops.scores(q, ops.repeat_k(k, groups)))
-        probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots, place.window)))
+        sinks = () if own.sinks is None else (own.sinks[...],)
+        probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots, place.window), *sinks))
         context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))
         return tap("attn_out", self._linear("attn_out", own, context.reshape(*context.shape[:2], -1))), past
 
@@ -209,6 +240,32 @@ class Layer:
         else:
             act = self.ops.activated(tap("up", self._linear("up", own, x)))
         return tap("mlp_out", self._linear("mlp_out", own, tap("act", act)))
+
+    def _experts(self, tap: TapFunction, own: DecoderLayer, x: Hidden) -> Hidden:
+        ops = self.ops
+        routing = self._routing(tap, own, x)
+        matrices = (_matrices(one) for one in (own.experts_gate, own.experts_up, own.experts_down))
+        out = tap("experts_out", ops.experts_out(x, routing, *matrices))
+        experts = experts_of(self.arch)
+        if experts.shared:
+            gate = tap("shared_gate", self._linear("shared_gate", own, x))
+            act = tap("shared_act", ops.shared_act(gate, tap("shared_up", self._linear("shared_up", own, x))))
+            shared = tap("shared_out", self._linear("shared_out", own, act))
+            if experts.shared_gated:
+                shared = ops.gated_shared(shared, tap("shared_weight", self._linear("shared_weight", own, x)))
+            out = ops.experts_sum(out, shared)
+        return tap("mlp_out", out)
+
+    def _routing(self, tap: TapFunction, own: DecoderLayer, x: Hidden) -> Array:
+        """The weight of every expert, [B, S, E]."""
+        ops, router = self.ops, own.router_logits
+        bias = () if router.bias is None else (router.bias[...],)
+        logits = scores = tap("router_logits", ops.router(x, router.kernel[...], *bias))
+        if own.router_scores is not None:
+            scores = tap("router_scores", ops.corrected(logits, own.router_scores[...]))
+        chosen = ops.choose(scores)
+        weights = ops.routing_scale(ops.renormed(ops.weigh(logits, chosen)))
+        return tap("routing", ops.dense(x, weights, chosen))
 
     def _linear(self, kind: str, own: DecoderLayer, x: Array) -> Array:
         projection: Projection = getattr(own, kind)
@@ -244,6 +301,10 @@ def _normed_by(operation: object, spec: Norm, x: Array, weight: Array, bias: Arr
 
 def _weights(own: Weighted) -> tuple[Array, Array | None]:
     return own.weight[...], None if own.bias is None else own.bias[...]
+
+
+def _matrices(own: Mixture) -> Matrices:
+    return Matrices(own.kernel[...], None if own.bias is None else own.bias[...])
 
 
 def _heads(x: Array, heads: int) -> Heads:

@@ -106,10 +106,19 @@ def write(buffer: KeyValues, new: KeyValues, start: Int[Array, ""]) -> KeyValues
     return jax.lax.dynamic_update_slice_in_dim(buffer, new, start, axis=1)
 
 
-def probabilities(scores: Probs, allowed: Bool[Array, "batch 1 position key"]) -> Probs:
-    """Masked softmax, wide, then cast. The finite minimum keeps a fully masked row from becoming NaN."""
-    y = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
-    return jax.nn.softmax(y.astype(wide(scores.dtype)), axis=-1).astype(scores.dtype)
+def probabilities(
+    scores: Probs, allowed: Bool[Array, "batch 1 position key"], sinks: Float[Array, " head"] | None = None
+) -> Probs:
+    """Masked softmax, wide, then cast. The finite minimum keeps a fully masked row from becoming NaN.
+
+    Args:
+        sinks: a score of every head's own, of which the probability goes to no key.
+    """
+    y = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min).astype(wide(scores.dtype))
+    if sinks is None:
+        return jax.nn.softmax(y, axis=-1).astype(scores.dtype)
+    own = jnp.broadcast_to(sinks[:, None, None].astype(y.dtype), (*y.shape[:-1], 1))
+    return jax.nn.softmax(jnp.concatenate([y, own], axis=-1), axis=-1)[..., :-1].astype(scores.dtype)
 
 
 def context(probs: Probs, v: Heads) -> Heads:
@@ -138,6 +147,11 @@ def parallel_residual(x: Hidden, attention: Hidden, mlp: Hidden) -> Hidden:
 def unchanged(x: Array) -> Array:
     """A factor, a cap that this decoder does not have."""
     return x
+
+
+def unused(*arrays: Array) -> Array:
+    """An operation that this decoder does not have."""
+    raise NotImplementedError
 
 
 def not_grown(q: Heads, positions: Int[Array, "batch position"]) -> Heads:
@@ -228,6 +242,17 @@ class Operations:
     left_unnormed: Callable[..., Array] = not_normed
     read_beside: Callable[..., Array] = read_beside
     mlp_norm: Callable[..., Array] = rms_norm
+    router: Callable[..., Array] = unused
+    corrected: Callable[..., Array] = unused
+    choose: Callable[..., Array] = unused
+    weigh: Callable[..., Array] = unused
+    renormed: Callable[..., Array] = unused
+    routing_scale: Callable[..., Array] = unused
+    dense: Callable[..., Array] = unused
+    experts_out: Callable[..., Array] = unused
+    shared_act: Callable[..., Array] = gated
+    gated_shared: Callable[..., Array] = unused
+    experts_sum: Callable[..., Array] = residual
     gated: Callable[..., Array] = gated
     activated: Callable[..., Array] = activated
     mlp_post_norm: Callable[..., Array] = rms_norm
@@ -247,7 +272,7 @@ WIRING = frozenset(
 
 STATIC = {rope_angles: ("dtype",), repeat_kv: ("groups",)}
 # Numpy, in float64 whatever the precision, or nothing at all.
-LEFT = frozenset({inverse_frequencies, scaled, unchanged, not_grown})
+LEFT = frozenset({inverse_frequencies, scaled, unchanged, unused, not_grown})
 
 
 @cache

@@ -35,6 +35,7 @@ class Stages(NamedTuple):
 
     embed: Tapped
     layer: Tapped
+    sparse: Tapped
     head: Tapped
     norm: Tapped
     part: Tapped
@@ -52,10 +53,13 @@ def _usual(arch: Architecture, dtype: jnp.dtype, quick: bool) -> Stages:
 
 
 def _made(arch: Architecture, dtype: jnp.dtype, operations: Operations, quick: bool) -> Stages:
-    graph, _ = skeleton(arch, dtype)
+    layers = (
+        partial(_layer, skeleton(arch, dtype, sparse)[0], Layer(arch, operations, sparse))
+        for sparse in (False, arch.experts is not None)
+    )
     functions = (
         partial(_embed, operations),
-        partial(_layer, graph, Layer(arch, operations)),
+        *layers,
         partial(_head, operations, arch.norm),
         partial(_final_norm, operations, arch.norm),
         partial(_logits, operations),

@@ -13,11 +13,14 @@ from jaxtyping import Array, Float
 
 from harness.checkpoint import Checkpoint
 from harness.errors import CheckpointError
+from harness.families.experts import CORRECTION, expert_parameter
 from harness.families.family import Family
 from harness.families.options import Architecture
 from harness.families.parameters import parameter_of
 from harness.run.spread import Spread
 
+# Parameters that are called after no projection: the kind of tap whose module has them, and their name there.
+OWN_NAMES = {"router_scores": ("router_scores", CORRECTION), "sinks": ("probs", "sinks")}
 KEPT_BYTES = 32 * 2**20  # a small model is read once, and of a large one nothing is kept
 
 
@@ -28,27 +31,34 @@ class Weights:
         self.checkpoint = checkpoint
         self.dtype = dtype
 
-    def read(self, name: str, rows: slice | np.ndarray = slice(None)) -> Float[np.ndarray | Array, "..."]:
+    def read(
+        self, name: str, rows: slice | np.ndarray = slice(None), dtype: jnp.dtype | None = None
+    ) -> Float[np.ndarray | Array, "..."]:
         """One parameter, or some rows of it, as the checkpoint lays it out.
+
+        Args:
+            dtype: None is that of all the weights.
 
         Raises:
             CheckpointError: the checkpoint lacks it.
         """
         of_file = rows if isinstance(rows, slice) else slice(None)
         tensor = np.asarray(self.checkpoint.read(name, of_file))
-        return (tensor if of_file is rows else tensor[rows]).astype(self.dtype)
+        return (tensor if of_file is rows else tensor[rows]).astype(dtype or self.dtype)
 
 
 class ZeroWeights(Weights):
     """Zeros in the shapes of a checkpoint's parameters: enough to trace a model, and nothing is read."""
 
-    def read(self, name: str, rows: slice | np.ndarray = slice(None)) -> Float[np.ndarray | Array, "..."]:
+    def read(
+        self, name: str, rows: slice | np.ndarray = slice(None), dtype: jnp.dtype | None = None
+    ) -> Float[np.ndarray | Array, "..."]:
         """Zeros in the shape of one parameter, or of some of its rows.
 
         Raises:
             CheckpointError: the checkpoint lacks it.
         """
-        return jnp.zeros(self.checkpoint.shape(name), self.dtype)[rows]
+        return jnp.zeros(self.checkpoint.shape(name), dtype or self.dtype)[rows]
 
 
 class Kept:
@@ -103,12 +113,20 @@ class Named:
     def _of(self, path: tuple[str, ...], leaf: Any, index: int) -> Array:
         """What belongs at a path; of a matrix, as [input, output]."""
         kind, name, shape = path[0], "bias" if path[-1] == "bias" else "weight", leaf.get_value().shape
-        tensor = parameter_of(self._family, self._arch, self._weights.read, kind, index, name)
-        value = self._spread.of_layer(kind, path[-1], tensor.T if path[-1] == "kernel" else tensor)
+        read, paths = self._weights.read, self._family.paths(self._arch.is_sparse(index))
+        if kind.startswith("experts_"):
+            tensor = expert_parameter(self._family, read, kind.removeprefix("experts_"), index, name)
+        elif kind in OWN_NAMES:
+            at, name = OWN_NAMES[kind]
+            of_file = f"{self._family.layers}.{index}.{paths[at]}.{name}"
+            tensor = self._weights.read(of_file, dtype=leaf.get_value().dtype)
+        else:
+            tensor = parameter_of(self._family, self._arch, read, kind, index, name)
+        value = self._spread.of_layer(kind, path[-1], tensor.mT if path[-1] == "kernel" else tensor)
         if value.shape != shape:
             raise CheckpointError(
                 "a parameter does not have the shape that the config implies",
-                where=f"{self._family.layers}.{index}.{self._family.layer[kind]}.{name}",
+                where=f"{self._family.layers}.{index}.{paths.get(kind, kind)}.{name}",
                 expected=shape,
                 found=value.shape,
                 hint="config.json and the weights must come from one checkpoint",

@@ -1,0 +1,117 @@
+"""The operations of a mixture of experts: where a token goes, how its experts weigh, and what they make of it.
+
+Formulas follow transformers: choice and weights are made wide, and every expert's part is added in the dtype of
+the activations, one expert after the other. The part of an expert that a token does not go to is zero, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from harness.families.options import Experts
+from harness.run.operations import Hidden, wide
+
+Logits = Float[Array, "batch position expert"]
+Chosen = Int[Array, "batch position chosen"]
+Weights = Float[Array, "batch position chosen"]
+Act = Callable[[Array, Array], Array]
+
+
+class Matrices(NamedTuple):
+    """A matrix of every expert, and its bias where there is one: [expert, input, output], [expert, output]."""
+
+    kernel: Float[Array, "expert inputs outputs"]
+    bias: Float[Array, "expert outputs"] | None
+
+
+def router(
+    is_wide: bool, x: Hidden, kernel: Float[Array, "hidden expert"], bias: Float[Array, " expert"] | None = None
+) -> Logits:
+    """x @ kernel + bias, made and kept wide where the family does so."""
+    dtype = wide(x.dtype)
+    if is_wide:
+        y = jnp.matmul(x.astype(dtype), kernel.astype(dtype), precision=jax.lax.Precision.HIGHEST)
+    else:
+        y = jnp.matmul(x, kernel, preferred_element_type=dtype).astype(x.dtype)
+    return y if bias is None else y + bias
+
+
+def corrected(logits: Logits, correction: Float[Array, " expert"]) -> Logits:
+    """sigmoid(logits) + correction, which is for the choice alone (DeepSeek-V3, 2024)."""
+    return jax.nn.sigmoid(logits.astype(wide(logits.dtype))) + correction
+
+
+def grouped(experts: Experts, scores: Logits) -> Logits:
+    """Scores of experts outside the best groups are hidden; where there is one group, none is."""
+    if experts.chosen_groups == experts.groups:
+        return scores
+    by_group = scores.reshape(*scores.shape[:-1], experts.groups, -1)  # [B, S, E] -> [B, S, G, E / G]
+    best = jax.lax.top_k(by_group, 2 if experts.group_by == "best_two" else 1)[0].sum(axis=-1)
+    groups = jax.lax.top_k(best, experts.chosen_groups)[1]
+    seen = jax.nn.one_hot(groups, experts.groups, dtype=bool).any(axis=-2)  # [B, S, G]
+    return jnp.where(seen[..., None], by_group, -jnp.inf).reshape(scores.shape)
+
+
+def choose(experts: Experts, scores: Logits) -> Chosen:
+    """The experts with the largest scores."""
+    return jax.lax.top_k(grouped(experts, scores), experts.chosen)[1]
+
+
+def weigh(experts: Experts, logits: Logits, chosen: Chosen) -> Weights:
+    """The scores of the chosen experts, wide, before they are normed."""
+    y = logits.astype(wide(logits.dtype))
+    if experts.score == "softmax_of_chosen":
+        return jax.nn.softmax(jnp.take_along_axis(y, chosen, axis=-1), axis=-1)
+    scores = jax.nn.sigmoid(y) if experts.score == "sigmoid" else jax.nn.softmax(y, axis=-1)
+    return jnp.take_along_axis(scores, chosen, axis=-1)
+
+
+def renormed(experts: Experts, weights: Weights) -> Weights:
+    """Weights of which the sum is 1, where the model norms them."""
+    if experts.renormed is None:
+        return weights
+    return weights / (weights.sum(axis=-1, keepdims=True) + experts.renormed)
+
+
+def scaled(factor: float, weights: Weights) -> Weights:
+    return weights * factor
+
+
+def dense(experts: Experts, x: Hidden, weights: Weights, chosen: Chosen) -> Logits:
+    """The weight of every expert, 0 where it is not chosen; of the dtype of `x` where it is not wide."""
+    each = jax.nn.one_hot(chosen, experts.count, dtype=weights.dtype)  # [B, S, k, E]
+    y = (weights[..., None] * each).sum(axis=-2)
+    return y if experts.weights_wide else y.astype(x.dtype)
+
+
+def clamped(alpha: float, limit: float, gate: Array, up: Array) -> Array:
+    """(up + 1) gate sigmoid(alpha gate), of a gate and an up within the limits (gpt-oss, 2025)."""
+    gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
+    return (up + 1) * (gate * jax.nn.sigmoid(gate * alpha))
+
+
+def experts_out(act: Act, x: Hidden, routing: Logits, gate: Matrices, up: Matrices, down: Matrices) -> Hidden:
+    """The weighted sum of what every expert makes of a token, expert by expert."""
+
+    def add(total: Hidden, one: tuple[Logits, Matrices, Matrices, Matrices]) -> tuple[Hidden, None]:
+        weight, gate, up, down = one
+        y = _of_one(act(_of_one(x, gate), _of_one(x, up)), down)
+        return total + (y * weight[..., None]).astype(total.dtype), None
+
+    each = jnp.moveaxis(routing, -1, 0), gate, up, down  # [B, S, E] -> [E, B, S]
+    return jax.lax.scan(add, jnp.zeros_like(x), each)[0]
+
+
+def _of_one(x: Array, own: Matrices) -> Array:
+    y = jnp.matmul(x, own.kernel, preferred_element_type=wide(x.dtype)).astype(x.dtype)
+    return y if own.bias is None else y + own.bias
+
+
+def gated_shared(shared: Hidden, weight: Float[Array, "batch position single"]) -> Hidden:
+    """The shared expert's output, times a sigmoid of the token's own."""
+    return jax.nn.sigmoid(weight) * shared
