@@ -31,6 +31,7 @@ FAMILIES = (
         layer={**LAYER, **HEAD_NORMS},
         sparse=EXPERTS,
         each=EACH,
+        names={"num_experts": "num_local_experts"},  # as transformers 5 writes it
         harmless=frozenset({"output_router_logits", "router_aux_loss_coef"}),
         only={"use_qk_norm": True, "shared_expert_intermediate_size": 0},
     ),

@@ -168,14 +168,31 @@ def _drawn(
         size = SCORES if set(sharing) & set(HEAD_NORMS) else 1.0
         return size * (1 + NORM_SPREAD * random.uniform(-1, 1, shape)) - arch.norm.plus_one
     inputs = shape[0] if family.stored_transposed and len(shape) == 2 else shape[-1]
+    if "experts_out" in sharing and family.experts_transposed:
+        inputs = shape[1]
     gain = SCORES if set(sharing) & {"q", "k"} and arch.qk_norm is None else 1.0
     drawn: np.ndarray = random.standard_normal(shape) * (gain / np.sqrt(inputs))
     return drawn
 
 
+def in_pieces(family: Family, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Parameters as files have them: of all experts in one, those of each (`Family.each`)."""
+    found: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        path = next((path for path in family.each if name.endswith(f".{path}")), None)
+        if path is None:
+            found[name] = tensor
+            continue
+        prefix, templates = name.removesuffix(path), family.each[path]
+        for expert, own in enumerate(tensor):
+            for template, part in zip(templates, np.split(own, len(templates)), strict=True):
+                found[f"{prefix}{template.format(expert)}"] = np.ascontiguousarray(part)
+    return found
+
+
 def write_checkpoint(directory: Path, fields: Mapping[str, Any], seed: int = SEED) -> None:
     """Write a checkpoint of any family, its parameters as bfloat16; its tokenizer needs no training."""
-    tensors = tiny.stored(parameters(fields, seed))
+    tensors = in_pieces(family_of(fields), tiny.stored(parameters(fields, seed)))
     tiny.write(directory, dict(fields), tensors, tiny.tokenizer((), BYTES))
 
 

@@ -35,6 +35,7 @@ NEOX = {
     "rotary_emb_base": 10000,
 }
 GPT2 = {"bos_token_id", "eos_token_id", "torch_dtype", "vocab_size", "model_type"}  # what it has in common
+MOE = {"num_experts_per_tok": 2}
 NULLS = {"final_logit_softcapping", "sliding_window"}  # where null is said, and not left out
 # By family, the configs that its table is tried on: what is in COMMON, and this.
 CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
@@ -137,6 +138,19 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "rope_parameters": {**YARN, "rope_theta": 1e4, "llama_4_scaling_beta": 0.1, "mscale": 1.0},
             "rope_theta": None,
         }
+    },
+    "mixtral": {"plain": {**MOE, "head_dim": None, "num_local_experts": 6, "sliding_window": None}},
+    "qwen3_moe": {
+        "plain": {
+            **MOE,
+            "attention_bias": False,
+            "head_dim": 8,
+            "mlp_only_layers": [0],
+            "moe_intermediate_size": 20,
+            "norm_topk_prob": True,
+            "num_experts": 6,
+        },
+        "all": {**MOE, "head_dim": 8, "moe_intermediate_size": 20, "num_experts": 6},
     },
     "mistral": {"window": {"head_dim": 8, "sliding_window": 6}, "none": {"head_dim": 8, "sliding_window": None}},
     "olmo2": {"plain": {"num_key_value_heads": 2}},
