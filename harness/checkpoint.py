@@ -26,6 +26,7 @@ from harness.regular import open_regular
 from harness.shards import homes
 
 # What weights are read in, as safetensors writes it. Anything else is quantised, packed, or no weight.
+MOST_FURTHER = 16
 DTYPES = ("F64", "F32", "F16", "BF16")
 
 
@@ -184,7 +185,12 @@ def open_checkpoint(directory: Path, config: Config) -> Checkpoint:
         CheckpointError: as `Checkpoint`, or the family is not known.
     """
     family = family_of(config)
-    return Checkpoint(directory, family.stored, family.each)
+    # Layers that predict further tokens follow the model's own, which does not run them.
+    last = config.get(family.names.get("num_hidden_layers", "num_hidden_layers"))
+    further = [config.get(name) for name in ("num_nextn_predict_layers", "num_mtp_layers")]
+    count = next((int(one) for one in further if isinstance(one, int)), 0) if isinstance(last, int) else 0
+    beyond = {rf"^{re.escape(family.layers)}\.{last + n}\.": None for n in range(min(count, MOST_FURTHER))}
+    return Checkpoint(directory, {**family.stored, **beyond}, family.each)
 
 
 def _renamed(name: str, renamed: Mapping[str, str | None]) -> str | None:
