@@ -47,11 +47,15 @@ CACHE = ("batch", "slot", "kv_head", "head_dim")
 # What a cache holds: at the end, of all tokens.
 CACHED = {"cache_k": "k_rope", "cache_v": "v"}
 CACHE_KINDS = frozenset(CACHED)
-# What attention reads at every position: stored in full where the other taps are kept at chosen positions only.
-FULL_KINDS = frozenset({"k_rope", "v"})
-
 # How a token is shared out among experts: wide in many models, whatever their activations are.
 ROUTING_KINDS = frozenset({"router_logits", "router_scores", "routing"})
+# Where a port that runs on its own values goes on with the golden's choice: see `harness.run.tapping`.
+PINNED = frozenset({"routing"})
+
+# What attention reads at every position.
+ATTENDED = frozenset({"k_rope", "v"})
+# That, and the choice of every token, are stored in full where the other taps are kept at chosen positions only.
+FULL_KINDS = ATTENDED | PINNED
 
 # The dimensions of every kind.
 DIMS: Mapping[str, tuple[str, ...]] = {
