@@ -11,6 +11,7 @@ from harness.fields import Config, boolean, integer, number, text, wrong
 
 MOST_LAYERS = 1024  # every layer has twenty taps; the deepest published models have some 130
 EPS = (1e-30, 0.1)
+Sizes = tuple[int, int, int, int]
 
 # The projections that a config's one field gives biases to.
 ATTENTION, MLP = frozenset({"q", "k", "v", "attn_out"}), frozenset({"gate", "up", "mlp_out"})
@@ -30,13 +31,16 @@ def layer_norm(config: Config, field: str = "layer_norm_eps", *, bias: bool = Tr
     return Norm(number(config, field, *EPS), bias=bias, centered=True, weighted_wide=True)
 
 
-def decoder(config: Config, **options: Any) -> Architecture:
+def decoder(config: Config, sizes: Sizes | None = None, **options: Any) -> Architecture:
     """The architecture with the sizes of the config, and these options.
+
+    Args:
+        sizes: hidden size, heads, KV heads and the size of a head, where `heads_of` does not read them.
 
     Raises:
         CheckpointError: a field is missing, of another type, or absurd; the heads cannot be shared out.
     """
-    hidden, heads, kv_heads, head_dim = heads_of(config)
+    hidden, heads, kv_heads, head_dim = sizes or heads_of(config)
     usual: dict[str, Callable[[], Any]] = {
         "scale": lambda: head_dim**-0.5,
         "windows": lambda: (None,) * layers_of(config),
@@ -55,6 +59,11 @@ def decoder(config: Config, **options: Any) -> Architecture:
         **{name: read() for name, read in usual.items() if name not in options},
         **options,
     )
+
+
+def count(config: Config, field: str, absent: int, least: int = 1) -> int:
+    """The value of a field that counts something, and what it is where there is none."""
+    return absent if config.get(field) is None else integer(config, field, least)
 
 
 def flag(config: Config, field: str, absent: bool) -> bool:
@@ -95,7 +104,7 @@ def activation_of(config: Config, field: str) -> str:
     return name
 
 
-def heads_of(config: Config) -> tuple[int, int, int, int]:
+def heads_of(config: Config) -> Sizes:
     """Hidden size, heads, KV heads and the size of a head, which divide one another as they must."""
     hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
     kv_heads = integer(config, "num_key_value_heads")

@@ -18,7 +18,7 @@ from harness.families.family import Family
 from harness.families.frequencies import frequencies
 from harness.families.graph import taps_of
 from harness.families.options import Architecture
-from harness.families.parameters import HEAD_NORMS, NORMS, shapes
+from harness.families.parameters import HEAD_NORMS, LATENT_NORMS, NORMS, shapes
 from harness.families.windows import SLIDING
 
 Fact = tuple[str, object, object]  # what it is, as it was read, as it was built
@@ -60,10 +60,13 @@ def _arithmetic(family: Family, arch: Architecture, model: Any, layers: list[Any
     kinds = {tap.kind for tap in taps_of(arch)}
     yield "tied_head", arch.tied_head, model.config.tie_word_embeddings
     yield "eps of final_norm", arch.norm.eps, _eps(model.get_submodule(family.model["final_norm"]))
+    family = family.of(arch)
     attention = family.layer["q"].rpartition(".")[0]
     for index, layer in enumerate(layers):
-        for kind in (*NORMS, *HEAD_NORMS):
+        for kind in (*NORMS, *HEAD_NORMS, *LATENT_NORMS):
             norm = arch.qk_norm if kind in HEAD_NORMS else arch.norm
+            if kind in LATENT_NORMS and arch.mla is not None:
+                norm = arch.mla.norm
             if kind in kinds and norm is not None:
                 yield f"eps of layers.{index}.{kind}", norm.eps, _eps(layer.get_submodule(family.layer[kind]))
         module = layer.get_submodule(attention)

@@ -18,6 +18,7 @@ from harness.families.graph import taps_of
 from harness.families.options import Architecture
 from harness.families.parameters import HEAD_NORMS, outputs
 from harness.record.attention import tapping
+from harness.record.latent import tapped_expansion
 from harness.taps import DIMS, name_of
 
 Hook = Callable[..., Any]
@@ -92,8 +93,12 @@ _UNKNOWN_CODE = (
 def tapped_layer(layer: nn.Module, family: Family, arch: Architecture, tap: Collector) -> Iterator[None]:
     """All taps of a decoder layer, for the time of the block."""
     kinds = {one.kind for one in taps_of(arch) if one.stage == "layers.0"}
-    paths = {kind: path for kind, path in family.layer.items() if kind in kinds}
+    paths = {kind: path for kind, path in family.of(arch).layer.items() if kind in kinds}
     with contextlib.ExitStack() as stack:
+        if arch.mla is not None:
+            parts = (layer.get_submodule(paths[kind]) for kind in ("kv_latent_norm", "kv"))
+            stack.enter_context(tapped_expansion(tap, *parts, arch.heads))
+            del paths["kv"]
         for path in dict.fromkeys(paths.values()):
             sharing = tuple(kind for kind in paths if paths[kind] == path)
             hook = _made(tap, sharing, family, arch)
@@ -105,7 +110,7 @@ def tapped_layer(layer: nn.Module, family: Family, arch: Architecture, tap: Coll
             first = layer.get_submodule(paths[reader])
             stack.callback(first.register_forward_pre_hook(_shared_argument(tap, "resid_mid")).remove)
         stack.callback(layer.register_forward_hook(_whole(tap, "resid_post")).remove)
-        stack.enter_context(tapping(tap))
+        stack.enter_context(tapping(tap, arch.mla))
         yield
 
 

@@ -168,7 +168,7 @@ def _drawn(
         size = SCORES if set(sharing) & set(HEAD_NORMS) else 1.0
         return size * (1 + NORM_SPREAD * random.uniform(-1, 1, shape)) - arch.norm.plus_one
     inputs = shape[0] if family.stored_transposed and len(shape) == 2 else shape[-1]
-    gain = SCORES if set(sharing) & {"q", "k"} and arch.qk_norm is None else 1.0
+    gain = SCORES if set(sharing) & {"q", "k", "kv"} and arch.qk_norm is None else 1.0
     drawn: np.ndarray = random.standard_normal(shape) * (gain / np.sqrt(inputs))
     return drawn
 

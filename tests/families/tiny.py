@@ -27,6 +27,7 @@ COMMON = {
 }
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+MSCALES = {"mscale": 1.0, "mscale_all_dim": 0.7}
 NEOX = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-5,
@@ -34,8 +35,16 @@ NEOX = {
     "rope_theta": None,
     "rotary_emb_base": 10000,
 }
+MLA = {
+    "kv_lora_rank": 20,
+    "num_key_value_heads": 6,
+    "q_lora_rank": 28,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+}
 GPT2 = {"bos_token_id", "eos_token_id", "torch_dtype", "vocab_size", "model_type"}  # what it has in common
-NULLS = {"final_logit_softcapping", "sliding_window"}  # where null is said, and not left out
+NULLS = {"final_logit_softcapping", "q_lora_rank", "sliding_window"}  # where null is said, and not left out
 # By family, the configs that its table is tried on: what is in COMMON, and this.
 CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     "cohere": {
@@ -50,6 +59,13 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "sliding_window": 6,
             "tie_word_embeddings": None,
         }
+    },
+    "deepseek_v2": {
+        "dense": {**MLA, "first_k_dense_replace": 2, "q_lora_rank": None, "rope_scaling": {**YARN, **MSCALES}},
+    },
+    "deepseek_v3": {
+        "dense": {**MLA, "attention_bias": True, "rope_scaling": {**YARN, **MSCALES}},
+        "halves": {**MLA, "rope_interleave": False},
     },
     "gemma3_text": {
         "plain": {
