@@ -7,7 +7,7 @@
     layers.{i}.q_rope  .k_rope      as attention is given them: where nothing is turned, what they were before
     layers.{i}.cache_k  .cache_v    the KV cache with this call's keys and values in it, where there is one
     layers.{i}.q_latent  .q_latent_norm                 of latent attention (DeepSeek): what queries are made of
-    layers.{i}.kv_latent  .kv_latent_norm  .k_pe        what keys and values are made of; what all heads' keys share
+    layers.{i}.kv_latent  .kv_latent_norm  .k_pe        what keys and values are made of; what all keys share
     layers.{i}.k_pe_rope            the latter, turned
     layers.{i}.cache_latent  .cache_k_pe                the cache of these two
     layers.{i}.kv                   of every head, of this call's tokens: the rest of the key, then the value

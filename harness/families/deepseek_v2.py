@@ -25,7 +25,7 @@ def read(config: Config) -> Architecture:
         biases |= MLP | {"shared_gate", "shared_up", "shared_out"}
     return decoder(
         config,
-        latent.sizes(config, mla),
+        sizes=latent.sizes(config, mla),
         norm=rms_norm(config),
         ropes=(one,) * layers,
         scale=latent.scale(mla, one),
@@ -39,7 +39,9 @@ def read(config: Config) -> Architecture:
 def _experts(config: Config, layers: int) -> Experts | None:
     sparse, method = sparse_layers(config, layers, 0), config.get("topk_method")
     if method not in (None, GREEDY, LIMITED):
-        raise wrong("experts are chosen in a way that is not known here", "topk_method", f"{GREEDY} or {LIMITED}", method)
+        raise wrong(
+            "experts are chosen in a way that is not known here", "topk_method", f"{GREEDY} or {LIMITED}", method
+        )
     if not any(sparse):
         return None
     limited = method == LIMITED

@@ -35,7 +35,7 @@ def read(config: Config) -> Architecture:
     one = replace(one, deinterleaved=interleaved, last=True)
     return decoder(
         config,
-        latent.sizes(config, mla),
+        sizes=latent.sizes(config, mla),
         norm=rms_norm(config),
         ropes=(one,) * layers,
         scale=latent.scale(mla, one),
@@ -72,7 +72,7 @@ def _experts(config: Config, layers: int) -> Experts | None:
 
 
 def sparse_layers(config: Config, layers: int, absent: int) -> tuple[bool, ...]:
-    """By layer, whether it has experts: all but the first few; and where none has, what is said of them is read."""
+    """By layer, whether it has experts: all but the first few. Where none has, nothing about them counts."""
     first = count(config, "first_k_dense_replace", absent, least=0)
     for field in OF_EXPERTS if first >= layers else ():
         config.get(field)

@@ -39,7 +39,9 @@ def latent(config: Config) -> Latent:
     # transformers writes both, and computes both anew, whatever is there.
     for field, size in (("head_dim", rope), ("qk_head_dim", nope + rope)):
         if config.get(field) is not None and integer(config, field) != size:
-            raise wrong("the config gives a size that follows from others, and differently", field, size, config[field])
+            raise wrong(
+                "the config gives a size that follows from others, and differently", field, size, config[field]
+            )
     return Latent(
         q_rank=None if without else integer(config, "q_lora_rank"),
         kv_rank=integer(config, "kv_lora_rank"),
@@ -65,9 +67,10 @@ def sizes(config: Config, mla: Latent) -> Sizes:
 
 def scale(mla: Latent, rope: Rope) -> float:
     """What scores are multiplied by: with YaRN, twice what is left out of cosines and sines."""
-    found, given = (mla.nope + mla.rope) ** -0.5, dict(rope.parameters)
+    found: float = (mla.nope + mla.rope) ** -0.5
+    given = dict(rope.parameters)
     all_dims = given.get("mscale_all_dim", 0.0)
     if not all_dims or given["factor"] <= 1:
         return found
     longer = 0.1 * all_dims * math.log(given["factor"]) + 1.0
-    return float(found * longer * longer)
+    return found * longer * longer

@@ -31,16 +31,13 @@ def layer_norm(config: Config, field: str = "layer_norm_eps", *, bias: bool = Tr
     return Norm(number(config, field, *EPS), bias=bias, centered=True, weighted_wide=True)
 
 
-def decoder(config: Config, sizes: Sizes | None = None, **options: Any) -> Architecture:
-    """The architecture with the sizes of the config, and these options.
-
-    Args:
-        sizes: hidden size, heads, KV heads and the size of a head, where `heads_of` does not read them.
+def decoder(config: Config, **options: Any) -> Architecture:
+    """The architecture with the sizes of the config, and these options; `sizes` where it is not `heads_of`'s.
 
     Raises:
         CheckpointError: a field is missing, of another type, or absurd; the heads cannot be shared out.
     """
-    hidden, heads, kv_heads, head_dim = sizes or heads_of(config)
+    hidden, heads, kv_heads, head_dim = options.pop("sizes", None) or heads_of(config)
     usual: dict[str, Callable[[], Any]] = {
         "scale": lambda: head_dim**-0.5,
         "windows": lambda: (None,) * layers_of(config),

@@ -2,7 +2,8 @@
 
 transformers lets a model use an attention function by name. Ours, `goldens_eager`, calls the eager attention
 of the model's own module, and taps what goes in (`q_rope`, `k_rope`; `cache_k` and `cache_v`, which without a
-cache are the same as `k_rope` and `v`; in latent attention `k_pe_rope` and `cache_k_pe`), the probabilities on their way (`probs`), and what comes out (`context`).
+cache are the same as `k_rope` and `v`; in latent attention `k_pe_rope` and `cache_k_pe`), the probabilities on
+their way (`probs`), and what comes out (`context`).
 """
 
 from __future__ import annotations

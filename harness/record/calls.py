@@ -71,7 +71,7 @@ def run_calls(
 
 
 def _golden_cache(held: Sequence[Tensor], filled: int) -> DynamicCache:
-    """A cache that holds the golden's contents up to a slot: keys and values, or two latents, which have no heads."""
+    """A cache that holds the golden's contents up to a slot: keys and values, or what has no heads."""
     cache = DynamicCache()
     if filled:
         parts = (part[:, :filled] if part.ndim == 4 else part[:, :filled, None] for part in held)

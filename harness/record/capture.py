@@ -96,8 +96,8 @@ def tapped_layer(layer: nn.Module, family: Family, arch: Architecture, tap: Coll
     paths = {kind: path for kind, path in family.of(arch).layer.items() if kind in kinds}
     with contextlib.ExitStack() as stack:
         if arch.mla is not None:
-            parts = (layer.get_submodule(paths[kind]) for kind in ("kv_latent_norm", "kv"))
-            stack.enter_context(tapped_expansion(tap, *parts, arch.heads))
+            normed, expansion = (layer.get_submodule(paths[kind]) for kind in ("kv_latent_norm", "kv"))
+            stack.enter_context(tapped_expansion(tap, normed, expansion, arch.heads))
             del paths["kv"]
         for path in dict.fromkeys(paths.values()):
             sharing = tuple(kind for kind in paths if paths[kind] == path)

@@ -30,7 +30,7 @@ class Past(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """What every layer holds, by kind of tap, and how many slots are filled. It is never changed, only replaced."""
+    """What every layer holds, by kind of tap, and how many slots are filled. Never changed, only replaced."""
 
     held: tuple[Mapping[str, Buffer], ...]
     filled: Int[Array, ""]

@@ -1,6 +1,6 @@
 """Latent attention of the built-in decoder: keys and values of all heads are made of what is cached of a token.
 
-They are made anew in every call, of all slots, as transformers makes them; those of the call's own tokens are a tap.
+They are made anew in every call, of all slots, as in transformers; those of the call's own tokens are a tap.
 """
 
 from __future__ import annotations
