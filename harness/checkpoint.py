@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,10 +21,12 @@ from harness import recognise
 from harness.architecture import Config, family_of
 from harness.errors import CheckpointError
 from harness.golden import ParameterEntry
+from harness.pieces import Each, pieces_of
 from harness.regular import open_regular
 from harness.shards import homes
 
 # What weights are read in, as safetensors writes it. Anything else is quantised, packed, or no weight.
+MOST_FURTHER = 16
 DTYPES = ("F64", "F32", "F16", "BF16")
 
 
@@ -34,16 +36,19 @@ class Checkpoint:
     Args:
         renamed: patterns of names in files, and what stands for a match in the name of a module's parameter; None
             for a tensor that is no parameter of the model, which is passed over.
+        each: of which parameters files may have the pieces (`Family.each`).
 
     Attributes:
-        stored: by these names, the names in the files.
+        stored: by these names, the names in the files; where a parameter is stored in pieces, of each piece.
 
     Raises:
         CheckpointError: two tensors that are one parameter; no safetensors, or two sets of them; a shard that is
             missing, damaged, or does not hold what the index says; a tensor of a dtype that weights are not in.
     """
 
-    def __init__(self, directory: Path, renamed: Mapping[str, str | None] | None = None) -> None:
+    def __init__(
+        self, directory: Path, renamed: Mapping[str, str | None] | None = None, each: Each | None = None
+    ) -> None:
         self.directory = directory
         self._home = homes(directory, _names)
         self.stored: dict[str, str] = {}
@@ -59,6 +64,8 @@ class Checkpoint:
                 )
             if name is not None:
                 self.stored[name] = stored
+        self._pieces = pieces_of(self.stored, each or {}, directory)
+        self._in_pieces = {name for one in self._pieces.values() for parts in one.names for name in parts}
         parameters = set(self.stored.values())
         for path in dict.fromkeys(self._home.values()):
             with _open(path) as file:
@@ -80,7 +87,17 @@ class Checkpoint:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all parameters, sorted."""
+        return tuple(sorted({*self._pieces, *self.stored} - self._in_pieces))
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of all that is stored, sorted: of a parameter in pieces, those of its pieces."""
         return tuple(sorted(self.stored))
+
+    @property
+    def in_pieces(self) -> frozenset[str]:
+        """Those of `tensors` that are pieces of a parameter."""
+        return frozenset(self._in_pieces)
 
     def read(self, name: str, rows: slice = slice(None)) -> Num[np.ndarray, "..."]:
         """One parameter, in the dtype in which it is stored (bfloat16 as ml_dtypes.bfloat16).
@@ -91,6 +108,8 @@ class Checkpoint:
         Raises:
             CheckpointError: the checkpoint lacks it. There is no initial value to fall back on.
         """
+        if name in self._pieces:
+            return self._joined(name, self._pieces[name].of(rows))
         if name not in self.stored:
             raise missing_parameter(name, self)
         stored = self.stored[name]
@@ -100,12 +119,46 @@ class Checkpoint:
             tensor: np.ndarray = file.get_tensor(stored) if rows == slice(None) else file.get_slice(stored)[rows]
         return tensor
 
+    def _joined(self, name: str, experts: Sequence[Sequence[str]]) -> Num[np.ndarray, "expert output input"]:
+        """A parameter of these experts' pieces, each of which is read into its place."""
+        shapes = [[self.shape(part) for part in parts] for parts in experts]
+        alike = {(len(shape), shape[1:]) for parts in shapes for shape in parts} | {
+            sum(shape[0] for shape in parts) for parts in shapes
+        }
+        if len(alike) != 2:
+            raise CheckpointError(
+                "the matrices of experts differ in shape",
+                where=f"{self.directory}: {name}",
+                expected=shapes[0],
+                found=next(parts for parts in shapes if parts != shapes[0]),
+                hint="copy the checkpoint again, into an empty directory",
+            )
+        whole: np.ndarray | None = None
+        for path in dict.fromkeys(self._home[self.stored[part]] for parts in experts for part in parts):
+            with _open(path) as file:
+                for expert, parts in enumerate(experts):
+                    start = 0
+                    for part, shape in zip(parts, shapes[expert], strict=True):
+                        if self._home[self.stored[part]] == path:
+                            tensor = file.get_tensor(self.stored[part])
+                            if whole is None:
+                                size = (len(experts), sum(one[0] for one in shapes[expert]), *shape[1:])
+                                whole = np.empty(size, tensor.dtype)
+                            whole[expert, start : start + shape[0]] = tensor
+                        start += shape[0]
+        assert whole is not None
+        return whole
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of one parameter, from the file's header.
 
         Raises:
             CheckpointError: the checkpoint lacks it.
         """
+        if name in self._pieces:
+            first, *_ = pieces = self._pieces[name].names
+            shapes = [self.shape(part) for part in first]
+            return (len(pieces), sum(shape[0] for shape in shapes), *shapes[0][1:])
         if name not in self.stored:
             raise missing_parameter(name, self)
         with _open(self._home[self.stored[name]]) as file:
@@ -121,8 +174,8 @@ class Checkpoint:
             yield from pool.map(self.entry, names)
 
     def table(self) -> dict[str, ParameterEntry]:
-        """The entries of all parameters."""
-        return dict(zip(self.names, self.entries(self.names), strict=True))
+        """The entries of all that is stored."""
+        return dict(zip(self.tensors, self.entries(self.tensors), strict=True))
 
 
 def open_checkpoint(directory: Path, config: Config) -> Checkpoint:
@@ -131,7 +184,13 @@ def open_checkpoint(directory: Path, config: Config) -> Checkpoint:
     Raises:
         CheckpointError: as `Checkpoint`, or the family is not known.
     """
-    return Checkpoint(directory, family_of(config).stored)
+    family = family_of(config)
+    # Layers that predict further tokens follow the model's own, which does not run them.
+    last = config.get(family.names.get("num_hidden_layers", "num_hidden_layers"))
+    further = [config.get(name) for name in ("num_nextn_predict_layers", "num_mtp_layers")]
+    count = next((int(one) for one in further if isinstance(one, int)), 0) if isinstance(last, int) else 0
+    beyond = {rf"^{re.escape(family.layers)}\.{last + n}\.": None for n in range(min(count, MOST_FURTHER))}
+    return Checkpoint(directory, {**family.stored, **beyond}, family.each)
 
 
 def _renamed(name: str, renamed: Mapping[str, str | None]) -> str | None:
@@ -155,11 +214,11 @@ def verify_parameters(checkpoint: Checkpoint, expected: Mapping[str, ParameterEn
     Raises:
         CheckpointError: a parameter is missing, extra, or has another shape, dtype or content.
     """
-    stored = set(checkpoint.names)
+    stored = set(checkpoint.tensors)
     for name in expected:
         if name not in stored:
             raise missing_parameter(name, checkpoint)
-    for name in checkpoint.names:
+    for name in checkpoint.tensors:
         if name not in expected:
             raise CheckpointError(
                 "the checkpoint has a parameter that the golden does not know",

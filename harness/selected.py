@@ -16,7 +16,13 @@ from harness.kept import is_rule, positions_of
 from harness.selecting import select
 from harness.taps import CACHE_KINDS, Tap
 
-NAMED = {"logits": ("logits",), "layers": ("embed", "*.resid_post", "final_norm", "logits"), "ops": ("*",)}
+# Without these nobody could tell whether a port that goes another way than the truth may do so.
+CHOICES = ("*.router_logits", "*.router_scores", "*.routing")
+NAMED = {
+    "logits": ("logits", *CHOICES),
+    "layers": ("embed", "*.resid_post", "final_norm", "logits", *CHOICES),
+    "ops": ("*",),
+}
 LEVELS = tuple(NAMED)
 EXAMPLE = "first, last, every 4th"
 

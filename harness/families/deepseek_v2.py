@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.families import latent
-from harness.families.deepseek_v3 import HARMLESS, grouped, sparse_layers
+from harness.families.deepseek_v3 import HARMLESS
 from harness.families.family import EACH, EXPERTS, SHARED, Family
 from harness.families.options import Architecture, Experts
-from harness.families.reading import MLP, count, decoder, factor, flag, layers_of, rms_norm
+from harness.families.reading import MLP, decoder, factor, flag, in_groups, layers_of, mixture, rms_norm
 from harness.families.rope import rope
 from harness.fields import Config, integer, wrong
 
@@ -37,30 +37,26 @@ def read(config: Config) -> Architecture:
 
 
 def _experts(config: Config, layers: int) -> Experts | None:
-    sparse, method = sparse_layers(config, layers, 0), config.get("topk_method")
+    method = config.get("topk_method")
     if method not in (None, GREEDY, LIMITED):
-        raise wrong(
-            "experts are chosen in a way that is not known here", "topk_method", f"{GREEDY} or {LIMITED}", method
-        )
-    if not any(sparse):
-        return None
-    limited = method == LIMITED
-    for field in ("n_group", "topk_group"):  # where any group will do, they say nothing
-        config.get(field)
-    return grouped(
-        Experts(
-            layers=sparse,
-            count=integer(config, "n_routed_experts"),
-            chosen=integer(config, "num_experts_per_tok"),
-            intermediate=integer(config, "moe_intermediate_size"),
-            groups=integer(config, "n_group") if limited else 1,
-            chosen_groups=integer(config, "topk_group") if limited else 1,
-            factor=1.0 if config.get("routed_scaling_factor") is None else factor(config, "routed_scaling_factor"),
-            logits_wide=True,
-            weights_wide=True,
-            shared=integer(config, "moe_intermediate_size") * count(config, "n_shared_experts", 2),
-        )
+        problem = "experts are chosen in a way that is not known here"
+        raise wrong(problem, "topk_method", f"{GREEDY} or {LIMITED}", method)
+    dense, inner = integer(config, "first_k_dense_replace", least=0), integer(config, "moe_intermediate_size")
+    found = mixture(
+        config,
+        tuple(index >= dense for index in range(layers)),
+        count="n_routed_experts",
+        intermediate="moe_intermediate_size",
+        factor=factor(config, "routed_scaling_factor"),
+        logits_wide=True,
+        weights_wide=True,
+        shared=inner * integer(config, "n_shared_experts"),
     )
+    if method != LIMITED:
+        for field in ("n_group", "topk_group"):  # where experts of any group will do, they say nothing
+            config.get(field)
+        return found
+    return found and in_groups(config, found)
 
 
 FAMILIES = (
@@ -74,6 +70,6 @@ FAMILIES = (
         each=EACH,
         harmless=HARMLESS,
         # Weights are as they are, whatever `norm_topk_prob` says.
-        only={"scoring_func": "softmax", "moe_layer_freq": 1, "norm_topk_prob": False},
+        only={"scoring_func": "softmax", "moe_layer_freq": 1, "ep_size": 1, "norm_topk_prob": False},
     ),
 )

@@ -6,25 +6,12 @@ from dataclasses import replace
 
 from harness.families import latent
 from harness.families.family import CORRECTED, EACH, EXPERTS, SHARED, Family
-from harness.families.options import Architecture, Experts
-from harness.families.reading import count, decoder, factor, flag, layers_of, rms_norm
+from harness.families.options import Architecture
+from harness.families.reading import SIGMOID_ONLY, decoder, flag, layers_of, rms_norm, sigmoid_mixture
 from harness.families.rope import rope
-from harness.fields import Config, integer, wrong
+from harness.fields import Config
 
-# What decides about experts, and nothing where no layer has some.
-OF_EXPERTS = (
-    "n_routed_experts",
-    "n_shared_experts",
-    "moe_intermediate_size",
-    "num_experts_per_tok",
-    "n_group",
-    "topk_group",
-    "norm_topk_prob",
-    "routed_scaling_factor",
-)
-HARMLESS = frozenset(
-    {"aux_loss_alpha", "seq_aux", "ep_size", "num_nextn_predict_layers", "num_mtp_layers", "output_router_logits"}
-)
+HARMLESS = frozenset({"aux_loss_alpha", "seq_aux", "output_router_logits", "router_aux_loss_coef"})
 
 
 def read(config: Config) -> Architecture:
@@ -42,62 +29,8 @@ def read(config: Config) -> Architecture:
         biases=latent.BIASED if flag(config, "attention_bias", False) else frozenset(),
         tied_head=flag(config, "tie_word_embeddings", False),
         mla=mla,
-        experts=_experts(config, layers),
+        experts=sigmoid_mixture(config),
     )
-
-
-def _experts(config: Config, layers: int) -> Experts | None:
-    sparse = sparse_layers(config, layers, 3)
-    if not any(sparse):
-        return None
-    groups, chosen_groups = count(config, "n_group", 8), count(config, "topk_group", 4)
-    return grouped(
-        Experts(
-            layers=sparse,
-            count=integer(config, "n_routed_experts"),
-            chosen=count(config, "num_experts_per_tok", 8),
-            intermediate=integer(config, "moe_intermediate_size"),
-            score="sigmoid",
-            corrected=True,
-            groups=groups,
-            chosen_groups=chosen_groups,
-            group_by="best_two",
-            renormed=1e-20 if flag(config, "norm_topk_prob", True) else None,
-            factor=2.5 if config.get("routed_scaling_factor") is None else factor(config, "routed_scaling_factor"),
-            logits_wide=True,
-            weights_wide=True,
-            shared=integer(config, "moe_intermediate_size") * count(config, "n_shared_experts", 1),
-        )
-    )
-
-
-def sparse_layers(config: Config, layers: int, absent: int) -> tuple[bool, ...]:
-    """By layer, whether it has experts: all but the first few. Where none has, nothing about them counts."""
-    first = count(config, "first_k_dense_replace", absent, least=0)
-    for field in OF_EXPERTS if first >= layers else ():
-        config.get(field)
-    return tuple(index >= first for index in range(layers))
-
-
-def grouped(experts: Experts) -> Experts:
-    """The same experts.
-
-    Raises:
-        CheckpointError: they cannot be shared out among the groups, or chosen within those that are chosen.
-    """
-    groups, each = experts.groups, experts.count // experts.groups
-    # A group is chosen by its best two experts.
-    least = 2 if experts.group_by == "best_two" else 1
-    if experts.count % groups or each < least:
-        expected = f"a number that has {experts.count} experts in groups of {least} or more"
-        raise wrong("the experts cannot be shared out among the groups", "n_group", expected, groups)
-    if not 1 <= experts.chosen_groups <= groups:
-        raise wrong("more groups are chosen than there are", "topk_group", f"1 to {groups}", experts.chosen_groups)
-    most = experts.chosen_groups * each
-    if experts.chosen > most:
-        expected = f"at most {most}, those of {experts.chosen_groups} groups"
-        raise wrong("more experts are chosen than there are", "num_experts_per_tok", expected, experts.chosen)
-    return experts
 
 
 FAMILIES = (
@@ -112,6 +45,6 @@ FAMILIES = (
         # The layer for the token after the next, which transformers does not run.
         stored={r"^model\.layers\.61\.": None},
         harmless=HARMLESS,
-        only={"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1},
+        only=SIGMOID_ONLY,
     ),
 )

@@ -22,6 +22,8 @@ LAYER: Mapping[str, str] = {
     "up": "mlp.up_proj",
     "mlp_out": "mlp.down_proj",
 }
+# Those of them that a layer of experts has as well.
+ATTENTION: Mapping[str, str] = {kind: path for kind, path in LAYER.items() if not path.startswith("mlp.")}
 HEAD_NORMS: Mapping[str, str] = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
 # In layers that have experts, in place of the MLP's. `experts_out` has all experts' parameters.
 EXPERTS: Mapping[str, str] = {

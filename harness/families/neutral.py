@@ -29,6 +29,7 @@ _HARMLESS = """
     repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
     num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
     remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens max_new_tokens
+    num_nextn_predict_layers num_mtp_layers
 """
 
 HARMLESS = frozenset(_HARMLESS.split())

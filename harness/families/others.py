@@ -11,7 +11,7 @@ MORE = "more than one state passes from layer to layer"
 NO_TABLE = "no table of taps can say what feeds what; check its operations in tests of your own"
 
 _EXPERTS = """
-    mixtral qwen2_moe qwen3_moe gpt_oss glm4_moe granitemoe olmoe phimoe dbrx jamba
+    olmoe phimoe dbrx jamba
 """
 _INNER = """
     gemma3 mistral3 llava qwen2_vl qwen2_5_vl qwen3_vl mllama paligemma gemma4

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from harness.families.activations import ACTIVATIONS
-from harness.families.options import Architecture, Norm
+from harness.families.options import Architecture, Experts, Norm
 from harness.fields import Config, boolean, integer, number, text, wrong
 
 MOST_LAYERS = 1024  # every layer has twenty taps; the deepest published models have some 130
@@ -58,14 +59,76 @@ def decoder(config: Config, **options: Any) -> Architecture:
     )
 
 
-def count(config: Config, field: str, absent: int, least: int = 1) -> int:
-    """The value of a field that counts something, and what it is where there is none."""
-    return absent if config.get(field) is None else integer(config, field, least)
-
-
 def flag(config: Config, field: str, absent: bool) -> bool:
     """The value of a field that is true or false, and what it is where there is none."""
     return absent if config.get(field) is None else boolean(config, field)
+
+
+# What configs of such a mixture say of it, and transformers does not look at.
+SIGMOID_ONLY = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1, "ep_size": 1}
+
+
+def mixture(
+    config: Config,
+    layers: tuple[bool, ...],
+    count: str = "num_local_experts",
+    intermediate: str = "intermediate_size",
+    **options: Any,
+) -> Experts | None:
+    """The experts that a config describes, with these options; None where no layer has any.
+
+    Args:
+        layers: by layer, whether it has some.
+        count, intermediate: the fields that say how many there are, and how large.
+    """
+    number_of_them = integer(config, count)
+    found = Experts(
+        layers=layers,
+        count=number_of_them,
+        chosen=integer(config, "num_experts_per_tok", most=number_of_them),
+        intermediate=integer(config, intermediate),
+        **options,
+    )
+    return found if any(layers) else None
+
+
+def sigmoid_mixture(config: Config) -> Experts | None:
+    """DeepSeek-V3's: in groups, with a correction of the choice, from some layer on, and a shared one."""
+    layers, dense = layers_of(config), integer(config, "first_k_dense_replace", least=0)
+    inner = integer(config, "moe_intermediate_size")
+    found = mixture(
+        config,
+        tuple(index >= dense for index in range(layers)),
+        count="n_routed_experts",
+        intermediate="moe_intermediate_size",
+        score="sigmoid",
+        corrected=True,
+        group_by="best_two",
+        renormed=1e-20 if boolean(config, "norm_topk_prob") else None,
+        factor=factor(config, "routed_scaling_factor"),
+        logits_wide=True,
+        weights_wide=True,
+        shared=inner * integer(config, "n_shared_experts"),
+    )
+    return found and in_groups(config, found)
+
+
+def in_groups(config: Config, experts: Experts) -> Experts:
+    """The same experts, chosen within the groups that are chosen first.
+
+    Raises:
+        CheckpointError: they cannot be shared out among the groups, or more are chosen than these have.
+    """
+    groups = integer(config, "n_group")
+    each = experts.count // groups
+    if experts.count % groups or (groups > 1 and experts.group_by == "best_two" and each < 2):
+        expected = f"a divisor of {experts.count}"
+        raise wrong("the experts cannot be shared out among the groups", "n_group", expected, groups)
+    chosen = integer(config, "topk_group", most=groups)
+    if experts.chosen > chosen * each:
+        problem = "more experts are chosen than the groups have that are chosen first"
+        raise wrong(problem, "num_experts_per_tok", f"at most {chosen * each}", experts.chosen)
+    return replace(experts, groups=groups, chosen_groups=chosen)
 
 
 def sparse_layers(config: Config, layers: int) -> tuple[bool, ...]:

@@ -14,9 +14,10 @@ import torch
 
 from harness.errors import CheckpointError
 from harness.families.activations import ACTIVATIONS
+from harness.families.experts import experts_of
 from harness.families.family import Family
 from harness.families.frequencies import frequencies
-from harness.families.graph import taps_of
+from harness.families.graph import kinds_of
 from harness.families.options import Architecture
 from harness.families.parameters import HEAD_NORMS, LATENT_NORMS, NORMS, shapes
 from harness.families.windows import SLIDING
@@ -57,27 +58,52 @@ def _shapes(family: Family, arch: Architecture, model: Any) -> Iterator[Fact]:
 
 
 def _arithmetic(family: Family, arch: Architecture, model: Any, layers: list[Any]) -> Iterator[Fact]:
-    kinds = {tap.kind for tap in taps_of(arch)}
     yield "tied_head", arch.tied_head, model.config.tie_word_embeddings
     yield "eps of final_norm", arch.norm.eps, _eps(model.get_submodule(family.model["final_norm"]))
     family = family.of(arch)
     attention = family.layer["q"].rpartition(".")[0]
     for index, layer in enumerate(layers):
+        kinds, paths = kinds_of(arch, arch.is_sparse(index)), family.paths(arch.is_sparse(index))
         for kind in (*NORMS, *HEAD_NORMS, *LATENT_NORMS):
             norm = arch.qk_norm if kind in HEAD_NORMS else arch.norm
             if kind in LATENT_NORMS and arch.mla is not None:
                 norm = arch.mla.norm
             if kind in kinds and norm is not None:
-                yield f"eps of layers.{index}.{kind}", norm.eps, _eps(layer.get_submodule(family.layer[kind]))
+                yield f"eps of layers.{index}.{kind}", norm.eps, _eps(layer.get_submodule(paths[kind]))
         module = layer.get_submodule(attention)
         yield f"the scale of the scores of layers.{index}", arch.scale, module.scaling
         yield f"the window of layers.{index}", arch.windows[index], _window(model.config, module, index)
-        activation = layer.get_submodule(family.activation)
+        if arch.is_sparse(index):
+            yield from _experts(arch, index, layer.get_submodule(paths["routing"]))
+            experts = layer.get_submodule(paths["experts_out"])
+            if experts_of(arch).clamp is not None:
+                clamp = experts.alpha, experts.limit
+                yield f"alpha and limit of the experts of layers.{index}", experts_of(arch).clamp, clamp
+                continue
+            activation = experts.act_fn
+        else:
+            activation = layer.get_submodule(family.activation)
         with torch.inference_mode():
             theirs = activation(torch.tensor(PROBES)).numpy()
         same = np.allclose(theirs, ACTIVATIONS[arch.activation](PROBES), rtol=1e-12, atol=1e-13)
         found = arch.activation if same else type(activation).__name__
         yield f"the activation of layers.{index}", arch.activation, found
+
+
+def _experts(arch: Architecture, index: int, router: Any) -> Iterator[Fact]:
+    """What a router says of itself; what it does not say is its class's, and the same for every config."""
+    ours = experts_of(arch)
+    facts = {
+        "top_k": ours.chosen,
+        "num_experts": ours.count,
+        "routed_scaling_factor": ours.factor,
+        "num_group": ours.groups,
+        "topk_group": ours.chosen_groups,
+        "norm_topk_prob": ours.renormed is not None,
+    }
+    for name, fact in facts.items():
+        if hasattr(router, name):
+            yield f"{name} of the router of layers.{index}", fact, getattr(router, name)
 
 
 def _rope(arch: Architecture, model: Any, rotary: Any) -> Iterator[Fact]:

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from harness.errors import RecordError
 from harness.record.capture import Collector
+from harness.record.experts import Choice
 from harness.record.model import Stage
 from harness.record.shell import Inputs
 from harness.taps import CACHE_KINDS, Tap
@@ -22,10 +23,17 @@ from harness.taps import CACHE_KINDS, Tap
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One pass of one stream: the wanted taps by kind, and what goes out, over all of the case's tokens."""
+    """One pass of one stream, over all of the case's tokens.
+
+    Attributes:
+        values: the wanted taps, by kind.
+        out: what goes out.
+        chosen: by call, what its router chose.
+    """
 
     values: Mapping[str, Tensor]
     out: Tensor
+    chosen: Sequence[Choice] = ()
 
 
 def run_calls(
@@ -36,6 +44,7 @@ def run_calls(
     precision: str,
     state: Tensor | None,
     replacements: Mapping[str, Tensor],
+    pinned: Sequence[Choice] | None = None,
 ) -> Pass:
     """Run every call of a case through a stage.
 
@@ -45,6 +54,7 @@ def run_calls(
         taps: of this stage, those that are wanted.
         state: what comes into the stage, over all tokens; None for the first.
         replacements: kind -> what flows on instead, over all tokens; empty outside replay.
+        pinned: by call, what its router chose in the truth; None: it chooses.
 
     Raises:
         RecordError: a tap fires twice or never, or the cache changed what it held.
@@ -53,21 +63,22 @@ def run_calls(
     # Made without a config it keeps every slot; made with one it drops what lies before a sliding window.
     cache = DynamicCache() if len(spans) > 1 else None
     values: dict[str, list[Tensor]] = {kind: [] for kind in by_kind}
-    outs = []
-    for span in spans:
+    outs, chosen = [], []
+    for call, span in enumerate(spans):
         if cache is not None and held and held <= replacements.keys():
             cache = _golden_cache([replacements[kind] for kind in stage.kinds if kind in held], span.start)
         given = {kind: _part(by_kind[kind], value, span) for kind, value in replacements.items()}
-        tap = Collector(stage.prefix, by_kind, given)
+        tap = Collector(stage.prefix, by_kind, given, None if pinned is None else pinned[call])
         # A copy, since a replacement in place must not reach what the next pass starts from.
         part = None if state is None else state[:, span].clone(memory_format=torch.contiguous_format)
         outs.append(stage.run(precision, part, inputs.part(span, cache), tap))
+        chosen.append(tap.chosen)
         for kind, value in tap.values.items():
             values[kind].append(value)
     if len(spans) == 1:
-        return Pass({kind: value for kind, (value,) in values.items()}, outs[0])
+        return Pass({kind: value for kind, (value,) in values.items()}, outs[0], chosen)
     joined = {kind: _joined(by_kind[kind], parts, stage.prefix) for kind, parts in values.items()}
-    return Pass(joined, torch.cat(outs, dim=1))
+    return Pass(joined, torch.cat(outs, dim=1), chosen)
 
 
 def _golden_cache(held: Sequence[Tensor], filled: int) -> DynamicCache:

@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from harness.errors import RecordError
 from harness.families.family import Family
-from harness.families.graph import taps_of
+from harness.families.graph import kinds_of
 from harness.families.options import Architecture
 from harness.families.parameters import HEAD_NORMS, outputs
 from harness.record.attention import tapping
+from harness.record.experts import Choice, tapped_router
 from harness.record.latent import tapped_expansion
-from harness.taps import DIMS, name_of
+from harness.taps import DIMS, ROUTING_KINDS, name_of
 
 Hook = Callable[..., Any]
+PARAMETERS_ALONE = frozenset({"probs"})  # where a path says whose parameters they are: attention is tapped itself
 
 
 class Collector:
@@ -31,11 +33,20 @@ class Collector:
         stage: its name, for messages: `layers.3`, or `` outside the layers.
         wanted: kinds of taps to keep.
         replacements: kind -> what flows on instead, in replay.
+        pinned: what its router chose in the truth, and chooses again; None: it chooses.
+
+    Attributes:
+        chosen: what its router chose.
     """
 
     def __init__(
-        self, stage: str, wanted: Iterable[str], replacements: Mapping[str, Tensor] | None = None
+        self,
+        stage: str,
+        wanted: Iterable[str],
+        replacements: Mapping[str, Tensor] | None = None,
+        pinned: Choice | None = None,
     ) -> None:
+        self.pinned, self.chosen = pinned, list[Tensor]()
         self.values: dict[str, Tensor] = {}
         self._stage = stage
         self._wanted = frozenset(wanted)
@@ -90,21 +101,34 @@ _UNKNOWN_CODE = (
 
 
 @contextlib.contextmanager
-def tapped_layer(layer: nn.Module, family: Family, arch: Architecture, tap: Collector) -> Iterator[None]:
-    """All taps of a decoder layer, for the time of the block."""
-    kinds = {one.kind for one in taps_of(arch) if one.stage == "layers.0"}
-    paths = {kind: path for kind, path in family.of(arch).layer.items() if kind in kinds}
+def tapped_layer(
+    layer: nn.Module, family: Family, arch: Architecture, tap: Collector, index: int, shape: tuple[int, int]
+) -> Iterator[None]:
+    """All taps of a decoder layer, for the time of the block.
+
+    Args:
+        index: which layer.
+        shape: [batch, position] of the tokens: modules of experts work on all of them in one row.
+    """
+    sparse = arch.is_sparse(index)
+    kinds = frozenset(kinds_of(arch, sparse))
+    paths = {kind: path for kind, path in family.of(arch).paths(sparse).items() if kind in kinds}
     with contextlib.ExitStack() as stack:
         if arch.mla is not None:
             normed, expansion = (layer.get_submodule(paths[kind]) for kind in ("kv_latent_norm", "kv"))
             stack.enter_context(tapped_expansion(tap, normed, expansion, arch.heads))
             del paths["kv"]
         for path in dict.fromkeys(paths.values()):
-            sharing = tuple(kind for kind in paths if paths[kind] == path)
-            hook = _made(tap, sharing, family, arch)
-            stack.callback(layer.get_submodule(path).register_forward_hook(hook).remove)
-        last = layer.get_submodule(paths["mlp_out"])
-        stack.callback(last.register_forward_pre_hook(_argument(tap, "act")).remove)
+            module, sharing = layer.get_submodule(path), tuple(kind for kind in paths if paths[kind] == path)
+            if set(sharing) & ROUTING_KINDS:
+                stack.enter_context(tapped_router(module, tap, shape, tap.pinned, tap.chosen))
+            elif not PARAMETERS_ALONE & set(sharing):
+                hook = _made(tap, sharing, family, arch, shape)
+                stack.callback(module.register_forward_hook(hook).remove)
+        for kind, reader in (("act", "mlp_out"), ("shared_act", "shared_out")):
+            if kind in kinds:
+                last = layer.get_submodule(paths[reader])
+                stack.callback(last.register_forward_pre_hook(_argument(tap, kind, shape)).remove)
         if "resid_mid" in kinds:
             reader = next(kind for kind in ("mlp_norm", "gate", "up") if kind in paths)
             first = layer.get_submodule(paths[reader])
@@ -124,24 +148,27 @@ def tapped_module(module: nn.Module, kind: str, tap: Collector) -> Iterator[None
         handle.remove()
 
 
-def _made(tap: Collector, kinds: tuple[str, ...], family: Family, arch: Architecture) -> Hook:
+def _made(
+    tap: Collector, kinds: tuple[str, ...], family: Family, arch: Architecture, shape: tuple[int, int]
+) -> Hook:
     """A forward hook on the module that makes these kinds of taps."""
     (first, *others) = kinds
     if others:
         return _parts(tap, kinds, family, arch)
     if "head_dim" not in DIMS[first]:
-        return _whole(tap, first)
+        return _whole(tap, first, shape)
     return _heads_first(tap, first) if family.heads_first and first in HEAD_NORMS else _heads(tap, first, arch)
 
 
-def _whole(tap: Collector, kind: str) -> Hook:
-    """The module's output is the tap."""
+def _whole(tap: Collector, kind: str, shape: tuple[int, int] | None = None) -> Hook:
+    """The module's output is the tap; [B S, ...] is taken as [B, S, ...]."""
 
     def hook(module: nn.Module, args: Any, value: Any) -> Any:
         first = value[0] if isinstance(value, tuple) else value
-        replacement = tap(kind, first)
+        replacement = tap(kind, first if shape is None else first.reshape(*shape, -1))
         if replacement is None:
             return None
+        replacement = replacement.reshape(first.shape)
         return (replacement, *value[1:]) if isinstance(value, tuple) else replacement
 
     return hook
@@ -198,12 +225,12 @@ def _parts(tap: Collector, kinds: tuple[str, ...], family: Family, arch: Archite
     return hook
 
 
-def _argument(tap: Collector, kind: str) -> Hook:
-    """A forward pre-hook: the module's only argument is the tap."""
+def _argument(tap: Collector, kind: str, shape: tuple[int, int]) -> Hook:
+    """A forward pre-hook: the module's only argument is the tap; [B S, ...] is taken as [B, S, ...]."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:
-        replacement = tap(kind, args[0])
-        return None if replacement is None else (replacement,)
+        replacement = tap(kind, args[0].reshape(*shape, -1))
+        return None if replacement is None else (replacement.reshape(args[0].shape),)
 
     return hook
 

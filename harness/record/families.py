@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from harness.architecture import Architecture, architecture_of, family_of
+from harness.families.experts import CORRECTION, DOWN, GATE_UP, part_rows
 from harness.families.family import Family
 from harness.families.parameters import HEAD_NORMS, made_with, rows_of, shapes
 from harness.record import tiny
@@ -23,6 +24,7 @@ from harness.record import tiny
 BYTES, VOCAB, WINDOW = 256, 264, 6
 SEED = 20251129
 EMBEDDING_STD, BIAS_STD, NORM_SPREAD, SCORES = 0.03, 0.5, 0.3, 1.3
+CORRECTION_STD = 0.1
 COMMON: Mapping[str, Any] = {
     "bos_token_id": BYTES,
     "eos_token_id": BYTES + 2,
@@ -147,6 +149,8 @@ def parameters(fields: Mapping[str, Any], seed: int = SEED) -> dict[str, Float[n
 def _add_outliers(family: Family, arch: Architecture, name: str, tensor: Float[np.ndarray, "..."]) -> None:
     """Gates and ups beyond 7, as `harness.record.tiny` has them; what comes after them undoes it."""
     _, sharing, last = made_with(family, name)
+    if last in (GATE_UP, DOWN):
+        _add_outliers_of_experts(family, last, tensor)
     if last != "weight" or family.stored_transposed:
         return
     for kind, outliers in (("gate", tiny.OUTLIER_GATES), ("up", tiny.OUTLIER_UPS)):
@@ -156,10 +160,23 @@ def _add_outliers(family: Family, arch: Architecture, name: str, tensor: Float[n
             tensor[:, outliers] /= tiny.OUTLIER_GAIN
 
 
+def _add_outliers_of_experts(family: Family, last: str, tensor: Float[np.ndarray, "expert ..."]) -> None:
+    """The same in every expert."""
+    rows = tensor.swapaxes(1, 2) if family.experts_transposed else tensor  # [E, output, input]
+    if last == DOWN:
+        rows[:, :, tiny.OUTLIER_GATES] /= tiny.OUTLIER_GAIN
+        rows[:, :, tiny.OUTLIER_UPS] /= tiny.OUTLIER_GAIN
+        return
+    for part, outliers in (("gate", tiny.OUTLIER_GATES), ("up", tiny.OUTLIER_UPS)):
+        rows[:, part_rows(family, part, rows.shape[1])][:, outliers] *= tiny.OUTLIER_GAIN
+
+
 def _drawn(
     family: Family, arch: Architecture, random: np.random.Generator, name: str, shape: tuple[int, ...]
 ) -> Float[np.ndarray, "..."]:
     _, sharing, last = made_with(family, name)
+    if last == CORRECTION:
+        return CORRECTION_STD * random.standard_normal(shape)
     if last == "bias":
         return BIAS_STD * random.standard_normal(shape)
     if set(sharing) & {"embed", "positions"}:
@@ -168,14 +185,31 @@ def _drawn(
         size = SCORES if set(sharing) & set(HEAD_NORMS) else 1.0
         return size * (1 + NORM_SPREAD * random.uniform(-1, 1, shape)) - arch.norm.plus_one
     inputs = shape[0] if family.stored_transposed and len(shape) == 2 else shape[-1]
+    if "experts_out" in sharing and family.experts_transposed:
+        inputs = shape[1]
     gain = SCORES if set(sharing) & {"q", "k", "kv"} and arch.qk_norm is None else 1.0
     drawn: np.ndarray = random.standard_normal(shape) * (gain / np.sqrt(inputs))
     return drawn
 
 
+def in_pieces(family: Family, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Parameters as files have them: of all experts in one, those of each (`Family.each`)."""
+    found: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        path = next((path for path in family.each if name.endswith(f".{path}")), None)
+        if path is None:
+            found[name] = tensor
+            continue
+        prefix, templates = name.removesuffix(path), family.each[path]
+        for expert, own in enumerate(tensor):
+            for template, part in zip(templates, np.split(own, len(templates)), strict=True):
+                found[f"{prefix}{template.format(expert)}"] = np.ascontiguousarray(part)
+    return found
+
+
 def write_checkpoint(directory: Path, fields: Mapping[str, Any], seed: int = SEED) -> None:
     """Write a checkpoint of any family, its parameters as bfloat16; its tokenizer needs no training."""
-    tensors = tiny.stored(parameters(fields, seed))
+    tensors = in_pieces(family_of(fields), tiny.stored(parameters(fields, seed)))
     tiny.write(directory, dict(fields), tensors, tiny.tokenizer((), BYTES))
 
 

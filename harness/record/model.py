@@ -13,21 +13,21 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from harness.architecture import architecture_of, family_of, read_config
-from harness.checkpoint import Checkpoint
+from harness.checkpoint import open_checkpoint
 from harness.corpus import Case
 from harness.entries import FARTHEST
 from harness.errors import CheckpointError, first_line
 from harness.families.graph import taps_of
-from harness.record import attention
+from harness.record import attention, experts
 from harness.record.built import refuse_disagreement
 from harness.record.capture import Collector, tapped_layer, tapped_module
+from harness.record.experts import StoredExperts, tensor_of
 from harness.record.noise import DTYPES
 from harness.record.parameters import check_layers, check_parameters
 from harness.record.shell import Inputs, Shell, arithmetic
@@ -43,7 +43,7 @@ class Reference:
     def __init__(self, directory: Path, device: str = "cpu") -> None:
         self.config = read_config(directory)
         self.arch, self.family = architecture_of(self.config), family_of(self.config)
-        self.checkpoint = Checkpoint(directory, self.family.stored)
+        self.checkpoint = open_checkpoint(directory, self.config)
         check_layers(self.checkpoint, self.family, self.arch)
         self.device = torch.device(device)
         self._skeleton = _built(directory, torch.float32)
@@ -73,19 +73,39 @@ class Reference:
             source: where its parameters are stored, if not under `path` (a tied head).
         """
         skeleton = self._skeleton.get_submodule(path)
+        mixtures = {name: own for name, own in skeleton.named_modules() if hasattr(own, "is_transposed")}
+        lazy = {f"{name}.{last}" for name, own in mixtures.items() for last, _ in own.named_parameters()}
         stored = {
-            name: _tensor(self.checkpoint.read(f"{source or path}.{name}")) for name in skeleton.state_dict()
+            name: tensor_of(self.checkpoint.read(f"{source or path}.{name}"))
+            for name in skeleton.state_dict()
+            if name not in lazy
+        }
+        of_experts = {
+            name: StoredExperts(
+                self.checkpoint, {n: f"{path}.{name}.{n}" for n, _ in own.named_parameters()}, self.device
+            )
+            for name, own in mixtures.items()
         }
         modules = {}
         for precision in precisions:
             # Always a copy, so that torch has aligned it: how a kernel rounds may depend on where a matrix lies.
             weights = {
-                name: tensor.to(self.device, DTYPES[precision], copy=True) for name, tensor in stored.items()
+                name: tensor.to(self.device, self._dtype(name, precision), copy=True)
+                for name, tensor in stored.items()
             }
             module = self.empty(path, precision)
+            for name, own in of_experts.items():
+                inner = module.get_submodule(name)
+                inner._parameters.clear()
+                inner.stored = own
             module.load_state_dict(weights, strict=True, assign=True)
             modules[precision] = module.requires_grad_(False)
         return modules
+
+    def _dtype(self, name: str, precision: str) -> torch.dtype:
+        """The dtype of a parameter in a stream: transformers keeps some in float32, in narrower models too."""
+        kept = precision == "bfloat16" and self._skeleton._keep_in_fp32_modules_strict & set(name.split("."))
+        return torch.float32 if kept else DTYPES[precision]
 
     def empty(self, path: str, precision: str) -> Any:
         """The module at `path` with parameters still to be loaded, and with what it computes as it is made.
@@ -173,7 +193,7 @@ class Embedding(Stage):
 
     def __init__(self, model: Reference, precisions: tuple[str, ...]) -> None:
         family = model.family
-        self._table = _tensor(model.checkpoint.read(f"{family.model['embed']}.weight")).to(model.device)
+        self._table = tensor_of(model.checkpoint.read(f"{family.model['embed']}.weight")).to(model.device)
         positions = family.model.get("positions")
         self._positions = model.materialise(positions, precisions) if positions else {}
         self._modules = {precision: model.empty(family.model["embed"], precision) for precision in precisions}
@@ -213,7 +233,8 @@ class Layer(Stage):
 
     def _forward(self, precision: str, state: Tensor | None, inputs: Inputs, tap: Collector) -> Tensor:
         assert state is not None
-        with tapped_layer(self._modules[precision], self._model.family, self._model.arch, tap):
+        model, shape = self._model, (state.shape[0], state.shape[1])
+        with tapped_layer(self._modules[precision], model.family, model.arch, tap, self._index, shape):
             return self._shells[precision].run(inputs, state, self._index)
 
 
@@ -251,7 +272,9 @@ def _built(directory: Path, dtype: torch.dtype) -> nn.Module:
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=attention.NAME, experts_implementation=experts.NAME
+            )
     except Exception as error:  # validators, torch and the model's own code raise what they like
         raise CheckpointError(
             f"transformers cannot build a model from this config: {first_line(error)}",
@@ -265,10 +288,3 @@ def _built(directory: Path, dtype: torch.dtype) -> nn.Module:
 def _higher(speeds: Tensor) -> Tensor:
     """One unit in the last place higher, but for those that are exact (1)."""
     return torch.where(speeds == 1, speeds, torch.nextafter(speeds, torch.tensor(torch.inf, dtype=speeds.dtype)))
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    """A stored array as a tensor; torch reads numpy's bfloat16 only through its bits."""
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)

@@ -73,22 +73,24 @@ def parameter_table(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> dict[
             tied head that is not the embedding.
     """
 
-    def entry(name: str) -> ParameterEntry:
-        tensor = checkpoint.read(name)
-        found = entry_of(tensor)
-        if found.shape != shapes[name]:
+    for name in checkpoint.names:
+        if (found := checkpoint.shape(name)) != shapes[name]:
             raise CheckpointError(
                 "a parameter does not have the shape that the config implies",
                 where=f"{checkpoint.directory}: {name}",
                 expected=shapes[name],
-                found=found.shape,
+                found=found,
                 hint="config.json and the weights must come from one checkpoint",
             )
+
+    def entry(name: str) -> ParameterEntry:
+        tensor = checkpoint.read(name)
+        found = entry_of(tensor)
         _refuse_not_finite(tensor, f"{checkpoint.directory}: {name}")
         return found
 
     with ThreadPoolExecutor(2) as pool:
-        table = dict(zip(checkpoint.names, pool.map(entry, checkpoint.names), strict=True))
+        table = dict(zip(checkpoint.tensors, pool.map(entry, checkpoint.tensors), strict=True))
     for head, embedding in tied.items():
         if head in table and table[head] != table[embedding]:
             raise CheckpointError(

@@ -22,6 +22,7 @@ from torch import Tensor
 from harness.errors import RecordError
 from harness.golden import NOISE_PRECISIONS
 from harness.record.calls import Pass, run_calls
+from harness.record.experts import Choice
 from harness.record.largest import LOGITS, beside, largest, narrowed
 from harness.record.model import Stage
 from harness.record.noise import Floors, noise_floors, not_finite, nudged, rounded
@@ -101,13 +102,13 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
         for draw in range(task.draws):
             stream = _stream(precision, "forward", draw)
             one = replace(task, inputs=replace(task.inputs, nudged=bool(draw) and _is_far(task)))
-            ran = _run(stage, one, stream, precision, state.get(stream), None)
+            ran = _run(stage, one, stream, precision, state.get(stream), None, truth.chosen)
             nudge = draw and not state  # once, where the tokens come in
             out[stream] = nudged(ran.out, f"{task.seed} {stream}") if nudge else ran.out
             forward.append(narrowed(ran.values, ids))
             if task.replay.runs:
                 own = state.get(_stream(precision, task.replay.entering, draw))
-                again = _replay(stage, one, precision, draw, given, own)
+                again = _replay(stage, one, precision, draw, given, own, truth.chosen)
                 replay.append(narrowed(again.values, ids))
                 if task.replay.carries:
                     out[_stream(precision, "replay", draw)] = again.out
@@ -152,12 +153,19 @@ def _given(stage: Stage, precision: str, replay: Replay, state: State, truth: Pa
 
 
 def _replay(
-    stage: Stage, task: Task, precision: str, draw: int, given: Mapping[str, Tensor], own: Tensor | None
+    stage: Stage,
+    task: Task,
+    precision: str,
+    draw: int,
+    given: Mapping[str, Tensor],
+    own: Tensor | None,
+    chosen: Sequence[Choice],
 ) -> Pass:
     """A replay pass: what goes in is truth rounded to the precision; in a further draw, nudged.
 
     Args:
         own: what the stage before gave in this draw, where that is not recorded.
+        chosen: by call, what the truth's router chose.
     """
     stream = _stream(precision, "replay", draw)
     if draw:
@@ -165,7 +173,7 @@ def _replay(
         seed = f"{task.seed} {stage.prefix} {stream}"
         given = {kind: nudged(value, f"{seed} {CACHED.get(kind, kind)}") for kind, value in given.items()}
     replacements = {kind: value for kind, value in given.items() if kind != ENTRY}
-    return _run(stage, task, stream, precision, given.get(ENTRY, own), replacements)
+    return _run(stage, task, stream, precision, given.get(ENTRY, own), replacements, chosen)
 
 
 def _run(
@@ -175,9 +183,10 @@ def _run(
     precision: str,
     state: Tensor | None,
     replacements: Mapping[str, Tensor] | None,
+    pinned: Sequence[Choice] | None = None,
 ) -> Pass:
     def once() -> Pass:
-        return run_calls(stage, task.inputs, task.spans, task.taps, precision, state, replacements or {})
+        return run_calls(stage, task.inputs, task.spans, task.taps, precision, state, replacements or {}, pinned)
 
     return _agreed(stage, stream, once) if task.repeat else once()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import load_file, save_file
+
 from harness.record import families
 from harness.record.families import BYTES, VOCAB
 
@@ -44,6 +46,27 @@ MLA = {
     "v_head_dim": 12,
 }
 GPT2 = {"bos_token_id", "eos_token_id", "torch_dtype", "vocab_size", "model_type"}  # what it has in common
+MOE = {"num_experts_per_tok": 2}
+SIGMOID = {
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 20,
+    "n_group": 4,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_experts_per_tok": 3,
+    "routed_scaling_factor": 2.5,
+    "topk_group": 2,
+}
+# How files of a family call parameters, where the modules of transformers call them otherwise.
+PUBLISHED = {
+    "granitemoe": {
+        "experts.gate_up_proj": "input_linear.weight",
+        "experts.down_proj": "output_linear.weight",
+        "router.weight": "router.layer.weight",
+    },
+    "mixtral": {".mlp.": ".block_sparse_moe."},
+}
 NULLS = {"final_logit_softcapping", "q_lora_rank", "sliding_window"}  # where null is said, and not left out
 # By family, the configs that its table is tried on: what is in COMMON, and this.
 CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
@@ -61,11 +84,28 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "deepseek_v2": {
-        "dense": {**MLA, "first_k_dense_replace": 2, "q_lora_rank": None, "rope_scaling": {**YARN, **MSCALES}},
+        "plain": {
+            **MLA,
+            "first_k_dense_replace": 1,
+            "mlp_bias": True,
+            "moe_intermediate_size": 20,
+            "n_routed_experts": 8,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 3,
+            "q_lora_rank": None,
+            "rope_scaling": {**YARN, **MSCALES},
+            "routed_scaling_factor": 2.5,
+            "topk_method": "greedy",
+        },
+        "groups": {
+            **MLA,
+            **{field: value for field, value in SIGMOID.items() if field != "norm_topk_prob"},
+            "topk_method": "group_limited_greedy",
+        },
     },
     "deepseek_v3": {
-        "dense": {**MLA, "attention_bias": True, "rope_scaling": {**YARN, **MSCALES}},
-        "halves": {**MLA, "rope_interleave": False},
+        "plain": {**MLA, **SIGMOID, "attention_bias": True, "rope_scaling": {**YARN, **MSCALES}},
+        "halves": {**MLA, **SIGMOID, "norm_topk_prob": False, "q_lora_rank": None, "rope_interleave": False},
     },
     "gemma3_text": {
         "plain": {
@@ -154,6 +194,61 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "rope_theta": None,
         }
     },
+    "glm4_moe": {
+        "groups": {
+            **SIGMOID,
+            "attention_bias": True,
+            "head_dim": 16,
+            "partial_rotary_factor": 0.5,
+            "use_qk_norm": True,
+        }
+    },
+    "gpt_oss": {
+        "plain": {
+            **MOE,
+            "experts_per_token": 2,
+            "head_dim": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "num_local_experts": 6,
+            "rope_scaling": {**YARN, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False},
+            "sliding_window": 6,
+            "swiglu_limit": 7.0,
+        }
+    },
+    "granitemoe": {
+        "plain": {
+            **MOE,
+            "attention_multiplier": 0.3,
+            "embedding_multiplier": 12.0,
+            "logits_scaling": 8.0,
+            "num_local_experts": 6,
+            "residual_multiplier": 0.22,
+            "tie_word_embeddings": True,
+        }
+    },
+    "qwen2_moe": {
+        "plain": {
+            **MOE,
+            "decoder_sparse_step": 2,
+            "moe_intermediate_size": 20,
+            "num_experts": 6,
+            "shared_expert_intermediate_size": 28,
+            "use_sliding_window": False,
+        }
+    },
+    "mixtral": {"plain": {**MOE, "head_dim": None, "num_local_experts": 6, "sliding_window": None}},
+    "qwen3_moe": {
+        "plain": {
+            **MOE,
+            "attention_bias": False,
+            "head_dim": 8,
+            "mlp_only_layers": [0],
+            "moe_intermediate_size": 20,
+            "norm_topk_prob": True,
+            "num_experts": 6,
+        },
+        "all": {**MOE, "head_dim": 8, "moe_intermediate_size": 20, "num_experts": 6},
+    },
     "mistral": {"window": {"head_dim": 8, "sliding_window": 6}, "none": {"head_dim": 8, "sliding_window": None}},
     "olmo2": {"plain": {"num_key_value_heads": 2}},
     "olmo3": {
@@ -198,4 +293,14 @@ def config(family: str, name: str) -> dict[str, Any]:
 def write(directory: Path, family: str, name: str, seed: int = 0) -> Path:
     """Write the checkpoint."""
     families.write_checkpoint(directory, config(family, name), seed)
+    if family in PUBLISHED:
+        path = directory / "model.safetensors"
+        tensors = {_published(family, name): tensor for name, tensor in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
     return directory
+
+
+def _published(family: str, name: str) -> str:
+    for own, published in PUBLISHED[family].items():
+        name = name.replace(own, published)
+    return name

@@ -74,7 +74,7 @@ def layer_major(model: Reference, precision: str, case: Case) -> dict[str, torch
 
 
 def load(directory, precision):
-    settings = {"dtype": DTYPES[precision], "attn_implementation": "eager"}
+    settings = {"dtype": DTYPES[precision], "attn_implementation": "eager", "experts_implementation": "eager"}
     with arithmetic(precision):
         return aligned(AutoModelForCausalLM.from_pretrained(directory, **settings)).eval()
 

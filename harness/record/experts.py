@@ -1,0 +1,178 @@
+"""Experts and their routers, through transformers' own modules: taps, the truth's choice, weights as stored.
+
+transformers lets a model use an experts function by name. Ours, `goldens_experts`, does what its eager one does,
+bit for bit, with the matrices of one expert at a time at the precision of the stream: in float64 a whole layer of
+DeepSeek-V3 would take 90 GB.
+
+A router's own code decides. Where a stream is pinned, every topk of it returns what it did in the truth, with
+values of the stream's own: floors then measure arithmetic, and not that another expert was chosen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from harness.checkpoint import Checkpoint
+from harness.families.experts import CORRECTION
+
+NAME = "goldens_experts"
+KEPT_BYTES = 512 * 2**20  # of all experts of a layer, as they are stored
+Tap = Callable[[str, Tensor], Tensor | None]
+Choice = Sequence[Tensor]  # the indices of every topk of a router, in order
+
+
+class StoredExperts:
+    """The matrices of a layer's experts, as the checkpoint has them: all of them where they are small.
+
+    Args:
+        names: of the parameters of all experts, by their last names.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str], device: torch.device) -> None:
+        self._checkpoint, self._names, self._device = checkpoint, names, device
+        self._small = self._read(slice(None)) if self._bytes() <= KEPT_BYTES else None
+
+    def of(self, expert: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        """One expert's own, by the last names of the parameters."""
+        here = slice(expert, expert + 1)
+        rows, at = (self._small, expert) if self._small is not None else (self._read(here), 0)
+        return {name: tensor[at].to(self._device, dtype, copy=True) for name, tensor in rows.items()}
+
+    def _read(self, experts: slice) -> dict[str, Tensor]:
+        return {last: tensor_of(self._checkpoint.read(name, experts)) for last, name in self._names.items()}
+
+    def _bytes(self) -> int:
+        return sum(4 * int(np.prod(self._checkpoint.shape(name))) for name in self._names.values())
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """A stored array as a tensor; torch reads numpy's bfloat16 only through its bits."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def experts_one_by_one(module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum of the chosen experts' outputs, [token, hidden].
+
+    Args:
+        module: transformers' own, whose parameters are `module.stored`.
+        chosen, weights: [token, chosen].
+    """
+    out = torch.zeros_like(hidden)
+    for expert in chosen.unique().tolist():
+        # As eager has them: by rank of the choice first, so that products are of the same rows in the same order.
+        rank, token = torch.where((chosen == expert).T)
+        own = module.stored.of(expert, hidden.dtype)
+        y = _linear(module, hidden[token], own, "gate_up_proj")
+        y = _linear(module, module._apply_gate(y), own, "down_proj")
+        out.index_add_(0, token, (y * weights[token, rank, None]).to(out.dtype))
+    return out
+
+
+def _linear(module: Any, x: Tensor, own: Mapping[str, Tensor], name: str) -> Tensor:
+    y = x @ own[name] if module.is_transposed else nn.functional.linear(x, own[name])
+    return y + own[f"{name}_bias"] if f"{name}_bias" in own else y
+
+
+ALL_EXPERTS_FUNCTIONS.register(NAME, experts_one_by_one)
+
+
+@contextlib.contextmanager
+def tapped_router(
+    router: nn.Module, tap: Tap, shape: tuple[int, int], pinned: Choice | None, made: list[Tensor]
+) -> Iterator[None]:
+    """The taps of a router, for the time of the block.
+
+    Args:
+        shape: [batch, position] of the tokens.
+        pinned: what it chose in the truth; None: it chooses.
+        made: is given what it chooses.
+    """
+    own = router.forward
+    correction = getattr(router, CORRECTION, None)
+
+    def run(hidden: Tensor, choosing: _Choosing) -> tuple[Tensor, Tensor, Tensor]:
+        with choosing:
+            found: tuple[Tensor, Tensor, Tensor] = own(hidden)
+        return found
+
+    def forward(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():
+            logits = run(hidden, _Choosing(None, None, pinned))[0]
+            replaced = tap("router_logits", logits.view(*shape, -1))
+            given = None if replaced is None else replaced.reshape(logits.shape)
+
+            def scores(value: Tensor) -> Tensor:
+                other = tap("router_scores", value.view(*shape, -1))
+                return value if other is None else other.reshape(value.shape).to(value.dtype)
+
+            choosing = _Choosing(given, (correction, scores), pinned)
+            logits, weights, chosen = run(hidden, choosing)
+        made.extend(choosing.made)
+        dense = torch.zeros(logits.shape, dtype=weights.dtype, device=weights.device).scatter(-1, chosen, weights)
+        routing = tap("routing", dense.view(*shape, -1))
+        if routing is None:
+            return logits, weights, chosen
+        weights, chosen = routing.reshape(dense.shape).to(weights.dtype).topk(weights.shape[-1], dim=-1)
+        return logits, weights, chosen
+
+    router.forward = forward
+    try:
+        yield
+    finally:
+        del router.forward
+
+
+class _Choosing(TorchFunctionMode):
+    """Looks at, and into, what a router computes.
+
+    Args:
+        logits: what its product gives instead.
+        scores: a parameter, and what is told of the sum that it is added in, and gives what goes on.
+        pinned: what every topk gives.
+
+    Attributes:
+        made: what every topk gave.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor | None,
+        scores: tuple[Tensor | None, Callable[[Tensor], Tensor]] | None,
+        pinned: Choice | None,
+    ) -> None:
+        super().__init__()
+        self._logits, self._scores, self._pinned = logits, scores, pinned
+        self.made: list[Tensor] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is nn.functional.linear and self._logits is not None:
+            return self._logits.to(result.dtype)
+        if func in _ADD and self._scores is not None and any(one is self._scores[0] for one in args):
+            return self._scores[1](result)
+        if func in _TOPK:
+            if self._pinned is not None:
+                indices = self._pinned[len(self.made)]
+                result = torch.return_types.topk((args[0].gather(-1, indices), indices))
+            self.made.append(result.indices)
+        return result
+
+
+_TOPK = (torch.topk, torch.Tensor.topk)
+_ADD = (torch.add, torch.Tensor.add, torch.Tensor.__add__)
