@@ -20,13 +20,14 @@ from safetensors import SafetensorError, safe_open
 from harness import recognise
 from harness.architecture import Config, family_of
 from harness.errors import CheckpointError
+from harness.families.family import Family
 from harness.golden import ParameterEntry
 from harness.pieces import Each, pieces_of
 from harness.regular import open_regular
 from harness.shards import homes
 
 # What weights are read in, as safetensors writes it. Anything else is quantised, packed, or no weight.
-MOST_FURTHER = 16
+FURTHER, MOST_FURTHER = ("num_nextn_predict_layers", "num_mtp_layers"), 16  # layers, by either name
 DTYPES = ("F64", "F32", "F16", "BF16")
 
 
@@ -185,12 +186,18 @@ def open_checkpoint(directory: Path, config: Config) -> Checkpoint:
         CheckpointError: as `Checkpoint`, or the family is not known.
     """
     family = family_of(config)
-    # Layers that predict further tokens follow the model's own, which does not run them.
-    last = config.get(family.names.get("num_hidden_layers", "num_hidden_layers"))
-    further = [config.get(name) for name in ("num_nextn_predict_layers", "num_mtp_layers")]
-    count = next((int(one) for one in further if isinstance(one, int)), 0) if isinstance(last, int) else 0
-    beyond = {rf"^{re.escape(family.layers)}\.{last + n}\.": None for n in range(min(count, MOST_FURTHER))}
-    return Checkpoint(directory, {**family.stored, **beyond}, family.each)
+    return Checkpoint(directory, {**family.stored, **_beyond(config, family)}, family.each)
+
+
+def _beyond(config: Config, family: Family) -> dict[str, None]:
+    """Layers that predict further tokens: they follow the model's own, which does not run them."""
+    layers, count = (
+        config.get("num_hidden_layers"),
+        next((config[name] for name in FURTHER if config.get(name)), 0),
+    )
+    if not isinstance(layers, int) or not isinstance(count, int):
+        return {}
+    return {rf"^{re.escape(family.layers)}\.{layers + n}\.": None for n in range(min(count, MOST_FURTHER))}
 
 
 def _renamed(name: str, renamed: Mapping[str, str | None]) -> str | None:

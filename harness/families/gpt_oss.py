@@ -11,7 +11,7 @@ from harness.families.windows import by_pattern, widths
 from harness.fields import Config, integer, number, wrong
 
 
-def _agreed(config: Config, field: str, other: str, value: int | None) -> None:
+def _agreed(config: Config, field: str, other: str, value: float | None) -> None:
     """Refuse a field that says once more, and differently, what another one says."""
     if config.get(other) is not None and config[other] != value:
         problem = "the config says this twice, and differently"
@@ -24,7 +24,7 @@ def read(config: Config) -> Architecture:
     one = rope(config, heads_of(config)[-1], kinds=("default", "yarn"))
     original = dict(one.parameters).get("original_max_position_embeddings")
     _agreed(config, "num_experts_per_tok", "experts_per_token", integer(config, "num_experts_per_tok"))
-    _agreed(config, "original_max_position_embeddings", "initial_context_length", original and int(original))
+    _agreed(config, "original_max_position_embeddings", "initial_context_length", original)
     # GptOssConfig's defaults: of alpha and limit published configs have the latter alone.
     alpha = number(config, "swiglu_alpha", 0.0, 100.0) if config.get("swiglu_alpha") is not None else 1.702
     limit = number(config, "swiglu_limit", 0.0, 1e6) if config.get("swiglu_limit") is not None else 7.0

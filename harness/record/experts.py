@@ -109,20 +109,23 @@ def tapped_router(
         with torch.no_grad():
             logits = run(hidden, _Choosing(None, None, pinned))[0]
             replaced = tap("router_logits", logits.view(*shape, -1))
-            given = None if replaced is None else replaced.reshape(logits.shape)
+            instead = None if replaced is None else replaced.reshape(logits.shape)
 
             def scores(value: Tensor) -> Tensor:
                 other = tap("router_scores", value.view(*shape, -1))
                 return value if other is None else other.reshape(value.shape).to(value.dtype)
 
-            choosing = _Choosing(given, (correction, scores), pinned)
+            choosing = _Choosing(instead, (correction, scores), pinned)
             logits, weights, chosen = run(hidden, choosing)
         made.extend(choosing.made)
         dense = torch.zeros(logits.shape, dtype=weights.dtype, device=weights.device).scatter(-1, chosen, weights)
         routing = tap("routing", dense.view(*shape, -1))
         if routing is None:
             return logits, weights, chosen
-        weights, chosen = routing.reshape(dense.shape).to(weights.dtype).topk(weights.shape[-1], dim=-1)
+        given = routing.reshape(dense.shape).to(weights.dtype)
+        weights = given.gather(-1, chosen)
+        if not weights.all():  # other experts; where they are the same, so is their order, and every bit
+            weights, chosen = given.topk(weights.shape[-1], dim=-1)
         return logits, weights, chosen
 
     router.forward = forward
