@@ -40,6 +40,8 @@ class ProposedRow:
         wrong: the taps that its value does not equal: it stands in their place by data flow.
         far: by how much it does not, as a share of the tap's size.
         also: other kinds whose golden values are the same, so that it could as well be those.
+        place: of a variable, its shape and the line that computes it.
+        told: of what is wrong, what else data flow says.
     """
 
     left: str
@@ -49,6 +51,8 @@ class ProposedRow:
     wrong: tuple[str, ...] = ()
     far: float = 0.0
     also: tuple[str, ...] = ()
+    place: str = ""
+    told: str = ""
 
     @property
     def target(self) -> str | To:
@@ -73,6 +77,7 @@ class Proposal:
         functions: those that were called.
         logits: whether they were those of the golden, when golden values had gone on; None if unknown.
         gave_up: whether the search ended before it was through.
+        discovered: whether it was looked among all variables of the program, and how many these were.
     """
 
     case: str
@@ -84,6 +89,7 @@ class Proposal:
     functions: tuple[str, ...]
     logits: bool | None
     gave_up: bool
+    discovered: int | None = None
 
     @property
     def table(self) -> dict[str, str | To]:
@@ -98,15 +104,19 @@ def propose(
     case: str | None,
     precision: str,
     progress: Progress,
+    discover: bool = False,
 ) -> Proposal:
     """Propose the table of an adapted port.
 
     Args:
         case: its name; None is the shortest that tells taps apart.
+        discover: look among all variables of the model's program, and not only at what is called.
 
     Raises:
         HarnessError: the golden, the weights or the port cannot be used, or no case is a prompt alone.
     """
+    from harness.run.proposing.discovery import discovered
+
     precisions.refuse_reduced(precision)
     with open_golden(golden_path) as golden:
         entry = _case(golden, case)
@@ -115,7 +125,8 @@ def propose(
         progress.begin(f"{precision}: loading the port")
         with precisions.in_force(precision):
             port = load_port(spec, directory, config, precisions.jax_dtype(precision), None)
-            return proposed(port, golden, entry, config, precision, progress)
+            look = discovered if discover else proposed
+            return look(port, golden, entry, config, precision, progress)
 
 
 def proposed(
