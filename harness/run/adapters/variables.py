@@ -1,8 +1,8 @@
 """Variables of a program as places of taps: marked in the finished program, by function and primitive.
 
-They are what no call is given or returns: the sum of a residual, the product inside a function. A row names the
-function whose own code computes it, the primitive, and which of these; other functions, and what moves lines, change
-nothing about it.
+They are what no call is given or returns: the sum of a residual, the product inside a function. A row names
+the function whose own code computes it, the primitive, and which of these. Other functions, and what moves lines,
+change nothing about it.
 """
 
 from __future__ import annotations
@@ -56,14 +56,18 @@ class Variables:
 
     def never(self, row: Row) -> PortError:
         """What to say of a variable that the program does not have."""
-        function, _, primitive = row.path.partition("/")
-        same = [f"{place} x {count}" for place, count in self._seen.items() if place.startswith(f"{function}/")]
-        functions = dict.fromkeys(place.partition("/")[0] for place in self._seen)
-        found = f"in {function}: {', '.join(same)}" if same else f"code of {', '.join(list(functions)[:MOST_LISTED])}"
+        function, _, primitive = row.path.rpartition("/")
+        same = [
+            f"{place.removeprefix(f'{function}/')} x {count}"
+            for place, count in self._seen.items()
+            if place.startswith(f"{function}/")
+        ]
+        others = list(dict.fromkeys(place.partition("/")[0] for place in self._seen))
+        found = ", ".join(same) or f"code of {', '.join(others[:MOST_LISTED])}"
         return PortError(
             "the model's program does not have a variable that the port's table names",
             where=f"{row} -> {row.tap}",
-            expected=f"a {primitive} in the code of {function}" + (f", while {row.scope} runs" if row.scope else ""),
+            expected=f"{primitive} in its code" + (f", while {row.scope} runs" if row.scope else ""),
             found=found,
             hint="the code has changed there: `goldens port PORT --discover` names it anew",
         )

@@ -2,8 +2,8 @@
 
 What equals a tap is that tap, and the golden goes on in its place. Where no variable equals a tap that the next
 operation needs, nothing after it does either: that is a bug. Then the golden is put in the place of variables that
-are computed from the tap's inputs and from no other tap: from the right one the taps that read it are found. The pass
-goes on from there.
+are computed from the tap's inputs and from no other tap: from the right one the taps that read it are found. The
+pass goes on from there.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from itertools import product
 
 import numpy as np
 
+from harness.run.proposing.feeding import LOGITS, Feeding
 from harness.run.proposing.flat import Flat
 from harness.run.proposing.matching import Match, Matcher
 from harness.run.proposing.values import Put, Values
-from harness.taps import kind_of, recorded_inputs
+from harness.taps import kind_of
 
 MOST_TRIED = 16  # variables for one tap
 MOST_PAIRED = 6
 LAYERS_AHEAD = 1.5  # after as much without a tap the pass has come to a bug
-LOGITS = "logits"
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,13 @@ class DataFlow:
 
     def __init__(self, flat: Flat, values: Values, matcher: Matcher, advance: Callable[[str], None]) -> None:
         self._flat, self._values, self._matcher, self._advance = flat, values, matcher, advance
-        self._fits = {x: tuple(matcher.fitting(shape)) for x, (shape, _) in flat.shapes.items()}
+        self._fits = {x: tuple(matcher.fitting(flat.shapes[x][0])) for x in flat.made_at if x in flat.shapes}
         self._output = flat.outputs[0]
         self._last_read = {x: at for at, step in enumerate(flat.steps) for x in step.inputs}
         self._tap: dict[int, str] = {}  # what goes on from a variable
         self._from: dict[int, frozenset[int]] = {}  # the nearest variables before it that are taps
-        self._settled: set[str] = set()
         self._now = Traced()
-        self._whole = recorded_inputs(matcher.graph, {*matcher.taps, LOGITS})
-        self._fed: tuple[frozenset[str], Mapping[str, tuple[str, ...]]] = frozenset(), self._whole
+        self._feeding = Feeding(matcher.graph, matcher.taps)
 
     @property
     def _stands(self) -> set[int]:
@@ -114,8 +112,9 @@ class DataFlow:
                 self._now.logits = self._matcher.are_logits(np.asarray(value))
                 seen |= bool(self._now.logits)
         values.forget_large(step)
-        if at > 2 * ahead and all(self._last_read.get(x, 0) < at for x in self._flat.steps[at - 2 * ahead].outputs):
-            values.forget(self._flat.steps[at - 2 * ahead])
+        old = self._flat.steps[max(at - 2 * ahead, 0)]
+        if at > 2 * ahead and all(self._last_read.get(x, 0) < at for x in old.outputs):
+            values.forget(old)
         if not at % 100:
             self._advance(f"operation {at} of {len(self._flat.steps)}")
         return seen
@@ -129,7 +128,7 @@ class DataFlow:
             return False  # what was put somewhere is itself in all that hands it on
         match = self._chosen(matches, before)
         self._tap[variable] = match.tap
-        self._settled.discard(match.tap)
+        self._feeding.settled.discard(match.tap)
         self._values.put[variable] = match.tap, match.layout
         self._now.found.setdefault(match.tap, []).append((variable, match))
         self._now.also.setdefault(match.tap, set()).update(x.tap for x in matches if x.tap != match.tap)
@@ -138,7 +137,7 @@ class DataFlow:
     def _chosen(self, matches: list[Match], before: frozenset[int]) -> Match:
         """Of taps with the same values the one that is computed from what this is computed from."""
         names = {self._tap[x] for x in before}
-        inputs = self._inputs()
+        inputs = self._feeding.inputs
 
         def fit(match: Match) -> tuple[int, bool]:
             exact = 0 if set(inputs[match.tap]) == names else 1 if names == {match.tap} else 2
@@ -151,39 +150,12 @@ class DataFlow:
 
     # Where it stops.
 
-    def _inputs(self) -> Mapping[str, tuple[str, ...]]:
-        """What feeds what, past the taps that are nowhere."""
-        settled = frozenset(self._settled)
-        if self._fed[0] != settled:
-            kept = {*self._matcher.taps, LOGITS} - settled
-            self._fed = settled, {**self._whole, **recorded_inputs(self._matcher.graph, kept)}
-        return self._fed[1]
-
-    def _readers(self, tap: str) -> list[str]:
-        return [name for name, inputs in self._inputs().items() if tap in inputs and name not in self._settled]
-
     def _is_known(self, tap: str) -> bool:
         return bool(self._now.logits) if tap == LOGITS else tap in self._now.found or tap in self._now.standing
 
-    def _front(self) -> list[str]:
-        """The first taps that are nowhere, and from which nothing was found."""
-        while True:
-            first = [
-                tap
-                for tap, inputs in self._inputs().items()
-                if tap in self._matcher.taps
-                and tap not in self._settled
-                and not self._is_known(tap)
-                and all(self._is_known(x) for x in inputs)
-            ]
-            hidden = {tap for tap in first if any(self._is_known(x) for x in self._readers(tap))}
-            if not hidden:
-                return first
-            self._settled |= hidden  # what is computed from it is right: it is only not to be seen
-
     def _beyond(self, at: int) -> int | None:
         """Put the golden where a tap stands by data flow; the step of that, or None where none does."""
-        while front := self._front():
+        while front := self._feeding.front(self._is_known):
             candidates = {tap: list(self._candidates(tap, at)) for tap in front}
             for put in _tries(front, candidates):
                 if self._is_right(put, at):
@@ -192,12 +164,12 @@ class DataFlow:
                 nearest = [one for tier, one in candidates[tap] if tier <= 1]
                 if nearest:
                     return self._stand({tap: nearest[0]}, is_sure=False)
-            self._settled.add(front[0])  # it is nowhere: what follows from it may be found all the same
+            self._feeding.settled.add(front[0])  # it is nowhere: what follows from it may be found all the same
         return None
 
     def _candidates(self, tap: str, at: int) -> Iterator[tuple[int, tuple[int, Put]]]:
         """The variables that may stand in the place of a tap, the likeliest first, and how likely."""
-        inputs = set(self._inputs()[tap])
+        inputs = set(self._feeding.inputs[tap])
         dims, kind = self._matcher.taps[tap].dims, kind_of(tap)
         before = {
             site
@@ -220,13 +192,13 @@ class DataFlow:
             yield tier, (variable, put)
 
     def _tier(self, variable: int, inputs: set[str]) -> int | None:
-        """How likely a variable is what is computed from some taps: 1 from these alone, 2 from some, 3 is one."""
+        """How likely a variable is what is computed from some taps: 1 from these alone, 2 is one, 3 from some."""
         if variable in self._tap:
-            return 3 if self._tap[variable] in inputs else None
+            return 2 if self._tap[variable] in inputs else None
         names = {self._tap[x] for x in self._from.get(variable, frozenset())}
         if names == inputs:
             return 1
-        return 2 if names & inputs else None
+        return 3 if names & inputs else None
 
     def _sites(self, variable: int) -> set[tuple[str, str]]:
         return {(mark.site.path, mark.site.field) for mark, _ in self._flat.places.get(variable, ())}
@@ -244,15 +216,16 @@ class DataFlow:
 
     def _is_right(self, put: Mapping[str, tuple[int, Put]], at: int) -> bool:
         """Whether, with the golden in some places, a tap that is computed from all of these is found."""
-        readers = {tap for name in put for tap in self._readers(name)}
-        inputs = self._inputs()
+        readers = {tap for name in put for tap in self._feeding.readers(name)}
+        inputs = self._feeding.inputs
         readers = {
             tap
             for tap in readers
             if set(put) <= set(inputs[tap])
             and not (tap != LOGITS and any(self._matcher.same(tap, one) for one in put))
         }
-        for variable, value in self._values.tried(dict(put.values()), at):
+        through = {self._tap[variable] for variable, _ in put.values() if variable in self._tap}
+        for variable, value in self._values.tried(dict(put.values()), at, through):
             if variable == self._output and LOGITS in readers:
                 return bool(self._matcher.are_logits(np.asarray(value)))
             if self._fits.get(variable) and any(
@@ -292,11 +265,11 @@ class DataFlow:
     def _unseen(self, end: int) -> None:
         """Taps that no variable equals, while what is computed from them is right: the golden would do as well."""
         missing = [tap for tap in self._matcher.taps if not self._is_known(tap)]
-        self._settled.clear()
+        self._feeding.settled.clear()
         candidates = {
             tap: [(tier, one) for tier, one in self._candidates(tap, end) if tier <= 1]
             for tap in missing
-            if all(self._is_known(x) for x in self._inputs()[tap])
+            if all(self._is_known(x) for x in self._feeding.inputs[tap])
         }
         for put in _tries(list(candidates), candidates):
             if not set(put) & set(self._now.standing) and self._is_right(put, end):
@@ -314,4 +287,3 @@ def _tries(
             for (_, one), (_, other) in product(candidates[a][:MOST_PAIRED], candidates[b][:MOST_PAIRED]):
                 if one[0] != other[0]:
                     yield {a: one, b: other}
-

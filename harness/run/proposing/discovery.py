@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import linecache
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from harness.architecture import Config, architecture_of
+from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.layout import layer_of
 from harness.run.adapters.table import is_function, is_variable
@@ -20,12 +24,40 @@ from harness.run.proposing.flat import Flat, flattened
 from harness.run.proposing.matching import Matcher
 from harness.run.proposing.patterns import Option, Pattern, chosen
 from harness.run.proposing.places import Places
-from harness.run.proposing.proposal import Module, Proposal, ProposedRow
+from harness.run.proposing.proposal import Absent, Module, Proposal, ProposedRow, propose
 from harness.run.proposing.values import Values
 from harness.run.proposing.watched import Watched
 from harness.run.source import GoldenSource
+from harness.run.tracing.lift import CannotLift
 from harness.store import Golden
 from harness.taps import kind_of, name_of, recorded_inputs
+
+
+def propose_discovered(
+    golden_path: str | Path,
+    checkpoint: Path | None,
+    spec: str,
+    case: str | None,
+    precision: str | None,
+    progress: Progress,
+) -> Proposal:
+    """Propose the table of an adapted port from all variables of its program; the arguments are `propose`'s.
+
+    Args:
+        precision: None is float64, or float32 where the golden's truth or the model is no wider.
+    """
+
+    def at(precision: str) -> Proposal:
+        return propose(golden_path, checkpoint, spec, case, precision, progress, discovered)
+
+    if precision is not None:
+        return at(precision)
+    try:
+        return at("float64")
+    except CannotLift as error:
+        return replace(at("float32"), note=f"float64: {error.problem}, {error.where}")
+    except UsageError:
+        return at("float32")  # which says the same if it was anything else
 
 
 def discovered(
@@ -48,17 +80,19 @@ def discovered(
     with watched.port.context():
         flow = DataFlow(flat, Values(flat, arithmetic, matcher.golden), matcher, progress.advance)
         found = flow(arch.layers)
+    rows = _Rows(flat, found, matcher, Places(flat.marks, watched.methods))
     return Proposal(
         case=case.name,
         tokens=case.shape[1],
         precision=precision,
-        rows=_Rows(flat, found, matcher, Places(flat.marks, watched.methods))(),
+        rows=rows(),
         modules=_modules(flat),
         missing=tuple(tap for tap in matcher.taps if tap not in found.found and tap not in found.standing),
         functions=tuple(dict.fromkeys(m.site.path for m in watched.marks if is_function(m.site.path))),
         logits=found.logits,
         gave_up=False,
         discovered=len(flat.shapes),
+        absent=tuple(rows.absent()),
     )
 
 
@@ -67,7 +101,7 @@ class _Rows:
 
     def __init__(self, flat: Flat, found: Traced, matcher: Matcher, places: Places) -> None:
         self._flat, self._found, self._matcher, self._places = flat, found, matcher, places
-        self._readers = flat.readers(flat.outputs[0])
+        self._readers = flat.readers()
         self._inputs = recorded_inputs(matcher.graph, {*matcher.taps, "logits"})
         self._kinds = list(dict.fromkeys(map(kind_of, matcher.taps)))
 
@@ -87,6 +121,12 @@ class _Rows:
                 used |= {(x.written.mark.index, x.iteration) for x in pattern.options}
                 rows.append(self._row(kind, pattern))
         return tuple(rows)
+
+    def absent(self) -> Iterator[Absent]:
+        """The taps whose operation is not there."""
+        for tap, one in self._found.standing.items():
+            if one.is_input:
+                yield Absent(tap, one.computed_from, self._place(one.variable))
 
     def _variables(self, tap: str) -> list[tuple[int, str | None]]:
         """The variables in whose place the golden reaches all that reads the tap, with their layouts."""
@@ -145,7 +185,8 @@ class _Rows:
         line = self._flat.step_of(variable).origin.line
         file, _, number = line.rpartition(":")
         text = linecache.getline(file, int(number)).strip() if number.isdigit() else ""
-        return f"{dtype}[{','.join(map(str, shape))}] at {line}" + (f": {text}" if text else "")
+        here = str(Path.cwd()) + os.sep
+        return f"{dtype}[{','.join(map(str, shape))}] at {line.removeprefix(here)}" + (f": {text}" if text else "")
 
     def _told(self, tap: str, standing: Standing) -> str:
         inputs = self._inputs[tap]

@@ -1,7 +1,7 @@
 """A program without nesting: every equation once for every time that it runs, every variable with a number.
 
-Nested code that runs once is opened, and a scan over the layers is as many copies of its body: what is computed from
-what can then be read off.
+Nested code that runs once is opened, and a scan over the layers is as many copies of its body: what is computed
+from what can then be read off.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class Flat:
         given: the values of constants, arguments and numbers, by variable.
         places: by variable, how it can be named: as what a call is given or returns, and by its primitive.
         marks: all of them, in the order of the program.
-        shapes: by variable that a step computes and that holds floats.
-        outputs: of the program.
+        shapes: by variable that an equation makes and that holds floats.
+        made_at: by variable, the number of its step.
+        outputs: of the program; the logits are first.
     """
 
     given: dict[int, Any] = field(default_factory=dict)
@@ -73,21 +74,23 @@ class Flat:
         """The step that computes it."""
         return self.steps[self.made_at[variable]]
 
-    def readers(self, output: int | None = None) -> dict[int, list[int]]:
-        """By variable, the steps that read it.
-
-        Args:
-            output: only those from which this variable is computed.
-        """
+    def readers(self) -> dict[int, list[int]]:
+        """By variable, the steps that read it."""
         found: dict[int, list[int]] = {}
-        needed = {output}
-        for at in reversed(range(len(self.steps))):
-            step = self.steps[at]
-            if output is None or needed & {*step.outputs}:
-                needed.update(step.inputs)
-                for variable in dict.fromkeys(step.inputs):
-                    found.setdefault(variable, []).insert(0, at)
+        for at, step in enumerate(self.steps):
+            for variable in dict.fromkeys(step.inputs):
+                found.setdefault(variable, []).append(at)
         return found
+
+    def without_dead(self, output: int) -> None:
+        """Leave the steps alone from which a variable is computed."""
+        needed, steps = {output}, list[Step]()
+        for step in reversed(self.steps):
+            if needed & {*step.outputs}:
+                needed.update(step.inputs)
+                steps.append(step)
+        self.steps = steps[::-1]
+        self.made_at = {v: at for at, step in enumerate(self.steps) for v in step.outputs}
 
 
 def flattened(watched: Watched, layers: int, dtype: str, arithmetic: Arithmetic) -> Flat:
@@ -106,6 +109,7 @@ def flattened(watched: Watched, layers: int, dtype: str, arithmetic: Arithmetic)
             keyed = [(output, None)] if mark.loop == PLAIN else list(zip(stacked or (), itertools.count()))
             for variable, iteration in keyed:
                 flat.places.setdefault(variable, []).append((mark, iteration))
+    flat.without_dead(flat.outputs[0])
     return flat
 
 
@@ -140,9 +144,7 @@ class _Flattening:
         return [self._given(value) for value in values]
 
     def _body(self, jaxpr: Jaxpr, constants: list[int], arguments: list[int], around: Origin) -> list[int]:
-        known: dict[Var, int] = dict(
-            zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *arguments), strict=True)
-        )
+        known: dict[Var, int] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *arguments), strict=True))
 
         def read(atom: Any) -> int:
             if not isinstance(atom, Literal):

@@ -13,10 +13,10 @@ from harness.run.proposing.watched import Mark
 
 # Primitives that compute nothing. Which of them a program has depends on its shapes and dtypes.
 MOVES = frozenset({
-    "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "dynamic_slice", "gather", "pad",
-    "reduce_precision", "reshape", "rev", "sharding_constraint", "slice", "split", "squeeze", "stop_gradient",
-    "transpose", "optimization_barrier",
+    "broadcast_in_dim", "copy", "dynamic_slice", "optimization_barrier", "pad", "reshape", "rev",
+    "sharding_constraint", "slice", "split", "squeeze", "stop_gradient", "transpose",
 })  # fmt: skip
+CASTS = frozenset({"convert_element_type", "reduce_precision"})
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,13 @@ class Written:
     def sort(self) -> tuple[int, ...]:
         """Sub-modules come first, then functions of the model, then others; results before arguments.
 
-        Of variables, which come last, what is computed comes before what is only moved, and before what is given
-        to another operation.
+        Of variables, which come last, what an operation computes comes before what one is given, and both before
+        what is only moved. Casts are last: at another precision there are others.
         """
         if is_variable(self.path):
-            moved = self.path.rpartition("/")[2] in MOVES
-            return 3, int(self.mark.is_other), int(moved) + 2 * int(self.field.startswith("("))
+            primitive = self.path.rpartition("/")[2]
+            moved = 4 if primitive in CASTS else 2 * int(primitive in MOVES)
+            return 3, int(self.mark.is_other), moved + int(self.field.startswith("("))
         kind = 0 if not is_function(self.path) else 1 if is_own(self.path.partition(":")[0]) else 2
         return kind, int(self.field.startswith("("))
 

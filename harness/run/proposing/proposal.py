@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,15 @@ class ProposedRow:
 
 
 @dataclass(frozen=True)
+class Absent:
+    """A tap whose operation the program does not have: what it should be computed from goes on instead."""
+
+    tap: str
+    instead: tuple[str, ...]
+    place: str
+
+
+@dataclass(frozen=True)
 class Module:
     """A sub-module or function that was called: its path, what it was given and what it returned."""
 
@@ -78,6 +88,8 @@ class Proposal:
         logits: whether they were those of the golden, when golden values had gone on; None if unknown.
         gave_up: whether the search ended before it was through.
         discovered: whether it was looked among all variables of the program, and how many these were.
+        absent: taps in whose place what they should be computed from goes on as it is.
+        note: why it was looked at another precision than the best one.
     """
 
     case: str
@@ -90,6 +102,8 @@ class Proposal:
     logits: bool | None
     gave_up: bool
     discovered: int | None = None
+    absent: tuple[Absent, ...] = ()
+    note: str = ""
 
     @property
     def table(self) -> dict[str, str | To]:
@@ -97,26 +111,30 @@ class Proposal:
         return {row.left: row.target for row in self.rows}
 
 
+Look = Callable[[Any, Golden, CaseEntry, Config, str, Progress], Proposal]
+
+
 def propose(
     golden_path: str | Path,
     checkpoint: Path | None,
     spec: str,
     case: str | None,
-    precision: str,
+    precision: str | None,
     progress: Progress,
-    discover: bool = False,
+    look: Look | None = None,
 ) -> Proposal:
     """Propose the table of an adapted port.
 
     Args:
         case: its name; None is the shortest that tells taps apart.
-        discover: look among all variables of the model's program, and not only at what is called.
+        precision: None is float32.
+        look: how taps are looked for, in a port that is loaded, at the precision that is in force; None is
+            `proposed`.
 
     Raises:
         HarnessError: the golden, the weights or the port cannot be used, or no case is a prompt alone.
     """
-    from harness.run.proposing.discovery import discovered
-
+    precision = precision or "float32"
     precisions.refuse_reduced(precision)
     with open_golden(golden_path) as golden:
         entry = _case(golden, case)
@@ -125,8 +143,7 @@ def propose(
         progress.begin(f"{precision}: loading the port")
         with precisions.in_force(precision):
             port = load_port(spec, directory, config, precisions.jax_dtype(precision), None)
-            look = discovered if discover else proposed
-            return look(port, golden, entry, config, precision, progress)
+            return (look or proposed)(port, golden, entry, config, precision, progress)
 
 
 def proposed(

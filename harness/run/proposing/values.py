@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,14 +20,14 @@ class Values:
     """Values by variable.
 
     Args:
-        golden: of a tap, in a layout.
+        golden: of a tap, in a layout and a shape.
 
     Attributes:
         put: which variables hold a golden value. What is computed from them comes from it.
     """
 
     def __init__(
-        self, flat: Flat, arithmetic: Arithmetic, golden: Callable[[str, str | None], np.ndarray]
+        self, flat: Flat, arithmetic: Arithmetic, golden: Callable[[str, str | None, tuple[int, ...]], np.ndarray]
     ) -> None:
         self._flat, self._arithmetic, self._golden = flat, arithmetic, golden
         self._evaluate = Evaluator(lambda _, value: value, arithmetic)
@@ -72,11 +72,14 @@ class Values:
             if getattr(self._kept.get(variable), "nbytes", 0) > KEPT_BYTES:
                 del self._kept[variable]
 
-    def tried(self, put: Mapping[int, Put], until: int) -> Iterator[tuple[int, Any]]:
+    def tried(
+        self, put: Mapping[int, Put], until: int, through: Collection[str] = ()
+    ) -> Iterator[tuple[int, Any]]:
         """What changes with golden values in some more places, in the order of the program.
 
         Args:
             until: the step after the last one that is looked at.
+            through: taps whose goldens do not go on in that.
         """
         changed: dict[int, Any] = {variable: self._as(variable, where) for variable, where in put.items()}
         steps = {at for variable in put for at in self._readers.get(variable, ())}
@@ -91,7 +94,7 @@ class Values:
                 if variable in changed:
                     continue
                 yield variable, value
-                if variable in self.put:  # a golden goes on there, whatever comes in
+                if variable in self.put and self.put[variable][0] not in through:  # whatever comes in
                     continue
                 changed[variable] = value
                 steps.update(self._readers.get(variable, ()))
@@ -106,7 +109,7 @@ class Values:
 
     def _as(self, variable: int, put: Put) -> Any:
         dtype, sharding = self._like[variable]
-        return jax.device_put(self._golden(*put).astype(dtype), sharding)
+        return jax.device_put(self._golden(*put, self._flat.shapes[variable][0]).astype(dtype), sharding)
 
     def _compute(self, step: Step) -> None:
         self.keep(step, self._outputs(step, [self._get(variable) for variable in step.inputs]))
