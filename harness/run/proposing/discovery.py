@@ -134,7 +134,8 @@ class _Rows:
         if standing is not None:
             return [] if standing.is_input else [(standing.variable, standing.layout)]
         layouts = {variable: match.layout for variable, match in self._found.found.get(tap, ())}
-        return [(x, layout) for x, layout in layouts.items() if self._covers(x, layouts)]
+        covering = [(x, layout) for x, layout in layouts.items() if self._covers(x, layouts)]
+        return covering or list(layouts.items())
 
     def _covers(self, variable: int, same: Mapping[int, object]) -> bool:
         """Whether all that reads one of several equal variables reads what is made of this one."""

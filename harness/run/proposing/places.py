@@ -64,8 +64,8 @@ class Written:
         """One call, short paths, and of functions those while the innermost sub-module runs."""
         of_module = self.scope is not None and not is_function(self.scope) and not self.in_method
         if is_variable(self.path):
-            near = -self.scope.count(".") - 1 if self.scope and of_module else 2 * int(self.scope is not None)
-            return int(self.call is not None), near, int(self.last and bool(self.call))
+            depth = self.scope.count(".") + 1 if self.scope else 0
+            return int(self.scope is not None and not of_module), int(self.call is not None), -depth
         if is_function(self.path):
             inside = -self.scope.count(".") - 1 if self.scope and of_module else int(self.scope is not None)
             return int(self.call is not None), 0, inside

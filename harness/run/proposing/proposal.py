@@ -24,7 +24,7 @@ from harness.run.proposing.matching import Matcher
 from harness.run.proposing.patterns import Option, chosen
 from harness.run.proposing.search import Found, Search
 from harness.run.proposing.watched import Watched
-from harness.run.question import select_cases
+from harness.run.question import Question, select_cases
 from harness.run.source import GoldenSource
 from harness.store import Golden, open_golden
 from harness.taps import kind_of
@@ -137,6 +137,7 @@ def propose(
     precision = precision or "float32"
     precisions.refuse_reduced(precision)
     with open_golden(golden_path) as golden:
+        Question((precision,)).carried_by(golden.manifest.truth_dtype)
         entry = _case(golden, case)
         directory = checkpoint or embedded.checkpoint_beside(str(golden_path), golden.manifest.model.id)
         config = preflight(golden, directory, [entry])
