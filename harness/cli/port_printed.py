@@ -104,7 +104,7 @@ def _absent(found: Proposal) -> Iterator[str]:
     for alike in kinds.values():
         first = alike[0]
         names = _several([one.tap for one in alike])
-        yield f"\nnot there: {names}; {', '.join(first.instead)} goes on in its place, {first.place}"
+        yield f"\nNOT THERE: {names}; {', '.join(first.instead)} is read in its place at {first.place}"
 
 
 def _left_over(found: Proposal) -> Iterator[str]:

@@ -19,12 +19,13 @@ from harness.golden import CaseEntry
 from harness.layout import layer_of
 from harness.run.adapters.table import is_function, is_variable
 from harness.run.progress import Progress
-from harness.run.proposing.dataflow import DataFlow, Standing, Traced
-from harness.run.proposing.flat import Flat, flattened
+from harness.run.proposing.dataflow import DataFlow
+from harness.run.proposing.flat import Flat, Step, flattened
 from harness.run.proposing.matching import Matcher
 from harness.run.proposing.patterns import Option, Pattern, chosen
 from harness.run.proposing.places import Places
 from harness.run.proposing.proposal import Absent, Module, Proposal, ProposedRow, propose
+from harness.run.proposing.standing import Standing, Traced
 from harness.run.proposing.values import Values
 from harness.run.proposing.watched import Watched
 from harness.run.source import GoldenSource
@@ -126,7 +127,7 @@ class _Rows:
         """The taps whose operation is not there."""
         for tap, one in self._found.standing.items():
             if one.is_input:
-                yield Absent(tap, one.computed_from, self._place(one.variable))
+                yield Absent(tap, one.computed_from, _line(self._flat.steps[min(one.edges)]))
 
     def _variables(self, tap: str) -> list[tuple[int, str | None]]:
         """The variables in whose place the golden reaches all that reads the tap, with their layouts."""
@@ -183,11 +184,7 @@ class _Rows:
     def _place(self, variable: int) -> str:
         """A variable's shape, and the line of the model that computes it."""
         shape, dtype = self._flat.shapes[variable]
-        line = self._flat.step_of(variable).origin.line
-        file, _, number = line.rpartition(":")
-        text = linecache.getline(file, int(number)).strip() if number.isdigit() else ""
-        here = str(Path.cwd()) + os.sep
-        return f"{dtype}[{','.join(map(str, shape))}] at {line.removeprefix(here)}" + (f": {text}" if text else "")
+        return f"{dtype}[{','.join(map(str, shape))}] at {_line(self._flat.step_of(variable))}"
 
     def _told(self, tap: str, standing: Standing) -> str:
         inputs = self._inputs[tap]
@@ -196,6 +193,13 @@ class _Rows:
             own = ", ".join(standing.computed_from) or "no tap"
             told.append(f"computed from {own}, where the golden has {', '.join(inputs)}")
         return "; ".join(told)
+
+
+def _line(step: Step) -> str:
+    """The model's line that a step is of, and what stands there."""
+    file, _, number = step.origin.line.rpartition(":")
+    text = linecache.getline(file, int(number)).strip() if number.isdigit() else ""
+    return step.origin.line.removeprefix(str(Path.cwd()) + os.sep) + (f": {text}" if text else "")
 
 
 def _name(kind: str, layer: int | str | None) -> str:

@@ -62,7 +62,11 @@ class ProposedRow:
 
 @dataclass(frozen=True)
 class Absent:
-    """A tap whose operation the program does not have: what it should be computed from goes on instead."""
+    """A tap whose operation the program does not have: what it should be computed from is read in its place.
+
+    Attributes:
+        place: the line that reads it.
+    """
 
     tap: str
     instead: tuple[str, ...]

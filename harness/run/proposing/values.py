@@ -24,6 +24,7 @@ class Values:
 
     Attributes:
         put: which variables hold a golden value. What is computed from them comes from it.
+        edges: which steps alone read one, by number and variable.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Values:
         self._readers = flat.readers()
         self._kept: dict[int, Any] = {}
         self.put: dict[int, Put] = {}
+        self.edges: dict[tuple[int, int], Put] = {}
         self._like: dict[int, tuple[Any, Any]] = {}  # dtype and sharding of what the model makes there
 
     def __getitem__(self, variable: int) -> Any:
@@ -52,9 +54,13 @@ class Values:
             self._compute(step)
         return self._get(variable)
 
-    def own(self, step: Step) -> list[Any]:
+    def own(self, at: int) -> list[Any]:
         """What a step makes of the values that go on to it, whatever is put in the place of that."""
-        return self._outputs(step, [self[variable] for variable in step.inputs])
+        return self._outputs(self._flat.steps[at], [self._read(at, x) for x in self._flat.steps[at].inputs])
+
+    def _read(self, at: int, variable: int) -> Any:
+        edge = self.edges.get((at, variable))
+        return self[variable] if edge is None else self._as(variable, edge)
 
     def keep(self, step: Step, values: list[Any]) -> None:
         """Remember what a step makes."""
@@ -73,7 +79,11 @@ class Values:
                 del self._kept[variable]
 
     def tried(
-        self, put: Mapping[int, Put], until: int, through: Collection[str] = ()
+        self,
+        put: Mapping[int, Put],
+        edges: Mapping[tuple[int, int], Put],
+        until: int,
+        through: Collection[str] = (),
     ) -> Iterator[tuple[int, Any]]:
         """What changes with golden values in some more places, in the order of the program.
 
@@ -82,14 +92,18 @@ class Values:
             through: taps whose goldens do not go on in that.
         """
         changed: dict[int, Any] = {variable: self._as(variable, where) for variable, where in put.items()}
-        steps = {at for variable in put for at in self._readers.get(variable, ())}
+        own = {place: self._as(place[1], where) for place, where in edges.items()}
+        steps = {at for variable in put for at in self._readers.get(variable, ())} | {at for at, _ in edges}
         while steps:
             at = min(steps)
             steps.discard(at)
             if at >= until:
                 return
             step = self._flat.steps[at]
-            operands = [changed[x] if x in changed else self[x] for x in step.inputs]
+            here = {x: own[at, x] for x in step.inputs if (at, x) in own}
+            operands = [
+                here[x] if x in here else changed[x] if x in changed else self._read(at, x) for x in step.inputs
+            ]
             for variable, value in zip(step.outputs, self._outputs(step, operands), strict=True):
                 if variable in changed:
                     continue
@@ -112,7 +126,8 @@ class Values:
         return jax.device_put(self._golden(*put, self._flat.shapes[variable][0]).astype(dtype), sharding)
 
     def _compute(self, step: Step) -> None:
-        self.keep(step, self._outputs(step, [self._get(variable) for variable in step.inputs]))
+        at = self._flat.made_at[step.outputs[0]]
+        self.keep(step, self._outputs(step, [self._read(at, variable) for variable in step.inputs]))
 
     def _outputs(self, step: Step, operands: list[Any]) -> list[Any]:
         if step.equation is not None:

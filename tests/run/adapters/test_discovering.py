@@ -28,7 +28,7 @@ CASE = "digits"
 
 
 class Bare(function_model.ByLayer):
-    """A model that shows nothing: no sub-modules, no intermediates, and functions that are not its module's own."""
+    """A model that shows nothing: no sub-modules and no intermediates."""
 
     taps = {}
 
@@ -41,6 +41,10 @@ class Scanned(function_model.Stacked):
 
     def run(self, input_ids, positions, mask):
         return super().run(input_ids, positions, mask)[0], {}
+
+
+# No function of it is looked at, so that variables alone are left.
+Bare.run.__module__ = Scanned.run.__module__ = "nowhere"
 
 
 def found(golden_path, checkpoint, name, precision=None, case=CASE):
@@ -85,7 +89,7 @@ def test_every_tap_is_found_with_no_table(golden_path, checkpoint, name):
 
 def test_a_check_by_variables_alone_matches_at_every_precision(golden_path, checkpoint):
     table = right(golden_path, checkpoint, "test_discovering:Scanned").table
-    assert sum("/" in left for left in table) > 9
+    assert all("/" in left for left in table)
 
     class Proposed(Scanned):
         taps = table
@@ -141,9 +145,7 @@ def test_an_operation_that_is_not_there_is_told_by_what_goes_on_instead(golden_p
 
 def test_what_is_computed_from_other_taps_than_the_golden_is_told(golden_path, checkpoint, monkeypatch):
     own = function_model.probabilities
-    monkeypatch.setattr(
-        function_model, "probabilities", lambda q, k, mask: own(q + jnp.mean(k), k, mask)
-    )
+    monkeypatch.setattr(function_model, "probabilities", lambda q, k, mask: own(q + jnp.mean(k), k, mask))
     normed = function_model.rms_norm
     monkeypatch.setattr(function_model, "rms_norm", lambda x, weight, eps: normed(x, weight, 1e-5))
     proposal = found(golden_path, checkpoint, "test_discovering:Scanned")
