@@ -16,10 +16,21 @@ from harness.cli.options import chosen, golden_argument, output_options, weights
 @golden_argument
 @weights_option
 @click.option("--case", metavar="NAME", help="A prompt of the golden. [default: a short one]")
-@click.option("--precision", default="float32", show_default=True, help="float64, float32 or bfloat16.")
+@click.option(
+    "--precision",
+    metavar="NAME",
+    help="float64, float32 or bfloat16. [default: float32; with --discover float64, or what the model can]",
+)
+@click.option("--discover", is_flag=True, help="Look among all variables of the model's program.")
 @output_options("json")
 def port(
-    port: str, golden: str, weights: Path | None, case: str | None, precision: str, **outputs: Path | None
+    port: str,
+    golden: str,
+    weights: Path | None,
+    case: str | None,
+    precision: str | None,
+    discover: bool,
+    **outputs: Path | None,
 ) -> None:
     """Propose the table of taps of an adapted port: NnxPort, LinenPort, EquinoxPort, KerasPort or FunctionPort.
 
@@ -29,8 +40,13 @@ def port(
     goes on in its place, so that a bug stops nothing but the tap where it sits: there it is said which
     value stands in that place.
 
+    With --discover it is looked among all variables of the program that JAX makes of the model, wherever they are:
+    what no call is given or returns has a row of its own, by the function and the operation that computes it.
+    Where no variable equals a tap, the one that stands in its place is named with its line.
+
     \b
     goldens port my_port:Port
+    goldens port my_port:Port --discover
     goldens port my_port:Port qwen2.5-7b.h5 --weights path/to/Qwen2.5-7B --case hello
 
     Exit codes: 0 a table is proposed, 2 it could not be looked, or nothing was found.
@@ -42,11 +58,12 @@ def port(
     from harness.cli.progress import Progress
     from harness.report.document import encode
     from harness.report.output import STDOUT, write_output
+    from harness.run.proposing.discovery import propose_discovered
     from harness.run.proposing.proposal import propose
 
     asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
     with stdout_to_stderr(), Progress() as progress:
-        found = propose(golden, weights, port, case, precision, progress)
+        found = (propose_discovered if discover else propose)(golden, weights, port, case, precision, progress)
     for file in asked.values():
         write_output(file, encode(found))
     print_proposal(found, console(stderr=STDOUT in asked.values()))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from harness.run.proposing.proposal import Module, Proposal, ProposedRow
+from harness.run.proposing.proposal import Absent, Module, Proposal, ProposedRow
 
 NUMBERED = re.compile(r"(?<![0-9A-Za-z])\d+(?![0-9A-Za-z])")
 
 
 def print_proposal(found: Proposal, console: Console) -> None:
-    console.print(f"case {found.case}, {found.tokens} tokens, {found.precision}\n")
+    among = "" if found.discovered is None else f", among {found.discovered:,} variables"
+    console.print(f"case {found.case}, {found.tokens} tokens, {found.precision}{among}\n")
+    if found.note:
+        console.print(Text(found.note + "\n"))
     console.print(_tree(found.modules))
     console.print()
     for line in (*_table(found.rows), *_left_over(found)):
@@ -73,6 +76,8 @@ def _table(rows: Iterable[ProposedRow]) -> Iterator[str]:
         tap = json.dumps(row.tap)
         right = tap if row.layout is None else f"To({tap}, {json.dumps(row.layout)})"
         yield f"    {json.dumps(row.left)}: {right},{_said(row)}"
+        if row.place:
+            yield f"    #   {row.place}"
     yield "}"
 
 
@@ -80,14 +85,30 @@ def _said(row: ProposedRow) -> str:
     """How well it matches, what is wrong, what it could be as well."""
     said = [] if row.noise is None else [f"{row.noise[0]:.2g} x noise, of limit {row.noise[1]:.2g}"]
     if row.wrong:
-        several = f"{row.wrong[0]} and {len(row.wrong) - 1} more" if len(row.wrong) > 1 else row.wrong[0]
-        said.append(f"WRONG at {several}, by {row.far:.2g} of its size: it stands there by data flow")
+        said.append(f"WRONG at {_several(row.wrong)}, by {row.far:.2g} of its size: it stands there by data flow")
+    said += [row.told] * bool(row.told)
     if row.also:
         said.append(f"ambiguous: the golden's {', '.join(row.also)} is the same")
     return f"  # {'; '.join(said)}" if said else ""
 
 
+def _several(names: Sequence[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
+def _absent(found: Proposal) -> Iterator[str]:
+    """Taps of one kind whose place something else has, together."""
+    kinds: dict[str, list[Absent]] = {}
+    for one in found.absent:
+        kinds.setdefault(one.tap.rpartition(".")[2], []).append(one)
+    for alike in kinds.values():
+        first = alike[0]
+        names = _several([one.tap for one in alike])
+        yield f"\nNOT THERE: {names}; {', '.join(first.instead)} is read in its place at {first.place}"
+
+
 def _left_over(found: Proposal) -> Iterator[str]:
+    yield from _absent(found)
     if found.gave_up:
         yield "\nthe search ended before it was through: correct what is wrong above, and look again"
     if found.logits is False:
@@ -99,8 +120,11 @@ def _left_over(found: Proposal) -> Iterator[str]:
     for name in found.missing:
         kinds.setdefault(name.rpartition(".")[2], []).append(name)
     for kind, names in kinds.items():
-        yield f"    {kind}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        yield f"    {kind}: {_several(names)}"
+    if found.discovered is not None:
+        yield "hint: no variable of the program equals them: they are inside a kernel, or part of a larger array"
+        return
     hint = "no value that the model's sub-modules and functions are given or return equals them"
-    yield f"hint: {hint}; try a row of another function, with `in` and `#`, or another layout"
+    yield f"hint: {hint}; try --discover, a row of another function, with `in` and `#`, or another layout"
     if found.functions:
         yield f"functions that were called: {', '.join(found.functions)}"

@@ -6,6 +6,7 @@ apart by the very exception that its handler raised: it goes through, also where
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sysconfig
@@ -116,6 +117,12 @@ def own_line(error: BaseException) -> str | None:
     return origin(error)[1]
 
 
+@functools.lru_cache(maxsize=4096)
+def is_library(file: str) -> bool:
+    """Whether a file is a library's, the harness's, or none at all: not the port's own code."""
+    return file.startswith((*GENERATED, HARNESS, *_library_folders()))
+
+
 def origin(error: BaseException) -> tuple[BaseException, str | None]:
     """What the port raised, and where: of what a library has caught and wrapped, what is in it."""
     libraries = _library_folders()
@@ -162,6 +169,7 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
         traceback = traceback.tb_next
 
 
+@functools.cache
 def _library_folders() -> tuple[str, ...]:
     """The folders of libraries; of the standard library its files alone, for site-packages lies below it."""
     packages = [find_spec(name) for name in LIBRARIES]

@@ -11,6 +11,7 @@ calls.py      one call with its taps marked
 outputs.py    items of what is returned
 named.py      named arrays of Haliax
 replaced.py   functions, by the module in which they are looked up
+variables.py  variables of the finished program, by function and primitive
 running.py    what has to be running
 meshes.py     the mesh around a trace
 nnx.py        a Flax nnx module tree

@@ -33,9 +33,9 @@ def marked_call(
     arguments, named = list(args), dict(kwargs)
     for row in here.values():
         if isinstance(row.argument, int) and row.argument < len(arguments):
-            arguments[row.argument] = _marked(row, _array(row, arguments[row.argument]))
+            arguments[row.argument] = marked_array(row, _array(row, arguments[row.argument]))
         elif isinstance(row.argument, str) and row.argument in named:
-            named[row.argument] = _marked(row, _array(row, named[row.argument]))
+            named[row.argument] = marked_array(row, _array(row, named[row.argument]))
         elif row.argument is not None:
             raise PortError(
                 "a sub-module or function is not given the argument that the port's table names",
@@ -52,7 +52,9 @@ def marked_call(
     return result
 
 
-def _marked(row: Row, value: Any) -> Any:
+def marked_array(row: Row, value: Any) -> Any:
+    """A value marked as a row's tap; of what is padded both parts."""
+
     def of(array: Any) -> Any:
         if row.cut is None:
             return mark(row.site, array)
@@ -86,7 +88,7 @@ def _with_marked(row: Row, result: Any) -> Any:
             found=described(result),
             hint="name the item: 'path[1]' is item 1 of a tuple, 'path[hidden]' an entry of a dict, or a field",
         )
-    marked = with_item(result, row.item, _marked(row, value))
+    marked = with_item(result, row.item, marked_array(row, value))
     if marked is MISSING:
         raise PortError(
             "an item of what a sub-module or function returns cannot be replaced",

@@ -15,6 +15,7 @@ from harness.run.adapters.cutting import REST, WithoutRest
 from harness.run.adapters.replaced import all_replaced, bound_elsewhere, functions_of
 from harness.run.adapters.running import traced_for
 from harness.run.adapters.table import Row, scopes
+from harness.run.adapters.variables import Variables
 from harness.run.contained import own_line
 from harness.run.tapping import Session, TapFunction
 from harness.run.tracing.answers import UNANSWERED, Asks, Question, answering, untraceable
@@ -37,15 +38,16 @@ class Places:
     def __init__(self, table: Sequence[Row]) -> None:
         self._table = tuple(table)
         placed = (*self._table, *scopes(table))
-        self.rows = tuple(row for row in placed if not row.is_function)
+        self.rows = tuple(row for row in placed if not row.is_function and not row.is_variable)
         self._functions = functions_of(placed)
+        self._variables = Variables(row for row in table if row.is_variable)
         self._cuts = any(row.cut is not None for row in table)
         # Only functions can sit in code that JAX has traced before, for another table or in another place.
         self._key = tuple(map(str, placed)) if self._functions or len(placed) > len(self._table) else None
 
     def wanted(self, watches: bool) -> tuple[Wanted, ...]:
         """Which call of which place is which tap; of keys that a function returns there is none."""
-        marked = [row for row in self._table if row.is_function or not watches]
+        marked = [row for row in self._table if row.is_function or row.is_variable or not watches]
         rest = [row for row in marked if row.cut is not None]
         return (
             *(Wanted(row.site, row.call, row.tap) for row in marked),
@@ -106,7 +108,7 @@ class Places:
             closed, shape = jax.make_jaxpr(model, return_shape=True)(*arguments)
         except UNANSWERED as error:
             raise untraceable(error) from error
-        program = jaxpr_as_fun(numbered(closed, wanted, never))
+        program = jaxpr_as_fun(numbered(self._variables.marked(closed), wanted, never))
         return jax.tree.unflatten(jax.tree.structure(shape), program(*jax.tree.leaves(arguments)))
 
     def _run(self, model: Callable[..., Any], answers: Sequence[np.ndarray], *given: Any) -> Any:
@@ -120,6 +122,8 @@ class Places:
     def never(self, wanted: Wanted) -> PortError:
         """What to say of a place that is never called."""
         row = next(row for row in self._table if row.site == wanted.site.removesuffix(REST))
+        if row.is_variable:
+            return self._variables.never(row)
         function = next((one for one in self._functions if one.path == row.path), None)
         hint = "correct the path in the table, or leave it out: it is then reported as not covered"
         if function is not None:

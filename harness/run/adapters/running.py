@@ -7,10 +7,12 @@ table, or of another layer. So what is running is part of what it keeps it by (`
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
 import jax
+
+from harness.run.tracing.origins import RUNNING
 
 _RUNNING: ContextVar[tuple[str, ...]] = ContextVar("running", default=())
 _TABLE: ContextVar[Hashable] = ContextVar("table", default=None)
@@ -25,14 +27,18 @@ def running() -> tuple[str, ...]:
 @contextmanager
 def while_running(paths: Iterable[str]) -> Iterator[None]:
     """Something runs that rows are `in`."""
-    entered = (*_RUNNING.get(), *paths)
-    if entered == _RUNNING.get():
+    paths = tuple(paths)
+    if not paths:
         yield
         return
+    entered = (*_RUNNING.get(), *paths)
     token, table = _RUNNING.set(entered), _TABLE.get()
     try:
-        # Where no row is a function nothing is kept by it.
-        with _KEPT_BY((table, entered)) if table is not None else nullcontext():
+        with ExitStack() as stack:
+            for path in paths:  # variables of the program are found by it when that is finished
+                stack.enter_context(jax.named_scope(RUNNING + path))
+            if table is not None:  # where no row is a function or a variable nothing is kept by it
+                stack.enter_context(_KEPT_BY((table, entered)))
             yield
     finally:
         _RUNNING.reset(token)

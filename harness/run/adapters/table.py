@@ -16,6 +16,13 @@ A function is named by the module in which it is looked up as it is called, and 
     "my_model.rope:apply_rope#{2i+1}"                    of all of them number 2i + 1, in the order of the calls
     "my_model.norm:rms_norm#0 in my_model.layers:block"  while that function runs
 
+A variable of the program, which no call is given or returns, is named by the function whose own code computes it
+and the primitive of JAX, in the order of the calls; `goldens port --discover` finds these:
+
+    "my_model.layers:Block.__call__/add in layers.{i}"   the sum; `#1` where that function adds up more than once
+    "my_model.layers:attention/dot_general#{2i+1}(0)"    what the second product of every layer is given first
+    "my_model.layers:project/split[2]"                   the third of several results
+
 `in` and `#` are for sub-modules too. What is called more than once has a number. A row that names its layer stands
 in place of the row with {i} for that layer, so that a model which folds the residual needs two rows:
 
@@ -45,6 +52,8 @@ PLACE = r"[^\[\]()\s#]+"
 FIELD = r"\[(?P<item>-?\w+)\]|\((?P<argument>\w+)\)"
 ROW = re.compile(rf"(?P<path>{PLACE})(?:#(?P<call>\S+?))?(?:{FIELD})?(?: in (?P<scope>{PLACE}))?")
 FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?")
+# Code that Python has no name for is `f.<locals>.<lambda>`.
+VARIABLE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[\w.<>]+/[a-z_][\w-]*")
 NUMBER = re.compile(r"-?\d+")
 
 
@@ -65,7 +74,7 @@ class Row:
 
     Attributes:
         path: of the sub-module, with a method's name at the end where it is not `__call__`; of a function
-            `package.module:name`.
+            `package.module:name`; of a variable `package.module:name/primitive`.
         item: which item of what it returns; None for all of it.
         argument: which argument instead, by position or name; None for what it returns.
         tap: the tap's full name; with `{i}` where a scan counts. Empty where the row is only a scope: a place
@@ -96,6 +105,10 @@ class Row:
         return is_function(self.path)
 
     @property
+    def is_variable(self) -> bool:
+        return is_variable(self.path)
+
+    @property
     def site(self) -> str:
         """What it has in common with the other calls at its place."""
         return self._written("")
@@ -109,8 +122,13 @@ class Row:
 
 
 def is_function(path: str) -> bool:
-    """Whether a path names a function of a module, and not a sub-module of the model."""
-    return ":" in path
+    """Whether a path names a function of a module, and not a sub-module of the model, nor a variable."""
+    return ":" in path and not is_variable(path)
+
+
+def is_variable(path: str) -> bool:
+    """Whether a path names a variable of the program: a primitive in a function."""
+    return ":" in path and "/" in path
 
 
 def scopes(table: Iterable[Row]) -> tuple[Row, ...]:
@@ -191,7 +209,17 @@ def _well_formed(match: re.Match[str]) -> bool:
     return (
         not any(brace in place for brace in "{}" for place in places)
         and all(FUNCTION.fullmatch(place) for place in places if is_function(place))
+        and (not is_variable(match["path"]) or _names_variable(match))
+        and not is_variable(match["scope"] or "")
         and (match["call"] is None or NUMBER.fullmatch(match["call"]) is not None)
+    )
+
+
+def _names_variable(match: re.Match[str]) -> bool:
+    """Whether a row of a variable is one: results and operands of a primitive have numbers, and no names."""
+    numbers = (match["item"], match["argument"])
+    return VARIABLE.fullmatch(match["path"]) is not None and all(
+        number is None or number.isdigit() for number in numbers
     )
 
 

@@ -9,4 +9,13 @@ search.py      the model on golden values: what matches, and where it stops, wha
 places.py      how a place can be written as a row
 patterns.py    rows of single layers -> rows with {i}
 proposal.py    all of it for one port: plain data
+
+Among all variables of the program (`goldens port --discover`):
+
+flat.py        the program without nesting
+values.py      its values, golden ones in the place of some
+feeding.py     which tap feeds which
+dataflow.py    one pass through it: what equals a tap, and where it stops
+standing.py    what stands there
+discovery.py   the table of that
 """

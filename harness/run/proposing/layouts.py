@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from itertools import permutations
 from math import prod
 
+AXIS = re.compile(r"\([^)]*\)|\S+")
+MOST_UNITS = 3
 MERGED = {("head", "head_dim"), ("kv_head", "head_dim"), ("kv_head", "group"), ("group", "head_dim")}
 
 
@@ -20,7 +23,36 @@ def layouts(
         dims: of the tap.
         sizes: of all dimensions.
     """
-    return tuple(layout for layout, own in _all(dims, dict(sizes)) if own == shape)
+    named = dict(sizes)
+    found = [layout for layout, own in _all(dims, named) if own == shape]
+    return tuple(dict.fromkeys([*found, *_with_units(dims, named, shape), *_with_zeros(dims, named, shape)]))
+
+
+def _with_units(dims: tuple[str, ...], sizes: Mapping[str, int], shape: tuple[int, ...]) -> Iterator[str]:
+    """Layouts in which axes of size 1 lie somewhere: the batch is the first of them."""
+    others = shape[1:].count(1)
+    if sizes["batch"] != 1 or not 0 < others <= MOST_UNITS:
+        return
+    rest = tuple(size for size in shape if size != 1)
+    for layout, own in _all(dims, sizes):
+        left, arrow, right = (layout or " ".join(dims)).partition(" -> ")
+        axes = AXIS.findall(left)
+        if own != rest or "batch" in axes:
+            continue
+        waiting, units = iter(axes), iter(["batch"])
+        written = [next(units, "1") if size == 1 else next(waiting) for size in shape]
+        yield " ".join(written) + (f" -> {right.replace('1', 'batch', 1)}" if arrow else "")
+
+
+def _with_zeros(dims: tuple[str, ...], sizes: Mapping[str, int], shape: tuple[int, ...]) -> Iterator[str]:
+    """Layouts with heads padded with zeros, where no other dimension is: kernels want multiples of 128."""
+    padded = shape[-1] if shape else 0
+    if "head_dim" not in dims or padded <= sizes["head_dim"]:
+        return
+    for layout, own in _all(dims, {**sizes, "head_dim": padded}):
+        left, arrow, right = (layout or " ".join(dims)).partition(" -> ")
+        if own == shape and AXIS.findall(left)[-1] == "head_dim":
+            yield f"{left[: -len('head_dim')]}(head_dim + zeros){arrow}{right}"
 
 
 def _all(dims: tuple[str, ...], sizes: Mapping[str, int]) -> Iterator[tuple[str | None, tuple[int, ...]]]:

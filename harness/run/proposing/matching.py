@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Num
 
 from harness.architecture import Architecture
 from harness.comparison import Place, compare
 from harness.golden import CaseEntry
+from harness.run.adapters.cutting import ZEROS, without_zeros
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.table import fixed_sizes
 from harness.run.proposing.layouts import layouts
@@ -65,11 +67,14 @@ class Matcher:
         self._known: dict[tuple[object, ...], list[Match]] = {}
         self._samples: dict[tuple[str, ...], np.ndarray] = {}
 
-    def golden(self, tap: str, layout: str | None) -> Num[np.ndarray, "..."]:
-        """A tap's value at the precision, as the model has it."""
-        return np.asarray(
-            self._adapted(layout, self.taps[tap]).from_tap(self._source.rounded(self._case.name, tap))
-        )
+    def golden(self, tap: str, layout: str | None, shape: tuple[int, ...]) -> Num[np.ndarray, "..."]:
+        """A tap's value at the precision, as the model has it, in an array of that shape."""
+        value = self._source.rounded(self._case.name, tap)
+        if not _is_padded(layout):
+            return np.asarray(self._adapted(layout, self.taps[tap]).from_tap(value))
+        plain, cut = without_zeros(layout or "", self._fixed)
+        own = self._adapted(plain, self.taps[tap]).from_tap(value)
+        return np.asarray(cut.put_back(own, jnp.zeros(shape, own.dtype))) if cut else np.asarray(own)
 
     def fitting(self, shape: tuple[int, ...]) -> Iterator[tuple[tuple[str, ...], str | None]]:
         """The dimensions of taps, with a layout, that a value of this shape could have."""
@@ -92,7 +97,7 @@ class Matcher:
         found: dict[str, Match] = {}
         for dims, layout in self.fitting(value.shape):
             taps = self._by_dims[dims]
-            seen = np.asarray(self._adapted(layout, taps[0]).to_tap(value))
+            seen = self._as_tap(value, layout, taps[0])
             for at in np.flatnonzero(self._distances(dims, seen) < FAR[self._source.precision]):
                 tap = taps[at]
                 match = self._compared(tap, layout, seen) if tap.name not in found else None
@@ -109,8 +114,9 @@ class Matcher:
     def distance(self, value: Num[np.ndarray, "..."], tap: str, layout: str | None) -> float:
         """How far a value is from a tap, as a share of the tap's size."""
         truth = self._source.truth(self._case.name, tap)
-        seen = np.asarray(self._adapted(layout, self.taps[tap]).to_tap(value), np.float64)
-        return float(np.linalg.norm(seen - truth) / (np.linalg.norm(truth) or 1.0))
+        seen = self._as_tap(value, layout, self.taps[tap]).astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # what hides a score is as large as a float can be
+            return float(np.linalg.norm(seen - truth) / (np.linalg.norm(truth) or 1.0))
 
     def same(self, tap: str, other: str) -> bool:
         """Whether two taps have the same golden values."""
@@ -124,7 +130,8 @@ class Matcher:
             values = [self._source.truth(self._case.name, tap.name).ravel()[::step] for tap in self._by_dims[dims]]
             self._samples[dims] = np.stack(values)
         truths = self._samples[dims]
-        off = np.linalg.norm(truths - seen.ravel()[::step].astype(np.float64), axis=-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            off = np.linalg.norm(truths - seen.ravel()[::step].astype(np.float64), axis=-1)
         return np.asarray(off / np.maximum(np.linalg.norm(truths, axis=-1), 1e-300))
 
     def _compared(self, tap: Tap, layout: str | None, seen: np.ndarray) -> Match | None:
@@ -138,8 +145,21 @@ class Matcher:
                 return Match(tap.name, layout, result.rms_multiple or 0.0, result.rms_limit or 0.0)
         return None
 
+    def _as_tap(self, value: Num[np.ndarray, "..."], layout: str | None, tap: Tap) -> Num[np.ndarray, "..."]:
+        """A value in the layout of its tap. NaN where what is cut off it is not zeros: it is no tap then."""
+        if not _is_padded(layout):
+            return np.asarray(self._adapted(layout, tap).to_tap(value))
+        plain, cut = without_zeros(layout or "", self._fixed)
+        left, rest = cut.taken(jnp.asarray(value)) if cut else (value, 0)
+        seen = np.asarray(self._adapted(plain, tap).to_tap(np.asarray(left)))
+        return np.full_like(seen, np.nan) if np.any(np.asarray(rest) != 0) else seen
+
     def _adapted(self, layout: str | None, tap: Tap) -> Adaptation:
         return AS_IT_IS if layout is None else adaptation(layout, tap, self._fixed)
+
+
+def _is_padded(layout: str | None) -> bool:
+    return layout is not None and ZEROS.search(layout) is not None
 
 
 def _cached(tap: Tap) -> bool:

@@ -7,9 +7,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.run.adapters.table import is_function
+from harness.run.adapters.table import is_function, is_variable
 from harness.run.proposing.functions import is_own
 from harness.run.proposing.watched import Mark
+
+# Primitives that compute nothing. Which of them a program has depends on its shapes and dtypes.
+MOVES = frozenset({
+    "broadcast_in_dim", "copy", "dynamic_slice", "optimization_barrier", "pad", "reshape", "rev",
+    "sharding_constraint", "slice", "split", "squeeze", "stop_gradient", "transpose",
+})  # fmt: skip
+CASTS = frozenset({"convert_element_type", "reduce_precision"})
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,16 @@ class Written:
         return self.mark.site.field
 
     @property
-    def sort(self) -> tuple[int, int]:
-        """Sub-modules come first, then functions of the model, then others; results before arguments."""
+    def sort(self) -> tuple[int, ...]:
+        """Sub-modules come first, then functions of the model, then others; results before arguments.
+
+        Of variables, which come last, what an operation computes comes before what one is given, and both before
+        what is only moved. Casts are last: at another precision there are others.
+        """
+        if is_variable(self.path):
+            primitive = self.path.rpartition("/")[2]
+            moved = 4 if primitive in CASTS else 2 * int(primitive in MOVES)
+            return 3, int(self.mark.is_other), moved + int(self.field.startswith("("))
         kind = 0 if not is_function(self.path) else 1 if is_own(self.path.partition(":")[0]) else 2
         return kind, int(self.field.startswith("("))
 
@@ -48,6 +63,9 @@ class Written:
     def length(self) -> tuple[int, ...]:
         """One call, short paths, and of functions those while the innermost sub-module runs."""
         of_module = self.scope is not None and not is_function(self.scope) and not self.in_method
+        if is_variable(self.path):
+            depth = self.scope.count(".") + 1 if self.scope else 0
+            return int(self.scope is not None and not of_module), int(self.call is not None), -depth
         if is_function(self.path):
             inside = -self.scope.count(".") - 1 if self.scope and of_module else int(self.scope is not None)
             return int(self.call is not None), 0, inside
@@ -89,7 +107,7 @@ class Places:
             yield Written(
                 mark, None if once else number, number == len(calls) - 1, scope, scope in self._methods, private
             )
-            if once and scope is None and not is_function(mark.site.path):
+            if once and scope is None and not is_function(path) and not is_variable(path):
                 return
 
     def at_layer(self, mark: Mark, layer: int, other: int) -> Mark | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from harness.run.proposing.matching import Matcher
 from harness.run.proposing.patterns import Option, chosen
 from harness.run.proposing.search import Found, Search
 from harness.run.proposing.watched import Watched
-from harness.run.question import select_cases
+from harness.run.question import Question, select_cases
 from harness.run.source import GoldenSource
 from harness.store import Golden, open_golden
 from harness.taps import kind_of
@@ -40,6 +41,8 @@ class ProposedRow:
         wrong: the taps that its value does not equal: it stands in their place by data flow.
         far: by how much it does not, as a share of the tap's size.
         also: other kinds whose golden values are the same, so that it could as well be those.
+        place: of a variable, its shape and the line that computes it.
+        told: of what is wrong, what else data flow says.
     """
 
     left: str
@@ -49,10 +52,25 @@ class ProposedRow:
     wrong: tuple[str, ...] = ()
     far: float = 0.0
     also: tuple[str, ...] = ()
+    place: str = ""
+    told: str = ""
 
     @property
     def target(self) -> str | To:
         return self.tap if self.layout is None else To(self.tap, self.layout)
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A tap whose operation the program does not have: what it should be computed from is read in its place.
+
+    Attributes:
+        place: the line that reads it.
+    """
+
+    tap: str
+    instead: tuple[str, ...]
+    place: str
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,9 @@ class Proposal:
         functions: those that were called.
         logits: whether they were those of the golden, when golden values had gone on; None if unknown.
         gave_up: whether the search ended before it was through.
+        discovered: whether it was looked among all variables of the program, and how many these were.
+        absent: taps in whose place what they should be computed from goes on as it is.
+        note: why it was looked at another precision than the best one.
     """
 
     case: str
@@ -84,6 +105,9 @@ class Proposal:
     functions: tuple[str, ...]
     logits: bool | None
     gave_up: bool
+    discovered: int | None = None
+    absent: tuple[Absent, ...] = ()
+    note: str = ""
 
     @property
     def table(self) -> dict[str, str | To]:
@@ -91,31 +115,40 @@ class Proposal:
         return {row.left: row.target for row in self.rows}
 
 
+Look = Callable[[Any, Golden, CaseEntry, Config, str, Progress], Proposal]
+
+
 def propose(
     golden_path: str | Path,
     checkpoint: Path | None,
     spec: str,
     case: str | None,
-    precision: str,
+    precision: str | None,
     progress: Progress,
+    look: Look | None = None,
 ) -> Proposal:
     """Propose the table of an adapted port.
 
     Args:
         case: its name; None is the shortest that tells taps apart.
+        precision: None is float32.
+        look: how taps are looked for, in a port that is loaded, at the precision that is in force; None is
+            `proposed`.
 
     Raises:
         HarnessError: the golden, the weights or the port cannot be used, or no case is a prompt alone.
     """
+    precision = precision or "float32"
     precisions.refuse_reduced(precision)
     with open_golden(golden_path) as golden:
+        Question((precision,)).carried_by(golden.manifest.truth_dtype)
         entry = _case(golden, case)
         directory = checkpoint or embedded.checkpoint_beside(str(golden_path), golden.manifest.model.id)
         config = preflight(golden, directory, [entry])
         progress.begin(f"{precision}: loading the port")
         with precisions.in_force(precision):
             port = load_port(spec, directory, config, precisions.jax_dtype(precision), None)
-            return proposed(port, golden, entry, config, precision, progress)
+            return (look or proposed)(port, golden, entry, config, precision, progress)
 
 
 def proposed(

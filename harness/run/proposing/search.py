@@ -181,7 +181,7 @@ class Search:
                 for name in asked:
                     self._note(found, self._matcher.taps[name], key, here)
                 return value
-            golden = self._matcher.golden(*goes_on).astype(here.dtype)
+            golden = self._matcher.golden(*goes_on, here.shape).astype(here.dtype)
             return jax.device_put(golden, value.sharding) if golden.shape == here.shape else value
 
         found.logits = self._matcher.are_logits(np.asarray(self._watched(on_value)))

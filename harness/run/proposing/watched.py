@@ -33,12 +33,14 @@ class Mark:
     Attributes:
         loop: which scan it is in; 0 is none.
         is_key: whether it is a key of what a function returns, and not a call.
+        is_other: whether the value there has another dtype than the check.
     """
 
     index: int
     site: Site
     loop: int = PLAIN
     is_key: bool = False
+    is_other: bool = False
 
 
 OnValue = Callable[[Mark, int | None, Array], Array]  # the iteration of the scan; what goes on
@@ -54,6 +56,8 @@ class Watched:
         marks: all places, in the order of the program.
         methods: the paths of those that are methods, and no sub-modules.
         functions: the paths of those that are watched.
+        closed: the program, in which every mark has the number of its place.
+        names: the same by output, where it is one that the function returns by key.
 
     Raises:
         PortError: the port is no adapted one, or its model cannot be traced.
@@ -67,14 +71,14 @@ class Watched:
                 expected=", ".join(kind.__name__ for kind in KINDS),
                 hint="see harness/run/adapters; a port that calls tap() itself needs no table",
             )
-        self._port, self._arguments = port, tuple(arguments)
+        self.port, self.arguments = port, tuple(arguments)
         self.marks: list[Mark] = []
         held = list(_held(port))
         self.methods = frozenset(path for path, _, is_method in held if is_method)
         self.functions = function_paths({type(node) for _, node, _ in held}, type(port).run)
         with port.context():
-            self._closed, shape = self._traced()
-        self._names = self._keys(shape)
+            self.closed, shape = self._traced()
+        self.names = self._keys(shape)
 
     def __call__(self, on_value: OnValue) -> Array:
         """Run it, and return the logits."""
@@ -88,13 +92,13 @@ class Watched:
             seen.add(key)
             return on_value(self.marks[key[0]], key[1], value)
 
-        evaluate = Evaluator(on_tap, self._port._program.arithmetic())
-        leaves = jax.tree.leaves(self._arguments)
-        with self._port.context():
-            return evaluate(self._closed.jaxpr, self._closed.consts, leaves, self._names)[0]
+        evaluate = Evaluator(on_tap, self.port._program.arithmetic())
+        leaves = jax.tree.leaves(self.arguments)
+        with self.port.context():
+            return evaluate(self.closed.jaxpr, self.closed.consts, leaves, self.names)[0]
 
     def _traced(self) -> tuple[ClosedJaxpr, Any]:
-        port = self._port
+        port = self.port
         watched = port.marking(at_paths(port.paths()))
         functions = functions_of(at_paths(self.functions))
         cache = (None,) if port.has_cache else ()
@@ -107,7 +111,7 @@ class Watched:
                 returned, found = watched._model(*given, *cache)
             return (returned[0] if cache else returned), {name: x for name, x in found.items() if _is_float(x)}
 
-        closed, shape = traced(model, self._arguments)
+        closed, shape = traced(model, self.arguments)
         return closed.replace(jaxpr=_Walk(self._numbered, Calls())(closed.jaxpr)), shape
 
     def _numbered(self, site: str, loop: int) -> str:
@@ -116,10 +120,10 @@ class Watched:
 
     def _keys(self, shape: Any) -> list[str | None]:
         """What is watched of the outputs: a function's intermediates, by key."""
-        outputs = self._closed.jaxpr.outvars
+        outputs = self.closed.jaxpr.outvars
         names: list[str | None] = [None] * len(jax.tree.leaves(shape[0]))
         for key, var in zip(sorted(shape[1]), outputs[len(names) :], strict=True):
-            stacked = isinstance(var, Var) and _is_stacked(self._closed.jaxpr, var)
+            stacked = isinstance(var, Var) and _is_stacked(self.closed.jaxpr, var)
             self.marks.append(Mark(len(self.marks), Site(key, "", ()), int(stacked), is_key=True))
             names.append(f"{len(self.marks) - 1} {ITERATION}" if stacked else str(len(self.marks) - 1))
         return names

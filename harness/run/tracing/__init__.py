@@ -3,6 +3,7 @@
 mark.py       the primitive that marks a value as a tap
 numbering.py  which of several calls is which tap
 answers.py    models that look at values while they are traced
+origins.py    which function and line an equation comes from
 evaluate.py   runs a jaxpr, opening nested code down to the taps
 inspect.py    what a jaxpr says about taps before it is run
 lift.py       the arithmetic of float64 in place of float32, bfloat16 and float16

@@ -115,6 +115,10 @@ class Evaluator:
         arguments = [self._arithmetic.constant(value) for value in arguments]
         return self._run(jaxpr, constants, arguments, watched, ())
 
+    def one(self, equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+        """Evaluate a single equation, whose operands are in this arithmetic already."""
+        return self._equation(equation, list(operands), [None] * len(equation.outvars), ())[0]
+
     def _run(
         self,
         jaxpr: Jaxpr,

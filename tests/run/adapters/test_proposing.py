@@ -196,6 +196,9 @@ def test_rows_of_layers_become_one_and_what_does_not_fit_stands_beside_it():
         ((1, 2, 2, 6, 12), "batch kv_head group position head_dim -> batch position (kv_head group) head_dim"),
         ((6, 4, 12), "position head head_dim"),
         ((1, 6, 4, 12), None),
+        ((6, 1, 48), "position batch (head head_dim)"),
+        ((6, 4, 1, 1, 12), "position head batch 1 head_dim"),
+        ((1, 4, 6, 16), "batch head position (head_dim + zeros)"),
     ],
 )
 def test_layouts_are_named_by_shape(shape, layout):

@@ -14,6 +14,7 @@ pytest.importorskip("tunix", reason="google-tunix is not installed: pip install 
 
 from harness import embedded
 from harness.run.progress import SILENT
+from harness.run.proposing.discovery import propose_discovered
 from harness.run.proposing.proposal import propose
 from tests.run.adapters.test_tunix import ROOT
 
@@ -68,3 +69,13 @@ def test_tables_for_tunix_are_proposed_around_the_defects_that_ship_today(name, 
     agree = [left for left, tap in written.items() if found.table.get(left) == tap]
     assert len(agree) >= 0.9 * len(written)
     assert (found.missing, found.logits) == ((), True)
+
+
+def test_among_all_variables_the_defect_of_gemma_2_has_its_line():
+    """Scores are scaled by head_dim, and not by query_pre_attn_scalar."""
+    directory, spec = embedded.directory(), "tests.run.adapters.tunix_ports:Gemma2"
+    found = propose_discovered(directory / "gemma2.h5", directory / "gemma2", spec, None, None, SILENT)
+    (wrong,) = (row for row in found.rows if row.wrong)
+    assert (wrong.tap, len(wrong.wrong)) == ("layers.{i}.probs", 3)
+    assert re.search(r"tunix/models/gemma/model\.py:\d+: probs = jax\.nn\.softmax\(", wrong.place)
+    assert (found.missing, found.logits, found.precision) == ((), True, "float64")

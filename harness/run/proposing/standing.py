@@ -1,0 +1,199 @@
+"""What may stand in the place of a tap that no variable equals, and whether it does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+
+from harness.run.proposing.feeding import LOGITS, Feeding
+from harness.run.proposing.flat import Flat
+from harness.run.proposing.matching import Match, Matcher
+from harness.run.proposing.values import Put, Values
+from harness.taps import kind_of
+
+MOST_TRIED = 16  # variables for one tap
+MOST_PAIRED = 6
+# How likely a variable is what is computed from some taps.
+SAME_PLACE, FROM_THESE, IS_INPUT, FROM_SOME = range(4)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A variable in the place of a tap that no variable equals.
+
+    Attributes:
+        far: how far off it is, as a share of the tap's size.
+        computed_from: the taps from which it is computed.
+        is_sure: whether, with the golden in its place, the taps that are computed from it are right.
+        edges: where it is itself one of the tap's inputs, for the operation is not there: the steps that read it
+            in the tap's place.
+        root: what stands for the tap in what is computed from it.
+    """
+
+    variable: int
+    layout: str | None
+    far: float
+    computed_from: tuple[str, ...]
+    is_sure: bool
+    edges: tuple[int, ...]
+    root: int
+
+    @property
+    def is_input(self) -> bool:
+        return bool(self.edges)
+
+
+@dataclass
+class Traced:
+    """What is known of a program.
+
+    Attributes:
+        found: by tap, the variables that equal it, in the order of the program.
+        also: by tap, others with the same golden values.
+        standing: by tap that no variable equals.
+        logits: whether they are the golden's, with golden values before them.
+        tap: what goes on from a variable.
+        origin: the nearest variables before another one that are taps.
+    """
+
+    found: dict[str, list[tuple[int, Match]]] = field(default_factory=dict)
+    also: dict[str, set[str]] = field(default_factory=dict)
+    standing: dict[str, Standing] = field(default_factory=dict)
+    logits: bool | None = None
+    tap: dict[int, str] = field(default_factory=dict)
+    origin: dict[int, frozenset[int]] = field(default_factory=dict)
+
+    def is_known(self, tap: str) -> bool:
+        """Whether a tap is found, or something stands for it."""
+        return bool(self.logits) if tap == LOGITS else tap in self.found or tap in self.standing
+
+    def names(self, variable: int) -> set[str]:
+        """The taps that a variable is computed from."""
+        return {self.tap[x] for x in self.origin.get(variable, frozenset())}
+
+    def holding(self, tap: str) -> list[int]:
+        """The variables that a tap goes on from."""
+        standing = self.standing.get(tap)
+        return [standing.variable] if standing else [variable for variable, _ in self.found.get(tap, ())]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variable for a tap, or one that a step reads."""
+
+    tier: int
+    variable: int
+    put: Put
+    edge: int | None = None
+
+
+Tried = Mapping[str, Candidate]
+
+
+class Candidates:
+    """Looks for what stands in the place of taps."""
+
+    def __init__(self, flat: Flat, values: Values, matcher: Matcher, feeding: Feeding, known: Traced) -> None:
+        self._flat, self._values, self._matcher = flat, values, matcher
+        self._feeding, self._known = feeding, known
+        self._readers = flat.readers()
+        self.fits = {x: tuple(matcher.fitting(flat.shapes[x][0])) for x in flat.made_at if x in flat.shapes}
+
+    def of(self, tap: str, until: int) -> list[Candidate]:
+        """The variables for a tap among some steps, the likeliest first."""
+        inputs, dims = set(self._feeding.inputs[tap]), self._matcher.taps[tap].dims
+        alike = [one for other, one in self._known.standing.items() if kind_of(other) == kind_of(tap)]
+        before = {site for one in alike for site in self._sites(one.variable)}
+        first = min((self._flat.made_at[x] for name in inputs for x in self._known.holding(name)), default=0)
+        ranked: list[tuple[float, Candidate]] = []
+        for step in self._flat.steps[first:until]:
+            for variable in step.outputs:
+                layouts = [own for fitting, own in self.fits.get(variable, ()) if fitting == dims]
+                if not layouts or (tier := self._tier(variable, inputs)) is None:
+                    continue
+                value = np.asarray(self._values[variable])
+                far, n = min((self.far(value, tap, layout), n) for n, layout in enumerate(layouts))
+                tier = SAME_PLACE if tier == FROM_THESE and before & self._sites(variable) else tier
+                edges = self._readers.get(variable, ()) if tier == IS_INPUT else (None,)
+                ranked += [(round(far, 6), Candidate(tier, variable, (tap, layouts[n]), e)) for e in edges]
+        ranked.sort(key=lambda x: (x[1].tier, x[0], x[1].variable))
+        return [candidate for _, candidate in ranked[:MOST_TRIED]]
+
+    def far(self, value: np.ndarray, tap: str, layout: str | None) -> float:
+        """How far a value is from a tap; infinity where that is no number."""
+        far = self._matcher.distance(value, tap, layout)
+        return far if far == far else float("inf")
+
+    def follows(self, tried: Tried, until: int) -> bool:
+        """Whether, with golden values in some places, a tap is found that is computed from all of them."""
+        put = {one.variable: one.put for one in tried.values() if one.edge is None}
+        edges = {(one.edge, one.variable): one.put for one in tried.values() if one.edge is not None}
+        return any(self._following(set(tried), put, edges, until))
+
+    def standing(self, candidate: Candidate, until: int, is_sure: bool) -> Standing:
+        """A candidate that is taken: where it is the tap's input, all steps that read it in the tap's place."""
+        tap, layout = candidate.put
+        variable, root = candidate.variable, candidate.variable
+        names, edges = self._known.names(variable), self._edges(candidate, until)
+        if edges:
+            names, root = {self._known.tap[variable]}, -min(edges) - 1  # no variable has that number
+        ordered = tuple(name for name in self._matcher.taps if name in names)
+        far = self.far(np.asarray(self._values[variable]), tap, layout)
+        return Standing(variable, layout, far, ordered, is_sure, edges, root)
+
+    def _edges(self, candidate: Candidate, until: int) -> tuple[int, ...]:
+        """The steps that read a variable in a tap's place: with each of them more is found that the tap feeds."""
+        if candidate.edge is None:
+            return ()
+        taken, most = list[int](), 0
+        others = [at for at in self._readers[candidate.variable] if at != candidate.edge]
+        for at in (candidate.edge, *others):
+            edges = {(edge, candidate.variable): candidate.put for edge in (*taken, at)}
+            found = len({*self._following({candidate.put[0]}, {}, edges, until)})
+            if found > most or not taken:
+                taken.append(at)
+                most = found
+        return tuple(taken)
+
+    def _following(
+        self, taps: set[str], put: Mapping[int, Put], edges: Mapping[tuple[int, int], Put], until: int
+    ) -> Iterator[str]:
+        """What is found of the taps that are computed from all of some, with golden values in their places."""
+        readers = {
+            tap
+            for name in taps
+            for tap in self._feeding.readers(name)
+            if taps <= set(self._feeding.inputs[tap])
+            and not (tap != LOGITS and any(self._matcher.same(tap, one) for one in taps))
+        }
+        through = {self._known.tap[variable] for _, variable in edges}
+        for variable, value in self._values.tried(put, edges, until, through):
+            if variable == self._flat.outputs[0] and self._matcher.are_logits(np.asarray(value)):
+                yield from {LOGITS} & readers
+            elif self.fits.get(variable):
+                yield from {match.tap for match in self._matcher.matches(np.asarray(value))} & readers
+
+    def _tier(self, variable: int, inputs: Collection[str]) -> int | None:
+        if variable in self._known.tap:
+            return IS_INPUT if self._known.tap[variable] in inputs else None
+        names = self._known.names(variable)
+        if names == set(inputs):
+            return FROM_THESE
+        return FROM_SOME if names & set(inputs) else None
+
+    def _sites(self, variable: int) -> set[tuple[str, str]]:
+        return {(mark.site.path, mark.site.field) for mark, _ in self._flat.places.get(variable, ())}
+
+
+def tries(front: Sequence[str], candidates: Mapping[str, Sequence[Candidate]]) -> Iterator[Tried]:
+    """One variable after the other for one tap, then for two."""
+    for tap in front:
+        yield from ({tap: one} for one in candidates[tap])
+    for n, a in enumerate(front):
+        for b in front[n + 1 :]:
+            for one, other in product(candidates[a][:MOST_PAIRED], candidates[b][:MOST_PAIRED]):
+                if (one.variable, one.edge) != (other.variable, other.edge):
+                    yield {a: one, b: other}
