@@ -1,7 +1,9 @@
 """EasyDeL's Qwen2 (Flax nnx), which nobody here wrote or edits, as a port. Its own loader needs torch."""
 
 import easydel
+import jax
 import jax.numpy as jnp
+from ejkernel.types import MaskInfo
 from flax import nnx
 
 from harness.run.adapters import NnxPort, To
@@ -52,3 +54,23 @@ class Port(NnxPort):
     def run(self, model, input_ids, positions, mask):
         with model.mesh:
             return model(input_ids=input_ids, position_ids=positions, attention_mask=mask).logits
+
+
+class Cached(Port):
+    """With its cache, a view a layer; `starts` and counts a row are its own. The model has no mask for a cache."""
+
+    cache = {"views.{i}.key": "layers.{i}.cache_k", "views.{i}.value": "layers.{i}.cache_v"}
+
+    def init_cache(self, batch, length, dtype):
+        views = self.model.init_cache(batch, length)
+        # Its counts are int32: in a float64 check JAX refuses to index by these and Python's numbers together.
+        return jax.tree.map(lambda x: x.astype(int) if jnp.issubdtype(x.dtype, jnp.integer) else x, views)
+
+    def run(self, model, input_ids, positions, mask, cache):
+        if cache is None:
+            return super().run(model, input_ids, positions, mask), None
+        segments = jnp.where(mask, 0, -1)  # as its own generate() says what is padding
+        seen = MaskInfo.from_segments(segments, segments).apply_causal(offset=0)
+        with model.mesh:
+            found = model(input_ids=input_ids, position_ids=positions, mask_info=seen, past_key_values=cache)
+        return found.logits, found.past_key_values
