@@ -11,6 +11,7 @@ from harness.run.dialect import Parameters
 
 L, A = "model.layers.{i}", "model.layers.{i}.self_attn"
 Q, KV = "batch position (head head_dim)", "batch position (kv_head head_dim)"
+PROBS = "batch kv_head group position key -> batch (kv_head group) position key"
 
 
 class Port(NnxPort):
@@ -22,6 +23,7 @@ class Port(NnxPort):
         f"{A}.v_proj": To("layers.{i}.v", KV),
         f"{A}._apply_rotary[0]": "layers.{i}.q_rope",
         f"{A}._apply_rotary[1]": "layers.{i}.k_rope",
+        f"jax.nn:softmax in {A}": To("layers.{i}.probs", PROBS),
         f"{A}.o_proj(0)": To("layers.{i}.context", Q),
         f"{A}[attention_output]": "layers.{i}.attn_out",
         f"{L}.post_attention_layernorm(0)": "layers.{i}.resid_mid",
@@ -33,6 +35,7 @@ class Port(NnxPort):
         f"{L}[hidden_states]": "layers.{i}.resid_post",
         "model.norm": "final_norm",
     }
+    dtypes = {"probs": "float32"}
     options = staticmethod(lambda config, dtype: {})  # as it comes
 
     @classmethod
@@ -57,7 +60,7 @@ class Port(NnxPort):
 
 
 class Cached(Port):
-    """With its cache, a view a layer; `starts` and counts a row are its own. The model has no mask for a cache."""
+    """With its cache, a view a layer, by its own `init_cache`."""
 
     cache = {"views.{i}.key": "layers.{i}.cache_k", "views.{i}.value": "layers.{i}.cache_v"}
 
