@@ -10,7 +10,7 @@ from easydel.infra.base_config import EasyDeLBaseConfig
 from easydel.layers.attention import UnifiedAttention
 
 from harness.tolerances import PRECISIONS
-from tests.clients.checking import checked, introduced, largest, repaired
+from tests.clients.checking import checked, introduced, largest, proposed, repaired
 from tests.clients.easydel_qwen2 import Cached, Port
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
@@ -80,3 +80,12 @@ def test_a_second_chunk_of_a_prefill_is_causal_from_the_first_key(monkeypatch):
 def test_its_cache_is_bfloat16_by_default():
     report = checked("qwen2-tiny", Cached, ("float32",), cases=("decode",))
     assert {"cache_k", "cache_v"} <= {r.tap.rpartition(".")[2] for r in report.results if r.verdict == "dtype"}
+
+
+def test_its_table_is_proposed_around_all_that_is_bfloat16_in_it(monkeypatch):
+    found, share = proposed(monkeypatch, "qwen2-tiny", Port)
+    assert share >= 0.9
+    assert {row.tap.rpartition(".")[2] for row in found.rows if row.wrong} == {
+        *("q_rope", "k_rope", "probs", "context", "attn_out")
+    }
+    assert (found.missing, found.logits, found.gave_up) == ((), True, False)

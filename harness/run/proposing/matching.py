@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -15,6 +15,7 @@ from harness.comparison import Place, compare
 from harness.golden import CaseEntry
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.table import fixed_sizes
+from harness.run.precision import jax_dtype
 from harness.run.proposing.layouts import layouts
 from harness.run.question import BOTH
 from harness.run.source import GoldenSource
@@ -48,6 +49,7 @@ class Matcher:
     Attributes:
         graph: all taps of the golden, in data-flow order.
         taps: those that are looked for, by name.
+        width: of the precision's dtype, in bytes.
     """
 
     def __init__(self, source: GoldenSource, case: CaseEntry, arch: Architecture) -> None:
@@ -62,6 +64,7 @@ class Matcher:
         for tap in self.taps.values():
             self._by_dims[tap.dims].append(tap)
         self._limit = limit(source.precision)
+        self.width = jax_dtype(source.precision).itemsize
         self._known: dict[tuple[object, ...], list[Match]] = {}
         self._samples: dict[tuple[str, ...], np.ndarray] = {}
 
@@ -100,6 +103,16 @@ class Matcher:
                     found[tap.name] = match
         return list(found.values())
 
+    def again(
+        self, value: Num[np.ndarray, "..."], handed: Mapping[str, np.ndarray]
+    ) -> tuple[str, str | None] | None:
+        """Which of these, by tap, a value is to the bit, and in which layout."""
+        for dims, layout in self.fitting(value.shape) if handed else ():
+            for name in (name for name in handed if self.taps[name].dims == dims):
+                if np.array_equal(self._adapted(layout, self.taps[name]).to_tap(value), handed[name]):
+                    return name, layout
+        return None
+
     def are_logits(self, value: Num[np.ndarray, "..."]) -> bool | None:
         """Whether a model returned the golden's logits; None where that has none, or the largest alone."""
         if "logits" not in self._case.taps or self._case.top:
@@ -110,7 +123,8 @@ class Matcher:
         """How far a value is from a tap, as a share of the tap's size."""
         truth = self._source.truth(self._case.name, tap)
         seen = np.asarray(self._adapted(layout, self.taps[tap]).to_tap(value), np.float64)
-        return float(np.linalg.norm(seen - truth) / (np.linalg.norm(truth) or 1.0))
+        with np.errstate(over="ignore"):  # what is masked is as far off as can be
+            return float(np.linalg.norm(seen - truth) / (np.linalg.norm(truth) or 1.0))
 
     def same(self, tap: str, other: str) -> bool:
         """Whether two taps have the same golden values."""
@@ -124,7 +138,8 @@ class Matcher:
             values = [self._source.truth(self._case.name, tap.name).ravel()[::step] for tap in self._by_dims[dims]]
             self._samples[dims] = np.stack(values)
         truths = self._samples[dims]
-        off = np.linalg.norm(truths - seen.ravel()[::step].astype(np.float64), axis=-1)
+        with np.errstate(over="ignore"):
+            off = np.linalg.norm(truths - seen.ravel()[::step].astype(np.float64), axis=-1)
         return np.asarray(off / np.maximum(np.linalg.norm(truths, axis=-1), 1e-300))
 
     def _compared(self, tap: Tap, layout: str | None, seen: np.ndarray) -> Match | None:
