@@ -1,7 +1,6 @@
 """EasyDeL's Qwen2 (Flax nnx), which nobody here wrote or edits, as a port. Its own loader needs torch."""
 
 import easydel
-import jax
 import jax.numpy as jnp
 from ejkernel.types import MaskInfo
 from flax import nnx
@@ -65,9 +64,7 @@ class Cached(Port):
     cache = {"views.{i}.key": "layers.{i}.cache_k", "views.{i}.value": "layers.{i}.cache_v"}
 
     def init_cache(self, batch, length, dtype):
-        views = self.model.init_cache(batch, length)
-        # Its counts are int32: in a float64 check JAX refuses to index by these and Python's numbers together.
-        return jax.tree.map(lambda x: x.astype(int) if jnp.issubdtype(x.dtype, jnp.integer) else x, views)
+        return self.model.init_cache(batch, length)
 
     def run(self, model, input_ids, positions, mask, cache):
         if cache is None:
