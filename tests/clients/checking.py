@@ -8,6 +8,8 @@ import textwrap
 
 from harness import embedded
 from harness.run.check import check
+from harness.run.progress import SILENT
+from harness.run.proposing.proposal import propose
 from harness.run.question import Question
 
 MODES = ("forward", "replay")
@@ -22,6 +24,15 @@ def checked(golden, port, precisions, modes=MODES, cases=()):
     directory = embedded.directory()
     question = Question(precisions, modes=modes, cases=cases)
     return check(directory / f"{golden}.h5", directory / golden, port.__qualname__, question, load=load)
+
+
+def proposed(monkeypatch, golden, port):
+    """What `goldens port` proposes for a port without its table, and the share of its rows that are among it."""
+    written = port.taps
+    monkeypatch.setattr(port, "taps", {})
+    directory, spec = embedded.directory(), f"{port.__module__}:{port.__qualname__}"
+    found = propose(directory / f"{golden}.h5", directory / golden, spec, None, "float32", SILENT)
+    return found, sum(found.table.get(left) == tap for left, tap in written.items()) / len(written)
 
 
 def introduced(report):

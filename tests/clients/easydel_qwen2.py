@@ -2,6 +2,7 @@
 
 import easydel
 import jax.numpy as jnp
+from ejkernel.types import MaskInfo
 from flax import nnx
 
 from harness.run.adapters import NnxPort, To
@@ -9,6 +10,7 @@ from harness.run.dialect import Parameters
 
 L, A = "model.layers.{i}", "model.layers.{i}.self_attn"
 Q, KV = "batch position (head head_dim)", "batch position (kv_head head_dim)"
+PROBS = "batch kv_head group position key -> batch (kv_head group) position key"
 
 
 class Port(NnxPort):
@@ -18,8 +20,9 @@ class Port(NnxPort):
         f"{A}.q_proj": To("layers.{i}.q", Q),
         f"{A}.k_proj": To("layers.{i}.k", KV),
         f"{A}.v_proj": To("layers.{i}.v", KV),
-        f"{A}._apply_rotary[0]": "layers.{i}.q_rope",
-        f"{A}._apply_rotary[1]": "layers.{i}.k_rope",
+        f"{A}.rotary[0]": "layers.{i}.q_rope",
+        f"{A}.rotary[1]": "layers.{i}.k_rope",
+        f"jax.nn:softmax in {A}": To("layers.{i}.probs", PROBS),
         f"{A}.o_proj(0)": To("layers.{i}.context", Q),
         f"{A}[attention_output]": "layers.{i}.attn_out",
         f"{L}.post_attention_layernorm(0)": "layers.{i}.resid_mid",
@@ -31,6 +34,7 @@ class Port(NnxPort):
         f"{L}[hidden_states]": "layers.{i}.resid_post",
         "model.norm": "final_norm",
     }
+    dtypes = {"probs": "float32"}
     options = staticmethod(lambda config, dtype: {})  # as it comes
 
     @classmethod
@@ -52,3 +56,21 @@ class Port(NnxPort):
     def run(self, model, input_ids, positions, mask):
         with model.mesh:
             return model(input_ids=input_ids, position_ids=positions, attention_mask=mask).logits
+
+
+class Cached(Port):
+    """With its cache, a view a layer, by its own `init_cache`."""
+
+    cache = {"views.{i}.key": "layers.{i}.cache_k", "views.{i}.value": "layers.{i}.cache_v"}
+
+    def init_cache(self, batch, length, dtype):
+        return self.model.init_cache(batch, length)
+
+    def run(self, model, input_ids, positions, mask, cache):
+        if cache is None:
+            return super().run(model, input_ids, positions, mask), None
+        segments = jnp.where(mask, 0, -1)  # as its own generate() says what is padding
+        seen = MaskInfo.from_segments(segments, segments).apply_causal(offset=0)
+        with model.mesh:
+            found = model(input_ids=input_ids, position_ids=positions, mask_info=seen, past_key_values=cache)
+        return found.logits, found.past_key_values

@@ -16,7 +16,7 @@ class Port(KerasPort):
         "transformer_layers.{i}._self_attention_layer.rotary_embedding_layer#0": "layers.{i}.q_rope",
         "transformer_layers.{i}._self_attention_layer.rotary_embedding_layer#1": "layers.{i}.k_rope",
         "jax._src.nn.functions:softmax in transformer_layers.{i}._self_attention_layer": To(
-            "layers.{i}.probs", "1 batch head position key -> batch head position key"
+            "layers.{i}.probs", "1 batch head position key"
         ),
         "transformer_layers.{i}._self_attention_layer._compute_attention": "layers.{i}.context",
         "transformer_layers.{i}._self_attention_layer[0]": "layers.{i}.attn_out",

@@ -12,7 +12,7 @@ pytest.importorskip("keras_hub", reason="keras-hub is not installed: see tests/c
 from keras_hub.src.models.qwen import qwen_attention
 
 from harness.tolerances import PRECISIONS
-from tests.clients.checking import checked, introduced, largest
+from tests.clients.checking import checked, introduced, largest, proposed
 from tests.clients.keras_hub_qwen import Cached, Port
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
@@ -70,3 +70,10 @@ def test_the_window_is_lost_when_a_checkpoint_is_loaded_ignored_on_jax_and_given
     report = checked("qwen2-window", Repaired, PRECISIONS)
     assert report.verdict == "match", report.introduced
     assert largest(report) < 1e-13
+
+
+def test_its_table_is_proposed_for_calls_with_a_cache_as_well(monkeypatch):
+    found, share = proposed(monkeypatch, "qwen2-tiny", Cached)
+    assert share >= 0.9
+    assert (found.missing, found.logits) == ((), True)
+    assert not [row for row in found.rows if row.wrong]

@@ -17,7 +17,7 @@ from transformers import Qwen3Config as HfQwen3
 from harness.errors import PortError
 from harness.run.adapters import To
 from harness.tolerances import PRECISIONS
-from tests.clients.checking import checked, largest
+from tests.clients.checking import checked, largest, proposed
 from tests.clients.levanter_qwen import GROUPED, A, Port
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
@@ -74,3 +74,9 @@ def test_llama_does_not_read_its_head_dim(monkeypatch):
     monkeypatch.setattr(Llama, "configs", (WithHeadDim, HfLlama))
     report = checked("llama3", Llama, PRECISIONS)
     assert report.verdict == "match", report.introduced
+
+
+def test_its_table_is_proposed(monkeypatch):
+    found, share = proposed(monkeypatch, "qwen2-tiny", Port)
+    assert share >= 0.9
+    assert (found.missing, found.logits) == ((), True)

@@ -13,6 +13,7 @@ named.py      named arrays of Haliax
 replaced.py   functions, by the module in which they are looked up
 variables.py  variables of the finished program, by function and primitive
 running.py    what has to be running
+indices.py    indices of one type in a float64 check
 meshes.py     the mesh around a trace
 nnx.py        a Flax nnx module tree
 linen.py      a Flax linen module

@@ -3,6 +3,7 @@
     "batch position (head head_dim)"     heads merged
     "batch head position head_dim"       heads before positions
     "position hidden"                    no batch axis: only batches of 1 have that
+    "(batch position) hidden"            the tokens of all rows in one axis
     "batch kv_head group position key -> batch (kv_head group) position key"     heads in two axes
 
 Where only the left side is given, the right side is the tap's own dimensions.
@@ -35,9 +36,11 @@ def adaptation(layout: str, tap: Tap, sizes: Mapping[str, int]) -> Adaptation:
     left, arrow, right = (part.strip() for part in layout.partition("->"))
     if not arrow:
         right = " ".join(dim if dim != "batch" or "batch" in _names(left) else "1" for dim in tap.dims)
-    known = {name: size for name, size in sizes.items() if name in _names(left) | _names(right)}
+    fixed = {name: size for name, size in sizes.items() if name in _names(left) | _names(right)}
+    flat = re.search(r"\([^()]*\bbatch\b[^()]*\)", left) is not None
 
-    def way(source: str, target: str, value: Array) -> Array:
+    def way(source: str, target: str, value: Array, batch: int | None) -> Array:
+        known = fixed | {"batch": batch} if flat and batch is not None else fixed
         try:
             moved: Array = rearrange(value, f"{source} -> {target}", **known)
         except EinopsError as error:
@@ -50,7 +53,10 @@ def adaptation(layout: str, tap: Tap, sizes: Mapping[str, int]) -> Adaptation:
             ) from None
         return moved
 
-    return Adaptation(lambda value: way(left, right, value), lambda value: way(right, left, value))
+    return Adaptation(
+        lambda value, batch=None: way(left, right, value, batch),
+        lambda value, batch=None: way(right, left, value, batch),
+    )
 
 
 def _names(side: str) -> set[str]:

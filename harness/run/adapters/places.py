@@ -12,6 +12,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from harness.errors import PortError
 from harness.run.adapters.cutting import REST, WithoutRest
+from harness.run.adapters.indices import alike_indices
 from harness.run.adapters.replaced import all_replaced, bound_elsewhere, functions_of
 from harness.run.adapters.running import traced_for
 from harness.run.adapters.table import Row, scopes
@@ -112,7 +113,7 @@ class Places:
         return jax.tree.unflatten(jax.tree.structure(shape), program(*jax.tree.leaves(arguments)))
 
     def _run(self, model: Callable[..., Any], answers: Sequence[np.ndarray], *given: Any) -> Any:
-        with ExitStack() as stack:
+        with alike_indices(), ExitStack() as stack:
             if self._key is not None:
                 stack.enter_context(all_replaced(self._functions))
                 stack.enter_context(traced_for(self._key))

@@ -8,6 +8,7 @@ matching.py    which taps a value equals within the noise
 search.py      the model on golden values: what matches, and where it stops, what stands there
 places.py      how a place can be written as a row
 patterns.py    rows of single layers -> rows with {i}
+with_cache.py  rows that hold for calls through a cache as well
 proposal.py    all of it for one port: plain data
 
 Among all variables of the program (`goldens port --discover`):

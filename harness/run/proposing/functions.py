@@ -21,6 +21,8 @@ KNOWN = {
     "jax.numpy": ("einsum", "matmul", "dot", "where"),
     "keras.ops": ("softmax", "einsum", "matmul"),
 }
+# These are called in packages that the model's own modules use, and not only in these.
+ANYWHERE = {"jax.nn": ("softmax",), "jax._src.nn.functions": ("softmax",)}  # the second in dot_product_attention
 
 
 def function_paths(classes: Iterable[type], function: Callable[..., Any]) -> tuple[str, ...]:
@@ -42,7 +44,8 @@ def function_paths(classes: Iterable[type], function: Callable[..., Any]) -> tup
     known = [
         f"{module}:{name}" for module, names in KNOWN.items() for name in names if _is_there(module, name, called)
     ]
-    return (*dict.fromkeys([*own, *known]),)
+    inside = [f"{module}:{name}" for module, names in ANYWHERE.items() for name in names if _has(module, name)]
+    return (*dict.fromkeys([*own, *known, *inside]),)
 
 
 def is_own(module: str) -> bool:
@@ -82,4 +85,8 @@ def _names_in(code: CodeType) -> Iterator[str]:
 
 
 def _is_there(module: str, name: str, called: set[str]) -> bool:
-    return name in called and hasattr(sys.modules.get(module), name)
+    return name in called and _has(module, name)
+
+
+def _has(module: str, name: str) -> bool:
+    return hasattr(sys.modules.get(module), name)

@@ -66,16 +66,28 @@ def _all(dims: tuple[str, ...], sizes: Mapping[str, int]) -> Iterator[tuple[str 
     sizes = {**sizes, "group": sizes["head"] // sizes["kv_head"]}
     for names in split:
         target = " ".join(dims).replace("head", "(kv_head group)", 1) if "group" in names else None
-        for batched in (True, False)[: 1 + (sizes["batch"] == 1)]:
-            rest = names[1:]
-            for order in permutations(rest):
+        for leading in _leading(names, sizes):
+            for order in permutations(name for name in names[1:] if name not in leading):
                 for groups in _merged(order):
-                    written = " ".join(_axis(group) for group in ((("batch",),) if batched else ()) + groups)
+                    written = " ".join((*leading, *(_axis(group) for group in groups)))
                     if written == " ".join(dims):
                         continue
-                    own = (1,) * batched + tuple(prod(sizes[name] for name in group) for group in groups)
-                    right = target if batched or target is None else target.replace("batch", "1", 1)
+                    own = tuple(sizes.get(name, 1) for name in leading) + tuple(
+                        prod(sizes[name] for name in group) for group in groups
+                    )
+                    right = target if leading or target is None else target.replace("batch", "1", 1)
                     yield (written if right is None else f"{written} -> {right}"), own
+
+
+def _leading(names: tuple[str, ...], sizes: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
+    """What comes first: batch; nothing, in a batch of 1; what a function of batches is mapped over."""
+    yield ("batch",)
+    if sizes["batch"] == 1:
+        yield ()
+    if "group" in names:
+        yield "group", "batch"
+    elif "head" in names:
+        yield "1", "batch"
 
 
 def _merged(order: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], ...]]:

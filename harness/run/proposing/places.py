@@ -119,10 +119,11 @@ class Places:
                 part.replace(str(layer), str(other)) if part.lstrip("_") == str(layer) else part for part in parts
             ).replace("._", "_")
 
-        site, scope = mark.site, mark.site.inside[-1] if mark.site.inside else None
-        here = self._calls[site.path, site.field, mark.loop, scope]
-        key = moved(site.path), site.field, mark.loop, None if scope is None else moved(scope)
-        there = self._calls.get(key, [])
-        if (key[0], key[3]) == (site.path, scope) or len(there) != len(here):
-            return None
-        return self._marks[there[here.index(mark.index)]]
+        site = mark.site
+        for scope in (*reversed(site.inside), None):  # the innermost that has the layer in it
+            here = self._calls[site.path, site.field, mark.loop, scope]
+            key = moved(site.path), site.field, mark.loop, None if scope is None else moved(scope)
+            there = self._calls.get(key, [])
+            if (key[0], key[3]) != (site.path, scope) and len(there) == len(here):
+                return self._marks[there[here.index(mark.index)]]
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from harness.run.proposing.matching import Matcher
 from harness.run.proposing.patterns import Option, chosen
 from harness.run.proposing.search import Found, Search
 from harness.run.proposing.watched import Watched
+from harness.run.proposing.with_cache import with_cache
 from harness.run.question import Question, select_cases
 from harness.run.source import GoldenSource
 from harness.store import Golden, open_golden
@@ -156,14 +157,20 @@ def proposed(
 ) -> Proposal:
     """Propose the table of a port that is loaded, at the precision that is in force."""
     arch, given = architecture_of(config), golden.case(case.name)
-    arguments = [given.input_ids.astype(np.int32), given.positions.astype(np.int32), given.mask]
+    given_arrays = given.input_ids.astype(np.int32), given.positions.astype(np.int32), given.mask
+    arguments = [jax.device_put(value) for value in given_arrays]
     progress.begin(f"{precision}: tracing the model")
-    watched = Watched(port, [jax.device_put(value) for value in arguments])
+    watched = Watched(port, arguments)
     matcher = Matcher(GoldenSource(golden, precision), case, arch)
     progress.begin(f"{precision}: comparing values")
     search = Search(watched, matcher, progress.advance)
     found = search()
     rows = _rows(found, search, matcher, arch.layers)
+    whole = {(x.mark.site.path, x.mark.site.field): x.shape for x in found.seen}
+    lefts = with_cache(
+        {row.left: row.target for row in rows}, port, arguments, whole, precisions.jax_dtype(precision)
+    )
+    rows = tuple(replace(row, left=lefts[row.left]) for row in rows)
     covered = {name for row in rows for name in _names(row.tap, arch.layers)}
     return Proposal(
         case=case.name,
@@ -215,7 +222,7 @@ def _rows(found: Found, search: Search, matcher: Matcher, layers: int) -> tuple[
         if one.put is not None:
             places = [(one.put, one.layout)]
             if one.put not in measured:
-                far[one.put] = one.far
+                far[one.put] = max(one.far, far.get(one.put, 0.0))
         for tap, layout in places:
             kind, layer = kind_of(tap), int(tap.split(".")[1]) if "." in tap else None
             for written in search.places.written(one.mark):

@@ -28,13 +28,16 @@ Traced = tuple[Logits, Mapping[str, Array]]
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """How a value of the model becomes its tap, and the golden a value of the model: inverse to each other."""
+    """How a value of the model becomes its tap, and the golden a value of the model: inverse to each other.
 
-    to_tap: Callable[[Array], Array]
-    from_tap: Callable[[Array], Array]
+    Each is called as `(value)` or `(value, batch)`, with the number of rows where it is known.
+    """
+
+    to_tap: Callable[..., Array]
+    from_tap: Callable[..., Array]
 
 
-AS_IT_IS = Adaptation(lambda value: value, lambda value: value)
+AS_IT_IS = Adaptation(lambda value, batch=None: value, lambda value, batch=None: value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,20 +143,22 @@ class Program:
             constants: Sequence[Any], goldens: Mapping[str, Array], replaying: Array, *arguments: Any
         ) -> tuple[Logits, dict[str, Array]]:
             tap = TracedTap(goldens, replaying, known)
-            evaluate = Evaluator(self.adapted(tap), self.arithmetic())
+            evaluate = Evaluator(self.adapted(tap, arguments[0].shape[0]), self.arithmetic())
             outputs = evaluate(closed.jaxpr, constants, arguments, names)
             return outputs[0], tap.recorded
 
         return jax.jit(run), closed.consts
 
-    def adapted(self, tap: TracedTap) -> Callable[[str, Array], Array]:
-        """A tap that sees the model's values in the layout of their taps."""
+    def adapted(self, tap: TracedTap, batch: int) -> Callable[[str, Array], Array]:
+        """A tap that sees the model's values, of so many rows, in the layout of their taps."""
 
         def on_tap(name: str, value: Array) -> Array:
             adaptation = self.source.adaptations.get(kind_of(name), AS_IT_IS)
-            seen = _rearranged(adaptation.to_tap, value)
+            seen = _rearranged(lambda x: adaptation.to_tap(x, batch), value)
             goes_on = tap(name, seen)
-            return value if goes_on is seen else laid_out(_rearranged(adaptation.from_tap, goes_on), value)
+            if goes_on is seen:
+                return value
+            return laid_out(_rearranged(lambda x: adaptation.from_tap(x, batch), goes_on), value)
 
         return on_tap
 

@@ -142,7 +142,7 @@ class Steps:
             first = first_slot(mask, ids.shape[1])
             leaves, held, lost = self._replayed(tree, incoming, goldens, replaying, first)
             tap = TracedTap({n: one for n, one in goldens.items() if n not in held}, replaying, known)
-            evaluate = Evaluator(self._program.adapted(tap), self._program.arithmetic())
+            evaluate = Evaluator(self._program.adapted(tap, ids.shape[0]), self._program.arithmetic())
             found = evaluate(closed.jaxpr, constants, (ids, positions, mask, *leaves), names)
             outputs = found[len(names) :]
             recorded = dict(tap.recorded)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from flax import nnx
 
 from harness.cli import cli
 from harness.errors import PortError, UsageError
@@ -108,7 +109,7 @@ def test_two_bugs_at_once_stop_the_search_only_where_they_sit(golden_path, check
 def test_a_bug_in_a_scan_is_told_in_the_iterations_that_have_it(golden_path, checkpoint, monkeypatch):
     right = linen_model.probabilities
     monkeypatch.setattr(
-        linen_model, "probabilities", lambda q, k, mask: right(q, k, mask) * jnp.asarray(1.1, q.dtype)
+        linen_model, "probabilities", lambda q, k, mask: right(q * jnp.asarray(1.1, q.dtype), k, mask)
     )
     proposal = found(golden_path, checkpoint, "linen_model:Scanned")
     assert wrong(proposal) == dict(zip(["layers.softmax[weights]"], in_every_layer("probs"), strict=True))
@@ -141,6 +142,65 @@ def test_what_is_hidden_is_looked_for_in_functions_or_said_not_to_be_found(golde
     assert lefts["layers.{i}.gate"] == "jax.nn:silu#{i}(0)"
     assert lefts["layers.{i}.resid_mid"].endswith(":rms_norm#{2i+1}(0)")
     assert (proposal.missing, wrong(proposal)) == (*in_every_layer("act"), {})
+
+
+class CoarseAttention(nnx_model.Attention):
+    """It rounds to bfloat16 what it has rotated, and sums in it; with a cache it returns that as well."""
+
+    order = 1  # -1 is the cache first
+
+    def __call__(self, x, positions, mask, cache=None):
+        low, shape = jnp.bfloat16, (*x.shape[:2], -1, self.arch.head_dim)
+        q, k, v = (p(x).reshape(shape) for p in (self.q, self.k, self.v))
+        q, k = (self.rotate(one, positions).astype(low).astype(x.dtype) for one in (q, k))
+        if cache is not None:
+            cache = self.keep(cache, k, v, mask)
+            k, v = cache["k"], cache["v"]
+        weights = nnx_model.probabilities(nnx_model.grouped(q, self.arch.kv_heads), k, mask)
+        context = jnp.einsum("bkgts,bskd->btkgd", weights.astype(low), v.astype(low))
+        out = self.o(context.reshape(*x.shape[:2], -1).astype(x.dtype))
+        return out if cache is None else (out, cache)[:: self.order]
+
+
+class CoarseBlock(nnx_model.Block):
+    def __call__(self, x, positions, mask, cache=None):
+        found = self.attn(self.input_norm(x), positions=positions, mask=mask, cache=cache)
+        out, cache = (found, None) if cache is None else found[:: self.attn.order]
+        y = self.post_norm(x := x + out)
+        return x + self.down(nnx.silu(self.gate(y)) * self.up(y)), cache
+
+
+class Coarse(nnx_model.Cached):
+    attention = CoarseAttention
+
+    @classmethod
+    def load(cls, *arguments):
+        port = super().load(*arguments)
+        for layer in port.model.layers:
+            layer.__class__, layer.attn.__class__ = CoarseBlock, cls.attention
+        return cls(port.model, *arguments[1:3])
+
+
+class CacheFirstAttention(CoarseAttention):
+    order = -1
+
+
+class CacheFirst(Coarse):
+    attention = CacheFirstAttention
+
+
+@pytest.mark.parametrize(("port", "item"), [("Coarse", "[0]"), ("CacheFirst", "[-1]")])
+def test_arithmetic_that_is_coarse_is_told_tap_by_tap_in_rows_that_serve_its_cache_too(
+    golden_path, checkpoint, port, item
+):
+    proposal = found(golden_path, checkpoint, f"test_proposing:{port}")
+    written = nnx_model.Listed.taps
+    assert {left for left in written if left not in proposal.table} == {"layers.{i}.attn[out]"}
+    assert proposal.table[f"layers.{{i}}.attn{item}"] == "layers.{i}.attn_out"
+    kinds = {row.tap.rpartition(".")[2] for row in proposal.rows if row.wrong}
+    assert kinds == {"probs", "context", "attn_out"}
+    assert all(row.far < 0.01 for row in proposal.rows)
+    assert (proposal.missing, proposal.gave_up) == ((), False)
 
 
 class Looking(function_model.Stacked):
@@ -195,6 +255,8 @@ def test_rows_of_layers_become_one_and_what_does_not_fit_stands_beside_it():
         ((1, 4, 6, 12), "batch head position head_dim"),
         ((1, 2, 2, 6, 12), "batch kv_head group position head_dim -> batch position (kv_head group) head_dim"),
         ((6, 4, 12), "position head head_dim"),
+        ((1, 1, 6, 4, 12), "1 batch position head head_dim"),
+        ((2, 1, 6, 2, 12), "group batch position kv_head head_dim -> batch position (kv_head group) head_dim"),
         ((1, 6, 4, 12), None),
         ((6, 1, 48), "position batch (head head_dim)"),
         ((6, 4, 1, 1, 12), "position head batch 1 head_dim"),
