@@ -170,9 +170,9 @@ class Layer:
         past: Past | None,
     ) -> tuple[Hidden, Past | None]:
         arch, ops = self.arch, self.ops
-        q = tap("q", _heads(self._linear("q", own, x), arch.heads))
-        k = tap("k", _heads(self._linear("k", own, x), arch.kv_heads))
-        v = tap("v", _heads(self._linear("v", own, x), arch.kv_heads))
+        q = tap("q", ops.split_heads(self._linear("q", own, x), arch.heads))
+        k = tap("k", ops.split_heads(self._linear("k", own, x), arch.kv_heads))
+        v = tap("v", ops.split_heads(self._linear("v", own, x), arch.kv_heads))
         rotation: tuple[Array, ...] = ()
         if place.frequencies is not None:
             angles = ops.rope_angles(positions, self._frequencies(place.frequencies, positions), x.dtype)
@@ -193,7 +193,7 @@ class Layer:
         scores = ops.score_cap(ops.scores(q, ops.repeat_k(k, groups)))
         probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots, place.window)))
         context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))
-        return tap("attn_out", self._linear("attn_out", own, context.reshape(*context.shape[:2], -1))), past
+        return tap("attn_out", self._linear("attn_out", own, ops.join_heads(context))), past
 
     def _frequencies(self, speeds: Array, positions: Ids) -> Array:
         """Those of this call: LongRoPE has two tables, and goes by the last position of the call."""
@@ -244,7 +244,3 @@ def _normed_by(operation: object, spec: Norm, x: Array, weight: Array, bias: Arr
 
 def _weights(own: Weighted) -> tuple[Array, Array | None]:
     return own.weight[...], None if own.bias is None else own.bias[...]
-
-
-def _heads(x: Array, heads: int) -> Heads:
-    return x.reshape(*x.shape[:2], heads, -1)
