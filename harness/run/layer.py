@@ -214,9 +214,9 @@ class Layer:
         arch, ops = self.arch, self.ops
         if arch.mla is not None:
             return self._latent_attention(arch.mla, tap, own, x, positions, mask, place, past)
-        q = tap("q", _heads(self._linear("q", own, x), arch.heads))
-        k = tap("k", _heads(self._linear("k", own, x), arch.kv_heads))
-        v = tap("v", _heads(self._linear("v", own, x), arch.kv_heads))
+        q = tap("q", ops.split_heads(self._linear("q", own, x), arch.heads))
+        k = tap("k", ops.split_heads(self._linear("k", own, x), arch.kv_heads))
+        v = tap("v", ops.split_heads(self._linear("v", own, x), arch.kv_heads))
         turning = self._turning(place, positions, x.dtype)
         q = ops.norm_then_turn(q, self._head_norm("q_norm", own, tap), turning(ops.rotate_q))
         k = ops.norm_then_turn(k, self._head_norm("k_norm", own, tap), turning(ops.rotate_k))
@@ -231,7 +231,7 @@ class Layer:
         sinks = () if own.sinks is None else (own.sinks[...],)
         probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots, place.window), *sinks))
         context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))
-        return tap("attn_out", self._linear("attn_out", own, context.reshape(*context.shape[:2], -1))), past
+        return tap("attn_out", self._linear("attn_out", own, ops.join_heads(context))), past
 
     def _latent_attention(
         self,
@@ -343,7 +343,3 @@ def _weights(own: Weighted) -> tuple[Array, Array | None]:
 
 def _matrices(own: Mixture) -> Matrices:
     return Matrices(own.kernel[...], None if own.bias is None else own.bias[...])
-
-
-def _heads(x: Array, heads: int) -> Heads:
-    return x.reshape(*x.shape[:2], heads, -1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -70,6 +70,16 @@ def rotate(x: Heads, angles: Angles) -> Heads:
     sin = jnp.sin(angles).astype(x.dtype)[:, :, None]
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def split_heads(x: Hidden, heads: int) -> Heads:
+    """Neighbouring numbers are of one head."""
+    return x.reshape(*x.shape[:2], heads, -1)
+
+
+def join_heads(x: Heads) -> Hidden:
+    """All heads of a token, one after the other."""
+    return x.reshape(*x.shape[:2], -1)
 
 
 def repeat_kv(
@@ -179,9 +189,15 @@ def norm_heads(x: Heads, norm: Callable[..., Array], *weights: Array | None) -> 
     return norm(x, *weights)
 
 
-def norm_all_heads(x: Heads, norm: Callable[..., Array], *weights: Array | None) -> Heads:
+def norm_all_heads(
+    x: Heads,
+    norm: Callable[..., Array],
+    *weights: Array | None,
+    join: Callable[..., Array] = join_heads,
+    split: Callable[..., Array] = split_heads,
+) -> Heads:
     """Queries or keys, all heads of a token normed together."""
-    return norm(x.reshape(*x.shape[:2], -1), *weights).reshape(x.shape)
+    return split(norm(join(x), *weights), x.shape[2])
 
 
 def norm_then_turn(x: Heads, norm: Callable[[Heads], Heads], turn: Callable[[Heads], Heads]) -> Heads:
@@ -231,6 +247,8 @@ class Operations:
     inverse_frequencies: Callable[..., np.ndarray] = inverse_frequencies
     scaled_frequencies: Callable[..., tuple[np.ndarray, float]] = scaled
     rope_angles: Callable[..., Array] = rope_angles
+    split_heads: Callable[..., Array] = split_heads
+    join_heads: Callable[..., Array] = join_heads
     norm_heads: Callable[..., Array] = norm_heads
     norm_then_turn: Callable[..., Array] = norm_then_turn
     q_norm: Callable[..., Array] = rms_norm
@@ -294,10 +312,14 @@ WIRING = frozenset(
 STATIC = {rope_angles: ("dtype",), repeat_kv: ("groups",), split_kv: ("nope",)}
 # Numpy, in float64 whatever the precision, or nothing at all.
 LEFT = frozenset({inverse_frequencies, scaled, unchanged, unused, not_grown})
+# Nothing is computed: outside a trace numpy looks at the same numbers, and there is no program for every shape.
+VIEWS = frozenset({split_heads, join_heads})
 
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    if function in VIEWS:
+        return lambda x, *given: jax.device_put(function(np.asarray(x), *given))
     return function if function in LEFT else jax.jit(function, static_argnames=STATIC.get(function, ()))
 
 
@@ -308,4 +330,7 @@ def one_by_one(operations: Operations) -> Operations:
     replaced runs primitive by primitive, and the rest is compiled once for all such decoders.
     """
     own = {field.name: getattr(operations, field.name) for field in fields(Operations)}
-    return Operations(**{name: made if name in WIRING else _compiled(made) for name, made in own.items()})
+    made = {name: one if name in WIRING else _compiled(one) for name, one in own.items()}
+    if made["norm_heads"] is norm_all_heads:
+        made["norm_heads"] = partial(norm_all_heads, join=_compiled(join_heads), split=_compiled(split_heads))
+    return Operations(**made)

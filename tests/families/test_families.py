@@ -37,13 +37,14 @@ from tests.families import tiny
 from tests.record.test_decode import assert_equal_bits, layer_major, plain
 from tests.record.test_windows import CASES, IDS
 
-# Every kind of case, in few shapes: each is compiled in three precisions.
+# Every kind of case, in few shapes, for each is compiled in three precisions: calls of 1, 3 and 8 tokens, and
+# caches of 8 slots. (The chunks and steps of a cache are compared with one call of them all.)
 CORPUS = Corpus(
     (Prompt("one", "A b", "few tokens", level="logits"), Prompt("some", "1 2 3 45", "more than a window")),
-    decodes=(Decode("chunk", "a cached", "two chunks and steps", steps=2, chunks=(4,)),),
+    decodes=(Decode("chunk", "a cached", "two chunks and steps", steps=2, chunks=(3,)),),
     batches=(Batch("left", ("one", "some"), "left", "pads"),),
     offsets=(Offset("far", "1 2 3 45", ((0, 0), (3, 300)), "far"),),
-    generations=(Generation("free", "The ", "tokens", tokens=2),),
+    generations=(Generation("free", "The", "tokens", tokens=6),),
 )
 each = pytest.mark.parametrize(("family", "name"), tiny.ALL, ids=["-".join(one) for one in tiny.ALL])
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -16,10 +15,11 @@ pytestmark = pytest.mark.record
 
 from harness.corpus import Corpus, Prompt
 from harness.errors import HarnessError, RecordError
-from harness.record import layer_major
+from harness.record import layer_major, recorder, work
 from harness.record.recorder import Options, Silent, record
 from harness.record.work import Work
 from harness.store import open_golden
+from tests.forked import in_a_fork
 
 UNITS = 6 * 3  # stages of the embedded checkpoint, prompts of the small corpus
 AGAIN = Options(overwrite=True)
@@ -88,38 +88,35 @@ def test_stopped_anywhere_it_goes_on_and_gives_the_same_golden(
     assert sorted(path.name for path in out.parent.iterdir()) == ["a.h5"], "nothing is left behind"
 
 
-KILL = """
-import os, signal, sys
-from pathlib import Path
-from harness.corpus import Corpus, Prompt
-from harness.record import recorder, work
-
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-tiny, out, where = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-corpus = Corpus(tuple(Prompt(*prompt[:3], level=prompt[3]) for prompt in eval(sys.argv[4])))
-if where == "in the middle of a unit's file":
-    counted = iter(range(100))
-    save = work.save_file
-    def half(tensors, path, digests):
-        save(tensors, path, digests)
-        if next(counted) == 8:
-            os.truncate(path, path.stat().st_size // 2)
-            die()
-    work.save_file = half
-elif where == "in the middle of the golden":
-    arrays = recorder.golden_arrays
-    def some(*args):
-        for index, array in enumerate(arrays(*args)):
-            if index == 20:
+
+def record_and_die(tiny, small, out, where):
+    """In a process of its own: what is replaced stays replaced."""
+    if where == "in the middle of a unit's file":
+        counted, save = iter(range(100)), work.save_file
+
+        def half(tensors, path, digests):
+            save(tensors, path, digests)
+            if next(counted) == 8:
+                os.truncate(path, path.stat().st_size // 2)
                 die()
-            yield array
-    recorder.golden_arrays = some
-elif where == "after the golden, before the work is removed":
-    work.Work.finish = die
-recorder.record(tiny, "t", corpus, out, recorder.Options(overwrite=True))
-"""
+
+        work.save_file = half
+    elif where == "in the middle of the golden":
+        arrays = recorder.golden_arrays
+
+        def some(*args):
+            for index, array in enumerate(arrays(*args)):
+                if index == 20:
+                    die()
+                yield array
+
+        recorder.golden_arrays = some
+    elif where == "after the golden, before the work is removed":
+        Work.finish = die
+    record(tiny, "t", small, str(out), AGAIN)
 
 
 @pytest.mark.parametrize(
@@ -131,11 +128,8 @@ recorder.record(tiny, "t", corpus, out, recorder.Options(overwrite=True))
     ],
 )
 def test_killed_by_sigkill_it_goes_on_and_gives_the_same_golden(tiny, small, out, uninterrupted, where, left):
-    prompts = repr([(prompt.name, prompt.text, prompt.why, prompt.level) for prompt in small.prompts])
-    killed = subprocess.run(
-        [sys.executable, "-c", KILL, str(tiny), str(out), where, prompts], capture_output=True, timeout=120
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = in_a_fork(lambda: record_and_die(tiny, small, out, where))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     if "before the work" not in where:
         assert is_old(out)
     listener = Listener()
