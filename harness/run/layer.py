@@ -248,8 +248,8 @@ class Layer:
         parts = Own(
             linear=lambda kind, value: self._linear(kind, own, value),
             norm=lambda kind, value: norm(getattr(ops, kind), value, mla.norm, *_weights(getattr(own, kind))),
-            turn_q=turning(ops.rotate_q),
-            turn_k=turning(ops.rotate_k),
+            turn_q=lambda q: ops.grow_q(turning(ops.rotate_q)(q), positions),
+            turn_k=lambda k: ops.grow_k(turning(ops.rotate_k)(k), positions),
             allowed=lambda slots: ops.allowed(mask, slots, place.window),
         )
         return latent_attention(mla, ops, tap, parts, x, self.arch.heads, past)
