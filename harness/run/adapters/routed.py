@@ -2,8 +2,8 @@
 
     "jax.lax:top_k in layers.{i}.moe": Routed("layers.{i}.routing", weigh=normed)
 
-The tap has a weight for every expert, so that the order of the chosen ones means nothing. Where the golden's stands in
-its place, the model goes on with the golden's experts and weights; elsewhere with what it had, to the bit.
+The tap has a weight for every expert, so that the order of the chosen ones means nothing. Where the golden's
+stands in its place, the model goes on with its experts and weights; elsewhere with what it had, to the bit.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.lax import top_k  # by a name of its own: the module's may be the row's, and marked
 from jaxtyping import Array, Float, Int
 
 from harness.errors import PortError
@@ -33,7 +34,7 @@ def normed(weights: Weights) -> Weights:
 
 @dataclass(frozen=True)
 class Routed:
-    """The right side of a row whose place returns (weights, indices), [..., chosen], perhaps with more behind them.
+    """The right side of a row whose place returns (weights, indices), [..., chosen], perhaps with more after them.
 
     Attributes:
         weigh: what the model makes of these weights until they are those of the sum. The golden's weights, put in
@@ -55,11 +56,8 @@ def marked_choice(routed: Routed, experts: int, mark: Callable[[Array], Array], 
         PortError: it did not return weights and indices.
     """
     pair = result if isinstance(result, (tuple, list)) else ()
-    if (
-        len(pair) < 2
-        or not all(is_array(one) for one in pair[:2])
-        or not jnp.issubdtype(pair[1].dtype, jnp.integer)
-    ):
+    arrays = len(pair) >= 2 and all(is_array(one) for one in pair[:2])
+    if not arrays or not jnp.issubdtype(pair[1].dtype, jnp.integer):
         raise PortError(
             "a place whose row is a choice of experts does not return weights and indices",
             where=where,
@@ -68,10 +66,11 @@ def marked_choice(routed: Routed, experts: int, mark: Callable[[Array], Array], 
             hint="name jax.lax:top_k, or the function that calls it, `in` the router",
         )
     weights, indices = pair[0], pair[1]
-    dense = spread(routed.weigh(weights), indices, experts)
-    marked = mark(dense)
-    given, chosen = jax.lax.top_k(marked, indices.shape[-1])
-    other = (marked != dense).any(axis=-1, keepdims=True)
+    own = routed.weigh(weights)
+    marked = mark(spread(own, indices, experts))
+    given, chosen = top_k(marked, indices.shape[-1])
+    # Not by what was marked: in replay the golden stands in its place as well.
+    other = (jnp.take_along_axis(marked, indices, axis=-1) != own).any(axis=-1, keepdims=True)
     found = jnp.where(other, given.astype(weights.dtype), weights), jnp.where(other, chosen, indices)
     return type(result)((*found, *pair[2:])) if type(result) in (tuple, list) else type(result)(*found, *pair[2:])
 
