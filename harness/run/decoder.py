@@ -29,7 +29,8 @@ from harness.run.arithmetic import operations_of
 from harness.run.behind import Backlog, ReadingAhead
 from harness.run.cache import Cache, Past
 from harness.run.effort import at_few_lengths, is_small, is_tracing
-from harness.run.layer import Ids, Mask, places, skeleton
+from harness.run.layer import Ids, Mask, places
+from harness.run.modules import skeleton
 from harness.run.operations import Hidden, Operations
 from harness.run.port import Call
 from harness.run.spread import Spread

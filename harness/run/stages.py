@@ -14,7 +14,8 @@ from harness.families.options import Norm
 from harness.run.arithmetic import operations_of
 from harness.run.cache import Past
 from harness.run.effort import QUICKLY
-from harness.run.layer import DecoderLayer, Ids, Layer, Mask, Place, norm, skeleton
+from harness.run.layer import Ids, Layer, Mask, Place, norm
+from harness.run.modules import DecoderLayer, skeleton
 from harness.run.operations import Hidden, Operations
 from harness.run.tapping import TapFunction, Tapped
 from harness.run.vocabulary import Pair
