@@ -15,10 +15,19 @@ from jaxtyping import Array, Bool, Float, Int
 from harness.families.experts import experts_of
 from harness.families.frequencies import both, is_beyond
 from harness.families.graph import kinds_of
-from harness.families.options import Architecture, Experts, Norm, Rope
-from harness.families.parameters import HEAD_NORMS, NORMS, head_norm_shape, inputs, outputs
+from harness.families.options import Architecture, Experts, Latent, Norm, Rope
+from harness.families.parameters import (
+    HEAD_NORMS,
+    LATENT_NORMS,
+    NORMS,
+    head_norm_shape,
+    inputs,
+    latent_norm_shape,
+    outputs,
+)
 from harness.run.arithmetic import normed
 from harness.run.cache import Past
+from harness.run.latent import Own, latent_attention
 from harness.run.mixture import Matrices
 from harness.run.operations import NO_WINDOW, Heads, Hidden, Operations, unchanged, wide
 from harness.run.tapping import TapFunction
@@ -65,6 +74,9 @@ class DecoderLayer(nnx.Module):
         for kind in kinds & set(HEAD_NORMS):
             assert arch.qk_norm is not None
             setattr(self, kind, Weighted(head_norm_shape(arch, kind), bias=arch.qk_norm.bias, dtype=dtype))
+        for kind in kinds & set(LATENT_NORMS):
+            assert arch.mla is not None
+            setattr(self, kind, Weighted(latent_norm_shape(arch.mla, kind), bias=False, dtype=dtype))
         for kind in kinds & outputs(arch, sparse).keys():
             sizes = inputs(arch, kind), outputs(arch, sparse)[kind]
             setattr(self, kind, Projection(*sizes, bias=kind in arch.biases, dtype=dtype))
@@ -200,31 +212,57 @@ class Layer:
         past: Past | None,
     ) -> tuple[Hidden, Past | None]:
         arch, ops = self.arch, self.ops
+        if arch.mla is not None:
+            return self._latent_attention(arch.mla, tap, own, x, positions, mask, place, past)
         q = tap("q", _heads(self._linear("q", own, x), arch.heads))
         k = tap("k", _heads(self._linear("k", own, x), arch.kv_heads))
         v = tap("v", _heads(self._linear("v", own, x), arch.kv_heads))
-        rotation: tuple[Array, ...] = ()
-        if place.frequencies is not None:
-            angles = ops.rope_angles(positions, self._frequencies(place.frequencies, positions), x.dtype)
-            rotation = (angles,) if place.factor is None else (angles, place.factor)
-
-        def turning(rotate: Callable[..., Array]) -> Callable[[Heads], Heads]:
-            return lambda heads: rotate(heads, *rotation) if rotation else heads
-
+        turning = self._turning(place, positions, x.dtype)
         q = ops.norm_then_turn(q, self._head_norm("q_norm", own, tap), turning(ops.rotate_q))
         k = ops.norm_then_turn(k, self._head_norm("k_norm", own, tap), turning(ops.rotate_k))
         q, k = tap("q_rope", ops.grow_q(q, positions)), tap("k_rope", ops.grow_k(k, positions))
         slots, groups = np.arange(x.shape[1], dtype=np.int32), arch.heads // arch.kv_heads
         if past is not None:
-            k = tap("cache_k", ops.write_k(past.k, k, past.filled))
-            v = tap("cache_v", ops.write_v(past.v, v, past.filled))
+            k = tap("cache_k", ops.write_k(past.held["cache_k"], k, past.filled))
+            v = tap("cache_v", ops.write_v(past.held["cache_v"], v, past.filled))
             slots = slots + past.filled
-            past = Past(k, v, past.filled)
+            past = Past({"cache_k": k, "cache_v": v}, past.filled)
         scores = ops.score_cap(ops.scores(q, ops.repeat_k(k, groups)))
         sinks = () if own.sinks is None else (own.sinks[...],)
         probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots, place.window), *sinks))
         context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))
         return tap("attn_out", self._linear("attn_out", own, context.reshape(*context.shape[:2], -1))), past
+
+    def _latent_attention(
+        self,
+        mla: Latent,
+        tap: TapFunction,
+        own: DecoderLayer,
+        x: Hidden,
+        positions: Ids,
+        mask: Mask,
+        place: Place,
+        past: Past | None,
+    ) -> tuple[Hidden, Past | None]:
+        turning, ops = self._turning(place, positions, x.dtype), self.ops
+        parts = Own(
+            linear=lambda kind, value: self._linear(kind, own, value),
+            norm=lambda kind, value: norm(getattr(ops, kind), value, mla.norm, *_weights(getattr(own, kind))),
+            turn_q=turning(ops.rotate_q),
+            turn_k=turning(ops.rotate_k),
+            allowed=lambda slots: ops.allowed(mask, slots, place.window),
+        )
+        return latent_attention(mla, ops, tap, parts, x, self.arch.heads, past)
+
+    def _turning(
+        self, place: Place, positions: Ids, dtype: jnp.dtype
+    ) -> Callable[[Callable[..., Array]], Callable[[Heads], Heads]]:
+        """From an operation that rotates, what it does here."""
+        rotation: tuple[Array, ...] = ()
+        if place.frequencies is not None:
+            angles = self.ops.rope_angles(positions, self._frequencies(place.frequencies, positions), dtype)
+            rotation = (angles,) if place.factor is None else (angles, place.factor)
+        return lambda rotate: lambda heads: rotate(heads, *rotation) if rotation else heads
 
     def _frequencies(self, speeds: Array, positions: Ids) -> Array:
         """Those of this call: LongRoPE has two tables, and goes by the last position of the call."""
