@@ -24,6 +24,10 @@ So every call of one S has the same shapes. The taps `cache_k` and `cache_v` are
 and values in it, [B, slots, kv_head, head_dim], one slot per token in their order; what comes back is attended to,
 and kept for the next call. `probs` then has a key for every slot.
 
+The tap `routing` of a mixture of experts has the weight of every expert, 0 where a token does not go. At float32
+and bfloat16 a token that goes to other experts than in the golden gets the golden's weights back (README.md beside
+this file): the port goes on with these experts.
+
 What a port cannot do, it declares; the report lists it as not covered, never as passed. Without an `init_cache`
 that is every case with a cache. Further:
 
