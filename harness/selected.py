@@ -14,15 +14,9 @@ from dataclasses import dataclass
 from harness.errors import UsageError
 from harness.kept import is_rule, positions_of
 from harness.selecting import select
-from harness.taps import CACHE_KINDS, Tap
+from harness.taps import CACHE_KINDS, ROUTING_KINDS, Tap
 
-# Without these nobody could tell whether a port that goes another way than the truth may do so.
-CHOICES = ("*.router_logits", "*.router_scores", "*.routing")
-NAMED = {
-    "logits": ("logits", *CHOICES),
-    "layers": ("embed", "*.resid_post", "final_norm", "logits", *CHOICES),
-    "ops": ("*",),
-}
+NAMED = {"logits": ("logits",), "layers": ("embed", "*.resid_post", "final_norm", "logits"), "ops": ("*",)}
 LEVELS = tuple(NAMED)
 EXAMPLE = "first, last, every 4th"
 
@@ -73,6 +67,9 @@ def at_level(
 ) -> tuple[Tap, ...]:
     """The taps that are recorded at a level, in their order.
 
+    Choices of experts always are: without them nobody could tell whether a port that goes another way than the truth
+    may do so.
+
     Args:
         level: `logits`, `layers` (the residual stream) or `ops` (all).
         cached: whether there is a KV cache, whose contents are taps too.
@@ -83,10 +80,13 @@ def at_level(
     return tuple(
         tap
         for tap in taps
-        if (cached or tap.kind not in CACHE_KINDS)
-        and named(tap.name)
-        and chosen(tap.name)
-        and (stages is None or not tap.stage or tap.stage in stages)
+        if tap.kind in ROUTING_KINDS
+        or (
+            (cached or tap.kind not in CACHE_KINDS)
+            and named(tap.name)
+            and chosen(tap.name)
+            and (stages is None or not tap.stage or tap.stage in stages)
+        )
     )
 
 
