@@ -190,9 +190,8 @@ def _norm(e: Element) -> float:
 def _linear(e: Element) -> float:
     """The sizes of all products, and of a bias; a cap on logits makes an error smaller, and a factor scales it."""
     layer, kind = layer_of(e.tap), kind_of(e.tap)
-    known = {"router_logits", *outputs(e.arch, layer is not None and e.arch.is_sparse(layer))}
-    if layer is not None and kind not in known:
-        return math.inf
+    if layer is not None and kind not in ("router_logits", *outputs(e.arch, e.arch.is_sparse(layer))):
+        return math.inf  # of experts it is a sum
     at = _flat(e)
     row, x = e.parameter()[at], e.input().reshape(-1)
     biased = kind in e.arch.biases or (kind == "router_logits" and e.arch.experts and e.arch.experts.bias)
