@@ -72,7 +72,7 @@ def _widest(results: Iterable[TapResult]) -> str:
     if not ties:
         return ""
     r, tie = max(ties, key=lambda one: ((one[1].gap or 0.0) - one[1].allowed) / (one[1].allowed or 1.0))
-    return f"; the widest tie {tie.gap:.2g} with {tie.allowed:.2g} allowed, {r.tap} in {r.case}"
+    return f"; the widest tie {tie.gap or 0.0:.2g} with {tie.allowed:.2g} allowed, {r.tap} in {r.case}"
 
 
 def dropped_by(result: TapResult) -> str:

@@ -162,6 +162,9 @@ def _of_choices(r: TapResult) -> Iterator[tuple[object, object]]:
     counts = {name: getattr(r.choice, name) for name in ("ties", "wrong", "dropped", "unseen")}
     if min(counts.values()) < 0 or sum(counts.values()) > r.choice.tokens:
         yield f"parts of {r.choice.tokens} choices", counts
+    for one, tie in ((r.choice.tie, True), (r.choice.worst, False)):
+        if one is not None and (one.gap is not None and one.gap <= one.allowed) != tie:
+            yield f"a gap {'up to' if tie else 'beyond'} what is allowed, {one.allowed}", one.gap
     if not is_wrong(r.verdict) and r.choice.wrong + r.choice.dropped:
         yield f"no wrong choice, since it is {r.verdict}", counts
     if r.verdict == "tied" and r.choice.ties + r.choice.unseen != r.choice.tokens:

@@ -46,7 +46,7 @@ class Unpinned:
         return self.replay if mode == "replay" else self.forward
 
 
-EVERYTHING = Unpinned()
+ALL_JUDGED = Unpinned()
 
 
 def pins(source: GoldenSource, declared: Declarations) -> bool:
@@ -124,7 +124,7 @@ def may_tie(source: GoldenSource, case: CaseEntry, routing: str, mode: str, limi
 def unpinned(source: GoldenSource, case: CaseEntry, declared: Declarations, limit: Limit) -> Unpinned:
     """What a port's own choices leave unjudged of a case, at the source's precision."""
     if source.experts is None or source.precision == "float64":
-        return EVERYTHING
+        return ALL_JUDGED
     layers = [tap for tap in source.taps.values() if tap.kind in PINNED]
     # Whether another choice is a tie, only scores say.
     unknown = frozenset(

@@ -18,6 +18,7 @@ from harness.choice import group_scores, margins
 from harness.corpus import Corpus, Prompt
 from harness.entries import Batch, Decode
 from harness.record.recorder import record
+from harness.report.agreement import agreement
 from harness.report.choices import sentences
 from harness.report.contract import broken_contract
 from harness.report.diff_assembly import diff as diff_of
@@ -145,6 +146,18 @@ def test_a_choice_beyond_the_noise_is_introduced_at_routing_and_pinned_too(recor
         truth = opened.tap("some", ROUTING)[0]
     assert np.array_equal(port.went_on["some", ROUTING, False][0] != 0, truth != 0)
     assert "token 3 goes to experts" in report_text(report, 200)
+
+
+def test_rows_of_a_batch_are_judged_by_the_scores_of_their_prompts(recorded):
+    golden, checkpoint = recorded["qwen3_moe"]
+    for token, last, verdict in ((closest(golden), True, "match"), (3, False, "introduced")):
+        changed = swapped({"left": [(1, token)]}, last)
+        report, _ = checked(golden, checkpoint, changed, modes=("alone",), cases=("left",))
+        found = results(report, "alone")["left"]
+        assert (found.verdict, found.choice.tokens) == (verdict, 13)
+        assert (found.choice.ties, found.choice.wrong) == ((1, 0) if last else (0, 1))
+        assert report.verdict == ("match" if last else "diverged")
+    assert any("row 1 (some) differs from its prompt recorded alone" in line for line in agreement(report))
 
 
 def test_in_float64_a_tie_is_wrong_and_nothing_is_pinned(recorded):

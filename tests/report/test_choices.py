@@ -109,6 +109,9 @@ def test_a_report_with_choices_is_read_back(tmp_path):
         of(WRONG),  # a match with wrong choices
         of(Choices(2, ties=3)),
         of(Choices(2, ties=-1)),
+        of(Choices(2, ties=1, tie=FAR)),
+        of(Choices(2, ties=1, tie=replace(TIE, gap=None))),
+        of(Choices(2, wrong=1, worst=TIE), "introduced"),
         TapResult("code", "float32", "forward", ROUTING, "tied"),
         TapResult("code", "float32", "forward", ROUTING, "tied", choice=TIED),
     ],

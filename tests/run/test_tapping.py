@@ -149,3 +149,15 @@ def test_weights_of_another_form_than_the_goldens_are_left_for_the_session_to_re
     few = jnp.asarray(OWN[..., :2])
     assert np.array_equal(Tapped(routed, frozenset({"routing"}))(session, "s", few), few)
     assert np.array_equal(going_on("s.routing", ROUTING, few, replaying=False), few)
+
+
+@pytest.mark.parametrize("axes", [("position", "expert"), (None, "expert"), ("position", None)])
+def test_a_token_is_pinned_on_a_mesh_with_explicit_axes_too(axes):
+    mesh = jax.make_mesh((1, 1), ("position", "expert"), axis_types=(AxisType.Explicit,) * 2)
+    own = jax.device_put(OWN, NamedSharding(mesh, PartitionSpec(None, *axes)))
+    session = Recorder({"routing": ROUTING}, replaying=False)
+    found = Tapped(routed, frozenset({"routing"}))(session, "s", own)
+    assert np.array_equal(found, np.float32(PINNED))
+    assert found.sharding == own.sharding
+    outside = going_on("s.routing", ROUTING, own, replaying=False)
+    assert np.array_equal(outside, np.float32(PINNED)) and outside.sharding == own.sharding
