@@ -76,7 +76,9 @@ def lefts(proposal):
         "test_discovering:Scanned",
     ],
 )
-def test_every_tap_is_found_with_no_table(golden_path, checkpoint, name):
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Keras, of its own masks
+def test_every_tap_is_found_with_no_table(golden_path, checkpoint, monkeypatch, name):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
     for framework in ("equinox", "keras"):
         if name.startswith(framework):
             pytest.importorskip(framework)
