@@ -169,6 +169,8 @@ class Candidates:
             if taps <= set(self._feeding.inputs[tap])
             and not (tap != LOGITS and any(self._matcher.same(tap, one) for one in taps))
         }
+        if not readers:
+            return
         through = {self._known.tap[variable] for _, variable in edges}
         for variable, value in self._values.tried(put, edges, until, through):
             if variable == self._flat.outputs[0] and self._matcher.are_logits(np.asarray(value)):

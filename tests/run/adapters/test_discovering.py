@@ -27,7 +27,7 @@ HERE = "tests.run.adapters"
 CASE = "digits"
 
 
-class Bare(function_model.ByLayer):
+class Scanned(function_model.Stacked):
     """A model that shows nothing: no sub-modules and no intermediates."""
 
     taps = {}
@@ -36,15 +36,8 @@ class Bare(function_model.ByLayer):
         return super().run(input_ids, positions, mask)[0], {}
 
 
-class Scanned(function_model.Stacked):
-    taps = {}
-
-    def run(self, input_ids, positions, mask):
-        return super().run(input_ids, positions, mask)[0], {}
-
-
 # No function of it is looked at, so that variables alone are left.
-Bare.run.__module__ = Scanned.run.__module__ = "nowhere"
+Scanned.run.__module__ = "nowhere"
 
 
 def found(golden_path, checkpoint, name, precision=None, case=CASE):
@@ -72,11 +65,12 @@ def lefts(proposal):
         "linen_model:Scanned",
         "equinox_model:Listed",
         "keras_model:Subclassed",
-        "test_discovering:Bare",
         "test_discovering:Scanned",
     ],
 )
-def test_every_tap_is_found_with_no_table(golden_path, checkpoint, name):
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Keras, of its own masks
+def test_every_tap_is_found_with_no_table(golden_path, checkpoint, monkeypatch, name):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
     for framework in ("equinox", "keras"):
         if name.startswith(framework):
             pytest.importorskip(framework)
@@ -87,7 +81,7 @@ def test_every_tap_is_found_with_no_table(golden_path, checkpoint, name):
     assert all(0 <= row.noise[0] < row.noise[1] for row in proposal.rows)
 
 
-def test_a_check_by_variables_alone_matches_at_every_precision(golden_path, checkpoint):
+def test_a_check_by_variables_alone_matches_and_covers_every_tap(golden_path, checkpoint):
     table = right(golden_path, checkpoint, "test_discovering:Scanned").table
     assert all("/" in left for left in table)
 
@@ -98,7 +92,7 @@ def test_a_check_by_variables_alone_matches_at_every_precision(golden_path, chec
         golden_path,
         checkpoint,
         "tests:Proposed",
-        Question(("float32", "bfloat16"), modes=("forward", "replay"), cases=(CASE,)),
+        Question(("bfloat16",), modes=("forward", "replay"), cases=(CASE,)),
         load=lambda directory, config, dtype: Proposed.load(directory, config, dtype, None),
     )
     assert report.verdict == "match"
@@ -108,10 +102,10 @@ def test_a_check_by_variables_alone_matches_at_every_precision(golden_path, chec
 def test_what_is_wrong_is_told_with_its_line_and_all_else_is_found(golden_path, checkpoint, monkeypatch):
     turned = function_model.rope
     monkeypatch.setattr(function_model, "rope", lambda x, at, theta: turned(x, 2 * at + 1, theta))
-    proposal = found(golden_path, checkpoint, "test_discovering:Bare")
+    proposal = found(golden_path, checkpoint, "test_discovering:Scanned")
     assert wrong(proposal) == {"layers.{i}.q_rope": 4, "layers.{i}.k_rope": 4}
     assert (len(proposal.rows), proposal.missing, proposal.logits) == (18, (), True)
-    assert lefts(proposal) == lefts(right(golden_path, checkpoint, "test_discovering:Bare"))
+    assert lefts(proposal) == lefts(right(golden_path, checkpoint, "test_discovering:Scanned"))
     (row,) = (row for row in proposal.rows if row.tap == "layers.{i}.q_rope")
     assert 0.1 < row.far < 2 and row.told == ""
     lines, first = inspect.getsourcelines(functions.rope)
@@ -143,14 +137,11 @@ def test_an_operation_that_is_not_there_is_told_by_what_goes_on_instead(golden_p
     assert "function_model.py" in proposal.absent[0].place
 
 
-def test_what_is_computed_from_other_taps_than_the_golden_is_told(golden_path, checkpoint, monkeypatch):
+def test_a_bug_where_two_taps_meet_is_told_there(golden_path, checkpoint, monkeypatch):
     own = function_model.probabilities
     monkeypatch.setattr(function_model, "probabilities", lambda q, k, mask: own(q + jnp.mean(k), k, mask))
-    normed = function_model.rms_norm
-    monkeypatch.setattr(function_model, "rms_norm", lambda x, weight, eps: normed(x, weight, 1e-5))
     proposal = found(golden_path, checkpoint, "test_discovering:Scanned")
-    norms = {"layers.{i}.attn_norm": 4, "layers.{i}.mlp_norm": 4, "final_norm": 1}
-    assert wrong(proposal) == {**norms, "layers.{i}.probs": 4}
+    assert wrong(proposal) == {"layers.{i}.probs": 4}
 
 
 def test_what_cannot_be_lifted_is_looked_at_in_float32_which_is_said(golden_path, checkpoint, monkeypatch):
