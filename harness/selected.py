@@ -67,8 +67,8 @@ def at_level(
 ) -> tuple[Tap, ...]:
     """The taps that are recorded at a level, in their order.
 
-    Choices of experts always are: without them nobody could tell whether a port that goes another way than the truth
-    may do so.
+    Choices of experts always are: without them nobody could tell whether a port that goes another way than the
+    truth may do so.
 
     Args:
         level: `logits`, `layers` (the residual stream) or `ops` (all).

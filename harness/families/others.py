@@ -16,7 +16,12 @@ _EXPERTS = """
 _INNER = """
     gemma3 mistral3 llava qwen2_vl qwen2_5_vl qwen3_vl mllama paligemma gemma4
 """
+KIMI = (
+    "it is a deepseek_v3 by another name, and transformers knows it by that one alone",
+    "in a copy of config.json write model_type deepseek_v3, and remove auto_map",
+)
 OTHERS: Mapping[str, tuple[str, str]] = {
+    "kimi_k2": KIMI,
     **dict.fromkeys(_EXPERTS.split(), (EXPERTS, WAIT)),
     **dict.fromkeys(_INNER.split(), ("this is a model of more than text", INNER)),
     "gemma3n": (MORE, NO_TABLE),

@@ -131,3 +131,123 @@ def test_what_longrope_and_the_config_say_differently_is_refused(twice):
     with pytest.raises(CheckpointError, match=r"two RoPE thetas|says twice") as refused:
         architecture_of({**fields, "partial_rotary_factor": 1.0, "rope_scaling": table})
     assert field in str(refused.value) and f"{value:g}" in f"{refused.value}".replace("500000.0", "500000")
+
+
+YARN_40 = {"beta_fast": 32, "beta_slow": 1, "original_max_position_embeddings": 4096, "type": "yarn"}
+# What is published, without `auto_map` and `quantization_config`, which are refused.
+DEEPSEEK = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "aux_loss_alpha": 0.001,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "ep_size": 1,
+    "first_k_dense_replace": 3,
+    "hidden_act": "silu",
+    "hidden_size": 7168,
+    "initializer_range": 0.02,
+    "intermediate_size": 18432,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 163840,
+    "model_type": "deepseek_v3",
+    "moe_intermediate_size": 2048,
+    "moe_layer_freq": 1,
+    "n_group": 8,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 61,
+    "num_key_value_heads": 128,
+    "num_nextn_predict_layers": 1,
+    "pretraining_tp": 1,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {**YARN_40, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0},
+    "rope_theta": 10000,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "seq_aux": True,
+    "tie_word_embeddings": False,
+    "topk_group": 4,
+    "topk_method": "noaux_tc",
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.33.1",
+    "use_cache": True,
+    "v_head_dim": 128,
+    "vocab_size": 129280,
+}
+KIMI_K2 = {
+    **{field: value for field, value in DEEPSEEK.items() if field != "ep_size"},
+    "first_k_dense_replace": 1,
+    "max_position_embeddings": 131072,
+    "n_group": 1,
+    "n_routed_experts": 384,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 64,
+    "num_nextn_predict_layers": 0,
+    "rope_scaling": {**YARN_40, "beta_fast": 1.0, "factor": 32.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+    "rope_theta": 50000.0,
+    "routed_scaling_factor": 2.827,
+    "topk_group": 1,
+    "vocab_size": 163840,
+}
+V2_LITE = {
+    **{field: value for field, value in DEEPSEEK.items() if field not in ("num_nextn_predict_layers",)},
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "first_k_dense_replace": 1,
+    "hidden_size": 2048,
+    "intermediate_size": 10944,
+    "model_type": "deepseek_v2",
+    "moe_intermediate_size": 1408,
+    "n_group": 1,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "norm_topk_prob": False,
+    "num_attention_heads": 16,
+    "num_experts_per_tok": 6,
+    "num_hidden_layers": 27,
+    "num_key_value_heads": 16,
+    "q_lora_rank": None,
+    "rope_scaling": {**YARN_40, "factor": 40, "mscale": 0.707, "mscale_all_dim": 0.707},
+    "routed_scaling_factor": 1.0,
+    "scoring_func": "softmax",
+    "topk_group": 1,
+    "topk_method": "greedy",
+    "vocab_size": 102400,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "scale", "groups"),
+    [(DEEPSEEK, 0.1352337788608801, (8, 4)), (KIMI_K2, 0.13086080, (1, 1)), (V2_LITE, 0.1147213867929261, (1, 1))],
+    ids=["DeepSeek-V3", "Kimi K2", "DeepSeek-V2-Lite"],
+)
+def test_published_configs_of_latent_attention_are_read(fields, scale, groups):
+    arch = architecture_of(fields)
+    assert arch.scale == pytest.approx(scale, rel=1e-6)
+    assert arch.mla is not None and (arch.mla.kv_rank, arch.mla.rope, arch.mla.norm.eps) == (512, 64, 1e-6)
+    assert arch.experts is not None and (arch.experts.groups, arch.experts.chosen_groups) == groups
+    assert sum(arch.experts.layers) == arch.layers - fields["first_k_dense_replace"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message", "where"),
+    [
+        ({"head_dim": 128}, "a size that follows from others", "head_dim"),
+        ({"num_key_value_heads": 8}, "every head has a key of its own", "num_key_value_heads"),
+        ({"qk_rope_head_dim": 63}, "RoPE turns pairs", "qk_rope_head_dim"),
+        ({"n_group": 7}, "cannot be shared out among the groups", "n_group"),
+        ({"topk_group": 1, "n_group": 64}, "more experts are chosen", "num_experts_per_tok"),
+        ({"topk_method": "greedy"}, "does not do", "topk_method"),
+        ({"model_type": "kimi_k2"}, "deepseek_v3 by another name", "model_type"),
+    ],
+)
+def test_what_contradicts_latent_attention_or_its_experts_is_refused(changed, message, where):
+    with pytest.raises(CheckpointError, match=message) as refused:
+        architecture_of({**DEEPSEEK, **changed})
+    assert where in str(refused.value)

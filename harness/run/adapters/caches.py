@@ -1,4 +1,4 @@
-"""The table of a cache: where in it the keys and values of a layer lie. A model with a cache writes it as it is.
+"""The table of a cache: where in it lies what a layer holds. A model with a cache writes it as it is.
 
     "layer_{i}.k": "layers.{i}.cache_k"          a dict a layer; keys, indices and attributes are joined by dots
     "{i}.0": "layers.{i}.cache_k"                a list of pairs
@@ -6,6 +6,8 @@
     "[:, {i}, 0]": "layers.{i}.cache_k"          one array [batch, layer, 2, slot, kv_head, head_dim], and no more
     "{i}.k[..., :head_dim]": ...                 heads that are padded: what is beyond is left as it is
     "{i}.k": To(..., "batch kv_head slot head_dim")     heads before slots (`layout.py`)
+    "{i}[..., :kv_rank]": "layers.{i}.cache_latent"     of latent attention: the latent, and behind it in the array
+    "{i}[..., kv_rank:]": "layers.{i}.cache_k_pe"       the part of a key that all heads share
 
 What lies in no array by itself, a pool of pages, say, is read and written by the port's own `read_cache` and
 `write_cache`.
@@ -32,7 +34,7 @@ from harness.run.adapters.table import LAYER, To, fixed_sizes
 from harness.run.tracing.program import AS_IT_IS, Adaptation
 from harness.taps import kind_of
 
-Slots = Float[Array, "batch slot kv_head head_dim"]
+Slots = Float[Array, "batch slot ..."]
 Index = tuple[int | slice | EllipsisType, ...]
 PLACE = re.compile(r"(?P<path>[^\[\]\s]*)(?:\[(?P<index>[^\[\]]+)\])?")
 

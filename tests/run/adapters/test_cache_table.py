@@ -14,6 +14,7 @@ from harness.errors import PortError
 from harness.run.adapters import FunctionPort, To
 from harness.run.adapters.caches import CacheTable
 from harness.run.tapping import no_tap
+from tests.families import tiny
 
 BATCH, SLOTS = 2, 5
 K, V = "layers.{i}.cache_k", "layers.{i}.cache_v"
@@ -82,6 +83,43 @@ def test_a_layout_is_read_and_written_and_the_rest_stays(config, layout):
     assert all(np.array_equal(found[name], value) for name, value in contents.items())
     written = access.write(jax.tree.map(jnp.asarray, made(0 * k, 0 * v)), found)
     assert jax.tree.structure(written) == jax.tree.structure(full)
+    assert all(map(np.array_equal, jax.tree.leaves(written), jax.tree.leaves(full)))
+
+
+LATENT, K_PE = "layers.{i}.cache_latent", "layers.{i}.cache_k_pe"
+# Of latent attention: the table, and the cache with what every layer holds, [batch, slot, size] each.
+LATENTS = {
+    "one array a layer": (
+        {"{i}[..., :kv_rank]": LATENT, "{i}[..., kv_rank:]": K_PE},
+        lambda c, k: [np.concatenate(both, -1) for both in zip(c, k, strict=True)],
+    ),
+    "one array, padded": (
+        {"kv[{i}, ..., :kv_rank]": LATENT, "kv[{i}, ..., kv_rank:-3]": K_PE},
+        lambda c, k: {"kv": np.concatenate([c, k, np.full((*k.shape[:-1], 3), 5, np.float32)], -1)},
+    ),
+    "as transformers has it": (
+        {"{i}.0": To(LATENT, "batch 1 slot kv_rank"), "{i}.1": To(K_PE, "batch 1 slot rope_dim")},
+        lambda c, k: [(a[:, None], b[:, None]) for a, b in zip(c, k, strict=True)],
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LATENTS)
+def test_a_layout_of_latents_is_read_and_written_and_the_rest_stays(layout):
+    arch = architecture_of(tiny.config("deepseek_v3", "plain"))
+    table, made = LATENTS[layout]
+    sizes = arch.sizes(BATCH, SLOTS)
+    c, k = (
+        np.random.default_rng(seed).standard_normal((arch.layers, BATCH, SLOTS, sizes[dim])).astype(np.float32)
+        for seed, dim in enumerate(("kv_rank", "rope_dim"))
+    )
+    access = CacheTable(table, arch)
+    assert access.kinds == {"cache_latent", "cache_k_pe"}
+    full = jax.tree.map(jnp.asarray, made(c, k))
+    found = access.read(full)
+    for i in range(arch.layers):
+        assert np.array_equal(found[LATENT.format(i=i)], c[i]) and np.array_equal(found[K_PE.format(i=i)], k[i])
+    written = access.write(jax.tree.map(jnp.asarray, made(0 * c, 0 * k)), found)
     assert all(map(np.array_equal, jax.tree.leaves(written), jax.tree.leaves(full)))
 
 
