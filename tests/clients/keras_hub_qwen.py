@@ -60,3 +60,22 @@ class Cached(Port):
         whole = keras_hub.models.QwenCausalLM(backbone=model, preprocessor=None)
         logits, _, array = whole.call_with_cache(input_ids, cache["array"], cache["index"])
         return logits, {"array": array, "index": cache["index"] + input_ids.shape[1]}
+
+
+class Batched(Cached):
+    """Its layers one by one, which take a mask of the pads in the cache: `call_with_cache` has none to hand on."""
+
+    def run(self, model, input_ids, positions, mask, cache):
+        if cache is None:
+            return Port.run(self, model, input_ids, positions, mask), None
+        x, layers = model.token_embedding(input_ids), []
+        for i, layer in enumerate(model.transformer_layers):
+            x, own = layer(
+                x,
+                decoder_padding_mask=mask,
+                self_attention_cache=cache["array"][:, i],
+                self_attention_cache_update_index=cache["index"],
+            )
+            layers.append(own)
+        logits = model.token_embedding(model.layer_norm(x), reverse=True)
+        return logits, {"array": jnp.stack(layers, axis=1), "index": cache["index"] + input_ids.shape[1]}

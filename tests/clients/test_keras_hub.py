@@ -13,7 +13,7 @@ from keras_hub.src.models.qwen import qwen_attention
 
 from harness.tolerances import PRECISIONS
 from tests.clients.checking import checked, introduced, largest, proposed
-from tests.clients.keras_hub_qwen import Cached, Port
+from tests.clients.keras_hub_qwen import Batched, Cached, Port
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
 
@@ -25,10 +25,20 @@ def test_qwen2_matches_at_every_tap_and_precision():
     assert not [line for line in report.not_covered if line.startswith("tap ")]
 
 
-def test_its_cache_matches_step_by_step_and_in_chunks():
-    report = checked("qwen2-tiny", Cached, PRECISIONS, cases=("decode", "chunked"))
+def test_its_cache_matches_step_by_step_in_chunks_and_as_it_writes_on():
+    report = checked("qwen2-tiny", Cached, PRECISIONS, cases=("decode", "chunked", "greedy"))
     assert report.verdict == "match", report.introduced
     assert {"cache_k", "cache_v"} <= {r.tap.rpartition(".")[2] for r in report.results}
+    assert [one.agreed for one in report.generations if one.precision != "bfloat16"] == [32, 32]
+
+
+def test_a_padded_batch_is_decoded_right_where_its_layers_are_told_the_pads():
+    """Its own loop hands no mask on: pads are seen."""
+    report = checked("qwen2-tiny", Cached, ("float64",), cases=("batch-decode",))
+    assert introduced(report)[0] == {"probs"}
+    report = checked("qwen2-tiny", Batched, PRECISIONS, cases=("batch-decode",))
+    assert report.verdict == "match", report.introduced
+    assert largest(report) < 1e-13
 
 
 class Windowed(Port):

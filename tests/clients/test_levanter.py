@@ -9,15 +9,18 @@ import pytest
 pytest.importorskip("levanter", reason="Levanter is not installed: see tests/clients/README.md")
 
 from levanter.layers.attention import AttentionBackend
-from levanter.models.llama import LlamaConfig
-from levanter.models.qwen import Qwen3Config
+from levanter.models.llama import LlamaConfig, LlamaLMHeadModel
+from levanter.models.qwen import Qwen3Config, QwenConfig
 from transformers import LlamaConfig as HfLlama
+from transformers import Qwen2Config
 from transformers import Qwen3Config as HfQwen3
 
 from harness.errors import PortError
 from harness.run.adapters import To
 from harness.tolerances import PRECISIONS
 from tests.clients.checking import checked, largest, proposed
+from tests.clients.levanter_paged import GROUPED as TOKENS
+from tests.clients.levanter_paged import Paged, flat
 from tests.clients.levanter_qwen import GROUPED, A, Port
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
@@ -80,3 +83,51 @@ def test_its_table_is_proposed(monkeypatch):
     found, share = proposed(monkeypatch, "qwen2-tiny", Port)
     assert share >= 0.9
     assert (found.missing, found.logits) == ((), True)
+
+
+class AsLlama(QwenConfig):
+    """Qwen2 in the classes of Llama, which it is but for its biases: these can decode."""
+
+    model_type = property(lambda self: LlamaLMHeadModel)
+
+    @classmethod
+    def from_hf_config(cls, hf_config):
+        found = QwenConfig.from_hf_config(hf_config)
+        return cls(**{one.name: getattr(found, one.name) for one in dataclasses.fields(found) if one.init})
+
+
+class PagedQwen2(Paged):
+    configs = AsLlama, Qwen2Config
+
+
+class PagedLlama(Paged):
+    configs = WithHeadDim, HfLlama
+
+
+class PagedQwen3(Paged):
+    configs = Qwen3Config, HfQwen3
+    taps = {
+        **Paged.taps,
+        f"{A}.q_norm#{{i}}": To("layers.{i}.q_norm", TOKENS),
+        f"{A}.k_norm#{{i}}": flat("layers.{i}.k_norm", "kv_head head_dim"),
+    }
+
+
+def test_qwen2_has_no_way_to_decode():
+    with pytest.raises(PortError, match="no attribute 'initial_cache'"):
+        checked("qwen2-tiny", Paged, ("float32",), cases=("decode",))
+
+
+@pytest.mark.parametrize(
+    ("golden", "port", "cases"),
+    [
+        ("llama3", PagedLlama, ("chunks", "left-decode")),
+        ("qwen3", PagedQwen3, ("chunks", "left-decode")),
+        ("qwen2-tiny", PagedQwen2, ("decode", "chunked", "batch-decode", "greedy")),
+    ],
+)
+def test_its_pages_match_step_by_step_in_chunks_and_in_batches(golden, port, cases):
+    report = checked(golden, port, PRECISIONS, cases=cases)
+    assert report.verdict == "match", report.introduced
+    assert largest(report) < 1e-13
+    assert {"cache_k", "cache_v"} <= {r.tap.rpartition(".")[2] for r in report.results}

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 INDICES = {"dynamic_slice": 1, "dynamic_update_slice": 2}  # of `jax.lax`: which argument they are
 
@@ -51,7 +52,7 @@ def _alike(indices: Any) -> Any:
         return indices
     arrays = [jnp.asarray(index) for index in indices]
     types = {array.dtype for array in arrays}
-    if len(types) < 2 or not all(jnp.issubdtype(one, jnp.integer) for one in types):
+    widest = functools.reduce(np.promote_types, types)  # JAX's own may be strict
+    if len(types) < 2 or not np.issubdtype(widest, np.integer):
         return indices
-    widest = functools.reduce(jnp.promote_types, types)
     return type(indices)(array.astype(widest) for array in arrays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from harness.architecture import architecture_of, read_config
@@ -113,6 +114,17 @@ def test_a_layout_is_adapted_both_ways(kind, layout, shape, tap_shape):
 def test_merged_heads_are_split_head_first():
     ways = adaptation("batch position (head head_dim)", TAPS["q"], SIZES)
     assert jnp.array_equal(ways.to_tap(jnp.arange(48.0).reshape(1, 1, 48))[0, 0, 1], jnp.arange(8.0, 16.0))
+
+
+def test_the_tokens_of_all_rows_in_one_axis_are_parted_by_the_number_of_rows():
+    ways = adaptation("(batch position) (kv_head head_dim)", TAPS["k"], SIZES)
+    own = np.arange(6 * SIZES["kv_head"] * SIZES["head_dim"], dtype=np.float32).reshape(6, -1)
+    tap = ways.to_tap(own, 2)
+    assert tap.shape == (2, 3, SIZES["kv_head"], SIZES["head_dim"])
+    np.testing.assert_array_equal(tap.reshape(6, -1), own)
+    np.testing.assert_array_equal(ways.from_tap(tap, 2), own)
+    with pytest.raises(PortError, match="does not have the layout"):
+        ways.to_tap(own, 4)
 
 
 @pytest.mark.parametrize(
