@@ -3,13 +3,13 @@
 What a parameter is, where it is stored quantised, is defined by the code that is published with it:
 
 - **MXFP4**: two values of 4 bits a byte, the lower half first, 32 of them with a scale of 2^(s - 127). Every
-  product is exact in bfloat16, but for those beyond its range. Matrices are stored [expert, output, input], and are
-  [expert, input, output] in transformers. A scale of 255 is NaN, as the format says.
+  product is exact in bfloat16, but for those beyond its range. Matrices are stored [expert, output, input], and
+  are [expert, input, output] in transformers. A scale of 255 is NaN, as the format says.
 - **FP8**: float8_e4m3fn, with a float32 scale for each block of rows and columns (`weight_scale_inv`), of which
   those at the edges may be smaller. The product is made in float32 and rounded to bfloat16: what DeepSeek's
-  `fp8_cast_bf16.py` writes, which ports load, and what transformers makes where it widens weights as it loads them.
-  (transformers 5 takes the size of blocks from the number of scales. Where blocks at an edge are smaller, as in
-  DeepSeek-V3's own `kv_a_proj_with_mqa` of 576 rows, it refuses the matrix, or divides it wrongly.)
+  `fp8_cast_bf16.py` writes, which ports load, and what transformers makes where it widens weights as it loads
+  them. (transformers 5 takes the size of blocks from the number of scales. Where blocks at an edge are smaller, as
+  in DeepSeek-V3's own `kv_a_proj_with_mqa` of 576 rows, it refuses the matrix, or divides it wrongly.)
 
 In every precision that is recorded, the truth included, these are the weights.
 """

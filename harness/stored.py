@@ -63,16 +63,19 @@ class StoredTensors:
         """One tensor (bfloat16 and float8 as ml_dtypes has them).
 
         Args:
-            rows: of the first dimension, those that are read.
+            rows: of the first dimension, those that are read; they follow one another.
         """
         path = self._home[name]
         # Opened anew for each tensor: a mapping that stays open keeps every page that was ever read, so that a
         # pass over 15 GB of weights would end with 15 GB resident.
         with _open(path) as file:
             if self.dtypes[name] not in OURS:
-                whole = rows == slice(None)
-                tensor: np.ndarray = file.get_tensor(name) if whole else file.get_slice(name)[rows]
-                return tensor
+                if rows == slice(None):
+                    whole: np.ndarray = file.get_tensor(name)
+                    return whole
+                start, stop, _ = rows.indices(self.shapes[name][0])
+                some: np.ndarray = file.get_slice(name)[start:stop]
+                return some
         return _read_bytes(path, name, OURS[self.dtypes[name]], self.shapes[name], rows)
 
     def parts(self, name: str) -> Iterator[tuple[int, Num[np.ndarray, "..."]]]:

@@ -48,7 +48,7 @@ def in_fp8(directory: Path, block: int = 16) -> Path:
 
 
 def in_mxfp4(directory: Path) -> Path:
-    """Quantise the checkpoint in place: the matrices of experts, [expert, input, output], 32 inputs with a scale."""
+    """Quantise the checkpoint in place: the matrices of experts, of 32 inputs with a scale."""
 
     def quantised(name: str, matrices: np.ndarray) -> dict[str, np.ndarray]:
         if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
@@ -69,7 +69,7 @@ def _rewritten(directory: Path, quantised: Any, how: dict[str, Any]) -> Path:
     tensors: dict[str, np.ndarray] = {}
     for name, tensor in load_file(path).items():
         tensors |= quantised(name, tensor)
-    save_file(tensors, path, metadata={"format": "pt"})
+    save_file({name: np.ascontiguousarray(one) for name, one in tensors.items()}, path, metadata={"format": "pt"})
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"quantization_config": how}))
     return directory
