@@ -19,6 +19,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
 
 import ml_dtypes
@@ -107,12 +108,27 @@ def from_fp8(
     first = 0
     for index in range(len(scales)):
         last = min(rows, (index + 1) * high - start)
-        found = np.take(_FP8, values[first:last].view(np.uint8))
+        found = _float32(values[first:last].view(np.uint8))
         with np.errstate(all="ignore"):
             found *= np.repeat(scales[index], wide)[:columns]
             made[first:last] = found.astype(BFLOAT16)
         first = last
     return made
+
+
+def _float32(codes: UInt8[np.ndarray, "row column"]) -> Float32[np.ndarray, "row column"]:
+    """Values of float8_e4m3fn; two at a time where there are as many, which takes a quarter of the time."""
+    if codes.shape[1] % 2 or not codes.flags.c_contiguous:
+        return np.take(_FP8, codes)
+    return np.take(_two(), codes.view(np.uint16)).view(np.float32)
+
+
+@cache
+def _two() -> Shaped[np.ndarray, "65536"]:
+    """By the codes of two neighbours as one number, both values as one number."""
+    codes = np.arange(2**16, dtype=np.uint16).view(np.uint8)
+    found: np.ndarray = np.take(_FP8, codes).view(np.uint64)
+    return found
 
 
 def quantised_parameters(
