@@ -101,8 +101,10 @@ def _experts(arch: Architecture, index: int, router: Any) -> Iterator[Fact]:
         "topk_group": ours.chosen_groups,
         "norm_topk_prob": ours.renormed is not None,
     }
+    # DeepSeek-V2's has groups also where it does not look at them.
+    unread = ("num_group", "topk_group") if getattr(router, "topk_method", None) == "greedy" else ()
     for name, fact in facts.items():
-        if hasattr(router, name):
+        if hasattr(router, name) and name not in unread:
             yield f"{name} of the router of layers.{index}", fact, getattr(router, name)
 
 

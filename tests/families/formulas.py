@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tests.families.formulas_of_experts import experts, sink
 from tests.families.latent_formulas import LatentAttention
 from tests.families.rotation import Config, speeds, turned
 
@@ -70,8 +71,10 @@ PARALLEL = {"cohere", "cohere2", "phi"}
 SLIDES: dict[str, Layers] = {
     **dict.fromkeys(("mistral", "phi3", "starcoder2"), lambda c, layer: True),
     **dict.fromkeys(("cohere2", "olmo3"), lambda c, layer: c["layer_types"][layer] == "sliding_attention"),
-    **dict.fromkeys(("qwen2", "qwen3"), lambda c, i: c.get("use_sliding_window") and i >= c["max_window_layers"]),
-    "gemma2": lambda c, layer: layer % 2 == 0,
+    **dict.fromkeys(
+        ("qwen2", "qwen3", "qwen3_moe"), lambda c, i: c.get("use_sliding_window") and i >= c["max_window_layers"]
+    ),
+    **dict.fromkeys(("gemma2", "gpt_oss"), lambda c, layer: layer % 2 == 0),
     "gemma3_text": lambda c, layer: (layer + 1) % c["sliding_window_pattern"] != 0,
 }
 """In which layers (from 0) a query sees a window; in the others', none has one."""
@@ -81,19 +84,20 @@ TURNS: dict[str, Layers] = {
     "smollm3": lambda c, layer: (layer + 1) % c["no_rope_layer_interval"] != 0,
 }
 """In which layers queries and keys are turned; in the others', all of them."""
+GRANITE = ("granite", "granitemoe")
 EMBEDDED: dict[str, Factor] = {
     **dict.fromkeys(LESS_ONE, lambda c: math.sqrt(c["hidden_size"])),
-    "granite": lambda c: c["embedding_multiplier"],
+    **dict.fromkeys(GRANITE, lambda c: c["embedding_multiplier"]),
 }
 SCORED: dict[str, Factor] = {
     **dict.fromkeys(("gemma2", "gemma3_text"), lambda c: 1 / math.sqrt(c["query_pre_attn_scalar"])),
-    "granite": lambda c: c["attention_multiplier"],
+    **dict.fromkeys(GRANITE, lambda c: c["attention_multiplier"]),
 }
 """The others' factor on scores is 1 / sqrt(head_dim) (Vaswani et al. 2017)."""
-ADDED: dict[str, Factor] = {"granite": lambda c: c["residual_multiplier"]}
+ADDED: dict[str, Factor] = dict.fromkeys(GRANITE, lambda c: c["residual_multiplier"])
 HEADED: dict[str, Factor] = {
     **dict.fromkeys(("cohere", "cohere2"), lambda c: c["logit_scale"]),
-    "granite": lambda c: 1 / c["logits_scaling"],
+    **dict.fromkeys(GRANITE, lambda c: 1 / c["logits_scaling"]),
 }
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -208,7 +212,7 @@ class Model(LatentAttention):
             for query in range(len(x)):
                 keys = seen(query, width)
                 raised = np.exp(capped(scale * (k[keys, group] @ q[query, head]), cap))
-                probs[head, query, keys] = raised / raised.sum()
+                probs[head, query, keys] = raised / (raised.sum() + sink(self, head))
                 context[query, head] = probs[head, query, keys] @ v[keys, group]
         self.tap("probs", probs)
         return self.tap("attn_out", self.linear("attn_out", self.tap("context", context).reshape(len(x), -1)))
@@ -223,6 +227,8 @@ class Model(LatentAttention):
 
     def mlp(self, x: np.ndarray) -> np.ndarray:
         c = self.c
+        if not any(self.has(kind) for kind in ("up", "gate_up")):
+            return experts(self, x)
         act = ACTIVATIONS[c.get("hidden_activation") or c.get("hidden_act") or c["activation_function"]]
         if self.has("gate_up"):
             parts = dict(zip(("gate", "up"), np.split(self.linear("gate_up", x), 2, axis=1), strict=True))

@@ -28,7 +28,9 @@ def speeds(theta: float, dims: int, given: Config, c: Config, last: int) -> tupl
         kept = [(original * speed / (2 * math.pi) - low) / (high - low) for speed in plain]
     if kind == "yarn":  # Peng et al. 2023, and their code for where the ramp lies
         fast, slow = (dims * math.log(original / (2 * math.pi * n)) / (2 * math.log(theta)) for n in (32, 1))
-        first, end = max(math.floor(fast), 0), min(math.ceil(slow), dims - 1)
+        if given.get("truncate", True):
+            fast, slow = math.floor(fast), math.ceil(slow)
+        first, end = max(fast, 0), min(slow, dims - 1)
         kept = [(end - pair) / (end - first) for pair in range(len(plain))]
         longer = mscale(factor, given.get("mscale", 1)) / mscale(factor, given.get("mscale_all_dim", 0))
     kept = [min(max(keep, 0), 1) for keep in kept]
