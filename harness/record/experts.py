@@ -25,7 +25,7 @@ from harness.checkpoint import Checkpoint
 from harness.families.experts import CORRECTION
 
 NAME = "goldens_experts"
-KEPT_BYTES, KEPT_SHARE = 512 * 2**20, 1 / 4  # of a layer's experts: always, and of the memory that is available
+KEPT_BYTES, KEPT_SHARE = 512 * 2**20, 1 / 3  # of a layer's experts: always, and of the memory that is available
 Tap = Callable[[str, Tensor], Tensor | None]
 Choice = Sequence[Tensor]  # the indices of every topk of a router, in order
 
@@ -43,7 +43,7 @@ class StoredExperts:
     def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str], device: torch.device) -> None:
         self._checkpoint, self._names, self._device = checkpoint, names, device
         self._kept: dict[int, dict[str, Tensor]] = {}
-        self._room = max(KEPT_BYTES, int(KEPT_SHARE * psutil.virtual_memory().available))
+        self._room = room()
 
     def of(self, expert: int, dtype: torch.dtype) -> dict[str, Tensor]:
         """One expert's own, by the last names of the parameters."""
@@ -54,12 +54,19 @@ class StoredExperts:
             if size <= self._room:
                 self._kept[expert] = own
                 self._room -= size
-        return {name: tensor.to(self._device, dtype, copy=True) for name, tensor in own.items()}
+        return {name: tensor.to(self._device, dtype) for name, tensor in own.items()}
 
     def _read(self, expert: int) -> dict[str, Tensor]:
         here = slice(expert, expert + 1)
         with torch._C.DisableTorchFunction():  # in the midst of a pass, whose arithmetic is another one
-            return {last: tensor_of(self._checkpoint.read(name, here))[0] for last, name in self._names.items()}
+            found = {last: tensor_of(self._checkpoint.read(name, here))[0] for last, name in self._names.items()}
+            # Copies, which torch has aligned: how a kernel rounds may depend on where a matrix lies.
+            return {last: tensor.clone() for last, tensor in found.items()}
+
+
+def room() -> int:
+    """How many bytes of a layer's experts are kept."""
+    return max(KEPT_BYTES, int(KEPT_SHARE * psutil.virtual_memory().available))
 
 
 def tensor_of(array: np.ndarray) -> Tensor:

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.bench_experts [--experts N] [--stored fp8|bfloat16] [--tokens N] [--folder DIR]
 
 256 experts take 11.5 GB of disk (22.7 in bfloat16), which are removed in the end unless a folder is given. Each
-measurement is a process of its own, from the first import; its peak is the operating system's (ru_maxrss), and
-beside it that of its own allocations (RssAnon), for files that are mapped count in the former. It needs the
-`record` extra.
+measurement is a process of its own, from the first import; its peak is the operating system's (VmHWM), and beside
+it that of its own allocations (RssAnon), for files that are mapped count in the former: it needs Linux, and the
+`record` extra. Of a layer's experts as many are kept as a third of the available memory holds (`room`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from harness.architecture import read_config
 from harness.checkpoint import Checkpoint, open_checkpoint
@@ -114,10 +113,14 @@ class Anonymous(threading.Thread):
 
     def run(self) -> None:
         while True:
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    self.most = max(self.most, int(line.split()[1]) / 1024)
+            self.most = max(self.most, _status("RssAnon"))
             time.sleep(0.02)
+
+
+def _status(field: str) -> float:
+    """A number of this process, in MiB: `VmHWM` is its peak, and not that of the one that started it."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def main() -> None:
@@ -132,8 +135,10 @@ def main() -> None:
         watch = Anonymous()
         watch.start()
         found = WORK[asked.worker](asked.folder, asked)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({**found, "peak": peak, "own": watch.most}))  # noqa: T201 - read by the process that started this
+        peak, own = _status("VmHWM"), watch.most
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        found |= {"peak": peak, "own": own, "processor": used.ru_utime + used.ru_stime}
+        print(json.dumps(found))  # noqa: T201 - read by the process that started this one
         return
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="goldens-experts-"))
     try:
@@ -154,18 +159,18 @@ def show(asked: argparse.Namespace, folder: Path) -> None:
     size = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
     parameters = sum(int(np.prod(opened.shape(name))) for name in opened.names)
     console.print(f"{parameters / 1e9:.2f} billion parameters, {size / 1e9:.1f} GB, {len(opened.tensors)} tensors")
-    rows = Table("", "seconds", "peak, MiB", "without mapped files", box=None)
+    console.print(f"{'':<36}{'seconds':>10}{'processor':>10}{'peak, MiB':>10}{'without files':>15}")
     for what, words in (
         ("imports", "imports alone"),
         ("table", "hashing every tensor"),
         ("read", "reading every expert, one at a time"),
-        ("record", f"recording, {asked.tokens} tokens"),
+        ("record", f"recording a prompt of {asked.tokens} tokens"),
     ):
         one = measured(asked, what, folder)
-        rows.add_row(words, f"{one['seconds']:.1f}", f"{one['peak']:.0f}", f"{one['own']:.0f}")
+        numbers = f"{one['seconds']:>10.1f}{one['processor']:>10.1f}{one['peak']:>10.0f}{one['own']:>15.0f}"
+        console.print(f"{words:<36}{numbers}", highlight=False)
         for name, seconds in one.get("parts", {}).items():
-            rows.add_row(f"  {name}", f"{seconds:.1f}", "", "")
-    console.print(rows)
+            console.print(f"{f'  {name}':<36}{seconds:>10.1f}", highlight=False)
     read = f"{one['reads']:,} tensors of experts read, {one['bytes'] / 1e9:.1f} GB"
     console.print(f"golden: {one['golden'] / 2**20:.1f} MiB, {one['taps']} taps; {read}")
 
