@@ -115,6 +115,8 @@ def bound(result: TapResult, source: GoldenSource, weights: Checkpoint, arch: Ar
     """
     case = source.golden.manifest.case(result.case)
     operation = OPERATIONS.get(kind_of(result.tap))
+    if kind_of(result.tap) == "mlp_out" and arch.is_sparse(layer_of(result.tap) or 0):
+        operation = _experts_sum
     if operation is None or result.worst is None or case.kept:
         return None
     if result.tap not in judged_alone(case, source.taps.values()):
@@ -188,11 +190,12 @@ def _norm(e: Element) -> float:
 def _linear(e: Element) -> float:
     """The sizes of all products, and of a bias; a cap on logits makes an error smaller, and a factor scales it."""
     layer, kind = layer_of(e.tap), kind_of(e.tap)
-    if layer is not None and kind not in outputs(e.arch, e.arch.is_sparse(layer)):
+    if layer is not None and kind not in ("router_logits", *outputs(e.arch, e.arch.is_sparse(layer))):
         return math.inf  # of experts it is a sum
     at = _flat(e)
     row, x = e.parameter()[at], e.input().reshape(-1)
-    own = abs(float(e.parameter("bias")[at])) if kind in e.arch.biases else 0.0
+    biased = kind in e.arch.biases or (kind == "router_logits" and e.arch.experts and e.arch.experts.bias)
+    own = abs(float(e.parameter("bias")[at])) if biased else 0.0
     size = float(np.abs(row) @ np.abs(x)) + own
     factor = abs(e.arch.logit_scale) if kind == "logits" else 1.0
     return factor * size * (_gamma(FEW, e.unit) + _gamma(len(x) + FEW, e.wide))
@@ -204,7 +207,7 @@ def _flat(e: Element) -> int:
     if head is not None:
         sizes = e.arch.sizes(1, 1)
         return next(head * sizes[dim] + e.at[dim] for dim in ("head_dim", "qk_dim", "kv_dim") if dim in e.at)
-    flat = ("hidden", "intermediate", "vocab", "q_rank", "kv_rank", "rope_dim")
+    flat = ("hidden", "intermediate", "expert", "vocab", "q_rank", "kv_rank", "rope_dim")
     return next(e.at[dim] for dim in flat if dim in e.at)
 
 
@@ -259,6 +262,12 @@ def _sum(e: Element) -> float:
     return (stream + abs(e.arch.residual_scale) * sum(updates)) * _gamma(FEW, e.unit)
 
 
+def _experts_sum(e: Element) -> float:
+    """What all experts give, and the shared one, which a weight of at most 1 may multiply."""
+    parts = e.source.taps[e.tap].inputs[:2]
+    return sum(abs(float(e.input(i)[e.at["hidden"]])) for i in range(len(parts))) * _gamma(FEW, e.unit)
+
+
 def _act(e: Element) -> float:
     """silu(g) u: an error of g counts 1 + |g| times, and so does that of its exponential."""
     if e.arch.activation != "silu":
@@ -270,7 +279,7 @@ def _act(e: Element) -> float:
 OPERATIONS: dict[str, Callable[[Element], float]] = {
     "embed": _embed,
     **dict.fromkeys((*NORMS, *HEAD_NORMS, *LATENT_NORMS, "final_norm"), _norm),
-    **dict.fromkeys(("q", "k", "v", "attn_out", "gate", "up", "mlp_out", "logits"), _linear),
+    **dict.fromkeys(("q", "k", "v", "attn_out", "gate", "up", "mlp_out", "router_logits", "logits"), _linear),
     **dict.fromkeys(("q_latent", "kv_latent", "k_pe", "kv"), _linear),
     **dict.fromkeys(("q_rope", "k_rope", "k_pe_rope"), _rope),
     **dict.fromkeys(CACHED, _copied),
