@@ -19,6 +19,7 @@ from harness.families.family import Family
 from harness.families.neutral import Named, Read, refuse_unknown
 from harness.families.options import Architecture as Architecture
 from harness.families.others import INNER, OTHERS
+from harness.families.quantisation import FIELD, quantisation_of
 from harness.fields import Config as Config
 from harness.fields import wrong
 from harness.regular import MIB, read_regular
@@ -79,7 +80,10 @@ def architecture_of(config: Config) -> Architecture:
 
 def difference(golden: Config, candidate: Config) -> list[tuple[str, object, object]]:
     """The fields in which two configs describe different functions: (field, golden, candidate)."""
-    expected, found = dict(_facts(architecture_of(golden))), dict(_facts(architecture_of(candidate)))
+    expected, found = (
+        {**dict(_facts(architecture_of(one))), FIELD: quantisation_of(one, family_of(one))}
+        for one in (golden, candidate)
+    )
     names = dict.fromkeys((*expected, *found))
     return [(n, expected.get(n), found.get(n)) for n in names if expected.get(n) != found.get(n)]
 

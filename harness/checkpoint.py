@@ -1,86 +1,93 @@
-"""A checkpoint directory in Hugging Face format, read tensor by tensor: neither torch nor jax.
+"""A checkpoint directory in Hugging Face format, by the parameters of its model: neither torch nor jax.
 
-One `model.safetensors`, or shards with `model.safetensors.index.json` (see `harness.shards`). Reading a tensor
-touches only its own bytes, and leaves none of them mapped: memory holds what is in use, however large the file is.
+Files may have a parameter under another name, in pieces (`harness.pieces`), or quantised (`harness.quantised`).
+It is joined and widened as it is read, and only as much of it as is asked for.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401 - importing it teaches bfloat16 to numpy, and so to safetensors
 import numpy as np
 from jaxtyping import Num
-from safetensors import SafetensorError, safe_open
 
 from harness import recognise
 from harness.architecture import Config, family_of
 from harness.errors import CheckpointError
 from harness.families.family import Family
+from harness.families.quantisation import Quantisation, quantisation_of
 from harness.golden import ParameterEntry
 from harness.pieces import Each, pieces_of
-from harness.regular import open_regular
-from harness.shards import homes
+from harness.quantised import Quantised, quantised_parameters
+from harness.stored import StoredTensors, entry_of
 
-# What weights are read in, as safetensors writes it. Anything else is quantised, packed, or no weight.
 FURTHER, MOST_FURTHER = ("num_nextn_predict_layers", "num_mtp_layers"), 16  # layers, by either name
+# What weights are read in, as safetensors writes it, where they are not quantised.
 DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class Checkpoint:
-    """The tensors of a checkpoint directory, by the names that the modules of transformers have for them.
+    """The parameters of a checkpoint directory, by the names that the modules of transformers have for them.
 
     Args:
         renamed: patterns of names in files, and what stands for a match in the name of a module's parameter; None
             for a tensor that is no parameter of the model, which is passed over.
         each: of which parameters files may have the pieces (`Family.each`).
+        quantisation: how the config says that weights are quantised.
 
     Attributes:
-        stored: by these names, the names in the files; where a parameter is stored in pieces, of each piece.
+        stored: by these names, the names in the files: of each piece, where a parameter is stored in pieces, and
+            of values and scales, where it is quantised.
+        quantised: the parameters, or pieces of some, that are.
 
     Raises:
         CheckpointError: two tensors that are one parameter; no safetensors, or two sets of them; a shard that is
-            missing, damaged, or does not hold what the index says; a tensor of a dtype that weights are not in.
+            missing, damaged, or does not hold what the index says; a tensor of a dtype that weights are not in;
+            quantised weights that are not as the config says.
     """
 
     def __init__(
-        self, directory: Path, renamed: Mapping[str, str | None] | None = None, each: Each | None = None
+        self,
+        directory: Path,
+        renamed: Mapping[str, str | None] | None = None,
+        each: Each | None = None,
+        quantisation: Quantisation | None = None,
     ) -> None:
         self.directory = directory
-        self._home = homes(directory, _names)
+        self._tensors = StoredTensors(directory)
         self.stored: dict[str, str] = {}
-        for stored in sorted(self._home):
+        for stored in self._tensors.names:
             name = _renamed(stored, renamed or {})
             if name in self.stored:
-                raise CheckpointError(
-                    "two tensors of the checkpoint are one parameter of the model",
-                    where=f"{directory}: {self.stored[name][:200]} and {stored[:200]}",
-                    expected="one of them",
-                    found="both",
-                    hint="copy the checkpoint again, into an empty directory",
-                )
+                raise _twice(directory, self.stored[name], stored)
             if name is not None:
                 self.stored[name] = stored
-        self._pieces = pieces_of(self.stored, each or {}, directory)
+        self.quantised: dict[str, Quantised] = {}
+        if quantisation is not None:
+            dtypes = {name: self._tensors.dtypes[stored] for name, stored in self.stored.items()}
+            shapes = {name: self._tensors.shapes[stored] for name, stored in self.stored.items()}
+            self.quantised = quantised_parameters(quantisation, dtypes, shapes, directory)
+        widened = {name for one in self.quantised.values() for name in (one.values, one.scales)}
+        for name, one in self.quantised.items():
+            if name in self.stored and name not in widened:
+                raise _twice(directory, self.stored[name], self.stored[one.values])
+        self._values = {*self.stored, *self.quantised} - (widened - self.quantised.keys())
+        self._pieces = pieces_of(sorted(self._values), each or {}, directory)
         self._in_pieces = {name for one in self._pieces.values() for parts in one.names for name in parts}
-        parameters = set(self.stored.values())
-        for path in dict.fromkeys(self._home.values()):
-            with _open(path) as file:
-                for name in file.keys():  # noqa: SIM118
-                    if name in parameters:
-                        self._check_dtype(name, file.get_slice(name).get_dtype())
+        for name in self.tensors:
+            if name not in widened:
+                self._check_dtype(self.stored[name])
 
-    def _check_dtype(self, name: str, dtype: str) -> None:
-        if dtype not in DTYPES:
+    def _check_dtype(self, name: str) -> None:
+        if self._tensors.dtypes[name] not in DTYPES:
             raise CheckpointError(
                 "a parameter is stored in a dtype that no weight is read in",
                 where=f"{self.directory}: {name[:200]}",
                 expected=", ".join(DTYPES),
-                found=dtype,
+                found=self._tensors.dtypes[name],
                 hint=recognise.by_parameters(self.names)
                 or "where the weights are quantised, give the checkpoint that they were quantised from",
             )
@@ -88,12 +95,22 @@ class Checkpoint:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all parameters, sorted."""
-        return tuple(sorted({*self._pieces, *self.stored} - self._in_pieces))
+        return tuple(sorted({*self._pieces, *self._values} - self._in_pieces))
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The names of all that is stored, sorted: of a parameter in pieces, those of its pieces."""
+        """The names of all that is stored, sorted: of a parameter in pieces those of its pieces, and of one that
+        is quantised those of values and scales."""
         return tuple(sorted(self.stored))
+
+    @property
+    def published(self) -> dict[str, str]:
+        """By the names of parameters, and of pieces: what files call them, or would if none were quantised."""
+        return {name: self.stored.get(name) or self._unquantised(name) for name in sorted(self._values)}
+
+    def _unquantised(self, name: str) -> str:
+        quantised = self.quantised[name]
+        return self.stored[quantised.values].removesuffix(quantised.values.removeprefix(name))
 
     @property
     def in_pieces(self) -> frozenset[str]:
@@ -101,24 +118,33 @@ class Checkpoint:
         return frozenset(self._in_pieces)
 
     def read(self, name: str, rows: slice = slice(None)) -> Num[np.ndarray, "..."]:
-        """One parameter, in the dtype in which it is stored (bfloat16 as ml_dtypes.bfloat16).
+        """One parameter, in the dtype in which it is stored; bfloat16 (of ml_dtypes) where it is quantised.
 
         Args:
-            rows: of the first dimension, those that are read.
+            rows: of the first dimension, those that are read; they follow one another.
 
         Raises:
             CheckpointError: the checkpoint lacks it. There is no initial value to fall back on.
         """
         if name in self._pieces:
             return self._joined(name, self._pieces[name].of(rows))
+        if name in self.quantised:
+            return self.quantised[name].read(self.tensor, rows)
+        return self.tensor(name, rows)
+
+    def tensor(self, name: str, rows: slice = slice(None)) -> Num[np.ndarray, "..."]:
+        """One of `tensors`, as it is stored.
+
+        Raises:
+            CheckpointError: the checkpoint lacks it.
+        """
         if name not in self.stored:
             raise missing_parameter(name, self)
-        stored = self.stored[name]
-        # Opened anew for each tensor: a mapping that stays open keeps every page that was ever read, so that a
-        # pass over 15 GB of weights would end with 15 GB resident.
-        with _open(self._home[stored]) as file:
-            tensor: np.ndarray = file.get_tensor(stored) if rows == slice(None) else file.get_slice(stored)[rows]
-        return tensor
+        return self._tensors.read(self.stored[name], rows)
+
+    def parts(self, name: str) -> Iterator[tuple[int, Num[np.ndarray, "..."]]]:
+        """One of `tensors`, as it is stored, by consecutive rows, each with its first."""
+        return self._tensors.parts(self.stored[name])
 
     def _joined(self, name: str, experts: Sequence[Sequence[str]]) -> Num[np.ndarray, "expert output input"]:
         """A parameter of these experts' pieces, each of which is read into its place."""
@@ -135,18 +161,15 @@ class Checkpoint:
                 hint="copy the checkpoint again, into an empty directory",
             )
         whole: np.ndarray | None = None
-        for path in dict.fromkeys(self._home[self.stored[part]] for parts in experts for part in parts):
-            with _open(path) as file:
-                for expert, parts in enumerate(experts):
-                    start = 0
-                    for part, shape in zip(parts, shapes[expert], strict=True):
-                        if self._home[self.stored[part]] == path:
-                            tensor = file.get_tensor(self.stored[part])
-                            if whole is None:
-                                size = (len(experts), sum(one[0] for one in shapes[expert]), *shape[1:])
-                                whole = np.empty(size, tensor.dtype)
-                            whole[expert, start : start + shape[0]] = tensor
-                        start += shape[0]
+        for expert, parts in enumerate(experts):
+            start = 0
+            for part, shape in zip(parts, shapes[expert], strict=True):
+                piece = self.read(part)
+                if whole is None:
+                    size = (len(experts), sum(one[0] for one in shapes[expert]), *shape[1:])
+                    whole = np.empty(size, piece.dtype)
+                whole[expert, start : start + shape[0]] = piece
+                start += shape[0]
         assert whole is not None
         return whole
 
@@ -160,17 +183,18 @@ class Checkpoint:
             first, *_ = pieces = self._pieces[name].names
             shapes = [self.shape(part) for part in first]
             return (len(pieces), sum(shape[0] for shape in shapes), *shapes[0][1:])
+        if name in self.quantised:
+            return self.quantised[name].shape
         if name not in self.stored:
             raise missing_parameter(name, self)
-        with _open(self._home[self.stored[name]]) as file:
-            return tuple(file.get_slice(self.stored[name]).get_shape())
+        return self._tensors.shapes[self.stored[name]]
 
     def entry(self, name: str) -> ParameterEntry:
-        """Shape, dtype and sha256 (over the stored bytes) of one parameter."""
-        return entry_of(self.read(name))
+        """Shape, dtype and sha256 (over its bytes) of one of `tensors`."""
+        return entry_of(part for _, part in self.parts(name))
 
     def entries(self, names: Iterable[str]) -> Iterator[ParameterEntry]:
-        """The entries of some parameters, two of which are read and hashed at a time."""
+        """The entries of some tensors, two of which are read and hashed at a time."""
         with ThreadPoolExecutor(2) as pool:
             yield from pool.map(self.entry, names)
 
@@ -186,7 +210,8 @@ def open_checkpoint(directory: Path, config: Config) -> Checkpoint:
         CheckpointError: as `Checkpoint`, or the family is not known.
     """
     family = family_of(config)
-    return Checkpoint(directory, {**family.stored, **_beyond(config, family)}, family.each)
+    renamed = {**family.stored, **_beyond(config, family)}
+    return Checkpoint(directory, renamed, family.each, quantisation_of(config, family))
 
 
 def _beyond(config: Config, family: Family) -> dict[str, None]:
@@ -200,19 +225,22 @@ def _beyond(config: Config, family: Family) -> dict[str, None]:
     return {rf"^{re.escape(family.layers)}\.{layers + n}\.": None for n in range(min(count, MOST_FURTHER))}
 
 
+def _twice(directory: Path, one: str, other: str) -> CheckpointError:
+    return CheckpointError(
+        "two tensors of the checkpoint are one parameter of the model",
+        where=f"{directory}: {one[:200]} and {other[:200]}",
+        expected="one of them",
+        found="both",
+        hint="copy the checkpoint again, into an empty directory",
+    )
+
+
 def _renamed(name: str, renamed: Mapping[str, str | None]) -> str | None:
     for pattern, replacement in renamed.items():
         if replacement is None and re.search(pattern, name):
             return None
         name = re.sub(pattern, replacement or "", name)
     return name
-
-
-def entry_of(tensor: Num[np.ndarray, "..."]) -> ParameterEntry:
-    """Shape, dtype and sha256 (over its bytes) of a tensor."""
-    tensor = np.ascontiguousarray(tensor)
-    digest = hashlib.sha256(tensor.reshape(-1).view(np.uint8).data).hexdigest()
-    return ParameterEntry(tuple(tensor.shape), tensor.dtype.name, digest)
 
 
 def verify_parameters(checkpoint: Checkpoint, expected: Mapping[str, ParameterEntry]) -> None:
@@ -257,22 +285,3 @@ def missing_parameter(name: str, checkpoint: Checkpoint) -> CheckpointError:
 
 
 _ANOTHER = "give the golden's own checkpoint to --weights; `goldens show GOLDEN` says which one it is"
-
-
-def _names(path: Path) -> tuple[str, ...]:
-    with _open(path) as file:
-        return tuple(file.keys())
-
-
-def _open(path: Path) -> safe_open:
-    try:
-        open_regular(path).close()  # safetensors would wait for a FIFO
-        return safe_open(path, framework="np")
-    except FileNotFoundError:
-        raise CheckpointError(
-            "the checkpoint has no such file", where=path, hint=recognise.without_weights(path.parent)
-        ) from None
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"the weights cannot be read: {error}", where=path, hint="copy the file again; it is damaged"
-        ) from None

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from harness import stored
 from harness.checkpoint import Checkpoint
 from harness.errors import CheckpointError
+from harness.record.parameters import parameter_table
 from harness.shards import INDEX, SINGLE
 
 INDEXED = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -220,3 +222,17 @@ def test_a_directory_above_the_checkpoint_points_to_it(own_checkpoint, tmp_path)
     with pytest.raises(CheckpointError) as refusal:
         read_config(tmp_path)
     assert "GGUF" in refusal.value.hint
+
+
+def test_a_large_tensor_is_hashed_and_looked_at_in_parts(own_checkpoint, weights, monkeypatch):
+    name = "model.layers.0.mlp.up_proj.weight"
+    whole = Checkpoint(own_checkpoint).table()
+    monkeypatch.setattr(stored, "PART", 200)
+    checkpoint = Checkpoint(own_checkpoint)
+    assert len(list(checkpoint.parts(name))) > 5
+    assert checkpoint.table() == whole
+    weights[name][-2, 3] = np.inf
+    save_file(weights, own_checkpoint / SINGLE)
+    with pytest.raises(CheckpointError, match="not finite") as refusal:
+        parameter_table(checkpoint, {one: checkpoint.shape(one) for one in checkpoint.names}, {})
+    assert str(refusal.value.where).endswith(f"{name}, at [{len(weights[name]) - 2}, 3]")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from harness.families import latent
 from harness.families.family import CORRECTED, EACH, EXPERTS, SHARED, Family
 from harness.families.options import Architecture
+from harness.families.quantisation import FP8
 from harness.families.reading import SIGMOID_ONLY, decoder, flag, layers_of, rms_norm, sigmoid_mixture
 from harness.families.rope import rope
 from harness.fields import Config
@@ -44,6 +45,7 @@ FAMILIES = (
         each=EACH,
         # The layer for the token after the next, which transformers does not run.
         stored={r"^model\.layers\.61\.": None},
+        quantised=(FP8,),
         harmless=HARMLESS,
         only=SIGMOID_ONLY,
     ),

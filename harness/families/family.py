@@ -70,6 +70,7 @@ class Family:
         names: of fields of the config, by the name that others give them.
         stored: patterns of parameters' names in files, and what stands for a match in transformers' names; None
             for a tensor that is no parameter.
+        quantised: the methods by which weights are quantised in published checkpoints that are read here.
         harmless: fields that change nothing, whatever they say, besides those that never do.
         only: fields that transformers does not look at and other stacks do: the value that they have to have.
         activation: the path of the module, or function, that is the activation.
@@ -93,6 +94,7 @@ class Family:
     activation: str = "mlp.act_fn"
     names: Mapping[str, str] = field(default_factory=dict)
     stored: Mapping[str, str | None] = field(default_factory=dict)
+    quantised: tuple[str, ...] = ()
     harmless: frozenset[str] = frozenset()
     only: Mapping[str, object] = field(default_factory=dict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.families.family import ATTENTION, Family
 from harness.families.options import Architecture
+from harness.families.quantisation import MXFP4
 from harness.families.reading import ATTENTION as ALL_BIASES
 from harness.families.reading import decoder, flag, heads_of, layers_of, mixture, rms_norm
 from harness.families.rope import rope
@@ -55,6 +56,7 @@ FAMILIES = (
         interleaved=True,
         experts_transposed=True,
         names={"num_local_experts": "num_experts"},
+        quantised=(MXFP4,),
         harmless=frozenset({"output_router_logits", "router_aux_loss_coef"}),
         only={"hidden_act": "silu"},
     ),

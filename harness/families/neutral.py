@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
+from harness.families import quantisation
 from harness.families.family import Family
 from harness.fields import Config, wrong
 
-LOOKED_AT = frozenset({"model_type", "architectures", "torch_dtype", "dtype"})
+LOOKED_AT = frozenset({"model_type", "architectures", "torch_dtype", "dtype", quantisation.FIELD})
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 # Names, numbers of tokens, training, generation, and what a run returns or how it is computed.
@@ -59,10 +60,6 @@ ONLY: Mapping[str, object] = {
 
 # What is refused with a reason of its own: problem, hint.
 REFUSED: Mapping[str, tuple[str, str]] = {
-    "quantization_config": (
-        "the weights are quantised",
-        "give the checkpoint that it was quantised from: what a quantised one computes depends on who runs it",
-    ),
     "auto_map": (
         "the checkpoint brings code of its own, which is not run",
         "where that code computes what transformers' own model does, remove the field from a copy of config.json",
@@ -159,6 +156,7 @@ def refuse_unknown(config: Config, read: Set[str], family: Family) -> None:
                 value,
                 "remove the field if it is wrong; transformers does not read it, and other stacks do",
             )
+    quantisation.quantisation_of(config, family)
     _refuse_another_class(config, family.classes)
     for field in ("torch_dtype", "dtype"):
         if config.get(field) is not None and config[field] not in DTYPES:

@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.errors import UsageError
+from harness.families.quantisation import FIELD
 from harness.mutants.eager import Eager
 from harness.mutants.mutant import (
     CallChange,
@@ -195,7 +196,7 @@ def loader(mutant: Mutant, spec: str | None = None, folder: Path | None = None) 
         if isinstance(mutant.change, CallChange):
             return Misled(load_port(spec, checkpoint, config, dtype), mutant.change)
         changed = write_changed_checkpoint(mutant, checkpoint, config, folder)
-        return load_port(spec, changed, changed_config(mutant, config), dtype)
+        return load_port(spec, changed, written_config(mutant, config), dtype)
 
     return load
 
@@ -203,6 +204,13 @@ def loader(mutant: Mutant, spec: str | None = None, folder: Path | None = None) 
 def changed_config(mutant: Mutant, config: Config) -> Config:
     """The config as the mutant reads it."""
     return {**config, **mutant.change.fields(config)} if isinstance(mutant.change, ConfigChange) else config
+
+
+def written_config(mutant: Mutant, config: Config) -> Config:
+    """The config beside a changed checkpoint, whose weights are widened where they are other ones."""
+    changed = changed_config(mutant, config)
+    widened = isinstance(mutant.change, WeightChange)
+    return {field: value for field, value in changed.items() if not (widened and field == FIELD)}
 
 
 def changed_reading(checkpoint: Checkpoint, changes: Sequence[WeightChange], arch: Architecture) -> Read:
@@ -229,7 +237,7 @@ def write_changed_checkpoint(mutant: Mutant, checkpoint: Path, config: Config, f
     for file in checkpoint.iterdir():
         if file.name != "config.json" and not (weights and _holds_weights(file)):
             (folder / file.name).symlink_to(file.resolve())
-    (folder / "config.json").write_text(json.dumps(changed_config(mutant, config)), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(written_config(mutant, config)), encoding="utf-8")
     if weights:
         opened = open_checkpoint(checkpoint, config)
         read = changed_reading(opened, [weights], architecture_of(config))

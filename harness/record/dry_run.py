@@ -20,7 +20,7 @@ from harness.entries import Generation
 from harness.families.experts import expert_shapes
 from harness.golden import NOISE_PRECISIONS, CaseEntry, Manifest
 from harness.record.cases import case_of
-from harness.record.experts import KEPT_BYTES
+from harness.record.experts import room
 from harness.record.layer_major import recorded, replays_of, witness_of
 from harness.record.model import Reference
 from harness.record.noise import DTYPES
@@ -139,14 +139,14 @@ def _weights(model: Reference) -> int:
 
 
 def _experts(model: Reference) -> int:
-    """Of a layer's experts: as they are stored, unless they are large, and of one of them in a stream."""
+    """Of a layer's experts: as they are read, as many as there is room for, and of one of them in a stream."""
     if model.arch.experts is None:
         return 0
     found = expert_shapes(model.family, model.arch)
     path = model.family.sparse["experts_out"]
     numbers = sum(math.prod(shape) for name, shape in found.items() if name.startswith(f"{path}."))
     one: int = numbers // model.arch.experts.count * DTYPES["float64"].itemsize
-    return min(numbers * BF16, KEPT_BYTES) + one
+    return min(numbers * BF16, room()) + one
 
 
 def _values(model: Reference, manifest: Manifest, entry: CaseEntry) -> int:

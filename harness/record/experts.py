@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -24,13 +25,16 @@ from harness.checkpoint import Checkpoint
 from harness.families.experts import CORRECTION
 
 NAME = "goldens_experts"
-KEPT_BYTES = 512 * 2**20  # of all experts of a layer, as they are stored
+KEPT_BYTES, KEPT_SHARE = 512 * 2**20, 1 / 3  # of a layer's experts: always, and of the memory that is available
 Tap = Callable[[str, Tensor], Tensor | None]
 Choice = Sequence[Tensor]  # the indices of every topk of a router, in order
 
 
 class StoredExperts:
-    """The matrices of a layer's experts, as the checkpoint has them: all of them where they are small.
+    """The matrices of a layer's experts, as the checkpoint has them, read one expert at a time when it is chosen.
+
+    As many as there is room for are kept, and the first ones: every pass goes through them in the same order, so
+    that those which came last are asked for last.
 
     Args:
         names: of the parameters of all experts, by their last names.
@@ -38,19 +42,31 @@ class StoredExperts:
 
     def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str], device: torch.device) -> None:
         self._checkpoint, self._names, self._device = checkpoint, names, device
-        self._small = self._read(slice(None)) if self._bytes() <= KEPT_BYTES else None
+        self._kept: dict[int, dict[str, Tensor]] = {}
+        self._room = room()
 
     def of(self, expert: int, dtype: torch.dtype) -> dict[str, Tensor]:
         """One expert's own, by the last names of the parameters."""
+        own = self._kept.get(expert)
+        if own is None:
+            own = self._read(expert)
+            size = sum(tensor.nbytes for tensor in own.values())
+            if size <= self._room:
+                self._kept[expert] = own
+                self._room -= size
+        return {name: tensor.to(self._device, dtype) for name, tensor in own.items()}
+
+    def _read(self, expert: int) -> dict[str, Tensor]:
         here = slice(expert, expert + 1)
-        rows, at = (self._small, expert) if self._small is not None else (self._read(here), 0)
-        return {name: tensor[at].to(self._device, dtype, copy=True) for name, tensor in rows.items()}
+        with torch._C.DisableTorchFunction():  # in the midst of a pass, whose arithmetic is another one
+            found = {last: tensor_of(self._checkpoint.read(name, here))[0] for last, name in self._names.items()}
+            # Copies, which torch has aligned: how a kernel rounds may depend on where a matrix lies.
+            return {last: tensor.clone() for last, tensor in found.items()}
 
-    def _read(self, experts: slice) -> dict[str, Tensor]:
-        return {last: tensor_of(self._checkpoint.read(name, experts)) for last, name in self._names.items()}
 
-    def _bytes(self) -> int:
-        return sum(4 * int(np.prod(self._checkpoint.shape(name))) for name in self._names.values())
+def room() -> int:
+    """How many bytes of a layer's experts are kept."""
+    return max(KEPT_BYTES, int(KEPT_SHARE * psutil.virtual_memory().available))
 
 
 def tensor_of(array: np.ndarray) -> Tensor:

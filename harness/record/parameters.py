@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Num
 
 from harness import recognise
-from harness.checkpoint import Checkpoint, entry_of, missing_parameter
+from harness.checkpoint import Checkpoint, missing_parameter
 from harness.errors import CheckpointError
 from harness.families.family import Family
 from harness.families.options import Architecture
 from harness.golden import ModelEntry, ParameterEntry
+from harness.stored import entry_of
 
 EXPONENT = np.uint16(0x7F80)  # of a bfloat16: all ones in what is not finite
 PART = 2**22  # of a parameter that is looked at at once
@@ -66,7 +67,7 @@ def check_parameters(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> None
 
 
 def parameter_table(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> dict[str, ParameterEntry]:
-    """Shape, dtype and sha256 of every stored parameter, two of which are read at a time.
+    """Shape, dtype and sha256 of all that is stored, two tensors of which are read at a time, in parts.
 
     Raises:
         CheckpointError: another shape than the config implies, a value that is not finite at every precision, or a
@@ -83,11 +84,21 @@ def parameter_table(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> dict[
                 hint="config.json and the weights must come from one checkpoint",
             )
 
+    widened = {tensor: name for name, one in checkpoint.quantised.items() for tensor in (one.values, one.scales)}
+
+    def looked_at(name: str) -> Iterator[Num[np.ndarray, "..."]]:
+        where, suspect = f"{checkpoint.directory}: {widened.get(name, name)}", False
+        for start, part in checkpoint.parts(name):
+            if name not in widened:
+                _refuse_not_finite(part, where, start)
+            else:
+                suspect |= checkpoint.quantised[widened[name]].suspect(name, part)
+            yield part
+        if suspect:  # a value may be none, or one too large; one of zero beside a large scale is neither
+            _refuse_not_finite(checkpoint.read(widened[name]), where)
+
     def entry(name: str) -> ParameterEntry:
-        tensor = checkpoint.read(name)
-        found = entry_of(tensor)
-        _refuse_not_finite(tensor, f"{checkpoint.directory}: {name}")
-        return found
+        return entry_of(looked_at(name))
 
     with ThreadPoolExecutor(2) as pool:
         table = dict(zip(checkpoint.tensors, pool.map(entry, checkpoint.tensors), strict=True))
@@ -103,8 +114,12 @@ def parameter_table(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> dict[
     return table
 
 
-def _refuse_not_finite(tensor: Num[np.ndarray, "..."], where: str) -> None:
-    """bfloat16 is the narrowest precision that is recorded: what is finite there is finite everywhere."""
+def _refuse_not_finite(tensor: Num[np.ndarray, "..."], where: str, first: int = 0) -> None:
+    """bfloat16 is the narrowest precision that is recorded: what is finite there is finite everywhere.
+
+    Args:
+        first: the row that the first one is.
+    """
     flat = tensor.reshape(-1)
     for start in range(0, flat.size, PART):
         with np.errstate(over="ignore"):
@@ -113,21 +128,25 @@ def _refuse_not_finite(tensor: Num[np.ndarray, "..."], where: str) -> None:
         finite = (narrow.view(np.uint16) & EXPONENT) != EXPONENT
         if not finite.all():
             at = start + int(finite.argmin())
+            index = [int(one) for one in np.unravel_index(at, tensor.shape)]
+            index[:1] = [one + first for one in index[:1]]
             raise CheckpointError(
                 "a parameter has a value that is not finite, or beyond what bfloat16 can hold",
-                where=f"{where}, at {[int(index) for index in np.unravel_index(at, tensor.shape)]}",
+                where=f"{where}, at {index}",
                 expected="finite values",
                 found=float(flat[at]),
                 hint="copy the checkpoint again; where it was saved like this, no truth can be recorded from it",
             )
 
 
-def model_entry(model_id: str, config: Mapping[str, Any], table: Mapping[str, ParameterEntry]) -> ModelEntry:
-    """Phase 1 facts: config, parameters, their count, and which biases exist."""
+def model_entry(
+    model_id: str, config: Mapping[str, Any], checkpoint: Checkpoint, table: Mapping[str, ParameterEntry]
+) -> ModelEntry:
+    """Phase 1 facts: config, what is stored, how many parameters that is, and which biases exist."""
     return ModelEntry(
         id=model_id,
         config=dict(config),
         parameters=dict(table),
-        parameter_count=sum(math.prod(entry.shape) for entry in table.values()),
+        parameter_count=sum(math.prod(checkpoint.shape(name)) for name in checkpoint.names),
         biases=tuple(name for name in table if name.endswith(".bias")),
     )

@@ -253,7 +253,7 @@ def manifest_of(
     return Manifest(
         format=golden.FORMAT,
         version=golden.SELECTIVE_VERSION if options.selected or options.top else golden.FORMAT_VERSION,
-        model=model_entry(model_id, model.config, table),
+        model=model_entry(model_id, model.config, model.checkpoint, table),
         tokenizer=tokenized.tokenizer,
         corpus_sha256=corpus.digest,
         level=options.level,

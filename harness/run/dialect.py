@@ -100,6 +100,8 @@ def _ropes(config: Config, arch: Architecture, by_type: bool) -> dict[str, Any]:
 class Parameters(Mapping[str, Num[np.ndarray, "..."]]):
     """A checkpoint's parameters by their names in its files, read as they are asked for, and a tied head as well.
 
+    Quantised ones are widened to bfloat16, under the names that they have where they are not quantised.
+
     Args:
         checkpoint_dir, config: as a port's `load` is given them.
 
@@ -110,7 +112,7 @@ class Parameters(Mapping[str, Num[np.ndarray, "..."]]):
     def __init__(self, checkpoint_dir: Path, config: Config) -> None:
         self._checkpoint, paths = open_checkpoint(checkpoint_dir, config), family_of(config).model
         head, embedding = f"{paths['logits']}.weight", f"{paths['embed']}.weight"
-        stored = self._checkpoint.stored
+        stored = self._checkpoint.published
         self._read = {name: own for own, name in stored.items()}
         if not architecture_of(config).tied_head:
             return
@@ -125,7 +127,7 @@ class Parameters(Mapping[str, Num[np.ndarray, "..."]]):
             )
 
     def __getitem__(self, name: str) -> Num[np.ndarray, "..."]:
-        """One parameter, as it is stored.
+        """One parameter, as it is stored, or as it is widened.
 
         Raises:
             KeyError: there is none of that name.

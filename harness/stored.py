@@ -1,0 +1,140 @@
+"""The tensors of a checkpoint directory as its files have them: neither torch nor jax, and nothing is interpreted.
+
+One `model.safetensors`, or shards with `model.safetensors.index.json` (see `harness.shards`). Reading a tensor
+touches only its own bytes, and leaves none of them mapped: memory holds what is in use, however large the file is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Num
+from safetensors import SafetensorError, safe_open
+
+from harness import recognise
+from harness.errors import CheckpointError
+from harness.golden import ParameterEntry
+from harness.regular import open_regular
+from harness.shards import homes
+
+FP8 = "F8_E4M3"
+# Of what safetensors gives no numpy array, though ml_dtypes has the dtype.
+OURS: Mapping[str, np.dtype] = {FP8: np.dtype(ml_dtypes.float8_e4m3fn)}
+PART = 2**24  # elements of a tensor that are hashed at once
+LENGTH = 8  # bytes of the header's length
+
+
+class StoredTensors:
+    """What a checkpoint directory holds, by the names in its files.
+
+    Attributes:
+        dtypes: as safetensors writes them (`BF16`).
+        shapes: of each.
+
+    Raises:
+        CheckpointError: no safetensors, or two sets of them; a shard that is missing, damaged, or does not hold
+            what the index says.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.dtypes: dict[str, str] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._home = homes(directory, _names)
+        for path in dict.fromkeys(self._home.values()):
+            with _open(path) as file:
+                for name in file.keys():  # noqa: SIM118
+                    if self._home.get(name) == path:
+                        header = file.get_slice(name)
+                        self.dtypes[name], self.shapes[name] = header.get_dtype(), tuple(header.get_shape())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Sorted."""
+        return tuple(sorted(self._home))
+
+    def read(self, name: str, rows: slice = slice(None)) -> Num[np.ndarray, "..."]:
+        """One tensor (bfloat16 and float8 as ml_dtypes has them).
+
+        Args:
+            rows: of the first dimension, those that are read; they follow one another.
+        """
+        path = self._home[name]
+        # Opened anew for each tensor: a mapping that stays open keeps every page that was ever read, so that a
+        # pass over 15 GB of weights would end with 15 GB resident.
+        with _open(path) as file:
+            if self.dtypes[name] not in OURS:
+                if rows == slice(None):
+                    whole: np.ndarray = file.get_tensor(name)
+                    return whole
+                start, stop, _ = rows.indices(self.shapes[name][0])
+                some: np.ndarray = file.get_slice(name)[start:stop]
+                return some
+        return _read_bytes(path, name, OURS[self.dtypes[name]], self.shapes[name], rows)
+
+    def parts(self, name: str) -> Iterator[tuple[int, Num[np.ndarray, "..."]]]:
+        """A tensor by consecutive rows, few enough that no large one is in memory whole, each with its first."""
+        shape = self.shapes[name]
+        if not shape or math.prod(shape) == 0:
+            yield 0, self.read(name)
+            return
+        step = max(1, PART // math.prod(shape[1:]))
+        for start in range(0, shape[0], step):
+            yield start, self.read(name, slice(start, start + step) if step < shape[0] else slice(None))
+
+
+def entry_of(parts: Iterable[Num[np.ndarray, "..."]]) -> ParameterEntry:
+    """Shape, dtype and sha256 (over its bytes) of a tensor that comes in consecutive rows, or at once."""
+    digest, shape, dtype = hashlib.sha256(), None, ""
+    for part in parts:
+        part = np.ascontiguousarray(part)
+        digest.update(part.reshape(-1).view(np.uint8).data)
+        dtype = part.dtype.name
+        shape = part.shape if shape is None else (shape[0] + part.shape[0], *shape[1:])
+    return ParameterEntry(tuple(shape or ()), dtype, digest.hexdigest())
+
+
+def _read_bytes(
+    path: Path, name: str, dtype: np.dtype, shape: tuple[int, ...], rows: slice
+) -> Num[np.ndarray, "..."]:
+    """A tensor by the place that the header gives it, which safetensors has seen to be right."""
+    start, stop, _ = rows.indices(shape[0]) if shape else (0, 1, 1)
+    row = dtype.itemsize * math.prod(shape[1:])
+    count = max(0, stop - start)
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(LENGTH), "little")
+        begin, _end = json.loads(file.read(length))[name]["data_offsets"]
+        file.seek(LENGTH + length + begin + start * row)
+        found = np.fromfile(file, np.uint8, count * row)
+    if found.size != count * row:
+        raise _damaged(path, "it ends before its header says")
+    return found.view(dtype).reshape(count, *shape[1:]) if shape else found.view(dtype).reshape(())
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    with _open(path) as file:
+        return tuple(file.keys())
+
+
+def _open(path: Path) -> safe_open:
+    try:
+        open_regular(path).close()  # safetensors would wait for a FIFO
+        return safe_open(path, framework="np")
+    except FileNotFoundError:
+        raise CheckpointError(
+            "the checkpoint has no such file", where=path, hint=recognise.without_weights(path.parent)
+        ) from None
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, why: object) -> CheckpointError:
+    return CheckpointError(
+        f"the weights cannot be read: {why}", where=path, hint="copy the file again; it is damaged"
+    )
