@@ -162,7 +162,9 @@ class Layer:
             update, past = self._attention(tap, own, read, positions, mask, place, past)
             return update
 
-        mlp = functools.partial(self._experts if self.sparse else self._mlp, tap, own)
+        mlp = functools.partial(self._mlp, tap, own)
+        if self.sparse:
+            mlp = functools.partial(self._experts, tap, own, _tokens(mask, x.shape[1], past))
         if self.arch.placement.startswith("parallel"):
             return self._side_by_side(tap, own, x, attend, mlp), past
         x = tap("resid_mid", self._added(tap, own, x, attend, "attn"))
@@ -241,11 +243,11 @@ class Layer:
             act = self.ops.activated(tap("up", self._linear("up", own, x)))
         return tap("mlp_out", self._linear("mlp_out", own, tap("act", act)))
 
-    def _experts(self, tap: TapFunction, own: DecoderLayer, x: Hidden) -> Hidden:
+    def _experts(self, tap: TapFunction, own: DecoderLayer, tokens: Mask, x: Hidden) -> Hidden:
         ops = self.ops
-        routing = self._routing(tap, own, x)
+        routing = self._routing(tap, own, tokens, x)
         matrices = (_matrices(one) for one in (own.experts_gate, own.experts_up, own.experts_down))
-        out = tap("experts_out", ops.experts_out(x, routing, *matrices))
+        out = tap("experts_out", ops.experts_out(x, routing, *matrices, ops.expert_act))
         experts = experts_of(self.arch)
         if experts.shared:
             gate = tap("shared_gate", self._linear("shared_gate", own, x))
@@ -253,10 +255,10 @@ class Layer:
             shared = tap("shared_out", self._linear("shared_out", own, act))
             if experts.shared_gated:
                 shared = ops.gated_shared(shared, tap("shared_weight", self._linear("shared_weight", own, x)))
-            out = ops.experts_sum(out, shared)
-        return tap("mlp_out", out)
+            return tap("mlp_out", ops.experts_sum(out, shared))
+        return tap("mlp_out", ops.experts_sum(out))
 
-    def _routing(self, tap: TapFunction, own: DecoderLayer, x: Hidden) -> Array:
+    def _routing(self, tap: TapFunction, own: DecoderLayer, tokens: Mask, x: Hidden) -> Array:
         """The weight of every expert, [B, S, E]."""
         ops, router = self.ops, own.router_logits
         bias = () if router.bias is None else (router.bias[...],)
@@ -264,8 +266,8 @@ class Layer:
         if own.router_scores is not None:
             scores = tap("router_scores", ops.corrected(logits, own.router_scores[...]))
         chosen = ops.choose(scores)
-        weights = ops.routing_scale(ops.renormed(ops.weigh(logits, chosen)))
-        return tap("routing", ops.dense(x, weights, chosen))
+        weights = ops.routing_scale(ops.renormed(ops.weigh(logits, scores, chosen)))
+        return tap("routing", ops.dense(x, weights, chosen, tokens))
 
     def _linear(self, kind: str, own: DecoderLayer, x: Array) -> Array:
         projection: Projection = getattr(own, kind)
@@ -301,6 +303,11 @@ def _normed_by(operation: object, spec: Norm, x: Array, weight: Array, bias: Arr
 
 def _weights(own: Weighted) -> tuple[Array, Array | None]:
     return own.weight[...], None if own.bias is None else own.bias[...]
+
+
+def _tokens(mask: Mask, count: int, past: Past | None) -> Bool[Array, "batch position"]:
+    """Which of the tokens of a call are no padding; its mask is of all slots of the cache, where there is one."""
+    return mask if past is None else jax.lax.dynamic_slice_in_dim(mask, past.filled, count, axis=1)
 
 
 def _matrices(own: Mixture) -> Matrices:

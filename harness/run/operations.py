@@ -249,10 +249,11 @@ class Operations:
     renormed: Callable[..., Array] = unused
     routing_scale: Callable[..., Array] = unused
     dense: Callable[..., Array] = unused
+    expert_act: Callable[..., Array] = gated
     experts_out: Callable[..., Array] = unused
     shared_act: Callable[..., Array] = gated
     gated_shared: Callable[..., Array] = unused
-    experts_sum: Callable[..., Array] = residual
+    experts_sum: Callable[..., Array] = unused
     gated: Callable[..., Array] = gated
     activated: Callable[..., Array] = activated
     mlp_post_norm: Callable[..., Array] = rms_norm
@@ -270,14 +271,15 @@ WIRING = frozenset(
 )
 
 
-STATIC = {rope_angles: ("dtype",), repeat_kv: ("groups",)}
+# Arguments that are no arrays, by operation.
+STATIC = {"rope_angles": ("dtype",), "repeat_k": ("groups",), "repeat_v": ("groups",), "experts_out": ("act",)}
 # Numpy, in float64 whatever the precision, or nothing at all.
 LEFT = frozenset({inverse_frequencies, scaled, unchanged, unused, not_grown})
 
 
 @cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function if function in LEFT else jax.jit(function, static_argnames=STATIC.get(function, ()))
+def _compiled(function: Callable[..., Any], static: tuple[str, ...]) -> Callable[..., Any]:
+    return function if function in LEFT else jax.jit(function, static_argnames=static)
 
 
 def one_by_one(operations: Operations) -> Operations:
@@ -287,4 +289,5 @@ def one_by_one(operations: Operations) -> Operations:
     replaced runs primitive by primitive, and the rest is compiled once for all such decoders.
     """
     own = {field.name: getattr(operations, field.name) for field in fields(Operations)}
-    return Operations(**{name: made if name in WIRING else _compiled(made) for name, made in own.items()})
+    compiled = {name: _compiled(made, STATIC.get(name, ())) for name, made in own.items() if name not in WIRING}
+    return Operations(**own | compiled)
