@@ -17,8 +17,10 @@ from rich.table import Table
 from harness.corpus import Case, Corpus
 from harness.costs import Costs, by_part, costs
 from harness.entries import Generation
+from harness.families.experts import expert_shapes
 from harness.golden import NOISE_PRECISIONS, CaseEntry, Manifest
 from harness.record.cases import case_of
+from harness.record.experts import KEPT_BYTES
 from harness.record.layer_major import recorded, replays_of, witness_of
 from harness.record.model import Reference
 from harness.record.noise import DTYPES
@@ -128,10 +130,23 @@ def _weights(model: Reference) -> int:
     sizes: dict[str, int] = {}
     layers = f"{model.family.layers}."
     for name, shape in model.shapes.items():
+        if f".{model.family.sparse.get('experts_out', '-')}." in name:
+            continue  # of one expert at a time
         stage = name.removeprefix(layers).partition(".")[0] if name.startswith(layers) else name
         sizes[stage] = sizes.get(stage, 0) + math.prod(shape)
     bytes_each: int = BF16 + sum(dtype.itemsize for dtype in DTYPES.values())
-    return max(sizes.values()) * bytes_each
+    return max(sizes.values()) * bytes_each + _experts(model)
+
+
+def _experts(model: Reference) -> int:
+    """Of a layer's experts: as they are stored, unless they are large, and of one of them in a stream."""
+    if model.arch.experts is None:
+        return 0
+    found = expert_shapes(model.family, model.arch)
+    path = model.family.sparse["experts_out"]
+    numbers = sum(math.prod(shape) for name, shape in found.items() if name.startswith(f"{path}."))
+    one: int = numbers // model.arch.experts.count * DTYPES["float64"].itemsize
+    return min(numbers * BF16, KEPT_BYTES) + one
 
 
 def _values(model: Reference, manifest: Manifest, entry: CaseEntry) -> int:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.families.formulas_of_experts import experts, sink
+
 Config = dict[str, Any]
 Tensors = dict[str, np.ndarray]
 Layers = Callable[[Config, int], bool]
@@ -65,8 +67,10 @@ PARALLEL = {"cohere", "cohere2", "phi"}
 SLIDES: dict[str, Layers] = {
     **dict.fromkeys(("mistral", "phi3", "starcoder2"), lambda c, layer: True),
     **dict.fromkeys(("cohere2", "olmo3"), lambda c, layer: c["layer_types"][layer] == "sliding_attention"),
-    **dict.fromkeys(("qwen2", "qwen3"), lambda c, i: c.get("use_sliding_window") and i >= c["max_window_layers"]),
-    "gemma2": lambda c, layer: layer % 2 == 0,
+    **dict.fromkeys(
+        ("qwen2", "qwen3", "qwen3_moe"), lambda c, i: c.get("use_sliding_window") and i >= c["max_window_layers"]
+    ),
+    **dict.fromkeys(("gemma2", "gpt_oss"), lambda c, layer: layer % 2 == 0),
     "gemma3_text": lambda c, layer: (layer + 1) % c["sliding_window_pattern"] != 0,
 }
 """In which layers (from 0) a query sees a window; in the others', none has one."""
@@ -76,19 +80,20 @@ TURNS: dict[str, Layers] = {
     "smollm3": lambda c, layer: (layer + 1) % c["no_rope_layer_interval"] != 0,
 }
 """In which layers queries and keys are turned; in the others', all of them."""
+GRANITE = ("granite", "granitemoe")
 EMBEDDED: dict[str, Factor] = {
     **dict.fromkeys(LESS_ONE, lambda c: math.sqrt(c["hidden_size"])),
-    "granite": lambda c: c["embedding_multiplier"],
+    **dict.fromkeys(GRANITE, lambda c: c["embedding_multiplier"]),
 }
 SCORED: dict[str, Factor] = {
     **dict.fromkeys(("gemma2", "gemma3_text"), lambda c: 1 / math.sqrt(c["query_pre_attn_scalar"])),
-    "granite": lambda c: c["attention_multiplier"],
+    **dict.fromkeys(GRANITE, lambda c: c["attention_multiplier"]),
 }
 """The others' factor on scores is 1 / sqrt(head_dim) (Vaswani et al. 2017)."""
-ADDED: dict[str, Factor] = {"granite": lambda c: c["residual_multiplier"]}
+ADDED: dict[str, Factor] = dict.fromkeys(GRANITE, lambda c: c["residual_multiplier"])
 HEADED: dict[str, Factor] = {
     **dict.fromkeys(("cohere", "cohere2"), lambda c: c["logit_scale"]),
-    "granite": lambda c: 1 / c["logits_scaling"],
+    **dict.fromkeys(GRANITE, lambda c: 1 / c["logits_scaling"]),
 }
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -123,7 +128,9 @@ def speeds(theta: float, dims: int, given: Config, c: Config, last: int) -> tupl
         kept = [(original * speed / (2 * math.pi) - low) / (high - low) for speed in plain]
     if kind == "yarn":  # Peng et al. 2023, and their code for where the ramp lies
         fast, slow = (dims * math.log(original / (2 * math.pi * n)) / (2 * math.log(theta)) for n in (32, 1))
-        first, end = max(math.floor(fast), 0), min(math.ceil(slow), dims - 1)
+        if given.get("truncate", True):
+            fast, slow = math.floor(fast), math.ceil(slow)
+        first, end = max(fast, 0), min(slow, dims - 1)
         kept, longer = [(end - pair) / (end - first) for pair in range(len(plain))], 0.1 * math.log(factor) + 1
     kept = [min(max(keep, 0), 1) for keep in kept]
     return [speed * (keep + (1 - keep) / factor) for speed, keep in zip(plain, kept, strict=True)], longer
@@ -238,13 +245,15 @@ class Model:
             for query in range(len(x)):
                 keys = seen(query, width)
                 raised = np.exp(capped(scale * (k[keys, group] @ q[query, head]), cap))
-                probs[head, query, keys] = raised / raised.sum()
+                probs[head, query, keys] = raised / (raised.sum() + sink(self, head))
                 context[query, head] = probs[head, query, keys] @ v[keys, group]
         self.tap("probs", probs)
         return self.tap("attn_out", self.linear("attn_out", self.tap("context", context).reshape(len(x), -1)))
 
     def mlp(self, x: np.ndarray) -> np.ndarray:
         c = self.c
+        if not any(self.has(kind) for kind in ("up", "gate_up")):
+            return experts(self, x)
         act = ACTIVATIONS[c.get("hidden_activation") or c.get("hidden_act") or c["activation_function"]]
         if self.has("gate_up"):
             parts = dict(zip(("gate", "up"), np.split(self.linear("gate_up", x), 2, axis=1), strict=True))

@@ -3,6 +3,7 @@
 table.py      which place is which tap: sub-modules, functions, calls
 caches.py     where in a cache the keys and values lie
 layout.py     how a model's value lies in memory, and how the tap's does
+routed.py     a choice of experts, as weights and indices
 cutting.py    values that are padded with zeros
 base.py       what all kinds have in common
 places.py     the places of a table, while the model is traced
@@ -27,6 +28,7 @@ from harness.run.adapters.keras import KerasPort
 from harness.run.adapters.linen import LinenPort
 from harness.run.adapters.meshes import on_mesh
 from harness.run.adapters.nnx import NnxPort
+from harness.run.adapters.routed import Routed, normed
 from harness.run.slots import causal, first_slot
 
 __all__ = [
@@ -35,8 +37,10 @@ __all__ = [
     "KerasPort",
     "LinenPort",
     "NnxPort",
+    "Routed",
     "To",
     "causal",
     "first_slot",
+    "normed",
     "on_mesh",
 ]

@@ -19,7 +19,7 @@ from harness.families.graph import taps_of
 from harness.run.adapters.caches import CacheTable, refuse_other_arguments
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.places import Places
-from harness.run.adapters.table import Row, To, fixed_sizes, rows
+from harness.run.adapters.table import Row, Table, To, fixed_sizes, rows
 from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction
@@ -52,7 +52,7 @@ class AdaptedPort:
         dtype: of the check. In float64 the model's narrower floats are lifted.
     """
 
-    taps: ClassVar[Mapping[str, str | To]] = {}
+    taps: ClassVar[Table] = {}
     dtypes: ClassVar[Mapping[str, str]] = {}
     recorded_only: ClassVar[tuple[str, ...]] = ()
     pads: ClassVar[bool] = False

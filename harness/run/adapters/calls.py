@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from harness.errors import PortError
 from harness.run.adapters.cutting import REST
 from harness.run.adapters.named import of_array
 from harness.run.adapters.outputs import MISSING, described, is_array, item_of, with_item
+from harness.run.adapters.routed import marked_choice
 from harness.run.adapters.running import running, while_running
 from harness.run.adapters.table import Row
 from harness.run.adapters.watching import is_watching, watched_call
@@ -73,6 +75,8 @@ def _array(row: Row, value: Any) -> Any:
 
 
 def _with_marked(row: Row, result: Any) -> Any:
+    if row.routed is not None:
+        return marked_choice(*row.routed, functools.partial(mark, row.site), result, row)
     value = item_of(result, row.item)
     if not is_array(value):
         raise PortError(

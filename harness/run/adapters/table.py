@@ -35,6 +35,7 @@ from harness.architecture import Architecture
 from harness.errors import PortError
 from harness.families.graph import taps_of
 from harness.run.adapters.cutting import Cut, without_zeros
+from harness.run.adapters.routed import Routed
 from harness.taps import Tap, kind_of
 
 LAYER, LAST = "{i}", "{last}"
@@ -55,6 +56,9 @@ class To:
     layout: str | None = None
 
 
+Table = Mapping[str, str | To | Routed]
+
+
 @dataclass(frozen=True)
 class Row:
     """One place in the model and the tap that it is.
@@ -70,6 +74,7 @@ class Row:
         call: which call, from 0; from -1 for the last; None where there is one.
         scope: the path of what has to be running; None for anything.
         cut: the zeros in the model's value that are no part of the tap; None where there are none.
+        routed: that it returns weights and indices of experts, and of how many there are; None elsewhere.
     """
 
     path: str
@@ -80,6 +85,7 @@ class Row:
     call: int | None = None
     scope: str | None = None
     cut: Cut | None = None
+    routed: tuple[Routed, int] | None = None
 
     @property
     def kind(self) -> str:
@@ -117,7 +123,7 @@ def at_paths(paths: Iterable[str]) -> tuple[Row, ...]:
     return tuple(Row(path, None, None, "", None) for path in dict.fromkeys(paths))
 
 
-def rows(table: Mapping[str, str | To], arch: Architecture) -> tuple[Row, ...]:
+def rows(table: Table, arch: Architecture) -> tuple[Row, ...]:
     """The table with `{i}` written out for every layer.
 
     Raises:
@@ -137,9 +143,10 @@ def rows(table: Mapping[str, str | To], arch: Architecture) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def _expanded(left: str, right: str | To, arch: Architecture) -> Iterable[tuple[Row, bool]]:
+def _expanded(left: str, right: str | To | Routed, arch: Architecture) -> Iterable[tuple[Row, bool]]:
     """The rows that one row of the table stands for, and whether it is one for every layer."""
-    target = right if isinstance(right, To) else To(right)
+    routed = right if isinstance(right, Routed) else None
+    target = right if isinstance(right, To) else To(right.tap if isinstance(right, Routed) else right)
     layout, cut = (None, None) if target.layout is None else without_zeros(target.layout, fixed_sizes(arch))
     every = INDEX.search(left) is not None
     if every and LAYER not in target.tap:
@@ -159,6 +166,7 @@ def _expanded(left: str, right: str | To, arch: Architecture) -> Iterable[tuple[
             None if match["call"] is None else int(match["call"]),
             match["scope"],
             cut,
+            None if routed is None or arch.experts is None else (routed, arch.experts.count),
         )
         yield row, every
 
