@@ -6,6 +6,11 @@
     layers.{i}.q_norm  .k_norm
     layers.{i}.q_rope  .k_rope      as attention is given them: where nothing is turned, what they were before
     layers.{i}.cache_k  .cache_v    the KV cache with this call's keys and values in it, where there is one
+    layers.{i}.q_latent  .q_latent_norm                 of latent attention (DeepSeek): what queries are made of
+    layers.{i}.kv_latent  .kv_latent_norm  .k_pe        what keys and values are made of; what all keys share
+    layers.{i}.k_pe_rope            the latter, turned
+    layers.{i}.cache_latent  .cache_k_pe                the cache of these two
+    layers.{i}.kv                   of every head, of this call's tokens: the rest of the key, then the value
     layers.{i}.probs                attention probabilities
     layers.{i}.context              probs @ v, before the output projection
     layers.{i}.attn_out
@@ -45,10 +50,10 @@ Q_HEADS = (*TOKENS, "head", "head_dim")
 KV_HEADS = (*TOKENS, "kv_head", "head_dim")
 CACHE = ("batch", "slot", "kv_head", "head_dim")
 # What a cache holds: at the end, of all tokens.
-CACHED = {"cache_k": "k_rope", "cache_v": "v"}
+CACHED = {"cache_k": "k_rope", "cache_v": "v", "cache_latent": "kv_latent_norm", "cache_k_pe": "k_pe_rope"}
 CACHE_KINDS = frozenset(CACHED)
 # What attention reads at every position: stored in full where the other taps are kept at chosen positions only.
-FULL_KINDS = frozenset({"k_rope", "v"})
+FULL_KINDS = frozenset({"k_rope", "v", "k_pe_rope", "kv", "kv_latent_norm"})
 
 # How a token is shared out among experts: wide in many models, whatever their activations are.
 ROUTING_KINDS = frozenset({"router_logits", "router_scores", "routing"})
@@ -61,6 +66,12 @@ DIMS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("q", "q_norm", "q_rope", "context"), Q_HEADS),
     **dict.fromkeys(("k", "v", "k_norm", "k_rope"), KV_HEADS),
     **dict.fromkeys(("cache_k", "cache_v"), CACHE),
+    **dict.fromkeys(("q_latent", "q_latent_norm"), (*TOKENS, "q_rank")),
+    **dict.fromkeys(("kv_latent", "kv_latent_norm"), (*TOKENS, "kv_rank")),
+    **dict.fromkeys(("k_pe", "k_pe_rope"), (*TOKENS, "rope_dim")),
+    "cache_latent": ("batch", "slot", "kv_rank"),
+    "cache_k_pe": ("batch", "slot", "rope_dim"),
+    "kv": (*TOKENS, "head", "kv_dim"),
     **dict.fromkeys(("gate", "up", "act"), (*TOKENS, "intermediate")),
     **dict.fromkeys(("router_logits", "router_scores", "routing"), (*TOKENS, "expert")),
     **dict.fromkeys(("experts_out", "shared_out"), (*TOKENS, "hidden")),
@@ -68,6 +79,11 @@ DIMS: Mapping[str, tuple[str, ...]] = {
     "shared_weight": (*TOKENS, "single"),
     "probs": ("batch", "head", "position", "key"),
     "logits": (*TOKENS, "vocab"),
+}
+# And of those that latent attention has of another size.
+LATENT_DIMS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("q", "q_rope"), (*TOKENS, "head", "qk_dim")),
+    "context": (*TOKENS, "head", "value_dim"),
 }
 
 
@@ -99,7 +115,7 @@ class Tap:
     @property
     def position_axis(self) -> int:
         """The axis that counts tokens: `position`, or `slot` of a cache."""
-        return self.dims.index("slot" if self.kind in CACHE_KINDS else "position")
+        return self.dims.index("slot" if "slot" in self.dims else "position")
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Its shape where every dimension has the size given."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from harness.families.options import Architecture
 from harness.fields import Config
@@ -55,6 +56,7 @@ class Family:
         classes: what `architectures` of a config may say.
         read: the architecture that a config describes. What it does not look at has to be known here.
         layer: the paths of modules within a layer, by kind of tap.
+        undivided: those that differ where queries have no latent.
         sparse: those within a layer that has experts, where they are not what `layer` says.
         each: by what transformers has of all experts in one parameter, what files have of each, by its number.
         interleaved: of an expert's gates and ups, each gate has its up beside it.
@@ -77,6 +79,7 @@ class Family:
     classes: tuple[str, ...]
     read: Callable[[Config], Architecture]
     layer: Mapping[str, str] = field(default_factory=lambda: LAYER)
+    undivided: Mapping[str, str] = field(default_factory=dict)
     sparse: Mapping[str, str] = field(default_factory=dict)
     each: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     interleaved: bool = False
@@ -92,6 +95,12 @@ class Family:
     stored: Mapping[str, str | None] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
     only: Mapping[str, object] = field(default_factory=dict)
+
+    def of(self, arch: Architecture) -> Self:
+        """The family with the paths that a model of it has."""
+        if not self.undivided or arch.mla is None or arch.mla.q_rank is not None:
+            return self
+        return replace(self, layer={**self.layer, **self.undivided})
 
     def paths(self, sparse: bool) -> Mapping[str, str]:
         """The paths within a layer, with experts or without."""

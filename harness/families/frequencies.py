@@ -59,18 +59,20 @@ def grown(positions: Int[np.ndarray, "..."], rope: Rope) -> Float[np.ndarray, ".
 
 
 def turn(
-    x: Float[np.ndarray, "batch position head head_dim"], angles: Float[np.ndarray, "..."], rope: Rope
-) -> Float[np.ndarray, "batch position head head_dim"]:
-    """Queries or keys, turned by these angles, which have a last axis of pairs and broadcast otherwise."""
+    x: Float[np.ndarray, "batch position ... head_dim"], angles: Float[np.ndarray, "..."], rope: Rope
+) -> Float[np.ndarray, "batch position ... head_dim"]:
+    """Queries or keys that are turned already, further by these angles, which have a last axis of pairs and
+    broadcast otherwise."""
     cos, sin = np.cos(angles), np.sin(angles)
-    head, rest = x[..., : rope.dims], x[..., rope.dims :]
-    if rope.interleaved:
+    cut = x.shape[-1] - rope.dims if rope.last else rope.dims
+    head, rest = (x[..., cut:], x[..., :cut]) if rope.last else (x[..., :cut], x[..., cut:])
+    if rope.interleaved and not rope.deinterleaved:
         a, b = head[..., ::2], head[..., 1::2]
         both = np.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(head.shape)
     else:
         a, b = head[..., : rope.dims // 2], head[..., rope.dims // 2 :]
         both = np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return np.concatenate([both, rest], axis=-1)
+    return np.concatenate([rest, both] if rope.last else [both, rest], axis=-1)
 
 
 def _default(plain: Frequencies, rope: Rope, given: Mapping[str, float]) -> tuple[Frequencies, float]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from harness.families.options import Architecture
-from harness.taps import DIMS, Tap
+from harness.families.options import Architecture, Latent
+from harness.taps import DIMS, LATENT_DIMS, Tap
 
 ENTERING = ""  # stands for the residual stream that enters a layer
 
@@ -13,12 +13,12 @@ ENTERING = ""  # stands for the residual stream that enters a layer
 @lru_cache(maxsize=8)
 def taps_of(arch: Architecture) -> tuple[Tap, ...]:
     """All taps of a decoder, in data-flow order."""
-    taps = [Tap("embed", DIMS["embed"], ())]
+    taps, dims = [Tap("embed", DIMS["embed"], ())], DIMS if arch.mla is None else {**DIMS, **LATENT_DIMS}
     for index in range(arch.layers):
         entering = taps[-1].name
         for kind, inputs in _layer(arch, arch.is_sparse(index)).items():
             names = tuple(entering if name == ENTERING else f"layers.{index}.{name}" for name in inputs)
-            taps.append(Tap(f"layers.{index}.{kind}", DIMS[kind], names))
+            taps.append(Tap(f"layers.{index}.{kind}", dims[kind], names))
     taps.append(Tap("final_norm", DIMS["final_norm"], (taps[-1].name,)))
     taps.append(Tap("logits", DIMS["logits"], ("final_norm",)))
     return tuple(taps)
@@ -44,18 +44,7 @@ def _layer(arch: Architecture, sparse: bool) -> dict[str, tuple[str, ...]]:
     read = ENTERING
     if normed_first:
         graph["attn_norm"], read = (ENTERING,), "attn_norm"
-    graph |= {"q": (read,), "k": (read,), "v": (read,)}
-    if arch.qk_norm:
-        graph |= {"q_norm": ("q",), "k_norm": ("k",)}
-    graph |= {
-        "q_rope": ("q_norm" if arch.qk_norm else "q",),
-        "k_rope": ("k_norm" if arch.qk_norm else "k",),
-        "cache_k": ("k_rope",),
-        "cache_v": ("v",),
-        "probs": ("q_rope", "cache_k"),
-        "context": ("probs", "cache_v"),
-        "attn_out": ("context",),
-    }
+    graph |= _attention(arch, read) if arch.mla is None else _latent_attention(arch.mla, read)
     update = "attn_out"
     if normed_last:
         graph["attn_post_norm"], update = ("attn_out",), "attn_post_norm"
@@ -72,6 +61,42 @@ def _layer(arch: Architecture, sparse: bool) -> dict[str, tuple[str, ...]]:
         graph["mlp_post_norm"], update = ("mlp_out",), "mlp_post_norm"
     graph["resid_post"] = (*before, update)
     return graph
+
+
+def _attention(arch: Architecture, read: str) -> dict[str, tuple[str, ...]]:
+    graph: dict[str, tuple[str, ...]] = {"q": (read,), "k": (read,), "v": (read,)}
+    if arch.qk_norm:
+        graph |= {"q_norm": ("q",), "k_norm": ("k",)}
+    return graph | {
+        "q_rope": ("q_norm" if arch.qk_norm else "q",),
+        "k_rope": ("k_norm" if arch.qk_norm else "k",),
+        "cache_k": ("k_rope",),
+        "cache_v": ("v",),
+        "probs": ("q_rope", "cache_k"),
+        "context": ("probs", "cache_v"),
+        "attn_out": ("context",),
+    }
+
+
+def _latent_attention(mla: Latent, read: str) -> dict[str, tuple[str, ...]]:
+    """Keys and values of earlier calls' tokens are made anew of the cache, those of this call's are `kv`."""
+    queries: dict[str, tuple[str, ...]] = {"q": (read,)}
+    if mla.q_rank:
+        queries = {"q_latent": (read,), "q_latent_norm": ("q_latent",), "q": ("q_latent_norm",)}
+    return {
+        **queries,
+        "kv_latent": (read,),
+        "k_pe": (read,),
+        "kv_latent_norm": ("kv_latent",),
+        "q_rope": ("q",),
+        "k_pe_rope": ("k_pe",),
+        "cache_latent": ("kv_latent_norm",),
+        "cache_k_pe": ("k_pe_rope",),
+        "kv": ("cache_latent",),
+        "probs": ("q_rope", "kv", "cache_latent", "cache_k_pe"),
+        "context": ("probs", "kv", "cache_latent"),
+        "attn_out": ("context",),
+    }
 
 
 def _mlp(arch: Architecture, read: str) -> dict[str, tuple[str, ...]]:

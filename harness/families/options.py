@@ -37,6 +37,8 @@ class Rope:
         interleaved: pairs are (2i, 2i + 1) and not (i, i + dims / 2).
         wide: what is in float32 at least. `products`: tables are rounded to the dtype of the activations, and what
             is turned by them once more. `all`: only what is turned is rounded.
+        deinterleaved: what is turned in pairs (2i, 2i + 1) comes out as (i, i + dims / 2).
+        last: the last dimensions of a head are turned, and not the first.
         growth: beta and length: queries are multiplied by 1 + beta log(1 + floor(position / length)) once they are
             turned.
         kind: `default`, `linear`, `llama3`, `yarn`: see `harness.families.rope`.
@@ -47,11 +49,36 @@ class Rope:
     theta: float
     dims: int
     interleaved: bool = False
+    deinterleaved: bool = False
+    last: bool = False
     wide: Literal["none", "products", "all"] = "none"
     growth: tuple[float, float] | None = None
     kind: str = "default"
     parameters: tuple[tuple[str, float], ...] = ()
     factors: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Latent attention (DeepSeek-V2, 2024): keys and values of all heads are made of one vector, which is cached.
+
+    A head's query and key have a part that is made of latents, and behind it one that is turned; of the keys'
+    turned part there is one for all heads.
+
+    Attributes:
+        q_rank: the size of the vector that queries are made of; None where they are made of the hidden state.
+        kv_rank: of the vector that keys and values are made of.
+        nope, rope: the sizes of the two parts.
+        value: of a head's value.
+        norm: of both vectors.
+    """
+
+    q_rank: int | None
+    kv_rank: int
+    nope: int
+    rope: int
+    value: int
+    norm: Norm
 
 
 @dataclass(frozen=True)
@@ -120,6 +147,7 @@ class Architecture:
             stream, and on the logits.
         sinks: every head has a score of its own beside those of the keys, which takes its part of the probability.
         experts: where some layers have them.
+        mla: of latent attention; `head_dim` is then that of queries and keys.
     """
 
     family: str
@@ -149,6 +177,17 @@ class Architecture:
     logit_cap: float | None = None
     sinks: bool = False
     experts: Experts | None = None
+    mla: Latent | None = None
+
+    @property
+    def value_dim(self) -> int:
+        """The size of a head's value."""
+        return self.head_dim if self.mla is None else self.mla.value
+
+    @property
+    def turned_dim(self) -> int:
+        """The size of what RoPE is given of a head."""
+        return self.head_dim if self.mla is None else self.mla.rope
 
     def is_sparse(self, layer: int) -> bool:
         """Whether a layer has experts in place of the MLP."""
@@ -170,4 +209,12 @@ class Architecture:
             "expert": self.experts.count if self.experts else 0,
             "shared": self.experts.shared if self.experts else 0,
             "single": 1,
+            **self._latent_sizes(),
         }
+
+    def _latent_sizes(self) -> dict[str, int]:
+        mla = self.mla
+        if mla is None:
+            return {}
+        sizes = {"kv_rank": mla.kv_rank, "qk_dim": self.head_dim, "rope_dim": mla.rope, "value_dim": mla.value}
+        return {**sizes, "kv_dim": mla.nope + mla.value, **({"q_rank": mla.q_rank} if mla.q_rank else {})}

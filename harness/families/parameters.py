@@ -10,12 +10,13 @@ from jaxtyping import Num
 from harness.families.experts import expert_shapes
 from harness.families.family import Family
 from harness.families.graph import kinds_of
-from harness.families.options import Architecture, Norm
+from harness.families.options import Architecture, Latent, Norm
 
 Shape = tuple[int, ...]
 Tensor = Num[np.ndarray, "..."]
 NORMS = ("attn_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm")
 HEAD_NORMS = ("q_norm", "k_norm")
+LATENT_NORMS = ("q_latent_norm", "kv_latent_norm")
 
 
 def shapes(family: Family, arch: Architecture) -> dict[str, Shape]:
@@ -23,6 +24,7 @@ def shapes(family: Family, arch: Architecture) -> dict[str, Shape]:
 
     Matrices are [output, input], or the other way round where the family stores them so.
     """
+    family = family.of(arch)
     found: dict[str, Shape] = {f"{family.model['embed']}.weight": (arch.vocab, arch.hidden)}
     if arch.learned_positions:
         found[f"{family.model['positions']}.weight"] = (arch.learned_positions, arch.hidden)
@@ -44,6 +46,9 @@ def _of_a_layer(family: Family, arch: Architecture, sparse: bool) -> dict[str, S
     for kind in HEAD_NORMS:
         if kind in kinds and arch.qk_norm is not None:
             found |= _norm(paths[kind], arch.qk_norm, head_norm_shape(arch, kind))
+    for kind in LATENT_NORMS:
+        if kind in kinds and arch.mla is not None:
+            found |= _norm(paths[kind], arch.mla.norm, latent_norm_shape(arch.mla, kind))
     if arch.sinks:
         found[f"{paths['probs']}.sinks"] = (arch.heads,)
     sizes = outputs(arch, sparse)
@@ -66,16 +71,31 @@ def outputs(arch: Architecture, sparse: bool = False) -> Mapping[str, int]:
         "v": arch.kv_heads * arch.head_dim,
         "attn_out": arch.hidden,
     }
+    if arch.mla is not None:
+        attention = _of_latent_attention(arch, arch.mla)
     if not sparse:
         return {**attention, "gate": arch.intermediate, "up": arch.intermediate, "mlp_out": arch.hidden}
     shared = arch.experts.shared if arch.experts else 0
     return {**attention, "shared_gate": shared, "shared_up": shared, "shared_out": arch.hidden, "shared_weight": 1}
 
 
+def _of_latent_attention(arch: Architecture, mla: Latent) -> dict[str, int]:
+    return {
+        **({"q_latent": mla.q_rank} if mla.q_rank else {}),
+        "q": arch.heads * arch.head_dim,
+        "kv_latent": mla.kv_rank,
+        "k_pe": mla.rope,
+        "kv": arch.heads * (mla.nope + mla.value),
+        "attn_out": arch.hidden,
+    }
+
+
 def inputs(arch: Architecture, kind: str) -> int:
     """How many inputs the projection of a kind has."""
     shared = arch.experts.shared if arch.experts else 0
-    sizes = {"attn_out": arch.heads * arch.head_dim, "mlp_out": arch.intermediate, "shared_out": shared}
+    sizes = {"attn_out": arch.heads * arch.value_dim, "mlp_out": arch.intermediate, "shared_out": shared}
+    if arch.mla is not None:
+        sizes |= {"q": arch.mla.q_rank or arch.hidden, "kv": arch.mla.kv_rank}
     return sizes.get(kind, arch.hidden)
 
 
@@ -87,6 +107,11 @@ def head_norm_shape(arch: Architecture, kind: str) -> Shape:
     return (heads, arch.head_dim) if arch.qk_norm_over == "each" else (arch.head_dim,)
 
 
+def latent_norm_shape(mla: Latent, kind: str) -> Shape:
+    """The shape of the weight of a norm of a latent."""
+    return (mla.kv_rank if kind == "kv_latent_norm" else mla.q_rank or 0,)
+
+
 def parameter_of(
     family: Family, arch: Architecture, read: Callable[[str], Tensor], kind: str, index: int, name: str = "weight"
 ) -> Tensor:
@@ -96,7 +121,7 @@ def parameter_of(
         read: gives a parameter by its name, as it is stored.
         name: `weight` or `bias`.
     """
-    sparse = arch.is_sparse(index)
+    sparse, family = arch.is_sparse(index), family.of(arch)
     tensor = read(f"{family.layers}.{index}.{family.paths(sparse)[kind]}.{name}")
     if kind not in outputs(arch, sparse):
         return tensor
@@ -105,7 +130,7 @@ def parameter_of(
 
 def part_of(family: Family, arch: Architecture, kind: str, tensor: Tensor) -> Tensor:
     """The rows of a weight or a bias, [output, ...], that belong to a kind: all of them, unless it is shared."""
-    sizes = {**outputs(arch, sparse=True), **outputs(arch)}
+    family, sizes = family.of(arch), {**outputs(arch, sparse=True), **outputs(arch)}
     paths = {**family.sparse, **family.layer} if kind in outputs(arch) else family.paths(sparse=True)
     sharing = [other for other in sizes if other in paths and paths[other] == paths[kind]]
     if len(sharing) == 1:
@@ -123,7 +148,7 @@ def made_with(family: Family, name: str) -> tuple[int | None, tuple[str, ...], s
     if not path.startswith(f"{family.layers}."):
         return None, tuple(kind for kind, own in family.model.items() if own == path), last
     index, _, inner = path.removeprefix(f"{family.layers}.").partition(".")
-    places = (*family.layer.items(), *family.sparse.items())
+    places = (*family.layer.items(), *family.undivided.items(), *family.sparse.items())
     return int(index), tuple(dict.fromkeys(kind for kind, own in places if own == inner)), last
 
 

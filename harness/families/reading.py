@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from harness.families.activations import ACTIVATIONS
@@ -11,6 +12,7 @@ from harness.fields import Config, boolean, integer, number, text, wrong
 
 MOST_LAYERS = 1024  # every layer has twenty taps; the deepest published models have some 130
 EPS = (1e-30, 0.1)
+Sizes = tuple[int, int, int, int]
 
 # The projections that a config's one field gives biases to.
 ATTENTION, MLP = frozenset({"q", "k", "v", "attn_out"}), frozenset({"gate", "up", "mlp_out"})
@@ -31,12 +33,12 @@ def layer_norm(config: Config, field: str = "layer_norm_eps", *, bias: bool = Tr
 
 
 def decoder(config: Config, **options: Any) -> Architecture:
-    """The architecture with the sizes of the config, and these options.
+    """The architecture with the sizes of the config, and these options; `sizes` where it is not `heads_of`'s.
 
     Raises:
         CheckpointError: a field is missing, of another type, or absurd; the heads cannot be shared out.
     """
-    hidden, heads, kv_heads, head_dim = heads_of(config)
+    hidden, heads, kv_heads, head_dim = options.pop("sizes", None) or heads_of(config)
     usual: dict[str, Callable[[], Any]] = {
         "scale": lambda: head_dim**-0.5,
         "windows": lambda: (None,) * layers_of(config),
@@ -93,21 +95,14 @@ def mixture(
 def sigmoid_mixture(config: Config) -> Experts | None:
     """DeepSeek-V3's: in groups, with a correction of the choice, from some layer on, and a shared one."""
     layers, dense = layers_of(config), integer(config, "first_k_dense_replace", least=0)
-    count, groups = integer(config, "n_routed_experts"), integer(config, "n_group")
-    if count % groups or (groups > 1 and count // groups < 2):
-        raise wrong(
-            "the experts cannot be shared out among the groups", "n_group", f"a divisor of {count}", groups
-        )
     inner = integer(config, "moe_intermediate_size")
-    return mixture(
+    found = mixture(
         config,
         tuple(index >= dense for index in range(layers)),
         count="n_routed_experts",
         intermediate="moe_intermediate_size",
         score="sigmoid",
         corrected=True,
-        groups=groups,
-        chosen_groups=integer(config, "topk_group", most=groups),
         group_by="best_two",
         renormed=1e-20 if boolean(config, "norm_topk_prob") else None,
         factor=factor(config, "routed_scaling_factor"),
@@ -115,6 +110,25 @@ def sigmoid_mixture(config: Config) -> Experts | None:
         weights_wide=True,
         shared=inner * integer(config, "n_shared_experts"),
     )
+    return found and in_groups(config, found)
+
+
+def in_groups(config: Config, experts: Experts) -> Experts:
+    """The same experts, chosen within the groups that are chosen first.
+
+    Raises:
+        CheckpointError: they cannot be shared out among the groups, or more are chosen than these have.
+    """
+    groups = integer(config, "n_group")
+    each = experts.count // groups
+    if experts.count % groups or (groups > 1 and experts.group_by == "best_two" and each < 2):
+        expected = f"a divisor of {experts.count}"
+        raise wrong("the experts cannot be shared out among the groups", "n_group", expected, groups)
+    chosen = integer(config, "topk_group", most=groups)
+    if experts.chosen > chosen * each:
+        problem = "more experts are chosen than the groups have that are chosen first"
+        raise wrong(problem, "num_experts_per_tok", f"at most {chosen * each}", experts.chosen)
+    return replace(experts, groups=groups, chosen_groups=chosen)
 
 
 def sparse_layers(config: Config, layers: int) -> tuple[bool, ...]:
@@ -150,7 +164,7 @@ def activation_of(config: Config, field: str) -> str:
     return name
 
 
-def heads_of(config: Config) -> tuple[int, int, int, int]:
+def heads_of(config: Config) -> Sizes:
     """Hidden size, heads, KV heads and the size of a head, which divide one another as they must."""
     hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
     kv_heads = integer(config, "num_key_value_heads")

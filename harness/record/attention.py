@@ -2,7 +2,8 @@
 
 transformers lets a model use an attention function by name. Ours, `goldens_eager`, calls the eager attention
 of the model's own module, and taps what goes in (`q_rope`, `k_rope`; `cache_k` and `cache_v`, which without a
-cache are the same as `k_rope` and `v`), the probabilities on their way (`probs`), and what comes out (`context`).
+cache are the same as `k_rope` and `v`; in latent attention `k_pe_rope` and `cache_k_pe`), the probabilities on
+their way (`probs`), and what comes out (`context`).
 """
 
 from __future__ import annotations
@@ -19,15 +20,22 @@ from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from harness.families.options import Latent
+from harness.record.latent import tapped_keys
+
 NAME = "goldens_eager"
 Tap = Callable[[str, Tensor], Tensor | None]
-_tap: ContextVar[Tap | None] = ContextVar("tap", default=None)
+_tap: ContextVar[tuple[Tap, Latent | None] | None] = ContextVar("tap", default=None)
 
 
 @contextlib.contextmanager
-def tapping(tap: Tap) -> Iterator[None]:
-    """Attention reports to `tap` for the time of the block: (kind, value) -> its replacement, or None."""
-    token = _tap.set(tap)
+def tapping(tap: Tap, mla: Latent | None = None) -> Iterator[None]:
+    """Attention reports to `tap` for the time of the block: (kind, value) -> its replacement, or None.
+
+    Args:
+        mla: where it is latent attention.
+    """
+    token = _tap.set((tap, mla))
     try:
         yield
     finally:
@@ -47,19 +55,28 @@ def tapped_eager_attention(
         The context [batch, position, heads, head_dim], and the probabilities.
     """
     eager = sys.modules[type(module).__module__].eager_attention_forward
-    tap = _tap.get()
-    if tap is None:
+    found = _tap.get()
+    if found is None:
         context, probs = eager(module, query, key, value, attention_mask, **options)
         return context, probs
+    tap, mla = found
     query = _swapped(tap, "q_rope", query)
-    earlier = key.shape[2] - query.shape[2]
-    own = _swapped(tap, "k_rope", key[:, :, earlier:])
-    key = _swapped(tap, "cache_k", torch.cat([key[:, :, :earlier], own], dim=2) if earlier else own)
-    value = _swapped(tap, "cache_v", value)
+    if mla is not None:
+        query, key = query.contiguous(), tapped_keys(tap, key, query.shape[2], mla.rope)
+    else:
+        key, value = _tapped_cache(tap, key, value, query.shape[2])
     with _TapProbabilities(tap):
         context, probs = eager(module, query, key, value, attention_mask, **options)
     replacement = tap("context", context)
     return (context if replacement is None else replacement), probs
+
+
+def _tapped_cache(tap: Tap, key: Tensor, value: Tensor, own: int) -> tuple[Tensor, Tensor]:
+    """Keys and values of all slots, of which the last ones are this call's own."""
+    earlier = key.shape[2] - own
+    new = _swapped(tap, "k_rope", key[:, :, earlier:])
+    key = _swapped(tap, "cache_k", torch.cat([key[:, :, :earlier], new], dim=2) if earlier else new)
+    return key, _swapped(tap, "cache_v", value)
 
 
 def _swapped(tap: Tap, kind: str, value: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from harness.families.family import Family
 from harness.families.frequencies import frequencies
 from harness.families.graph import kinds_of
 from harness.families.options import Architecture
-from harness.families.parameters import HEAD_NORMS, NORMS, shapes
+from harness.families.parameters import HEAD_NORMS, LATENT_NORMS, NORMS, shapes
 from harness.families.windows import SLIDING
 
 Fact = tuple[str, object, object]  # what it is, as it was read, as it was built
@@ -60,11 +60,14 @@ def _shapes(family: Family, arch: Architecture, model: Any) -> Iterator[Fact]:
 def _arithmetic(family: Family, arch: Architecture, model: Any, layers: list[Any]) -> Iterator[Fact]:
     yield "tied_head", arch.tied_head, model.config.tie_word_embeddings
     yield "eps of final_norm", arch.norm.eps, _eps(model.get_submodule(family.model["final_norm"]))
+    family = family.of(arch)
     attention = family.layer["q"].rpartition(".")[0]
     for index, layer in enumerate(layers):
         kinds, paths = kinds_of(arch, arch.is_sparse(index)), family.paths(arch.is_sparse(index))
-        for kind in (*NORMS, *HEAD_NORMS):
+        for kind in (*NORMS, *HEAD_NORMS, *LATENT_NORMS):
             norm = arch.qk_norm if kind in HEAD_NORMS else arch.norm
+            if kind in LATENT_NORMS and arch.mla is not None:
+                norm = arch.mla.norm
             if kind in kinds and norm is not None:
                 yield f"eps of layers.{index}.{kind}", norm.eps, _eps(layer.get_submodule(paths[kind]))
         module = layer.get_submodule(attention)
@@ -98,8 +101,10 @@ def _experts(arch: Architecture, index: int, router: Any) -> Iterator[Fact]:
         "topk_group": ours.chosen_groups,
         "norm_topk_prob": ours.renormed is not None,
     }
+    # DeepSeek-V2's has groups also where it does not look at them.
+    unread = ("num_group", "topk_group") if getattr(router, "topk_method", None) == "greedy" else ()
     for name, fact in facts.items():
-        if hasattr(router, name):
+        if hasattr(router, name) and name not in unread:
             yield f"{name} of the router of layers.{index}", fact, getattr(router, name)
 
 

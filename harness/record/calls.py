@@ -59,14 +59,14 @@ def run_calls(
     Raises:
         RecordError: a tap fires twice or never, or the cache changed what it held.
     """
-    by_kind = {tap.kind: tap for tap in taps}
+    by_kind, held = {tap.kind: tap for tap in taps}, CACHE_KINDS & set(stage.kinds)
     # Made without a config it keeps every slot; made with one it drops what lies before a sliding window.
     cache = DynamicCache() if len(spans) > 1 else None
     values: dict[str, list[Tensor]] = {kind: [] for kind in by_kind}
     outs, chosen = [], []
     for call, span in enumerate(spans):
-        if cache is not None and set(replacements) >= CACHE_KINDS:
-            cache = _golden_cache(replacements, span.start)
+        if cache is not None and held and held <= replacements.keys():
+            cache = _golden_cache([replacements[kind] for kind in stage.kinds if kind in held], span.start)
         given = {kind: _part(by_kind[kind], value, span) for kind, value in replacements.items()}
         tap = Collector(stage.prefix, by_kind, given, None if pinned is None else pinned[call])
         # A copy, since a replacement in place must not reach what the next pass starts from.
@@ -81,12 +81,13 @@ def run_calls(
     return Pass(joined, torch.cat(outs, dim=1), chosen)
 
 
-def _golden_cache(replacements: Mapping[str, Tensor], filled: int) -> DynamicCache:
-    """A cache that holds the golden's contents up to a slot."""
+def _golden_cache(held: Sequence[Tensor], filled: int) -> DynamicCache:
+    """A cache that holds the golden's contents up to a slot: keys and values, or what has no heads."""
     cache = DynamicCache()
     if filled:
-        keys, values = (replacements[kind][:, :filled].transpose(1, 2) for kind in ("cache_k", "cache_v"))
-        cache.update(keys, values, 0)
+        parts = (part[:, :filled] if part.ndim == 4 else part[:, :filled, None] for part in held)
+        first, second = (part.transpose(1, 2) for part in parts)
+        cache.update(first, second, 0)
     return cache
 
 

@@ -19,6 +19,7 @@ from harness.families.options import Architecture
 from harness.families.parameters import HEAD_NORMS, outputs
 from harness.record.attention import tapping
 from harness.record.experts import Choice, tapped_router
+from harness.record.latent import tapped_expansion
 from harness.taps import DIMS, ROUTING_KINDS, name_of
 
 Hook = Callable[..., Any]
@@ -111,8 +112,12 @@ def tapped_layer(
     """
     sparse = arch.is_sparse(index)
     kinds = frozenset(kinds_of(arch, sparse))
-    paths = {kind: path for kind, path in family.paths(sparse).items() if kind in kinds}
+    paths = {kind: path for kind, path in family.of(arch).paths(sparse).items() if kind in kinds}
     with contextlib.ExitStack() as stack:
+        if arch.mla is not None:
+            normed, expansion = (layer.get_submodule(paths[kind]) for kind in ("kv_latent_norm", "kv"))
+            stack.enter_context(tapped_expansion(tap, normed, expansion, arch.heads))
+            del paths["kv"]
         for path in dict.fromkeys(paths.values()):
             module, sharing = layer.get_submodule(path), tuple(kind for kind in paths if paths[kind] == path)
             if set(sharing) & ROUTING_KINDS:
@@ -129,7 +134,7 @@ def tapped_layer(
             first = layer.get_submodule(paths[reader])
             stack.callback(first.register_forward_pre_hook(_shared_argument(tap, "resid_mid")).remove)
         stack.callback(layer.register_forward_hook(_whole(tap, "resid_post")).remove)
-        stack.enter_context(tapping(tap))
+        stack.enter_context(tapping(tap, arch.mla))
         yield
 
 

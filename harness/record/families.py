@@ -205,7 +205,7 @@ def _drawn(
     inputs = shape[0] if family.stored_transposed and len(shape) == 2 else shape[-1]
     if "experts_out" in sharing and family.experts_transposed:
         inputs = shape[1]
-    gain = SCORES if set(sharing) & {"q", "k"} and arch.qk_norm is None else 1.0
+    gain = SCORES if set(sharing) & {"q", "k", "kv"} and arch.qk_norm is None else 1.0
     drawn: np.ndarray = random.standard_normal(shape) * (gain / np.sqrt(inputs))
     return drawn
 

@@ -56,6 +56,8 @@ def operations_of(arch: Architecture) -> Operations:
         changed |= dict.fromkeys(("q_norm", "k_norm"), normed(arch.qk_norm))
         if arch.qk_norm_over == "all":
             changed["norm_heads"] = norm_all_heads
+    if arch.mla is not None:
+        changed |= dict.fromkeys(("q_latent_norm", "kv_latent_norm"), normed(arch.mla.norm))
     if arch.scale != arch.head_dim**-0.5:
         changed["scores"] = _bound(_scores, arch.scale)
     if arch.activation != "silu":
@@ -64,8 +66,11 @@ def operations_of(arch: Architecture) -> Operations:
     if any(
         r.interleaved or r.wide != "none" or r.dims < arch.head_dim or frequencies(r)[1] != 1.0 for r in turned
     ):
-        options = turned[0].interleaved, turned[0].wide  # which layers have in common
-        changed |= dict.fromkeys(("rotate_q", "rotate_k"), _bound(_rotate, *options))
+        one = turned[0]  # which layers have in common
+        rotate = _bound(_rotate, one.interleaved, one.wide)
+        if one.last:
+            rotate = _bound(_rotate_last, one.interleaved, one.wide, one.deinterleaved)
+        changed |= dict.fromkeys(("rotate_q", "rotate_k"), rotate)
     if turned and turned[0].growth:
         changed["grow_q"] = _bound(_grown, *turned[0].growth)
     if arch.experts is not None:
@@ -131,16 +136,38 @@ def _scores(scale: float, q: Heads, k: Heads) -> Probs:
 def _rotate(interleaved: bool, broad: Wide, x: Heads, angles: Angles, factor: Array | float = 1.0) -> Heads:
     """RoPE on the first dimensions of a head, as many as there are angles for."""
     dims = 2 * angles.shape[-1]
-    turned, rest = x[..., :dims], x[..., dims:]
+    both = _pairs(interleaved, interleaved, broad, x[..., :dims], angles, factor)
+    return jnp.concatenate([both, x[..., dims:]], axis=-1)
+
+
+def _rotate_last(
+    interleaved: bool, broad: Wide, deinterleaved: bool, x: Heads, angles: Angles, factor: Array | float = 1.0
+) -> Heads:
+    """RoPE on the last dimensions of a head, as many as there are angles for."""
+    cut = x.shape[-1] - 2 * angles.shape[-1]
+    both = _pairs(interleaved, interleaved and not deinterleaved, broad, x[..., cut:], angles, factor)
+    return jnp.concatenate([x[..., :cut], both], axis=-1)
+
+
+def _pairs(
+    interleaved: bool, back: bool, broad: Wide, turned: Heads, angles: Angles, factor: Array | float
+) -> Heads:
+    """What is turned, all of it.
+
+    Args:
+        interleaved: pairs are (2i, 2i + 1), and not (i, i + dims / 2).
+        back: what comes out has them so.
+    """
+    dtype = turned.dtype
     cos, sin = ((table(angles) * factor)[:, :, None] for table in (jnp.cos, jnp.sin))
     if broad != "all":
-        cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
+        cos, sin = cos.astype(dtype), sin.astype(dtype)
     if broad != "none":
-        turned, cos, sin = (values.astype(wide(x.dtype)) for values in (turned, cos, sin))
+        turned, cos, sin = (values.astype(wide(dtype)) for values in (turned, cos, sin))
     a, b = (turned[..., ::2], turned[..., 1::2]) if interleaved else jnp.split(turned, 2, axis=-1)
     pair = a * cos - b * sin, b * cos + a * sin
-    both = jnp.stack(pair, axis=-1).reshape(turned.shape) if interleaved else jnp.concatenate(pair, axis=-1)
-    return jnp.concatenate([both.astype(x.dtype), rest], axis=-1)
+    both = jnp.stack(pair, axis=-1).reshape(turned.shape) if back else jnp.concatenate(pair, axis=-1)
+    return both.astype(dtype)
 
 
 def _grown(beta: float, length: float, q: Heads, positions: Int[Array, "batch position"]) -> Heads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
@@ -12,25 +13,26 @@ from jaxtyping import Array, Float, Int
 
 from harness.architecture import Architecture
 from harness.errors import PortError
+from harness.families.graph import taps_of
+from harness.layout import layer_of
+from harness.taps import Tap
 
-Buffer = Float[Array, "batch slot kv_head head_dim"]
+Buffer = Float[Array, "batch slot ..."]
 
 
 class Past(NamedTuple):
-    """One layer's part of a cache: keys after RoPE, values, and how many slots are filled."""
+    """One layer's part of a cache: what is held, by kind of tap, and how many slots are filled."""
 
-    k: Buffer
-    v: Buffer
+    held: Mapping[str, Buffer]
     filled: Int[Array, ""]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of every layer, and how many slots are filled. It is never changed, only replaced."""
+    """What every layer holds, by kind of tap, and how many slots are filled. Never changed, only replaced."""
 
-    k: tuple[Buffer, ...]
-    v: tuple[Buffer, ...]
+    held: tuple[Mapping[str, Buffer], ...]
     filled: Int[Array, ""]
 
     @classmethod
@@ -40,23 +42,32 @@ class Cache:
         batch: int,
         length: int,
         dtype: jnp.dtype,
-        sharding: jax.sharding.Sharding | None = None,
+        put: Callable[[Tap, np.ndarray], Buffer] = lambda tap, value: jax.device_put(value),
     ) -> Self:
-        shape = (batch, length, arch.kv_heads, arch.head_dim)
-        buffers = tuple(jax.device_put(np.zeros(shape, dtype), sharding) for _ in range(arch.layers))
-        return cls(buffers, buffers, jnp.int32(0))
+        """One without tokens.
+
+        Args:
+            put: puts what holds a tap where it belongs.
+        """
+        held: list[dict[str, Buffer]] = [{} for _ in range(arch.layers)]
+        empty: dict[str, Buffer] = {}  # one for all layers: nothing is written in place
+        for tap in taps_of(arch):
+            if "slot" in tap.dims:
+                if tap.kind not in empty:
+                    zeros = np.zeros(tap.shape(arch.sizes(batch, length)), dtype)
+                    empty[tap.kind] = put(tap, zeros)
+                held[layer_of(tap.name) or 0][tap.kind] = empty[tap.kind]
+        return cls(tuple(held), jnp.int32(0))
 
     @property
     def length(self) -> int:
-        return int(self.k[0].shape[1])
+        return int(next(iter(self.held[0].values())).shape[1])
 
     def layer(self, index: int) -> Past:
-        return Past(self.k[index], self.v[index], self.filled)
+        return Past(self.held[index], self.filled)
 
     def with_layer(self, index: int, past: Past) -> Cache:
-        k, v = list(self.k), list(self.v)
-        k[index], v[index] = past.k, past.v
-        return replace(self, k=tuple(k), v=tuple(v))
+        return replace(self, held=(*self.held[:index], past.held, *self.held[index + 1 :]))
 
     def advanced(self, tokens: int) -> Cache:
         """The cache with so many more slots filled."""

@@ -19,11 +19,11 @@ from harness.families.frequencies import frequencies, turn
 from harness.families.options import Architecture, Rope
 
 # What holds the absolute position. Nothing else of a decoder with RoPE does.
-TURNED = frozenset({"q_rope", "k_rope", "cache_k"})
+TURNED = frozenset({"q_rope", "k_rope", "cache_k", "k_pe_rope", "cache_k_pe"})
 SIDES = ("left",)  # padded on the right, positions that count from the row's beginning are the golden's own
 NOTE = (
-    "positions of left-padded rows count from the pads, as the port declares: the golden's q_rope, k_rope and "
-    "cache_k are turned by the pads of each row before they are compared"
+    "positions of left-padded rows count from the pads, as the port declares: the golden's queries and keys after "
+    "RoPE, those in a cache too, are turned by the pads of each row before they are compared"
 )
 
 
@@ -57,7 +57,7 @@ def shifts(case: Case) -> Int[np.ndarray, " batch"]:
 
 
 def turned(
-    value: Float[np.ndarray, "batch position head head_dim"], by: Int[np.ndarray, " batch"], rope: Rope
-) -> Float[np.ndarray, "batch position head head_dim"]:
+    value: Float[np.ndarray, "batch position ... head_dim"], by: Int[np.ndarray, " batch"], rope: Rope
+) -> Float[np.ndarray, "batch position ... head_dim"]:
     """Queries or keys after RoPE, as they are at positions that are larger by so much in each row."""
-    return turn(value, by[:, None, None, None] * frequencies(rope)[0], rope)
+    return turn(value, by.reshape(-1, *[1] * (value.ndim - 1)) * frequencies(rope)[0], rope)

@@ -99,7 +99,7 @@ class Decoder:
 
     def init_cache(self, batch: int, length: int, dtype: jnp.dtype) -> Cache:
         """An empty KV cache with room for `length` tokens per row."""
-        return Cache.empty(self.arch, batch, length, dtype, self._spread.cache(batch))
+        return Cache.empty(self.arch, batch, length, dtype, self._spread.cache)
 
     def forward(
         self, input_ids: Ids, positions: Ids, mask: Mask, cache: Cache | None, tap: TapFunction

@@ -43,11 +43,12 @@ def in_both_dialects(config: Config) -> dict[str, Any]:
     first = slides.index(True) if any(slides) else len(slides)
     ropes = _ropes(config, arch, family.ropes_by_type)
     other: dict[str, Any] = {
-        "head_dim": arch.head_dim,
+        "head_dim": arch.turned_dim,
+        "qk_head_dim": arch.head_dim,
         # What transformers 5 writes out, and the hub's files leave to the defaults of each family.
         "tie_word_embeddings": arch.tied_head,
         "num_key_value_heads": arch.kv_heads,
-        "attention_bias": "q" in arch.biases,
+        "attention_bias": bool({"q", "kv_latent"} & arch.biases),
         "mlp_bias": "mlp_out" in arch.biases,
         "use_sliding_window": any(slides),
         "layer_types": [SLIDING if sliding else FULL for sliding in slides],
@@ -82,9 +83,9 @@ def _ropes(config: Config, arch: Architecture, by_type: bool) -> dict[str, Any]:
         "rope_theta": usual.theta,
         # The hub's has theta beside the scaling, the new dialect in it.
         "rope_scaling": {k: v for k, v in given.items() if k != "rope_theta"} if usual.kind != "default" else None,
-        PARTIAL: usual.dims / arch.head_dim,
+        PARTIAL: usual.dims / arch.turned_dim,
     }
-    if usual.dims < arch.head_dim:
+    if usual.dims < arch.turned_dim:
         table[PARTIAL] = fields[PARTIAL]
     if not by_type:
         return fields | {"rope_parameters": table}

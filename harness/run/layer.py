@@ -15,12 +15,22 @@ from jaxtyping import Array, Bool, Float, Int
 from harness.families.experts import experts_of
 from harness.families.frequencies import both, is_beyond
 from harness.families.graph import kinds_of
-from harness.families.options import Architecture, Experts, Norm, Rope
-from harness.families.parameters import HEAD_NORMS, NORMS, head_norm_shape, inputs, outputs
+from harness.families.options import Architecture, Experts, Latent, Norm, Rope
+from harness.families.parameters import (
+    HEAD_NORMS,
+    LATENT_NORMS,
+    NORMS,
+    head_norm_shape,
+    inputs,
+    latent_norm_shape,
+    outputs,
+)
 from harness.run.arithmetic import normed
 from harness.run.cache import Past
+from harness.run.latent import Own, latent_attention
 from harness.run.mixture import Matrices
 from harness.run.operations import NO_WINDOW, Heads, Hidden, Operations, unchanged, wide
+from harness.run.sparse import OwnExperts, of_experts, tokens_of
 from harness.run.tapping import TapFunction
 
 Ids = Int[Array, "batch position"]
@@ -65,6 +75,9 @@ class DecoderLayer(nnx.Module):
         for kind in kinds & set(HEAD_NORMS):
             assert arch.qk_norm is not None
             setattr(self, kind, Weighted(head_norm_shape(arch, kind), bias=arch.qk_norm.bias, dtype=dtype))
+        for kind in kinds & set(LATENT_NORMS):
+            assert arch.mla is not None
+            setattr(self, kind, Weighted(latent_norm_shape(arch.mla, kind), bias=False, dtype=dtype))
         for kind in kinds & outputs(arch, sparse).keys():
             sizes = inputs(arch, kind), outputs(arch, sparse)[kind]
             setattr(self, kind, Projection(*sizes, bias=kind in arch.biases, dtype=dtype))
@@ -164,7 +177,7 @@ class Layer:
 
         mlp = functools.partial(self._mlp, tap, own)
         if self.sparse:
-            mlp = functools.partial(self._experts, tap, own, _tokens(mask, x.shape[1], past))
+            mlp = functools.partial(self._experts, tap, own, tokens_of(mask, x.shape[1], past))
         if self.arch.placement.startswith("parallel"):
             return self._side_by_side(tap, own, x, attend, mlp), past
         x = tap("resid_mid", self._added(tap, own, x, attend, "attn"))
@@ -202,31 +215,57 @@ class Layer:
         past: Past | None,
     ) -> tuple[Hidden, Past | None]:
         arch, ops = self.arch, self.ops
+        if arch.mla is not None:
+            return self._latent_attention(arch.mla, tap, own, x, positions, mask, place, past)
         q = tap("q", _heads(self._linear("q", own, x), arch.heads))
         k = tap("k", _heads(self._linear("k", own, x), arch.kv_heads))
         v = tap("v", _heads(self._linear("v", own, x), arch.kv_heads))
-        rotation: tuple[Array, ...] = ()
-        if place.frequencies is not None:
-            angles = ops.rope_angles(positions, self._frequencies(place.frequencies, positions), x.dtype)
-            rotation = (angles,) if place.factor is None else (angles, place.factor)
-
-        def turning(rotate: Callable[..., Array]) -> Callable[[Heads], Heads]:
-            return lambda heads: rotate(heads, *rotation) if rotation else heads
-
+        turning = self._turning(place, positions, x.dtype)
         q = ops.norm_then_turn(q, self._head_norm("q_norm", own, tap), turning(ops.rotate_q))
         k = ops.norm_then_turn(k, self._head_norm("k_norm", own, tap), turning(ops.rotate_k))
         q, k = tap("q_rope", ops.grow_q(q, positions)), tap("k_rope", ops.grow_k(k, positions))
         slots, groups = np.arange(x.shape[1], dtype=np.int32), arch.heads // arch.kv_heads
         if past is not None:
-            k = tap("cache_k", ops.write_k(past.k, k, past.filled))
-            v = tap("cache_v", ops.write_v(past.v, v, past.filled))
+            k = tap("cache_k", ops.write_k(past.held["cache_k"], k, past.filled))
+            v = tap("cache_v", ops.write_v(past.held["cache_v"], v, past.filled))
             slots = slots + past.filled
-            past = Past(k, v, past.filled)
+            past = Past({"cache_k": k, "cache_v": v}, past.filled)
         scores = ops.score_cap(ops.scores(q, ops.repeat_k(k, groups)))
         sinks = () if own.sinks is None else (own.sinks[...],)
         probs = tap("probs", ops.probabilities(scores, ops.allowed(mask, slots, place.window), *sinks))
         context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))
         return tap("attn_out", self._linear("attn_out", own, context.reshape(*context.shape[:2], -1))), past
+
+    def _latent_attention(
+        self,
+        mla: Latent,
+        tap: TapFunction,
+        own: DecoderLayer,
+        x: Hidden,
+        positions: Ids,
+        mask: Mask,
+        place: Place,
+        past: Past | None,
+    ) -> tuple[Hidden, Past | None]:
+        turning, ops = self._turning(place, positions, x.dtype), self.ops
+        parts = Own(
+            linear=lambda kind, value: self._linear(kind, own, value),
+            norm=lambda kind, value: norm(getattr(ops, kind), value, mla.norm, *_weights(getattr(own, kind))),
+            turn_q=turning(ops.rotate_q),
+            turn_k=turning(ops.rotate_k),
+            allowed=lambda slots: ops.allowed(mask, slots, place.window),
+        )
+        return latent_attention(mla, ops, tap, parts, x, self.arch.heads, past)
+
+    def _turning(
+        self, place: Place, positions: Ids, dtype: jnp.dtype
+    ) -> Callable[[Callable[..., Array]], Callable[[Heads], Heads]]:
+        """From an operation that rotates, what it does here."""
+        rotation: tuple[Array, ...] = ()
+        if place.frequencies is not None:
+            angles = self.ops.rope_angles(positions, self._frequencies(place.frequencies, positions), dtype)
+            rotation = (angles,) if place.factor is None else (angles, place.factor)
+        return lambda rotate: lambda heads: rotate(heads, *rotation) if rotation else heads
 
     def _frequencies(self, speeds: Array, positions: Ids) -> Array:
         """Those of this call: LongRoPE has two tables, and goes by the last position of the call."""
@@ -244,30 +283,16 @@ class Layer:
         return tap("mlp_out", self._linear("mlp_out", own, tap("act", act)))
 
     def _experts(self, tap: TapFunction, own: DecoderLayer, tokens: Mask, x: Hidden) -> Hidden:
-        ops = self.ops
-        routing = self._routing(tap, own, tokens, x)
-        matrices = (_matrices(one) for one in (own.experts_gate, own.experts_up, own.experts_down))
-        out = tap("experts_out", ops.experts_out(x, routing, *matrices, ops.expert_act))
-        experts = experts_of(self.arch)
-        if experts.shared:
-            gate = tap("shared_gate", self._linear("shared_gate", own, x))
-            act = tap("shared_act", ops.shared_act(gate, tap("shared_up", self._linear("shared_up", own, x))))
-            shared = tap("shared_out", self._linear("shared_out", own, act))
-            if experts.shared_gated:
-                shared = ops.gated_shared(shared, tap("shared_weight", self._linear("shared_weight", own, x)))
-            return tap("mlp_out", ops.experts_sum(out, shared))
-        return tap("mlp_out", ops.experts_sum(out))
-
-    def _routing(self, tap: TapFunction, own: DecoderLayer, tokens: Mask, x: Hidden) -> Array:
-        """The weight of every expert, [B, S, E]."""
-        ops, router = self.ops, own.router_logits
-        bias = () if router.bias is None else (router.bias[...],)
-        logits = scores = tap("router_logits", ops.router(x, router.kernel[...], *bias))
-        if own.router_scores is not None:
-            scores = tap("router_scores", ops.corrected(logits, own.router_scores[...]))
-        chosen = ops.choose(scores)
-        weights = ops.routing_scale(ops.renormed(ops.weigh(logits, scores, chosen)))
-        return tap("routing", ops.dense(x, weights, chosen, tokens))
+        router, correction = own.router_logits, own.router_scores
+        parts = OwnExperts(
+            linear=lambda kind, value: self._linear(kind, own, value),
+            router=(router.kernel[...], None if router.bias is None else router.bias[...]),
+            correction=None if correction is None else correction[...],
+            gate=_matrices(own.experts_gate),
+            up=_matrices(own.experts_up),
+            down=_matrices(own.experts_down),
+        )
+        return of_experts(experts_of(self.arch), self.ops, tap, parts, x, tokens)
 
     def _linear(self, kind: str, own: DecoderLayer, x: Array) -> Array:
         projection: Projection = getattr(own, kind)
@@ -303,11 +328,6 @@ def _normed_by(operation: object, spec: Norm, x: Array, weight: Array, bias: Arr
 
 def _weights(own: Weighted) -> tuple[Array, Array | None]:
     return own.weight[...], None if own.bias is None else own.bias[...]
-
-
-def _tokens(mask: Mask, count: int, past: Past | None) -> Bool[Array, "batch position"]:
-    """Which of the tokens of a call are no padding; its mask is of all slots of the cache, where there is one."""
-    return mask if past is None else jax.lax.dynamic_slice_in_dim(mask, past.filled, count, axis=1)
 
 
 def _matrices(own: Mixture) -> Matrices:

@@ -106,6 +106,21 @@ def write(buffer: KeyValues, new: KeyValues, start: Int[Array, ""]) -> KeyValues
     return jax.lax.dynamic_update_slice_in_dim(buffer, new, start, axis=1)
 
 
+def split_kv(
+    kv: Float[Array, "batch slot head kv_dim"], nope: int
+) -> tuple[Float[Array, "batch slot head nope"], Float[Array, "batch slot head value_dim"]]:
+    """Of what latent attention makes of a latent: the part of keys that is not turned, and the values."""
+    return kv[..., :nope], kv[..., nope:]
+
+
+def join_key(
+    k: Float[Array, "batch slot head nope"], shared: Float[Array, "batch slot rope_dim"]
+) -> Float[Array, "batch slot head qk_dim"]:
+    """Keys of latent attention: each head's own part, and behind it the turned one, the same in all heads."""
+    turned = jnp.broadcast_to(shared[:, :, None], (*k.shape[:3], shared.shape[-1]))
+    return jnp.concatenate([k, turned], axis=-1)
+
+
 def probabilities(
     scores: Probs, allowed: Bool[Array, "batch 1 position key"], sinks: Float[Array, " head"] | None = None
 ) -> Probs:
@@ -230,6 +245,12 @@ class Operations:
     score_cap: Callable[..., Array] = unchanged
     write_k: Callable[..., Array] = write
     write_v: Callable[..., Array] = write
+    q_latent_norm: Callable[..., Array] = rms_norm
+    kv_latent_norm: Callable[..., Array] = rms_norm
+    write_latent: Callable[..., Array] = write
+    write_k_pe: Callable[..., Array] = write
+    split_kv: Callable[..., tuple[Array, Array]] = split_kv
+    join_key: Callable[..., Array] = join_key
     allowed: Callable[..., Array] = allowed
     probabilities: Callable[..., Array] = probabilities
     context: Callable[..., Array] = context
@@ -272,7 +293,13 @@ WIRING = frozenset(
 
 
 # Arguments that are no arrays, by operation.
-STATIC = {"rope_angles": ("dtype",), "repeat_k": ("groups",), "repeat_v": ("groups",), "experts_out": ("act",)}
+STATIC = {
+    "rope_angles": ("dtype",),
+    "repeat_k": ("groups",),
+    "repeat_v": ("groups",),
+    "split_kv": ("nope",),
+    "experts_out": ("act",),
+}
 # Numpy, in float64 whatever the precision, or nothing at all.
 LEFT = frozenset({inverse_frequencies, scaled, unchanged, unused, not_grown})
 

@@ -20,10 +20,12 @@ from jaxtyping import Array, Num
 from harness.architecture import Architecture
 from harness.errors import PortError
 from harness.run.port import Call
+from harness.taps import Tap
 
 DATA, MODEL = "data", "model"
 # What the outputs of a projection are counted in, and the inputs of those that add up what is split.
-OUTPUTS = {"q": "heads", "k": "kv_heads", "v": "kv_heads", "gate": "intermediate", "up": "intermediate"}
+OUTPUTS = {"q": "heads", "k": "kv_heads", "v": "kv_heads", "kv": "heads"}
+OUTPUTS |= {"gate": "intermediate", "up": "intermediate"}
 INPUTS = {"attn_out": "heads", "mlp_out": "intermediate"}
 VOCABULARY = frozenset({"embed", "logits"})
 SIZES = {"heads": "heads", "kv_heads": "KV heads", "intermediate": "intermediate size", "vocab": "vocabulary"}
@@ -77,10 +79,10 @@ class Spread:
         ids, positions, mask = (self._put(x, rows) for x in (call.input_ids, call.positions, call.mask))
         return replace(call, input_ids=ids, positions=positions, mask=mask)
 
-    def cache(self, batch: int) -> NamedSharding | None:
-        """Where a cache of so many rows is, [batch, slot, kv_head, head_dim]; None is the usual device."""
-        rows, heads = self._along(DATA, batch), self._along_model("kv_heads")
-        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(rows, None, heads))
+    def cache(self, tap: Tap, value: np.ndarray) -> Array:
+        """What a cache holds of a tap, by rows and, where it has some, by KV heads."""
+        across = {"batch": self._along(DATA, value.shape[0]), "kv_head": self._along_model("kv_heads")}
+        return self._put(value, *(across.get(dim) for dim in tap.dims))
 
     def _put(self, value: Any, *axes: str | None) -> Array:
         if self.mesh is None:

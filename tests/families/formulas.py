@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from tests.families.formulas_of_experts import experts, sink
+from tests.families.latent_formulas import LatentAttention
+from tests.families.rotation import Config, speeds, turned
 
-Config = dict[str, Any]
 Tensors = dict[str, np.ndarray]
 Layers = Callable[[Config, int], bool]
 Factor = Callable[[Config], float]
@@ -31,7 +31,9 @@ LLAMA = table(
     "layers=model.layers embed=/model.embed_tokens final_norm=/model.norm logits=/lm_head "
     "q=self_attn.q_proj k=self_attn.k_proj v=self_attn.v_proj qkv=self_attn.qkv_proj attn_out=self_attn.o_proj "
     "q_norm=self_attn.q_norm k_norm=self_attn.k_norm attn_norm=input_layernorm mlp_norm=post_attention_layernorm "
-    "gate=mlp.gate_proj up=mlp.up_proj gate_up=mlp.gate_up_proj mlp_out=mlp.down_proj"
+    "gate=mlp.gate_proj up=mlp.up_proj gate_up=mlp.gate_up_proj mlp_out=mlp.down_proj "
+    "q_latent=self_attn.q_a_proj q_latent_norm=self_attn.q_a_layernorm q_made=self_attn.q_b_proj "
+    "kv_latent=self_attn.kv_a_proj_with_mqa kv_latent_norm=self_attn.kv_a_layernorm kv=self_attn.kv_b_proj"
 )
 NORMED_AFTER = table(  # OLMo has no second of these
     "attn_post_norm=post_attention_layernorm mlp_norm=pre_feedforward_layernorm "
@@ -58,10 +60,12 @@ LESS_ONE = {"gemma", "gemma2", "gemma3_text"}
 """Weights of norms are stored less 1: `GemmaRMSNorm`."""
 BY_HEAD = {"gpt_neox"}
 """The matrix of three has them head by head: `GPTNeoXAttention`; the others have one after the other."""
-NEIGHBOURS = {"cohere", "cohere2", "glm4"}
+NEIGHBOURS = {"cohere", "cohere2", "deepseek_v2", "deepseek_v3", "glm4"}
 """Pairs are (2i, 2i + 1), as in RoFormer (Su et al. 2021); the others' are (i, i + dims / 2), as in GPT-NeoX."""
 PLAIN_IN_WINDOWS = {"gemma3_text", "olmo3"}
 """`rope_scaling` is that of layers without a window: `convert_rope_params_to_dict` of their configs."""
+AS_HALVES = {"deepseek_v3"}
+"""Neighbours are turned, and written as halves: `apply_rotary_pos_emb_interleave`."""
 PARALLEL = {"cohere", "cohere2", "phi"}
 """Attention and MLP side by side (Wang & Komatsuzaki 2021, GPT-J), whatever the config says."""
 SLIDES: dict[str, Layers] = {
@@ -110,49 +114,12 @@ def capped(x: np.ndarray, cap: float | None) -> np.ndarray:
     return x if cap is None else cap * np.tanh(x / cap)
 
 
-def speeds(theta: float, dims: int, given: Config, c: Config, last: int) -> tuple[list[float], float]:
-    """How fast each pair turns, and by how much what is turned gets longer: modeling_rope_utils.py."""
-    plain = [theta ** (-2 * pair / dims) for pair in range(dims // 2)]
-    kind, factor = given.get("rope_type", given.get("type", "default")), given.get("factor", 1.0)
-    original = given.get("original_max_position_embeddings", c.get("original_max_position_embeddings"))
-    if kind == "longrope":  # Ding et al. 2024, with the lengths of `Phi3Config`
-        divisors = given["long_factor" if last + 1 > original else "short_factor"]
-        longer = math.sqrt(1 + math.log(c["max_position_embeddings"] / original, original))
-        return [speed / divisor for speed, divisor in zip(plain, divisors, strict=True)], longer
-    # The share of each that stays as it is; the rest is divided.
-    kept, longer = [1.0] * len(plain), 1.0
-    if kind == "linear":  # Chen et al. 2023
-        kept = [0.0] * len(plain)
-    if kind == "llama3":  # Grattafiori et al. 2024: by how many wavelengths fit into the original length
-        low, high = given["low_freq_factor"], given["high_freq_factor"]
-        kept = [(original * speed / (2 * math.pi) - low) / (high - low) for speed in plain]
-    if kind == "yarn":  # Peng et al. 2023, and their code for where the ramp lies
-        fast, slow = (dims * math.log(original / (2 * math.pi * n)) / (2 * math.log(theta)) for n in (32, 1))
-        if given.get("truncate", True):
-            fast, slow = math.floor(fast), math.ceil(slow)
-        first, end = max(fast, 0), min(slow, dims - 1)
-        kept, longer = [(end - pair) / (end - first) for pair in range(len(plain))], 0.1 * math.log(factor) + 1
-    kept = [min(max(keep, 0), 1) for keep in kept]
-    return [speed * (keep + (1 - keep) / factor) for speed, keep in zip(plain, kept, strict=True)], longer
-
-
-def turned(x: np.ndarray, turns: np.ndarray, neighbours: bool) -> np.ndarray:
-    """Pairs of x [token, head, dim] as complex numbers, times turns [token, pair]; what is beyond them stays."""
-    half = turns.shape[1]
-    real = np.arange(half) * (2 if neighbours else 1)
-    imaginary = real + (1 if neighbours else half)
-    both = (x[..., real] + 1j * x[..., imaginary]) * turns[:, None]
-    x = x.copy()
-    x[..., real], x[..., imaginary] = both.real, both.imag
-    return x
-
-
 def seen(query: int, width: int | None) -> slice:
     """The keys that a query sees: the last `width` with its own (Beltagy et al. 2020), or all."""
     return slice(0 if width is None else max(query + 1 - width, 0), query + 1)
 
 
-class Model:
+class Model(LatentAttention):
     """One prompt on its way through a model, which fills `taps`."""
 
     def __init__(self, weights: Tensors, config: Config, positions: np.ndarray):
@@ -221,7 +188,7 @@ class Model:
         theta = c.get("rope_theta") or c.get("rotary_emb_base") or given["rope_theta"]
         if self.slides() and self.family in PLAIN_IN_WINDOWS:
             given, theta = {}, c.get("rope_local_base_freq", theta)
-        dims = int(self.dim * c.get("partial_rotary_factor", c.get("rotary_pct", 1)))
+        dims = c.get("qk_rope_head_dim") or int(self.dim * c.get("partial_rotary_factor", c.get("rotary_pct", 1)))
         fast, longer = speeds(theta, dims, given, c, self.positions.max())
         return longer * np.exp(1j * self.positions[:, None] * np.array(fast))
 
@@ -250,6 +217,14 @@ class Model:
         self.tap("probs", probs)
         return self.tap("attn_out", self.linear("attn_out", self.tap("context", context).reshape(len(x), -1)))
 
+    def turned_last(self, x: np.ndarray) -> np.ndarray:
+        """All of x [token, head, dim]; DeepSeek-V3's pairs of neighbours are left as two halves."""
+        neighbours = self.family in NEIGHBOURS and self.c.get("rope_interleave", True)
+        x = turned(x, self.turns(), neighbours)
+        if self.family in AS_HALVES and neighbours:
+            x = np.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
+        return x
+
     def mlp(self, x: np.ndarray) -> np.ndarray:
         c = self.c
         if not any(self.has(kind) for kind in ("up", "gate_up")):
@@ -267,7 +242,8 @@ class Model:
     def block(self, x: np.ndarray) -> np.ndarray:
         added = ADDED.get(self.family, lambda c: 1.0)(self.c)
         y = self.normed("attn_norm", x)
-        attended = self.normed("attn_post_norm", self.attention(y))
+        attend = self.latent_attention if "kv_lora_rank" in self.c else self.attention
+        attended = self.normed("attn_post_norm", attend(y))
         # `GPTNeoXConfig` and `StableLmConfig` for where the field is missing.
         if self.family in PARALLEL or self.c.get("use_parallel_residual", self.family == "gpt_neox"):
             y = self.normed("mlp_norm", x) if self.has("mlp_norm") else y

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -146,6 +147,17 @@ WRONG = {
     "granite: factor of the logits": Wrong(("granite", "plain"), less("HEADED", "granite"), "logits"),
     "cohere2: RoPE in every layer": Wrong(("cohere2", "plain"), less("TURNS", "cohere2"), "layers.1.q_rope"),
     "cohere: RMSNorm": Wrong(("cohere", "plain"), less("CENTERED", "cohere"), "layers.0.attn_norm"),
+    "deepseek: scale without mscale": Wrong(
+        ("deepseek_v3", "plain"), {"Model.latent_scale": lambda self: 1 / math.sqrt(18)}, "layers.0.probs"
+    ),
+    "deepseek: RoPE without mscale": Wrong(
+        ("deepseek_v3", "plain"), {"speeds": lambda *given: (speeds(*given)[0], 1.0)}, "layers.0.q_rope"
+    ),
+    "deepseek: eps of the config": Wrong(
+        ("deepseek_v3", "plain"), {"Model.eps_of_latents": 1e-2}, "layers.0.q_latent_norm"
+    ),
+    "deepseek: halves": Wrong(("deepseek_v2", "plain"), less("NEIGHBOURS", "deepseek_v2"), "layers.0.q_rope"),
+    "deepseek: as halves": Wrong(("deepseek_v2", "plain"), {"AS_HALVES": {"deepseek_v2"}}, "layers.0.q_rope"),
     "smollm3: RoPE in every layer": Wrong(("smollm3", "plain"), less("TURNS", "smollm3"), "layers.2.q_rope"),
     "gpt_neox: q, k and v one after the other": Wrong(
         ("gpt_neox", "parallel"), less("BY_HEAD", "gpt_neox"), "layers.0.q"

@@ -29,12 +29,21 @@ COMMON = {
 }
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+MSCALES = {"mscale": 1.0, "mscale_all_dim": 0.7}
 NEOX = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-5,
     "num_key_value_heads": None,
     "rope_theta": None,
     "rotary_emb_base": 10000,
+}
+MLA = {
+    "kv_lora_rank": 20,
+    "num_key_value_heads": 6,
+    "q_lora_rank": 28,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
 }
 GPT2 = {"bos_token_id", "eos_token_id", "torch_dtype", "vocab_size", "model_type"}  # what it has in common
 MOE = {"num_experts_per_tok": 2}
@@ -58,7 +67,7 @@ PUBLISHED = {
     },
     "mixtral": {".mlp.": ".block_sparse_moe."},
 }
-NULLS = {"final_logit_softcapping", "sliding_window"}  # where null is said, and not left out
+NULLS = {"final_logit_softcapping", "q_lora_rank", "sliding_window"}  # where null is said, and not left out
 # By family, the configs that its table is tried on: what is in COMMON, and this.
 CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     "cohere": {
@@ -73,6 +82,30 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "sliding_window": 6,
             "tie_word_embeddings": None,
         }
+    },
+    "deepseek_v2": {
+        "plain": {
+            **MLA,
+            "first_k_dense_replace": 1,
+            "mlp_bias": True,
+            "moe_intermediate_size": 20,
+            "n_routed_experts": 8,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 3,
+            "q_lora_rank": None,
+            "rope_scaling": {**YARN, **MSCALES},
+            "routed_scaling_factor": 2.5,
+            "topk_method": "greedy",
+        },
+        "groups": {
+            **MLA,
+            **{field: value for field, value in SIGMOID.items() if field != "norm_topk_prob"},
+            "topk_method": "group_limited_greedy",
+        },
+    },
+    "deepseek_v3": {
+        "plain": {**MLA, **SIGMOID, "attention_bias": True, "rope_scaling": {**YARN, **MSCALES}},
+        "halves": {**MLA, **SIGMOID, "norm_topk_prob": False, "q_lora_rank": None, "rope_interleave": False},
     },
     "gemma3_text": {
         "plain": {

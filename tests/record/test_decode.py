@@ -26,6 +26,7 @@ from harness.record.noise import DTYPES
 from harness.record.recorder import Options, record
 from harness.record.shell import arithmetic
 from harness.store import open_golden
+from harness.taps import CACHED, DIMS
 from tests.families.formulas import relative_rms
 from tests.record.test_layer_major import aligned
 from tests.record.test_resume import Killed, Listener
@@ -110,8 +111,10 @@ def assert_equal_bits(taps, the: Case, outputs, cache) -> None:
             assert torch.equal(taps[f"layers.{layer}.resid_post"][:, span], hidden)
     if cache is not None:
         for layer, held in enumerate(cache.layers):
-            assert torch.equal(taps[f"layers.{layer}.cache_k"], held.keys.transpose(1, 2))
-            assert torch.equal(taps[f"layers.{layer}.cache_v"], held.values.transpose(1, 2))
+            kinds = [kind for kind in CACHED if f"layers.{layer}.{kind}" in taps]  # keys, or a latent, come first
+            for kind, value in zip(kinds, (held.keys, held.values), strict=True):
+                value = value.transpose(1, 2) if "kv_head" in DIMS[kind] else value[:, 0]
+                assert torch.equal(taps[f"layers.{layer}.{kind}"], value)
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])

@@ -182,7 +182,8 @@ class Bench:
 
     def calls_apart(self, case: CaseEntry) -> bool:
         """Whether a call of a case can be run by itself: the golden cache goes on in front of it."""
-        return not case.cached or self._replaced | self._earlier >= CACHE_KINDS
+        held = {tap.kind for tap in self.source.taps.values() if "slot" in tap.dims}
+        return not case.cached or self._replaced | self._earlier >= held
 
     def _past(self, scene: Scene, decoder: Decoder, index: int, span: slice) -> Past:
         """The golden cache of a layer before a call; at padding what the port has there."""
@@ -190,12 +191,12 @@ class Bench:
         past = Cache.empty(decoder.arch, case.batch, case.length, self._dtype).layer(index)
         if span.start == 0:
             return past
-        buffers: list[jax.Array] = []
-        for kind, buffer in (("cache_k", past.k), ("cache_v", past.v)):
+        buffers: dict[str, jax.Array] = {}
+        for kind, buffer in past.held.items():
             golden, whole = self._golden(case.name, f"{scene.stage}.{kind}", before)[:, before], np.array(buffer)
             whole[:, before] = _instead(golden, scene.before.get(kind), np.zeros_like(golden))
-            buffers.append(self._same(case.name, f"{scene.stage}.{kind} before", before, whole))
-        return Past(buffers[0], buffers[1], past.filled + span.start)
+            buffers[kind] = self._same(case.name, f"{scene.stage}.{kind} before", before, whole)
+        return Past(buffers, past.filled + span.start)
 
     def _read(self, candidate: Candidate, stage: str, load: Callable[[], Any]) -> Any:
         """The parameters of a stage, read once for all candidates that load them as they are."""
