@@ -165,6 +165,16 @@ class Checkpoint:
         with _open(self._home[self.stored[name]]) as file:
             return tuple(file.get_slice(self.stored[name]).get_shape())
 
+    def parts(self, name: str, tensor: Num[np.ndarray, "..."]) -> Iterator[tuple[str, Num[np.ndarray, "..."]]]:
+        """One parameter as files have it: by their names, its pieces, or all of it."""
+        if name not in self._pieces:
+            yield self.stored[name], np.ascontiguousarray(tensor)
+            return
+        for own, parts in zip(tensor, self._pieces[name].names, strict=True):
+            ends = np.cumsum([self.shape(part)[0] for part in parts])[:-1]
+            for part, one in zip(parts, np.split(own, ends), strict=True):
+                yield self.stored[part], np.ascontiguousarray(one)
+
     def entry(self, name: str) -> ParameterEntry:
         """Shape, dtype and sha256 (over the stored bytes) of one parameter."""
         return entry_of(self.read(name))

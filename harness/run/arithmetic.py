@@ -93,6 +93,7 @@ def _of_experts(experts: Experts, activation: str) -> dict[str, Callable[..., An
     return {
         "router": _bound(mixture.router, experts.logits_wide),
         "corrected": mixture.corrected,
+        "in_groups": _bound(mixture.grouped, experts),
         "choose": _bound(mixture.choose, experts),
         "weigh": _bound(mixture.weigh, experts),
         "renormed": _bound(mixture.renormed, experts),

@@ -60,7 +60,7 @@ def grouped(experts: Experts, scores: Logits) -> Logits:
 
 def choose(experts: Experts, scores: Logits) -> Chosen:
     """The experts with the largest scores."""
-    return jax.lax.top_k(grouped(experts, scores), experts.chosen)[1]
+    return jax.lax.top_k(scores, experts.chosen)[1]
 
 
 def weigh(experts: Experts, logits: Logits, scores: Logits, chosen: Chosen) -> Weights:

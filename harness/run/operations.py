@@ -265,6 +265,7 @@ class Operations:
     mlp_norm: Callable[..., Array] = rms_norm
     router: Callable[..., Array] = unused
     corrected: Callable[..., Array] = unused
+    in_groups: Callable[..., Array] = unused
     choose: Callable[..., Array] = unused
     weigh: Callable[..., Array] = unused
     renormed: Callable[..., Array] = unused

@@ -58,7 +58,7 @@ def _routing(ops: Operations, tap: TapFunction, own: OwnExperts, x: Hidden, toke
     logits = scores = tap("router_logits", ops.router(x, kernel, *(() if bias is None else (bias,))))
     if own.correction is not None:
         scores = tap("router_scores", ops.corrected(logits, own.correction))
-    chosen = ops.choose(scores)
+    chosen = ops.choose(ops.in_groups(scores))
     weights = ops.routing_scale(ops.renormed(ops.weigh(logits, scores, chosen)))
     return tap("routing", ops.dense(x, weights, chosen, tokens))
 
