@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,46 +9,18 @@ from jaxtyping import Bool, Float, Int, Num
 
 from harness import metrics
 from harness.calibration import Floor
+from harness.choice import Choosing, judged
+from harness.logit_statistics import Statistics, of_all
 from harness.modes import unit_of
 from harness.narrower import held_by
-from harness.results import Flip, LogitStatistics, TapResult, Verdict, Worst, finite
-from harness.taps import Tap
+from harness.results import TapResult, Verdict, Worst, finite
+from harness.scope import Scope
+from harness.taps import ROUTING_KINDS, Tap
 from harness.tolerances import Limit
-from harness.top import Top, kl_bounds, margin
 
 # Fewer positions than this, and Pearson's r is arithmetic: with 2 it is always +1 or -1.
 MEANINGFUL_POSITIONS = 4
 FLOATS = ("bfloat16", "float32", "float64")  # from narrow to wide
-
-
-Statistics = Callable[[metrics.Errors, metrics.PerPosition, "Scope"], LogitStatistics | None]
-
-
-@dataclass(frozen=True, eq=False)
-class Scope:
-    """Which tokens a comparison is about.
-
-    Attributes:
-        counted: False at padding, which is not compared.
-        positions: which of the case's tokens they are.
-        calls: how many of them each forward pass got; empty means all in one.
-    """
-
-    counted: Bool[np.ndarray, "batch position"]
-    positions: Int[np.ndarray, " position"]
-    calls: tuple[int, ...] = ()
-
-    @classmethod
-    def whole(cls, batch: int, length: int) -> Scope:
-        """All tokens, none of them padding."""
-        return cls(np.ones((batch, length), bool), np.arange(length))
-
-    def first_call(self, wrong: Bool[np.ndarray, "batch position"]) -> int | None:
-        """The first call that got a token that is wrong; None where none is, or where there was one call."""
-        tokens = np.flatnonzero((wrong & self.counted).any(axis=0))
-        if not self.calls or not len(tokens):
-            return None
-        return int(np.searchsorted(np.cumsum(self.calls), tokens[0], side="right"))
 
 
 @dataclass(frozen=True)
@@ -78,6 +49,7 @@ def compare(
     dtype: str,
     scope: Scope | None = None,
     statistics: Statistics | None = None,
+    choosing: Choosing | None = None,
 ) -> TapResult:
     """Compare a tap of the port with the golden's truth.
 
@@ -90,24 +62,47 @@ def compare(
         dtype: the dtype that the port has to use.
         scope: which tokens these are; None means a whole case without padding.
         statistics: of logits; None means that `actual` and `truth` have all of them.
+        choosing: of the weights of experts, what other choices are judged by.
 
     Returns:
-        A result whose verdict is `match`, `diverged`, `shape`, `dtype` or `nonfinite`. Of a wider dtype the
-        values are judged too, so that no bug hides behind a cast that is missing: the verdict is `dtype` where
-        they match, and the one on them where they do not; `expected` and `found` say in both cases that the
-        contract is broken.
+        A result whose verdict is `match`, `diverged`, `shape`, `dtype` or `nonfinite`; `tied` where every token
+        is a tie. Of a wider dtype the values are judged too, so that no bug hides behind a cast that is missing:
+        the verdict is `dtype` where they match, and the one on them where they do not; `expected` and `found` say
+        in both cases that the contract is broken. How tokens are shared out may be wider than the model is.
     """
     if actual.shape != truth.shape:
         dims = ", ".join(place.tap.dims)
         return place.result("shape", f"{truth.shape} [{dims}]", str(actual.shape))
-    found = actual.dtype.name
-    if found == dtype:
-        return _of_values(place, actual, truth, noise, limit, scope, statistics)
-    if not _is_wider(found, dtype):
+    found, scope = actual.dtype.name, scope or Scope.whole(truth.shape[0], truth.shape[place.tap.position_axis])
+    wider = _is_wider(found, dtype)
+    if found != dtype and not wider:
         return replace(place.result("dtype", dtype, found), held_by=held_by(actual, place.precision))
-    result = _of_values(place, actual, truth, noise, limit, scope, statistics)
+    if choosing is None:
+        result = _of_values(place, actual, truth, noise, limit, scope, statistics)
+    else:
+        result = _of_choices(place, actual, truth, noise, limit, scope, choosing)
+    if not wider or place.tap.kind in ROUTING_KINDS:
+        return result
     verdict = "dtype" if result.verdict == "match" else result.verdict
     return replace(result, verdict=verdict, expected=dtype, found=found)
+
+
+def _of_choices(
+    place: Place,
+    actual: Num[np.ndarray, "batch position expert"],
+    truth: Float[np.ndarray, "batch position expert"],
+    noise: Floor | None,
+    limit: Limit,
+    scope: Scope,
+    choosing: Choosing,
+) -> TapResult:
+    """Compare the weights of experts: the choices first, then the values of tokens whose choice is no tie."""
+    found = judged(choosing, actual, truth, scope.counted, scope.positions)
+    left = replace(scope, counted=scope.counted & ~found.tied)
+    if not left.counted.any():
+        return replace(place.result("tied"), choice=found.choices, calls=scope.calls)
+    result = _of_values(place, actual, truth, noise, limit, left, None, found.wrong)
+    return replace(result, choice=found.choices)
 
 
 def _is_wider(found: str, dtype: str) -> bool:
@@ -120,18 +115,23 @@ def _of_values(
     truth: Float[np.ndarray, "..."],
     noise: Floor | None,
     limit: Limit,
-    scope: Scope | None,
+    scope: Scope,
     statistics: Statistics | None,
+    wrong: Bool[np.ndarray, "batch position"] | None = None,
 ) -> TapResult:
-    """Compare the values alone: `match`, `diverged` or `nonfinite`."""
+    """Compare the values alone: `match`, `diverged` or `nonfinite`.
+
+    Args:
+        wrong: tokens that do not match, whatever their values are.
+    """
     axis = place.tap.position_axis
-    scope = scope or Scope.whole(truth.shape[0], truth.shape[axis])
     error = metrics.errors(actual, truth, axis, scope.counted)
     unit, scales = metrics.UNIT_ROUNDOFF[place.rounding or place.precision], (error.scale_rms, error.scale_max)
     rms, largest, max_floor = multiples(error, noise, scales, unit, unit_of(place.mode))
     allowed, counted = limit.of(noise, scope.counted), scope.counted
     overall = allowed.overall_of(rms)
     beyond = allowed.beyond(rms, largest)
+    beyond = beyond if wrong is None else beyond | wrong
     within = not beyond.any()
     shares = (np.where(counted, share, -1.0) for share in (rms / allowed.rms, largest / allowed.max))
     at, at_max = (np.unravel_index(int(share.argmax()), rms.shape) for share in shares)
@@ -164,7 +164,7 @@ def _of_values(
         worst=Worst(worst, finite(actual[error.worst]), float(truth[error.worst])),
         profile=_three_digits(np.where(real, rms[row], np.nan)),
         limits=_three_digits(np.where(real, allowed.rms[row], np.nan)),
-        logits=(statistics or _of_all(actual, truth))(error, max_floor, scope)
+        logits=(statistics or of_all(actual, truth))(error, max_floor, scope)
         if place.tap.kind == "logits"
         else None,
         calls=scope.calls,
@@ -212,89 +212,3 @@ def _position_correlation(
     if within_noise:
         return r, "r means nothing: the error is within the noise"
     return r, None
-
-
-def _of_all(
-    actual: Num[np.ndarray, "batch position vocab"], truth: Float[np.ndarray, "batch position vocab"]
-) -> Statistics:
-    """What the usual criteria say of all logits."""
-
-    def statistics(error: metrics.Errors, noise: metrics.PerPosition, scope: Scope) -> LogitStatistics:
-        every = scope.counted.all()
-        rows, expected = (x.reshape(-1, x.shape[-1]) if every else x[scope.counted] for x in (actual, truth))
-        predicted = metrics.predictions(rows, expected)
-
-        def flip(n: int) -> tuple[float, bool]:
-            golden, chosen = int(predicted.expected[n]), int(predicted.chosen[n])
-            return float(expected[n, golden] - expected[n, chosen]), False
-
-        found = _statistics(predicted.kl, predicted.chosen, predicted.expected, flip, noise, scope)
-        return replace(found, nmse=finite(error.nmse), pcc=metrics.pcc(rows, expected))
-
-    return statistics
-
-
-def of_largest(
-    actual: Num[np.ndarray, "batch position vocab"], truth: Float[np.ndarray, "batch position rank"], top: Top
-) -> Statistics:
-    """The same where the golden has the largest logits alone.
-
-    Args:
-        actual: all of the port's.
-    """
-
-    def statistics(error: metrics.Errors, noise: metrics.PerPosition, scope: Scope) -> LogitStatistics:
-        row, position = np.nonzero(scope.counted)
-        where = row, position
-        rows, expected, ids = actual[where], truth[where], top.ids[where]
-        low, high = kl_bounds(rows, expected, top, where)
-        chosen = rows.argmax(-1)
-
-        def flip(n: int) -> tuple[float, bool]:
-            return margin(expected[n], ids[n], int(ids[n, 0]), int(chosen[n]))
-
-        found = _statistics(high, chosen, ids[:, 0], flip, noise, scope)
-        own = np.take_along_axis(rows, ids.astype(np.int64), -1)
-        return replace(
-            found,
-            nmse=finite(error.nmse),
-            pcc=metrics.pcc(own, expected),
-            top=ids.shape[-1],
-            mean_kl_low=finite(low.mean()),
-            max_kl_low=finite(low.max()),
-        )
-
-    return statistics
-
-
-def _statistics(
-    kl: Float[np.ndarray, " row"],
-    chosen: Int[np.ndarray, " row"],
-    golden: Int[np.ndarray, " row"],
-    flip: Callable[[int], tuple[float, bool]],
-    noise: metrics.PerPosition,
-    scope: Scope,
-) -> LogitStatistics:
-    """KL and top-1 over the tokens that are counted, in their order.
-
-    Args:
-        flip: the margin of one of them, and whether it is only known to be that much.
-    """
-    at = np.argwhere(scope.counted)
-    flips = []
-    for n in map(int, np.flatnonzero(chosen != golden)):
-        row, position = map(int, at[n])
-        (by, at_least), allowed = flip(n), float(noise[row, position])
-        token = int(scope.positions[position])
-        tie = by <= 2 * allowed
-        flips.append(Flip(token, int(golden[n]), int(chosen[n]), by, allowed, tie, row, at_least))
-    return LogitStatistics(
-        mean_kl=finite(kl.mean()),
-        p99_kl=finite(np.quantile(kl, 0.99)) if np.isfinite(kl).all() else None,
-        max_kl=finite(kl.max()),
-        top1_agreement=1 - len(flips) / len(kl),
-        flips=tuple(flips),
-        nmse=None,
-        pcc=None,
-        positions=len(kl),
-    )

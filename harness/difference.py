@@ -8,7 +8,8 @@ Both sides are judged on noise multiples, the rms and the max. A change within t
 - wrong to wrong is `improved` or `worse` where a multiple moved by more than the noise and by a factor as well
   (`FACTORS`). Where the rms falls and the max rises, it is `worse`.
 
-What could not be compared (missing, extra, shape, dtype, not finite) is wrong with an infinite multiple.
+What could not be compared (missing, extra, shape, dtype, not finite) is wrong with an infinite multiple. Tokens
+that go to wrong experts are wrong by their number as well.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from harness.results import TapResult, Verdict
+from harness.results import TapResult, Verdict, is_wrong
 
 # The figures in the reasons come from `python -m tests.benchmarks.bench_diff`.
 
@@ -102,6 +103,10 @@ def classify(before: TapResult | None, after: TapResult | None, limits: Limits) 
         return "fixed" if before.verdict == "extra" else "lost"
     if before is None:
         return "broken" if after.verdict == "extra" else "gained"
+    if "tied" in (before.verdict, after.verdict):
+        # Which of the two it is, the noise decides; where nothing was compared nothing is known to have changed.
+        right = not is_wrong(before.verdict), not is_wrong(after.verdict)
+        return "unchanged" if all(right) else "broken" if right[0] else "fixed"
     right = before.verdict == "match", after.verdict == "match"
     if all(right):
         return "unchanged"
@@ -118,6 +123,7 @@ def classify(before: TapResult | None, after: TapResult | None, limits: Limits) 
         )
         for name in ("rms", "max", "overall")
     }
+    moves.add(_move(_wrong_choices(before), _wrong_choices(after), 0.0, factor))
     if "up" in moves and not right[1]:
         return "broken" if right[0] else "worse"
     if "down" in moves and not right[0]:
@@ -137,7 +143,7 @@ def crosses(change: Change) -> bool:
     """Whether the verdict changed and the error did not: the limit was crossed within the noise."""
     if change.status != "unchanged" or change.before is None or change.after is None:
         return False
-    return (change.before.verdict == "match") != (change.after.verdict == "match")
+    return is_wrong(change.before.verdict) != is_wrong(change.after.verdict)
 
 
 def _move(before: float | None, after: float | None, noise: float, factor: float) -> Literal["up", "down"] | None:
@@ -148,6 +154,11 @@ def _move(before: float | None, after: float | None, noise: float, factor: float
     if larger - smaller <= noise or larger <= factor * smaller:
         return None
     return "up" if new > old else "down"
+
+
+def _wrong_choices(result: TapResult) -> float:
+    """How many tokens go to other experts than they may."""
+    return 0.0 if result.choice is None else float(result.choice.wrong + result.choice.dropped)
 
 
 def _size(multiple: float | None) -> float:

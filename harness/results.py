@@ -8,9 +8,15 @@ from typing import Literal
 import numpy as np
 
 # What a tap can be called. `diverged` is a raw result that `verdict.judge` has not looked at yet.
+# `tied`: every token goes to other experts, within the noise: there is nothing to compare, and nothing is wrong.
 Verdict = Literal[
-    "match", "diverged", "introduced", "inherited", "missing", "extra", "shape", "dtype", "nonfinite"
+    "match", "diverged", "introduced", "inherited", "missing", "extra", "shape", "dtype", "nonfinite", "tied"
 ]
+
+
+def is_wrong(verdict: Verdict) -> bool:
+    """Whether a verdict holds something against the port."""
+    return verdict not in ("match", "tied")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,64 @@ class Flip:
     tie: bool
     row: int = 0
     at_least: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A token that goes to other experts than in the golden.
+
+    Attributes:
+        golden, actual: the experts that it goes to.
+        gap: how far the golden's scores have to move for that, one up and one down; None where no move does it.
+        allowed: how far those of a correct port may.
+    """
+
+    row: int
+    position: int
+    golden: tuple[int, ...]
+    actual: tuple[int, ...]
+    gap: float | None
+    allowed: float
+
+
+@dataclass(frozen=True)
+class Drop:
+    """The tokens of a row, `count` of them, that an expert lacks: they go to fewer experts than they should."""
+
+    expert: int
+    row: int
+    count: int
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The experts that tokens go to, beside the golden's.
+
+    Attributes:
+        tokens: how many were compared.
+        ties: those that go to others, as the noise of the scores explains. Their weights are not compared.
+        wrong: those that go to others, beyond the noise.
+        dropped: those that go to fewer experts than the model chooses.
+        tie: the widest tie.
+        worst: the widest of what is wrong.
+        drops: which expert lacks which tokens; the first of them.
+        unseen: tokens that were not compared, since the port does not show its choice and it may be a tie.
+    """
+
+    tokens: int
+    ties: int = 0
+    wrong: int = 0
+    dropped: int = 0
+    tie: Choice | None = None
+    worst: Choice | None = None
+    drops: tuple[Drop, ...] = ()
+    unseen: int = 0
+
+    @property
+    def others(self) -> int:
+        """How many go to other experts than in the golden."""
+        return self.ties + self.wrong + self.dropped
 
 
 @dataclass(frozen=True)
@@ -87,7 +151,7 @@ class TapResult:
     the precision whose noise and limits it was judged by, where that is not its own. `bound` is the largest error
     that the rounding of this operation can have at `worst`, on golden inputs; it is worked out for what a report
     shows of a finding. `held_by` is the narrowest dtype that holds every value of the port exactly, where it is
-    narrower than the precision (`harness.narrower`).
+    narrower than the precision (`harness.narrower`). `choice` is there for the experts that tokens go to.
     """
 
     case: str
@@ -123,6 +187,7 @@ class TapResult:
     rounding: str | None = None
     bound: float | None = None
     held_by: str | None = None
+    choice: Choices | None = None
 
     @property
     def beyond_rounding(self) -> float | None:
@@ -133,12 +198,14 @@ class TapResult:
 
     @property
     def share(self) -> float:
-        """How many times its limit it is, at its worst; infinite where that was not computed."""
+        """How many times its limit it is, at its worst; infinite where that was not computed, 0 of a tie."""
         return max(self.shares)
 
     @property
     def shares(self) -> tuple[float, float, float]:
         """How many times its limit it is: the rms, the largest error, and all positions together."""
+        if self.verdict == "tied":
+            return 0.0, 0.0, 0.0
         return (
             _share(self.rms_multiple, self.rms_limit),
             _share(self.max_multiple, self.max_limit),

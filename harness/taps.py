@@ -52,11 +52,17 @@ CACHE = ("batch", "slot", "kv_head", "head_dim")
 # What a cache holds: at the end, of all tokens.
 CACHED = {"cache_k": "k_rope", "cache_v": "v", "cache_latent": "kv_latent_norm", "cache_k_pe": "k_pe_rope"}
 CACHE_KINDS = frozenset(CACHED)
-# What attention reads at every position: stored in full where the other taps are kept at chosen positions only.
-FULL_KINDS = frozenset({"k_rope", "v", "k_pe_rope", "kv", "kv_latent_norm"})
-
 # How a token is shared out among experts: wide in many models, whatever their activations are.
 ROUTING_KINDS = frozenset({"router_logits", "router_scores", "routing"})
+# Where a port that runs on its own values goes on with the golden's choice: see `harness.run.tapping`.
+PINNED = frozenset({"routing"})
+
+# What attention reads at every position.
+ATTENDED = frozenset({"k_rope", "v", "k_pe_rope", "kv", "kv_latent_norm"})
+# Of these one is made of the other at every position, and a port goes on with either.
+LATENTS = frozenset({"kv", "kv_latent_norm"})
+# That, and the choice of every token, are stored in full where the other taps are kept at chosen positions only.
+FULL_KINDS = ATTENDED | PINNED
 
 # The dimensions of every kind.
 DIMS: Mapping[str, tuple[str, ...]] = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from harness.modes import AGREEMENT_MODES
-from harness.results import TapResult
+from harness.results import TapResult, is_wrong
 from harness.taps import CACHE_KINDS, kind_of
 
 # Verdicts of a port that does not keep its contract: nothing could be compared there.
@@ -36,8 +36,10 @@ def breaks_contract(result: TapResult) -> bool:
 
 
 def was_compared(result: TapResult) -> bool:
-    """Whether there were values to compare: a tap of a wider dtype has some."""
-    return result.verdict not in BROKEN or result.verdict == "nonfinite" or result.rms_multiple is not None
+    """Whether there were values to compare: a tap of a wider dtype has some, and one that is tied has none."""
+    return (
+        result.verdict not in (*BROKEN, "tied") or result.verdict == "nonfinite" or result.rms_multiple is not None
+    )
 
 
 def judge(
@@ -74,6 +76,7 @@ def judge(
     verdicts = {
         (r.case, r.precision, r.mode, r.tap): "match" if r.verdict == "dtype" and was_compared(r) else r.verdict
         for r in results
+        if r.verdict != "tied"
     }
 
     def known(result: TapResult, mode: str, tap: str) -> str | None:
@@ -168,7 +171,7 @@ def introduced(results: Iterable[TapResult], order: Sequence[str]) -> tuple[str,
 def first_divergence(results: Iterable[TapResult], order: Sequence[str]) -> Divergence | None:
     """Where it starts: introduced before inherited, then data-flow order, then the largest multiple."""
     place = {name: index for index, name in enumerate(order)}
-    wrong = [r for r in results if r.verdict != "match"]
+    wrong = [r for r in results if is_wrong(r.verdict)]
     if not wrong:
         return None
     first = min(
@@ -191,5 +194,6 @@ class Written(Protocol):
 
 def overall(results: Sequence[TapResult], written: Iterable[Written] = ()) -> Literal["match", "diverged"]:
     """`match` or `diverged`; nothing compared is not a pass."""
-    matched = bool(results) and all(one.verdict == "match" for one in (*results, *written))
+    matched = any(r.verdict == "match" for r in results) and not any(is_wrong(r.verdict) for r in results)
+    matched = matched and all(one.verdict == "match" for one in written)
     return "match" if matched else "diverged"

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 
 from harness.calibration import Floor
+from harness.choice import Choosing
 from harness.comparison import Place, compare
+from harness.families.options import Experts
+from harness.scope import Scope
 from harness.taps import Tap
 from harness.tolerances import limit
+from harness.verdict import overall
 
 TAP = Tap("layers.0.q", ("batch", "position", "hidden"), ())
 LOGITS = Tap("logits", ("batch", "position", "vocab"), ())
@@ -207,3 +211,63 @@ def test_a_flip_within_the_noise_is_a_tie_and_beyond_it_is_not():
     assert (tie.position, tie.golden, tie.actual, tie.tie) == (0, 0, 1, True)
     assert (flip.position, flip.tie, flip.margin) == (1, False, 1.0)
     assert result.logits.top1_agreement == 0.0
+
+
+ROUTING = Tap("layers.0.routing", ("batch", "position", "expert"), ("layers.0.router_logits",))
+EXPERTS = Experts(layers=(True,), count=4, chosen=2, intermediate=4)
+SCORES = np.tile([3.0, 1.0, 0.9, 0.0], (2, 3, 1))
+WEIGHTS = np.tile([0.8, 0.2, 0.0, 0.0], (2, 3, 1))
+
+
+def of_weights(actual, allowed=0.06, counted=True, dtype="float64"):
+    scope = Scope(np.full((2, 3), counted), np.arange(3))
+    choosing = Choosing(EXPERTS, SCORES, np.full((2, 3), allowed))
+    place = Place("batch", dtype, "forward", ROUTING)
+    limits = limit(dtype)
+    return compare(place, actual, WEIGHTS, None, limits, dtype, scope, choosing=choosing)
+
+
+def other_choice(*tokens, to=(0.8, 0.0, 0.2, 0.0)):
+    actual = WEIGHTS.copy()
+    for token in tokens:
+        actual[token] = to
+    return actual
+
+
+def test_the_weights_of_a_tie_are_not_compared_and_it_is_counted():
+    found = of_weights(other_choice((1, 2)))
+    assert (found.verdict, found.rms_multiple) == ("match", 0.0)
+    assert (found.choice.tokens, found.choice.ties) == (6, 1)
+    assert found.row == 0
+
+
+def test_a_wrong_weight_beside_a_tie_diverges():
+    actual = other_choice((1, 2))
+    actual[0, 1, 0] += 0.1
+    assert of_weights(actual).verdict == "diverged"
+
+
+def test_another_choice_beyond_the_noise_diverges_however_small_its_weight():
+    found = of_weights(other_choice((1, 2), to=(0.8, 0.2, 0.0, 1e-30)))
+    assert found.verdict == "diverged" and found.rms_multiple < found.rms_limit
+    assert (found.choice.wrong, found.wrong_rows) == (1, (1,))
+
+
+def test_where_every_token_is_a_tie_nothing_matches_and_nothing_is_wrong():
+    found = of_weights(np.tile([0.8, 0.0, 0.2, 0.0], (2, 3, 1)))
+    assert (found.verdict, found.rms_multiple, found.choice.ties) == ("tied", None, 6)
+    assert overall([found]) == "diverged"
+    assert overall([found, of_weights(WEIGHTS)]) == "match"
+
+
+def test_a_drop_diverges_and_says_what_is_lacking_where():
+    found = of_weights(other_choice((1, 2), (1, 1), to=(0.8, 0.0, 0.0, 0.0)))
+    assert (found.verdict, found.choice.dropped, found.choice.ties) == ("diverged", 2, 0)
+    assert [(d.expert, d.row, d.positions) for d in found.choice.drops] == [(1, 1, (1, 2))]
+
+
+def test_how_tokens_are_shared_out_may_be_wider_than_the_model():
+    found = of_weights(WEIGHTS.astype(np.float32), dtype="bfloat16")
+    assert (found.verdict, found.expected) == ("match", None)
+    narrow = of_weights(WEIGHTS.astype(np.float32), dtype="float64")
+    assert narrow.verdict == "dtype"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from harness import metrics
-from harness.comparison import Place, compare, of_largest
+from harness.comparison import Place, compare
 from harness.generation import first_mismatch
+from harness.logit_statistics import of_largest
 from harness.taps import Tap
 from harness.tolerances import limit
 from harness.top import Top, kl_bounds, margin

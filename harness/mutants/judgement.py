@@ -10,7 +10,7 @@ from harness.mutants.mutant import Mutant
 from harness.mutants.needs import CaseFacts, ModelFacts, Need
 from harness.mutants.subject import Sight, Subject
 from harness.report.audit_document import AuditResult, Outcome
-from harness.results import finite
+from harness.results import finite, is_wrong
 from harness.taps import kind_of
 
 WRONG_VALUE = ("diverged", "nonfinite")
@@ -34,7 +34,7 @@ def judge(one: Subject, precision: str, facts: Facts) -> AuditResult:
     """The outcome of a mutant at one precision."""
     if one.refusal is not None:
         return AuditResult(precision, "refused", False, (), (), (), None, None, 0, (), one.refusal)
-    wrong = [sight for sight in one.sights if sight.verdict != "match"]
+    wrong = [sight for sight in one.sights if is_wrong(sight.verdict)]
     margin = max((sight.margin for sight in one.sights), default=0.0)
     unmet = () if wrong else tuple(_unmet(one.mutant, precision, facts))
     outcome = _outcome(wrong, one.sights, unmet)

@@ -11,6 +11,7 @@ import numpy as np
 from harness.errors import PortError
 from harness.mutants.mutant import Around, Mutant, OperationChange
 from harness.mutants.subject import Sight
+from harness.results import is_wrong
 
 # Each makes the value of a tap by itself; what the others make flows into these.
 LAST_BEFORE_A_TAP = (
@@ -47,7 +48,7 @@ def must_pass(right: Sequence[Sight], precision: str) -> None:
     Raises:
         PortError: a comparison of the right decoder does not match.
     """
-    wrong = [sight for sight in right if sight.verdict != "match"]
+    wrong = [sight for sight in right if is_wrong(sight.verdict)]
     if wrong:
         worst = max(wrong, key=lambda sight: sight.margin)
         raise PortError(
@@ -65,7 +66,7 @@ def must_fail(right: Sequence[Sight], failures: Sequence[Sight], precision: str)
     Raises:
         PortError: a comparison that replay makes of the right decoder does not fail.
     """
-    failed = {(sight.case, sight.tap) for sight in failures if sight.verdict != "match"}
+    failed = {(sight.case, sight.tap) for sight in failures if is_wrong(sight.verdict)}
     passed = [s for s in right if s.mode == "replay" and (s.case, s.tap) not in failed]
     if passed:
         raise PortError(

@@ -16,8 +16,9 @@ from harness.mutants.batches import Batch, Rows
 from harness.mutants.criteria import LogitFigures, figures, figures_of
 from harness.mutants.subject import EMBED, HEAD, INFINITE, Sight, Stage, Subject, sight_of
 from harness.results import TapResult
+from harness.run.judgement import Judgement
 from harness.run.port import Declarations
-from harness.run.session import CaseSession, Judgement
+from harness.run.session import CaseSession
 from harness.run.source import GoldenSource
 from harness.taps import Tap
 from harness.tolerances import Limit

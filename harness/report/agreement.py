@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from harness.report.calls import call_name
 from harness.report.document import Report
 from harness.report.summary import UNCOMPARED
-from harness.results import TapResult
+from harness.results import TapResult, is_wrong
 
 OWN_PREFILL = "the port's own prefill of the same tokens"
 Cells = Mapping[tuple[str, str, str], Sequence[TapResult]]  # by case, precision, mode; taps in data-flow order
@@ -82,7 +82,7 @@ def _of_rows(cells: Cells, case: str, precision: str) -> str | None:
 
 
 def _wrong(results: Sequence[TapResult]) -> list[TapResult]:
-    return [r for r in results if r.verdict != "match"]
+    return [r for r in results if is_wrong(r.verdict)]
 
 
 def _rows(rows: Sequence[int], prompts: Mapping[int, str]) -> str:

@@ -15,7 +15,7 @@ from harness.verdict import BROKEN, breaks_contract, was_compared
 
 def broken_contract(report: Report) -> PortError | None:
     """The error to raise where nothing, or not every tap, could be compared (`BROKEN`); else None."""
-    if not report.results:
+    if all(result.verdict == "tied" for result in report.results):
         return nothing_compared(report)
     broken = [result for result in report.results if breaks_contract(result)]
     if not broken:

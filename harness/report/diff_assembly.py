@@ -11,7 +11,7 @@ from harness.report.diff_document import Counts, Diff, Extreme, Largest, LogitFi
 from harness.report.pairing import Candidate, pair
 from harness.report.summary import forward_logits, logit_summary
 from harness.report.wording import counted
-from harness.results import TapResult
+from harness.results import TapResult, Verdict, is_wrong
 from harness.taps import kind_of
 from harness.verdict import first_divergence, introduced, overall
 
@@ -52,8 +52,12 @@ def diff(before: Candidate, after: Candidate, *, intersection: bool = False) -> 
         largest=tuple(_largest(both.before, both.after)),
         logits=tuple(_logits(both.before, both.after)),
         changes=tuple(change for change in changes if change.status != "unchanged"),
-        still_wrong=tuple(c for c in changes if c.after and c.after.verdict not in ("match", "inherited")),
+        still_wrong=tuple(c for c in changes if c.after and _by_itself(c.after.verdict)),
     )
+
+
+def _by_itself(verdict: Verdict) -> bool:
+    return is_wrong(verdict) and verdict != "inherited"
 
 
 def _side(candidate: Candidate, results: Sequence[TapResult]) -> Side:
@@ -66,7 +70,7 @@ def _side(candidate: Candidate, results: Sequence[TapResult]) -> Side:
         notes=report.notes,
         not_covered=report.not_covered,
         verdict=overall(results),
-        wrong=sum(result.verdict != "match" for result in results),
+        wrong=sum(is_wrong(result.verdict) for result in results),
         introduced=introduced(results, order),
         first_divergence=first_divergence(results, order),
         acceptance=acceptance(results),

@@ -57,7 +57,7 @@ def _tests(report: Report) -> Iterator[TestCase]:
         if part.verdict != "match":
             kind = Error if any(r.verdict in BROKEN for r in part.results) else Failure
             lines = list(_what_is_wrong(part))
-            result = kind(legal(lines[0]))
+            result = kind(legal(lines[0] if lines else "nothing was compared"))
             result.text = legal("\n".join([" ".join(headline(part)), *lines]))
             test.result = [result]
         yield test

@@ -9,7 +9,7 @@ from harness.report import wording
 from harness.report.agreement import agreement
 from harness.report.document import Report
 from harness.report.findings import Finding, worst_first
-from harness.report.summary import UNCOMPARED, forward_logits, groups, logit_summary
+from harness.report.summary import forward_logits, groups, has_figures, logit_summary
 
 MAX_BYTES = 1024 * 1024  # GitHub drops a step summary that is larger, whole
 SHOWN_FINDINGS, SHOWN_LINES, SHOWN_CHARACTERS = 20, 50, 300
@@ -105,7 +105,7 @@ def _figures(report: Report) -> str:
     lines = []
     for group in groups(report):
         worst = group.worst
-        compared = worst.verdict not in UNCOMPARED
+        compared = has_figures(worst)
         lines.append(
             (
                 f"{group.precision} {group.mode}",

@@ -62,6 +62,11 @@ class LogitSummary:
         return self.positions - self.flips - self.ties
 
 
+def has_figures(result: TapResult) -> bool:
+    """Whether there were values to compare."""
+    return result.verdict not in (*UNCOMPARED, "tied")
+
+
 def groups(report: Report) -> tuple[Group, ...]:
     """One group per precision and mode, in the report's order."""
     by_kind: dict[tuple[str, str], list[TapResult]] = {}
@@ -71,7 +76,7 @@ def groups(report: Report) -> tuple[Group, ...]:
 
 
 def _group(precision: str, mode: str, results: Sequence[TapResult]) -> Group:
-    compared = [r for r in results if r.verdict not in UNCOMPARED] or results
+    compared = [r for r in results if has_figures(r)] or results
     return Group(
         precision,
         mode,

@@ -14,7 +14,7 @@ from harness.report.agreement import agreement
 from harness.report.document import Acceptance, Report
 from harness.report.findings import Finding, unexplained
 from harness.report.layout import print_parts, spaced, table
-from harness.report.summary import UNCOMPARED, forward_logits, groups, logit_summary
+from harness.report.summary import forward_logits, groups, has_figures, logit_summary
 from harness.report.wording import (
     Uncompared,
     allowed,
@@ -125,7 +125,7 @@ def _summary(report: Report) -> Padding:
     figures = table("precision", "mode", *columns, gap=1)
     for group in groups(report):
         worst = group.worst
-        compared = worst.verdict not in UNCOMPARED
+        compared = has_figures(worst)
         numbers = (worst.rms_multiple, group.worst_max.max_multiple, group.rel_rms)
         rms, largest, relative = (number(x) if compared else "" for x in numbers)
         figures.add_row(

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Num
 
-from harness.run.tapping import Goldens, fired_twice, handed_on, refuse_tracer
+from harness.run.tapping import Goldens, fired_twice, going_on, refuse_tracer
 from harness.taps import CACHE_KINDS, Tap, name_of
 
 Values = Num[np.ndarray, "..."]
@@ -46,8 +46,8 @@ class CallSession:
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         refuse_tracer(name, value)
         self._take(name, value)
-        golden = self._whole.golden(name) if self.replaying else None
-        return value if golden is None else handed_on(name, self._part(name, golden), value)
+        golden = self._whole.golden(name)
+        return going_on(name, None if golden is None else self._part(name, golden), value, self.replaying)
 
     def goldens(self, stage: str) -> Goldens:
         whole = self._whole.goldens(stage)

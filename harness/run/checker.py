@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,14 +18,17 @@ from harness.results import TapResult
 from harness.run import precision as precisions
 from harness.run.backend import refuse_no_backend
 from harness.run.bounds import with_bounds
-from harness.run.command import Given, with_commands
+from harness.run.choices import not_judged, unpinned
+from harness.run.command import Given, proposing, with_commands
 from harness.run.compilations import Compilations
 from harness.run.convention import NOTE, refuse_where_positions_count
 from harness.run.coverage import covered, obstacle, replayable, uncovered
 from harness.run.generation import continue_greedily
+from harness.run.judgement import Compared, Judgement, unseen
 from harness.run.matmul_audit import Inspection
 from harness.run.mesh import mesh_of
 from harness.run.passes import checkable, passes
+from harness.run.pinning import pinned_call
 from harness.run.port import (
     BUILT_IN,
     Declarations,
@@ -41,7 +45,6 @@ from harness.run.question import Question, select_cases
 from harness.run.reporting import Run, assemble
 from harness.run.rows import rows_not_covered
 from harness.run.sequences import calls_of
-from harness.run.session import Compared, Judgement, unseen
 from harness.run.source import GoldenSource
 from harness.run.tracing.lift import CannotLift
 from harness.run.tracing.lifted_port import LiftedPort
@@ -124,7 +127,7 @@ class Checker:
         self._notes: dict[str, tuple[str, ...]] = {}
         self._inspection = Inspection()
         self._not_lifted: dict[str, None] = {}
-        self._uncovered: dict[str, None] = {}
+        self._uncovered, self._not_judged = dict[str, None](), dict[str, None]()
         self._generations: dict[tuple[str, str], Continuation] = {}
 
     @property
@@ -180,16 +183,16 @@ class Checker:
         except CannotLift as error:
             asked = "float32" in self.question.precisions
             instead = "see float32" if asked else "float32 was checked instead"
-            reason = f"precision float64: {error.operation} cannot be lifted from float32; {instead}"
-            self._not_lifted[reason] = None
+            self._not_lifted[f"precision float64: {error.operation} cannot be lifted from float32; {instead}"] = (
+                None
+            )
             return [] if asked else self._run("float32", cases, progress, watch)
 
     def _run(
         self, precision: str, cases: Sequence[CaseEntry], progress: Progress, watch: Watch | None
     ) -> list[TapResult]:
         modes = self.question.modes if watch is None else ("replay",)
-        results: list[TapResult] = []
-        allow_reduced = self.question.allow_reduced_precision
+        results, allow_reduced = list[TapResult](), self.question.allow_reduced_precision
 
         def keep(result: TapResult) -> None:
             results.append(result)
@@ -207,14 +210,13 @@ class Checker:
             self._declared = declarations(port, frozenset(DIMS))
             refuse_where_positions_count(self._declared.positions_from_pads, architecture_of(self._config))
             self._uncovered = dict.fromkeys(uncovered(self.cases, port, self._declared))
-            if "alone" in self.question.modes:
-                batches = covered(self.cases, port, self._declared)
-                self._uncovered |= dict.fromkeys(
-                    x for case in batches for x in rows_not_covered(self.golden, case)
-                )
-            ask = self.question
-            judgement = Judgement(ask.limit(precision), self._declared, keep, watch or unseen, ask.limit)
+            ask, runs = self.question, covered(self.cases, port, self._declared)
+            if "alone" in ask.modes:
+                self._uncovered |= dict.fromkeys(x for case in runs for x in rows_not_covered(self.golden, case))
             source, possible = self.source(precision), covered(cases, port, self._declared)
+            judgement = Judgement(ask.limit(precision), self._declared, keep, watch or unseen, ask.limit)
+            expose = proposing(self._given, self.golden.manifest.model.id)
+            self._not_judged |= not_judged(source, runs, self._declared, judgement.limit, expose)
             sessions = [
                 one
                 for case in possible
@@ -227,19 +229,17 @@ class Checker:
                 for call, value in zip(calls, logits, strict=True):
                     call.tap("logits", value)
                 session.finish()
-            for case in possible:
-                if case.generated and "forward" in modes:
-                    written = continue_greedily(port, self.golden, case, precision)
-                    self._generations[case.name, precision] = written
+            for case in possible if "forward" in modes else ():
+                if case.generated and unpinned(source, case, self._declared, judgement.limit).since is None:
+                    tap = partial(pinned_call, source, case, self._declared)
+                    found = continue_greedily(port, self.golden, case, precision, tap)
+                    self._generations[case.name, precision] = found
+            waived = allow_reduced and precision == "float32" and sequences
             self._notes[precision] = (
                 *compiled.notes(sequences),
                 *notes_of(port),
                 *((NOTE,) if self._declared.positions_from_pads else ()),
-                *(
-                    (precisions.waiver(in_force),)
-                    if allow_reduced and precision == "float32" and sequences
-                    else ()
-                ),
+                *((precisions.waiver(in_force),) if waived else ()),
                 *(self._inspection.notes(precision, port, sequences, allow_reduced) if self._inspect else ()),
             )
         return results
@@ -259,7 +259,7 @@ class Checker:
             notes=tuple(dict.fromkeys(note for p in precisions_seen for note in self._notes[p])),
             not_lifted=self.not_lifted,
             mesh=self._mesh,
-            uncovered=(*self._uncovered, *self._not_in_these_modes()),
+            uncovered=(*self._uncovered, *self._not_judged, *self._not_in_these_modes()),
             generations=tuple(
                 one for (case, p), one in self._generations.items() if case in cases_seen and p in precisions_seen
             ),
@@ -273,8 +273,8 @@ class Checker:
 
     def covers_any(self) -> bool:
         """Whether the port, as it was last loaded, can run any of the cases."""
-        port = None if self._loaded is None else self._loaded[1]
-        return port is not None and any(obstacle(case, port, self._declared) is None for case in self.cases)
+        loaded = self._loaded
+        return loaded is not None and any(obstacle(c, loaded[1], self._declared) is None for c in self.cases)
 
     @property
     def not_lifted(self) -> tuple[str, ...]:
@@ -296,5 +296,5 @@ class Checker:
                 raise
             if precision == "float64" and self.question.lift and not getattr(port, "lifts", False):
                 port = LiftedPort(port, self._config)
-            self._loaded = (precision, port)
+            self._loaded = precision, port
         return self._loaded[1]

@@ -22,6 +22,16 @@ class Given:
     question: Question
 
 
+def proposing(given: Given, model: str) -> str:
+    """`goldens port` for the same port, on the same golden and checkpoint."""
+    words = ["goldens", "port", given.spec]
+    if str(given.golden) != str(embedded.golden()):
+        words.append(str(given.golden))
+    if given.checkpoint not in (None, embedded.checkpoint_beside(str(given.golden), model)):
+        words += ["--weights", str(given.checkpoint)]
+    return shlex.join(words)
+
+
 def repeated(command: str, given: Given, model: str) -> str:
     """`goldens COMMAND` on the same golden and checkpoint, of the same port, without what goes without saying.
 

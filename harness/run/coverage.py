@@ -8,7 +8,7 @@ from harness.errors import PortError
 from harness.golden import CaseEntry
 from harness.run.port import Declarations, Port
 from harness.selected import folded
-from harness.taps import CACHE_KINDS, CACHED, FULL_KINDS, Tap, kind_of, name_of
+from harness.taps import ATTENDED, CACHE_KINDS, CACHED, LATENTS, Tap, kind_of, name_of
 
 
 class NotCovered(PortError):  # noqa: N818 - an outcome: a test of such a case is skipped
@@ -62,7 +62,7 @@ def replayable(case: CaseEntry, declared: Declarations) -> bool:
     """Whether replay judges operations on golden inputs alone: attention reads all positions, stored or not."""
     if not case.kept or case.taps == ("logits",):
         return True
-    return case.complete and not FULL_KINDS & {*declared.without, *declared.recorded_only}
+    return case.complete and ATTENDED & {*declared.without, *declared.recorded_only} < LATENTS
 
 
 def not_judged(cases: Sequence[CaseEntry], taps: Sequence[Tap]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,21 +14,29 @@ from harness.layout import GENERATED_PRECISIONS
 from harness.metrics import UNIT_ROUNDOFF
 from harness.run.contained import blaming_the_port
 from harness.run.precision import jax_dtype
-from harness.run.tapping import no_tap, whole
+from harness.run.tapping import TapFunction, no_tap, whole
 from harness.store import Golden
 
 
-def continue_greedily(port: Any, golden: Golden, entry: CaseEntry, precision: str) -> Continuation:
+def untapped(_: slice) -> TapFunction:
+    """Outside a check."""
+    return no_tap
+
+
+def continue_greedily(
+    port: Any, golden: Golden, entry: CaseEntry, precision: str, tap_of: Callable[[slice], TapFunction] = untapped
+) -> Continuation:
     """Generate after the case's text, with the port's own cache and its own tokens.
 
     Args:
         port: one with `init_cache`, loaded at the precision, which is in force.
+        tap_of: the tap of a call, by which of the case's tokens it is given.
 
     Raises:
         PortError: the port raises.
     """
     reference = golden.generated(entry.name, "float64", "tokens")[0].tolist()
-    written = _write(port, golden, entry, precision, reference)
+    written = _write(port, golden, entry, precision, reference, tap_of)
     agreed = agreement(written, reference)
     pytorch = None
     if precision in GENERATED_PRECISIONS:
@@ -45,7 +54,14 @@ def continue_greedily(port: Any, golden: Golden, entry: CaseEntry, precision: st
     return Continuation(entry.name, precision, len(reference), agreed, pytorch, mismatch)
 
 
-def _write(port: Any, golden: Golden, entry: CaseEntry, precision: str, reference: list[int]) -> list[int]:
+def _write(
+    port: Any,
+    golden: Golden,
+    entry: CaseEntry,
+    precision: str,
+    reference: list[int],
+    tap_of: Callable[[slice], TapFunction],
+) -> list[int]:
     """The port's tokens, up to the first that the reference did not write."""
     case = golden.case(entry.name)
     new = case.input_ids[:, : entry.shape[1] - len(reference) + 1]
@@ -57,7 +73,8 @@ def _write(port: Any, golden: Golden, entry: CaseEntry, precision: str, referenc
             positions = np.arange(filled - new.shape[1], filled, dtype=np.int32)[None]
             mask = np.arange(case.length)[None] < filled
             arguments = map(jax.device_put, (new.astype(np.int32), positions, mask))
-            logits, cache = port.forward(*arguments, cache, no_tap)
+            tap = tap_of(slice(filled - new.shape[1], filled))
+            logits, cache = port.forward(*arguments, cache, tap)
             written.append(int(whole(logits[0, -1]).astype(np.float64).argmax()))
             new = np.asarray([written[-1:]])
     return written

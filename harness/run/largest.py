@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int, Num
 
-from harness.comparison import Statistics, of_largest
+from harness.logit_statistics import Statistics, of_largest
 from harness.results import TapResult
 from harness.top import Top
 

@@ -15,9 +15,10 @@ from jaxtyping import Num
 from harness.comparison import Place, compare
 from harness.golden import CaseEntry
 from harness.results import TapResult
+from harness.run.choices import choosing, given
 from harness.run.source import GoldenSource
-from harness.run.tapping import Goldens, TapFunction, fired_twice, refuse_tracer, whole
-from harness.taps import CACHE_KINDS, CACHED, Tap, name_of
+from harness.run.tapping import Goldens, TapFunction, fired_twice, going_on, refuse_tracer, whole
+from harness.taps import CACHE_KINDS, CACHED, PINNED, Tap, name_of
 from harness.tolerances import Limit, limit
 
 EXPECTED = "in the port's own prefill of the same tokens"
@@ -27,7 +28,9 @@ class OwnPrefill:
     """The tap of that pass (a `harness.run.tapping.Session`), with whose values those of the calls are compared.
 
     Args:
-        wanted: the taps that the calls are compared at.
+        wanted: the taps of the case that the port hands over.
+        silent: those of which this mode says nothing.
+        pinning: whether the port's choices are pinned (`harness.run.choices`).
     """
 
     replaying = False
@@ -41,14 +44,16 @@ class OwnPrefill:
         wanted: Mapping[str, Tap],
         limit: Limit,
         limit_at: Callable[[str], Limit] = limit,
+        silent: frozenset[str] = frozenset(),
+        pinning: bool = False,
     ) -> None:
         self._source, self.case, self._wanted, self._limit = source, case, wanted, limit
-        self._limit_at = limit_at
+        self._limit_at, self._pinning = limit_at, pinning
         self._seen: set[str] = set()
         self._values: dict[str, np.ndarray] = {}
         self._readers: dict[str, int] = {}
         for tap in wanted.values():
-            if self.wants(tap):
+            if tap.name not in silent and self.wants(tap):
                 self._readers[_twin(tap)] = self._readers.get(_twin(tap), 0) + 1
 
     def calls(self) -> list[TapFunction]:
@@ -66,13 +71,16 @@ class OwnPrefill:
         """Keep a value."""
         refuse_tracer(name, value)
         self._keep(name, value)
-        return value
+        tap = self._wanted.get(name)
+        pinned = self._pinning and tap is not None and tap.kind in PINNED
+        golden = self._source.rounded(self.case.name, name) if pinned else None
+        return going_on(name, golden, value, replaying=False)
 
     def goldens(self, stage: str) -> Goldens:
         """As a prompt's tap has them, so that both share a compilation."""
         others = CACHE_KINDS | {"logits"}  # which a call without a cache has not, and which the check itself taps
         taps = (tap for tap in self._wanted.values() if tap.stage == stage and tap.kind not in others)
-        return {tap.kind: self._source.blank(self.case.name, tap.name) for tap in taps}
+        return {tap.kind: given(self._source, self.case.name, tap, False, self._pinning) for tap in taps}
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         for kind, value in recorded.items():
@@ -105,7 +113,10 @@ class OwnPrefill:
         noise = self._source.at(rounding).noise(self.case, "forward", tap.name)
         allowed = self._limit if rounding is None else self._limit_at(rounding)
         if largest is None:
-            return compare(place, actual, expected, noise, allowed, dtype, scope)
+            by = None
+            if tap.kind in PINNED:
+                by = choosing(self._source, self.case, tap.name, "forward", allowed, rounding)
+            return compare(place, actual, expected, noise, allowed, dtype, scope, choosing=by)
         found = compare(place, actual, expected, noise, allowed, dtype, scope, lambda *_: None)
         return largest.named(found, scope.positions)
 

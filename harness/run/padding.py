@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.run.port import Call
 from harness.run.tapping import Goldens, Session, whole
-from harness.taps import DIMS
+from harness.taps import DIMS, PINNED
 
 SHORT = (1, 8, 64)
 PADDED_DIMS = ("position", "key")
@@ -72,6 +72,8 @@ class PaddedSession:
 
     def _widened(self, kind: str, value: np.ndarray) -> np.ndarray:
         more = [(0, self._target - self._length if dim in PADDED_DIMS else 0) for dim in DIMS[kind]]
+        if kind in PINNED:
+            return np.pad(value, more, constant_values=np.nan)
         if self.replaying:
             return np.pad(value, more)
         wide = [size + added for size, (_, added) in zip(value.shape, more, strict=True)]

@@ -8,9 +8,11 @@ from typing import Protocol
 from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.modes import MODES
+from harness.run.choices import pins, unpinned
+from harness.run.judgement import Further, Judgement
 from harness.run.own_prefill import OwnPrefill
 from harness.run.rows import AloneGolden, prompts_of
-from harness.run.session import CaseSession, Further, Judgement
+from harness.run.session import CaseSession
 from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction
 from harness.run.wanted import wanted_taps
@@ -69,7 +71,13 @@ def passes(
     further: list[Further] = []
     if "prefill" in modes and case.cached:
         own = OwnPrefill(
-            source, case, wanted_taps(source, case, judgement.declared), judgement.limit, judgement.limit_at
+            source,
+            case,
+            wanted_taps(source, case, judgement.declared),
+            judgement.limit,
+            judgement.limit_at,
+            unpinned(source, case, judgement.declared, judgement.limit).forward,
+            pins(source, judgement.declared),
         )
         further.append(own)
         yield own

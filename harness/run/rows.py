@@ -15,14 +15,17 @@ from jaxtyping import Float, Num
 
 from harness import tolerances
 from harness.calibration import Floor
-from harness.comparison import Place, Scope, compare
+from harness.choice import Choosing
+from harness.comparison import Place, compare
 from harness.corpus import Case
 from harness.golden import CaseEntry
 from harness.results import TapResult
+from harness.run.choices import choosing_by, scores_of
 from harness.run.largest import Largest
 from harness.run.source import GoldenSource
+from harness.scope import Scope
 from harness.store import Golden
-from harness.taps import CACHE_KINDS, Tap, kind_of
+from harness.taps import CACHE_KINDS, PINNED, Tap, kind_of
 from harness.tolerances import Limit
 
 
@@ -81,8 +84,15 @@ class AloneGolden:
     mode: ClassVar[str] = "alone"
 
     def wants(self, tap: Tap) -> bool:
-        """Whether a prompt has this tap: a prompt has no cache."""
-        return tap.kind not in CACHE_KINDS and any(self._against(tap))
+        """Whether a prompt has this tap: a prompt has no cache; and of choices what they are judged by."""
+        return tap.kind not in CACHE_KINDS and any(self._against(tap)) and self._says_why(tap)
+
+    def _says_why(self, tap: Tap) -> bool:
+        """Whether the rows' prompts have the scores of a choice, by which alone it may be a tie."""
+        if tap.kind not in PINNED or self.source.precision == "float64":
+            return True
+        scores = scores_of(self.source, tap.name)
+        return all(scores in prompt.taps for _, prompt, _ in self._rows(tap))
 
     def result(
         self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str, rounding: str | None = None
@@ -93,7 +103,8 @@ class AloneGolden:
         allowed = self.limit if rounding is None else self.limit_at(rounding)
         largest = self._largest(tap)
         if largest is None:
-            found = compare(place, actual, truth, noise, allowed, dtype, scope)
+            by = self._choosing(tap, scope, allowed, rounding) if tap.kind in PINNED else None
+            found = compare(place, actual, truth, noise, allowed, dtype, scope, choosing=by)
         elif actual.shape != largest.shape:
             found = place.result("shape", f"{largest.shape} [{', '.join(tap.dims)}]", str(actual.shape))
         else:
@@ -101,6 +112,14 @@ class AloneGolden:
             found = compare(place, largest.of(actual), truth, noise, allowed, dtype, scope, statistics)
             found = largest.named(found, scope.positions)
         return replace(found, against=self._against(tap))
+
+    def _choosing(self, tap: Tap, scope: Scope, limit: Limit, rounding: str | None) -> Choosing:
+        """What the rows' choices are judged by: their prompts' scores."""
+        scores = self.source.taps[scores_of(self.source, tap.name)]
+        if any(scores.name not in prompt.taps for _, prompt, _ in self._rows(tap)):
+            return choosing_by(self.source, None, None, limit, scope.counted)
+        floor = self._noise(scores, rounding)
+        return choosing_by(self.source, self._truth(scores), floor, limit, scope.counted, rounding)
 
     def _against(self, tap: Tap) -> tuple[str | None, ...]:
         return tuple(p.name if p is not None and tap.name in p.taps else None for p in self.prompts)

@@ -6,88 +6,27 @@ dropped, so that memory holds one stage's taps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import jax
 import numpy as np
-from jaxtyping import Float, Num
 
-from harness import tolerances
-from harness.calibration import Floor
-from harness.comparison import Place, Scope, compare
+from harness.comparison import Place, compare
 from harness.corpus import spans_of
 from harness.errors import shortened
 from harness.golden import CaseEntry
-from harness.results import TapResult
+from harness.results import Choices, TapResult
 from harness.run.calls import CallSession, joined, misshapen
-from harness.run.port import Declarations
+from harness.run.choices import choosing, given, pins, scores_of, unpinned
+from harness.run.judgement import Compared, Further, Judgement
 from harness.run.source import GoldenSource
-from harness.run.tapping import TapFunction, fired_twice, handed_on, refuse_tracer, whole
+from harness.run.tapping import TapFunction, fired_twice, going_on, refuse_tracer, whole
 from harness.run.wanted import spanning, wanted_taps
-from harness.taps import CACHE_KINDS, Tap, name_of
-from harness.tolerances import Limit
+from harness.scope import Scope
+from harness.taps import CACHE_KINDS, PINNED, Tap, name_of
 
 MOST_OF_A_NAME = 200  # of a tap that a port invents
-
-
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """What one comparison was made of: the port's values and the golden's at the same tokens.
-
-    Attributes:
-        actual: of the port; a cache, after the call that was compared last.
-        noise: PyTorch's own error; None in float64.
-        rounding: the precision whose rounding it is judged by, where that is not its own.
-    """
-
-    case: CaseEntry
-    mode: str
-    tap: Tap
-    actual: Num[np.ndarray, "..."]
-    truth: Float[np.ndarray, "..."]
-    noise: Floor | None
-    scope: Scope
-    rounding: str | None = None
-
-
-def unseen(compared: Compared) -> None:
-    """Nobody looks at the values."""
-
-
-@dataclass(frozen=True, eq=False)
-class Judgement:
-    """How a session compares, and where its results go.
-
-    Attributes:
-        sink: told of every result.
-        watch: shown the values themselves, for who wants to look at more than a result says.
-        limit_at: the limits at another precision, for what is judged by its rounding.
-    """
-
-    limit: Limit
-    declared: Declarations
-    sink: Callable[[TapResult], None]
-    watch: Callable[[Compared], None] = unseen
-    limit_at: Callable[[str], Limit] = tolerances.limit
-
-
-class Further(Protocol):
-    """What the same values are compared with besides the case's golden."""
-
-    @property
-    def mode(self) -> str: ...
-
-    def wants(self, tap: Tap) -> bool:
-        """Whether there is something to compare this tap with."""
-        ...
-
-    def result(
-        self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str, rounding: str | None = None
-    ) -> TapResult:
-        """Compare a tap's value over all tokens of the case; of a cache, what it holds after the last call."""
-        ...
 
 
 class CaseSession:
@@ -120,6 +59,9 @@ class CaseSession:
             if tap.name != "logits":  # the check itself taps what forward returns
                 self._by_stage.setdefault(tap.stage, []).append(tap)
         self._spanning = spanning(source, case, judgement.declared)
+        self._pins = pins(source, judgement.declared)
+        self._unpinned = unpinned(source, case, judgement.declared, judgement.limit)
+        self._silent = self._unpinned.silent(mode)
         self._seen: set[str] = set()
         self._spans = spans_of(case.calls or (case.shape[1],))
         self._values: dict[str, list[np.ndarray]] = {}
@@ -134,8 +76,7 @@ class CaseSession:
         """Compare a value; in replay, hand back the golden."""
         refuse_tracer(name, value)
         self._compare(name, value)
-        golden = self.golden(name) if self.replaying else None
-        return value if golden is None else handed_on(name, golden, value)
+        return going_on(name, self.golden(name), value, self.replaying)
 
     def calls(self) -> list[TapFunction]:
         """A tap for each call of the case, in order."""
@@ -156,13 +97,17 @@ class CaseSession:
             self._compare(name, *self._values.pop(name))
 
     def golden(self, name: str) -> np.ndarray | None:
-        """What replay goes on with at a tap; None where it is the port's own value, or nothing goes on."""
-        wanted = name in self._wanted and name != "logits"
-        return self._source.rounded(self.case.name, name) if wanted else None
+        """What takes the place of a tap in replay, or pins it; None where the port's own value goes on."""
+        tap = self._wanted.get(name)
+        if tap is None or name == "logits" or not (self.replaying or (self._pins and tap.kind in PINNED)):
+            return None
+        return self._source.rounded(self.case.name, name)
 
     def goldens(self, stage: str) -> dict[str, np.ndarray]:
-        given = self._source.rounded if self.replaying else self._source.blank
-        return {tap.kind: given(self.case.name, tap.name) for tap in self._by_stage.get(stage, ())}
+        return {
+            tap.kind: given(self._source, self.case.name, tap, self.replaying, self._pins)
+            for tap in self._by_stage.get(stage, ())
+        }
 
     def expect(self, stage: str) -> None:
         """Read what a stage's taps will be compared with; `head` is the last one."""
@@ -192,6 +137,8 @@ class CaseSession:
 
     def _modes(self, tap: Tap) -> tuple[str, ...]:
         """The modes in which a tap is compared."""
+        if tap.name in self._silent:
+            return ()
         own = (self._mode,) if self._golden_too else ()
         return (*own, *(other.mode for other in self._further if other.wants(tap)))
 
@@ -213,6 +160,8 @@ class CaseSession:
             self._judgement.sink(result)
 
     def _results(self, tap: Tap, values: list[np.ndarray]) -> Iterator[TapResult]:
+        if tap.name in self._silent:
+            return
         refusal = self._refusal(tap, values) if self.case.cached else None
         if refusal is not None:
             yield from (replace(refusal, mode=mode) for mode in self._modes(tap))
@@ -271,15 +220,35 @@ class CaseSession:
             return self._place(tap).result("shape", f"{largest.shape} [{', '.join(tap.dims)}]", str(actual.shape))
         statistics = largest.statistics(actual, truth) if largest else None
         actual = largest.of(actual) if largest else actual
-        noise = source.noise(self.case, "forward" if tap.name in self._spanning else self._mode, tap.name)
+        noise = source.noise(self.case, self._noise_of(tap.name), tap.name)
         own = noise and noise.at(tokens)
+        scope, left_out = self._seen_of(tap, scope)
+        if not scope.counted.any():
+            return replace(self._place(tap).result("tied"), choice=left_out, calls=scope.calls)
         part = Scope(scope.counted[:, tokens], scope.positions[tokens], scope.calls)
         if actual.shape == truth.shape:
             judgement.watch(Compared(self.case, self._mode, tap, actual, truth, own, part, rounding))
         allowed = judgement.limit if rounding is None else judgement.limit_at(rounding)
         place = replace(self._place(tap), rounding=rounding)
-        found = compare(place, actual, truth, own, allowed, self._dtype(tap.kind), part, statistics)
+        by = None
+        if tap.kind in PINNED:
+            scores = self._noise_of(scores_of(self._source, tap.name))
+            by = choosing(self._source, self.case, tap.name, scores, allowed, rounding)
+        found = compare(place, actual, truth, own, allowed, self._dtype(tap.kind), part, statistics, by)
+        found = replace(found, choice=left_out) if left_out else found
         return largest.named(found, part.positions) if largest else found
+
+    def _noise_of(self, name: str) -> str:
+        """Which of PyTorch's errors a tap's are compared with."""
+        return "forward" if name in self._spanning else self._mode
+
+    def _seen_of(self, tap: Tap, scope: Scope) -> tuple[Scope, Choices | None]:
+        """The tokens at which a tap says something in replay, and how many are left out, if any are."""
+        unseen = self._unpinned.tokens.get(tap.name) if self.replaying else None
+        if unseen is None:
+            return scope, None
+        found = Choices(int(scope.counted.sum()), unseen=int(unseen.sum()))
+        return replace(scope, counted=scope.counted & ~unseen), found
 
     def _kept(self, tap: Tap, value: np.ndarray) -> np.ndarray:
         """A value at the kept positions, where only some are; one that has not all positions is left as it is."""

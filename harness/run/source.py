@@ -10,15 +10,15 @@ from jaxtyping import Float, Num
 
 from harness.architecture import architecture_of
 from harness.calibration import Floor, Recorded, calibrated
-from harness.comparison import Scope
 from harness.golden import CaseEntry
 from harness.layout import layer_of, size_of
 from harness.run.convention import TURNED, shifts, turned
 from harness.run.largest import Largest
 from harness.run.precision import jax_dtype, round_to
 from harness.run.recent import Recent
+from harness.scope import Scope
 from harness.store import Golden
-from harness.taps import FULL_KINDS, Tap
+from harness.taps import FULL_KINDS, PINNED, Tap
 from harness.top import Top
 
 # Forward and replay of a case ask for the same taps one after the other: layer by layer, or where a port runs as a
@@ -32,6 +32,9 @@ class GoldenSource:
     Args:
         keep: how many bytes of the latest values to keep, in float64 and as many again at the precision.
         from_pads: whether positions of left-padded rows count from the pads (`harness.run.convention`).
+
+    Attributes:
+        experts: of a mixture of experts; None of other models.
     """
 
     def __init__(self, golden: Golden, precision: str, keep: int = CACHED_BYTES, from_pads: bool = False) -> None:
@@ -39,7 +42,8 @@ class GoldenSource:
         self.precision = precision
         self.taps: Mapping[str, Tap] = {tap.name: tap for tap in golden.manifest.taps}
         self.from_pads = from_pads
-        self._ropes = architecture_of(golden.manifest.model.config).ropes
+        architecture = architecture_of(golden.manifest.model.config)
+        self._ropes, self.experts = architecture.ropes, architecture.experts
         self.truth = Recent(self._truth, keep)
         self.rounded = Recent(self._rounded, keep)
         self._floors = functools.cache(self._calibrated)
@@ -108,12 +112,16 @@ class GoldenSource:
         return Largest(top.ids, size_of(self.golden.manifest.sizes, self.taps["logits"], "vocab"), top)
 
     def blank(self, case: str, tap: str) -> Num[np.ndarray, "..."]:
-        """Zeros in the form of a rounded golden, which take no memory: what is given where none is looked at."""
+        """In the form of a rounded golden, what is given where nothing is replaced, and takes no memory.
+
+        Zeros that nobody looks at, but NaN where a port could be pinned.
+        """
         entry, the = self.golden.manifest.case(case), self.taps[tap]
         shape = list(self.golden.shape(case, tap))
         if entry.kept and the.kind not in FULL_KINDS:
             shape[the.position_axis] = entry.shape[1]
-        return np.broadcast_to(np.zeros((), jax_dtype(self.precision)), shape)
+        nothing = np.nan if the.kind in PINNED else 0.0
+        return np.broadcast_to(np.array(nothing, jax_dtype(self.precision)), shape)
 
     def _scope(self, case: str) -> Scope:
         """The tokens of a case that are compared: no padding, and the kept ones where only some are."""

@@ -3,6 +3,9 @@
 A port calls `tap(name, value)` and goes on with what comes back. Outside a check the value itself comes back
 (`no_tap`); in a check it is compared; in replay the golden comes back. Inside `jax.jit` nothing can be handed
 over while the function runs, so `Tapped` passes the goldens in as arguments and the values out as results.
+
+Where a mixture of experts runs on its own values, a token that goes to other experts than in the golden is
+**pinned**: what goes on at `routing` is the golden's row, and what is recorded and compared is the port's.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType
 
 from harness.errors import PortError
-from harness.taps import DIMS, kind_of, name_of
+from harness.taps import DIMS, PINNED, kind_of, name_of
 
 Goldens = Mapping[str, np.ndarray]
 GROWING_AXES = {
@@ -48,7 +51,7 @@ class Session(TapFunction, Protocol):
         """The golden values of a stage's taps, by kind, rounded to the precision of the check.
 
         NaN where the golden has none: the port's own value goes on there. Where nothing is replayed, anything of
-        that shape and dtype.
+        that shape and dtype; but of `PINNED` kinds the golden where it is pinned to, and NaN where it is not.
         """
         ...
 
@@ -82,6 +85,8 @@ class TracedTap:
                 self.recorded[name] = value  # invented: the session reports it as `extra`
             return value
         self.recorded[name] = value
+        if kind_of(name) in PINNED:
+            return jnp.where(self._replaying, handed_on(name, golden, value), pinned(name, golden, value))
         return jnp.where(self._replaying, handed_on(name, golden, value), value)
 
 
@@ -105,6 +110,28 @@ def handed_on(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> ja
     replaced = np.where(np.isnan(here), whole(value), here)
     placed = isinstance(value, jax.Array) and value.committed
     return jax.device_put(replaced, value.sharding if placed else None)
+
+
+def pinned(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> jax.Array:
+    """What a port goes on with at the weights of experts: the golden's, of tokens that go to other experts."""
+    if golden.shape != value.shape:
+        return value
+    if isinstance(value, Tracer):
+        theirs = laid_out(jnp.asarray(golden), value)
+        other = ((theirs != 0) != (value != 0)).any(axis=-1, keepdims=True)
+        return handed_on(name, jnp.where(other, theirs, jnp.full_like(theirs, jnp.nan)), value)
+    here = np.asarray(golden)
+    differs = ((here != 0) != (whole(value) != 0)).any(axis=-1, keepdims=True) & ~np.isnan(here)
+    return handed_on(name, np.where(differs, here, np.full_like(here, np.nan)), value) if differs.any() else value
+
+
+def going_on(name: str, golden: np.ndarray | None, value: jax.Array, replaying: bool) -> jax.Array:
+    """What a port goes on with outside a trace; `golden` is None where there is none for this tap."""
+    if golden is None:
+        return value
+    if replaying:
+        return handed_on(name, golden, value)
+    return pinned(name, golden, value) if kind_of(name) in PINNED else value
 
 
 def whole(value: jax.Array | np.ndarray) -> np.ndarray:
@@ -177,7 +204,10 @@ class Tapped:
             return self._function(lambda kind, value: tap(name_of(stage, kind), value), *args)
         goldens = tap.goldens(stage)
         if not tap.replaying:
-            goldens = {kind: _unread(value.shape, value.dtype) for kind, value in goldens.items()}
+            goldens = {
+                kind: value if kind in PINNED else _unread(value.shape, value.dtype)
+                for kind, value in goldens.items()
+            }
         result, recorded = self._checked(goldens, np.bool_(tap.replaying), *args)
         tap.absorb(stage, recorded)
         return result

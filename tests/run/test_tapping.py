@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from harness.errors import PortError
-from harness.run.tapping import Tapped, handed_on, no_tap
+from harness.run.tapping import Tapped, going_on, handed_on, no_tap
 
 KINDS = frozenset({"double", "square", "unused"})
 
@@ -117,3 +117,35 @@ def test_outside_a_trace_the_golden_is_put_where_the_value_was():
     handed = handed_on("layers.0.act", np.array([7.0, np.nan]), x)
     assert handed.sharding == x.sharding
     assert handed.tolist() == [7.0, 3.0]
+
+
+ROUTING = np.array([[[0.7, 0.3, 0, 0], [0.6, 0, 0.4, 0], [np.nan] * 4]], np.float32)
+OWN = np.array([[[0.71, 0.29, 0, 0], [0.6, 0.4, 0, 0], [0, 0, 0.5, 0.5]]], np.float32)
+PINNED = [[[0.71, 0.29, 0, 0], [0.6, 0, 0.4, 0], [0, 0, 0.5, 0.5]]]  # the second token's alone
+
+
+def routed(tap, weights):
+    return tap("routing", weights) + 0
+
+
+@pytest.mark.parametrize("golden, goes_on", [(ROUTING, PINNED), (np.full_like(ROUTING, np.nan), OWN)])
+def test_on_its_own_values_a_token_that_goes_to_other_experts_is_pinned(golden, goes_on):
+    session = Recorder({"routing": golden}, replaying=False)
+    found = Tapped(routed, frozenset({"routing"}))(session, "s", jnp.asarray(OWN))
+    assert np.array_equal(found, np.float32(goes_on))
+    assert session.seen == {"s.routing": OWN.tolist()}  # what is compared is the port's own
+    assert np.array_equal(going_on("s.routing", golden, jnp.asarray(OWN), replaying=False), np.float32(goes_on))
+
+
+def test_replay_replaces_the_weights_of_all_tokens_that_the_golden_has():
+    session = Recorder({"routing": ROUTING}, replaying=True)
+    found = Tapped(routed, frozenset({"routing"}))(session, "s", jnp.asarray(OWN))
+    assert np.array_equal(found, np.where(np.isnan(ROUTING), OWN, ROUTING))
+    assert np.array_equal(going_on("s.routing", ROUTING, jnp.asarray(OWN), replaying=True), found)
+
+
+def test_weights_of_another_form_than_the_goldens_are_left_for_the_session_to_refuse():
+    session = Recorder({"routing": ROUTING}, replaying=False)
+    few = jnp.asarray(OWN[..., :2])
+    assert np.array_equal(Tapped(routed, frozenset({"routing"}))(session, "s", few), few)
+    assert np.array_equal(going_on("s.routing", ROUTING, few, replaying=False), few)

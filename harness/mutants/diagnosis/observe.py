@@ -14,7 +14,7 @@ from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.scene import EMBED, FAULTY, HEAD, Scene, layer_of, sort_of, stage_of
 from harness.results import TapResult
 from harness.run.checker import Checker
-from harness.run.session import Compared
+from harness.run.judgement import Compared
 from harness.taps import Tap
 
 # Enough positions for a mask, a scale and RoPE to differ; few enough to be quick.

@@ -20,9 +20,10 @@ from harness.report.summary import (
     LogitSummary,
     forward_logits,
     groups,
+    has_figures,
     logit_summary,
 )
-from harness.results import Flip, TapResult
+from harness.results import Flip, TapResult, is_wrong
 
 SHOWN_ELEMENTS, SHOWN_FLIPS = 8, 20
 
@@ -113,7 +114,7 @@ def ladders(report: Report) -> Iterator[Ladder]:
                 f"this port, {g.mode}", g.worst.rms_multiple, f"{g.worst.tap} in {g.worst.case}", g.worst.rms_limit
             )
             for g in groups(report)
-            if g.precision == precision and g.worst.verdict not in UNCOMPARED
+            if g.precision == precision and has_figures(g.worst)
         ]
         yield ladder(precision, wording.unit(precision), limits, measured)
 
@@ -147,11 +148,11 @@ def _counted(results: list[TapResult]) -> CaseCell | None:
     if not results:
         return None
     broken = sum(r.verdict in UNCOMPARED for r in results)
-    worst = max((r for r in results if r.verdict not in UNCOMPARED), key=lambda r: r.share, default=None)
+    worst = max((r for r in results if has_figures(r)), key=lambda r: r.share, default=None)
     return CaseCell(
         compared=len(results),
         broken=broken,
-        beyond=sum(r.verdict != "match" for r in results) - broken,
+        beyond=sum(is_wrong(r.verdict) for r in results) - broken,
         largest=None if worst is None else math.inf if worst.rms_multiple is None else worst.rms_multiple,
     )
 

@@ -14,7 +14,7 @@ from harness.modes import MODES
 from harness.report.document import Report
 from harness.report.html.scale import short, step
 from harness.report.summary import UNCOMPARED
-from harness.results import TapResult
+from harness.results import TapResult, is_wrong
 from harness.taps import kind_of
 
 BEYOND, BROKEN, NOT_COMPARED = "▲", "×", "–"
@@ -101,8 +101,11 @@ def _tap_cell(name: str, results: Sequence[TapResult]) -> Cell:
     broken = [r for r in results if r.verdict in UNCOMPARED]
     if broken:
         return Cell(BROKEN, None, f"{name}: {broken[0].verdict} in {broken[0].case}, {len(broken)} in all")
+    results = [r for r in results if r.verdict != "tied"]
+    if not results:
+        return Cell(NOT_COMPARED, None, f"{name}: every token is a tie")
     worst = max(results, key=lambda r: r.share)
-    wrong = sum(r.verdict != "match" for r in results)
+    wrong = sum(is_wrong(r.verdict) for r in results)
     what = f"{wrong} of {len(results)} cases beyond the limit; " if wrong else ""
     title = f"{name}: {what}largest in {worst.case}"
     value = math.inf if worst.rms_multiple is None else worst.rms_multiple

@@ -11,7 +11,6 @@ import pytest
 
 from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
-from harness.comparison import Scope
 from harness.golden import CaseEntry
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis.bench import Bench
@@ -26,10 +25,11 @@ from harness.mutants.diagnosis.remembered import remembering
 from harness.mutants.diagnosis.scene import Scene, stage_of
 from harness.mutants.diagnosis.search import Search
 from harness.results import TapResult
+from harness.run.judgement import Compared
 from harness.run.operations import OPERATIONS
 from harness.run.precision import in_force
-from harness.run.session import Compared
 from harness.run.source import GoldenSource
+from harness.scope import Scope
 from harness.store import open_golden
 from harness.taps import Tap
 from harness.tolerances import limit
