@@ -2,8 +2,8 @@
 
     "jax.lax:top_k in layers.{i}.moe": Routed("layers.{i}.routing", weigh=normed)
 
-The tap has a weight for every expert, so that the order of the chosen ones means nothing. Where the golden's stands in
-its place, the model goes on with the golden's experts and weights; elsewhere with what it had, to the bit.
+The tap has a weight for every expert, so that the order of the chosen ones means nothing. Where the golden's
+stands in its place, the model goes on with its experts and weights; elsewhere with what it had, to the bit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def normed(weights: Weights) -> Weights:
 
 @dataclass(frozen=True)
 class Routed:
-    """The right side of a row whose place returns (weights, indices), [..., chosen], perhaps with more behind them.
+    """The right side of a row whose place returns (weights, indices), [..., chosen], perhaps with more after them.
 
     Attributes:
         weigh: what the model makes of these weights until they are those of the sum. The golden's weights, put in
@@ -55,11 +55,8 @@ def marked_choice(routed: Routed, experts: int, mark: Callable[[Array], Array], 
         PortError: it did not return weights and indices.
     """
     pair = result if isinstance(result, (tuple, list)) else ()
-    if (
-        len(pair) < 2
-        or not all(is_array(one) for one in pair[:2])
-        or not jnp.issubdtype(pair[1].dtype, jnp.integer)
-    ):
+    arrays = len(pair) >= 2 and all(is_array(one) for one in pair[:2])
+    if not arrays or not jnp.issubdtype(pair[1].dtype, jnp.integer):
         raise PortError(
             "a place whose row is a choice of experts does not return weights and indices",
             where=where,
