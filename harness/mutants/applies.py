@@ -11,7 +11,7 @@ from harness.mutants.needs import ModelFacts
 from harness.run.arithmetic import operations_of
 from harness.run.operations import OPERATIONS
 
-ROTATED = frozenset({"q_rope", "k_rope"})
+ROTATED = frozenset({"q_rope", "k_rope", "k_pe_rope"})
 OF_EXPERTS = frozenset(
     {"router", "corrected", "in_groups", "choose", "weigh", "renormed", "routing_scale", "dense", "expert_act"}
     | {"experts_out", "shared_act", "gated_shared", "experts_sum"}
