@@ -12,6 +12,8 @@ from harness.run.arithmetic import operations_of
 from harness.run.operations import OPERATIONS
 
 ROTATED = frozenset({"q_rope", "k_rope", "k_pe_rope"})
+OF_HEADS = frozenset({"repeat_k", "repeat_v", "write_k", "write_v", "grow_q", "grow_k", "norm_then_turn"})
+OF_LATENTS = frozenset({"q_latent_norm", "kv_latent_norm", "split_kv", "join_key", "write_latent", "write_k_pe"})
 OF_EXPERTS = frozenset(
     {"router", "corrected", "in_groups", "choose", "weigh", "renormed", "routing_scale", "dense", "expert_act"}
     | {"experts_out", "shared_act", "gated_shared", "experts_sum"}
@@ -51,6 +53,7 @@ def _never_run(arch: Architecture) -> frozenset[str]:
     never |= {"activated"} if arch.gated else {"gated"}
     never |= set() if arch.placement == "post" else {"read_unnormed"}
     never |= set() if arch.placement == "pre" else {"added_unnormed"}
+    never |= OF_LATENTS if arch.mla is None else OF_HEADS
     never |= OF_EXPERTS if arch.experts is None else _unused_by(arch.experts)
     return frozenset(never | (set() if arch.qk_norm else {"norm_heads"}))
 

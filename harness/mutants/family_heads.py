@@ -62,7 +62,7 @@ MUTANTS = (
         right="q = W_q x + b_q, k = W_k x + b_k",
         introduced=kinds("q", "k"),
         change=as_another(q="k", k="q"),
-        needs=(NO_GROUPS,),
+        needs=(has("q", "k"), NO_GROUPS),
     ),
     # What the norms give is then what attention is given, so that each is wrong where it stands for the other.
     Mutant(

@@ -8,9 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from harness.mutants.mutant import Mutant, OperationChange, kinds
-from harness.mutants.needs import LEFT_PADDING, PAIR, at_least, values
+from harness.mutants.needs import LEFT_PADDING, PAIR, Need, at_least, values
 from harness.run.operations import Probs, allowed, probabilities
 
+NO_SINKS = Need(
+    "architecture",
+    lambda m: not m.architecture.sinks,
+    "a row of hidden keys alone leaves everything to the sink here",
+)
 CAUSAL = "key <= query, and no padding"
 HIDDEN = "what is not allowed has probability 0"
 Mask = Bool[Array, "batch key"]
@@ -186,7 +191,7 @@ MUTANTS = (
         right=HIDDEN,
         introduced=kinds("context"),
         change=OperationChange({"probabilities": _minus_infinity}, unmasks=True),
-        needs=(LEFT_PADDING,),
+        needs=(LEFT_PADDING, NO_SINKS),
         seen=(
             "https://github.com/huggingface/transformers/pull/17306",
             "https://github.com/tracel-ai/burn/pull/4697",
