@@ -41,10 +41,8 @@ def _narrow_product(right: Callable[..., Array]) -> Callable[..., Array]:
     return wrong
 
 
-def _other_group_score(e: Experts) -> Experts:
-    if e.groups == e.chosen_groups:
-        return e
-    return replace(e, group_by="best" if e.group_by == "best_two" else "best_two")
+def _best_of_a_group(e: Experts) -> Experts:
+    return replace(e, group_by="best") if e.groups > e.chosen_groups else e
 
 
 def _larger_groups(e: Experts) -> Experts:
@@ -119,12 +117,12 @@ MUTANTS = (
         needs=(values("no group that is left out has one of the best experts", "more experts, or more tokens"),),
     ),
     option(
-        "router_groups_by_another_score",
-        "a group's score is its best expert's, or the sum of its best two: the other one",
-        "the score that the model has",
+        "router_groups_by_best",
+        "a group's score is its best expert's, as in DeepSeek-V2",
+        "the sum of its best two",
         ROUTING,
-        of_experts(_other_group_score),
-        "experts are not chosen by groups here",
+        of_experts(_best_of_a_group),
+        "experts are not chosen by groups here, or by their best",
         "https://github.com/NVIDIA/Megatron-LM/pull/1381",
         needs=(values("both scores choose the same groups", "more groups, or more tokens"),),
     ),
@@ -147,7 +145,10 @@ MUTANTS = (
         "https://github.com/huggingface/transformers/pull/45441",
         introduced=ROUTING,
         needs=(
-            experts_have(lambda e: e.groups > e.chosen_groups, "experts are not chosen by groups here"),
+            experts_have(
+                lambda e: e.corrected and e.groups > e.chosen_groups,
+                "experts are not chosen by groups here, or no score is below 0",
+            ),
             values("no expert that is chosen scores less than 0", "corrections below 0"),
         ),
     ),

@@ -8,7 +8,6 @@ from harness.mutants.loading import changed
 from harness.mutants.mutant import Mutant, kinds
 from harness.mutants.needs import Need, bias
 
-
 DENSE = Need(
     "architecture",
     lambda m: not all(m.architecture.is_sparse(index) for index in range(m.architecture.layers)),
