@@ -116,10 +116,13 @@ def _first_of_those_that_share(
         if r.verdict in ("introduced", "nonfinite") and r.case in recorded:
             wrong.setdefault((r.case, r.precision), set()).add(r.tap)
     later: dict[tuple[str, str], set[str]] = {}
+    cached = {r.case for r in results if r.calls}
     for key, found in wrong.items():
         seen: set[str] = set()
         for tap in (name for name in taps if name in found):
             inside = span(taps, tap, recorded[key[0]])
+            if key[0] not in cached:  # what would go into a cache goes on as it is
+                inside = {name for name in inside if kind_of(name) not in CACHE_KINDS}
             if inside & seen:
                 later.setdefault(key, set()).add(tap)
             seen |= inside

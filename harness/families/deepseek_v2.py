@@ -56,7 +56,7 @@ def _experts(config: Config, layers: int) -> Experts | None:
         for field in ("n_group", "topk_group"):  # where experts of any group will do, they say nothing
             config.get(field)
         return found
-    return found and in_groups(config, found)
+    return in_groups(config, found)
 
 
 FAMILIES = (

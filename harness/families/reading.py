@@ -110,21 +110,23 @@ def sigmoid_mixture(config: Config) -> Experts | None:
         weights_wide=True,
         shared=inner * integer(config, "n_shared_experts"),
     )
-    return found and in_groups(config, found)
+    return in_groups(config, found)
 
 
-def in_groups(config: Config, experts: Experts) -> Experts:
-    """The same experts, chosen within the groups that are chosen first.
+def in_groups(config: Config, experts: Experts | None) -> Experts | None:
+    """The same experts, if there are any, chosen within the groups that are chosen first.
 
     Raises:
         CheckpointError: they cannot be shared out among the groups, or more are chosen than these have.
     """
     groups = integer(config, "n_group")
+    chosen = integer(config, "topk_group", most=groups)
+    if experts is None:
+        return None
     each = experts.count // groups
     if experts.count % groups or (groups > 1 and experts.group_by == "best_two" and each < 2):
         expected = f"a divisor of {experts.count}"
         raise wrong("the experts cannot be shared out among the groups", "n_group", expected, groups)
-    chosen = integer(config, "topk_group", most=groups)
     if experts.chosen > chosen * each:
         problem = "more experts are chosen than the groups have that are chosen first"
         raise wrong(problem, "num_experts_per_tok", f"at most {chosen * each}", experts.chosen)

@@ -7,7 +7,17 @@ from typing import Any
 
 from harness.difference import NOISE, STATUSES, Change, compare_results, crosses, verdict_of
 from harness.report.acceptance import acceptance
-from harness.report.diff_document import Counts, Diff, Extreme, Largest, LogitFigures, LogitsEntry, Side
+from harness.report.choices import by_mode, figures
+from harness.report.diff_document import (
+    ChoicesEntry,
+    Counts,
+    Diff,
+    Extreme,
+    Largest,
+    LogitFigures,
+    LogitsEntry,
+    Side,
+)
 from harness.report.pairing import Candidate, pair
 from harness.report.summary import forward_logits, logit_summary
 from harness.report.wording import counted
@@ -52,6 +62,7 @@ def diff(before: Candidate, after: Candidate, *, intersection: bool = False) -> 
         largest=tuple(_largest(both.before, both.after)),
         logits=tuple(_logits(both.before, both.after)),
         changes=tuple(change for change in changes if change.status != "unchanged"),
+        choices=tuple(_choices(both.before, both.after)),
         still_wrong=tuple(c for c in changes if c.after and _by_itself(c.after.verdict)),
     )
 
@@ -132,6 +143,14 @@ def _largest(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterato
 def _logits(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterator[LogitsEntry]:
     old, new = _logit_figures(before), _logit_figures(after)
     yield from (LogitsEntry(precision, old[precision], new[precision]) for precision in old if precision in new)
+
+
+def _choices(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterator[ChoicesEntry]:
+    for precision, mode in dict.fromkeys([*by_mode(before), *by_mode(after)]):
+        old, new = (
+            figures(r for r in side if (r.precision, r.mode) == (precision, mode)) for side in (before, after)
+        )
+        yield ChoicesEntry(precision, mode, old, new)
 
 
 def _logit_figures(results: Iterable[TapResult]) -> dict[str, LogitFigures]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.difference import Change, Status
+from harness.report.choices import ChoiceFigures
 from harness.report.document import Acceptance, GoldenReference, LimitEntry, schema_of
 from harness.verdict import Divergence
 
@@ -94,6 +95,16 @@ class LogitsEntry:
 
 
 @dataclass(frozen=True)
+class ChoicesEntry:
+    """The choices of experts at one precision in one mode, before and after."""
+
+    precision: str
+    mode: str
+    before: ChoiceFigures
+    after: ChoiceFigures
+
+
+@dataclass(frozen=True)
 class Diff:
     """What changed from one check to another, against one golden.
 
@@ -107,6 +118,7 @@ class Diff:
         operations: the same by kind of tap (`q_rope`, in whatever layers), in data-flow order.
         cases: the same by case.
         changes: every comparison that is not `unchanged`.
+        choices: where tokens go to other experts than in the golden, on either side.
         still_wrong: what is wrong by itself after: introduced there, or not to be compared, whatever its status.
     """
 
@@ -127,6 +139,7 @@ class Diff:
     logits: tuple[LogitsEntry, ...]
     changes: tuple[Change, ...]
     still_wrong: tuple[Change, ...]
+    choices: tuple[ChoicesEntry, ...] = ()
 
 
 def schema() -> bytes:

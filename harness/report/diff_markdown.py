@@ -56,6 +56,8 @@ def _sections(diff: Diff) -> Iterator[str]:
             for entry in diff.logits
         ]
         yield table(("logits", "max abs", "max KL", "top-1 flips", "ties"), logits)
+    if diff.choices:
+        yield f"\nChoices of experts\n\n{rows(tuple(diff_summary.choices(diff)))}"
     for title, lines in (("Left out", diff.left_out), ("Not covered", diff_summary.not_covered(diff))):
         if lines:
             yield details(f"{title}: {len(lines)}", rows(lines))

@@ -130,6 +130,17 @@ def logit_row(logits: LogitFigures) -> tuple[str, ...]:
     return number(logits.max_abs), between(logits.max_kl_low, logits.max_kl), flips, f"{logits.ties:,}"
 
 
+def choices(diff: Diff) -> Iterator[str]:
+    """A line for every precision and mode in which tokens go to other experts than in the golden."""
+    for entry in diff.choices:
+        old, new = entry.before, entry.after
+        counts = (
+            (name, getattr(old, name), getattr(new, name)) for name in ("ties", "wrong", "dropped", "unseen")
+        )
+        said = (f"{name} {a:,} to {b:,}" for name, a, b in counts if a or b)
+        yield f"{entry.precision} {entry.mode}: {', '.join(said)}, of {new.tokens:,} choices"
+
+
 def _inherited(change: Change) -> bool:
     """Whether the side that is wrong (before a fix, after a break) only inherited its error."""
     if change.before is None or change.after is None:

@@ -13,6 +13,7 @@ from harness.report.diff_document import Diff, Extreme
 from harness.report.diff_summary import (
     Operation,
     Section,
+    choices,
     headline,
     inheritance,
     logit_row,
@@ -47,6 +48,8 @@ def _parts(diff: Diff) -> Iterator[RenderableType]:
     yield _largest(diff)
     if diff.logits:
         yield _logits(diff)
+    if diff.choices:
+        yield spaced(Text("\n".join(["choices of experts", *(f"  {line}" for line in choices(diff))])))
     before, after = diff.before.acceptance, diff.after.acceptance
     if before is not None and after is not None:
         yield spaced(_acceptance(before, after))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from harness.report import wording
+from harness.report import choices, wording
 from harness.report.agreement import agreement
 from harness.report.document import Report
 from harness.report.findings import Finding, worst_first
@@ -59,6 +59,9 @@ def _sections(report: Report) -> Iterator[str]:
     for place, line in enumerate(wording.looks_like(report)):
         yield f"\n{'**looks like** ' if place == 0 else ''}{linked(line)}\n"
     yield _figures(report)
+    said = choices.sentences(report.results)
+    if said:
+        yield f"\nChoices of experts\n\n{rows(said)}"
     if report.acceptance is not None:
         passed = "pass" if report.acceptance.passed else "fail"
         criteria = text(wording.criteria(report.acceptance))

@@ -17,6 +17,7 @@ from harness.report.acceptance import acceptance
 from harness.report.audit_document import Audit
 from harness.report.diff_document import Diff
 from harness.report.document import Acceptance, Report
+from harness.results import TapResult, is_wrong
 from harness.tolerances import PRECISIONS
 from harness.verdict import first_divergence, introduced, overall
 
@@ -145,10 +146,26 @@ def _of_check(report: Report) -> Iterable[tuple[str, object, object]]:
                 yield place, f"{name} of 0 or more", multiple
             if r.verdict == "match" and (multiple is None or allowed is None or multiple > allowed):
                 yield place, f"{name} up to its limit, {allowed}, since it is a match", multiple
+        yield from ((f"{place}: choice", expected, found) for expected, found in _of_choices(r))
         if len(r.profile) != len(r.limits):
             yield place, f"a limit for each of the {len(r.profile)} positions of its profile", len(r.limits)
     yield from _of_judgement(report)
     yield from _of_environment(report)
+
+
+def _of_choices(r: TapResult) -> Iterator[tuple[object, object]]:
+    """Where the choices of experts contradict each other, or the verdict: (expected, found)."""
+    if r.choice is None:
+        if r.verdict == "tied":
+            yield "how many choices are ties", "none"
+        return
+    counts = {name: getattr(r.choice, name) for name in ("ties", "wrong", "dropped", "unseen")}
+    if min(counts.values()) < 0 or sum(counts.values()) > r.choice.tokens:
+        yield f"parts of {r.choice.tokens} choices", counts
+    if not is_wrong(r.verdict) and r.choice.wrong + r.choice.dropped:
+        yield f"no wrong choice, since it is {r.verdict}", counts
+    if r.verdict == "tied" and r.choice.ties + r.choice.unseen != r.choice.tokens:
+        yield f"that all of {r.choice.tokens} choices are ties", counts
 
 
 def _of_judgement(report: Report) -> Iterator[tuple[str, object, object]]:

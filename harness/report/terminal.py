@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from harness.report import choices
 from harness.report.agreement import agreement
 from harness.report.document import Acceptance, Report
 from harness.report.findings import Finding, unexplained
@@ -71,6 +72,9 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield spaced(Text.assemble(("looks like: ", "bold"), "\n".join(looks_like(report))), indent=2)
     yield _summary(report)
     yield _logits(report)
+    if choices.sentences(report.results):
+        lines = choices.sentences(report.results)
+        yield spaced(Text("\n".join(["choices of experts", *(f"  {line}" for line in lines)])))
     if report.acceptance is not None:
         yield spaced(_acceptance(report.acceptance))
     if report.not_covered:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from harness.modes import unit_of
+from harness.report import choices
 from harness.report.acceptance import MAX_ABS, MEAN_ABS, POSITION_CORRELATION
 from harness.report.contract import breach
 from harness.report.document import Acceptance, LimitEntry, Report
@@ -42,9 +43,9 @@ class Uncompared:
 def headline(report: Report) -> tuple[str, str]:
     """PASS or FAIL, and how much was compared."""
     cases = len({r.case for r in report.results})
-    matched = sum(r.verdict == "match" for r in report.results)
-    counts = f"{matched:,} of {len(report.results):,} comparisons match, {counted(cases, 'case')}"
-    return "PASS" if report.verdict == "match" else "FAIL", counts
+    matched, tied = (sum(r.verdict == verdict for r in report.results) for verdict in ("match", "tied"))
+    made = f"{len(report.results):,} comparisons match" + f", {tied:,} tied" * bool(tied)
+    return "PASS" if report.verdict == "match" else "FAIL", f"{matched:,} of {made}, {counted(cases, 'case')}"
 
 
 def mesh_of(report: Report) -> str | None:
@@ -110,7 +111,7 @@ def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
     if worst.worst is not None:
         at = f"case {worst.case}, {worst.tap}, {index(worst)}"
         yield "worst at", f"{at}:  actual {actual(worst.worst)}, {expected(worst)} {worst.worst.golden:.6g}"
-    yield from _certainty(worst)
+    yield from (*_certainty(worst), *choices.evidence(finding, report.results))
     if finding.since:
         yield "operation", f"any after {some(finding.since)}: what is between was not compared in these cases"
     for sentence in finding.evidence:

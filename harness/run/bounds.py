@@ -22,7 +22,7 @@ from harness.architecture import Architecture, architecture_of
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.families import families
 from harness.families.frequencies import frequencies, grown, within
-from harness.families.parameters import HEAD_NORMS, NORMS, outputs, parameter_of
+from harness.families.parameters import HEAD_NORMS, LATENT_NORMS, NORMS, outputs, parameter_of
 from harness.golden import CaseEntry
 from harness.layout import layer_of
 from harness.metrics import UNIT_ROUNDOFF
@@ -36,6 +36,9 @@ from harness.run.wanted import spanning
 from harness.taps import CACHED, kind_of, name_of
 
 Vector = Float[np.ndarray, " n"]
+# The dimensions that an operation goes through, whatever it is.
+WHOLE = frozenset({"slot", "key", "hidden", "intermediate", "head_dim", "value_dim", "q_rank", "kv_rank"})
+WHOLE |= {"qk_dim", "rope_dim"}
 FREQUENCY = 24  # roundings of a power of theta, whose exponent, rounded, counts ln(theta) times
 FEW = 8  # roundings of what is no sum: a product, a root, an exponential, casts in between
 SMALLEST = {"float64": 0.0}  # what underflows at float32's range, where that is the range
@@ -78,8 +81,11 @@ class Element:
         dims = self.source.taps[name].dims
         groups = self.arch.heads // self.arch.kv_heads
         at = {**self.at, "kv_head": self.at.get("kv_head", self.at.get("head", 0) // groups)}
-        whole = ("slot", "key", "hidden", "intermediate", "head_dim")
-        keys = kind is not None  # every position is a key
+        # What a row of `kv` is made of is its own latent, and not that of every slot.
+        own = kind_of(self.tap) == "kv"
+        whole = WHOLE - {"slot"} if own else WHOLE
+        at["slot"] = at.get("position", 0)
+        keys = kind is not None and not own  # every position is a key
         index = tuple(
             slice(None) if dim in whole or (keys and dim == "position") or dim not in at else at[dim]
             for dim in dims
@@ -109,6 +115,8 @@ def bound(result: TapResult, source: GoldenSource, weights: Checkpoint, arch: Ar
     """
     case = source.golden.manifest.case(result.case)
     operation = OPERATIONS.get(kind_of(result.tap))
+    if kind_of(result.tap) == "mlp_out" and arch.is_sparse(layer_of(result.tap) or 0):
+        operation = _experts_sum
     if operation is None or result.worst is None or case.kept:
         return None
     if result.tap not in judged_alone(case, source.taps.values()):
@@ -171,6 +179,8 @@ def _norm(e: Element) -> float:
     """The sum of squares counts half in its root. Of a difference from the mean nothing is known."""
     head = kind_of(e.tap) in HEAD_NORMS
     spec = e.arch.qk_norm if head else e.arch.norm
+    if kind_of(e.tap) in LATENT_NORMS and e.arch.mla is not None:
+        spec = e.arch.mla.norm
     if spec is None or spec.centered or spec.bias:
         return math.inf
     size = outputs(e.arch)[kind_of(e.tap)[0]] if head and e.arch.qk_norm_over == "all" else len(e.input())
@@ -179,9 +189,13 @@ def _norm(e: Element) -> float:
 
 def _linear(e: Element) -> float:
     """The sizes of all products, and of a bias; a cap on logits makes an error smaller, and a factor scales it."""
-    kind, at = kind_of(e.tap), _flat(e)
+    layer, kind = layer_of(e.tap), kind_of(e.tap)
+    if layer is not None and kind not in outputs(e.arch, e.arch.is_sparse(layer)):
+        return math.inf  # of experts it is a sum
+    at = _flat(e)
     row, x = e.parameter()[at], e.input().reshape(-1)
-    own = abs(float(e.parameter("bias")[at])) if kind in e.arch.biases else 0.0
+    biased = kind in e.arch.biases or (kind == "router_logits" and e.arch.experts and e.arch.experts.bias)
+    own = abs(float(e.parameter("bias")[at])) if biased else 0.0
     size = float(np.abs(row) @ np.abs(x)) + own
     factor = abs(e.arch.logit_scale) if kind == "logits" else 1.0
     return factor * size * (_gamma(FEW, e.unit) + _gamma(len(x) + FEW, e.wide))
@@ -191,16 +205,21 @@ def _flat(e: Element) -> int:
     """The output of a projection that an element is: heads lie one after the other."""
     head = e.at.get("head", e.at.get("kv_head"))
     if head is not None:
-        return head * e.arch.head_dim + e.at["head_dim"]
-    return next(e.at[dim] for dim in ("hidden", "intermediate", "vocab") if dim in e.at)
+        sizes = e.arch.sizes(1, 1)
+        return next(head * sizes[dim] + e.at[dim] for dim in ("head_dim", "qk_dim", "kv_dim") if dim in e.at)
+    flat = ("hidden", "intermediate", "expert", "vocab", "q_rank", "kv_rank", "rope_dim")
+    return next(e.at[dim] for dim in flat if dim in e.at)
 
 
 def _rope(e: Element) -> float:
-    x, rope, dim = e.input(), e.arch.ropes[layer_of(e.tap) or 0], e.at["head_dim"]
-    if rope is None or dim >= rope.dims:
+    x, rope = e.input(), e.arch.ropes[layer_of(e.tap) or 0]
+    dim = next(e.at[dim] for dim in ("head_dim", "qk_dim", "rope_dim") if dim in e.at)
+    if rope is not None and rope.last:
+        dim, x = dim - (len(x) - rope.dims), x[-rope.dims :]
+    if rope is None or not 0 <= dim < rope.dims:
         return _copied(e)
     half = rope.dims // 2
-    pair = dim // 2 if rope.interleaved else dim % half
+    pair = dim // 2 if rope.interleaved and not rope.deinterleaved else dim % half
     first, second = (2 * pair, 2 * pair + 1) if rope.interleaved else (pair, pair + half)
     positions = e.source.golden.case(e.case.name).positions
     position = float(positions[e.at["batch"], e.at["position"]])
@@ -216,7 +235,7 @@ def _probs(e: Element) -> float:
     tap = e.source.taps[e.tap]
     row = tuple(slice(None) if dim == "key" else e.at[dim] for dim in tap.dims)
     seen = np.flatnonzero(e.source.truth(e.case.name, e.tap)[row])
-    if e.arch.score_cap is not None:
+    if e.arch.score_cap is not None or e.arch.mla is not None:  # keys that are made anew are no golden input
         return math.inf
     if e.value == 0.0:
         return 0.0
@@ -230,6 +249,8 @@ def _probs(e: Element) -> float:
 
 
 def _context(e: Element) -> float:
+    if e.arch.mla is not None:
+        return math.inf
     probs, values = e.input(0), e.input(1)[..., e.at["head_dim"]]
     seen = np.flatnonzero(probs)
     size = float(np.abs(probs[seen]) @ np.abs(values[seen]))
@@ -239,6 +260,12 @@ def _context(e: Element) -> float:
 def _sum(e: Element) -> float:
     stream, *updates = (abs(float(e.input(i)[e.at["hidden"]])) for i in range(len(e.source.taps[e.tap].inputs)))
     return (stream + abs(e.arch.residual_scale) * sum(updates)) * _gamma(FEW, e.unit)
+
+
+def _experts_sum(e: Element) -> float:
+    """What all experts give, and the shared one, which a weight of at most 1 may multiply."""
+    parts = e.source.taps[e.tap].inputs[:2]
+    return sum(abs(float(e.input(i)[e.at["hidden"]])) for i in range(len(parts))) * _gamma(FEW, e.unit)
 
 
 def _act(e: Element) -> float:
@@ -251,10 +278,11 @@ def _act(e: Element) -> float:
 
 OPERATIONS: dict[str, Callable[[Element], float]] = {
     "embed": _embed,
-    **dict.fromkeys((*NORMS, *HEAD_NORMS, "final_norm"), _norm),
-    **dict.fromkeys(("q", "k", "v", "attn_out", "gate", "up", "mlp_out", "logits"), _linear),
-    **dict.fromkeys(("q_rope", "k_rope"), _rope),
-    **dict.fromkeys(("cache_k", "cache_v"), _copied),
+    **dict.fromkeys((*NORMS, *HEAD_NORMS, *LATENT_NORMS, "final_norm"), _norm),
+    **dict.fromkeys(("q", "k", "v", "attn_out", "gate", "up", "mlp_out", "router_logits", "logits"), _linear),
+    **dict.fromkeys(("q_latent", "kv_latent", "k_pe", "kv"), _linear),
+    **dict.fromkeys(("q_rope", "k_rope", "k_pe_rope"), _rope),
+    **dict.fromkeys(CACHED, _copied),
     "probs": _probs,
     "context": _context,
     **dict.fromkeys(("resid_mid", "resid_post"), _sum),

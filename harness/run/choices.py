@@ -51,10 +51,11 @@ EVERYTHING = Unpinned()
 
 def pins(source: GoldenSource, declared: Declarations) -> bool:
     """Whether a port is pinned at this precision."""
-    return source.experts is not None and source.precision != "float64" and _shown(declared)
+    return source.experts is not None and source.precision != "float64" and shows_choices(declared)
 
 
-def _shown(declared: Declarations) -> bool:
+def shows_choices(declared: Declarations) -> bool:
+    """Whether a port hands over its choices, and goes on with what it is given there."""
     return not PINNED & {*declared.without, *declared.recorded_only}
 
 
@@ -129,7 +130,7 @@ def unpinned(source: GoldenSource, case: CaseEntry, declared: Declarations, limi
     unknown = frozenset(
         tap.name for tap in layers if tap.name in case.taps and scores_of(source, tap.name) not in case.taps
     )
-    own = [tap for tap in layers if tap.name not in case.taps or not _shown(declared)]
+    own = [tap for tap in layers if tap.name not in case.taps or not shows_choices(declared)]
     # Elsewhere than at the kept positions the golden has no scores, and all positions are attended to.
     since = next((t.name for t in own if case.kept or may_tie(source, case, t.name, "forward", limit).any()), None)
     forward = unknown | (_downstream(source, since) if since else frozenset())
@@ -175,7 +176,7 @@ def not_judged(
     Args:
         command: what proposes the place where a port could show its choice.
     """
-    if _shown(declared):
+    if shows_choices(declared):
         why = "the golden does not have it (record router_logits, router_scores and routing)"
     else:
         why = f"the port does not show it and go on with it (tap routing; `{command}` proposes where)"

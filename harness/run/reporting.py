@@ -17,8 +17,10 @@ from harness.loss import said
 from harness.modes import MODES
 from harness.narrower import narrower
 from harness.report.acceptance import acceptance
+from harness.report.choices import pinned_note
 from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.results import TapResult
+from harness.run.choices import shows_choices
 from harness.run.coverage import not_judged
 from harness.run.mesh import device_kinds
 from harness.run.port import Declarations
@@ -73,13 +75,14 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         run.declared.unreplaced,
         {case.name: case.taps for case in run.cases},
     )
+    pinned = [pinned_note(results)] if shows_choices(run.declared) else []
     return Report(
         schema=1,
         kind="check",
         golden=reference(golden),
         port=run.port,
         environment={**environment(run.mesh), "precision": dict(run.settings)},
-        notes=(*run.notes, *filter(None, [said(golden)])),
+        notes=(*run.notes, *filter(None, [said(golden), *pinned])),
         verdict=overall(results, run.generations),
         introduced=introduced(results, order),
         first_divergence=first_divergence(results, order),

@@ -84,3 +84,15 @@ def test_outside_a_check_the_decoder_can_be_jitted_as_a_whole(checkpoint):
     positions, mask = jnp.arange(5, dtype=jnp.int32)[None], jnp.ones((1, 5), bool)
     forward = jax.jit(lambda ids: decoder.forward(ids, positions, mask, None, no_tap)[0])
     assert forward(jnp.zeros((1, 5), jnp.int32)).shape == (1, 5, 608)
+
+
+def test_padding_is_not_pinned():
+    class Routed(Session):
+        replaying = False
+
+        def goldens(self, stage):
+            return {"routing": np.ones((1, 3, 4), np.float32)}
+
+    wide = PaddedSession(Routed(), 3, 8).goldens("layers.0")["routing"]
+    assert wide.shape == (1, 8, 4)
+    assert (wide[:, :3] == 1).all() and np.isnan(wide[:, 3:]).all()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.report import wording
+from harness.report import choices, wording
 from harness.report.agreement import agreement
 from harness.report.document import Report
 from harness.report.findings import Finding, worst_first
@@ -87,6 +87,7 @@ def html(report: Report) -> str:
         maps=tuple(maps(report)),
         cases=tuple(cases(report)),
         logits=tuple(logits(report)),
+        choices=choices.sentences(report.results),
     )
 
 

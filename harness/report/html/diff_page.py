@@ -28,6 +28,7 @@ def html(diff: Diff) -> str:
             (entry.precision, tuple(zip(*map(diff_summary.logit_row, (entry.before, entry.after)), strict=True)))
             for entry in diff.logits
         ),
+        choices=tuple(diff_summary.choices(diff)),
         not_covered=diff_summary.not_covered(diff),
     )
 

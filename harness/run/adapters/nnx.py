@@ -73,12 +73,11 @@ def _marking(original: Any, methods: tuple[str, ...]) -> Any:
     """A subclass in which the methods mark their arguments and results by the instance's rows."""
 
     def marked(name: str) -> Callable[..., Any]:
-        method = getattr(original, name)
-
-        @functools.wraps(method)
+        @functools.wraps(getattr(original, name))
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             rows = dict(self.golden_rows.rows)[name]
-            return marked_call(rows, functools.partial(method, self), args, kwargs)
+            # Looked up when it is called: somebody may have replaced it since.
+            return marked_call(rows, functools.partial(getattr(original, name), self), args, kwargs)
 
         return call
 

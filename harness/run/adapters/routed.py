@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.lax import top_k  # by a name of its own: the module's may be the row's, and marked
 from jaxtyping import Array, Float, Int
 
 from harness.errors import PortError
@@ -65,10 +66,11 @@ def marked_choice(routed: Routed, experts: int, mark: Callable[[Array], Array], 
             hint="name jax.lax:top_k, or the function that calls it, `in` the router",
         )
     weights, indices = pair[0], pair[1]
-    dense = spread(routed.weigh(weights), indices, experts)
-    marked = mark(dense)
-    given, chosen = jax.lax.top_k(marked, indices.shape[-1])
-    other = (marked != dense).any(axis=-1, keepdims=True)
+    own = routed.weigh(weights)
+    marked = mark(spread(own, indices, experts))
+    given, chosen = top_k(marked, indices.shape[-1])
+    # Not by what was marked: in replay the golden stands in its place as well.
+    other = (jnp.take_along_axis(marked, indices, axis=-1) != own).any(axis=-1, keepdims=True)
     found = jnp.where(other, given.astype(weights.dtype), weights), jnp.where(other, chosen, indices)
     return type(result)((*found, *pair[2:])) if type(result) in (tuple, list) else type(result)(*found, *pair[2:])
 

@@ -11,7 +11,7 @@ from tunix.models.qwen3 import model as qwen3
 from tunix.models.qwen3 import params as qwen3_params
 
 from harness.architecture import architecture_of
-from harness.run.adapters import NnxPort, To
+from harness.run.adapters import NnxPort, Routed, To, normed
 
 ATTN = "layers.{i}.attn"
 
@@ -63,13 +63,16 @@ class Qwen3(Tunix):
     }
 
     @classmethod
+    def sizes(cls, arch):
+        return {"hidden_dim": arch.intermediate}
+
+    @classmethod
     def load(cls, checkpoint_dir, config, dtype, mesh=None):
         a = architecture_of(config)
         shape = qwen3.ModelConfig(
             num_layers=a.layers,
             vocab_size=a.vocab,
             embed_dim=a.hidden,
-            hidden_dim=a.intermediate,
             num_heads=a.heads,
             head_dim=a.head_dim,
             num_kv_heads=a.kv_heads,
@@ -78,9 +81,30 @@ class Qwen3(Tunix):
             use_tied_embedding=a.tied_head,
             dtype=dtype,
             param_dtype=dtype,
+            **cls.sizes(a),
         )
         model = qwen3_params.create_model_from_safe_tensors(str(checkpoint_dir), shape, mesh, dtype)
         return cls(model, config, dtype)
+
+
+class Qwen3Moe(Qwen3):
+    """Experts in every layer: theirs has no others."""
+
+    taps = {
+        **{path: tap for path, tap in Qwen3.taps.items() if ".mlp." not in path},
+        "layers.{i}.mlp.router": "layers.{i}.router_logits",
+        "jax.lax:top_k in layers.{i}.mlp": Routed("layers.{i}.routing", weigh=normed),
+        "jax.numpy:einsum#-1 in layers.{i}.mlp": "layers.{i}.experts_out",
+    }
+
+    @classmethod
+    def sizes(cls, arch):
+        experts = arch.experts
+        return {
+            "hidden_dim": experts.intermediate,
+            "num_experts": experts.count,
+            "num_experts_per_tok": experts.chosen,
+        }
 
 
 class Gemma2(Tunix):
