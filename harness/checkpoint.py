@@ -189,14 +189,17 @@ class Checkpoint:
         return dict(zip(self.tensors, self.entries(self.tensors), strict=True))
 
 
-def open_checkpoint(directory: Path, config: Config) -> Checkpoint:
+def open_checkpoint(directory: Path, config: Config, kind: type[Checkpoint] = Checkpoint) -> Checkpoint:
     """The checkpoint of a model with this config, by the names of its family.
+
+    Args:
+        kind: how it is read.
 
     Raises:
         CheckpointError: as `Checkpoint`, or the family is not known.
     """
     family = family_of(config)
-    return Checkpoint(directory, {**family.stored, **_beyond(config, family)}, family.each)
+    return kind(directory, {**family.stored, **_beyond(config, family)}, family.each)
 
 
 def _beyond(config: Config, family: Family) -> dict[str, None]:

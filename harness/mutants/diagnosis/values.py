@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from harness.mutants.mlp import everywhere
 from harness.mutants.mutant import ALIKE_NORMS, Around, Change, OperationChange
 from harness.run.operations import (
     allowed,
@@ -151,11 +152,11 @@ def sink(value: float) -> Change:
 
 
 def sigmoid_slope(value: float) -> Change:
-    return operation(gated=lambda gate, up: gate * jax.nn.sigmoid(_times(gate, value)) * up)
+    return everywhere(lambda gate, up: gate * jax.nn.sigmoid(_times(gate, value)) * up)
 
 
 def activation_limit(value: float) -> Change:
-    return operation(gated=lambda gate, up: gated(jnp.minimum(gate, value), jnp.clip(up, -value, value)))
+    return everywhere(lambda gate, up: gated(jnp.minimum(gate, value), jnp.clip(up, -value, value)))
 
 
 def every_norm(norm: Callable[..., Array]) -> Change:
