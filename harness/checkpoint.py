@@ -17,14 +17,12 @@ from jaxtyping import Num
 from harness import recognise
 from harness.architecture import Config, family_of
 from harness.errors import CheckpointError
-from harness.families.family import Family
 from harness.families.quantisation import Quantisation, quantisation_of
 from harness.golden import ParameterEntry
 from harness.pieces import Each, pieces_of
 from harness.quantised import Quantised, quantised_parameters
 from harness.stored import StoredTensors, entry_of
 
-FURTHER, MOST_FURTHER = ("num_nextn_predict_layers", "num_mtp_layers"), 16  # layers, by either name
 # What weights are read in, as safetensors writes it, where they are not quantised.
 DTYPES = ("F64", "F32", "F16", "BF16")
 
@@ -189,6 +187,16 @@ class Checkpoint:
             raise missing_parameter(name, self)
         return self._tensors.shapes[self.stored[name]]
 
+    def as_stored(self, name: str, tensor: Num[np.ndarray, "..."]) -> Iterator[tuple[str, Num[np.ndarray, "..."]]]:
+        """One parameter as files have it: by their names, its pieces, or all of it."""
+        if name not in self._pieces:
+            yield self.stored[name], np.ascontiguousarray(tensor)
+            return
+        for own, parts in zip(tensor, self._pieces[name].names, strict=True):
+            ends = np.cumsum([self.shape(part)[0] for part in parts])[:-1]
+            for part, one in zip(parts, np.split(own, ends), strict=True):
+                yield self.stored[part], np.ascontiguousarray(one)
+
     def entry(self, name: str) -> ParameterEntry:
         """Shape, dtype and sha256 (over its bytes) of one of `tensors`."""
         return entry_of(part for _, part in self.parts(name))
@@ -203,26 +211,18 @@ class Checkpoint:
         return dict(zip(self.tensors, self.entries(self.tensors), strict=True))
 
 
-def open_checkpoint(directory: Path, config: Config) -> Checkpoint:
+def open_checkpoint(directory: Path, config: Config, kind: type[Checkpoint] = Checkpoint) -> Checkpoint:
     """The checkpoint of a model with this config, by the names of its family.
+
+    Args:
+        kind: how it is read.
 
     Raises:
         CheckpointError: as `Checkpoint`, or the family is not known.
     """
     family = family_of(config)
-    renamed = {**family.stored, **_beyond(config, family)}
-    return Checkpoint(directory, renamed, family.each, quantisation_of(config, family))
-
-
-def _beyond(config: Config, family: Family) -> dict[str, None]:
-    """Layers that predict further tokens: they follow the model's own, which does not run them."""
-    layers, count = (
-        config.get("num_hidden_layers"),
-        next((config[name] for name in FURTHER if config.get(name)), 0),
-    )
-    if not isinstance(layers, int) or not isinstance(count, int):
-        return {}
-    return {rf"^{re.escape(family.layers)}\.{layers + n}\.": None for n in range(min(count, MOST_FURTHER))}
+    renamed = {**family.stored, **family.beyond(config)}
+    return kind(directory, renamed, family.each, quantisation_of(config, family))
 
 
 def _twice(directory: Path, one: str, other: str) -> CheckpointError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -43,6 +44,7 @@ EACH: Mapping[str, tuple[str, ...]] = {
     "mlp.experts.gate_up_proj": ("mlp.experts.{}.gate_proj.weight", "mlp.experts.{}.up_proj.weight"),
     "mlp.experts.down_proj": ("mlp.experts.{}.down_proj.weight",),
 }
+FURTHER, MOST_FURTHER = ("num_nextn_predict_layers", "num_mtp_layers"), 16  # layers, by either name
 # And outside the layers, in the causal language model.
 MODEL: Mapping[str, str] = {"embed": "model.embed_tokens", "final_norm": "model.norm", "logits": "lm_head"}
 
@@ -107,3 +109,11 @@ class Family:
     def paths(self, sparse: bool) -> Mapping[str, str]:
         """The paths within a layer, with experts or without."""
         return {**self.layer, **self.sparse} if sparse else self.layer
+
+    def beyond(self, config: Config) -> dict[str, None]:
+        """Patterns of the layers that predict further tokens: they follow the model's own, which does not run them."""
+        layers, count = config.get("num_hidden_layers"), next(filter(None, map(config.get, FURTHER)), 0)
+        if not isinstance(layers, int) or not isinstance(count, int):
+            return {}
+        last = layers + min(count, MOST_FURTHER)
+        return {rf"^{re.escape(self.layers)}\.{index}\.": None for index in range(layers, last)}

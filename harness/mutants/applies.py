@@ -5,12 +5,19 @@ from __future__ import annotations
 from harness.architecture import Architecture, Config, difference
 from harness.errors import CheckpointError
 from harness.families.graph import kinds_in
+from harness.families.options import Experts
 from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, OptionChange
 from harness.mutants.needs import ModelFacts
 from harness.run.arithmetic import operations_of
 from harness.run.operations import OPERATIONS
 
-ROTATED = frozenset({"q_rope", "k_rope"})
+ROTATED = frozenset({"q_rope", "k_rope", "k_pe_rope"})
+OF_HEADS = frozenset({"repeat_k", "repeat_v", "write_k", "write_v", "grow_q", "grow_k", "norm_then_turn"})
+OF_LATENTS = frozenset({"q_latent_norm", "kv_latent_norm", "split_kv", "join_key", "write_latent", "write_k_pe"})
+OF_EXPERTS = frozenset(
+    {"router", "corrected", "in_groups", "choose", "weigh", "renormed", "routing_scale", "dense", "expert_act"}
+    | {"experts_out", "shared_act", "gated_shared", "experts_sum"}
+)
 
 
 def not_here(mutant: Mutant, model: ModelFacts) -> str | None:
@@ -46,7 +53,16 @@ def _never_run(arch: Architecture) -> frozenset[str]:
     never |= {"activated"} if arch.gated else {"gated"}
     never |= set() if arch.placement == "post" else {"read_unnormed"}
     never |= set() if arch.placement == "pre" else {"added_unnormed"}
+    never |= OF_LATENTS if arch.mla is None else OF_HEADS
+    never |= OF_EXPERTS if arch.experts is None else _unused_by(arch.experts)
     return frozenset(never | (set() if arch.qk_norm else {"norm_heads"}))
+
+
+def _unused_by(experts: Experts) -> set[str]:
+    never = set() if experts.shared else {"shared_act"}
+    never |= set() if experts.shared_gated else {"gated_shared"}
+    never |= {"gated", "activated"} if all(experts.layers) else set()
+    return never | (set() if experts.corrected else {"corrected"})
 
 
 def _changes(change: ConfigChange, config: Config) -> bool:

@@ -46,7 +46,7 @@ def _scores_of_heads(q: Heads, k: KeyValue) -> Float[Array, "batch head position
     return jnp.einsum("bqhd,bqod->bhqo", q, k) * q.shape[-1] ** -0.5
 
 
-def _softmax_of_heads(scores: Float[Array, "batch head position other"], allowed: Allowed) -> Array:
+def _softmax_of_heads(scores: Float[Array, "batch head position other"], allowed: Allowed, *sinks: Array) -> Array:
     return jax.nn.softmax(scores.astype(wide(scores.dtype)), axis=-1).astype(scores.dtype)
 
 
@@ -62,27 +62,30 @@ def _context_of_first(probs: Probs, v: KeyValue) -> Heads:
     return context(probs, jnp.broadcast_to(v[:, :, :1], v.shape))
 
 
-def _clipped(scores: Probs, allowed: Allowed) -> Probs:
-    return jnp.clip(probabilities(scores, allowed), 1e-9, 1 - 1e-9)
+def _clipped(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
+    return jnp.clip(probabilities(scores, allowed, *sinks), 1e-9, 1 - 1e-9)
 
 
-def _with_sink(scores: Probs, allowed: Allowed) -> Probs:
+def _with_sink(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
     extended = jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (0, 1)))
     return probabilities(extended, jnp.pad(allowed, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=True))[
         ..., :-1
     ]
 
 
-def _narrow(scores: Probs, allowed: Allowed) -> Probs:
+def _narrow(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
     y = jnp.where(allowed, scores.astype(jnp.bfloat16), jnp.finfo(jnp.bfloat16).min)
-    return jax.nn.softmax(y, axis=-1).astype(scores.dtype)
+    for own in sinks:
+        one = jnp.broadcast_to(own[:, None, None].astype(y.dtype), (*y.shape[:-1], 1))
+        y = jnp.concatenate([y, one], axis=-1)
+    return jax.nn.softmax(y, axis=-1)[..., : scores.shape[-1]].astype(scores.dtype)
 
 
-def _with_dropout(scores: Probs, allowed: Allowed) -> Probs:
+def _with_dropout(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
     """One in ten is dropped, always the same ones: a random choice would take a compilation for every length."""
     head, query, key = (jax.lax.broadcasted_iota(jnp.int32, scores.shape, axis) for axis in (1, 2, 3))
     kept = (3 * head + 7 * query + 9 * key) % 10 != 0
-    return jnp.where(kept, probabilities(scores, allowed) / 0.9, 0)
+    return jnp.where(kept, probabilities(scores, allowed, *sinks) / 0.9, 0)
 
 
 MUTANTS = (

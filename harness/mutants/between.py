@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from harness.families.options import Architecture
-from harness.mutants.mutant import Around, Mutant, OperationChange, OptionChange, kinds
+from harness.mutants.mutant import Among, Around, Mutant, OperationChange, OptionChange, kinds
 from harness.mutants.needs import Need
 
 
@@ -26,6 +26,14 @@ def option(
 
 
 def around(
-    name: str, wrong: str, right: str, replaced: Mapping[str, Around], *seen: str, needs: tuple[Need, ...] = ()
+    name: str,
+    wrong: str,
+    right: str,
+    replaced: Mapping[str, Around | Among],
+    *seen: str,
+    introduced: frozenset[str] = frozenset(),
+    needs: tuple[Need, ...] = (),
 ) -> Mutant:
-    return Mutant(name, wrong, right, kinds(*replaced), OperationChange(dict(replaced)), needs=needs, seen=seen)
+    """Something done around operations; it shows at the taps that are called so, unless others are named."""
+    where = introduced or kinds(*replaced)
+    return Mutant(name, wrong, right, where, OperationChange(dict(replaced)), needs=needs, seen=seen)

@@ -12,7 +12,7 @@ from harness.mutants.needs import CHUNKED, UNCOUNTED, WIDE, Need, steps
 from harness.run.operations import KeyValues, allowed, write
 
 CACHE = kinds("cache_k", "cache_v")
-ROTATED = kinds("q_rope", "k_rope")
+ROTATED = kinds("q_rope", "k_rope", "k_pe_rope")
 WRITTEN = "the keys and values of the new tokens go to the slots from `filled` on"
 POSITION = "position = tokens before it"
 CAUSAL = "slot <= the query's own"

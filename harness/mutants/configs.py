@@ -52,7 +52,7 @@ MUTANTS = (
         "theta_1e4",
         wrong="theta = 1e4, what getattr returns where the field has moved",
         right=THETA,
-        introduced=kinds("q_rope", "k_rope"),
+        introduced=kinds("q_rope", "k_rope", "k_pe_rope"),
         change=theta(1e4),
         needs=(PAIR,),
         seen=(
@@ -66,7 +66,7 @@ MUTANTS = (
         "theta_5e5",
         wrong="theta = 5e5, that of Llama 3",
         right=THETA,
-        introduced=kinds("q_rope", "k_rope"),
+        introduced=kinds("q_rope", "k_rope", "k_pe_rope"),
         change=theta(5e5),
         needs=(PAIR,),
         seen=("https://github.com/ml-explore/mlx-examples/pull/176",),

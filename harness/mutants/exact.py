@@ -27,13 +27,13 @@ def at_exact_lengths(operations: Operations, lengths: Sequence[int]) -> Operatio
         lengths: of the rows of the batch that the operations will be given.
     """
 
-    def probabilities(scores: Array, unmade: tuple[Array, Array]) -> Array:
+    def probabilities(scores: Array, unmade: tuple[Array, Array], *sinks: Array) -> Array:
         (mask, window), given, whole = unmade, np.asarray(scores), np.zeros(scores.shape, scores.dtype)
         for row, length in enumerate(lengths):
             slots = jnp.arange(length, dtype=jnp.int32)
             seen = operations.allowed(jax.device_put(np.asarray(mask)[row : row + 1, :length]), slots, window)
             part = jax.device_put(given[row : row + 1, :, :length, :length])
-            whole[row, :, :length, :length] = np.asarray(operations.probabilities(part, seen))[0]
+            whole[row, :, :length, :length] = np.asarray(operations.probabilities(part, seen, *sinks))[0]
         return jax.device_put(whole)
 
     def unmade(mask: Array, slots: Array, window: Array) -> tuple[Array, Array]:

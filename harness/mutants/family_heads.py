@@ -45,12 +45,12 @@ def _one_by_one(x: Heads, norm: Normed, *weights: Array | None) -> Heads:
     return norm(x, *(None if w is None else w.reshape(x.shape[2:]) for w in weights))
 
 
-def _capped_last(ops: Operations) -> Callable[[Probs, Bool[Array, "batch 1 position key"]], Probs]:
+def _capped_last(ops: Operations) -> Callable[..., Probs]:
     """The scores come capped; those that are hidden are capped here: the minimum becomes -cap, which is seen."""
 
-    def wrong(scores: Probs, allowed: Bool[Array, "batch 1 position key"]) -> Probs:
+    def wrong(scores: Probs, allowed: Bool[Array, "batch 1 position key"], *sinks: Array) -> Probs:
         hidden = ops.score_cap(jnp.full_like(scores, jnp.finfo(scores.dtype).min))
-        return ops.probabilities(jnp.where(allowed, scores, hidden), jnp.ones_like(allowed))
+        return ops.probabilities(jnp.where(allowed, scores, hidden), jnp.ones_like(allowed), *sinks)
 
     return wrong
 
@@ -62,7 +62,7 @@ MUTANTS = (
         right="q = W_q x + b_q, k = W_k x + b_k",
         introduced=kinds("q", "k"),
         change=as_another(q="k", k="q"),
-        needs=(NO_GROUPS,),
+        needs=(has("q", "k"), NO_GROUPS),
     ),
     # What the norms give is then what attention is given, so that each is wrong where it stands for the other.
     Mutant(

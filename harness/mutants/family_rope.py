@@ -15,11 +15,16 @@ from harness.mutants.needs import PAIR, Need
 from harness.run.arithmetic import operations_of
 from harness.run.operations import OPERATIONS
 
-ROTATED = kinds("q_rope", "k_rope")
+ROTATED = kinds("q_rope", "k_rope", "k_pe_rope")
 PARTLY = Need(
     "architecture",
     lambda m: any(rope and rope.dims < m.architecture.head_dim for rope in m.architecture.ropes),
     "all of a head is turned here",
+)
+FIRST = Need(
+    "architecture",
+    lambda m: not any(rope and rope.last for rope in m.architecture.ropes),
+    "the last dimensions of a head are turned here",
 )
 LOCAL_GLOBAL = (
     "https://github.com/Blaizzy/mlx-vlm/pull/1709",
@@ -236,7 +241,7 @@ MUTANTS = (
         "all of head_dim is turned",
         "a part of head_dim is turned",
         ROTATED,
-        lambda arch: every_rope(lambda rope: replace(rope, dims=arch.head_dim))(arch),
+        lambda arch: every_rope(lambda rope: replace(rope, dims=arch.turned_dim))(arch),
         "all of a head is turned here",
         "https://github.com/AI-Hypercomputer/maxtext/issues/4616",
         needs=(PAIR,),
@@ -257,7 +262,7 @@ MUTANTS = (
         right="the first are",
         introduced=ROTATED,
         change=OperationChange(dict.fromkeys(("rotate_q", "rotate_k"), Around(_last_dimensions))),
-        needs=(PARTLY, PAIR),
+        needs=(PARTLY, FIRST, PAIR),
         seen=("https://github.com/ml-explore/mlx-lm/pull/1698",),
     ),
     option(

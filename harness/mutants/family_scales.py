@@ -62,6 +62,8 @@ MUTANTS = (
         lambda arch: replace(arch, scale=arch.head_dim**-0.5),
         "that is the scale here",
         "https://github.com/InternLM/lmdeploy/pull/2761",
+        "https://github.com/onnxruntime/mobius/pull/548",
+        "https://github.com/vllm-project/tpu-inference/pull/521",
         needs=(PAIR,),
     ),
     option(

@@ -150,7 +150,7 @@ MUTANTS = (
         right="packed and split alike",
         introduced=kinds("q", "k", "v"),
         change=loaded(PARTS, _qkv_packing),
-        needs=(SEVERAL_KV_HEADS,),
+        needs=(has(*PARTS), SEVERAL_KV_HEADS),
         seen=(
             "https://github.com/vllm-project/vllm/pull/26347",
             "https://github.com/elixir-nx/bumblebee/pull/204",
@@ -163,7 +163,7 @@ MUTANTS = (
         right="stored and split alike",
         introduced=kinds("q", "k", "v"),
         change=loaded(PARTS, _qkv_by_head),
-        needs=(SEVERAL_KV_HEADS, NOT_BY_HEAD),
+        needs=(has(*PARTS), SEVERAL_KV_HEADS, NOT_BY_HEAD),
         seen=("https://github.com/awslabs/slapo/pull/46",),
     ),
     Mutant(

@@ -12,16 +12,14 @@ from harness.families import families
 from harness.families.graph import kinds_in
 from harness.families.parameters import made_with, parameter_of, rows_of
 from harness.mutants.mutant import (
-    EVERY_MATMUL,
-    HEAD_NORMS,
+    EVERY_PARAMETER,
     LAYER_PARAMETERS,
-    NORMS,
     Mutant,
     Read,
     WeightChange,
     kinds,
 )
-from harness.mutants.needs import BEYOND_FLOAT16, STORED_WIDE, WIDE, bias, has, layers, varied
+from harness.mutants.needs import BEYOND_FLOAT16, STORED_WIDE, WIDE, Need, bias, has, layers, varied
 
 OWN = "every layer has its own weights"
 NOT_LOADED = (
@@ -31,6 +29,7 @@ NOT_LOADED = (
 )
 
 
+DENSE_SECOND = Need("architecture", lambda m: not m.architecture.is_sparse(1), "the second layer has experts here")
 Own = Callable[[str], np.ndarray]
 Make = Callable[[Own, str, Architecture], np.ndarray]
 
@@ -96,9 +95,33 @@ def layer_from(other: Callable[[int, int], int]) -> WeightChange:
     return WeightChange(load)
 
 
+def alike(other: Callable[[int, int], int]) -> Need:
+    """A layer and the one that is loaded in its place have parameters of the same names."""
+    return Need(
+        "architecture",
+        lambda m: all(
+            m.architecture.is_sparse(index) == m.architecture.is_sparse(other(index, m.architecture.layers))
+            for index in range(m.architecture.layers)
+        ),
+        "some layers have experts here: a parameter of another layer is missing, and loading refuses that",
+    )
+
+
 def lexicographic(index: int, count: int) -> int:
     """The layer that stands at `index` where names are sorted as text: 0, 1, 10, 11, 2, ..."""
     return sorted(range(count), key=str)[index]
+
+
+def repeated(index: int, count: int) -> int:
+    return 1 if index == 2 else index
+
+
+def swapped(index: int, count: int) -> int:
+    return {1: 2, 2: 1}.get(index, index)
+
+
+def shifted(index: int, count: int) -> int:
+    return (index + 1) % count
 
 
 def _through_float16(tensor: np.ndarray) -> np.ndarray:
@@ -153,9 +176,9 @@ MUTANTS = (
         wrong="layer 2 has the weights of layer 1",
         right=OWN,
         introduced=LAYER_PARAMETERS,
-        change=layer_from(lambda index, count: 1 if index == 2 else index),
+        change=layer_from(repeated),
         layers=(2,),
-        needs=(layers(3),),
+        needs=(layers(3), alike(repeated)),
         seen=("https://github.com/AI-Hypercomputer/maxtext/issues/528",),
     ),
     Mutant(
@@ -163,9 +186,9 @@ MUTANTS = (
         wrong="layers 1 and 2 have each other's weights",
         right=OWN,
         introduced=LAYER_PARAMETERS,
-        change=layer_from(lambda index, count: {1: 2, 2: 1}.get(index, index)),
+        change=layer_from(swapped),
         layers=(1, 2),
-        needs=(layers(3),),
+        needs=(layers(3), alike(swapped)),
         seen=("https://github.com/AI-Hypercomputer/maxtext/pull/3191",),
     ),
     Mutant(
@@ -173,8 +196,8 @@ MUTANTS = (
         wrong="layer i has the weights of layer i + 1, and the first comes last",
         right=OWN,
         introduced=LAYER_PARAMETERS,
-        change=layer_from(lambda index, count: (index + 1) % count),
-        needs=(layers(2),),
+        change=layer_from(shifted),
+        needs=(layers(2), alike(shifted)),
         seen=("https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4875",),
     ),
     Mutant(
@@ -183,7 +206,7 @@ MUTANTS = (
         right=OWN,
         introduced=LAYER_PARAMETERS,
         change=layer_from(lexicographic),
-        needs=(layers(11),),
+        needs=(layers(11), alike(lexicographic)),
         seen=("https://github.com/AI-Hypercomputer/maxtext/pull/3191",),
     ),
     Mutant(
@@ -203,14 +226,14 @@ MUTANTS = (
         introduced=kinds("up"),
         change=changed("up", by=np.zeros_like, layer=1),
         layers=(1,),
-        needs=(layers(2),),
+        needs=(layers(2), DENSE_SECOND),
         seen=NOT_LOADED,
     ),
     Mutant(
         "weights_through_float16",
         wrong="parameters converted to float16 on the way in",
         right="as the checkpoint stores them",
-        introduced=EVERY_MATMUL | NORMS | HEAD_NORMS | {"embed"},
+        introduced=EVERY_PARAMETER,
         change=everything(_through_float16),
         needs=(BEYOND_FLOAT16,),
         seen=(
@@ -222,7 +245,7 @@ MUTANTS = (
         "weights_narrowed",
         wrong="parameters rounded to bfloat16 as they are loaded",
         right="as the checkpoint stores them",
-        introduced=EVERY_MATMUL | NORMS | HEAD_NORMS | {"embed"},
+        introduced=EVERY_PARAMETER,
         change=everything(_narrowed),
         needs=(STORED_WIDE, WIDE),
         seen=("https://github.com/huggingface/transformers/pull/16762",),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from harness.mutants.mutant import Mutant, OperationChange, kinds
-from harness.mutants.needs import LEFT_PADDING, PAIR, at_least, values
-from harness.run.operations import Probs, allowed, wide
+from harness.mutants.needs import LEFT_PADDING, PAIR, Need, at_least, values
+from harness.run.operations import Probs, allowed, probabilities
 
+NO_SINKS = Need(
+    "architecture",
+    lambda m: not m.architecture.sinks,
+    "a row of hidden keys alone leaves everything to the sink here",
+)
 CAUSAL = "key <= query, and no padding"
 HIDDEN = "what is not allowed has probability 0"
 Mask = Bool[Array, "batch key"]
@@ -55,10 +59,10 @@ def _reach(mask: Mask, slots: Slots, window: Window) -> Array:
     return jnp.where(padding, 2, allowed(mask, slots, window).astype(jnp.int32))
 
 
-def _padding_raised(scores: Probs, reach: Array) -> Probs:
+def _padding_raised(scores: Probs, reach: Array, *sinks: Array) -> Probs:
     """(mask - 1) (-1e9) is added: 0 at tokens, and 1e9 at padding."""
     y = scores + jnp.where(reach == 2, jnp.asarray(1e9, scores.dtype), jnp.asarray(0, scores.dtype))
-    return _softmax(scores, jnp.where(reach > 0, y, jnp.finfo(scores.dtype).min))
+    return _softmax(jnp.where(reach > 0, y, jnp.finfo(scores.dtype).min), *sinks)
 
 
 def windowed(window: int) -> OperationChange:
@@ -70,28 +74,29 @@ def windowed(window: int) -> OperationChange:
     return OperationChange({"allowed": inside}, unmasks=True)
 
 
-def _softmax(scores: Probs, hidden: Array) -> Probs:
-    return jax.nn.softmax(hidden.astype(wide(scores.dtype)), axis=-1).astype(scores.dtype)
+def _softmax(scores: Probs, *sinks: Array) -> Probs:
+    """Of scores of which those of hidden keys are made small already."""
+    return probabilities(scores, jnp.broadcast_to(True, scores.shape), *sinks)
 
 
-def _minus_infinity(scores: Probs, allowed: Allowed) -> Probs:
-    return _softmax(scores, jnp.where(allowed, scores, -jnp.inf))
+def _minus_infinity(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
+    return _softmax(jnp.where(allowed, scores, -jnp.inf), *sinks)
 
 
-def _minus_hundred(scores: Probs, allowed: Allowed) -> Probs:
-    return _softmax(scores, jnp.where(allowed, scores, scores - 100))
+def _minus_hundred(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
+    return _softmax(jnp.where(allowed, scores, scores - 100), *sinks)
 
 
-def _minus_ten(scores: Probs, allowed: Allowed) -> Probs:
-    return _softmax(scores, jnp.where(allowed, scores, scores - 10))
+def _minus_ten(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
+    return _softmax(jnp.where(allowed, scores, scores - 10), *sinks)
 
 
-def _zero(scores: Probs, allowed: Allowed) -> Probs:
-    return _softmax(scores, jnp.where(allowed, scores, 0))
+def _zero(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
+    return _softmax(jnp.where(allowed, scores, 0), *sinks)
 
 
-def _added(scores: Probs, allowed: Allowed) -> Probs:
-    return _softmax(scores, scores + allowed.astype(scores.dtype))
+def _added(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
+    return _softmax(scores + allowed.astype(scores.dtype), *sinks)
 
 
 MUTANTS = (
@@ -186,7 +191,7 @@ MUTANTS = (
         right=HIDDEN,
         introduced=kinds("context"),
         change=OperationChange({"probabilities": _minus_infinity}, unmasks=True),
-        needs=(LEFT_PADDING,),
+        needs=(LEFT_PADDING, NO_SINKS),
         seen=(
             "https://github.com/huggingface/transformers/pull/17306",
             "https://github.com/tracel-ai/burn/pull/4697",

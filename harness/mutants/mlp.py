@@ -1,6 +1,8 @@
-"""Bugs of the gated MLP's activation."""
+"""Bugs of the activation of gated MLPs and of experts."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,13 @@ from harness.mutants.needs import WIDE, Need, values
 from harness.run.operations import gated
 
 LIMIT = 7.0
+GATED = ("gated", "expert_act", "shared_act")
+SHOWN = kinds("act", "experts_out", "shared_act")
+
+
+def everywhere(act: Callable[..., Array]) -> OperationChange:
+    """In the MLP, in experts, and in the shared one."""
+    return OperationChange(dict.fromkeys(GATED, act))
 
 
 def _clamped(gate: Array, up: Array) -> Array:
@@ -26,62 +35,62 @@ def _narrow(gate: Array, up: Array) -> Array:
 
 
 def _mutant(name: str, wrong: str, change: Change, *seen: str, needs: tuple[Need, ...] = ()) -> Mutant:
-    return Mutant(name, wrong, "silu(gate) up", kinds("act"), change, needs=needs, seen=seen)
+    return Mutant(name, wrong, "silu(gate) up", SHOWN, change, needs=needs, seen=seen)
 
 
 MUTANTS = (
     _mutant(
         "gate_up_swapped",
         "silu(up) gate",
-        OperationChange({"gated": lambda gate, up: gated(up, gate)}),
+        everywhere(lambda gate, up: gated(up, gate)),
         "https://github.com/ml-explore/mlx-lm/pull/767",
     ),
     _mutant(
         "activation_gelu",
         "gelu(gate) up, with erf",
-        OperationChange({"gated": lambda gate, up: jax.nn.gelu(gate, approximate=False) * up}),
+        everywhere(lambda gate, up: jax.nn.gelu(gate, approximate=False) * up),
         "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4661",
     ),
     _mutant(
         "activation_gelu_tanh",
         "gelu(gate) up, with tanh",
-        OperationChange({"gated": lambda gate, up: jax.nn.gelu(gate, approximate=True) * up}),
+        everywhere(lambda gate, up: jax.nn.gelu(gate, approximate=True) * up),
         "https://github.com/huggingface/transformers/pull/29402",
         "https://github.com/jax-ml/jax/pull/4438",
     ),
     _mutant(
         "activation_quick_gelu",
         "gate sigmoid(1.702 gate) up",
-        OperationChange({"gated": _quick_gelu}),
+        everywhere(_quick_gelu),
         "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4661",
     ),
     _mutant(
         "activation_relu",
         "max(gate, 0) up",
-        OperationChange({"gated": lambda gate, up: jax.nn.relu(gate) * up}),
+        everywhere(lambda gate, up: jax.nn.relu(gate) * up),
     ),
     _mutant(
         "activation_missing",
         "gate up",
-        OperationChange({"gated": lambda gate, up: gate * up}),
+        everywhere(lambda gate, up: gate * up),
     ),
     _mutant(
         "activation_without_up",
         "silu(gate): SwiGLU taken for SiLU",
-        OperationChange({"gated": lambda gate, up: jax.nn.silu(gate)}),
+        everywhere(lambda gate, up: jax.nn.silu(gate)),
         "https://github.com/google-research/timesfm/issues/493",
     ),
     _mutant(
         "activation_clamped",
         f"silu(min(gate, {LIMIT:g})) clip(up, -{LIMIT:g}, {LIMIT:g}): a limit that other models have",
-        OperationChange({"gated": _clamped}),
+        everywhere(_clamped),
         "https://github.com/vllm-project/vllm/pull/57984",
         needs=(values(f"no gate and no up exceeds {LIMIT:g}", f"weights with activations beyond {LIMIT:g}"),),
     ),
     _mutant(
         "activation_narrow",
         "bfloat16(silu(gate)) up",
-        NumericsChange({"gated": _narrow}),
+        NumericsChange(dict.fromkeys(GATED, _narrow)),
         "https://github.com/apple/coremltools/pull/2863",
         needs=(WIDE,),
     ),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from harness.mutants.mutant import NORMS, Around, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.mutant import ALIKE_NORMS, Around, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import ROUNDED, Need, varied
 from harness.run.operations import Hidden, rms_norm, wide
 
@@ -18,7 +18,7 @@ WEIGHTS = (varied("attn_norm"), varied("mlp_norm"), varied("final_norm"))
 
 def every(norm: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
     """The same norm at its places, but of queries and keys."""
-    return dict.fromkeys(sorted(NORMS), norm)
+    return dict.fromkeys(sorted(ALIKE_NORMS), norm)
 
 
 def _eps_outside(x: Hidden, weight: Array, eps: float) -> Hidden:
@@ -60,7 +60,7 @@ MUTANTS = (
         "norm_eps_outside",
         wrong="w x / (sqrt(mean(x^2)) + eps)",
         right=RMS,
-        introduced=NORMS,
+        introduced=ALIKE_NORMS,
         change=OperationChange(every(_eps_outside)),
         seen=("https://github.com/allenai/OLMo/issues/281",),
     ),
@@ -68,7 +68,7 @@ MUTANTS = (
         "norm_eps_as_maximum",
         wrong="w x / max(sqrt(mean(x^2)), eps)",
         right=RMS,
-        introduced=NORMS,
+        introduced=ALIKE_NORMS,
         change=OperationChange(every(_eps_as_maximum)),
         seen=("https://github.com/EleutherAI/gpt-neox/pull/1342",),
     ),
@@ -85,7 +85,7 @@ MUTANTS = (
         "norm_centered",
         wrong="w (x - mean(x)) / sqrt(var(x) + eps), LayerNorm",
         right=RMS,
-        introduced=NORMS,
+        introduced=ALIKE_NORMS,
         change=OperationChange(every(_centered)),
         seen=("https://github.com/sonos/tract/pull/2749", "https://github.com/mit-han-lab/omniserve/issues/32"),
     ),
@@ -93,7 +93,7 @@ MUTANTS = (
         "norm_plus_one",
         wrong="(1 + w) x / sqrt(mean(x^2) + eps), as in Gemma",
         right=RMS,
-        introduced=NORMS,
+        introduced=ALIKE_NORMS,
         change=OperationChange(every(lambda x, weight, eps: rms_norm(x, 1 + weight, eps))),
         seen=("https://github.com/ggml-org/llama.cpp/pull/5631", "https://github.com/utensils/mold/pull/1078"),
     ),
@@ -101,7 +101,7 @@ MUTANTS = (
         "norm_weight_ignored",
         wrong="x / sqrt(mean(x^2) + eps)",
         right=RMS,
-        introduced=NORMS,
+        introduced=ALIKE_NORMS,
         change=OperationChange(every(lambda x, weight, eps: rms_norm(x, jnp.ones_like(weight), eps))),
         needs=WEIGHTS,
         seen=("https://github.com/lucidrains/x-transformers/issues/352",),
@@ -135,7 +135,7 @@ MUTANTS = (
         "norm_cast_late",
         wrong="cast(w x / sqrt(mean(x^2) + eps)), as in Gemma",
         right="w cast(x / sqrt(mean(x^2) + eps))",
-        introduced=NORMS,
+        introduced=ALIKE_NORMS,
         change=NumericsChange(every(_weighted_wide)),
         needs=(ROUNDED, *WEIGHTS),
         seen=(
@@ -148,7 +148,7 @@ MUTANTS = (
         "norm_narrow",
         wrong="square, mean and root in bfloat16",
         right="in float32 or wider",
-        introduced=NORMS,
+        introduced=ALIKE_NORMS,
         change=NumericsChange(every(_narrow)),
         seen=(
             "https://github.com/meta-llama/llama/issues/1048",

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from harness.mutants.mutant import EVERY_MATMUL, Mutant, NumericsChange, kinds
+from harness.mutants.mutant import EVERY_MATMUL, Around, Mutant, NumericsChange, kinds
 from harness.mutants.needs import PAIR, WIDE
+from harness.run.mixture import Act, Matrices
 from harness.run.operations import Heads, Probs
 
 EXACT = "inputs and sums in the dtype of the activations"
@@ -55,6 +56,35 @@ def in_projections(product: Product) -> dict[str, Callable[..., Array]]:
     return {"linear": linear}
 
 
+def in_experts(product: Product) -> dict[str, Around]:
+    """In the router, whatever it is, and in experts, all at once."""
+
+    def router(right: Callable[..., Array]) -> Callable[..., Array]:
+        def wrong(x: Array, kernel: Array, bias: Array | None = None) -> Array:
+            exact = right(x, kernel)
+            y = product("bsh,he->bse", x.astype(exact.dtype), kernel.astype(exact.dtype))
+            return y if bias is None else y + bias
+
+        return wrong
+
+    return {"router": Around(router), "experts_out": Around(lambda _: all_at_once(product))}
+
+
+def all_at_once(product: Product) -> Callable[..., Array]:
+    """What experts make of tokens, in products over all of them."""
+
+    def wrong(x: Array, routing: Array, gate: Matrices, up: Matrices, down: Matrices, act: Act) -> Array:
+        inner = act(*(biased(product("bsh,ehi->bsei", x, own.kernel), own.bias) for own in (gate, up)))
+        y = biased(product("bsei,eih->bseh", inner, down.kernel), down.bias)
+        return (y * routing[..., None]).sum(axis=2).astype(x.dtype)
+
+    return wrong
+
+
+def biased(y: Array, bias: Array | None) -> Array:
+    return y if bias is None else y + bias
+
+
 def in_head(product: Product) -> dict[str, Callable[..., Array]]:
     return {"head": in_projections(product)["linear"]}
 
@@ -69,8 +99,8 @@ def in_attention(product: Product) -> dict[str, Callable[..., Array]]:
     return {"scores": scores, "context": context}
 
 
-def everywhere(product: Product) -> dict[str, Callable[..., Array]]:
-    return {**in_projections(product), **in_head(product), **in_attention(product)}
+def everywhere(product: Product) -> dict[str, Callable[..., Array] | Around]:
+    return {**in_projections(product), **in_experts(product), **in_head(product), **in_attention(product)}
 
 
 EVERYWHERE = EVERY_MATMUL | {"probs", "context"}
@@ -137,7 +167,7 @@ MUTANTS = (
         wrong="tf32 inputs in the projections alone",
         right=EXACT,
         introduced=EVERY_MATMUL - {"logits"},
-        change=NumericsChange(in_projections(TF32)),
+        change=NumericsChange({**in_projections(TF32), **in_experts(TF32)}),
         needs=(WIDE,),
         seen=("https://github.com/jax-ml/jax/issues/11628",),
     ),

@@ -241,7 +241,7 @@ def write_changed_checkpoint(mutant: Mutant, checkpoint: Path, config: Config, f
     if weights:
         opened = open_checkpoint(checkpoint, config)
         read = changed_reading(opened, [weights], architecture_of(config))
-        tensors = {name: np.ascontiguousarray(read(name)) for name in opened.names}
+        tensors = {stored: part for name in opened.names for stored, part in opened.as_stored(name, read(name))}
         save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
     return folder
 

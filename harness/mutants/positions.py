@@ -12,7 +12,7 @@ from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kind
 from harness.mutants.needs import PAIR, UNCOUNTED, UNEVEN_THETA, WIDE, beyond
 from harness.run.operations import Angles, Heads, rope_angles, rotate
 
-ROTATED = kinds("q_rope", "k_rope")
+ROTATED = kinds("q_rope", "k_rope", "k_pe_rope")
 ANGLE = "position theta^(-2i / head_dim)"
 RELATIVE = "logits depend on differences of positions alone"
 Positions = Int[Array, "batch position"]

@@ -14,7 +14,7 @@ from harness.mutants.mutant import Mutant, OperationChange, kinds
 from harness.mutants.needs import PAIR, Need
 from harness.run.operations import Angles, Heads, rotate
 
-ROTATED = kinds("q_rope", "k_rope")
+ROTATED = kinds("q_rope", "k_rope", "k_pe_rope")
 PAIRS = "pairs (i, i + head_dim / 2)"
 ANGLE = "position theta^(-2i / head_dim)"
 

@@ -6,7 +6,13 @@ import numpy as np
 
 from harness.mutants.loading import changed
 from harness.mutants.mutant import Mutant, kinds
-from harness.mutants.needs import bias
+from harness.mutants.needs import Need, bias
+
+DENSE = Need(
+    "architecture",
+    lambda m: not all(m.architecture.is_sparse(index) for index in range(m.architecture.layers)),
+    "every layer has experts here",
+)
 
 
 def _of_the_first_device(weight: np.ndarray) -> np.ndarray:
@@ -38,6 +44,7 @@ MUTANTS = (
         right="W_down h",
         introduced=kinds("mlp_out"),
         change=changed("mlp_out", by=_on_two_devices),
+        needs=(DENSE,),
         seen=("https://github.com/lightseekorg/tokenspeed/pull/80",),
     ),
     Mutant(

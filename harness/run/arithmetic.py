@@ -90,18 +90,20 @@ def operations_of(arch: Architecture) -> Operations:
 def _of_experts(experts: Experts, activation: str) -> dict[str, Callable[..., Any]]:
     """What a mixture of experts adds."""
     act = gated if activation == "silu" else _bound(_gated, activation)
-    expert_act = _bound(mixture.clamped, *experts.clamp) if experts.clamp else act
     return {
         "router": _bound(mixture.router, experts.logits_wide),
         "corrected": mixture.corrected,
+        "in_groups": _bound(mixture.grouped, experts),
         "choose": _bound(mixture.choose, experts),
         "weigh": _bound(mixture.weigh, experts),
         "renormed": _bound(mixture.renormed, experts),
         "routing_scale": _bound(mixture.scaled, experts.factor) if experts.factor != 1.0 else unchanged,
         "dense": _bound(mixture.dense, experts),
-        "experts_out": _bound(mixture.experts_out, expert_act),
+        "expert_act": _bound(mixture.clamped, *experts.clamp) if experts.clamp else act,
+        "experts_out": mixture.experts_out,
         "shared_act": act,
         "gated_shared": mixture.gated_shared,
+        "experts_sum": mixture.experts_sum,
     }
 
 

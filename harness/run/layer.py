@@ -20,6 +20,7 @@ from harness.run.latent import Own, latent_attention
 from harness.run.mixture import Matrices
 from harness.run.modules import DecoderLayer, Mixture, Projection, Weighted
 from harness.run.operations import NO_WINDOW, Heads, Hidden, Operations, unchanged
+from harness.run.sparse import OwnExperts, of_experts, tokens_of
 from harness.run.tapping import TapFunction
 
 Ids = Int[Array, "batch position"]
@@ -97,7 +98,9 @@ class Layer:
             update, past = self._attention(tap, own, read, positions, mask, place, past)
             return update
 
-        mlp = functools.partial(self._experts if self.sparse else self._mlp, tap, own)
+        mlp = functools.partial(self._mlp, tap, own)
+        if self.sparse:
+            mlp = functools.partial(self._experts, tap, own, tokens_of(mask, x.shape[1], past))
         if self.arch.placement.startswith("parallel"):
             return self._side_by_side(tap, own, x, attend, mlp), past
         x = tap("resid_mid", self._added(tap, own, x, attend, "attn"))
@@ -202,31 +205,17 @@ class Layer:
             act = self.ops.activated(tap("up", self._linear("up", own, x)))
         return tap("mlp_out", self._linear("mlp_out", own, tap("act", act)))
 
-    def _experts(self, tap: TapFunction, own: DecoderLayer, x: Hidden) -> Hidden:
-        ops = self.ops
-        routing = self._routing(tap, own, x)
-        matrices = (_matrices(one) for one in (own.experts_gate, own.experts_up, own.experts_down))
-        out = tap("experts_out", ops.experts_out(x, routing, *matrices))
-        experts = experts_of(self.arch)
-        if experts.shared:
-            gate = tap("shared_gate", self._linear("shared_gate", own, x))
-            act = tap("shared_act", ops.shared_act(gate, tap("shared_up", self._linear("shared_up", own, x))))
-            shared = tap("shared_out", self._linear("shared_out", own, act))
-            if experts.shared_gated:
-                shared = ops.gated_shared(shared, tap("shared_weight", self._linear("shared_weight", own, x)))
-            out = ops.experts_sum(out, shared)
-        return tap("mlp_out", out)
-
-    def _routing(self, tap: TapFunction, own: DecoderLayer, x: Hidden) -> Array:
-        """The weight of every expert, [B, S, E]."""
-        ops, router = self.ops, own.router_logits
-        bias = () if router.bias is None else (router.bias[...],)
-        logits = scores = tap("router_logits", ops.router(x, router.kernel[...], *bias))
-        if own.router_scores is not None:
-            scores = tap("router_scores", ops.corrected(logits, own.router_scores[...]))
-        chosen = ops.choose(scores)
-        weights = ops.routing_scale(ops.renormed(ops.weigh(logits, chosen)))
-        return tap("routing", ops.dense(x, weights, chosen))
+    def _experts(self, tap: TapFunction, own: DecoderLayer, tokens: Mask, x: Hidden) -> Hidden:
+        router, correction = own.router_logits, own.router_scores
+        parts = OwnExperts(
+            linear=lambda kind, value: self._linear(kind, own, value),
+            router=(router.kernel[...], None if router.bias is None else router.bias[...]),
+            correction=None if correction is None else correction[...],
+            gate=_matrices(own.experts_gate),
+            up=_matrices(own.experts_up),
+            down=_matrices(own.experts_down),
+        )
+        return of_experts(experts_of(self.arch), self.ops, tap, parts, x, tokens)
 
     def _linear(self, kind: str, own: DecoderLayer, x: Array) -> Array:
         projection: Projection = getattr(own, kind)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from harness.families.options import Experts
 from harness.run.operations import Hidden, wide
@@ -19,6 +19,7 @@ from harness.run.operations import Hidden, wide
 Logits = Float[Array, "batch position expert"]
 Chosen = Int[Array, "batch position chosen"]
 Weights = Float[Array, "batch position chosen"]
+Tokens = Bool[Array, "batch position"]
 Act = Callable[[Array, Array], Array]
 
 
@@ -59,16 +60,20 @@ def grouped(experts: Experts, scores: Logits) -> Logits:
 
 def choose(experts: Experts, scores: Logits) -> Chosen:
     """The experts with the largest scores."""
-    return jax.lax.top_k(grouped(experts, scores), experts.chosen)[1]
+    return jax.lax.top_k(scores, experts.chosen)[1]
 
 
-def weigh(experts: Experts, logits: Logits, chosen: Chosen) -> Weights:
-    """The scores of the chosen experts, wide, before they are normed."""
+def weigh(experts: Experts, logits: Logits, scores: Logits, chosen: Chosen) -> Weights:
+    """The scores of the chosen experts, wide, before they are normed.
+
+    Args:
+        scores: what they are chosen by, corrected where a model does so: they do not weigh.
+    """
     y = logits.astype(wide(logits.dtype))
     if experts.score == "softmax_of_chosen":
         return jax.nn.softmax(jnp.take_along_axis(y, chosen, axis=-1), axis=-1)
-    scores = jax.nn.sigmoid(y) if experts.score == "sigmoid" else jax.nn.softmax(y, axis=-1)
-    return jnp.take_along_axis(scores, chosen, axis=-1)
+    each = jax.nn.sigmoid(y) if experts.score == "sigmoid" else jax.nn.softmax(y, axis=-1)
+    return jnp.take_along_axis(each, chosen, axis=-1)
 
 
 def renormed(experts: Experts, weights: Weights) -> Weights:
@@ -82,8 +87,12 @@ def scaled(factor: float, weights: Weights) -> Weights:
     return weights * factor
 
 
-def dense(experts: Experts, x: Hidden, weights: Weights, chosen: Chosen) -> Logits:
-    """The weight of every expert, 0 where it is not chosen; of the dtype of `x` where it is not wide."""
+def dense(experts: Experts, x: Hidden, weights: Weights, chosen: Chosen, tokens: Tokens) -> Logits:
+    """The weight of every expert, 0 where it is not chosen; of the dtype of `x` where it is not wide.
+
+    Args:
+        tokens: False at padding, which goes to experts as any token does: none of them is ever full.
+    """
     each = jax.nn.one_hot(chosen, experts.count, dtype=weights.dtype)  # [B, S, k, E]
     y = (weights[..., None] * each).sum(axis=-2)
     return y if experts.weights_wide else y.astype(x.dtype)
@@ -95,8 +104,12 @@ def clamped(alpha: float, limit: float, gate: Array, up: Array) -> Array:
     return (up + 1) * (gate * jax.nn.sigmoid(gate * alpha))
 
 
-def experts_out(act: Act, x: Hidden, routing: Logits, gate: Matrices, up: Matrices, down: Matrices) -> Hidden:
-    """The weighted sum of what every expert makes of a token, expert by expert."""
+def experts_out(x: Hidden, routing: Logits, gate: Matrices, up: Matrices, down: Matrices, act: Act) -> Hidden:
+    """The weighted sum of what every expert makes of a token, expert by expert.
+
+    Args:
+        act: of an expert's gate and up.
+    """
 
     def add(total: Hidden, one: tuple[Logits, Matrices, Matrices, Matrices]) -> tuple[Hidden, None]:
         weight, gate, up, down = one
@@ -115,3 +128,8 @@ def _of_one(x: Array, own: Matrices) -> Array:
 def gated_shared(shared: Hidden, weight: Float[Array, "batch position single"]) -> Hidden:
     """The shared expert's output, times a sigmoid of the token's own."""
     return jax.nn.sigmoid(weight) * shared
+
+
+def experts_sum(out: Hidden, shared: Hidden | None = None) -> Hidden:
+    """What the experts make of a token, with the shared one's part where there is one."""
+    return out if shared is None else out + shared

@@ -283,15 +283,17 @@ class Operations:
     mlp_norm: Callable[..., Array] = rms_norm
     router: Callable[..., Array] = unused
     corrected: Callable[..., Array] = unused
+    in_groups: Callable[..., Array] = unused
     choose: Callable[..., Array] = unused
     weigh: Callable[..., Array] = unused
     renormed: Callable[..., Array] = unused
     routing_scale: Callable[..., Array] = unused
     dense: Callable[..., Array] = unused
+    expert_act: Callable[..., Array] = gated
     experts_out: Callable[..., Array] = unused
     shared_act: Callable[..., Array] = gated
     gated_shared: Callable[..., Array] = unused
-    experts_sum: Callable[..., Array] = residual
+    experts_sum: Callable[..., Array] = unused
     gated: Callable[..., Array] = gated
     activated: Callable[..., Array] = activated
     mlp_post_norm: Callable[..., Array] = rms_norm
@@ -309,7 +311,14 @@ WIRING = frozenset(
 )
 
 
-STATIC = {rope_angles: ("dtype",), repeat_kv: ("groups",), split_kv: ("nope",)}
+# Arguments that are no arrays, by operation.
+STATIC = {
+    "rope_angles": ("dtype",),
+    "repeat_k": ("groups",),
+    "repeat_v": ("groups",),
+    "split_kv": ("nope",),
+    "experts_out": ("act",),
+}
 # Numpy, in float64 whatever the precision, or nothing at all.
 LEFT = frozenset({inverse_frequencies, scaled, unchanged, unused, not_grown})
 # Nothing is computed: outside a trace numpy looks at the same numbers, and there is no program for every shape.
@@ -317,10 +326,10 @@ VIEWS = frozenset({split_heads, join_heads})
 
 
 @cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Callable[..., Any]:
     if function in VIEWS:
         return lambda x, *given: jax.device_put(function(np.asarray(x), *given))
-    return function if function in LEFT else jax.jit(function, static_argnames=STATIC.get(function, ()))
+    return function if function in LEFT else jax.jit(function, static_argnames=static)
 
 
 def one_by_one(operations: Operations) -> Operations:
@@ -330,7 +339,7 @@ def one_by_one(operations: Operations) -> Operations:
     replaced runs primitive by primitive, and the rest is compiled once for all such decoders.
     """
     own = {field.name: getattr(operations, field.name) for field in fields(Operations)}
-    made = {name: one if name in WIRING else _compiled(one) for name, one in own.items()}
+    made = {name: one if name in WIRING else _compiled(one, STATIC.get(name, ())) for name, one in own.items()}
     if made["norm_heads"] is norm_all_heads:
         made["norm_heads"] = partial(norm_all_heads, join=_compiled(join_heads), split=_compiled(split_heads))
     return Operations(**made)

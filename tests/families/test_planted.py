@@ -28,6 +28,60 @@ SHARED = ("parallel_as_sequential_one_norm",)
 PARTLY = ("rope_exponent_over_head_dim", "rope_last_dimensions", "rope_over_the_whole_head")
 WINDOWS = ("windows_ignored", "windows_everywhere", "windows_inverted")
 ORDERED = ("sequential_as_parallel", "pre_norms_as_post", "residual_from_norm")
+EXPERTS = (
+    "router_narrow",
+    "router_one_fewer_chosen",
+    "routing_of_logits",
+    "routing_shifted",
+    "routing_narrow",
+    "routing_over_capacity",
+    "routing_room_taken_by_padding",
+    "experts_gate_up_exchanged",
+    "experts_gate_up_packing",
+    "experts_shifted",
+    "experts_first_half_twice",
+    "expert_not_loaded",
+    "experts_weighed_first",
+)
+OF_SOFTMAX = ("router_sigmoid_for_softmax", "routing_softmax_over_tokens")
+OF_SIGMOID = (
+    "router_correction_missing",
+    "router_softmax_for_sigmoid",
+    "router_groups_ignored",
+    "router_groups_by_best",
+    "router_groups_of_wrong_size",
+    "routing_corrected",
+    "routing_not_normed",
+    "routing_factor_missing",
+    "routing_factor_twice",
+)
+CLAMPED = (
+    "router_bias_missing",
+    "routing_softmax_before_choice",
+    "experts_gate_up_packing",
+    "experts_inner_biases_missing",
+    "experts_outer_biases_missing",
+    "experts_biases_unweighed",
+    "experts_clamp_missing",
+    "experts_clamp_one_sided",
+    "experts_alpha_missing",
+    "experts_one_missing",
+    "sinks_missing",
+)
+LATENT = (
+    "latent_norms_eps",
+    "latent_norms_missing",
+    "latent_split_reversed",
+    "latent_not_turned",
+    "latent_first_dimensions_turned",
+    "latent_packing",
+    "latent_values_first",
+    "latent_key_of_first_head",
+    "latent_scale_absorbed",
+    "latent_scale_once",
+    "scale_of_head_dim",
+    "rope_halves_for_neighbours",
+)
 # By config: bugs that no embedded golden has, or has in another layout.
 PLANTED = {
     ("cohere", "plain"): SHARED,
@@ -46,6 +100,16 @@ PLANTED = {
         "qk_norm_by_head",
     ),
     ("phi", "plain"): (*SHARED, *PARTLY, "qk_exchanged"),
+    ("deepseek_v3", "plain"): (*OF_SIGMOID, *LATENT, "shared_expert_scaled"),
+    ("gpt_oss", "plain"): CLAMPED,
+    ("qwen2_moe", "plain"): (
+        *EXPERTS,
+        *OF_SOFTMAX,
+        "routing_softmax_after_choice",
+        "shared_expert_missing",
+        "shared_expert_ungated",
+        "activation_gelu",
+    ),
     ("phi3", "plain"): (*FUSED, *GATE_UP, *PARTLY, *ORDERED, "qkv_split_by_head"),
     ("stablelm", "parallel"): (*SHARED, *PARTLY),
 }

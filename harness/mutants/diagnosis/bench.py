@@ -18,13 +18,14 @@ import numpy as np
 from jaxtyping import Num
 
 from harness.architecture import Config, architecture_of
-from harness.checkpoint import Checkpoint
+from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.errors import HarnessError
 from harness.golden import CaseEntry
 from harness.mutants.diagnosis.candidate import Candidate, build
 from harness.mutants.diagnosis.remembered import remembering
 from harness.mutants.diagnosis.scene import EMBED, HEAD, Scene, layer_of
 from harness.mutants.mutant import CallChange, Change, OperationChange
+from harness.pieces import Each
 from harness.run.arithmetic import one_by_one_of
 from harness.run.cache import Cache, Past
 from harness.run.calls import joined, part
@@ -43,8 +44,10 @@ SpanTap = Callable[[slice, str, jax.Array], jax.Array]
 class _Kept(Checkpoint):
     """A checkpoint whose latest parameters are kept: most candidates read the same few, one after the other."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
+    def __init__(
+        self, directory: Path, renamed: Mapping[str, str | None] | None = None, each: Each | None = None
+    ) -> None:
+        super().__init__(directory, renamed, each)
         self._recent = Recent(super().read, KEPT_BYTES)
 
     def read(self, name: str, rows: slice = slice(None)) -> Num[np.ndarray, "..."]:
@@ -75,7 +78,7 @@ class Bench:
         earlier: frozenset[str] = frozenset(),
     ) -> None:
         self.source, self.config, self._replaced, self._earlier = source, config, replaced, earlier
-        self._checkpoint = _Kept(checkpoint)
+        self._checkpoint = open_checkpoint(checkpoint, config, _Kept)
         self._dtype = jax_dtype(arithmetic or source.precision)
         self._last: tuple[Candidate, Decoder] | None = None
         self._parameters: dict[str, Any] = {}

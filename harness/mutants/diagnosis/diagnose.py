@@ -33,7 +33,10 @@ from harness.tolerances import PRECISIONS
 ALIKE = (
     frozenset({"attn_norm", "mlp_norm", "final_norm"}),
     frozenset({"q", "k", "v"}),
-    frozenset({"q_rope", "k_rope"}),
+    frozenset({"q_rope", "k_rope", "k_pe_rope"}),
+    frozenset({"q_latent", "kv_latent", "k_pe"}),
+    frozenset({"q_latent_norm", "kv_latent_norm"}),
+    frozenset({"shared_gate", "shared_up"}),
     frozenset({"gate", "up"}),
     frozenset({"resid_mid", "resid_post"}),
 )
@@ -139,7 +142,7 @@ def replayed_again(
     replayed = [r for r in report.results if (r.precision, r.mode) == (precision, "replay")]
     cases = [c for c in checker.cases if most is None or c.shape[1] <= most]
     arch, names = architecture_of(checker.config), {c.name for c in cases}
-    sorts = tuple(zip(arch.windows, arch.ropes, strict=True))
+    sorts = tuple(zip(arch.windows, arch.ropes, map(arch.is_sparse, range(arch.layers)), strict=True))
     chosen = plan([r for r in replayed if r.case in names], cases, checker.golden.manifest.taps, sorts)
     progress.begin(f"{precision}: the port once more, in {len(chosen.stages)} stages")
     return Subject(checker, report, precision, observe(checker, precision, chosen), chosen.cases)

@@ -113,7 +113,7 @@ def _relation(seen: Observation, actual: facts.Values, golden: facts.Values) -> 
             "or another one",
         )
     for axis, dim in enumerate(seen.tap.dims):
-        if dim in (*HEAD_AXES, "head_dim", "hidden", "intermediate"):
+        if dim in (*HEAD_AXES, "head_dim", "hidden", "intermediate", "expert"):
             order = facts.permutation(actual, golden, axis)
             if order is not None:
                 start = ", ".join(map(str, order.order[:12])) + (", ..." if len(order.order) > 12 else "")

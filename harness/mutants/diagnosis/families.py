@@ -13,6 +13,9 @@ import numpy as np
 
 from harness.mutants.configs import eps, theta
 from harness.mutants.diagnosis import values
+from harness.mutants.diagnosis import values_of_experts as moe
+from harness.mutants.dispatch import capacity
+from harness.mutants.expert_sums import shared_times
 from harness.mutants.layouts import columns, rows
 from harness.mutants.loading import layer_from
 from harness.mutants.mutant import Change, Mutant, OperationChange
@@ -142,6 +145,45 @@ FAMILIES = (
         _decades(-1, 1, 8),
         "gate at most {0}, up between -{0} and {0}",
     ),
+    Family("routing_factor_missing", "factor =", moe.routing_factor, _decades(-2, 2, 1), "weights times {}"),
+    Family(
+        "router_one_fewer_chosen",
+        "experts of a token:",
+        moe.chosen,
+        tuple(range(1, 17)),
+        "a token goes to {} experts",
+        fixed=True,
+    ),
+    Family(
+        "routing_over_capacity",
+        "capacity factor =",
+        capacity,
+        (0.25, 0.5, 0.75, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0),
+        "tokens are dropped by an expert that has {} times its share of them already",
+        fixed=True,
+    ),
+    Family("experts_alpha_missing", "alpha =", moe.alpha, _decades(-1, 1), "alpha = {}"),
+    Family("experts_clamp_missing", "limit =", moe.limit, _decades(-1, 2), "a limit of {}"),
+    Family(
+        "experts_shifted",
+        "experts further:",
+        moe.experts_further,
+        (-4, -3, -2, -1, 2, 3, 4),
+        "every expert has the matrices of the one {} further",
+        fixed=True,
+    ),
+    Family(
+        "expert_not_loaded",
+        "expert",
+        moe.expert_zero,
+        tuple(range(64)),
+        "the matrices of expert {} stay at 0",
+        fixed=True,
+    ),
+    Family(
+        "shared_expert_scaled", "factor =", shared_times, _decades(-2, 2, 1), "the shared expert's part times {}"
+    ),
+    Family("latent_norms_eps", "eps =", moe.latent_eps, (0.0, *_decades(-13, -1, 1)), "eps of latents = {}"),
     _forms(
         "norm_narrow",
         divided_by_a_root=values.every_norm(values.narrow_divided),

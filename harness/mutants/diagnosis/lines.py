@@ -10,7 +10,7 @@ import harness
 from harness import architecture
 from harness.families import family
 from harness.mutants.mutant import CallChange, Change, ConfigChange, OperationChange, OptionChange
-from harness.run import arithmetic, weights
+from harness.run import arithmetic, mixture, weights
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS
 
@@ -26,15 +26,23 @@ def right_line(change: Change, kinds: Iterable[str]) -> str:
     """
     match change:
         case OperationChange():
-            return _line(getattr(OPERATIONS, next(iter(change.replaced))))
+            return _line(_operation(next(iter(change.replaced))))
         case OptionChange():
             return _line(arithmetic.operations_of)
         case ConfigChange():
             return _line(architecture.architecture_of)
         case CallChange():
             return _line(Decoder.forward_sequences)
-    paths = [family.LAYER[kind] for kind in kinds if kind in family.LAYER]
+    places = {**family.LAYER, **family.CORRECTED, **family.SHARED, **family.EXPERTS}
+    paths = [places[kind] for kind in kinds if kind in places]
     return _line(family, containing=f'"{paths[0]}"') if paths else _line(weights.Weights)
+
+
+def _operation(name: str) -> object:
+    """The operation of that name; those of experts are in a module of their own."""
+    return getattr(mixture, {"in_groups": "grouped", "routing_scale": "scaled"}.get(name, name), None) or getattr(
+        OPERATIONS, name
+    )
 
 
 def _line(source: object, containing: str = "") -> str:

@@ -13,6 +13,8 @@ import numpy as np
 from harness.run.operations import WIRING, Operations
 from harness.run.recent import Store
 
+HANDED = frozenset({"expert_act"})  # to another operation, which calls it with what is no array yet
+
 
 def remembering(operations: Operations, most: int) -> Operations:
     """The same operations, whose latest results are kept by their arguments, unless these are operations.
@@ -23,8 +25,9 @@ def remembering(operations: Operations, most: int) -> Operations:
     """
     store = Store(most)
     named = {field.name: getattr(operations, field.name) for field in fields(Operations)}
+    left = WIRING | HANDED
     return Operations(
-        **{name: made if name in WIRING else partial(_remembered, store, made) for name, made in named.items()}
+        **{name: made if name in left else partial(_remembered, store, made) for name, made in named.items()}
     )
 
 

@@ -23,7 +23,7 @@ from harness.mutants.diagnosis.fit import BY_ID, fitted
 from harness.mutants.diagnosis.match import Match, match
 from harness.mutants.diagnosis.scene import Scene, layer_of
 from harness.mutants.needs import of_architecture
-from harness.taps import kind_of
+from harness.taps import Tap, kind_of
 
 # Runs of one stage; a hundredth of a second each on a small model.
 MOST_PAIRS = 60
@@ -67,7 +67,7 @@ class Search:
         self._layers, self._hidden = layers, hidden
         model = of_architecture(bench.config)
         self._catalogue = [mutant for mutant in CATALOGUE if not_here(mutant, model) is None]
-        self._one_layer = [tap for tap in bench.source.taps.values() if tap.stage in ("", "layers.0")]
+        self._one_layer = _one_of_each(bench.source.taps.values())
         self._wrong = frozenset(kind for scene in scenes for kind in scene.faulty)
         self._sorts = {kind: self._wrong_sorts(kind) for kind in self._wrong}
         self._telling = {kind: self._is_telling(kind) for kind in self._wrong}
@@ -266,6 +266,16 @@ class Search:
             if any(kind_of(name) in shown & self._hidden for name in tap.inputs):
                 shown.add(tap.kind)
         return frozenset(shown - self._hidden)
+
+
+def _one_of_each(taps: Iterable[Tap]) -> list[Tap]:
+    """The taps outside the layers, and those of one layer of every sort, in data-flow order."""
+    stages: dict[str, list[Tap]] = {}
+    for tap in taps:
+        stages.setdefault(tap.stage, []).append(tap)
+    sorts = {tuple(tap.kind for tap in own): own for own in reversed(stages.values())}
+    chosen = {tap.name for own in sorts.values() for tap in own}
+    return [tap for own in stages.values() for tap in own if tap.name in chosen]
 
 
 def _by_layer(candidate: Candidate) -> Family | None:

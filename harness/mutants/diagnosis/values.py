@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from harness.mutants.mutant import NORMS, Around, Change, OperationChange
+from harness.mutants.mlp import everywhere
+from harness.mutants.mutant import ALIKE_NORMS, Around, Change, OperationChange
 from harness.run.operations import (
     allowed,
     embed,
@@ -123,10 +124,10 @@ def window_of(value: float) -> Change:
 
 
 def _hidden_by(hide: Callable[[Array, Array], Array], value: float) -> Change:
-    def softmax(scores: Array, seen: Array) -> Array:
+    def softmax(scores: Array, seen: Array, *sinks: Array) -> Array:
         y = scores.astype(wide(scores.dtype))
         masked = jnp.where(seen, y, hide(y, jnp.asarray(-value, y.dtype)))
-        return jax.nn.softmax(masked, axis=-1).astype(scores.dtype)
+        return probabilities(masked, jnp.broadcast_to(True, masked.shape), *sinks).astype(scores.dtype)
 
     return operation(probabilities=softmax)
 
@@ -142,7 +143,7 @@ def mask_constant(value: float) -> Change:
 def sink(value: float) -> Change:
     """One more key, whose score is `value`, that gives nothing."""
 
-    def softmax(scores: Array, seen: Array) -> Array:
+    def softmax(scores: Array, seen: Array, *sinks: Array) -> Array:
         edge = ((0, 0), (0, 0), (0, 0), (0, 1))
         extended = jnp.pad(scores, edge, constant_values=value)
         return probabilities(extended, jnp.pad(seen, edge, constant_values=True))[..., :-1]
@@ -151,15 +152,15 @@ def sink(value: float) -> Change:
 
 
 def sigmoid_slope(value: float) -> Change:
-    return operation(gated=lambda gate, up: gate * jax.nn.sigmoid(_times(gate, value)) * up)
+    return everywhere(lambda gate, up: gate * jax.nn.sigmoid(_times(gate, value)) * up)
 
 
 def activation_limit(value: float) -> Change:
-    return operation(gated=lambda gate, up: gated(jnp.minimum(gate, value), jnp.clip(up, -value, value)))
+    return everywhere(lambda gate, up: gated(jnp.minimum(gate, value), jnp.clip(up, -value, value)))
 
 
 def every_norm(norm: Callable[..., Array]) -> Change:
-    return OperationChange(dict.fromkeys(sorted(NORMS), norm))
+    return OperationChange(dict.fromkeys(sorted(ALIKE_NORMS), norm))
 
 
 def narrow_divided(x: Array, weight: Array, eps: float) -> Array:
@@ -178,19 +179,19 @@ def _short(x: Array) -> Array:
     return x.astype(jnp.bfloat16).astype(x.dtype)
 
 
-def narrow_scores(scores: Array, seen: Array) -> Array:
-    return probabilities(_short(scores), seen)
+def narrow_scores(scores: Array, seen: Array, *sinks: Array) -> Array:
+    return probabilities(_short(scores), seen, *sinks)
 
 
-def narrow_probabilities(scores: Array, seen: Array) -> Array:
-    return _short(probabilities(scores, seen))
+def narrow_probabilities(scores: Array, seen: Array, *sinks: Array) -> Array:
+    return _short(probabilities(scores, seen, *sinks))
 
 
-def narrow_both(scores: Array, seen: Array) -> Array:
-    return _short(probabilities(_short(scores), seen))
+def narrow_both(scores: Array, seen: Array, *sinks: Array) -> Array:
+    return _short(probabilities(_short(scores), seen, *sinks))
 
 
-def narrow_by_hand(scores: Array, seen: Array) -> Array:
+def narrow_by_hand(scores: Array, seen: Array, *sinks: Array) -> Array:
     y = jnp.where(seen, scores.astype(jnp.bfloat16), jnp.finfo(jnp.bfloat16).min)
     power = jnp.exp(y - y.max(axis=-1, keepdims=True))
     return (power / power.sum(axis=-1, keepdims=True)).astype(scores.dtype)

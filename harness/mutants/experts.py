@@ -1,0 +1,186 @@
+"""Bugs of the experts' matrices and biases. What is made with them is in expert_sums.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from harness.architecture import Architecture
+from harness.families import families
+from harness.families.experts import DOWN, GATE_UP, part_rows
+from harness.families.family import Family
+from harness.mutants.loading import lexicographic
+from harness.mutants.mutant import Mutant, Read, WeightChange, kinds
+from harness.mutants.needs import Need, values
+from harness.mutants.routing import BIASED, experts_have
+
+OUT = kinds("experts_out")
+OWN = "every expert has its own matrices"
+PACKED = "gates and ups as the file has them"
+Parts = Mapping[str, np.ndarray]
+SQUARE = Need(
+    "architecture",
+    lambda m: m.architecture.experts is not None and m.architecture.experts.intermediate == m.architecture.hidden,
+    "the experts' matrices are not square here: transposed, they have other shapes, and loading refuses them",
+)
+TEN = experts_have(lambda e: e.count > 10, "there are fewer than 11 experts")
+SEVERAL = experts_have(lambda e: e.count > 1, "there is one expert")
+
+
+def experts_loaded(change: Callable[[Parts, Family], Parts], *names: str) -> WeightChange:
+    """The parameters of all experts, loaded wrongly.
+
+    Args:
+        change: of `gate` and `up`, or of `down` alone, what is loaded: [expert, output, input], or a bias.
+        names: `weight`, `bias`; none means both.
+    """
+
+    def load(name: str, read: Read, arch: Architecture) -> np.ndarray:
+        tensor, family = read(name), families()[arch.family]
+        path, _, last = name.rpartition(".")
+        of, is_bias = last.removesuffix("_bias"), last.endswith("_bias")
+        inner = path.removeprefix(f"{family.layers}.").partition(".")[2]
+        here = arch.experts is not None and inner == family.sparse.get("experts_out") and of in (GATE_UP, DOWN)
+        if not here or (names and ("bias" if is_bias else "weight") not in names):
+            return tensor
+        turned = family.experts_transposed and not is_bias
+        whole = (tensor.swapaxes(1, 2) if turned else tensor).copy()
+        rows = {
+            part: part_rows(family, part, whole.shape[1]) for part in (("down",) if of == DOWN else ("gate", "up"))
+        }
+        made = change({part: whole[:, at].copy() for part, at in rows.items()}, family)
+        for part, at in rows.items():
+            whole[:, at] = made[part]
+        return whole.swapaxes(1, 2) if turned else whole
+
+    return WeightChange(load)
+
+
+def each(change: Callable[[np.ndarray], np.ndarray], *parts: str) -> Callable[[Parts, Family], Parts]:
+    """Some parts, changed by themselves; none named means all."""
+    return lambda own, family: {
+        part: change(tensor) if not parts or part in parts else tensor for part, tensor in own.items()
+    }
+
+
+def _exchanged(own: Parts, family: Family) -> Parts:
+    return own if "down" in own else {"gate": own["up"], "up": own["gate"]}
+
+
+def _packed(own: Parts, family: Family) -> Parts:
+    """Gates beside ups taken for gates before ups, or the other way round."""
+    if "down" in own:
+        return own
+    both = own["gate"], own["up"]
+    if family.interleaved:
+        whole = np.stack(both, axis=2).reshape(both[0].shape[0], -1, *both[0].shape[2:])
+        return dict(zip(("gate", "up"), np.split(whole, 2, axis=1), strict=True))
+    whole = np.concatenate(both, axis=1)
+    return {"gate": whole[:, ::2], "up": whole[:, 1::2]}
+
+
+def _transposed(own: Parts, family: Family) -> Parts:
+    return {part: tensor.swapaxes(1, 2) for part, tensor in own.items()}
+
+
+def _as_text(tensor: np.ndarray) -> np.ndarray:
+    return tensor[[lexicographic(index, len(tensor)) for index in range(len(tensor))]]
+
+
+def _first_half_twice(tensor: np.ndarray) -> np.ndarray:
+    half = len(tensor) // 2
+    found: np.ndarray = tensor[[index if index < half else index - half for index in range(len(tensor))]]
+    return found
+
+
+def _last_zero(tensor: np.ndarray) -> np.ndarray:
+    found = tensor.copy()
+    found[-1] = 0
+    return found
+
+
+MUTANTS = (
+    Mutant(
+        "experts_gate_up_exchanged",
+        wrong="in every expert the gate is W_up x and the up is W_gate x",
+        right="the gate is W_gate x and the up is W_up x",
+        introduced=OUT,
+        change=experts_loaded(_exchanged),
+        seen=("https://github.com/thinking-machines-lab/tinker-cookbook/pull/459",),
+    ),
+    Mutant(
+        "experts_gate_up_packing",
+        wrong="gates and ups that lie beside each other split in halves, or halves split as every other",
+        right=PACKED,
+        introduced=OUT,
+        change=experts_loaded(_packed),
+        seen=("https://github.com/vllm-project/llm-compressor/pull/3100",),
+    ),
+    Mutant(
+        "experts_transposed",
+        wrong="an expert's matrices transposed",
+        right="[output, input]",
+        introduced=OUT,
+        change=experts_loaded(_transposed, "weight"),
+        needs=(SQUARE,),
+        seen=(
+            "https://github.com/unslothai/unsloth-zoo/issues/849",
+            "https://github.com/huggingface/transformers/issues/47031",
+        ),
+    ),
+    Mutant(
+        "experts_shifted",
+        wrong="every expert has the matrices of the next one",
+        right=OWN,
+        introduced=OUT,
+        change=experts_loaded(each(lambda tensor: np.roll(tensor, -1, axis=0))),
+        needs=(SEVERAL,),
+        seen=("https://github.com/vllm-project/vllm-ascend/issues/11150",),
+    ),
+    Mutant(
+        "experts_as_text",
+        wrong="experts in the order of their names: 0, 1, 10, 11, 2",
+        right=OWN,
+        introduced=OUT,
+        change=experts_loaded(each(_as_text)),
+        needs=(TEN,),
+        seen=("https://github.com/AI-Hypercomputer/maxtext/pull/3191",),
+    ),
+    Mutant(
+        "experts_first_half_twice",
+        wrong="the second of two devices has the experts of the first",
+        right=OWN,
+        introduced=OUT,
+        change=experts_loaded(each(_first_half_twice)),
+        needs=(SEVERAL,),
+        seen=("https://github.com/deepspeedai/DeepSpeed/issues/6589",),
+    ),
+    Mutant(
+        "expert_not_loaded",
+        wrong="the matrices of the last expert stay at 0",
+        right="they are loaded",
+        introduced=OUT,
+        change=experts_loaded(each(_last_zero)),
+        needs=(values("no token goes to the last expert", "more tokens"),),
+        seen=("https://github.com/vllm-project/vllm/pull/51130",),
+    ),
+    Mutant(
+        "experts_inner_biases_missing",
+        wrong="gate, up = W x in every expert",
+        right="gate, up = W x + b",
+        introduced=OUT,
+        change=experts_loaded(each(np.zeros_like, "gate", "up"), "bias"),
+        needs=(BIASED,),
+        seen=("https://github.com/tenstorrent/tt-metal/pull/49619",),
+    ),
+    Mutant(
+        "experts_outer_biases_missing",
+        wrong="every expert's part is W_down act",
+        right="W_down act + b",
+        introduced=OUT,
+        change=experts_loaded(each(np.zeros_like, "down"), "bias"),
+        needs=(BIASED,),
+        seen=("https://github.com/allenai/OLMo-core/pull/763",),
+    ),
+)

@@ -1,0 +1,62 @@
+"""Ports of mixtures of experts that share no code with the built-in decoder: right ones match, bugs have names."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.record
+
+from harness.corpus import Corpus, Prompt
+from harness.entries import Batch, Decode
+from harness.mutants.diagnosis.diagnose import diagnose
+from harness.record.recorder import record
+from harness.run.check import check
+from harness.run.checker import Checker
+from harness.run.question import Question
+from tests.families import tiny
+from tests.families.independent_experts import BUGS, PORTS
+
+CORPUS = Corpus(
+    (Prompt("short", "1 2 3 45", "few tokens"), Prompt("some", "one, two; three.", "enough tokens")),
+    decodes=(Decode("chunks", "a cached", "two chunks and steps", steps=2, chunks=(4,)),),
+    batches=(Batch("left", ("short", "some"), "left", "pads"),),
+)
+PLANTED = [(name, bug) for name, bugs in BUGS.items() for bug in bugs]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    made = {}
+
+    def paths(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            directory, golden = tiny.write(folder / "model", name, "plain"), folder / "golden.h5"
+            record(directory, "model", CORPUS, str(golden))
+            made[name] = golden, directory
+        return made[name]
+
+    return paths
+
+
+def loading(name, bug=""):
+    return lambda checkpoint, config, dtype: PORTS[name].load(checkpoint, config, dtype, bug=bug)
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_an_independent_port_matches_in_every_mode_at_every_precision(recorded, name):
+    question = Question(precisions=("float64", "float32", "bfloat16"))
+    report = check(*recorded(name), name, question, load=loading(name))
+    assert report.verdict == "match", report.introduced
+    assert {result.mode for result in report.results} == {"forward", "replay", "prefill", "alone"}
+
+
+@pytest.mark.parametrize(("name", "bug"), PLANTED, ids=[f"{name}: {bug}" for name, bug in PLANTED])
+def test_a_planted_bug_is_named(recorded, name, bug):
+    question = Question(precisions=("float64",), modes=("replay",), cases=("some", "left"))
+    with Checker(*recorded(name), name, question, load=loading(name, bug), inspect=False) as checker:
+        found = diagnose(checker, name)
+    assert found.verdict == "diverged"
+    named = [one.mutants for operation in found.operations for one in operation.named]
+    assert named and all(BUGS[name][bug] in ids for ids in named), (named, [o.taps for o in found.operations])
