@@ -111,7 +111,8 @@ class Family:
         return {**self.layer, **self.sparse} if sparse else self.layer
 
     def beyond(self, config: Config) -> dict[str, None]:
-        """Patterns of the layers that predict further tokens: they follow the model's own, which does not run them."""
+        """Patterns of the layers that predict further tokens: they follow the model's own, which does not run
+        them."""
         layers, count = config.get("num_hidden_layers"), next(filter(None, map(config.get, FURTHER)), 0)
         if not isinstance(layers, int) or not isinstance(count, int):
             return {}
