@@ -15,6 +15,7 @@ from harness.families.frequencies import frequencies
 from harness.families.options import Architecture, Experts, Norm
 from harness.families.rope import Wide
 from harness.run import mixture
+from harness.run.one_by_one import one_by_one
 from harness.run.operations import (
     OPERATIONS,
     Angles,
@@ -24,7 +25,6 @@ from harness.run.operations import (
     Probs,
     gated,
     norm_all_heads,
-    one_by_one,
     rms_norm,
     unchanged,
     wide,

@@ -16,7 +16,8 @@ from harness.mutants.eager import Eager
 from harness.report.diagnosis_terminal import print_diagnosis
 from harness.run.checker import Checker
 from harness.run.decoder import Decoder
-from harness.run.operations import OPERATIONS, one_by_one, rotate
+from harness.run.one_by_one import one_by_one
+from harness.run.operations import OPERATIONS, rotate
 from harness.run.question import BOTH, Question
 from tests.mutants.diagnosis.test_diagnose import Hiding
 
