@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.families.frequencies import inverse_frequencies, scaled
+from harness.run.latent_keys import join_key, split_kv
 
 Hidden = Float[Array, "batch position hidden"]
 Heads = Float[Array, "batch position head head_dim"]
@@ -112,21 +113,6 @@ def write(buffer: KeyValues, new: KeyValues, start: Int[Array, ""]) -> KeyValues
     """A cache with this call's keys or values from slot `start` on. It is refused before the run where there is no
     room: JAX would clamp `start`, and overwrite what is there."""
     return jax.lax.dynamic_update_slice_in_dim(buffer, new, start, axis=1)
-
-
-def split_kv(
-    kv: Float[Array, "batch slot head kv_dim"], nope: int
-) -> tuple[Float[Array, "batch slot head nope"], Float[Array, "batch slot head value_dim"]]:
-    """Of what latent attention makes of a latent: the part of keys that is not turned, and the values."""
-    return kv[..., :nope], kv[..., nope:]
-
-
-def join_key(
-    k: Float[Array, "batch slot head nope"], shared: Float[Array, "batch slot rope_dim"]
-) -> Float[Array, "batch slot head qk_dim"]:
-    """Keys of latent attention: each head's own part, and behind it the turned one, the same in all heads."""
-    turned = jnp.broadcast_to(shared[:, :, None], (*k.shape[:3], shared.shape[-1]))
-    return jnp.concatenate([k, turned], axis=-1)
 
 
 def probabilities(

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 pytestmark = pytest.mark.record
 
-from harness.architecture import architecture_of
+from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
 from harness.corpus import Corpus, Prompt
 from harness.entries import Batch, Decode, Offset
@@ -95,7 +95,7 @@ def test_positions_may_count_from_the_pads(recorded):
 def test_roundings_of_a_right_port_are_within_what_they_can_add_up_to(recorded):
     golden, directory = recorded
     question = Question(precisions=("float32",), modes=("replay",), cases=("some", "far"))
-    report, arch = checked(recorded, Expanded, question), architecture_of(tiny.config("deepseek_v3", "plain"))
+    report, arch = checked(recorded, Expanded, question), architecture_of(read_config(directory))
     weights = Checkpoint(directory, families()["deepseek_v3"].stored)
     with open_golden(golden) as opened:
         source = GoldenSource(opened, "float32")

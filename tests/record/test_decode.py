@@ -113,8 +113,8 @@ def assert_equal_bits(taps, the: Case, outputs, cache) -> None:
         for layer, held in enumerate(cache.layers):
             kinds = [kind for kind in CACHED if f"layers.{layer}.{kind}" in taps]  # keys, or a latent, come first
             for kind, value in zip(kinds, (held.keys, held.values), strict=True):
-                value = value.transpose(1, 2) if "kv_head" in DIMS[kind] else value[:, 0]
-                assert torch.equal(taps[f"layers.{layer}.{kind}"], value)
+                own = value.transpose(1, 2) if "kv_head" in DIMS[kind] else value[:, 0]
+                assert torch.equal(taps[f"layers.{layer}.{kind}"], own)
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
