@@ -114,7 +114,7 @@ class PagedQwen3(Paged):
 
 
 def test_qwen2_has_no_way_to_decode():
-    with pytest.raises(PortError, match="no attribute 'initial_cache'"):
+    with pytest.raises(PortError, match="at 'decode'"):
         checked("qwen2-tiny", Paged, ("float32",), cases=("decode",))
 
 
