@@ -30,14 +30,15 @@ def _within(routing: Array, taking: Array, room: Array) -> Array:
 
 
 def capacity(factor: float) -> OperationChange:
-    """Room for `factor` times as many tokens as every expert would have if all had as many."""
+    """Room for `factor` times an expert's share of the tokens; padding takes it too."""
 
     def dispatched(dense: Callable[..., Array]) -> Callable[..., Array]:
         def wrong(x: Array, weights: Array, chosen: Array, tokens: Array) -> Array:
             routing = dense(x, weights, chosen, tokens)
-            routes = tokens.sum(axis=1)[:, None, None] * chosen.shape[-1]
-            room = jnp.floor(routes * factor / routing.shape[-1]).astype(jnp.int32)
-            return _within(routing, tokens, jnp.maximum(room, 1))
+            places = jnp.arange(1, tokens.shape[1] + 1, dtype=jnp.int32)
+            length = jnp.where(tokens, places, 0).max(axis=1)[:, None, None]  # of the row, up to its last token
+            room = jnp.floor(length * (factor * chosen.shape[-1] / routing.shape[-1])).astype(jnp.int32)
+            return _within(routing, jnp.ones_like(tokens), jnp.maximum(room, 1))
 
         return wrong
 

@@ -5,6 +5,7 @@ Every token gathers the matrices of the experts that it goes to; nothing of the 
 
 from __future__ import annotations
 
+import copy
 import math
 
 import jax
@@ -18,6 +19,18 @@ class Mixture(Port):
     """Layers of which some have experts in place of the MLP."""
 
     kinds = 2
+
+    def _compiled(self, index):
+        """With a bug it runs operation by operation: what is compiled serves all bugs."""
+        if not self.bug:
+            return super()._compiled(index)
+
+        def run(tap, at, weights, *args):
+            port = copy.copy(self)
+            port.w = weights
+            return port.layer(index, *args, lambda name, value: tap(f"{at}.{name.rpartition('.')[2]}", value))
+
+        return run
 
     def mlp(self, index, x, tap):
         at = f"model.layers.{index}.mlp"

@@ -1,4 +1,4 @@
-"""Ports of mixtures of experts that share no code with the built-in decoder: right ones match, bugs have names."""
+"""Ports of mixtures of experts that share no code with the built-in decoder: they match, and bugs have names."""
 
 from __future__ import annotations
 

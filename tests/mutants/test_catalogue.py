@@ -7,6 +7,9 @@ from dataclasses import fields
 
 import pytest
 
+from harness import embedded
+from harness.architecture import architecture_of, read_config
+from harness.families.graph import kinds_in
 from harness.mutants import family_blocks, family_heads, family_norms, family_rope, family_scales
 from harness.mutants.catalogue import CATALOGUE, FAMILIES
 from harness.mutants.mutant import CallChange, ConfigChange, OperationChange, OptionChange, WeightChange
@@ -45,7 +48,7 @@ NO_BUGS = {
     *(mutant.id for mutant in (*WINDOWS, *OPTIONS)),
 }
 # What a Qwen2 has.
-KINDS = DIMS.keys() - {"q_norm", "k_norm", "attn_post_norm", "mlp_post_norm"}
+KINDS = kinds_in(architecture_of(read_config(embedded.directory() / "qwen2-tiny")))
 
 
 def test_there_are_at_least_70_that_apply_to_a_qwen2():

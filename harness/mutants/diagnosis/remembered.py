@@ -35,13 +35,15 @@ def _remembered(store: Store, operation: Callable[..., Any], *args: Any) -> Any:
     def made() -> tuple[Any, int]:
         result = operation(*args)
         # The arguments are kept too: an array counts as itself as long as nothing else can have its place.
-        return (result, args), sum(getattr(value, "nbytes", 0) for value in (result, *args))
+        return (result, args), sum(getattr(value, "nbytes", 0) for value in jax.tree.leaves((result, args)))
 
     return store.get((operation, *map(_key, args)), made)[0]
 
 
 def _key(value: Any) -> Hashable:
     """Goldens and parameters are the same objects from candidate to candidate; what counts tokens is made anew."""
+    if isinstance(value, tuple):
+        return type(value), *map(_key, value)
     if not isinstance(value, np.ndarray | jax.Array):
         return type(value), value
     if np.issubdtype(value.dtype, np.integer) or value.dtype == bool:
