@@ -15,14 +15,14 @@ from harness.run.check import check
 from harness.run.checker import Checker
 from harness.run.question import Question
 from tests.families import tiny
-from tests.families.independent_experts import BUGS, PORTS
+from tests.families.independent_experts import BUGS, PORTS, TOGETHER
 
 CORPUS = Corpus(
     (Prompt("short", "1 2 3 45", "few tokens"), Prompt("some", "one, two; three.", "enough tokens")),
     decodes=(Decode("chunks", "a cached", "two chunks and steps", steps=2, chunks=(4,)),),
     batches=(Batch("left", ("short", "some"), "left", "pads"),),
 )
-PLANTED = [(name, bug) for name, bugs in BUGS.items() for bug in bugs]
+PLANTED = [(name, bugs) for name, planted in TOGETHER.items() for bugs in planted]
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,21 @@ def test_an_independent_port_matches_in_every_mode_at_every_precision(recorded, 
     assert {result.mode for result in report.results} == {"forward", "replay", "prefill", "alone"}
 
 
-@pytest.mark.parametrize(("name", "bug"), PLANTED, ids=[f"{name}: {bug}" for name, bug in PLANTED])
-def test_a_planted_bug_is_named(recorded, name, bug):
+def test_every_bug_is_planted():
+    planted = {
+        name: [bug for bugs in together for bug in bugs.split(" + ")] for name, together in TOGETHER.items()
+    }
+    assert {name: sorted(bugs) for name, bugs in planted.items()} == {n: sorted(bugs) for n, bugs in BUGS.items()}
+
+
+@pytest.mark.parametrize(("name", "bugs"), PLANTED, ids=[f"{name}: {bugs}" for name, bugs in PLANTED])
+def test_planted_bugs_are_named(recorded, name, bugs):
     question = Question(precisions=("float64",), modes=("replay",), cases=("some", "left"))
-    with Checker(*recorded(name), name, question, load=loading(name, bug), inspect=False) as checker:
+    with Checker(*recorded(name), name, question, load=loading(name, bugs), inspect=False) as checker:
         found = diagnose(checker, name)
     assert found.verdict == "diverged"
     named = [one.mutants for operation in found.operations for one in operation.named]
-    assert named and all(BUGS[name][bug] in ids for ids in named), (named, [o.taps for o in found.operations])
+    expected = {BUGS[name][bug] for bug in bugs.split(" + ")}
+    assert all(len(ids) == 1 for ids in named), named
+    assert {ids[0] for ids in named} == expected, (named, [o.taps for o in found.operations])
+    assert found.unexplained == ()
