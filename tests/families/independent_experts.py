@@ -21,7 +21,9 @@ class Mixture(Port):
     kinds = 2
 
     def _compiled(self, index):
-        """Operation by operation: what is compiled serves every port, right or wrong."""
+        """With a bug it runs operation by operation: what is compiled so serves all bugs."""
+        if not self.bug:
+            return super()._compiled(index)
 
         def run(tap, at, weights, *args):
             port = copy.copy(self)
