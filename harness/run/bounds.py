@@ -190,7 +190,7 @@ def _norm(e: Element) -> float:
 def _linear(e: Element) -> float:
     """The sizes of all products, and of a bias; a cap on logits makes an error smaller, and a factor scales it."""
     layer, kind = layer_of(e.tap), kind_of(e.tap)
-    if layer is not None and kind not in outputs(e.arch, e.arch.is_sparse(layer)):
+    if layer is not None and kind not in ("router_logits", *outputs(e.arch, e.arch.is_sparse(layer))):
         return math.inf  # of experts it is a sum
     at = _flat(e)
     row, x = e.parameter()[at], e.input().reshape(-1)

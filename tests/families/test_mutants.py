@@ -43,6 +43,20 @@ HERE = {
     "gpt-neox": {"parallel_as_sequential", "rope_exponent_over_head_dim", "qkv_packing", "qk_exchanged"}
     | {"layer_norm_not_centered", "rope_over_the_whole_head", "up_bias_missing", "q_bias_missing"},
 }
+HERE["qwen3-moe"] = {
+    *(
+        "router_narrow",
+        "router_one_fewer_chosen",
+        "routing_not_normed",
+        "routing_shifted",
+        "routing_over_capacity",
+    ),
+    *("experts_gate_up_exchanged", "experts_shifted", "experts_weighed_first", "activation_gelu", "up_not_loaded"),
+}
+HERE["deepseek-v3"] = {
+    *("router_correction_missing", "router_groups_ignored", "routing_corrected", "routing_factor_twice"),
+    *("shared_expert_scaled", "latent_packing", "latent_key_of_first_head", "latent_not_turned"),
+}
 ELSEWHERE = {
     ("llama3", "q_bias_missing"): "q has no bias here",
     ("llama3", "qk_norms_missing"): "this model has no k_norm or q_norm",
@@ -64,9 +78,19 @@ ELSEWHERE = {
     ("olmo2", "norm_before_mlp_missing"): "this model has no mlp_norm",
     ("olmo2", "rope_interleaved"): "rotate_q, rotate_k: this model has another formula",
     ("gpt-neox", "mlp_residual_missing"): "this model has no mlp_residual",
-    ("gpt-neox", "activation_clamped"): "this model has no gated",
+    ("gpt-neox", "activation_clamped"): "this model has no expert_act or gated or shared_act",
     ("gpt-neox", "theta_1e4"): "that is what the config says here",
     ("gpt-neox", "positions_learned_missing"): "no positions are learned here",
+    ("gpt-neox", "routing_shifted"): "this model has no routing",
+    ("llama3", "sinks_missing"): "heads have no sinks here",
+    ("llama3", "latent_values_first"): "attention is not latent here",
+    ("qwen3-moe", "routing_factor_missing"): "weights have no factor here",
+    ("qwen3-moe", "router_groups_ignored"): "experts are not chosen by groups here",
+    ("qwen3-moe", "experts_clamp_one_sided"): "experts are not clamped here",
+    ("qwen3-moe", "shared_expert_missing"): "this model has no shared_out",
+    ("qwen3-moe", "experts_transposed"): "the experts' matrices are not square here",
+    ("qwen3-moe", "experts_as_text"): "there are fewer than 11 experts",
+    ("qwen3-moe", "layers_swapped"): "some layers have experts here",
 }
 
 

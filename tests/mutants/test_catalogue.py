@@ -7,7 +7,23 @@ from dataclasses import fields
 
 import pytest
 
-from harness.mutants import family_blocks, family_heads, family_norms, family_rope, family_scales
+from harness.architecture import architecture_of, read_config
+from harness.embedded import directory
+from harness.families.graph import kinds_in
+from harness.mutants import (
+    dispatch,
+    expert_sums,
+    experts,
+    family_blocks,
+    family_heads,
+    family_norms,
+    family_rope,
+    family_scales,
+    latent,
+    router,
+    routing,
+    sinks,
+)
 from harness.mutants.catalogue import CATALOGUE, FAMILIES
 from harness.mutants.mutant import CallChange, ConfigChange, OperationChange, OptionChange, WeightChange
 from harness.mutants.windows import MUTANTS as WINDOWS
@@ -18,6 +34,8 @@ from tests.mutants.conftest import CASES
 BETWEEN = (
     *(*family_blocks.MUTANTS, *family_heads.MUTANTS),
     *(*family_norms.MUTANTS, *family_rope.MUTANTS, *family_scales.MUTANTS),
+    *(*sinks.MUTANTS, *latent.MUTANTS, *router.MUTANTS, *routing.MUTANTS, *dispatch.MUTANTS),
+    *(*experts.MUTANTS, *expert_sums.MUTANTS),
 )
 PRE_NORMS = {"sequential_as_parallel", "pre_norms_as_post", "residual_from_norm"}
 OPTIONS = tuple(mutant for mutant in BETWEEN if mutant.id not in PRE_NORMS)
@@ -45,7 +63,7 @@ NO_BUGS = {
     *(mutant.id for mutant in (*WINDOWS, *OPTIONS)),
 }
 # What a Qwen2 has.
-KINDS = DIMS.keys() - {"q_norm", "k_norm", "attn_post_norm", "mlp_post_norm"}
+KINDS = kinds_in(architecture_of(read_config(directory() / "qwen2-tiny")))
 
 
 def test_there_are_at_least_70_that_apply_to_a_qwen2():
@@ -82,6 +100,9 @@ def test_nearly_every_entry_was_seen_somewhere():
         *("layer_norm_not_centered", "k_norm_missing", "qk_norm_weights_swapped"),
         *("pre_norms_as_post", "first_and_last_norm_weights_swapped", "qk_exchanged"),
         *("rope_scaled_linearly", "rope_bands_swapped", "rope_halves_for_neighbours"),
+        *("router_sigmoid_for_softmax", "experts_weighed_first"),
+        *("latent_norms_missing", "latent_split_reversed", "latent_first_dimensions_turned", "latent_packing"),
+        *("latent_values_first", "latent_key_of_first_head"),
     }
 
 
