@@ -7,15 +7,26 @@ import pytest
 pytest.importorskip("torch")
 pytestmark = pytest.mark.record
 
+import numpy as np
+
+from harness.architecture import read_config
 from harness.corpus import Corpus, Prompt
 from harness.entries import Batch, Decode
+from harness.mutants.diagnosis.bench import Bench
+from harness.mutants.diagnosis.candidate import Candidate
 from harness.mutants.diagnosis.diagnose import diagnose
+from harness.mutants.diagnosis.families import FAMILIES
+from harness.mutants.diagnosis.fit import BY_ID, at
 from harness.record.recorder import record
 from harness.run.check import check
 from harness.run.checker import Checker
+from harness.run.precision import in_force
 from harness.run.question import Question
+from harness.run.source import GoldenSource
+from harness.store import open_golden
 from tests.families import tiny
 from tests.families.independent_experts import BUGS, PORTS, TOGETHER
+from tests.mutants.diagnosis.test_parts import OTHERS, stage
 
 CORPUS = Corpus(
     (Prompt("short", "1 2 3 45", "few tokens"), Prompt("some", "one, two; three.", "enough tokens")),
@@ -46,7 +57,7 @@ def loading(name, bug=""):
 
 @pytest.mark.parametrize("name", PORTS)
 def test_an_independent_port_matches(recorded, name):
-    question = Question(precisions=("float64", "bfloat16"), modes=("replay", "prefill"), cases=("left", "chunks"))
+    question = Question(precisions=("float64", "bfloat16"), modes=("replay", "prefill"), cases=("chunks",))
     report = check(*recorded(name), name, question, load=loading(name))
     assert report.verdict == "match", report.introduced
     assert {result.mode for result in report.results} == {"replay", "prefill"}
@@ -70,3 +81,18 @@ def test_planted_bugs_are_named(recorded, name, bugs):
     assert all(len(ids) == 1 for ids in named), named
     assert {ids[0] for ids in named} == expected, (named, [o.taps for o in found.operations])
     assert found.unexplained == ()
+
+
+@pytest.mark.parametrize(("mutant", "symbol", "value"), OTHERS, ids=lambda x: str(x))
+def test_a_value_of_the_catalogue_is_the_catalogues_mutant(recorded, mutant, symbol, value):
+    golden_path, checkpoint = recorded("deepseek_v3")
+    family = next(one for one in FAMILIES if (one.mutant, one.symbol) == (mutant, symbol))
+    with open_golden(golden_path) as golden, in_force("float64"):
+        source = GoldenSource(golden, "float64")
+        everything = frozenset(tap.kind for tap in source.taps.values())
+        bench = Bench(source, checkpoint, read_config(checkpoint), everything)
+        scene = stage(bench, "layers.1", "some")
+        ours, theirs = bench.predict(at(family, value), scene), bench.predict(Candidate.of(BY_ID[mutant]), scene)
+    assert set(ours) == set(scene.taps)
+    for kind, expected in theirs.items():
+        np.testing.assert_allclose(ours[kind], expected, rtol=1e-9, atol=1e-12, err_msg=kind)
