@@ -21,7 +21,7 @@ class Mixture(Port):
     kinds = 2
 
     def _compiled(self, index):
-        """With a bug it runs operation by operation: what is compiled serves all bugs."""
+        """With a bug it runs operation by operation: what is compiled so serves all bugs."""
         if not self.bug:
             return super()._compiled(index)
 
@@ -32,19 +32,23 @@ class Mixture(Port):
 
         return run
 
+    def has(self, bug):
+        """Whether it does that wrong: `bug` names several, with a plus between them."""
+        return bug in self.bug.split(" + ")
+
     def mlp(self, index, x, tap):
         at = f"model.layers.{index}.mlp"
         if f"{at}.gate.weight" not in self.w:
             return super().mlp(index, x, tap)
         here = f"layers.{index}"
         weights = self.route(index, x, tap)
-        if self.bug == "next expert":
+        if self.has("next expert"):
             weights = jnp.roll(weights, 1, axis=-1)
-        if self.bug == "capacity":
+        if self.has("capacity"):
             weights = self.with_room(weights, jnp.ones(x.shape[:2], bool))
         weights = tap(f"{here}.routing", weights)
         weight, chosen = jax.lax.top_k(weights, self.config["num_experts_per_tok"])
-        names = ("up", "gate", "down") if self.bug == "gate for up" else ("gate", "up", "down")
+        names = ("up", "gate", "down") if self.has("gate for up") else ("gate", "up", "down")
         gate, up, down = (self.stacked(f"{at}.experts", name)[chosen] for name in names)  # [B, S, k, O, I]
         inner = self.activate(jnp.einsum("bskih,bsh->bski", gate, x)) * jnp.einsum("bskih,bsh->bski", up, x)
         each = jnp.einsum("bskhi,bski->bskh", down, inner)
@@ -53,7 +57,7 @@ class Mixture(Port):
 
     def stacked(self, at, name):
         count = self.config.get("num_experts", self.config.get("n_routed_experts"))
-        order = [(n + 1) % count if self.bug == "matrices of the next" else n for n in range(count)]
+        order = [(n + 1) % count if self.has("matrices of the next") else n for n in range(count)]
         return jnp.stack([self.w[f"{at}.{n}.{name}_proj.weight"] for n in order])
 
     def with_room(self, weights, taking):
@@ -82,23 +86,23 @@ class Qwen3Moe(Mixture):
 
     def route(self, index, x, tap):
         gate = self.w[f"model.layers.{index}.mlp.gate.weight"]
-        if self.bug == "narrow router":
+        if self.has("narrow router"):
             logits = (x.astype(jnp.bfloat16) @ gate.T.astype(jnp.bfloat16)).astype(x.dtype)
         else:
             logits = x @ gate.T
         logits = tap(f"layers.{index}.router_logits", logits).astype(self.wide)
-        scores = jax.nn.softmax(logits, axis=1 if self.bug == "softmax over tokens" else 2)
-        if self.bug == "sigmoid":
+        scores = jax.nn.softmax(logits, axis=1 if self.has("softmax over tokens") else 2)
+        if self.has("sigmoid"):
             scores = jax.nn.sigmoid(logits)
-        chosen = jax.lax.top_k(logits, self.config["num_experts_per_tok"] - (self.bug == "one fewer"))[1]
+        chosen = jax.lax.top_k(logits, self.config["num_experts_per_tok"] - (self.has("one fewer")))[1]
         weight = jnp.take_along_axis(scores, chosen, 2)
-        if self.config["norm_topk_prob"] and self.bug != "not normed":
+        if self.config["norm_topk_prob"] and not self.has("not normed"):
             weight = weight / weight.sum(-1, keepdims=True)
         return self.spread(weight, chosen, logits.shape[2]).astype(x.dtype)
 
     def activate(self, x):
         # Of an expert, [B, S, k, I]; the MLP's is right.
-        if self.bug == "GELU in experts" and x.ndim == 4:
+        if self.has("GELU in experts") and x.ndim == 4:
             return jax.nn.gelu(x.astype(self.wide), approximate=False).astype(x.dtype)
         return super().activate(x)
 
@@ -127,7 +131,7 @@ class DeepseekV3(Mixture):
         both = linear("kv_a_proj_with_mqa", x)
         latent, shared = tap(f"{here}.kv_latent", both[..., :rank]), tap(f"{here}.k_pe", both[..., rank:])
         latent = tap(f"{here}.kv_latent_norm", self.latent_norm(f"{at}.kv_a_layernorm", latent))
-        if self.bug != "not turned":
+        if not self.has("not turned"):
             turned = self.turn_last(q[..., nope:], positions)
             q = jnp.concatenate((q[..., :nope], turned), -1)
             shared = self.turn_last(shared[:, :, None], positions)[:, :, 0]
@@ -140,10 +144,10 @@ class DeepseekV3(Mixture):
         own = tap(f"{here}.kv", jax.lax.dynamic_slice_in_dim(kv, filled, x.shape[1], 1))
         kv = jax.lax.dynamic_update_slice_in_dim(kv, own, filled, 1)
         k, v = kv[..., :nope], kv[..., nope:]
-        if self.bug == "values first":
+        if self.has("values first"):
             k, v = kv[..., -nope:], kv[..., :-nope]
         each = jnp.broadcast_to(shared[:, :, None], (*k.shape[:3], rope))
-        if self.bug == "first head alone":
+        if self.has("first head alone"):
             each = each.at[:, :, 1:].set(0)
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, jnp.concatenate((k, each), -1))
         scores = scores * jnp.asarray(self.scale(), scores.dtype)
@@ -156,7 +160,7 @@ class DeepseekV3(Mixture):
 
     def latent_norm(self, name, x):
         y = x.astype(self.wide)
-        eps = self.config["rms_norm_eps"] if self.bug == "eps of the config" else 1e-6
+        eps = self.config["rms_norm_eps"] if self.has("eps of the config") else 1e-6
         y = y / jnp.sqrt((y * y).mean(-1, keepdims=True) + eps)
         return y.astype(x.dtype) * self.w[f"{name}.weight"]
 
@@ -167,9 +171,9 @@ class DeepseekV3(Mixture):
         c = self.config
         once = self.longer(c["rope_scaling"]["mscale_all_dim"])
         size = c["qk_nope_head_dim"] + c["qk_rope_head_dim"]
-        if self.bug == "scale of the latent":
+        if self.has("scale of the latent"):
             size = c["kv_lora_rank"] + c["qk_rope_head_dim"]
-        return size**-0.5 * {"scaled once": once, "not scaled": 1.0}.get(self.bug, once * once)
+        return size**-0.5 * (once if self.has("scaled once") else 1.0 if self.has("not scaled") else once * once)
 
     def speeds(self):
         c, given = self.config, self.config["rope_scaling"]
@@ -187,23 +191,23 @@ class DeepseekV3(Mixture):
         factor = self.longer(given["mscale"]) / self.longer(given["mscale_all_dim"])
         angle = positions[:, :, None, None].astype(self.wide) * jnp.asarray(self.speeds(), self.wide)
         cos, sin = ((table(angle) * factor).astype(x.dtype) for table in (jnp.cos, jnp.sin))
-        a, b = jnp.split(x, 2, -1) if self.bug == "halves" else (x[..., ::2], x[..., 1::2])
+        a, b = jnp.split(x, 2, -1) if self.has("halves") else (x[..., ::2], x[..., 1::2])
         return jnp.concatenate((a * cos - b * sin, b * cos + a * sin), -1)
 
     def route(self, index, x, tap):
         c, at, here = self.config, f"model.layers.{index}.mlp.gate", f"layers.{index}"
         logits = tap(f"{here}.router_logits", x.astype(self.wide) @ self.w[f"{at}.weight"].T.astype(self.wide))
-        scores = jax.nn.softmax(logits, -1) if self.bug == "softmax" else jax.nn.sigmoid(logits)
+        scores = jax.nn.softmax(logits, -1) if self.has("softmax") else jax.nn.sigmoid(logits)
         correction = self.w[f"{at}.e_score_correction_bias"].astype(self.wide)
-        choice = tap(f"{here}.router_scores", scores if self.bug == "no correction" else scores + correction)
+        choice = tap(f"{here}.router_scores", scores if self.has("no correction") else scores + correction)
         groups = choice.reshape(*choice.shape[:2], c["n_group"], -1)
-        best = jax.lax.top_k(groups, 1 if self.bug == "best of a group" else 2)[0].sum(-1)
+        best = jax.lax.top_k(groups, 1 if self.has("best of a group") else 2)[0].sum(-1)
         last = jax.lax.top_k(best, c["topk_group"])[0][..., -1:]
-        allowed = jnp.where((best >= last)[..., None] | (self.bug == "no groups"), groups, -jnp.inf)
+        allowed = jnp.where((best >= last)[..., None] | (self.has("no groups")), groups, -jnp.inf)
         chosen = jax.lax.top_k(allowed.reshape(choice.shape), c["num_experts_per_tok"])[1]
-        weight = jnp.take_along_axis(choice if self.bug == "corrected weights" else scores, chosen, 2)
+        weight = jnp.take_along_axis(choice if self.has("corrected weights") else scores, chosen, 2)
         weight = weight / (weight.sum(-1, keepdims=True) + 1e-20)
-        if self.bug != "no factor":
+        if not self.has("no factor"):
             weight = weight * c["routed_scaling_factor"]
         return self.spread(weight, chosen, logits.shape[2])
 
@@ -212,12 +216,30 @@ class DeepseekV3(Mixture):
         gate, up = (tap(f"{here}.shared_{n}", x @ self.w[f"{at}.{n}_proj.weight"].T) for n in ("gate", "up"))
         act = tap(f"{here}.shared_act", self.activate(gate) * up)
         shared = tap(f"{here}.shared_out", act @ self.w[f"{at}.down_proj.weight"].T)
-        if self.bug == "shared scaled":
+        if self.has("shared scaled"):
             shared = shared * jnp.asarray(self.config["routed_scaling_factor"], x.dtype)
-        return out if self.bug == "no shared expert" else out + shared
+        return out if self.has("no shared expert") else out + shared
 
 
 PORTS = {"qwen3_moe": Qwen3Moe, "deepseek_v3": DeepseekV3}
+# Several bugs at once, at operations of their own: replay judges each by itself.
+TOGETHER = {
+    "qwen3_moe": (
+        "narrow router + softmax over tokens + gate for up",
+        "sigmoid + matrices of the next",
+        "one fewer + GELU in experts",
+        "not normed",
+        "next expert",
+        "capacity",
+    ),
+    "deepseek_v3": (
+        "eps of the config + not turned + values first + softmax + no shared expert",
+        "halves + first head alone + no correction + corrected weights + shared scaled",
+        "scaled once + best of a group",
+        "not scaled + no groups",
+        "scale of the latent + no factor",
+    ),
+}
 # By port, its bugs and what the catalogue calls them.
 BUGS = {
     "qwen3_moe": {

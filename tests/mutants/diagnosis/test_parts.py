@@ -156,11 +156,26 @@ OWN_VALUES = [
     ("activation_clamped", "limit =", 7.0),
     ("layers_shifted", "weights of layer", 2),
 ]
+# Of what Qwen2 does not have: tried in tests/families, options alone and the rest on a golden of DeepSeek-V3.
+OPTIONS_OF_OTHERS = [
+    ("routing_factor_missing", "factor =", 1.0),
+    ("router_one_fewer_chosen", "experts of a token:", 1),
+    ("experts_alpha_missing", "alpha =", 1.0),
+    ("experts_clamp_missing", "limit =", float("inf")),
+    ("latent_norms_eps", "eps =", 1e-5),
+]
+OTHERS = [
+    ("routing_over_capacity", "capacity factor =", 1.0),
+    ("experts_shifted", "experts further:", 1),
+    ("expert_not_loaded", "expert", 7),
+    ("shared_expert_scaled", "factor =", 2.5),
+]
 
 
 def test_every_family_with_a_value_is_tried_at_the_catalogues_own():
     with_value = {(f.mutant, f.symbol) for f in FAMILIES if not f.forms}
-    assert with_value == {(mutant, symbol) for mutant, symbol, _ in OWN_VALUES}
+    tried = (*OWN_VALUES, *OPTIONS_OF_OTHERS, *OTHERS)
+    assert with_value == {(mutant, symbol) for mutant, symbol, _ in tried}
 
 
 @pytest.fixture(scope="module")
