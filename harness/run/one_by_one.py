@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from harness.families.frequencies import inverse_frequencies, scaled
 from harness.run.operations import (
@@ -39,8 +40,12 @@ VIEWS = frozenset({split_heads, join_heads})
 @cache
 def _compiled(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Callable[..., Any]:
     if function in VIEWS:
-        return lambda x, *given: jax.device_put(function(np.asarray(x), *given))
+        return partial(_viewed, function)
     return function if function in LEFT else jax.jit(function, static_argnames=static)
+
+
+def _viewed(function: Callable[..., Any], x: Any, *given: Any) -> Any:
+    return function(x, *given) if isinstance(x, Tracer) else jax.device_put(function(np.asarray(x), *given))
 
 
 def one_by_one(operations: Operations) -> Operations:

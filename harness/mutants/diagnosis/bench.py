@@ -25,7 +25,6 @@ from harness.mutants.diagnosis.candidate import Candidate, build
 from harness.mutants.diagnosis.remembered import remembering
 from harness.mutants.diagnosis.scene import EMBED, HEAD, Scene, layer_of
 from harness.mutants.mutant import CallChange, Change, OperationChange
-from harness.pieces import Each
 from harness.run.arithmetic import one_by_one_of
 from harness.run.cache import Cache, Past
 from harness.run.calls import joined, part
@@ -44,10 +43,8 @@ SpanTap = Callable[[slice, str, jax.Array], jax.Array]
 class _Kept(Checkpoint):
     """A checkpoint whose latest parameters are kept: most candidates read the same few, one after the other."""
 
-    def __init__(
-        self, directory: Path, renamed: Mapping[str, str | None] | None = None, each: Each | None = None
-    ) -> None:
-        super().__init__(directory, renamed, each)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self._recent = Recent(super().read, KEPT_BYTES)
 
     def read(self, name: str, rows: slice = slice(None)) -> Num[np.ndarray, "..."]:

@@ -15,7 +15,7 @@ TAPS = (Tap("layers.0.routing", DIMS["routing"], ()),)
 IDS, POSITIONS = jnp.asarray([[3, 5]]), jnp.asarray([[0, 1]])
 OWN = np.array([[[0.75, 0.25, 0.0], [0.5, 0.0, 0.5]]], np.float32)
 GOLDEN = np.array([[[0.7, 0.3, 0.0], [0.0, 0.4, 0.6]]], np.float32)
-TURNED = Adaptation(lambda x: jnp.swapaxes(x, 1, 2), lambda x: jnp.swapaxes(x, 1, 2))
+TURNED = Adaptation(lambda x, batch: jnp.swapaxes(x, 1, 2), lambda x, batch: jnp.swapaxes(x, 1, 2))
 
 
 class Session:
