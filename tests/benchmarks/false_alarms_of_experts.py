@@ -100,6 +100,7 @@ def main(comparisons: int, seconds: float, seed: int) -> None:
                         alarms.append(f"{family} {config}, seed {seed + rounds}, {variant}: {where}")
             rounds += 1
             click.echo(f"{made:,} comparisons in {rounds} rounds, {len(alarms)} false alarms", err=True)
+            click.echo("".join(f"  {alarm}\n" for alarm in alarms[-3:]), err=True, nl=False)
     click.echo(f"{made:,} comparisons in {rounds} rounds, bfloat16: {len(alarms)} false alarms")
     click.echo(f"{ties:,} of {choices:,} choices are ties; the largest share of a limit is {largest:.2f}")
     for alarm in alarms[:20]:

@@ -41,8 +41,8 @@ def sorted_by_expert(x, routing, gate, up, down, act):
     weight = weights.reshape(-1)[taken][:, None].astype(x.dtype)
 
     def product(value, own):
-        y = jnp.einsum("ri,rio->ro", value, own.kernel[expert], preferred_element_type=wide(x.dtype))
-        return biased(y.astype(x.dtype), own.bias, expert)
+        wider = (one.astype(wide(x.dtype)) for one in (value, own.kernel[expert]))
+        return biased(jnp.einsum("ri,rio->ro", *wider).astype(x.dtype), own.bias, expert)
 
     rows = product(act(product(tokens[token], gate), product(tokens[token], up)), down) * weight
     return jnp.zeros_like(tokens).at[token].add(rows).reshape(x.shape)
@@ -50,8 +50,13 @@ def sorted_by_expert(x, routing, gate, up, down, act):
 
 def wide_sum(x, routing, gate, up, down, act):
     """All experts at once, the weights and the sum over experts wide."""
-    inner = act(*(jnp.einsum("bsh,ehi->bsei", x, own.kernel) for own in (gate, up)))
-    each = jnp.einsum("bsei,eih->bseh", inner, down.kernel).astype(wide(x.dtype))
+
+    def product(equation, value, own):
+        y = jnp.einsum(equation, *(one.astype(wide(x.dtype)) for one in (value, own.kernel))).astype(x.dtype)
+        return y if own.bias is None else y + own.bias  # [B, S, E, outputs]
+
+    inner = act(*(product("bsh,ehi->bsei", x, own) for own in (gate, up)))
+    each = product("bsei,eih->bseh", inner, down).astype(wide(x.dtype))
     return (each * routing[..., None]).sum(2).astype(x.dtype)
 
 

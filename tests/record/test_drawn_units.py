@@ -37,9 +37,9 @@ def passes(monkeypatch):
     seen = []
     run = unit._run
 
-    def noted(stage, task, stream, precision, state, replacements):
+    def noted(stage, task, stream, precision, state, replacements, pinned=None):
         seen.append((stage.prefix, stream, task.inputs.nudged, state, replacements or {}))
-        return run(stage, task, stream, precision, state, replacements)
+        return run(stage, task, stream, precision, state, replacements, pinned)
 
     monkeypatch.setattr(unit, "_run", noted)
     return seen
