@@ -76,7 +76,7 @@ def layouts() -> Mapping[str, Any]:
     }
     found |= {"q bias": state["q"]["bias"].get_value(), "attn_norm": state["attn_norm"]["weight"].get_value()}
     found |= {"embed": decoder.embedding().table, "head": decoder.head_parameters(decoder.embedding())[1][0]}
-    found |= {"cache": cache.k[0]}
+    found |= {"cache": cache.held[0]["cache_k"]}
     return {name: [*value.shape, *value.sharding.shard_shape(value.shape)] for name, value in found.items()}
 
 

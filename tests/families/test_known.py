@@ -86,7 +86,8 @@ def otherwise(value):
             name: inner for name, inner in value.items() if isinstance(inner, str)
         }
     if isinstance(value, list):
-        return value[::-1] if value != value[::-1] else value[1:] + value[:1]
+        others = value[::-1], value[1:] + value[:1], value[:-1]
+        return next(other for other in others if other != value)
     if isinstance(value, bool):
         return not value
     return value if isinstance(value, str) else value * 2

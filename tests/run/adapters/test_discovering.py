@@ -83,7 +83,8 @@ def test_every_tap_is_found_with_no_table(golden_path, checkpoint, monkeypatch, 
 
 def test_a_check_by_variables_alone_matches_and_covers_every_tap(golden_path, checkpoint):
     table = right(golden_path, checkpoint, "test_discovering:Scanned").table
-    assert all("/" in left for left in table)
+    # Softmax is a function of its own wherever it is called.
+    assert {left for left in table if "/" not in left} == {"jax.nn:softmax"}
 
     class Proposed(Scanned):
         taps = table
