@@ -87,7 +87,7 @@ def test_a_check_by_variables_alone_matches_and_covers_every_tap(golden_path, ch
     assert {left for left in table if "/" not in left} == {"jax.nn:softmax"}
 
     class Proposed(Scanned):
-        taps = table
+        taps, dtypes = table, {"probs": "float32"}  # as its softmax has them
 
     report = check(
         golden_path,
