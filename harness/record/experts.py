@@ -116,23 +116,13 @@ def tapped_router(
     own = router.forward
     correction = getattr(router, CORRECTION, None)
 
-    def run(hidden: Tensor, choosing: _Choosing) -> tuple[Tensor, Tensor, Tensor]:
-        with choosing:
-            found: tuple[Tensor, Tensor, Tensor] = own(hidden)
-        return found
+    def through(kind: str, value: Tensor) -> Tensor:
+        other = tap(kind, value.view(*shape, -1))
+        return value if other is None else other.reshape(value.shape).to(value.dtype)
 
     def forward(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.no_grad():
-            logits = run(hidden, _Choosing(None, None, pinned))[0]
-            replaced = tap("router_logits", logits.view(*shape, -1))
-            instead = None if replaced is None else replaced.reshape(logits.shape)
-
-            def scores(value: Tensor) -> Tensor:
-                other = tap("router_scores", value.view(*shape, -1))
-                return value if other is None else other.reshape(value.shape).to(value.dtype)
-
-            choosing = _Choosing(instead, (correction, scores), pinned)
-            logits, weights, chosen = run(hidden, choosing)
+        with _Choosing(through, correction, pinned) as choosing:
+            logits, weights, chosen = own(hidden)
         made.extend(choosing.made)
         dense = torch.zeros(logits.shape, dtype=weights.dtype, device=weights.device).scatter(-1, chosen, weights)
         routing = tap("routing", dense.view(*shape, -1))
@@ -155,8 +145,8 @@ class _Choosing(TorchFunctionMode):
     """Looks at, and into, what a router computes.
 
     Args:
-        logits: what its product gives instead.
-        scores: a parameter, and what is told of the sum that it is added in, and gives what goes on.
+        through: is given logits and corrected scores, by kind of tap, and gives what goes on.
+        correction: the parameter that scores are corrected by, where there is one.
         pinned: what every topk gives.
 
     Attributes:
@@ -165,12 +155,12 @@ class _Choosing(TorchFunctionMode):
 
     def __init__(
         self,
-        logits: Tensor | None,
-        scores: tuple[Tensor | None, Callable[[Tensor], Tensor]] | None,
+        through: Callable[[str, Tensor], Tensor],
+        correction: Tensor | None,
         pinned: Choice | None,
     ) -> None:
         super().__init__()
-        self._logits, self._scores, self._pinned = logits, scores, pinned
+        self._through, self._correction, self._pinned = through, correction, pinned
         self.made: list[Tensor] = []
 
     def __torch_function__(
@@ -181,10 +171,10 @@ class _Choosing(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is nn.functional.linear and self._logits is not None:
-            return self._logits.to(result.dtype)
-        if func in _ADD and self._scores is not None and any(one is self._scores[0] for one in args):
-            return self._scores[1](result)
+        if func is nn.functional.linear:
+            return self._through("router_logits", result)
+        if func in _ADD and self._correction is not None and any(one is self._correction for one in args):
+            return self._through("router_scores", result)
         if func in _TOPK:
             if self._pinned is not None:
                 indices = self._pinned[len(self.made)]
