@@ -110,11 +110,6 @@ class Checkpoint:
         quantised = self.quantised[name]
         return self.stored[quantised.values].removesuffix(quantised.values.removeprefix(name))
 
-    @property
-    def in_pieces(self) -> frozenset[str]:
-        """Those of `tensors` that are pieces of a parameter."""
-        return frozenset(self._in_pieces)
-
     def read(self, name: str, rows: slice = slice(None)) -> Num[np.ndarray, "..."]:
         """One parameter, in the dtype in which it is stored; bfloat16 (of ml_dtypes) where it is quantised.
 

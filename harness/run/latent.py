@@ -43,7 +43,7 @@ def latent_attention(
     queries = x
     if mla.q_rank is not None:
         queries = tap("q_latent_norm", own.norm("q_latent_norm", tap("q_latent", own.linear("q_latent", x))))
-    q = tap("q", _heads(own.linear("q", queries), heads))
+    q = tap("q", ops.split_heads(own.linear("q", queries), heads))
     latent, shared = tap("kv_latent", own.linear("kv_latent", x)), tap("k_pe", own.linear("k_pe", x))
     latent = tap("kv_latent_norm", own.norm("kv_latent_norm", latent))
     q = tap("q_rope", own.turn_q(q))
@@ -54,12 +54,12 @@ def latent_attention(
         shared = tap("cache_k_pe", ops.write_k_pe(past.held["cache_k_pe"], shared, past.filled))
         slots = slots + past.filled
         past = Past({"cache_latent": latent, "cache_k_pe": shared}, past.filled)
-    kv = _tapped(tap, _heads(own.linear("kv", latent), heads), x.shape[1], past)
+    kv = _tapped(tap, ops.split_heads(own.linear("kv", latent), heads), x.shape[1], past)
     k, v = ops.split_kv(kv, mla.nope)
     scores = ops.score_cap(ops.scores(q, ops.join_key(k, shared)))
     probs = tap("probs", ops.probabilities(scores, own.allowed(slots)))
     context = tap("context", ops.context(probs, v))
-    return tap("attn_out", own.linear("attn_out", context.reshape(*context.shape[:2], -1))), past
+    return tap("attn_out", own.linear("attn_out", ops.join_heads(context))), past
 
 
 def _tapped(tap: TapFunction, kv: Expanded, length: int, past: Past | None) -> Expanded:
@@ -68,7 +68,3 @@ def _tapped(tap: TapFunction, kv: Expanded, length: int, past: Past | None) -> E
         return tap("kv", kv)
     mine = tap("kv", jax.lax.dynamic_slice_in_dim(kv, past.filled, length, axis=1))
     return jax.lax.dynamic_update_slice_in_dim(kv, mine, past.filled, axis=1)
-
-
-def _heads(x: Array, heads: int) -> Heads:
-    return x.reshape(*x.shape[:2], heads, -1)
