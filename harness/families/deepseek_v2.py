@@ -8,9 +8,9 @@ from harness.families import latent
 from harness.families.deepseek_v3 import HARMLESS
 from harness.families.family import EACH, EXPERTS, SHARED, Family
 from harness.families.options import Architecture, Experts
-from harness.families.reading import MLP, decoder, factor, flag, in_groups, layers_of, mixture, rms_norm
+from harness.families.reading import MLP, decoder, deepseek_mixture, flag, in_groups, layers_of, rms_norm
 from harness.families.rope import rope
-from harness.fields import Config, integer, wrong
+from harness.fields import Config, wrong
 
 GREEDY, LIMITED = "greedy", "group_limited_greedy"
 
@@ -32,26 +32,16 @@ def read(config: Config) -> Architecture:
         biases=biases,
         tied_head=flag(config, "tie_word_embeddings", False),
         mla=mla,
-        experts=_experts(config, layers),
+        experts=_experts(config),
     )
 
 
-def _experts(config: Config, layers: int) -> Experts | None:
+def _experts(config: Config) -> Experts | None:
     method = config.get("topk_method")
     if method not in (None, GREEDY, LIMITED):
         problem = "experts are chosen in a way that is not known here"
         raise wrong(problem, "topk_method", f"{GREEDY} or {LIMITED}", method)
-    dense, inner = integer(config, "first_k_dense_replace", least=0), integer(config, "moe_intermediate_size")
-    found = mixture(
-        config,
-        tuple(index >= dense for index in range(layers)),
-        count="n_routed_experts",
-        intermediate="moe_intermediate_size",
-        factor=factor(config, "routed_scaling_factor"),
-        logits_wide=True,
-        weights_wide=True,
-        shared=inner * integer(config, "n_shared_experts"),
-    )
+    found = deepseek_mixture(config)
     if method != LIMITED:
         for field in ("n_group", "topk_group"):  # where experts of any group will do, they say nothing
             config.get(field)

@@ -93,24 +93,32 @@ def mixture(
 
 
 def sigmoid_mixture(config: Config) -> Experts | None:
-    """DeepSeek-V3's: in groups, with a correction of the choice, from some layer on, and a shared one."""
-    layers, dense = layers_of(config), integer(config, "first_k_dense_replace", least=0)
-    inner = integer(config, "moe_intermediate_size")
-    found = mixture(
+    """DeepSeek-V3's: in groups, with a correction of the choice."""
+    found = deepseek_mixture(
         config,
-        tuple(index >= dense for index in range(layers)),
-        count="n_routed_experts",
-        intermediate="moe_intermediate_size",
         score="sigmoid",
         corrected=True,
         group_by="best_two",
         renormed=1e-20 if boolean(config, "norm_topk_prob") else None,
+    )
+    return in_groups(config, found)
+
+
+def deepseek_mixture(config: Config, **options: Any) -> Experts | None:
+    """What DeepSeek's have in common: from some layer on, routed wide, and scaled, with a shared expert."""
+    layers, dense = layers_of(config), integer(config, "first_k_dense_replace", least=0)
+    inner = integer(config, "moe_intermediate_size")
+    return mixture(
+        config,
+        tuple(index >= dense for index in range(layers)),
+        count="n_routed_experts",
+        intermediate="moe_intermediate_size",
         factor=factor(config, "routed_scaling_factor"),
         logits_wide=True,
         weights_wide=True,
         shared=inner * integer(config, "n_shared_experts"),
+        **options,
     )
-    return in_groups(config, found)
 
 
 def in_groups(config: Config, experts: Experts | None) -> Experts | None:
