@@ -130,7 +130,7 @@ def test_parts_without_a_form_of_their_own_are_bounded_before_they_are_read(tmp_
     where = document if part == "environment" else document["model"]
     where[part]["x"] = [[]] * (FREE_LIMIT // 3)
     place = places.make("h5", tmp_path)
-    places.write_unchecked(place, msgspec.json.encode(document, order="deterministic"))
+    place.write_unchecked(msgspec.json.encode(document, order="deterministic"))
     refusal(place.path, f"{part} is longer than")
 
 

@@ -90,7 +90,7 @@ def test_one_that_contradicts_itself_is_neither_written_nor_read(tmp_path, lie):
     with pytest.raises(GoldenError, match=problem):
         write_golden(tmp_path / "a.h5", arrays(lying), lying)
     place = places.Hdf5Place(tmp_path)
-    places.write_unchecked(place, encode(lying))
+    place.write_unchecked(encode(lying))
     with pytest.raises(GoldenError, match=problem):
         open_golden(place.path)
 
@@ -143,7 +143,7 @@ def test_a_number_of_logits_that_cannot_be_is_neither_written_nor_read(tmp_path,
     with pytest.raises(GoldenError, match=problem):
         write_golden(tmp_path / "a.h5", arrays(lying()), lying())
     place = places.Hdf5Place(tmp_path)
-    places.write_unchecked(place, encode(lying()))
+    place.write_unchecked(encode(lying()))
     with pytest.raises(GoldenError, match=problem):
         open_golden(place.path)
 

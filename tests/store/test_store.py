@@ -204,31 +204,31 @@ def test_a_missing_golden_is_refused(place):
 @pytest.mark.parametrize("version", [VERSIONS[-1] + 1, 99, "2"])
 def test_another_format_version_is_refused_before_anything_else_of_the_manifest(place, version):
     document = {"format": "goldens", "version": version, "of": "tomorrow"}
-    places.write_unchecked(place, msgspec.json.encode(document))
+    place.write_unchecked(msgspec.json.encode(document))
     refusal(place.path, "a format version that this release does not read", f"found:    {version}")
 
 
 def test_a_field_that_this_release_does_not_know_is_refused(place):
     document = msgspec.json.decode(encode(small_golden.complete()))
     document["cases"][0]["tolerance"] = "generous"
-    places.write_unchecked(place, msgspec.json.encode(document, order="deterministic"))
+    place.write_unchecked(msgspec.json.encode(document, order="deterministic"))
     refusal(place.path, "fields that this release does not know")
 
 
 def test_a_manifest_that_is_not_canonical_is_refused(place):
     encoded = encode(small_golden.complete())
-    places.write_unchecked(place, msgspec.json.format(encoded, indent=1))
+    place.write_unchecked(msgspec.json.format(encoded, indent=1))
     refusal(place.path, "canonical")
 
 
 def test_another_format_is_refused(place):
-    places.write_unchecked(place, b'{"format": "silver"}')
+    place.write_unchecked(b'{"format": "silver"}')
     refusal(place.path, "this is not a golden", "silver")
 
 
 @pytest.mark.parametrize("encoded", [b"[]", b"null", b"\xff", b"{", b"[" * 100_000])
 def test_a_manifest_that_is_no_manifest_is_refused(place, encoded):
-    places.write_unchecked(place, encoded)
+    place.write_unchecked(encoded)
     refusal(place.path)
 
 
@@ -428,19 +428,19 @@ def test_a_manifest_that_contradicts_itself_is_refused_on_opening(place, lie):
     change, problem = LIES[lie]
     manifest = small_golden.complete()
     manifest = dataclasses.replace(manifest, **change(manifest))
-    places.write_unchecked(place, encode(manifest))
+    place.write_unchecked(encode(manifest))
     refusal(place.path, problem)
 
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_manifest_that_contradicts_itself_is_never_published(golden, lie):
-    before = golden.contents()
+    before = golden.blobs()
 
     lying = dataclasses.replace(small_golden.manifest(), **LIES[lie][0](small_golden.complete()))
     with pytest.raises(GoldenError):
         write_golden(golden.path, small_golden.arrays(), lying, overwrite=True)
     if golden.has_rename:
-        assert golden.contents() == before
+        assert golden.blobs() == before
 
 
 def test_a_manifest_of_another_version_is_never_published(place):
@@ -460,7 +460,7 @@ def test_an_array_of_a_trillion_elements_is_refused_before_it_is_allocated(place
     manifest = dataclasses.replace(
         honest, arrays=arrays, sizes=sizes, model=dataclasses.replace(honest.model, config=model)
     )
-    places.write_unchecked(place, encode(manifest))
+    place.write_unchecked(encode(manifest))
     refusal(place.path, "shape")
     place.claim(stack_path("two-tokens", "logits"), (1, 2, 10**12))
     refusal(place.path, "the number of stored bytes", read=lambda golden: golden.tap("two-tokens", "logits"))
