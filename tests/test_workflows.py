@@ -14,17 +14,17 @@ import yaml
 
 from harness.cli import cli
 from tests.conftest import PLACES
+from tests.documents import ci_commands, read
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 CI = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
-IN_README = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+IN_DOCUMENT = re.findall(r"```yaml\n(.*?)```", read(".github/TPU.md"), flags=re.DOTALL)
 # Where PyYAML follows YAML 1.1, the key `on` is the boolean.
 ON = True
 
 
 def every_workflow() -> dict[str, dict[Any, Any]]:
-    texts = {"ci.yml": CI} | {f"README {number}": text for number, text in enumerate(IN_README)}
+    texts = {"ci.yml": CI} | {f"TPU.md {number}": text for number, text in enumerate(IN_DOCUMENT)}
     return {name: yaml.safe_load(text) for name, text in texts.items()}
 
 
@@ -101,10 +101,10 @@ def test_the_summary_is_published_and_junit_uploaded(name):
             assert file in written
 
 
-def test_ci_runs_the_commands_of_the_readme_word_for_word():
-    marked = re.findall(r"<!-- ci: (\w+) -->\n```sh\n(.*?)\n```", README, flags=re.DOTALL)
-    assert {name for name, _ in marked} == {"main", "test", "record", "tunix", "oldest"}
-    assert {command for _, command in marked} <= set(scripts(WORKFLOWS["ci.yml"]))
+def test_ci_runs_the_commands_of_the_documents_word_for_word():
+    marked = ci_commands()
+    assert marked.keys() == {"main", "test", "record", "tunix", "oldest"}
+    assert set(marked.values()) <= set(scripts(WORKFLOWS["ci.yml"]))
 
 
 def test_what_the_tests_need_has_one_version_that_they_were_seen_with():
@@ -130,10 +130,10 @@ def test_a_new_push_cancels_the_run_of_a_pull_request_but_not_of_main():
     assert "refs/heads/main" in WORKFLOWS["ci.yml"]["concurrency"]["cancel-in-progress"]
 
 
-def test_the_readme_has_a_workflow_for_tpus():
-    assert len(IN_README) == 1
+def test_there_is_a_workflow_for_tpus():
+    assert len(IN_DOCUMENT) == 1
     for word in ("jax[tpu]", "[remote]", "gs://", "--precision float32,bfloat16", "JAX_PLATFORMS: tpu"):
-        assert word in IN_README[0]
+        assert word in IN_DOCUMENT[0]
 
 
 def test_the_files_that_start_first_exist():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import types
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +23,7 @@ from harness.run.dialect import Parameters, in_both_dialects
 from harness.run.port import load_from, load_port
 from harness.run.question import Question
 from harness.run.tapping import no_tap
+from tests import documents
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -147,8 +146,7 @@ def test_a_port_is_given_both_dialects(tied):
     assert given[0]["rope_parameters"]["rope_theta"] == 1e6
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-BY_HAND = re.search(r"<!-- port: by hand -->\n```python\n(.*?)```", README, flags=re.DOTALL)[1]
+BY_HAND = documents.port("by hand")
 FROM_CHECKPOINT = (
     "        checkpoint = Checkpoint(checkpoint_dir)\n"
     "        return cls(config, {name: jnp.asarray(checkpoint.read(name).astype(dtype)) "
