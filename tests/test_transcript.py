@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import re
 
-from tests.transcript import END, END_OF_EXCERPT, EXCERPT, FRONT, PLACE, START, as_block, excerpt, shown, transcript
+from tests.transcript import (
+    END,
+    END_OF_EXCERPT,
+    EXCERPT,
+    FRONT,
+    PLACE,
+    START,
+    as_block,
+    excerpt,
+    shown,
+    transcript,
+)
 
 # What differs between machines is one sign each: numbers and hashes, and which element or tap is the worst.
 DIFFERS = (
     (r"\b[0-9a-f]{12}\b|[+-]?\d[\d,.]*(e[+-]?\d+)?", "#"),
+    (r"that bug to .*?, at ", "that bug to @, at "),
     (r"worst at .*? golden #", "worst at @"),
     (r"[\w.#]+ in (hello|one-to-five)", "@"),
     (r"#%|my_port.py \| .*? \(\+\)", "#"),

@@ -2,8 +2,8 @@
 
     python -m tests.transcript
 
-runs the commands in a repository of its own and writes what they print into harness/report/README.md, and the first
-finding of the failing report into the README of the checkout.
+runs the commands in a repository of its own and writes what they print into harness/report/README.md, and the head of
+the failing report into the README of the checkout.
 `tests/test_transcript.py` runs them again, and refuses documents that show anything but this, numbers aside.
 """
 
@@ -20,12 +20,12 @@ from tests.documents import ROOT, port, read
 PLACE, FRONT = "harness/report/README.md", "README.md"
 START, END = "<!-- transcript -->\n", "<!-- end of transcript -->"
 EXCERPT, END_OF_EXCERPT = "<!-- excerpt of the transcript -->\n", "<!-- end of excerpt -->"
-RIGHT, WRONG = "a * cos - b * sin", "a * cos + b * sin"
+RIGHT, WRONG = "angle = positions", "angle = -positions"
 SELECTION = "--precision float32 --case hello --case one-to-five"
 COMMANDS = (
     "git show --stat --format=%s",
     f"goldens check --port my_port:Port {SELECTION}",
-    f"sed -i 's/{WRONG.replace('*', '[*]')}/{RIGHT}/' my_port.py",
+    f"sed -i 's/{WRONG}/{RIGHT}/' my_port.py",
     f"goldens diff --before git:HEAD --after my_port:Port {SELECTION}",
 )
 
@@ -43,10 +43,11 @@ def transcript() -> str:
 
 
 def excerpt(text: str) -> str:
-    """The failing check, up to the end of its first finding."""
+    """The failing check: its head, its first finding and the name of the bug, with `...` for what is between."""
     check = text[text.index("$ goldens check") :]
     head, finding, *_ = check.split("  introduced at  ")
-    return f"{head}  introduced at  {finding}".rstrip()
+    name = check[check.index("  looks like: ") :].partition("\n\n")[0]
+    return f"{head}  introduced at  {finding}  ...\n\n{name}"
 
 
 def shown(name: str, start: str, end: str) -> str:
