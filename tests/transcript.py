@@ -2,8 +2,8 @@
 
     python -m tests.transcript
 
-runs the commands in a repository of its own, and writes what they print into harness/report/README.md, and the head
-of the failing report into the README.
+runs the commands in a repository of its own, and writes what they print into harness/report/README.md, and the
+head of the failing report into the README.
 `tests/test_transcript.py` runs them again, and refuses documents that show anything but this, numbers aside.
 """
 
