@@ -21,7 +21,9 @@ def id_of(path: Path) -> str:
 
 def without_entry(ids: dict[str, str], text: str) -> list[str]:
     """The goldens of which the present id stands in no line of its own."""
-    return [name for name, one in ids.items() if not re.search(rf"^\| `{name}` \| `{one}` \| .+", text, re.MULTILINE)]
+    return [
+        name for name, one in ids.items() if not re.search(rf"^\| `{name}` \| `{one}` \| .+", text, re.MULTILINE)
+    ]
 
 
 def test_every_golden_of_the_repository_has_an_entry_with_its_id():

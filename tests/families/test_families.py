@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig
 
 from harness.architecture import architecture_of, difference, read_config
-from harness.corpus import Corpus, Prompt, prompt_case
-from harness.entries import Batch, Decode, Generation, Offset
+from harness.corpus import Corpus, prompt_case
+from harness.entries import Batch, Decode, Generation, Offset, Prompt
 from harness.errors import CheckpointError, CorpusError
 from harness.families import families
 from harness.families.graph import taps_of

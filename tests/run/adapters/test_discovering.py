@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 import re
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
@@ -171,7 +172,7 @@ def test_the_command_prints_a_table_that_can_be_pasted(golden_path, checkpoint, 
     ran = CliRunner().invoke(cli, ["port", f"{HERE}.test_discovering:Scanned", *rest, "--json", str(file)])
     assert ran.exit_code == 0, ran.output
     assert "float64, among " in ran.output
-    pasted = {"To": To}
+    pasted: dict[str, Any] = {"To": To}
     exec(re.search(r"^taps = \{\n.*?^\}", ran.output, flags=re.DOTALL | re.MULTILINE).group(), pasted)
     assert pasted["taps"] == right(golden_path, checkpoint, "test_discovering:Scanned").table
     assert [row["left"] for row in json.loads(file.read_text())["rows"]] == list(pasted["taps"])
