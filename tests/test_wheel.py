@@ -54,7 +54,8 @@ def test_its_version_is_the_one_of_the_package(wheel):
 
 
 def test_it_checks_an_embedded_golden_without_a_checkout(site, tmp_path):
-    program = "from harness.cli import cli; cli(['check', '--precision', 'float32', '--case', 'hello', '--mode', 'forward'])"
+    arguments = ["check", "--precision", "float32", "--case", "hello", "--mode", "forward"]
+    program = f"from harness.cli import cli; cli({arguments})"
     checked = subprocess.run(
         [sys.executable, "-P", "-c", program],
         cwd=tmp_path,
