@@ -3,7 +3,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +58,6 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    if "jax" in sys.modules:
-        strict_ranks()
-
-
-def strict_ranks() -> None:
-    """From now on ranks are promoted nowhere by accident: a vector fits every axis of a square array.
-
-    Processes that tests start are a user's: they promote as JAX does by default.
-    """
-    import jax
-
-    jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_unconfigure() -> None:

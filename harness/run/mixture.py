@@ -122,7 +122,7 @@ def experts_out(x: Hidden, routing: Logits, gate: Matrices, up: Matrices, down: 
 
 def _of_one(x: Array, own: Matrices) -> Array:
     y = jnp.matmul(x, own.kernel, preferred_element_type=wide(x.dtype)).astype(x.dtype)
-    return y if own.bias is None else y + own.bias
+    return y if own.bias is None else y + aligned(own.bias, y)
 
 
 def gated_shared(shared: Hidden, weight: Float[Array, "batch position single"]) -> Hidden:

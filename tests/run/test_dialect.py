@@ -174,7 +174,7 @@ def by_hand(monkeypatch):
 def test_the_readmes_port_runs_on_a_checkpoint_of_transformers_5(golden_path, own_checkpoint, by_hand):
     (own_checkpoint / "config.json").write_text(json.dumps(of_transformers_5(read_config(own_checkpoint))))
     question = Question(precisions=("float32",), cases=("digits",))
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         assert check(golden_path, own_checkpoint, by_hand, question).verdict == "match"
 
 
@@ -183,7 +183,7 @@ def test_the_readmes_port_has_the_head_of_a_tied_checkpoint(tied, by_hand):
     ids = jnp.asarray([[5, 7, 11]], jnp.int32)
     call = (ids, jnp.arange(3, dtype=jnp.int32)[None], jnp.ones((1, 3), bool), None, no_tap)
     port = load_port(by_hand, tied, config, dtype)
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         logits, _ = port.forward(*call)
     expected, _ = Decoder.load(tied, config, dtype).forward(*call)
     assert np.allclose(logits, expected, rtol=1e-4, atol=1e-4)

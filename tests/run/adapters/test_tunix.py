@@ -39,7 +39,7 @@ def port():
 @pytest.fixture(autouse=True)
 def default_promotion():
     """Tunix promotes as JAX does by default."""
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
@@ -52,7 +52,7 @@ def checked(golden_path, checkpoint, port, *precisions, cases=("one-to-five",)):
 
 @pytest.fixture(scope="module")
 def report(golden_path, checkpoint, port):
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return checked(golden_path, checkpoint, port, *PRECISIONS, cases=())
 
 
