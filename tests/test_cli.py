@@ -228,3 +228,10 @@ def test_a_pipe_that_is_closed_is_no_divergence():
         done = ended("show", stdout=closed, stderr=subprocess.PIPE)
     assert done.returncode == 2
     assert "cannot be written: Broken pipe" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_list_of_commands_has_whole_sentences():
+    lines = goldens("--help").output.partition("Commands:\n")[2].splitlines()
+    listed = dict(line.split(maxsplit=1) for line in lines)
+    assert listed.keys() == cli.commands.keys()
+    assert all(text.endswith(".") and "..." not in text for text in listed.values()), listed

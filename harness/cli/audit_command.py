@@ -11,7 +11,7 @@ from harness.cli.group import DIVERGED, MATCH
 from harness.cli.options import chosen, golden_argument, output_options, weights_option
 
 
-@click.command()
+@click.command(short_help="Say which known bugs a golden can see.")
 @golden_argument
 @weights_option
 @click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")

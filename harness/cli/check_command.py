@@ -20,7 +20,7 @@ from harness.cli.options import (
 )
 
 
-@click.command()
+@click.command(short_help="Check a port against a golden, operation by operation.")
 @golden_argument
 @click.option(
     "--port",

@@ -18,7 +18,7 @@ from harness.cli.options import (
 )
 
 
-@click.command()
+@click.command(short_help="Name the known bug that a port has.")
 @golden_argument
 @click.option("--port", required=True, metavar="PKG.MODULE:NAME", help="The JAX model that diverges.")
 @weights_option

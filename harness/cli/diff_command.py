@@ -11,7 +11,7 @@ from harness.cli.group import DIVERGED, MATCH
 from harness.cli.options import chosen, mesh_option, output_options, reduced_precision_option, weights_option
 
 
-@click.command()
+@click.command(short_help="Say what a candidate fix mends and what it breaks.")
 @click.argument("golden", required=False)
 @click.option("--before", required=True, metavar="SIDE", help="What it was.")
 @click.option("--after", required=True, metavar="SIDE", help="What it is now.")

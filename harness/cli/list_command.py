@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command(name="list")
+@click.command(name="list", short_help="List the embedded goldens and the families of models.")
 def list_() -> None:
     """The embedded goldens, which commands take by name, and the model families that can be recorded.
 

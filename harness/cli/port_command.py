@@ -11,7 +11,7 @@ from harness.cli.group import COULD_NOT, MATCH
 from harness.cli.options import chosen, golden_argument, output_options, weights_option
 
 
-@click.command()
+@click.command(short_help="Propose the table of taps of a port.")
 @click.argument("port", metavar="PKG.MODULE:NAME")
 @golden_argument
 @weights_option

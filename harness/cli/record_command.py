@@ -20,7 +20,7 @@ class _NamingFamilies(click.Command):
         formatter.write_text(f"Model families: {', '.join(names())}.")
 
 
-@click.command(cls=_NamingFamilies)
+@click.command(cls=_NamingFamilies, short_help="Run the PyTorch reference, and keep what it computes.")
 @click.option("--model", metavar="DIR_OR_HUB_ID", help="A checkpoint in Hugging Face format, of a family below.")
 @click.option(
     "--corpus",

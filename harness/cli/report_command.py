@@ -9,7 +9,7 @@ import click
 from harness.cli.options import chosen, output_options
 
 
-@click.command()
+@click.command(short_help="Render a saved check, diff or audit again.")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.json")
 @output_options("html", "markdown", "junit")
 def report(file: Path, **outputs: Path | None) -> None:

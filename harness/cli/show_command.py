@@ -7,7 +7,7 @@ import click
 from harness.cli.options import golden_argument
 
 
-@click.command()
+@click.command(short_help="Say what a golden holds: model, cases, provenance, size.")
 @golden_argument
 def show(golden: str) -> None:
     """What is in GOLDEN (default: the embedded one): model, cases, provenance, size."""

@@ -7,7 +7,7 @@ import click
 from harness.cli.options import golden_argument
 
 
-@click.command()
+@click.command(short_help="Read all of a golden, and compare it with its sha256.")
 @golden_argument
 def verify(golden: str) -> None:
     """Read every array of GOLDEN (default: the embedded one) and compare it with its sha256."""

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from harness.mutants.mutant import ALIKE_NORMS, Around, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import ROUNDED, Need, varied
-from harness.run.operations import Hidden, rms_norm, wide
+from harness.run.operations import Hidden, aligned, rms_norm, wide
 
 RMS = "w x / sqrt(mean(x^2) + eps)"
 WEIGHTS = (varied("attn_norm"), varied("mlp_norm"), varied("final_norm"))
@@ -23,7 +23,7 @@ def every(norm: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
 
 def _eps_outside(x: Hidden, weight: Array, eps: float) -> Hidden:
     y = x.astype(wide(x.dtype))
-    return weight * (y / (_root_mean_square(y) + eps)).astype(x.dtype)
+    return aligned(weight, y) * (y / (_root_mean_square(y) + eps)).astype(x.dtype)
 
 
 def _eps_as_maximum(x: Hidden, weight: Array, eps: float) -> Hidden:

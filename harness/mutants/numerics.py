@@ -11,7 +11,7 @@ from jaxtyping import Array
 from harness.mutants.mutant import EVERY_MATMUL, Around, Mutant, NumericsChange, kinds
 from harness.mutants.needs import PAIR, WIDE
 from harness.run.mixture import Act, Matrices
-from harness.run.operations import Heads, Probs
+from harness.run.operations import Heads, Probs, aligned
 
 EXACT = "inputs and sums in the dtype of the activations"
 TF32_BITS, BFLOAT16_BITS, FLOAT16_BITS = 10, 7, 10
@@ -51,7 +51,7 @@ def stored_narrow(equation: str, x: Array, y: Array) -> Array:
 def in_projections(product: Product) -> dict[str, Callable[..., Array]]:
     def linear(x: Array, kernel: Array, bias: Array | None) -> Array:
         y = product("...i,io->...o", x, kernel)
-        return y if bias is None else y + bias
+        return y if bias is None else y + aligned(bias, y)
 
     return {"linear": linear}
 

@@ -23,6 +23,7 @@ from harness.run.operations import (
     Hidden,
     Operations,
     Probs,
+    aligned,
     gated,
     norm_all_heads,
     rms_norm,
@@ -125,9 +126,9 @@ def _norm(norm: Norm, x: Hidden, weight: Array, eps: float, bias: Array | None =
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
     if not norm.weighted_wide:
         y = y.astype(x.dtype)
-    weight = weight.astype(y.dtype)
+    weight = aligned(weight, y).astype(y.dtype)
     y = y * (1 + weight if norm.plus_one else weight)
-    return (y if bias is None else y + bias.astype(y.dtype)).astype(x.dtype)
+    return (y if bias is None else y + aligned(bias, y).astype(y.dtype)).astype(x.dtype)
 
 
 def _scores(scale: float, q: Heads, k: Heads) -> Probs:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.families.options import Experts
-from harness.run.operations import Hidden, wide
+from harness.run.operations import Hidden, aligned, wide
 
 Logits = Float[Array, "batch position expert"]
 Chosen = Int[Array, "batch position chosen"]
@@ -39,12 +39,12 @@ def router(
         y = jnp.matmul(x.astype(dtype), kernel.astype(dtype), precision=jax.lax.Precision.HIGHEST)
     else:
         y = jnp.matmul(x, kernel, preferred_element_type=dtype).astype(x.dtype)
-    return y if bias is None else y + bias
+    return y if bias is None else y + aligned(bias, y)
 
 
 def corrected(logits: Logits, correction: Float[Array, " expert"]) -> Logits:
     """sigmoid(logits) + correction, which is for the choice alone (DeepSeek-V3, 2024)."""
-    return jax.nn.sigmoid(logits.astype(wide(logits.dtype))) + correction
+    return jax.nn.sigmoid(logits.astype(wide(logits.dtype))) + aligned(correction, logits)
 
 
 def grouped(experts: Experts, scores: Logits) -> Logits:
@@ -122,7 +122,7 @@ def experts_out(x: Hidden, routing: Logits, gate: Matrices, up: Matrices, down: 
 
 def _of_one(x: Array, own: Matrices) -> Array:
     y = jnp.matmul(x, own.kernel, preferred_element_type=wide(x.dtype)).astype(x.dtype)
-    return y if own.bias is None else y + own.bias
+    return y if own.bias is None else y + aligned(own.bias, y)
 
 
 def gated_shared(shared: Hidden, weight: Float[Array, "batch position single"]) -> Hidden:

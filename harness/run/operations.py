@@ -40,7 +40,12 @@ def rms_norm(x: Hidden, weight: Float[Array, " hidden"], eps: float) -> Hidden:
     """weight * (x / sqrt(mean(x^2) + eps)): normalized wide, then cast, then weighted (Zhang & Sennrich 2019)."""
     y = x.astype(wide(x.dtype))
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
-    return weight * y.astype(x.dtype)
+    return aligned(weight, y) * y.astype(x.dtype)
+
+
+def aligned(weight: Float[Array, "..."], values: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The weight along the last dimensions of the values, with as many: ranks are promoted nowhere by accident."""
+    return jnp.expand_dims(weight, range(values.ndim - weight.ndim))
 
 
 def linear(
@@ -53,14 +58,14 @@ def linear(
     The product is rounded once, also where its sum is split over devices: each has a part of it, wide.
     """
     y = jnp.matmul(x, kernel, preferred_element_type=wide(x.dtype)).astype(x.dtype)
-    return y if bias is None else y + bias
+    return y if bias is None else y + aligned(bias, y)
 
 
 def rope_angles(
     positions: Int[Array, "batch position"], frequencies: Float[np.ndarray, " half"], dtype: jnp.dtype
 ) -> Angles:
     """position * frequency, wide: bfloat16 cannot count beyond 256."""
-    return positions[..., None].astype(wide(dtype)) * jnp.asarray(frequencies, wide(dtype))
+    return positions[..., None].astype(wide(dtype)) * jnp.asarray(frequencies, wide(dtype))[None, None]
 
 
 def rotate(x: Heads, angles: Angles) -> Heads:

@@ -28,8 +28,8 @@ NORMED = {("mixtral", "plain"), ("qwen3_moe", "plain")}  # whose weights are a s
 
 
 def corpus() -> Any:
-    from harness.corpus import Corpus, Prompt
-    from harness.entries import Batch, Decode
+    from harness.corpus import Corpus
+    from harness.entries import Batch, Decode, Prompt
 
     return Corpus(
         (

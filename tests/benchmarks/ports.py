@@ -8,7 +8,6 @@ The limits in harness/tolerances.py have to hold for all of them. With the `tuni
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 import tempfile
 import time
@@ -23,19 +22,16 @@ from harness.run.check import check
 from harness.run.port import BUILT_IN
 from harness.run.question import Question
 from harness.tolerances import PRECISIONS
+from tests import documents
 
-README = Path(__file__).parents[2] / "README.md"
 ADAPTED = ("linen_model:Unrolled", "linen_model:Scanned", "nnx_model:Listed", "nnx_model:Scanned")
 FUNCTIONS = ("function_model:ByLayer", "function_model:Stacked")
 
 
 def readme_port(mark: str, folder: Path) -> str:
     """The spec of a port in the README, written to a module of its own."""
-    section = README.read_text(encoding="utf-8").partition(f"<!-- port: {mark} -->")[2]
     name = f"readme_{mark.replace(' ', '_')}"
-    found = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL)
-    assert found is not None
-    (folder / f"{name}.py").write_text(found.group(1))
+    (folder / f"{name}.py").write_text(documents.port(mark))
     return f"{name}:Port"
 
 

@@ -9,5 +9,5 @@ import pytest
 @pytest.fixture(autouse=True)
 def default_promotion():
     """Keras, Haliax and EasyDeL promote as JAX does by default."""
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

@@ -72,7 +72,8 @@ SLIDES: dict[str, Layers] = {
     **dict.fromkeys(("mistral", "phi3", "starcoder2"), lambda c, layer: True),
     **dict.fromkeys(("cohere2", "olmo3"), lambda c, layer: c["layer_types"][layer] == "sliding_attention"),
     **dict.fromkeys(
-        ("qwen2", "qwen3", "qwen3_moe"), lambda c, i: c.get("use_sliding_window") and i >= c["max_window_layers"]
+        ("qwen2", "qwen3", "qwen3_moe"),
+        lambda c, i: bool(c.get("use_sliding_window")) and i >= c["max_window_layers"],
     ),
     **dict.fromkeys(("gemma2", "gpt_oss"), lambda c, layer: layer % 2 == 0),
     "gemma3_text": lambda c, layer: (layer + 1) % c["sliding_window_pattern"] != 0,

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from harness.architecture import architecture_of, read_config
 from harness.choice import group_scores, margins
-from harness.corpus import Corpus, Prompt
-from harness.entries import Batch, Decode
+from harness.corpus import Corpus
+from harness.entries import Batch, Decode, Prompt
 from harness.record.recorder import record
 from harness.report.agreement import agreement
 from harness.report.choices import sentences

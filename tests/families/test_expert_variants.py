@@ -10,8 +10,8 @@ pytest.importorskip("torch")
 pytestmark = pytest.mark.record
 
 from harness.architecture import architecture_of
-from harness.corpus import Corpus, Prompt
-from harness.entries import Batch
+from harness.corpus import Corpus
+from harness.entries import Batch, Prompt
 from harness.mutants.eager import Eager
 from harness.record.recorder import record
 from harness.run.arithmetic import one_by_one_of

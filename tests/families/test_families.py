@@ -11,14 +11,15 @@ import pytest
 pytest.importorskip("torch")
 pytestmark = pytest.mark.record
 
+import jax
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig
 
 from harness.architecture import architecture_of, difference, read_config
-from harness.corpus import Corpus, Prompt, prompt_case
-from harness.entries import Batch, Decode, Generation, Offset
+from harness.corpus import Corpus, prompt_case
+from harness.entries import Batch, Decode, Generation, Offset, Prompt
 from harness.errors import CheckpointError, CorpusError
 from harness.families import families
 from harness.families.graph import taps_of
@@ -47,6 +48,13 @@ CORPUS = Corpus(
     generations=(Generation("free", "The", "tokens", tokens=6),),
 )
 each = pytest.mark.parametrize(("family", "name"), tiny.ALL, ids=["-".join(one) for one in tiny.ALL])
+
+
+@pytest.fixture(autouse=True)
+def strict_ranks():
+    """The built-in decoder promotes no rank by accident, in any family."""
+    with jax.numpy_rank_promotion("raise"):
+        yield
 
 
 @pytest.fixture(scope="module")

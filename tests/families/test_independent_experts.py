@@ -10,8 +10,8 @@ pytestmark = pytest.mark.record
 import numpy as np
 
 from harness.architecture import read_config
-from harness.corpus import Corpus, Prompt
-from harness.entries import Batch, Decode
+from harness.corpus import Corpus
+from harness.entries import Batch, Decode, Prompt
 from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.candidate import Candidate
 from harness.mutants.diagnosis.diagnose import diagnose

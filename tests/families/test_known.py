@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from click.testing import CliRunner
 
@@ -13,14 +11,15 @@ from harness.cli import cli
 from harness.errors import CheckpointError
 from harness.families import families, names
 from harness.families.others import OTHERS
+from tests import documents
 from tests.families import tiny
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+README = documents.read("README.md")
 
 
 def test_the_readme_names_every_family():
-    first = README.split("## Three jobs")[0]
-    assert [name for name in families() if f"`{name}`" not in first] == []
+    section = README.split("## Which models")[1].split("## Where to read on")[0]
+    assert [name for name in families() if f"`{name}`" not in section] == []
 
 
 def test_the_names_that_are_read_without_an_import_are_those_of_the_families():

@@ -11,8 +11,8 @@ pytestmark = pytest.mark.record
 
 from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
-from harness.corpus import Corpus, Prompt
-from harness.entries import Batch, Decode, Offset
+from harness.corpus import Corpus
+from harness.entries import Batch, Decode, Offset, Prompt
 from harness.families import families
 from harness.record.recorder import record
 from harness.run import bounds

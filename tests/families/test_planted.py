@@ -8,8 +8,8 @@ pytest.importorskip("torch")
 pytestmark = pytest.mark.record
 
 from harness.architecture import architecture_of
-from harness.corpus import Corpus, Prompt
-from harness.entries import Batch, Offset
+from harness.corpus import Corpus
+from harness.entries import Batch, Offset, Prompt
 from harness.families.graph import kinds_in
 from harness.mutants.audit import AuditQuestion, audit
 from harness.mutants.catalogue import CATALOGUE

@@ -23,14 +23,14 @@ class Sharing(Silent):
 
 @pytest.fixture(autouse=True)
 def strict_promotion() -> Iterator[None]:
-    """No dtype is promoted by accident in a mutant."""
-    with jax.numpy_dtype_promotion("strict"):
+    """No dtype and no rank is promoted by accident in a mutant."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
 
 
 @pytest.fixture(scope="session")
 def whole_catalogue(golden_path, checkpoint):
     """Every mutant on a few short cases, in float64."""
-    with jax.numpy_dtype_promotion("strict"):
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         question = AuditQuestion(precisions=("float64",), cases=CASES)
         return audit(golden_path, checkpoint, question, progress=Sharing())

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from harness import embedded
-from harness.corpus import Corpus, Prompt, load_corpus
+from harness.corpus import Corpus, load_corpus
+from harness.entries import Prompt
 
 TINY = embedded.directory() / "qwen2-tiny"
 Tensors = dict[str, np.ndarray]

@@ -18,8 +18,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from harness.architecture import architecture_of, family_of, read_config
-from harness.corpus import Corpus, Prompt
-from harness.entries import Generation, Offset
+from harness.corpus import Corpus
+from harness.entries import Generation, Offset, Prompt
 from harness.errors import CheckpointError, CorpusError
 from harness.record import built, cases
 from harness.record.cases import case_of, check_size

@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("torch")
 pytestmark = pytest.mark.record
 
-from harness.corpus import Corpus, Prompt
+from harness.corpus import Corpus
+from harness.entries import Prompt
 from harness.errors import CheckpointError
 from harness.record.model import Reference
 from harness.record.recorder import record

@@ -15,7 +15,8 @@ from transformers.utils.quantization_config import Mxfp4Config
 
 from harness.architecture import read_config
 from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.corpus import Corpus, Prompt
+from harness.corpus import Corpus
+from harness.entries import Prompt
 from harness.mutants.planting import loader
 from harness.mutants.sanity import RIGHT
 from harness.record import experts

@@ -12,7 +12,8 @@ import torch
 
 from harness import embedded
 from harness.architecture import architecture_of
-from harness.corpus import Corpus, Prompt
+from harness.corpus import Corpus
+from harness.entries import Prompt
 from harness.errors import CheckpointError, CorpusError, GoldenError, RecordError, UsageError
 from harness.families.graph import taps_of
 from harness.golden import NOISE_PRECISIONS, encode

@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("torch")
 pytestmark = pytest.mark.record
 
-from harness.corpus import Corpus, Prompt
+from harness.corpus import Corpus
+from harness.entries import Prompt
 from harness.errors import HarnessError, RecordError
 from harness.record import layer_major, recorder, work
 from harness.record.recorder import Options, Silent, record

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.record
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from harness.corpus import Corpus, Prompt
+from harness.corpus import Corpus
+from harness.entries import Prompt
 from harness.errors import CorpusError
 from harness.record.tokens import tokenize
 

@@ -8,6 +8,6 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def strict_promotion() -> Iterator[None]:
-    """No dtype is promoted by accident in the harness's own code."""
-    with jax.numpy_dtype_promotion("strict"):
+    """Neither dtypes nor ranks are promoted by accident in the harness's own code."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield

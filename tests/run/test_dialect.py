@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import types
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +23,7 @@ from harness.run.dialect import Parameters, in_both_dialects
 from harness.run.port import load_from, load_port
 from harness.run.question import Question
 from harness.run.tapping import no_tap
+from tests import documents
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -147,8 +146,7 @@ def test_a_port_is_given_both_dialects(tied):
     assert given[0]["rope_parameters"]["rope_theta"] == 1e6
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-BY_HAND = re.search(r"<!-- port: by hand -->\n```python\n(.*?)```", README, flags=re.DOTALL)[1]
+BY_HAND = documents.port("by hand")
 FROM_CHECKPOINT = (
     "        checkpoint = Checkpoint(checkpoint_dir)\n"
     "        return cls(config, {name: jnp.asarray(checkpoint.read(name).astype(dtype)) "
@@ -176,7 +174,7 @@ def by_hand(monkeypatch):
 def test_the_readmes_port_runs_on_a_checkpoint_of_transformers_5(golden_path, own_checkpoint, by_hand):
     (own_checkpoint / "config.json").write_text(json.dumps(of_transformers_5(read_config(own_checkpoint))))
     question = Question(precisions=("float32",), cases=("digits",))
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         assert check(golden_path, own_checkpoint, by_hand, question).verdict == "match"
 
 
@@ -185,7 +183,7 @@ def test_the_readmes_port_has_the_head_of_a_tied_checkpoint(tied, by_hand):
     ids = jnp.asarray([[5, 7, 11]], jnp.int32)
     call = (ids, jnp.arange(3, dtype=jnp.int32)[None], jnp.ones((1, 3), bool), None, no_tap)
     port = load_port(by_hand, tied, config, dtype)
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         logits, _ = port.forward(*call)
     expected, _ = Decoder.load(tied, config, dtype).forward(*call)
     assert np.allclose(logits, expected, rtol=1e-4, atol=1e-4)

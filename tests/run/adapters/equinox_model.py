@@ -47,7 +47,7 @@ class Rope(eqx.Module):
 def probabilities(q, k, mask):
     """Of one head: q [position, head_dim], k [key, head_dim]."""
     scores = q @ k.T * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-    visible = jnp.tril(jnp.ones(scores.shape, bool)) & mask
+    visible = jnp.tril(jnp.ones(scores.shape, bool)) & mask[None]
     scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
     return jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(q.dtype)
 

@@ -29,7 +29,7 @@ def block(arch, w, x, positions, mask, past=None):
 
     def project(y, name):
         z = y @ w[f"{name}.weight"]
-        return z + w[f"{name}.bias"] if f"{name}.bias" in w else z
+        return z + w[f"{name}.bias"][None, None] if f"{name}.bias" in w else z
 
     found = {"attn_norm": rms_norm(x, w["input_layernorm.weight"], arch.norm.eps)}
     for name in "qkv":

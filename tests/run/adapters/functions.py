@@ -24,14 +24,14 @@ def parameters(directory, dtype):
 def rms_norm(x, weight, eps):
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + jnp.float32(eps))
-    return weight * y.astype(x.dtype)
+    return jnp.expand_dims(weight, range(x.ndim - 1)) * y.astype(x.dtype)
 
 
 def rope(x, positions, theta):
     """x [batch, position, heads, head_dim]."""
     half = x.shape[-1] // 2
     frequencies = jnp.float32(theta) ** (-jnp.arange(half, dtype=jnp.float32) / jnp.float32(half))
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies[None, None, None]
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)

@@ -18,7 +18,7 @@ class Dense(nnx.Module):
 
     def __call__(self, x):
         y = x @ self.kernel[...]
-        return y if self.bias is None else y + self.bias[...]
+        return y if self.bias is None else y + self.bias[...][None, None]
 
 
 class Norm(nnx.Module):

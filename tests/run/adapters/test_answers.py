@@ -39,7 +39,7 @@ class Looking(FunctionPort):
         if not mask.all():
             raise AssertionError("there is no padding here")
         table = np.sin(np.array(positions), dtype=np.float32)
-        table = table[:, : int(positions.max()) + 1] + jnp.arange(positions[0, -1] + 1, dtype=jnp.float32)
+        table = table[:, : int(positions.max()) + 1] + jnp.arange(positions[0, -1] + 1, dtype=jnp.float32)[None]
         if float(jnp.max(x)) > 50 and x[0, 0, 0].item() > 50 and x[0].tolist():
             x = -x[mask][None]
         return (x + table[..., None]) @ jnp.ones((48, 512)), {}

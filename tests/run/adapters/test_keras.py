@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,6 +29,14 @@ from harness.tolerances import PRECISIONS
 from tests.run.adapters import functions, keras_model
 from tests.run.adapters.keras_model import Functional, Subclassed
 from tests.run.adapters.seen import seen
+
+
+@pytest.fixture(autouse=True)
+def default_promotion():
+    """Keras promotes ranks as JAX does by default."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
 

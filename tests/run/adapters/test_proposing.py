@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -281,7 +282,7 @@ def test_the_command_prints_the_model_and_a_table_that_can_be_pasted(golden_path
     ran = CliRunner().invoke(cli, ["port", f"{HERE}.linen_model:Scanned", *rest, "--json", str(file)])
     assert ran.exit_code == 0, ran.output
     assert "o_proj  (float32[1," in ran.output
-    pasted = {"To": To}
+    pasted: dict[str, Any] = {"To": To}
     exec(re.search(r"^taps = \{\n.*?^\}", ran.output, flags=re.DOTALL | re.MULTILINE).group(), pasted)
     assert pasted["taps"] == right(golden_path, checkpoint, "linen_model:Scanned").table
     assert [row["left"] for row in json.loads(file.read_text())["rows"]] == list(pasted["taps"])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import re
 import textwrap
 import warnings
-from pathlib import Path
 
 import jax
 import pytest
@@ -20,8 +18,8 @@ from harness.run.check import check
 from harness.run.question import Question
 from harness.store import open_golden
 from harness.tolerances import PRECISIONS
+from tests import documents
 
-ROOT = Path(__file__).parents[3]
 SPEC = "tunix_port:Port"
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
@@ -30,20 +28,18 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
 @pytest.fixture(scope="module")
 def port():
     """The README's code, as it stands there."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme[readme.index("<!-- port: tunix -->") :]
-    code = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL).group(1)
+    code = documents.port("tunix")
     module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("tunix_port", None))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        exec(compile(code, "README.md", "exec"), module.__dict__)
+        exec(compile(code, documents.PORTS["tunix"], "exec"), module.__dict__)
     return module.Port
 
 
 @pytest.fixture(autouse=True)
 def default_promotion():
     """Tunix promotes as JAX does by default."""
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
@@ -56,7 +52,7 @@ def checked(golden_path, checkpoint, port, *precisions, cases=("one-to-five",)):
 
 @pytest.fixture(scope="module")
 def report(golden_path, checkpoint, port):
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return checked(golden_path, checkpoint, port, *PRECISIONS, cases=())
 
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
 @pytest.fixture(autouse=True)
 def default_promotion():
     """Tunix promotes as JAX does by default."""
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 

@@ -28,7 +28,7 @@ GOLDEN = Path(__file__).with_name("qwen3-moe-all.h5")
 @pytest.fixture(autouse=True)
 def default_promotion():
     """Tunix promotes as JAX does by default."""
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 

@@ -16,7 +16,7 @@ from harness import embedded
 from harness.run.progress import SILENT
 from harness.run.proposing.discovery import propose_discovered
 from harness.run.proposing.proposal import propose
-from tests.run.adapters.test_tunix import ROOT
+from tests import documents
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
 
@@ -24,18 +24,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
 @pytest.fixture(autouse=True)
 def default_promotion():
     """Tunix promotes as JAX does by default."""
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
 @pytest.fixture
 def spec(monkeypatch):
     """The README's port without its table, by a name that can be imported."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme[readme.index("<!-- port: tunix -->") :]
     module = ModuleType("tunix_port")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(re.search(r"```python\n(.*?)```", section, flags=re.DOTALL).group(1), module.__dict__)
+    exec(documents.port("tunix"), module.__dict__)
     module.written, module.Port.taps = module.Port.taps, {}
     return f"{module.__name__}:Port"
 
