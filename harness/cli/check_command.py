@@ -98,8 +98,7 @@ def check(
     from harness.errors import UsageError
     from harness.report.contract import broken_contract
     from harness.report.output import STDOUT
-    from harness.report.terminal import print_report
-    from harness.report.views import write_views
+    from harness.report.views import print_document, write_views
     from harness.run.check import check as run_check
     from harness.run.processes import OPTIONS, agree, processes_of
     from harness.run.progress import SILENT
@@ -140,7 +139,7 @@ def check(
     if not reports:
         raise Exit(code)
     write_views(report, asked)
-    print_report(report, console(stderr=STDOUT in asked.values()))
+    print_document(report, console(stderr=STDOUT in asked.values()))
     if broken is not None:
         raise broken
     raise Exit(code)

@@ -23,26 +23,13 @@ def report(file: Path, **outputs: Path | None) -> None:
     goldens report audit.json --html audit.html
     """
     from harness.report.reading import read_report
+    from harness.report.views import print_document, write_views
 
     asked = chosen(outputs, {"the report": file})
     document = read_report(file)
     if asked:
-        from harness.report.views import write_views
-
         write_views(document, asked)
     else:
         from harness.cli.console import console
-        from harness.report.audit_document import Audit
-        from harness.report.audit_terminal import print_audit
-        from harness.report.diff_document import Diff
-        from harness.report.diff_terminal import print_diff
-        from harness.report.document import Report
-        from harness.report.terminal import print_report
 
-        match document:
-            case Report():
-                print_report(document, console())
-            case Diff():
-                print_diff(document, console())
-            case Audit():
-                print_audit(document, console())
+        print_document(document, console())

@@ -17,8 +17,6 @@ from harness.results import TapResult, Worst
 from harness.taps import kind_of
 from harness.verdict import was_compared
 
-# An address that a view may make a link of: nothing in it can end an attribute or a Markdown link.
-ADDRESS = r"https://[A-Za-z0-9][A-Za-z0-9./#_-]*"
 NOT_FINITE = "NaN or infinity where the golden is finite"
 # By mode, what a finding rests on.
 BASIS = {

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from harness.report.diff_terminal import print_diff
 from harness.report.document import encode
+from harness.report.views import print_document
 from tests.report.samples import LOGITS, TAPS, build, result
 from tests.report.test_diff import NORM, RIGHT, ROPE, compared, port
 
 
 def printed(document, **options):
     out = io.StringIO()
-    print_diff(document, Console(file=out, width=130, **options))
+    print_document(document, Console(file=out, width=130, **options))
     return out.getvalue()
 
 

@@ -1,0 +1,70 @@
+"""What pages of several documents have: figures of logits, and what stands at the end of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from harness.report import wording
+from harness.report.blocks.inline import Span, Style, Text
+from harness.report.blocks.page import Block, Detail, Facts, Lines, Prose, Section, tree
+from harness.report.document import Acceptance, GoldenReference, LimitEntry
+
+
+def ran_on(environment: Mapping[str, Any]) -> str:
+    """Backend, devices and libraries."""
+    libraries, devices = environment["libraries"], ", ".join(environment["devices"])
+    return f"{environment['backend']} ({devices}), jax {libraries['jax']}, flax {libraries['flax']}"
+
+
+def outcome(acceptance: Acceptance) -> Span:
+    """The word for whether the logits are within the criteria."""
+    style: Style = "good" if acceptance.passed else "bad"
+    return Span("pass" if acceptance.passed else "fail", style)
+
+
+def part(detail: Detail, title: str, body: Iterable[Block], link: str) -> Iterator[Block]:
+    """Blocks that have a section of their own on a page alone; nothing where there are none."""
+    blocks = tuple(body)
+    if blocks and detail == "page":
+        yield Section(title, blocks, link=link)
+    else:
+        yield from blocks
+
+
+def listed(title: str, lines: Sequence[Text], detail: Detail) -> Iterator[Section]:
+    """A section of lines, folded away in a summary; on a page there is one even where there are none."""
+    body: tuple[Block, ...] = (Lines(tuple(lines)),) if lines else (Prose("Nothing was left out."),)
+    if detail == "summary" and lines:
+        yield Section(title, body, note=f"{len(lines)}", folded=True)
+    elif lines or detail == "page":
+        yield Section(title, body, link=title)
+
+
+def closing(
+    detail: Detail,
+    golden: GoldenReference,
+    limits: Mapping[str, LimitEntry],
+    environments: Mapping[str, Mapping[str, Any]],
+) -> Iterator[Section]:
+    """Limits, environment and golden; nothing of these on a screen.
+
+    Args:
+        environments: by what is said of them: one, or two of a diff.
+    """
+    why = tuple(
+        (precision, f"{wording.rule(x)}: {x.why}; weakest known bug: {wording.number(x.weakest_bug)}")
+        for precision, x in limits.items()
+    )
+    trees = tuple((name, tree(environment)) for name, environment in environments.items())
+    if detail == "summary":
+        on = ((name, ran_on(environment)) for name, environment in environments.items())
+        where = ("golden", f"{golden.id} at {golden.path}")
+        yield Section("Limits and golden", (Facts((*why, *on, where)),), folded=True)
+    if detail == "page" and why:
+        yield Section("Limits, and why", (Facts(why),), link="Limits")
+    if detail == "page" and trees:
+        yield Section("Environment", (trees[0][1] if len(trees) == 1 else Facts(trees),), link="Environment")
+    if detail == "page":
+        whence = tree({"id": golden.id, "path": golden.path, "model": golden.model, **golden.provenance})
+        yield Section("The golden, and where it comes from", (whence,), link="Golden")
