@@ -79,13 +79,17 @@ def _still_wrong(diff: Diff, detail: Detail) -> tuple[Block, ...]:
 def _operations(found: Sequence[Operation], label: str, detail: Detail) -> Table:
     """One line per operation: where, and the largest multiple before and after."""
     to, shown, rest = TO[detail], found[: SHOWN[detail]], found[SHOWN[detail] :]
-    rows: list[tuple[Text, ...]] = [
-        ((code(o.place), f"   ({o.extent})"), f"{o.before} {to} {o.after} x {o.unit}") for o in shown
-    ]
-    if rest:
-        rows.append((f"and at {some([o.kind for o in rest], SHOWN['screen'])}", ""))
-    heads = () if detail == "screen" else ("operation", f"noise multiple, before {to} after")
-    return Table(heads, tuple(rows), label, "The largest rms multiple of each operation")
+    figures = [f"{o.before} {to} {o.after} x {o.unit}" for o in shown]
+    also = f"and at {some([o.kind for o in rest], SHOWN['screen'])}" if rest else ""
+    if detail == "screen":
+        rows: list[tuple[Text, ...]] = [
+            ((code(o.place), f"   ({o.extent})"), figure) for o, figure in zip(shown, figures, strict=True)
+        ]
+        return Table((), (*rows, *((also, ""),) * bool(rest)), label)
+    rows = [(code(o.place), figure, o.extent) for o, figure in zip(shown, figures, strict=True)]
+    heads = ("operation", f"x noise, before {to} after", "where")
+    about = "The largest rms multiple of each operation"
+    return Table(heads, (*rows, *((also, "", ""),) * bool(rest)), label, about)
 
 
 def _ladders(diff: Diff) -> Iterator[Block]:
