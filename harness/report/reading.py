@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from harness.difference import STATUSES, verdict_of
 from harness.errors import UsageError
 from harness.modes import MODES
 from harness.report import audit_contradictions
-from harness.report.acceptance import acceptance
 from harness.report.audit_document import Audit
+from harness.report.criteria import acceptance, criteria_of, is_threshold
 from harness.report.diff_document import Diff
 from harness.report.document import Acceptance, Report
 from harness.results import TapResult, is_wrong
@@ -173,7 +174,11 @@ def _of_choices(r: TapResult) -> Iterator[tuple[object, object]]:
 
 def _of_judgement(report: Report) -> Iterator[tuple[str, object, object]]:
     """What follows from the results, and is said beside them."""
-    order, found = tuple(report.taps), acceptance(report.results, report.generations)
+    order, criteria = tuple(report.taps), criteria_of(report.acceptance)
+    thresholds = [value for value in asdict(criteria).values() if value is not None]
+    if not thresholds or not all(map(is_threshold, thresholds)):
+        yield "acceptance: criteria", "at least one, each above 0", criteria
+    found = acceptance(report.results, report.generations, criteria)
     for name, expected, said in (
         ("verdict", overall(report.results, report.generations), report.verdict),
         ("introduced", introduced(report.results, order), report.introduced),

@@ -13,7 +13,7 @@ from harness.report.document import Report
 from harness.report.findings import Finding as Wrong
 from harness.report.findings import unexplained, worst_first
 from harness.report.pages import check_details as details
-from harness.report.pages.shared import closing, listed, outcome, part, ran_on
+from harness.report.pages.shared import closing, criteria, judged_by, listed, outcome, part, ran_on
 from harness.report.summary import forward_logits, groups, has_figures, logit_summary
 from harness.report.wording import number
 
@@ -184,8 +184,8 @@ def _logits(report: Report) -> Iterator[Table]:
 def _acceptance(report: Report, detail: Detail) -> Iterator[Prose]:
     found = report.acceptance
     if found is not None:
-        criteria = f"{'   ' if detail == 'screen' else ', '}{wording.criteria(found)}"
-        yield Prose((f"acceptance at {found.precision}: ", outcome(found), criteria))
+        figures = f"{'   ' if detail == 'screen' else ', '}{criteria(found)}"
+        yield Prose((f"{judged_by(found)}: ", outcome(found), figures))
         if found.generation:
             yield Prose(f"generation: {found.generation}", "note")
         if found.remark:

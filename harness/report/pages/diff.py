@@ -11,8 +11,8 @@ from harness.report.blocks.table import Table, numbers
 from harness.report.diff_document import Counts, Diff, Extreme
 from harness.report.diff_summary import Operation
 from harness.report.pages.ladder import Measured, ladder
-from harness.report.pages.shared import closing, listed, outcome, part
-from harness.report.wording import allowed, criteria, number, some, unit
+from harness.report.pages.shared import closing, criteria, judged_by, listed, outcome, part
+from harness.report.wording import allowed, number, some, unit
 
 SHOWN = {"screen": 6, "summary": 20, "page": 1000}
 TO = {"screen": "->", "summary": "→", "page": "→"}
@@ -138,5 +138,5 @@ def _logits(diff: Diff, detail: Detail) -> Iterator[Block]:
         yield Table(heads, rows, "logits", about)
     before, after = diff.before.acceptance, diff.after.acceptance
     if before is not None and after is not None:
-        said = f"acceptance at {after.precision}: ", outcome(before), f" {to} ", outcome(after)
+        said = f"{judged_by(after)}: ", outcome(before), f" {to} ", outcome(after)
         yield Prose((*said, f", {criteria(after)}") if detail == "page" else said)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.report import wording
 from harness.report.blocks.inline import Span, Style, Text
 from harness.report.blocks.page import Block, Detail, Facts, Lines, Prose, Section, tree
+from harness.report.criteria import PHASE_3, PHASE_3_NAME, criteria_of
 from harness.report.document import Acceptance, GoldenReference, LimitEntry
+from harness.report.wording import number, power, rule
 
 
 def ran_on(environment: Mapping[str, Any]) -> str:
@@ -21,6 +22,33 @@ def outcome(acceptance: Acceptance) -> Span:
     """The word for whether the logits are within the criteria."""
     style: Style = "good" if acceptance.passed else "bad"
     return Span("pass" if acceptance.passed else "fail", style)
+
+
+def judged_by(acceptance: Acceptance) -> str:
+    """By whose criteria the logits are judged, and at which precision."""
+    whose = PHASE_3_NAME if criteria_of(acceptance) == PHASE_3 else "own"
+    return f"{whose} criteria at {acceptance.precision}"
+
+
+def criteria(acceptance: Acceptance) -> str:
+    """The figures of the logits beside what was asked of them; each without a threshold is only said."""
+    asked, r = criteria_of(acceptance), acceptance.position_correlation
+    correlation = (
+        "means nothing here (fewer than 4 positions, or an error within the noise)"
+        if r is None
+        else f"{r:+.2f}{_threshold(asked.position_r, '|r| < ')}"
+    )
+    return (
+        f"max abs {number(acceptance.max_abs)}{_threshold(asked.max_abs)}, mean abs {number(acceptance.mean_abs)}"
+        f"{_threshold(asked.mean_abs)}, position correlation {correlation}"
+    )
+
+
+def _threshold(value: float | None, what: str = "< ") -> str:
+    if value is None:
+        return ""
+    as_power = value < 0.01 and float(power(value)) == value
+    return f" ({what}{power(value) if as_power else f'{value:g}'})"
 
 
 def part(detail: Detail, title: str, body: Iterable[Block], link: str) -> Iterator[Block]:
@@ -53,7 +81,7 @@ def closing(
         environments: by what is said of them: one, or two of a diff.
     """
     why = tuple(
-        (precision, f"{wording.rule(x)}: {x.why}; weakest known bug: {wording.number(x.weakest_bug)}")
+        (precision, f"{rule(x)}: {x.why}; weakest known bug: {number(x.weakest_bug)}")
         for precision, x in limits.items()
     )
     trees = tuple((name, tree(environment)) for name, environment in environments.items())
