@@ -1,4 +1,4 @@
-"""`goldens report`: a saved check, diff or audit, rendered again."""
+"""`goldens report`: a saved check, diff, audit or diagnosis, rendered again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.cli.options import chosen, output_options
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.json")
 @output_options("html", "markdown", "junit")
 def report(file: Path, **outputs: Path | None) -> None:
-    """Render a saved check, diff or audit again; without an option, print it.
+    """Render a saved check, diff, audit or diagnosis again; without an option, print it.
 
     It does not judge again: exit code 0 says that it was rendered, whatever the verdict.
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.report.blocks.page import Detail, Page
-from harness.report.diagnosis import Diagnosis
 from harness.report.diff_document import Diff
 from harness.report.document import Report, encode
 from harness.report.output import write_output
@@ -18,44 +17,49 @@ from harness.report.reading import Document
 if TYPE_CHECKING:
     from rich.console import Console
 
+NO_JUNIT = {
+    "audit": "an audit has no JUnit view: it judges the golden, and no port",
+    "diagnosis": "a diagnosis has no JUnit view: the check beside it has one",
+}
+
 # A library, and the page of a kind of document, is imported by the view that needs it.
 
 
-def page_of(document: Document | Diagnosis, detail: Detail) -> Page:
+def page_of(document: Document, detail: Detail) -> Page:
     """The page of a document, made by the module of `harness.report.pages` that is called as its kind."""
     page: Page = import_module(f"harness.report.pages.{document.kind}").page(document, detail)
     return page
 
 
-def print_document(document: Document | Diagnosis, console: Console) -> None:
+def print_document(document: Document, console: Console) -> None:
     """Print it as a person reads it in a terminal."""
     from harness.report.render.terminal import print_page
 
     print_page(page_of(document, "screen"), console)
 
 
-def report_text(document: Document | Diagnosis, width: int) -> str:
+def report_text(document: Document, width: int) -> str:
     """The same as plain text, lines of at most `width` characters."""
     from harness.report.render.terminal import text
 
     return text(page_of(document, "screen"), width)
 
 
-def html(document: Document | Diagnosis) -> str:
+def html(document: Document) -> str:
     """One page for a browser, on which everything is."""
     from harness.report.render import html
 
     return html.html(page_of(document, "page"))
 
 
-def markdown(document: Document | Diagnosis) -> str:
+def markdown(document: Document) -> str:
     """A summary, as GitHub shows it for a step of CI."""
     from harness.report.render import markdown
 
     return markdown.markdown(page_of(document, "summary"))
 
 
-def render(document: Document | Diagnosis, view: str) -> bytes:
+def render(document: Document, view: str) -> bytes:
     """One view of a document, as the file that holds it.
 
     Raises:
@@ -71,7 +75,7 @@ def render(document: Document | Diagnosis, view: str) -> bytes:
     return encode(document)
 
 
-def _junit(document: Document | Diagnosis) -> bytes:
+def _junit(document: Document) -> bytes:
     from harness.report.diff_junit import diff_junit
     from harness.report.junit import junit
 
@@ -82,15 +86,15 @@ def _junit(document: Document | Diagnosis) -> bytes:
             return diff_junit(document)
         case _:
             raise UsageError(
-                "an audit has no JUnit view: it judges the golden, and no port",
+                NO_JUNIT[document.kind],
                 where="--junit",
                 expected="a saved check or diff",
                 found=f"a saved {document.kind}",
-                hint="for a summary in CI: goldens report AUDIT.json --markdown FILE",
+                hint=f"for a summary in CI: goldens report {document.kind.upper()}.json --markdown FILE",
             )
 
 
-def write_views(document: Document | Diagnosis, outputs: Mapping[str, Path]) -> None:
+def write_views(document: Document, outputs: Mapping[str, Path]) -> None:
     """Write views to files, each whole or not at all; nothing is written before all are rendered.
 
     Raises:

@@ -10,8 +10,9 @@ from harness.report.audit_summary import Unseen
 from harness.report.blocks.inline import Span, Text, code, strong
 from harness.report.blocks.page import Block, Detail, Facts, Finding, Lines, Page, Prose, Section
 from harness.report.blocks.table import BEYOND, Table
-from harness.report.pages import audit_mutants, scale
+from harness.report.pages import audit_mutants
 from harness.report.pages.shared import closing, listed, part, ran_on
+from harness.report.wording import number
 
 PLANTED = (
     "Every mutant, a known porting bug, was planted in the built-in decoder and checked against this golden. What "
@@ -114,7 +115,7 @@ def _score(audit: Audit, folded: bool | None) -> Iterator[Block]:
 def _weakest(audit: Audit, precision: str) -> Text:
     said: list[str | Span] = []
     for margin, name in words.weakest(audit, precision):
-        said += [", " * bool(said), code(name), f" {scale.short(margin)}"]
+        said += [", " * bool(said), code(name), f" {number(margin)}"]
     return tuple(said) or "none"
 
 

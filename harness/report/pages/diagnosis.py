@@ -31,7 +31,7 @@ def page(diagnosis: Diagnosis, detail: Detail) -> Page:
         facts=(*facts, *((fact.topic, fact.text) for fact in diagnosis.facts)),
         notes=(),
         body=(
-            *part(detail, "What is wrong, and what it looks like", _wrong(diagnosis), link="What is wrong"),
+            *part(detail, "What is wrong, and where", _wrong(diagnosis), link="What is wrong"),
             *listed("Not covered", diagnosis.not_covered, detail),
             *closing(detail, golden, {}, {}),
         ),

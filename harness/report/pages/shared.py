@@ -81,7 +81,7 @@ def closing(
         environments: by what is said of them: one, or two of a diff.
     """
     why = tuple(
-        (precision, f"{rule(x)}: {x.why}; weakest known bug: {number(x.weakest_bug)}")
+        (precision, f"{rule(x)}; the weakest known bug is at {number(x.weakest_bug)}: {x.why}")
         for precision, x in limits.items()
     )
     trees = tuple((name, tree(environment)) for name, environment in environments.items())
