@@ -158,7 +158,7 @@ def test_golden_limits_environment_and_what_is_not_covered_are_there():
         "ab" * 32,
         "golden.h5",
         "2.13",
-        "a correct port, up to 4 x as noisy as PyTorch, is beyond one in 1e9 comparisons; the weakest known bug",
+        "a correct port, up to 4 x as noisy as PyTorch, is beyond one in 1e9 comparisons: measured",
         "bugs that are not in the catalogue",
     ):
         assert word in text

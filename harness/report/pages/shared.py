@@ -80,10 +80,9 @@ def closing(
     Args:
         environments: by what is said of them: one, or two of a diff.
     """
-    why = tuple(
-        (precision, f"{rule(x)}; the weakest known bug is at {number(x.weakest_bug)}: {x.why}")
-        for precision, x in limits.items()
-    )
+    why = tuple((precision, f"{rule(x)}: {x.why}") for precision, x in limits.items())
+    weakest = ", ".join(f"{number(x.weakest_bug)} at {precision}" for precision, x in limits.items())
+    why = (*why, ("weakest known bug", weakest)) if limits else ()
     trees = tuple((name, tree(environment)) for name, environment in environments.items())
     if detail == "summary":
         on = ((name, ran_on(environment)) for name, environment in environments.items())
