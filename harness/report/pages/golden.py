@@ -86,7 +86,7 @@ def _cases(manifest: Manifest) -> Table:
         size = decimal(sum(sizes[case.name].values()))
         rows.append((case.name, case.depth, tokens, str(len(case.taps)), size, short, case.why))
     numbers = (Column(name, "number") for name in ("tokens", "taps", "size"))
-    return Table(("case", "level", *numbers, "text", Column("why", "long")), tuple(rows))
+    return Table(("case", "level", *numbers, Column("text", "long"), Column("why", "long")), tuple(rows))
 
 
 def _how_many(manifest: Manifest) -> str:

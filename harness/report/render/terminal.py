@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rich import table
-from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.measure import Measurement
 from rich.padding import Padding
 from rich.segment import Segment
@@ -21,6 +21,7 @@ from harness.report.wording import escaped
 
 STYLES = {"strong": "bold", "good": "bold green", "bad": "bold red", "quiet": "dim", "code": "bold"}
 INDENT, GAP = 2, 2
+LONG = 16  # what a column of long text has at least
 
 
 def print_page(page: Page, console: Console) -> None:
@@ -137,16 +138,23 @@ class _Table:
     def _drawn(self, console: Console, options: ConsoleOptions) -> table.Table:
         wide = self._spaced(GAP)
         fits = Measurement.get(console, options.update(max_width=10_000), wide).maximum <= options.max_width
-        return wide if fits else self._spaced(1)
+        return wide if fits or self._wraps else self._spaced(1)
+
+    @property
+    def _wraps(self) -> bool:
+        return any(column.kind == "long" for column in self.content.columns)
 
     def _spaced(self, gap: int) -> table.Table:
         columns = self.content.columns
         drawn = table.Table(box=None, padding=(0, gap, 0, 0), header_style="dim", show_header=bool(columns))
-        wraps = any(column.kind == "long" for column in columns)
         for column in columns:
-            justify: JustifyMethod = "right" if column.kind in ("number", "narrow") else "left"
-            no_wrap = wraps and column.kind != "long"
-            drawn.add_column(Text(column.name), overflow="fold", justify=justify, no_wrap=no_wrap)
+            drawn.add_column(
+                Text(column.name),
+                overflow="fold",
+                justify="right" if column.kind in ("number", "narrow") else "left",
+                no_wrap=self._wraps and column.kind != "long",
+                min_width=LONG if column.kind == "long" else None,
+            )
         for row in self.content.rows:
             drawn.add_row(*(_text(words(cell)) for cell in cells(row)))
         return drawn
