@@ -160,25 +160,10 @@ def _figures(report: Report) -> Table:
 
 def _logits(report: Report) -> Iterator[Table]:
     """A line for each precision at which there are logits."""
-    rows = []
-    for precision, results in forward_logits(report.results).items():
-        found = logit_summary(results)
-        rows.append(
-            (
-                precision,
-                number(found.max_abs),
-                number(found.mean_abs),
-                wording.between(found.max_kl_low, found.max_kl),
-                number(found.nmse),
-                number(found.pcc, ".9g"),
-                f"{found.agreed:,} of {found.positions:,}",
-                str(found.flips),
-                str(found.ties),
-            )
-        )
-    names = ("max abs", "mean abs", "max KL", "NMSE", "lowest PCC", "top-1 agreement", "flips", "ties")
+    found = forward_logits(report.results)
+    rows = tuple((p, *details.figures_of(logit_summary(results)).values()) for p, results in found.items())
     if rows:
-        yield Table(("logits", *numbers(*names)), tuple(rows), "logits")
+        yield Table(("logits", *numbers(*details.LOGITS)), rows, "logits")
 
 
 def _acceptance(report: Report, detail: Detail) -> Iterator[Prose]:

@@ -13,11 +13,20 @@ from harness.report.document import Report
 from harness.report.findings import Finding
 from harness.report.pages import heatmap, scale
 from harness.report.pages.ladder import Measured, ladder
-from harness.report.summary import READABLE, UNCOMPARED, forward_logits, groups, has_figures, logit_summary
+from harness.report.summary import (
+    READABLE,
+    UNCOMPARED,
+    LogitSummary,
+    forward_logits,
+    groups,
+    has_figures,
+    logit_summary,
+)
 from harness.report.wording import between, number
 from harness.results import Flip, TapResult, is_wrong
 
 SHOWN_ELEMENTS, SHOWN_FLIPS = 8, 20
+LOGITS = ("max abs", "mean abs", "max KL", "NMSE", "lowest PCC", "top-1 agreement", "flips", "ties")
 LADDER = (
     "A noise multiple is the port's error divided by PyTorch's own at that precision, tap and position (in "
     "prefill by twice that: two runs of the port are compared). How far is this port from the noise, and how far "
@@ -133,16 +142,20 @@ def logits(report: Report) -> Iterator[Section]:
         yield Section(precision, (_by_case(precision, results), *shown), note, folded=place > 0)
 
 
+def figures_of(x: LogitSummary) -> dict[str, str]:
+    """The figures of some logits by their names, `LOGITS`."""
+    kl, agreed = between(x.max_kl_low, x.max_kl), f"{x.agreed:,} of {x.positions:,}"
+    figures = (number(x.max_abs), number(x.mean_abs), kl, number(x.nmse), number(x.pcc, ".9g"), agreed)
+    return dict(zip(LOGITS, (*figures, f"{x.flips}", f"{x.ties}"), strict=True))
+
+
 def _by_case(precision: str, results: Sequence[TapResult]) -> Table:
-    names = ("max abs", "mean abs", "mean KL", "max KL", "NMSE", "PCC", "top-1", "flips", "ties")
     rows = []
     for r in results:
         x = logit_summary([r])
-        kl = between(x.mean_kl_low, x.mean_kl), between(x.max_kl_low, x.max_kl)
-        figures = (number(x.max_abs), number(x.mean_abs), *kl, number(x.nmse), number(x.pcc, ".9g"))
-        rows.append((r.case, *figures, f"{x.agreed} of {x.positions}", f"{x.flips}", f"{x.ties}"))
+        rows.append((r.case, *figures_of(x).values(), between(x.mean_kl_low, x.mean_kl)))
     about = "The port's own logits (forward), by case"
-    return Table(("case", *numbers(*names)), tuple(rows), f"logits at {precision}", about)
+    return Table(("case", *numbers(*LOGITS, "mean KL")), tuple(rows), f"logits at {precision}", about)
 
 
 def _flips(precision: str, flips: Sequence[tuple[str, Flip]]) -> Table:

@@ -53,7 +53,7 @@ def _body(diff: Diff, detail: Detail) -> Iterator[Block]:
         yield Section("Choices of experts", (Lines(tuple(words.choices(diff))),), link="Choices of experts")
     yield from part(detail, "Logits", _logits(diff, detail), link="Logits")
     if diff.left_out:
-        yield from listed("Left out, since only one side has it", diff.left_out, detail)
+        yield from listed("Left out", diff.left_out, detail)
     yield from listed("Not covered", words.not_covered(diff), detail)
     sides = {"before": diff.before.environment, "after": diff.after.environment}
     yield from closing(detail, diff.golden, diff.limits, sides)

@@ -30,5 +30,5 @@ def _cells(row: Sequence[Text | Cell], columns: Sequence[Column]) -> Iterator[tu
     """The cells after the first, each with the kind of its column."""
     place = 1
     for cell in row[1:]:
-        yield cell, columns[place].kind
+        yield cell, columns[place].kind if columns else "text"
         place += cell.columns if isinstance(cell, Cell) else 1

@@ -55,9 +55,9 @@ def _parts(page: Page) -> Iterator[RenderableType]:
     facts = (*page.facts, *(("note", note) for note in page.notes))
     if facts:
         yield _facts(Facts(facts))
-    if page.word:
+    if page.word or page.said:
         yield Text()
-        yield Text.assemble((page.word, STYLES.get(page.style, "bold")), f"  {page.said}")
+        yield Text.assemble((page.word, STYLES.get(page.style, "bold")), "  " * bool(page.word), page.said)
     yield from _spaced(page.body)
 
 
