@@ -20,7 +20,6 @@ MAX_ABS, MEAN_ABS = 1e-4, 1e-5
 PHASE_3 = Criteria(max_abs=MAX_ABS, mean_abs=MEAN_ABS, position_r=0.1)
 PHASE_3_NAME = "phase-3"  # of the acceptance of that team's port
 PREFERENCE = ("float32", "float64", "bfloat16")
-_HINT = f"for example --criteria max_abs=1e-4,mean_abs=1e-5,position_r=0.1; {PHASE_3_NAME} is these three"
 
 
 def parse_criteria(text: str) -> Criteria:
@@ -34,24 +33,21 @@ def parse_criteria(text: str) -> Criteria:
     known = tuple(field.name for field in fields(Criteria))
     found: dict[str, float] = {}
     for part in text.split(","):
-        name, _, value = (word.strip() for word in part.partition("="))
-        if name not in known or name in found:
+        name, _, number = (word.strip() for word in part.partition("="))
+        value = _number(number)
+        if name not in known or name in found or not is_threshold(value):
             raise UsageError(
-                "a criterion is given twice" if name in found else "unknown criterion",
+                "unknown criterion"
+                if name not in known
+                else "a criterion is given twice"
+                if name in found
+                else "this is not a threshold",
                 where=f"--criteria {text}",
-                expected=f"{PHASE_3_NAME}, or NAME=NUMBER with commas, of {', '.join(known)}",
+                expected=f"{PHASE_3_NAME}, or NAME=NUMBER with commas, of {', '.join(known)}, each above 0",
                 found=part.strip() or "nothing",
-                hint=_HINT,
+                hint=f"for example --criteria max_abs=1e-4,mean_abs=1e-5,position_r=0.1, which is {PHASE_3_NAME}",
             )
-        found[name] = _number(value)
-        if not is_threshold(found[name]):
-            raise UsageError(
-                "this is not a threshold",
-                where=f"--criteria {text}",
-                expected=f"{name}=NUMBER, above 0 and finite",
-                found=value or "nothing",
-                hint=_HINT,
-            )
+        found[name] = value
     return Criteria(**found)
 
 

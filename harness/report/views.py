@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
 from harness.report.blocks.page import Detail, Page
-from harness.report.diff_document import Diff
-from harness.report.document import Report, encode
+from harness.report.document import encode
 from harness.report.output import write_output
-from harness.report.reading import Document
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from harness.report.reading import Document
 
 NO_JUNIT = {
     "audit": "an audit has no JUnit view: it judges the golden, and no port",
     "diagnosis": "a diagnosis has no JUnit view: the check beside it has one",
 }
 
-# A library, and the page of a kind of document, is imported by the view that needs it.
+# A library, a renderer and the page of a kind of document are imported by the view that needs them.
 
 
 def page_of(document: Document, detail: Detail) -> Page:
@@ -59,24 +59,15 @@ def markdown(document: Document) -> str:
     return markdown.markdown(page_of(document, "summary"))
 
 
-def render(document: Document, view: str) -> bytes:
-    """One view of a document, as the file that holds it.
+def junit(document: Document) -> bytes:
+    """JUnit XML of a check or a diff.
 
     Raises:
-        UsageError: there is no such view of this document.
+        UsageError: it is neither.
     """
-    if view == "html":
-        return html(document).encode()
-    if view == "markdown":
-        return markdown(document).encode()
-    if view == "junit":
-        return _junit(document)
-    assert view == "json", view
-    return encode(document)
-
-
-def _junit(document: Document) -> bytes:
+    from harness.report.diff_document import Diff
     from harness.report.diff_junit import diff_junit
+    from harness.report.document import Report
     from harness.report.junit import junit
 
     match document:
@@ -84,14 +75,24 @@ def _junit(document: Document) -> bytes:
             return junit(document)
         case Diff():
             return diff_junit(document)
-        case _:
-            raise UsageError(
-                NO_JUNIT[document.kind],
-                where="--junit",
-                expected="a saved check or diff",
-                found=f"a saved {document.kind}",
-                hint=f"for a summary in CI: goldens report {document.kind.upper()}.json --markdown FILE",
-            )
+    raise UsageError(
+        NO_JUNIT[document.kind],
+        where="--junit",
+        expected="a saved check or diff",
+        found=f"a saved {document.kind}",
+        hint=f"for a summary in CI: goldens report {document.kind.upper()}.json --markdown FILE",
+    )
+
+
+def render(document: Document, view: str) -> bytes:
+    """One view of a document, json, html, markdown or junit, as the file that holds it.
+
+    Raises:
+        UsageError: there is no such view of this document.
+    """
+    if view == "junit":
+        return junit(document)
+    return encode(document) if view == "json" else {"html": html, "markdown": markdown}[view](document).encode()
 
 
 def write_views(document: Document, outputs: Mapping[str, Path]) -> None:

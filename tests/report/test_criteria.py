@@ -27,25 +27,19 @@ def test_a_name_or_any_of_the_three_thresholds_can_be_asked():
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "problem"),
     [
-        ("", "nothing"),
-        ("max=1", "max=1"),
-        ("phase-4", "phase-4"),
-        ("max_abs=1,max_abs=2", "max_abs=2"),
-        ("max_abs", "nothing"),
-        ("max_abs=", "nothing"),
-        ("max_abs=x", "x"),
-        ("max_abs=0", "0"),
-        ("max_abs=-1", "-1"),
-        ("mean_abs=nan", "nan"),
-        ("position_r=inf", "inf"),
+        ("", "unknown criterion"),
+        ("max=1", "unknown criterion"),
+        ("phase-4", "unknown criterion"),
+        ("max_abs=1,max_abs=2", "a criterion is given twice"),
+        *((f"mean_abs=1,max_abs{bad}", "not a threshold") for bad in ("", "=", "=x", "=0", "=-1", "=nan", "=inf")),
     ],
 )
-def test_unknown_names_and_what_is_no_threshold_are_refused(text, found):
-    with pytest.raises(UsageError) as refusal:
+def test_unknown_names_and_what_is_no_threshold_are_refused(text, problem):
+    with pytest.raises(UsageError, match=problem) as refusal:
         parse_criteria(text)
-    assert refusal.value.found == found
+    assert refusal.value.found == (text.split(",")[-1] or "nothing")
     assert "--criteria max_abs=1e-4" in str(refusal.value)
 
 

@@ -12,8 +12,17 @@ from harness.report.blocks.table import Table, numbers
 from harness.report.document import Report
 from harness.report.findings import Finding as Wrong
 from harness.report.findings import unexplained, worst_first
-from harness.report.pages import check_details as details
-from harness.report.pages.shared import closing, criteria, judged_by, listed, outcome, part, ran_on
+from harness.report.pages.shared import (
+    LOGITS,
+    closing,
+    criteria,
+    figures_of,
+    judged_by,
+    listed,
+    outcome,
+    part,
+    ran_on,
+)
 from harness.report.summary import forward_logits, groups, has_figures, logit_summary
 from harness.report.wording import number
 
@@ -63,12 +72,16 @@ def _body(report: Report, detail: Detail) -> Iterator[Block]:
     if wrong:
         title = "What is wrong, and where" if on_page else ""
         yield Section(title, wrong, link="What is wrong")
-    ladders = tuple(details.ladders(report)) if on_page else ()
-    yield from part(detail, "The ladder", (*ladders, _figures(report)), link="Ladder")
     if on_page:
+        from harness.report.pages import check_details as details  # what nothing else needs
+
+        yield Section("The ladder", (*details.ladders(report), _figures(report)), link="Ladder")
         yield Section("Where: heat maps", tuple(details.maps(report)), link="Heat maps")
         yield Section("Cases", (details.cases(report),), link="Cases")
-    logits: tuple[Block, ...] = tuple(details.logits(report)) if on_page else tuple(_logits(report))
+        logits: tuple[Block, ...] = tuple(details.logits(report))
+    else:
+        yield _figures(report)
+        logits = tuple(_logits(report))
     if detail == "screen":
         yield from logits
     said = choices.sentences(report.results)
@@ -115,7 +128,9 @@ def _findings(report: Report, detail: Detail) -> Iterator[Block]:
         if len(found) > SHOWN_ON_SCREEN:
             yield Prose(f"also introduced at: {', '.join(f.kind for f in found[SHOWN_ON_SCREEN:])}")
     elif detail == "page":
-        yield from (_finding(f, report, body=details.worst_elements(f, report)) for f in worst_first(report))
+        from harness.report.pages.check_details import worst_elements
+
+        yield from (_finding(f, report, body=worst_elements(f, report)) for f in worst_first(report))
     elif found := worst_first(report):
         rows = tuple(_finding_row(f, report) for f in found[:SHOWN_IN_SUMMARY])
         heads = ("introduced at", "layers", "precisions", "x noise", "worst element")
@@ -161,9 +176,9 @@ def _figures(report: Report) -> Table:
 def _logits(report: Report) -> Iterator[Table]:
     """A line for each precision at which there are logits."""
     found = forward_logits(report.results)
-    rows = tuple((p, *details.figures_of(logit_summary(results)).values()) for p, results in found.items())
+    rows = tuple((p, *figures_of(logit_summary(results)).values()) for p, results in found.items())
     if rows:
-        yield Table(("logits", *numbers(*details.LOGITS)), rows, "logits")
+        yield Table(("logits", *numbers(*LOGITS)), rows, "logits")
 
 
 def _acceptance(report: Report, detail: Detail) -> Iterator[Prose]:

@@ -13,10 +13,10 @@ from harness.report.document import Report
 from harness.report.findings import Finding
 from harness.report.pages import heatmap, scale
 from harness.report.pages.ladder import Measured, ladder
+from harness.report.pages.shared import LOGITS, figures_of
 from harness.report.summary import (
     READABLE,
     UNCOMPARED,
-    LogitSummary,
     forward_logits,
     groups,
     has_figures,
@@ -26,7 +26,6 @@ from harness.report.wording import between, number
 from harness.results import Flip, TapResult, is_wrong
 
 SHOWN_ELEMENTS, SHOWN_FLIPS = 8, 20
-LOGITS = ("max abs", "mean abs", "max KL", "NMSE", "lowest PCC", "top-1 agreement", "flips", "ties")
 LADDER = (
     "A noise multiple is the port's error divided by PyTorch's own at that precision, tap and position (in "
     "prefill by twice that: two runs of the port are compared). How far is this port from the noise, and how far "
@@ -140,13 +139,6 @@ def logits(report: Report) -> Iterator[Section]:
         flips.sort(key=lambda found: (found[1].tie, -found[1].margin))
         shown = (_flips(precision, flips),) if flips else ()
         yield Section(precision, (_by_case(precision, results), *shown), note, folded=place > 0)
-
-
-def figures_of(x: LogitSummary) -> dict[str, str]:
-    """The figures of some logits by their names, `LOGITS`."""
-    kl, agreed = between(x.max_kl_low, x.max_kl), f"{x.agreed:,} of {x.positions:,}"
-    figures = (number(x.max_abs), number(x.mean_abs), kl, number(x.nmse), number(x.pcc, ".9g"), agreed)
-    return dict(zip(LOGITS, (*figures, f"{x.flips}", f"{x.ties}"), strict=True))
 
 
 def _by_case(precision: str, results: Sequence[TapResult]) -> Table:

@@ -9,7 +9,10 @@ from harness.report.blocks.inline import Span, Style, Text
 from harness.report.blocks.page import Block, Detail, Facts, Lines, Prose, Section, tree
 from harness.report.criteria import PHASE_3, PHASE_3_NAME, criteria_of
 from harness.report.document import Acceptance, GoldenReference, LimitEntry
-from harness.report.wording import number, power, rule
+from harness.report.summary import LogitSummary
+from harness.report.wording import between, number, power, rule
+
+LOGITS = ("max abs", "mean abs", "max KL", "NMSE", "lowest PCC", "top-1 agreement", "flips", "ties")
 
 
 def ran_on(environment: Mapping[str, Any]) -> str:
@@ -49,6 +52,13 @@ def _threshold(value: float | None, what: str = "< ") -> str:
         return ""
     as_power = value < 0.01 and float(power(value)) == value
     return f" ({what}{power(value) if as_power else f'{value:g}'})"
+
+
+def figures_of(x: LogitSummary) -> dict[str, str]:
+    """The figures of some logits by their names, `LOGITS`."""
+    kl, agreed = between(x.max_kl_low, x.max_kl), f"{x.agreed:,} of {x.positions:,}"
+    figures = (number(x.max_abs), number(x.mean_abs), kl, number(x.nmse), number(x.pcc, ".9g"), agreed)
+    return dict(zip(LOGITS, (*figures, f"{x.flips}", f"{x.ties}"), strict=True))
 
 
 def part(detail: Detail, title: str, body: Iterable[Block], link: str) -> Iterator[Block]:
