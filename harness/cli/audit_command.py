@@ -43,9 +43,8 @@ def audit(
     from harness.cli.progress import Progress
     from harness.mutants.audit import AuditQuestion
     from harness.mutants.audit import audit as run_audit
-    from harness.report.audit_terminal import print_audit
     from harness.report.output import STDOUT
-    from harness.report.views import write_views
+    from harness.report.views import print_document, write_views
     from harness.run.question import parse_precisions
 
     asked = chosen(outputs, {"the golden": golden, "the weights": weights})
@@ -53,5 +52,5 @@ def audit(
     with stdout_to_stderr(), Progress() as progress:
         found = run_audit(golden, weights, question, progress=progress)
     write_views(found, asked)
-    print_audit(found, console(stderr=STDOUT in asked.values()))
+    print_document(found, console(stderr=STDOUT in asked.values()))
     raise Exit(MATCH if found.verdict == "sees" else DIVERGED)

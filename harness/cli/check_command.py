@@ -47,6 +47,13 @@ from harness.cli.options import (
     help="Factor on every rms limit: above 1 misses bugs, below 1 accuses correct ports.",
 )
 @click.option("--limit-max", type=float, metavar="Y", help="The same for the largest error.")
+@click.option(
+    "--criteria",
+    default="phase-3",
+    metavar="LIST",
+    show_default=True,
+    help="Your thresholds on the logits, said beside the verdict: max_abs=1e-4,mean_abs=1e-5,position_r=0.1.",
+)
 @mesh_option
 @click.option("--processes", type=int, metavar="N", help="This is one of N processes, each with some devices.")
 @click.option("--process-id", type=int, metavar="I", help="Which of them, from 0; process 0 reports.")
@@ -67,6 +74,7 @@ def check(
     lift: bool,
     limit_rms: float | None,
     limit_max: float | None,
+    criteria: str,
     mesh: str | None,
     processes: int | None,
     process_id: int | None,
@@ -97,9 +105,9 @@ def check(
     from harness.cli.several import taking_part
     from harness.errors import UsageError
     from harness.report.contract import broken_contract
+    from harness.report.criteria import parse_criteria
     from harness.report.output import STDOUT
-    from harness.report.terminal import print_report
-    from harness.report.views import write_views
+    from harness.report.views import print_document, write_views
     from harness.run.check import check as run_check
     from harness.run.processes import OPTIONS, agree, processes_of
     from harness.run.progress import SILENT
@@ -114,6 +122,7 @@ def check(
         lift=lift,
         allow_reduced_precision=allow_reduced_precision,
         mesh=parse_mesh(mesh),
+        criteria=parse_criteria(criteria),
     )
     asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
     several = processes_of(processes, process_id, coordinator)
@@ -140,7 +149,7 @@ def check(
     if not reports:
         raise Exit(code)
     write_views(report, asked)
-    print_report(report, console(stderr=STDOUT in asked.values()))
+    print_document(report, console(stderr=STDOUT in asked.values()))
     if broken is not None:
         raise broken
     raise Exit(code)

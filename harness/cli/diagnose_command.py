@@ -27,7 +27,7 @@ from harness.cli.options import (
 @click.option("--lift", is_flag=True, help="As for check.")
 @mesh_option
 @reduced_precision_option
-@output_options("json")
+@output_options("json", "html", "markdown")
 def diagnose(
     golden: str,
     port: str,
@@ -56,9 +56,8 @@ def diagnose(
     from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
     from harness.mutants.diagnosis.diagnose import diagnose as run_diagnosis
-    from harness.report.diagnosis_terminal import print_diagnosis
-    from harness.report.document import encode
-    from harness.report.output import STDOUT, write_output
+    from harness.report.output import STDOUT
+    from harness.report.views import print_document, write_views
     from harness.run.checker import Checker
     from harness.run.question import BOTH, Question, parse_mesh, parse_precisions
 
@@ -73,7 +72,6 @@ def diagnose(
     asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
     with stdout_to_stderr(), Progress() as progress, Checker(golden, weights, port, question) as checker:
         found = run_diagnosis(checker, port, progress)
-    for file in asked.values():
-        write_output(file, encode(found))
-    print_diagnosis(found, console(stderr=STDOUT in asked.values()))
+    write_views(found, asked)
+    print_document(found, console(stderr=STDOUT in asked.values()))
     raise Exit(MATCH if found.verdict == "match" else DIVERGED)

@@ -67,10 +67,9 @@ def diff(
     from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
     from harness.difference import WORSE
-    from harness.report.diff_terminal import print_diff
     from harness.report.output import STDOUT
     from harness.report.selection import Selection
-    from harness.report.views import write_views
+    from harness.report.views import print_document, write_views
     from harness.run.question import parse_mesh, parse_modes, parse_precisions
     from harness.run.sides import Request, diff_of
 
@@ -97,5 +96,5 @@ def diff(
     with stdout_to_stderr(), Progress() as progress:
         found = diff_of(request, progress)
     write_views(found, asked)
-    print_diff(found, console(stderr=STDOUT in asked.values()))
+    print_document(found, console(stderr=STDOUT in asked.values()))
     raise Exit(DIVERGED if any(found.counts[kind] for kind in WORSE) else MATCH)

@@ -14,6 +14,7 @@ def list_() -> None:
     """
     from harness import embedded
     from harness.cli.console import console
-    from harness.report.contents import print_list
+    from harness.report.pages.golden import listing
+    from harness.report.render.terminal import print_page
 
-    print_list(embedded.goldens(), console())
+    print_page(listing(embedded.goldens()), console())

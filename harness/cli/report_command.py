@@ -1,4 +1,4 @@
-"""`goldens report`: a saved check, diff or audit, rendered again."""
+"""`goldens report`: a saved check, diff, audit or diagnosis, rendered again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.cli.options import chosen, output_options
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.json")
 @output_options("html", "markdown", "junit")
 def report(file: Path, **outputs: Path | None) -> None:
-    """Render a saved check, diff or audit again; without an option, print it.
+    """Render a saved check, diff, audit or diagnosis again; without an option, print it.
 
     It does not judge again: exit code 0 says that it was rendered, whatever the verdict.
 
@@ -23,26 +23,13 @@ def report(file: Path, **outputs: Path | None) -> None:
     goldens report audit.json --html audit.html
     """
     from harness.report.reading import read_report
+    from harness.report.views import print_document, write_views
 
     asked = chosen(outputs, {"the report": file})
     document = read_report(file)
     if asked:
-        from harness.report.views import write_views
-
         write_views(document, asked)
     else:
         from harness.cli.console import console
-        from harness.report.audit_document import Audit
-        from harness.report.audit_terminal import print_audit
-        from harness.report.diff_document import Diff
-        from harness.report.diff_terminal import print_diff
-        from harness.report.document import Report
-        from harness.report.terminal import print_report
 
-        match document:
-            case Report():
-                print_report(document, console())
-            case Diff():
-                print_diff(document, console())
-            case Audit():
-                print_audit(document, console())
+        print_document(document, console())

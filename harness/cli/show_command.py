@@ -12,8 +12,9 @@ from harness.cli.options import golden_argument
 def show(golden: str) -> None:
     """What is in GOLDEN (default: the embedded one): model, cases, provenance, size."""
     from harness.cli.console import console
-    from harness.report.contents import print_contents
+    from harness.report.pages.golden import contents
+    from harness.report.render.terminal import print_page
     from harness.store import open_golden
 
     with open_golden(golden) as opened:
-        print_contents(opened, console())
+        print_page(contents(opened), console())

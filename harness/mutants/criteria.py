@@ -10,8 +10,8 @@ from jaxtyping import Float, Num
 
 from harness import metrics
 from harness.generation import Continuation
-from harness.report.acceptance import MAX_ABS, MEAN_ABS
 from harness.report.audit_document import GREEDY
+from harness.report.criteria import MAX_ABS, MEAN_ABS
 from harness.results import TapResult
 
 CLOSE = 1e-3

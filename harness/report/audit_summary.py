@@ -40,12 +40,6 @@ def headline(audit: Audit) -> tuple[str, str]:
     return "BLIND", f"to {len(audit.blind)} of {count} mutants"
 
 
-def ran_on(audit: Audit) -> str:
-    """Backend and libraries."""
-    libraries = audit.environment["libraries"]
-    return f"{audit.environment['backend']}, jax {libraries['jax']}, flax {libraries['flax']}"
-
-
 def sanity(score: Score) -> str:
     """The two phases that come before any mutant."""
     return (
@@ -65,6 +59,8 @@ def score_rows(audit: Audit) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "that are bugs here", tuple(f"{score.visible}" for score in scores)
     yield "caught by the goldens", tuple(share(score.caught, score.visible) for score in scores)
     yield "  and the operation named", tuple(share(score.named, score.visible) for score in scores)
+    yield "equivalent", tuple(f"{score.equivalent}" for score in scores)
+    yield "refused", tuple(f"{score.refused}" for score in scores)
     for name in criteria(audit):
         yield f"caught by {name}", tuple(_rejected(score, name) for score in scores)
 

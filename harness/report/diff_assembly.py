@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.difference import NOISE, STATUSES, Change, compare_results, crosses, verdict_of
-from harness.report.acceptance import acceptance
 from harness.report.choices import by_mode, figures
+from harness.report.criteria import acceptance, criteria_of_both
 from harness.report.diff_document import (
     ChoicesEntry,
     Counts,
@@ -18,6 +18,7 @@ from harness.report.diff_document import (
     LogitsEntry,
     Side,
 )
+from harness.report.document import Criteria
 from harness.report.pairing import Candidate, pair
 from harness.report.summary import forward_logits, logit_summary
 from harness.report.wording import counted
@@ -44,13 +45,13 @@ def diff(before: Candidate, after: Candidate, *, intersection: bool = False) -> 
         compare_results(both.before, both.after, limits), key=lambda change: order.get(change.tap, len(order))
     )
     kinds = dict.fromkeys([*map(kind_of, report.taps), *(kind_of(change.tap) for change in changes)])
-    counts = _counts(changes)
+    counts, criteria = _counts(changes), criteria_of_both(before.report, report)
     return Diff(
         schema=1,
         kind="diff",
         golden=report.golden,
-        before=_side(before, both.before),
-        after=_side(after, both.after),
+        before=_side(before, both.before, criteria),
+        after=_side(after, both.after, criteria),
         verdict=verdict_of(counts),
         notes=tuple(_notes(before, after, changes)),
         left_out=both.left_out,
@@ -71,7 +72,7 @@ def _by_itself(verdict: Verdict) -> bool:
     return is_wrong(verdict) and verdict != "inherited"
 
 
-def _side(candidate: Candidate, results: Sequence[TapResult]) -> Side:
+def _side(candidate: Candidate, results: Sequence[TapResult], criteria: Criteria) -> Side:
     report, order = candidate.report, tuple(candidate.report.taps)
     return Side(
         label=candidate.label,
@@ -84,7 +85,7 @@ def _side(candidate: Candidate, results: Sequence[TapResult]) -> Side:
         wrong=sum(is_wrong(result.verdict) for result in results),
         introduced=introduced(results, order),
         first_divergence=first_divergence(results, order),
-        acceptance=acceptance(results),
+        acceptance=acceptance(results, criteria=criteria),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from harness.difference import STATUSES, verdict_of
 from harness.errors import UsageError
 from harness.modes import MODES
 from harness.report import audit_contradictions
-from harness.report.acceptance import acceptance
 from harness.report.audit_document import Audit
+from harness.report.criteria import acceptance, criteria_of, is_threshold
+from harness.report.diagnosis import Diagnosis
 from harness.report.diff_document import Diff
 from harness.report.document import Acceptance, Report
 from harness.results import TapResult, is_wrong
@@ -23,14 +25,14 @@ from harness.verdict import first_divergence, introduced, overall
 
 SCHEMA = 1
 DEEPEST = 24  # levels of nesting; reports have 8
-Document = Report | Diff | Audit
-KINDS: dict[str, type[Document]] = {"check": Report, "diff": Diff, "audit": Audit}
-_SAVE = "save one with `goldens check --json FILE`, or with the same option of `diff` or `audit`"
+Document = Report | Diff | Audit | Diagnosis
+KINDS: dict[str, type[Document]] = {"check": Report, "diff": Diff, "audit": Audit, "diagnosis": Diagnosis}
+_SAVE = "save one with `goldens check --json FILE`, or with that option of `diff`, `audit` or `diagnose`"
 _AGAIN = "the file is incomplete or was edited: save it again with the command that made it"
 
 
 def read_report(path: Path) -> Document:
-    """Read what `--json` of `goldens check`, `diff` or `audit` has saved.
+    """Read what `--json` of `goldens check`, `diff`, `audit` or `diagnose` has saved.
 
     Raises:
         UsageError: the file cannot be read, is not JSON (truncated, NaN), is of another kind or schema version,
@@ -118,6 +120,8 @@ def _contradictions(document: Document) -> Iterable[tuple[str, object, object]]:
             return _of_diff(document)
         case Audit():
             return audit_contradictions.contradictions(document)
+        case Diagnosis():
+            return _of_diagnosis(document)
 
 
 def _of_check(report: Report) -> Iterable[tuple[str, object, object]]:
@@ -173,7 +177,11 @@ def _of_choices(r: TapResult) -> Iterator[tuple[object, object]]:
 
 def _of_judgement(report: Report) -> Iterator[tuple[str, object, object]]:
     """What follows from the results, and is said beside them."""
-    order, found = tuple(report.taps), acceptance(report.results, report.generations)
+    order, criteria = tuple(report.taps), criteria_of(report.acceptance)
+    thresholds = [value for value in asdict(criteria).values() if value is not None]
+    if not thresholds or not all(map(is_threshold, thresholds)):
+        yield "acceptance: criteria", "at least one, each above 0", criteria
+    found = acceptance(report.results, report.generations, criteria)
     for name, expected, said in (
         ("verdict", overall(report.results, report.generations), report.verdict),
         ("introduced", introduced(report.results, order), report.introduced),
@@ -229,3 +237,18 @@ def _of_diff(diff: Diff) -> Iterable[tuple[str, object, object]]:
             total = sum(counts.get(status, 0) for counts in tallies.values())
             if total != diff.counts[status]:
                 yield f"{name}: {status}", f"{diff.counts[status]} in all", total
+
+
+def _of_diagnosis(diagnosis: Diagnosis) -> Iterable[tuple[str, object, object]]:
+    """Where a diagnosis says two things: (where, expected, found)."""
+    wrong = len(diagnosis.operations) + len(diagnosis.unexplained)
+    if diagnosis.verdict == "match" and wrong:
+        yield "operations, unexplained", "nothing that is wrong, since it is a match", wrong
+    for operation in diagnosis.operations:
+        place = f"operation {', '.join(operation.kinds)}"
+        if operation.built_in and operation.named:
+            yield place, "no name, since the built-in decoder computes the same", len(operation.named)
+        for suspect in (*operation.named, *operation.others):
+            formulas = len(suspect.wrong), len(suspect.right)
+            if formulas != (len(suspect.mutants),) * 2:
+                yield f"{place}: {' + '.join(suspect.mutants)}", "a formula for each, wrong and right", formulas

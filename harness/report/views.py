@@ -1,65 +1,73 @@
-"""The views of a report by the name of their option, and the writing of several."""
+"""The views of a document by the name of their option, what is printed of it, and the writing of several."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
-from harness.report.audit_document import Audit
-from harness.report.diff_document import Diff
-from harness.report.document import Report, encode
+from harness.report.blocks.page import Detail, Page
+from harness.report.document import encode
 from harness.report.output import write_output
-from harness.report.reading import Document
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.report.reading import Document
+
+NO_JUNIT = {
+    "audit": "an audit has no JUnit view: it judges the golden, and no port",
+    "diagnosis": "a diagnosis has no JUnit view: the check beside it has one",
+}
+
+# A library, a renderer and the page of a kind of document are imported by the view that needs them.
 
 
-def render(document: Document, view: str) -> bytes:
-    """One view of a check, a diff or an audit, as the file that holds it.
+def page_of(document: Document, detail: Detail) -> Page:
+    """The page of a document, made by the module of `harness.report.pages` that is called as its kind."""
+    page: Page = import_module(f"harness.report.pages.{document.kind}").page(document, detail)
+    return page
+
+
+def print_document(document: Document, console: Console) -> None:
+    """Print it as a person reads it in a terminal."""
+    from harness.report.render.terminal import print_page
+
+    print_page(page_of(document, "screen"), console)
+
+
+def report_text(document: Document, width: int) -> str:
+    """The same as plain text, lines of at most `width` characters."""
+    from harness.report.render.terminal import text
+
+    return text(page_of(document, "screen"), width)
+
+
+def html(document: Document) -> str:
+    """One page for a browser, on which everything is."""
+    from harness.report.render import html
+
+    return html.html(page_of(document, "page"))
+
+
+def markdown(document: Document) -> str:
+    """A summary, as GitHub shows it for a step of CI."""
+    from harness.report.render import markdown
+
+    return markdown.markdown(page_of(document, "summary"))
+
+
+def junit(document: Document) -> bytes:
+    """JUnit XML of a check or a diff.
 
     Raises:
-        UsageError: there is no such view of this document.
+        UsageError: it is neither.
     """
-    if view == "html":
-        return _html(document).encode()
-    if view == "markdown":
-        return _markdown(document).encode()
-    if view == "junit":
-        return _junit(document)
-    assert view == "json", view
-    return encode(document)
-
-
-# A library is imported by the view that needs it.
-
-
-def _html(document: Document) -> str:
-    from harness.report.html import audit_page, check_page, diff_page
-
-    match document:
-        case Report():
-            return check_page.html(document)
-        case Diff():
-            return diff_page.html(document)
-        case Audit():
-            return audit_page.html(document)
-
-
-def _markdown(document: Document) -> str:
-    from harness.report.audit_markdown import audit_markdown
-    from harness.report.diff_markdown import diff_markdown
-    from harness.report.markdown import markdown
-
-    match document:
-        case Report():
-            return markdown(document)
-        case Diff():
-            return diff_markdown(document)
-        case Audit():
-            return audit_markdown(document)
-
-
-def _junit(document: Document) -> bytes:
+    from harness.report.diff_document import Diff
     from harness.report.diff_junit import diff_junit
+    from harness.report.document import Report
     from harness.report.junit import junit
 
     match document:
@@ -67,14 +75,24 @@ def _junit(document: Document) -> bytes:
             return junit(document)
         case Diff():
             return diff_junit(document)
-        case Audit():
-            raise UsageError(
-                "an audit has no JUnit view: it judges the golden, and no port",
-                where="--junit",
-                expected="a saved check or diff",
-                found="a saved audit",
-                hint="for a summary in CI: goldens report AUDIT.json --markdown FILE",
-            )
+    raise UsageError(
+        NO_JUNIT[document.kind],
+        where="--junit",
+        expected="a saved check or diff",
+        found=f"a saved {document.kind}",
+        hint=f"for a summary in CI: goldens report {document.kind.upper()}.json --markdown FILE",
+    )
+
+
+def render(document: Document, view: str) -> bytes:
+    """One view of a document, json, html, markdown or junit, as the file that holds it.
+
+    Raises:
+        UsageError: there is no such view of this document.
+    """
+    if view == "junit":
+        return junit(document)
+    return encode(document) if view == "json" else {"html": html, "markdown": markdown}[view](document).encode()
 
 
 def write_views(document: Document, outputs: Mapping[str, Path]) -> None:

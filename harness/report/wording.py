@@ -8,17 +8,14 @@ from math import prod
 
 from harness.modes import unit_of
 from harness.report import choices
-from harness.report.acceptance import MAX_ABS, MEAN_ABS, POSITION_CORRELATION
 from harness.report.contract import breach
-from harness.report.document import Acceptance, LimitEntry, Report
+from harness.report.document import LimitEntry, Report
 from harness.report.findings import Finding
 from harness.report.summary import UNCOMPARED
 from harness.results import TapResult, Worst
 from harness.taps import kind_of
 from harness.verdict import was_compared
 
-# An address that a view may make a link of: nothing in it can end an attribute or a Markdown link.
-ADDRESS = r"https://[A-Za-z0-9][A-Za-z0-9./#_-]*"
 NOT_FINITE = "NaN or infinity where the golden is finite"
 # By mode, what a finding rests on.
 BASIS = {
@@ -230,20 +227,6 @@ def in_a_narrower_dtype(report: Report) -> Iterator[str]:
 def looks_like(report: Report) -> tuple[str, ...]:
     """What the diagnosis says, line by line; none where there is none."""
     return tuple(line for line in (report.looks_like or "").splitlines() if line.strip())
-
-
-def criteria(acceptance: Acceptance) -> str:
-    """The acceptance's figures beside what was asked of them."""
-    r = acceptance.position_correlation
-    correlation = (
-        "means nothing here (fewer than 4 positions, or an error within the noise)"
-        if r is None
-        else f"{r:+.2f} (|r| < {POSITION_CORRELATION:g})"
-    )
-    return (
-        f"max abs {number(acceptance.max_abs)} (< {power(MAX_ABS)}), mean abs {number(acceptance.mean_abs)} "
-        f"(< {power(MEAN_ABS)}), position correlation {correlation}"
-    )
 
 
 def number(value: float | None, form: str = ".2g") -> str:

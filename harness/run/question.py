@@ -10,6 +10,8 @@ from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.loss import SMALL, is_small, share
 from harness.modes import MODES
+from harness.report.criteria import PHASE_3
+from harness.report.document import Criteria
 from harness.selecting import select
 from harness.tolerances import PRECISIONS, Limit, limit
 
@@ -38,6 +40,7 @@ class Question:
         allow_reduced_precision: check float32 under the matmul precision that is configured, or else under the
             backend's default, instead of refusing a reduced one. The report says so.
         mesh: axes of the mesh of devices that the port is given; none means that it is given no mesh.
+        criteria: thresholds on the logits that are reported beside the verdict, and do not decide it.
     """
 
     precisions: tuple[str, ...] = USUAL
@@ -48,6 +51,7 @@ class Question:
     lift: bool = False
     allow_reduced_precision: bool = False
     mesh: Axes = ()
+    criteria: Criteria = PHASE_3
 
     def check(self) -> None:
         """Refuse what cannot be asked.

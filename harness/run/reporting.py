@@ -16,8 +16,8 @@ from harness.golden import CaseEntry
 from harness.loss import said
 from harness.modes import MODES
 from harness.narrower import narrower
-from harness.report.acceptance import acceptance
 from harness.report.choices import pinned_note
+from harness.report.criteria import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.results import TapResult
 from harness.run.choices import shows_choices
@@ -86,7 +86,7 @@ def assemble(golden: Golden, run: Run, raw: Sequence[TapResult]) -> Report:
         verdict=overall(results, run.generations),
         introduced=introduced(results, order),
         first_divergence=first_divergence(results, order),
-        acceptance=acceptance(results, run.generations),
+        acceptance=acceptance(results, run.generations, run.question.criteria),
         limits={name: LimitEntry.of(value) for name, value in run.limits.items()},
         taps={tap.name: tap.inputs for tap in manifest.taps},
         not_covered=tuple(_not_covered(run, manifest.truth_dtype, manifest.taps)),

@@ -151,7 +151,7 @@ def refuse_divergence(report: Report) -> None:
     """
     __tracebackhide__ = True
     from harness.report.contract import broken_contract
-    from harness.report.terminal import report_text
+    from harness.report.views import report_text
 
     broken = broken_contract(report)
     if broken is None and report.verdict == "match":

@@ -46,6 +46,7 @@ class Settings:
         limit_rms, limit_max: the user's own factors on every limit.
         lift, allow_reduced_precision: see `harness.run.question.Question`.
         mesh: axes of the mesh that the port is given, as `--mesh` of the command line takes them; None is no mesh.
+        criteria: thresholds on the logits, as `--criteria` of the command line takes them.
     """
 
     golden: str | None
@@ -60,6 +61,7 @@ class Settings:
     allow_reduced_precision: bool
     weights_from: str = "weights"
     mesh: str | None = None
+    criteria: str = "phase-3"
 
     def checked_weights(self) -> Path | None:
         """The checkpoint; None means beside the golden.
@@ -92,6 +94,7 @@ class Settings:
 
     def question(self) -> Question:
         """The same as the harness takes it."""
+        from harness.report.criteria import parse_criteria
         from harness.run.question import Question, parse_mesh, parse_modes, parse_precisions
 
         return Question(
@@ -103,6 +106,7 @@ class Settings:
             lift=self.lift,
             allow_reduced_precision=self.allow_reduced_precision,
             mesh=parse_mesh(self.mesh),
+            criteria=parse_criteria(self.criteria),
         )
 
 
@@ -148,6 +152,13 @@ def add_options(parser: pytest.Parser) -> None:
         help="give the port a mesh of devices with these axes, such as data=2,model=4; none by default",
     )
     group.addoption(
+        "--golden-criteria",
+        dest=f"{PREFIX}criteria",
+        default="phase-3",
+        metavar="LIST",
+        help="your own thresholds on the logits, said in the report: max_abs=1e-4,mean_abs=1e-5,position_r=0.1",
+    )
+    group.addoption(
         "--allow-reduced-precision",
         dest=f"{PREFIX}allow_reduced_precision",
         action="store_true",
@@ -172,6 +183,7 @@ def settings_of(config: pytest.Config) -> Settings:
         allow_reduced_precision=option.goldens_allow_reduced_precision,
         weights_from=_origin(config, "weights"),
         mesh=option.goldens_mesh,
+        criteria=option.goldens_criteria,
     )
 
 

@@ -119,7 +119,7 @@ def _deep(depth: int, name: str) -> bytes:
 
 def claims(folder: Path) -> list[Tried]:
     """All of them; the reports that they begin with need jax."""
-    imported("harness.cli", "harness.report.views", "harness.report.terminal", "harness.report.diff_terminal")
+    imported("harness.cli", "harness.report.views", "harness.report.pages.check", "harness.report.pages.diff")
     reports = Reports(folder)
     return [
         Tried("a hostile report is rendered or refused", reports.documents(), reports.rendered, 1, 40),

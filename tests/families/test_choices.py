@@ -22,16 +22,11 @@ from harness.report.agreement import agreement
 from harness.report.choices import sentences
 from harness.report.contract import broken_contract
 from harness.report.diff_assembly import diff as diff_of
-from harness.report.diff_markdown import diff_markdown
 from harness.report.diff_summary import choices
-from harness.report.diff_terminal import print_diff
 from harness.report.document import encode
-from harness.report.html.check_page import html
-from harness.report.html.diff_page import html as diff_html
-from harness.report.markdown import markdown
 from harness.report.pairing import Candidate
 from harness.report.reading import read_report
-from harness.report.terminal import report_text
+from harness.report.views import html, markdown, print_document, report_text
 from harness.run.own_prefill import OwnPrefill
 from harness.run.pinning import pinned_call
 from harness.run.port import Declarations
@@ -379,7 +374,7 @@ def test_a_diff_says_what_became_of_choices(recorded):
     (line, *_) = choices(diff)
     dropped = results(before, "forward")["some"].choice.dropped
     assert line == f"bfloat16 forward: ties 0 to 1, dropped {dropped} to 0, of 12 choices"
-    assert line in diff_markdown(diff) and line in diff_html(diff)
+    assert line in markdown(diff) and line in html(diff)
     console = Console(file=io.StringIO(), width=200)
-    print_diff(diff, console)
+    print_document(diff, console)
     assert line in console.file.getvalue()

@@ -17,8 +17,7 @@ from harness.record.command import largest_of
 from harness.record.dry_run import estimate
 from harness.record.largest import largest
 from harness.record.recorder import Options, record
-from harness.report import markdown, terminal
-from harness.report.html import check_page
+from harness.report.views import html, markdown, report_text
 from harness.report.wording import between
 from harness.run.checker import Checker
 from harness.run.port import BUILT_IN
@@ -148,7 +147,7 @@ def test_a_right_port_matches_in_every_mode_and_the_report_says_what_is_not_know
     assert [one.verdict for one in report.generations] == ["match"]
     in_bounds = between(*(forward_kl(report, end) for end in ("max_kl_low", "max_kl")))
     assert " to " in in_bounds
-    for view in (terminal.report_text(report, 200), markdown.markdown(report), check_page.html(report)):
+    for view in (report_text(report, 200), markdown(report), html(report)):
         assert in_bounds in view
 
 

@@ -19,7 +19,7 @@ from harness.record import recorder, unit
 from harness.record.dry_run import estimate
 from harness.record.recorder import Options, record
 from harness.record.work import Work
-from harness.report.terminal import report_text
+from harness.report.views import report_text
 from harness.run.checker import Checker
 from harness.run.port import BUILT_IN
 from harness.run.question import Question

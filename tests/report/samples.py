@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.report.acceptance import acceptance
+from harness.report.criteria import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.results import Flip, LogitStatistics, TapResult, Worst
 from harness.selected import at_level

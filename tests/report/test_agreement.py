@@ -7,10 +7,8 @@ from dataclasses import replace
 import pytest
 
 from harness.report.agreement import agreement
-from harness.report.html.check_page import html
 from harness.report.junit import junit
-from harness.report.markdown import markdown
-from harness.report.terminal import report_text
+from harness.report.views import html, markdown, report_text
 from tests.report.samples import build, result
 
 CALLS = (9, 1, 1)

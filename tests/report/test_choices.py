@@ -11,11 +11,9 @@ from harness.errors import UsageError
 from harness.report import choices
 from harness.report.document import encode
 from harness.report.findings import findings
-from harness.report.html.check_page import html
 from harness.report.junit import junit
-from harness.report.markdown import markdown
 from harness.report.reading import read_report
-from harness.report.terminal import report_text
+from harness.report.views import html, markdown, report_text
 from harness.report.wording import facts, headline
 from harness.results import Choice, Choices, Drop, TapResult
 from tests.report.samples import build, result

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from harness.cli import console as consoles
-from harness.report.contents import print_contents
+from harness.report.pages.golden import contents
+from harness.report.render.terminal import print_page
 from harness.store import open_golden
 from harness.store.location import shown
 
@@ -30,7 +31,7 @@ def show(golden_path):
         out = io.StringIO()
         console = consoles.console()
         console.file, console.width = out, 400
-        print_contents(SimpleNamespace(path=path, id="ab" * 32, nbytes=nbytes, manifest=changed), console)
+        print_page(contents(SimpleNamespace(path=path, id="ab" * 32, nbytes=nbytes, manifest=changed)), console)
         return " ".join(out.getvalue().split())  # lines are as long as the console is wide
 
     return printed

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from harness.report.diagnosis import Diagnosis, Fact
-from harness.report.diagnosis_terminal import print_diagnosis
 from harness.report.document import GoldenReference
+from harness.report.views import print_document
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,6 @@ def test_a_diagnosis_without_a_wrong_operation_says_so(verdict, said):
     facts = (Fact("inherited", "3 taps"),)
     found = Diagnosis(1, "diagnosis", golden, "port", verdict, None, (), facts, ())
     out = io.StringIO()
-    print_diagnosis(found, Console(file=out, width=120, color_system=None))
+    print_document(found, Console(file=out, width=120, color_system=None))
     assert said in out.getvalue()
     assert "inherited" in out.getvalue()

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from harness.report.diff_terminal import print_diff
 from harness.report.document import encode
+from harness.report.views import print_document
 from tests.report.samples import LOGITS, TAPS, build, result
 from tests.report.test_diff import NORM, RIGHT, ROPE, compared, port
 
 
 def printed(document, **options):
     out = io.StringIO()
-    print_diff(document, Console(file=out, width=130, **options))
+    print_document(document, Console(file=out, width=130, **options))
     return out.getvalue()
 
 
@@ -34,7 +34,7 @@ def test_a_fix_says_what_it_fixed_operation_by_operation():
         "fixed layers.*.q_rope (in 2 of 2 layers, replay; float32) 4e+05 -> 1.2 x PyTorch's own float32 error"
     )
     assert "nothing is wrong after" in text
-    assert "acceptance" not in text
+    assert "criteria" not in text
 
 
 def test_what_is_broken_is_said_as_well():
@@ -96,7 +96,7 @@ def test_logits_and_acceptance_before_and_after():
     text = printed(compared(port(LOGITS), port(good)))
     assert "0.5 -> 1e-09" in text
     assert "1 of 4 -> 0 of 4" in text
-    assert "acceptance at float32: fail -> pass" in text
+    assert "phase-3 criteria at float32: fail -> pass" in text
 
 
 def test_the_commit_the_notes_and_what_was_left_out_are_there():

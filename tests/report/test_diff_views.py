@@ -11,9 +11,7 @@ import junitparser
 import pytest
 
 from harness.report.diff_junit import diff_junit
-from harness.report.diff_markdown import diff_markdown
-from harness.report.html.diff_page import html
-from harness.report.views import render
+from harness.report.views import html, markdown, render
 from tests.report.hostile import NAME
 from tests.report.pages import Page
 from tests.report.samples import LOGITS, PASSING, build, result
@@ -41,15 +39,26 @@ def test_the_page_stands_alone_and_can_be_walked(diff):
 def test_what_is_broken_stands_before_what_is_fixed():
     names = [e.text for e in Page(html(MIXED)).all("h3")]
     assert names.index("broken") < names.index("fixed")
-    source = diff_markdown(MIXED)
+    source = markdown(MIXED)
     assert source.index("### broken") < source.index("### fixed") < source.index("### Still wrong")
 
 
 def test_every_operation_has_its_multiple_before_and_after():
     rows = [" ".join(e.text.split()) for e in Page(html(MIXED)).all("tr")]
-    assert any(row.startswith("layers.*.q_rope4e+051.2in 2 of 2 layers, replay; float32") for row in rows)
-    assert any(row.startswith("layers.1.attn_norm1.2900in 1 of 2 layers, replay; float32") for row in rows)
-    assert "| `layers.*.q_rope` | in 2 of 2 layers, replay; float32 | 4e+05 → 1.2 |" in diff_markdown(MIXED)
+    assert any(
+        row.startswith("layers.*.q_rope4e+05 → 1.2 x PyTorch's own float32 errorin 2 of 2 layers, replay; float32")
+        for row in rows
+    )
+    assert any(
+        row.startswith(
+            "layers.1.attn_norm1.2 → 900 x PyTorch's own float32 errorin 1 of 2 layers, replay; float32"
+        )
+        for row in rows
+    )
+    assert (
+        "| `layers.*.q_rope` | 4e+05 → 1.2 x PyTorch's own float32 error | in 2 of 2 layers, replay; float32 |"
+        in markdown(MIXED)
+    )
 
 
 def test_the_ladder_has_both_sides():
@@ -60,12 +69,12 @@ def test_the_ladder_has_both_sides():
 
 def test_where_nothing_is_wrong_any_more_it_says_so():
     assert "nothing is wrong after" in Page(html(FIXED)).text
-    assert "nothing is wrong after" in diff_markdown(FIXED)
+    assert "nothing is wrong after" in markdown(FIXED)
 
 
 def test_the_logits_before_and_after():
     assert "1 of 4 → 0 of 4" in Page(html(MIXED)).text
-    assert "1 of 4 → 0 of 4" in diff_markdown(MIXED)
+    assert "1 of 4 → 0 of 4" in markdown(MIXED)
 
 
 def test_names_from_outside_are_text():
@@ -73,12 +82,12 @@ def test_names_from_outside_are_text():
     page = Page(html(diff))
     assert not page.all("script")
     assert page.text.count(NAME) >= 3
-    assert "<script" not in diff_markdown(diff)
+    assert "<script" not in markdown(diff)
 
 
 def test_the_views_of_a_diff_are_these():
     assert render(MIXED, "html").decode() == html(MIXED)
-    assert render(MIXED, "markdown").decode() == diff_markdown(MIXED)
+    assert render(MIXED, "markdown").decode() == markdown(MIXED)
     assert render(MIXED, "junit") == diff_junit(MIXED)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.report.findings import findings, worst_first
-from harness.report.terminal import report_text
+from harness.report.views import report_text
 from harness.report.wording import title
 from tests.report.samples import build, result
 from tests.small_decoder import decoder_taps

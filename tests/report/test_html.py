@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-import harness.report.html
-from harness.report.html.check_page import html
-from harness.report.html.scale import COLOURS, FIRST_WITH_DARK_TEXT
+import harness.report.render
+from harness.report.pages.scale import COLOURS, FIRST_WITH_DARK_TEXT
+from harness.report.views import html
 from tests.report.hostile import EXTRA, NAME, NAMED
 from tests.report.pages import Page
 from tests.report.samples import PASSING, REPORT, build, result
 from tests.report.synthetic import large
 
-STYLE = (Path(harness.report.html.__file__).parent / "templates" / "style.css").read_text()
+STYLE = (Path(harness.report.render.__file__).parent / "templates" / "style.css").read_text()
 NAN = build(
     replace(
         result("layers.0.probs", verdict="nonfinite"), rms_multiple=None, profile=(1.0, None), limits=(4.0, 4.0)
@@ -90,7 +90,7 @@ def test_what_is_wrong_is_said_with_evidence_and_worst_elements():
 def test_a_passing_page_has_no_section_of_what_is_wrong():
     page = Page(html(PASSING))
     assert "introduced" not in page.text
-    assert not page.all("section", id="wrong")
+    assert not page.all("section", id="what-is-wrong")
 
 
 def test_the_ladder_stands_in_order_and_on_one_logarithmic_axis():

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 from markdown_it import MarkdownIt
 
-from harness.report.markdown import CUT, MAX_BYTES, code, fitted, markdown, text
+from harness.report.render.markdown import CUT, MAX_BYTES, code, fitted, text
+from harness.report.views import markdown
 from tests.report.hostile import EXTRA, NAME, NAMED
 from tests.report.pages import Page
 from tests.report.samples import PASSING, REPORT, build, result
 from tests.report.synthetic import large
 
-HARMLESS = {"body", "h2", "p", "table", "thead", "tbody", "tr", "th", "td", "code", "ul", "li", "strong"}
+HARMLESS = {"body", "h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "code", "ul", "li", "strong"}
 HARMLESS |= {"details", "summary", "blockquote"}
 GITHUB = MarkdownIt("commonmark").enable("table")
 
@@ -130,7 +131,7 @@ def test_what_could_not_be_compared_is_said_before_the_figures():
     missing = replace(result("layers.0.probs", verdict="missing"), expected="tapped once", found="never tapped")
     source = markdown(build(missing, result("layers.0.q")))
     assert "**missing** `layers.0.probs`" in source
-    assert source.index("never tapped") < source.index("| float32 replay |")
+    assert source.index("never tapped") < source.index("| float32 | replay |")
 
 
 KNOWN = "rope_pairs: this port reproduces it\nwrong: x <b>\nright: y\nseen in https://github.com/a/b/issues/1#c-2"

@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.generation import Continuation
-from harness.report.acceptance import acceptance
+from harness.report.criteria import acceptance
 from harness.report.diff_assembly import diff
 from harness.report.document import encode
 from harness.report.pairing import Candidate

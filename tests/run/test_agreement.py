@@ -14,7 +14,7 @@ from harness.modes import AGREEMENT_MODES, MODES
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.planting import loader as planted
 from harness.report.agreement import agreement
-from harness.report.terminal import report_text
+from harness.report.views import report_text
 from harness.run.check import check
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS, allowed

@@ -8,7 +8,7 @@ import pytest
 
 from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
-from harness.report.terminal import report_text
+from harness.report.views import report_text
 from harness.run import bounds
 from harness.run.check import check
 from harness.run.decoder import Decoder

@@ -11,10 +11,8 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from harness.errors import PortError, UsageError
-from harness.report.html.check_page import html
 from harness.report.junit import junit
-from harness.report.markdown import markdown
-from harness.report.terminal import report_text
+from harness.report.views import html, markdown, report_text
 from harness.run.check import check
 from harness.run.given import given_port
 from harness.run.mesh import mesh_of

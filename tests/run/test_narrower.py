@@ -14,10 +14,8 @@ from harness.cli import cli
 from harness.narrower import held_by, narrower
 from harness.report.contract import broken_contract
 from harness.report.findings import findings, unexplained
-from harness.report.html.check_page import html
 from harness.report.junit import junit
-from harness.report.markdown import markdown
-from harness.report.terminal import report_text
+from harness.report.views import html, markdown, report_text
 from harness.report.wording import in_a_narrower_dtype
 from harness.results import TapResult
 from harness.run.check import check

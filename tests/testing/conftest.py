@@ -8,7 +8,8 @@ import pytest
 # Loaded before an inner run of pytest, which forgets the modules that it was the first to import.
 import scipy.special  # noqa: F401
 
-import harness.report.terminal
+import harness.report.pages.check
+import harness.report.render.terminal
 import harness.run.check
 import harness.run.decoder
 import harness.run.given  # noqa: F401

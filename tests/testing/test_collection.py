@@ -62,7 +62,7 @@ def test_a_port_that_diverges_fails_with_the_report_and_no_traceback(checked, mo
 @pytest.mark.parametrize(
     ("port", "words"),
     [
-        ("ForgetsProbs", ("missing: layers.0.probs", "taps could not be compared (missing)", "hint: ")),
+        ("ForgetsProbs", ("missing   layers.0.probs", "taps could not be compared (missing)", "hint: ")),
         ("YieldsNan", ("taps could not be compared (nonfinite)", "NaN or infinity", "hint: ")),
         ("CutsTheVocabulary", ("taps could not be compared (shape)", "hint: ")),
         ("RaisesInForward", ("the port raised TypeError", "hint: ")),

@@ -13,7 +13,7 @@ from rich.console import Console
 from harness import embedded
 from harness.mutants.diagnosis.diagnose import diagnose
 from harness.mutants.eager import Eager
-from harness.report.diagnosis_terminal import print_diagnosis
+from harness.report.views import print_document
 from harness.run.checker import Checker
 from harness.run.decoder import Decoder
 from harness.run.one_by_one import one_by_one
@@ -35,7 +35,7 @@ def diagnosis(load, golden, *precisions, cases=()):
 
 def printed(found):
     out = io.StringIO()
-    print_diagnosis(found, Console(file=out, width=120, color_system=None))
+    print_document(found, Console(file=out, width=120, color_system=None))
     return out.getvalue()
 
 
@@ -74,7 +74,7 @@ def test_a_pass_says_at_which_precisions_and_what_was_not_covered(golden_path):
     found = diagnosis(Decoder.load, golden_path, "float32", cases=("digits",))
     said = printed(found)
     assert "PASS  nothing to diagnose: forward and replay match at float32" in said
-    assert "not covered: precision float64: not asked for" in said
+    assert "not covered\n  precision float64: not asked for" in said
 
 
 def table_of_numpy(turned, x, angles):

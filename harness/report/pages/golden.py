@@ -1,4 +1,4 @@
-"""What `goldens show` prints: a golden's model, cases and provenance, from its manifest.
+"""What `goldens show` and `goldens list` print: a golden's model, cases and provenance, from its manifest.
 
 Of a golden whose truth is stored in float32 one case is read: what that loses beside PyTorch's own error.
 """
@@ -9,17 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
 
 from harness.architecture import architecture_of
 from harness.costs import by_part, costs
 from harness.families import families
 from harness.golden import Manifest
 from harness.loss import said
-from harness.report.layout import print_parts
+from harness.report.blocks.page import Block, Page, Prose
+from harness.report.blocks.table import Column, Table
 from harness.selected import folded
 from harness.store import Golden, open_golden
 from harness.store.location import shown
@@ -27,35 +25,31 @@ from harness.store.location import shown
 SHOWN_TEXT = 44
 
 
-def print_contents(golden: Golden, console: Console) -> None:
-    """The golden's page: facts first, then one line per case."""
-    print_parts((_facts(golden), Text(), _cases(golden.manifest)), console)
+def contents(golden: Golden) -> Page:
+    """Facts first, then one line per case."""
+    return _page("goldens show", tuple(_facts(golden)), _cases(golden.manifest))
 
 
-def print_list(paths: Iterable[Path], console: Console) -> None:
+def listing(paths: Iterable[Path]) -> Page:
     """A line for each golden, and the families that are known."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("golden", "family", "layers", "hidden", "parameters", "cases", "size", "id"):
-        table.add_column(column, justify="left" if column in ("golden", "family", "id") else "right", no_wrap=True)
+    rows = []
     for path in paths:
         with open_golden(path) as golden:
             manifest = golden.manifest
             arch = architecture_of(manifest.model.config)
             sizes = f"{arch.layers}", f"{arch.hidden}", f"{manifest.model.parameter_count:,}"
             counts = *sizes, f"{len(manifest.cases)}", f"{golden.nbytes / 1e6:.1f} MB"
-            table.add_row(*map(Text, (path.stem, arch.family, *counts, golden.id[:12])))
-    known = Text(f"families that can be recorded and checked: {', '.join(families())}")
-    print_parts((table, Text(), known), console)
+            rows.append((path.stem, arch.family, *counts, golden.id[:12]))
+    numbers = (Column(name, "number") for name in ("layers", "hidden", "parameters", "cases", "size"))
+    known = Prose(f"families that can be recorded and checked: {', '.join(families())}")
+    return _page("goldens list", (), Table(("golden", "family", *numbers, "id"), tuple(rows)), known)
 
 
-def _facts(golden: Golden) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    for label, value in _lines(golden):
-        grid.add_row(Text(label), Text(value))
-    return grid
+def _page(command: str, facts: tuple[tuple[str, str], ...], *body: Block) -> Page:
+    return Page(command, command, word="", style="plain", said="", facts=facts, notes=(), body=body)
 
 
-def _lines(golden: Golden) -> Iterator[tuple[str, str]]:
+def _facts(golden: Golden) -> Iterator[tuple[str, str]]:
     manifest = golden.manifest
     model, arrays = manifest.model, manifest.arrays
     yield "golden", shown(golden.path)
@@ -84,18 +78,15 @@ def _lines(golden: Golden) -> Iterator[tuple[str, str]]:
 
 
 def _cases(manifest: Manifest) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    sizes = costs(manifest)
-    for column in ("case", "tokens", "level", "taps", "size", "text"):
-        table.add_column(column, justify="right" if column in ("tokens", "taps", "size") else "left", no_wrap=True)
-    table.add_column("why")
+    sizes, rows = costs(manifest), []
     for case in manifest.cases:
         text = ascii(case.text)[1:-1]
         short = text if len(text) <= SHOWN_TEXT else text[: SHOWN_TEXT - 3] + "..."
         tokens = str(case.shape[1]) if case.shape[0] == 1 else f"{case.shape[0]} x {case.shape[1]}"
         size = decimal(sum(sizes[case.name].values()))
-        table.add_row(*map(Text, (case.name, tokens, case.depth, str(len(case.taps)), size, short, case.why)))
-    return table
+        rows.append((case.name, case.depth, tokens, str(len(case.taps)), size, short, case.why))
+    numbers = (Column(name, "number") for name in ("tokens", "taps", "size"))
+    return Table(("case", "level", *numbers, Column("text", "long"), Column("why", "long")), tuple(rows))
 
 
 def _how_many(manifest: Manifest) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+
+from harness.report.blocks.page import Legend
+from harness.report.blocks.table import BEYOND, Cell
 
 COLOURS = (
     *("#00204d", "#00336f", "#39486b", "#575c6d", "#707173"),
@@ -16,15 +18,6 @@ COLOURS = (
 )
 WITHIN = 4  # steps up to the limit
 FIRST_WITH_DARK_TEXT = 5  # either text has a contrast of at least 4.5 on its steps
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of the legend: its number, and the shares of the limit that it stands for, in words."""
-
-    number: int
-    label: str
-    beyond: bool
 
 
 # The upper edges of all steps but the last, in shares of the limit.
@@ -39,14 +32,14 @@ def step(share: float) -> int:
     return bisect_left(EDGES, share)
 
 
-def legend() -> tuple[Step, ...]:
-    """All steps, smallest first."""
+def legend(beyond: str = f"{BEYOND} ") -> Legend:
+    """All steps, smallest first; those that are beyond the limit have a mark."""
     labels = [
         *("≤ ⅛", "≤ ¼", "≤ ½", "≤ 1"),
         *(f"≤ {short(edge)}" for edge in EDGES[WITHIN:]),
         f"> {short(EDGES[-1])}",
     ]
-    return tuple(Step(number, label, number >= WITHIN) for number, label in enumerate(labels))
+    return Legend(tuple(Cell(f"{beyond if n >= WITHIN else ''}{label}", n) for n, label in enumerate(labels)))
 
 
 def short(multiple: float) -> str:

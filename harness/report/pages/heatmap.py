@@ -4,44 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
 
 from harness.modes import MODES
+from harness.report.blocks.table import BEYOND, BROKEN, NOT_COMPARED, Cell, Column, Head, Row, Table
 from harness.report.document import Report
-from harness.report.html.scale import short, step
+from harness.report.pages.scale import short, step
 from harness.report.summary import UNCOMPARED
 from harness.results import TapResult, is_wrong
 from harness.taps import kind_of
 
-BEYOND, BROKEN, NOT_COMPARED = "▲", "×", "–"
 # More positions than columns are put into bins: single ones first, where RoPE and the mask begin, then ever wider.
 MAX_COLUMNS, SINGLE = 24, 8
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell: what is written in it, the step of its colour (None: no colour), and where it comes from."""
-
-    text: str
-    step: int | None
-    title: str
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """A table of cells. A cell of None: there is no such tap."""
-
-    corner: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
-    note: str
-
-
-def by_tap(report: Report, precision: str, mode: str) -> HeatMap:
+def by_tap(report: Report, precision: str, mode: str) -> Table:
     """Rows are layers, columns kinds of taps, both in data-flow order."""
     results: dict[str, list[TapResult]] = {}
     for r in _of(report, precision, mode):
@@ -50,19 +30,19 @@ def by_tap(report: Report, precision: str, mode: str) -> HeatMap:
     kinds = dict.fromkeys(map(kind_of, report.taps))
     outside = [name for name in report.taps if "." not in name]
 
-    def cell(name: str) -> Cell | None:
-        return _tap_cell(name, results.get(name, [])) if name in report.taps else None
+    def cell(name: str) -> Cell | str:
+        return _tap_cell(name, results.get(name, [])) if name in report.taps else ""
 
-    rows = [
-        (_label(stage), tuple(cell(f"{stage}.{kind}") if kind not in outside else None for kind in kinds))
+    rows: list[Row] = [
+        (_label(stage), *(cell(f"{stage}.{kind}") if kind not in outside else "" for kind in kinds))
         for stage in stages
     ]
-    rows.append(("model", tuple(cell(kind) if kind in outside else None for kind in kinds)))
+    rows.append(("model", *(cell(kind) if kind in outside else "" for kind in kinds)))
     note = "the rms noise multiple that is worst in view of its limit, over all cases and positions"
-    return HeatMap("layer", tuple(kinds), tuple(rows), note)
+    return _map(f"{mode}, layer by tap", kinds, rows, note)
 
 
-def by_position(report: Report, precision: str, mode: str) -> HeatMap:
+def by_position(report: Report, precision: str, mode: str) -> Table:
     """Rows are layers, columns positions in the sequence, binned where there are many."""
     results = _of(report, precision, mode)
     edges = bins(max((len(r.profile) for r in results), default=0))
@@ -70,16 +50,21 @@ def by_position(report: Report, precision: str, mode: str) -> HeatMap:
     by_stage: dict[str, list[TapResult]] = {_stage(name): [] for name in report.taps}
     for r in results:
         by_stage.get(_stage(r.tap), []).append(r)  # taps that a port invented are in no map
-    rows = []
+    rows: list[Row] = []
     for stage, of_stage in by_stage.items():
         shares, values = _profiles(of_stage, edges[-1])
         cells = (_position_cell(of_stage, shares, values, span) for span in spans)
-        rows.append((_label(stage), tuple(cells)))
+        rows.append((_label(stage), *cells))
     binned = "; positions share a column from 8 on, and the largest counts" if len(edges) - 1 < edges[-1] else ""
     note = (
         f"the rms noise multiple that is worst in view of its limit, over the layer's taps and all cases{binned}"
     )
-    return HeatMap("layer", tuple(span_text(*span) for span in spans), tuple(rows), note)
+    return _map(f"{mode}, layer by position", (span_text(*span) for span in spans), rows, note)
+
+
+def _map(label: str, columns: Iterable[str], rows: Sequence[Row], note: str) -> Table:
+    heads: tuple[Head, ...] = ("layer", *(Column(name, "narrow") for name in columns))
+    return Table(heads, tuple(rows), label, f"{label}: {note}", "heat")
 
 
 def bins(positions: int) -> tuple[int, ...]:
@@ -97,13 +82,15 @@ def span_text(start: int, stop: int) -> str:
 
 def _tap_cell(name: str, results: Sequence[TapResult]) -> Cell:
     if not results:
-        return Cell(NOT_COMPARED, None, f"{name}: not compared")
+        return _no_figure(f"{name}: not compared")
     broken = [r for r in results if r.verdict in UNCOMPARED]
     if broken:
-        return Cell(BROKEN, None, f"{name}: {broken[0].verdict} in {broken[0].case}, {len(broken)} in all")
+        return Cell(
+            BROKEN, mark="broken", title=f"{name}: {broken[0].verdict} in {broken[0].case}, {len(broken)} in all"
+        )
     results = [r for r in results if r.verdict != "tied"]
     if not results:
-        return Cell(NOT_COMPARED, None, f"{name}: every token is a tie")
+        return _no_figure(f"{name}: every token is a tie")
     worst = max(results, key=lambda r: r.share)
     wrong = sum(is_wrong(r.verdict) for r in results)
     what = f"{wrong} of {len(results)} cases beyond the limit; " if wrong else ""
@@ -135,14 +122,18 @@ def _position_cell(
     here = shares[:, slice(*span)]
     row, place = divmod(int(here.argmax()), here.shape[1]) if here.size else (0, 0)
     if not here.size or (share := float(here[row, place])) == -math.inf:
-        return Cell(NOT_COMPARED, None, f"position {span_text(*span)}: not compared")
+        return _no_figure(f"position {span_text(*span)}: not compared")
     result, value = results[row], float(values[row, span[0] + place])
     title = f"position {span_text(*span)}: largest at {result.tap} in {result.case}"
     return _cell(value, share, share > 1, title)
 
 
 def _cell(value: float, share: float, beyond: bool, title: str) -> Cell:
-    return Cell((BEYOND if beyond else "") + short(value), step(share), title)
+    return Cell((BEYOND if beyond else "") + short(value), step(share), "beyond" if beyond else "", title)
+
+
+def _no_figure(title: str) -> Cell:
+    return Cell(NOT_COMPARED, mark="quiet", title=title)
 
 
 def _of(report: Report, precision: str, mode: str) -> list[TapResult]:

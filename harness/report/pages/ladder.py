@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.report.blocks.page import Ladder, Rung
 from harness.report.document import LimitEntry
-from harness.report.html.scale import short
+from harness.report.pages.scale import short
 from harness.report.wording import number
 
 MAX_TICKS = 7
+ABOUT = "Largest rms multiple, smallest first. Tinted: beyond the limit."
+BLIND = "The weakest known bug is below the limit: it cannot be seen at this precision, and belongs to another."
 
 
 @dataclass(frozen=True)
@@ -25,38 +28,6 @@ class Measured:
     where: str
     limit: float | None
     kind: str = "port"
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One line of the ladder.
-
-    Attributes:
-        kind: noise, limit, bug, port or before; views give each its own symbol.
-        left: where it stands on the axis, in percent.
-    """
-
-    kind: str
-    name: str
-    text: str
-    where: str
-    left: float
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """One precision's ladder, smallest multiple first.
-
-    Attributes:
-        limit: where the limit stands on the axis, in percent.
-        ticks: (percent, label) of the axis.
-    """
-
-    precision: str
-    rungs: tuple[Rung, ...]
-    limit: float
-    ticks: tuple[tuple[float, str], ...]
-    blind: bool
 
 
 def ladder(precision: str, unit: str, limits: LimitEntry, measured: Sequence[Measured]) -> Ladder:
@@ -96,7 +67,7 @@ def ladder(precision: str, unit: str, limits: LimitEntry, measured: Sequence[Mea
         tuple(Rung(kind, name, number(value), where, left(at)) for kind, name, value, where, at in rungs),
         left(limit),
         tuple((left(10.0**e), short(10.0**e) if e >= -1 else f"1e{e}") for e in range(low, high + 1, every)),
-        blind=limits.weakest_bug <= limit,
+        f"{ABOUT} {BLIND}" if limits.weakest_bug <= limit else ABOUT,
     )
 
 

@@ -1,0 +1,88 @@
+"""Tables: heads, and rows of cells; heat maps are tables of shaded cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.report.blocks.inline import Text
+
+BEYOND, BROKEN, NOT_COMPARED = "▲", "×", "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """The head of a column: of numbers (to the right), of long text (wrapped), or of narrow cells (upright)."""
+
+    name: str
+    kind: Literal["text", "number", "long", "narrow"] = "text"
+
+
+Head = str | Column
+
+
+def numbers(*names: str) -> tuple[Head, ...]:
+    """Heads of columns of numbers."""
+    return tuple(Column(name, "number") for name in names)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell that is more than text.
+
+    Attributes:
+        shade: the step of the colour scale (`harness.report.pages.scale`) behind it.
+        mark: `beyond` is framed, `broken` has no figure since nothing could be compared, `quiet` has none either.
+        title: where it comes from; shown where somebody points at it.
+        columns: how many it spans.
+    """
+
+    text: Text
+    shade: int | None = None
+    mark: Literal["", "quiet", "beyond", "broken"] = ""
+    title: str = ""
+    columns: int = 1
+
+
+@dataclass(frozen=True)
+class Group:
+    """A row of a table that is a heading of those below it."""
+
+    text: Text
+    small: str = ""
+
+
+Row = tuple[Text | Cell, ...] | Group
+
+
+def cells(row: Row) -> tuple[Text | Cell, ...]:
+    """What a row has; a heading is alone in its row."""
+    return (row.text,) if isinstance(row, Group) else row
+
+
+def words(cell: Text | Cell) -> Text:
+    """What is written in a cell."""
+    return cell.text if isinstance(cell, Cell) else cell
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells, of which the first is what the row is of.
+
+    Attributes:
+        label: what the table is called where it is not seen.
+        about: what is in it, and how to read it; said where there is room.
+        kind: `heat` is a map of shaded cells, `grouped` has rows under headings.
+        rest: how many rows there are beside these, in the JSON report.
+    """
+
+    heads: tuple[Head, ...]
+    rows: tuple[Row, ...]
+    label: str = ""
+    about: str = ""
+    kind: Literal["plain", "heat", "grouped"] = "plain"
+    rest: int = 0
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return tuple(head if isinstance(head, Column) else Column(head) for head in self.heads)

@@ -1,0 +1,192 @@
+"""A check as a page: the verdict, what is wrong and where, then the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.report import choices, wording
+from harness.report.agreement import agreement
+from harness.report.blocks.inline import Span, Text, code, linked, strong
+from harness.report.blocks.page import Block, Detail, Finding, Lines, Page, Prose, Section
+from harness.report.blocks.table import Table, numbers
+from harness.report.document import Report
+from harness.report.findings import Finding as Wrong
+from harness.report.findings import unexplained, worst_first
+from harness.report.pages.shared import (
+    LOGITS,
+    closing,
+    criteria,
+    figures_of,
+    judged_by,
+    listed,
+    outcome,
+    part,
+    ran_on,
+)
+from harness.report.summary import forward_logits, groups, has_figures, logit_summary
+from harness.report.wording import number
+
+SHOWN_ON_SCREEN, SHOWN_IN_SUMMARY = 6, 20
+HEAD = {
+    "screen": ("golden", "port", "ran on", "mesh"),
+    "summary": ("port", "model", "mesh"),
+    "page": ("port", "model", "golden", "ran on", "mesh"),
+}
+TIES = (
+    "A token that goes to other experts than in the golden is a tie where the noise of the scores explains it; "
+    "its weights are not compared."
+)
+
+
+def page(report: Report, detail: Detail) -> Page:
+    """A check as a person reads it."""
+    word, said = wording.headline(report)
+    return Page(
+        command="goldens",
+        title=f"{report.port} against {report.golden.model}",
+        word=word,
+        style="good" if word == "PASS" else "bad",
+        said=said,
+        facts=tuple(_head(report, detail)),
+        notes=report.notes,
+        body=tuple(_body(report, detail)),
+    )
+
+
+def _head(report: Report, detail: Detail) -> Iterator[tuple[str, Text]]:
+    known = {
+        "golden": f"{report.golden.path}  {report.golden.id[:12]}",
+        "model": report.golden.model,
+        "port": report.port,
+        "ran on": ran_on(report.environment),
+        "mesh": wording.mesh_of(report),
+    }
+    yield from ((name, value) for name in HEAD[detail] if (value := known[name]) is not None)
+    for precision, settings in report.environment["precision"].items() if detail == "screen" else ():
+        x64 = "on" if settings["x64"] else "off"
+        yield "in force", f"{precision}: x64 {x64}, matmul precision {settings['matmul_precision']}"
+
+
+def _body(report: Report, detail: Detail) -> Iterator[Block]:
+    on_page, wrong = detail == "page", tuple(_wrong(report, detail))
+    if wrong:
+        title = "What is wrong, and where" if on_page else ""
+        yield Section(title, wrong, link="What is wrong")
+    if on_page:
+        from harness.report.pages import check_details as details  # what nothing else needs
+
+        yield Section("The ladder", (*details.ladders(report), _figures(report)), link="Ladder")
+        yield Section("Where: heat maps", tuple(details.maps(report)), link="Heat maps")
+        yield Section("Cases", (details.cases(report),), link="Cases")
+        logits: tuple[Block, ...] = tuple(details.logits(report))
+    else:
+        yield _figures(report)
+        logits = tuple(_logits(report))
+    if detail == "screen":
+        yield from logits
+    said = choices.sentences(report.results)
+    if said:
+        explained = (Prose(TIES),) if on_page else ()
+        yield Section("Choices of experts", (*explained, Lines(said)), link="Choices of experts")
+    acceptance = tuple(_acceptance(report, detail))
+    yield from part(detail, "Logits", (*acceptance, *logits) if on_page else acceptance, link="Logits")
+    yield from listed("Not covered", report.not_covered, detail)
+    if detail == "summary":
+        found = worst_first(report)[:SHOWN_IN_SUMMARY]
+        if found:
+            evidence = tuple(_finding(f, report, but="worst at") for f in found)
+            yield Section("Evidence", evidence, folded=True)
+        if logits:
+            yield Section("Logits", logits, folded=True)
+    yield from closing(detail, report.golden, report.limits, {"ran on": report.environment})
+
+
+def _wrong(report: Report, detail: Detail) -> Iterator[Block]:
+    for broken in wording.uncompared(report):
+        facts = (("expected", broken.expected or ""), ("found", broken.found or ""))
+        yield Finding(broken.reason, wording.some(broken.taps), broken.where, facts)
+    for sentence in wording.in_a_narrower_dtype(report):
+        yield Prose(Span(sentence, "bad"), "finding")
+    yield from _findings(report, detail)
+    downstream = wording.inherited(report)
+    if downstream is not None:
+        yield Prose(downstream)
+    yield from map(Prose, agreement(report))
+    named = wording.looks_like(report)
+    if named and detail == "screen":
+        yield Prose((strong("looks like: "), "\n".join(named)))
+    elif named:
+        yield Prose((strong("looks like"), " ", *linked(named[0])))
+        yield from (Prose(linked(line)) for line in named[1:])
+
+
+def _findings(report: Report, detail: Detail) -> Iterator[Block]:
+    """In data-flow order on a screen, worst first elsewhere; in a summary a table, its evidence further down."""
+    if detail == "screen":
+        found = unexplained(report)
+        yield from (_finding(f, report) for f in found[:SHOWN_ON_SCREEN])
+        if len(found) > SHOWN_ON_SCREEN:
+            yield Prose(f"also introduced at: {', '.join(f.kind for f in found[SHOWN_ON_SCREEN:])}")
+    elif detail == "page":
+        from harness.report.pages.check_details import worst_elements
+
+        yield from (_finding(f, report, body=worst_elements(f, report)) for f in worst_first(report))
+    elif found := worst_first(report):
+        rows = tuple(_finding_row(f, report) for f in found[:SHOWN_IN_SUMMARY])
+        heads = ("introduced at", "layers", "precisions", "x noise", "worst element")
+        yield Table(heads, rows, rest=len(found) - len(rows))
+
+
+def _finding(finding: Wrong, report: Report, but: str = "", body: tuple[Block, ...] = ()) -> Finding:
+    facts = tuple((label, text) for label, text in wording.facts(finding, report) if label != but)
+    return Finding(wording.title(finding), wording.place(finding), wording.extent(finding), facts, body)
+
+
+def _finding_row(finding: Wrong, report: Report) -> tuple[Text, ...]:
+    worst = finding.worst
+    how = "" if finding.located and not finding.since else wording.title(finding).removeprefix("introduced ") + " "
+    return (
+        (how, code(wording.place(finding))),
+        f"{len(finding.taps)} of {finding.layers}" if finding.layers else "",
+        ", ".join(finding.precisions),
+        f"{number(worst.rms_multiple)} (limit {wording.allowed(worst.rms_limit)}, {worst.precision})",
+        dict(wording.facts(finding, report)).get("worst at", ""),
+    )
+
+
+def _figures(report: Report) -> Table:
+    rows = []
+    for group in groups(report):
+        worst, compared = group.worst, has_figures(group.worst)
+        limits = (wording.allowed(worst.rms_limit), wording.allowed(group.worst_max.max_limit))
+        figures = (worst.rms_multiple, group.worst_max.max_multiple, group.rel_rms)
+        rms, largest, relative = (number(x) if compared else "" for x in figures)
+        at: Text = (code(worst.tap), f" in {worst.case}") if compared else "nothing compared"
+        matched = f"{group.matched:,} of {group.compared:,}"
+        limit = ", ".join(filter(None, limits))
+        rows.append((group.precision, group.mode, matched, rms, largest, limit, relative, at))
+    return Table(
+        ("precision", "mode", *numbers("match", "rms x", "max x", "limits", "rel. rms"), "largest rms at"),
+        tuple(rows),
+        "largest multiples",
+        "Largest figures by precision and mode; the limits are those of rms and max where they are",
+    )
+
+
+def _logits(report: Report) -> Iterator[Table]:
+    """A line for each precision at which there are logits."""
+    found = forward_logits(report.results)
+    rows = tuple((p, *figures_of(logit_summary(results)).values()) for p, results in found.items())
+    if rows:
+        yield Table(("logits", *numbers(*LOGITS)), rows, "logits")
+
+
+def _acceptance(report: Report, detail: Detail) -> Iterator[Prose]:
+    found = report.acceptance
+    if found is not None:
+        figures = f"{'   ' if detail == 'screen' else ', '}{criteria(found)}"
+        yield Prose((f"{judged_by(found)}: ", outcome(found), figures))
+        if found.generation:
+            yield Prose(f"generation: {found.generation}", "note")
+        if found.remark:
+            yield Prose(found.remark, "note")
