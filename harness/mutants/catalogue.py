@@ -63,3 +63,4 @@ FAMILIES: dict[str, tuple[Mutant, ...]] = {
     "sums over experts": expert_sums.MUTANTS,
 }
 CATALOGUE: tuple[Mutant, ...] = tuple(mutant for family in FAMILIES.values() for mutant in family)
+BY_ID: dict[str, Mutant] = {mutant.id: mutant for mutant in CATALOGUE}

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.architecture import Config, family_of
-from harness.mutants.mutant import HEAD_NORMS, NORMS, ConfigChange, Mutant, kinds
+from harness.mutants.free import decades
+from harness.mutants.mutant import HEAD_NORMS, NORMS, ConfigChange, FreeValue, Mutant, kinds
 from harness.mutants.needs import PAIR, layers
 
 THETA = "theta of the config"
@@ -54,6 +55,7 @@ MUTANTS = (
         right=THETA,
         introduced=kinds("q_rope", "k_rope", "k_pe_rope"),
         change=theta(1e4),
+        free=FreeValue("theta =", theta, decades(1, 9), "theta = {}"),
         needs=(PAIR,),
         seen=(
             "https://github.com/google-deepmind/penzai/pull/102",
@@ -77,6 +79,7 @@ MUTANTS = (
         right=EPS,
         introduced=EVERY_NORM,
         change=eps(1e-5),
+        free=FreeValue("eps =", eps, (0.0, *decades(-13, -1, 1)), "eps = {}"),
         seen=(
             "https://github.com/paiml/aprender/pull/1606",
             "https://github.com/apache/tvm/pull/15856",

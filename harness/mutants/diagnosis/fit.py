@@ -1,4 +1,4 @@
-"""The value of a family that explains a port best."""
+"""The free value of a mutant that explains a port best."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Float
 
-from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.candidate import Candidate
-from harness.mutants.diagnosis.families import Family
 from harness.mutants.diagnosis.scene import Scene, layer_of
+from harness.mutants.mutant import Mutant
 
 STARTS = 3
 STEPS = 8
@@ -20,7 +19,6 @@ NUDGES = {"float64": 1e-6, "float32": 1e-2, "bfloat16": 0.1}
 LONGEST = 2.3
 # A size that is so many times smaller or larger than any that is tried is another bug, or none.
 BEYOND = 4.0
-BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 Residual = Callable[[float], Float[np.ndarray, " n"] | None]
 
 
@@ -28,18 +26,21 @@ NOTHING = Candidate((), ())
 
 
 def fitted(
-    family: Family, bench: Bench, scene: Scene, kind: str, layers: int, below: Candidate = NOTHING
+    mutant: Mutant, bench: Bench, scene: Scene, kind: str, layers: int, below: Candidate = NOTHING
 ) -> Iterator[Candidate]:
-    """Candidates of a family, fitted to one tap of one scene; the fit that begins best comes first.
+    """A mutant with other values, fitted to one tap of one scene; the fit that begins best comes first.
 
     Args:
-        below: what is planted as well; the family goes around it.
+        mutant: one with a free value.
+        below: what is planted as well; the mutant goes around it.
     """
+    free = mutant.free
+    assert free is not None
     seen = scene.taps[kind]
     actual = np.asarray(seen.actual, np.float64).ravel()
 
     def planted(value: float) -> Candidate:
-        own = at(family, value)
+        own = at(mutant, value)
         return own if below is NOTHING else below.together(own) or own
 
     def residual(value: float) -> Float[np.ndarray, " n"] | None:
@@ -49,27 +50,31 @@ def fitted(
         difference = actual - np.asarray(predicted[kind], np.float64).ravel()
         return difference if np.isfinite(difference).all() else None
 
-    grid = [v for v in family.grid if not family.by_layer or (v < layers and v != layer_of(scene.stage))]
+    grid = [v for v in free.tried if not free.by_layer or (v < layers and v != layer_of(scene.stage))]
     tried = [(float(r @ r), value) for value in grid if (r := residual(value)) is not None]
-    best = sorted(tried)[: 1 if family.fixed else STARTS]
+    best = sorted(tried)[: 1 if free.counts else STARTS]
     whole, nudge = seen.from_golden.square, NUDGES[scene.taps[kind].precision]
     for left, value in best:
         if left > whole and left > best[0][0]:
             continue  # worse than the golden itself, and not the only start
-        if family.fixed or value == 0:
+        if free.counts or value == 0:
             yield planted(value)
-        elif min(family.grid) >= 0:  # a size: its logarithm is free
-            free = gauss_newton(lambda x: residual(float(np.exp(x))), float(np.log(value)), nudge)
-            if min(family.grid) / BEYOND <= np.exp(free) <= max(family.grid) * BEYOND:
-                yield planted(float(np.exp(free)))
+        elif min(free.tried) >= 0:  # a size: its logarithm is free
+            nearest = float(
+                np.exp(gauss_newton(lambda x: residual(float(np.exp(x))), float(np.log(value)), nudge))
+            )
+            if min(free.tried) / BEYOND <= nearest <= max(free.tried) * BEYOND:
+                yield planted(nearest)
         else:
             yield planted(gauss_newton(residual, value, nudge))
 
 
-def at(family: Family, value: float) -> Candidate:
-    """The family's mutant, with a value."""
-    mutant = BY_ID[family.mutant]
-    return Candidate((mutant,), (family.change(value),), family.words(value), (family.wrong_with(value, mutant),))
+def at(mutant: Mutant, value: float) -> Candidate:
+    """A mutant with a free value, at another one than its own."""
+    free = mutant.free
+    assert free is not None
+    wrong = free.wrong.format(f"{value:.6g}") if free.wrong else mutant.wrong
+    return Candidate((mutant,), (free.change(value),), free.words(value), (wrong,))
 
 
 def gauss_newton(residual: Residual, start: float, nudge: float = 1e-6) -> float:

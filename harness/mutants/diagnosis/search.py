@@ -18,16 +18,16 @@ from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked, indistinguishable, ranking
 from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.candidate import Candidate
-from harness.mutants.diagnosis.families import FAMILIES, Family
-from harness.mutants.diagnosis.fit import BY_ID, fitted
+from harness.mutants.diagnosis.fit import fitted
 from harness.mutants.diagnosis.match import Match, match
 from harness.mutants.diagnosis.scene import Scene, layer_of
+from harness.mutants.mutant import Mutant
 from harness.mutants.needs import of_architecture
 from harness.taps import Tap, kind_of
 
 # Runs of one stage; a hundredth of a second each on a small model.
 MOST_PAIRS = 60
-# How many of the catalogue's nearest are tried below a family that goes around them.
+# How many of the catalogue's nearest are tried below a free value that goes around them.
 MOST_BELOW = 3
 # A candidate that explains this much may be the bug, but for its own rounding.
 NEAR = 0.999
@@ -140,21 +140,21 @@ class Search:
         yield from self._matched(candidates, scene, kind)
 
     def _fits(self, kind: str, scene: Scene, tried: object) -> Iterator[tuple[Candidate, Match]]:
-        for family in self._families(kind):
-            yield from self._fit(family, scene, kind)
+        for mutant in self._free(kind):
+            yield from self._fit(mutant, scene, kind)
 
     def _fit(
-        self, family: Family, scene: Scene, kind: str, below: Candidate = NOTHING
+        self, mutant: Mutant, scene: Scene, kind: str, below: Candidate = NOTHING
     ) -> Iterator[tuple[Candidate, Match]]:
-        candidates = fitted(family, self._bench, scene, kind, self._layers, below)
+        candidates = fitted(mutant, self._bench, scene, kind, self._layers, below)
         for candidate, found in self._matched(candidates, scene, kind):
             yield candidate, found
             if kind in found.reproduced:
                 return  # another start would find the same value
 
-    def _families(self, kind: str) -> Iterator[Family]:
-        here = {mutant.id for mutant in self._catalogue}
-        return (f for f in FAMILIES if f.mutant in here and self._concerns(BY_ID[f.mutant].introduced, kind))
+    def _free(self, kind: str) -> Iterator[Mutant]:
+        """Those with a free value."""
+        return (m for m in self._catalogue if m.free is not None and self._concerns(m.introduced, kind))
 
     def _two_at_once(
         self, kind: str, scene: Scene, tried: Sequence[tuple[Candidate, Match]]
@@ -170,10 +170,10 @@ class Search:
         for some in ([c for c in best if not c.value], best):
             pairs = filter(None, (a.together(b) for a, b in combinations(some, 2)))
             yield from self._matched(islice(pairs, MOST_PAIRS), scene, kind)
-        for family in self._families(kind):
-            if family.around:
-                for below in [c for c in best if not c.value and family.mutant not in c.ids][:MOST_BELOW]:
-                    yield from self._fit(family, scene, kind, below)
+        for mutant in self._free(kind):
+            if mutant.free is not None and mutant.free.around:
+                for below in [c for c in best if not c.value and mutant.id not in c.ids][:MOST_BELOW]:
+                    yield from self._fit(mutant, scene, kind, below)
 
     def _matched(
         self, candidates: Iterable[Candidate], scene: Scene, kind: str
@@ -241,11 +241,11 @@ class Search:
         return f"but {found.rms[kind]:.2g} times the noise is left"
 
     def _in_stage(self, candidate: Candidate, scene: Scene, kind: str) -> Candidate:
-        """The candidate as it is in this scene: a family whose value is each layer's own is fitted anew."""
-        family = _by_layer(candidate)
-        if family is None or kind not in scene.faulty:
+        """The candidate as it is in this scene: a value that is each layer's own is fitted anew."""
+        mutant = _by_layer(candidate)
+        if mutant is None or kind not in scene.faulty:
             return candidate if scene.case.cached else candidate.in_prompts()
-        return next(fitted(family, self._bench, scene, kind, self._layers), candidate)
+        return next(fitted(mutant, self._bench, scene, kind, self._layers), candidate)
 
     def _wrong_in(self, scene: Scene, kind: str) -> bool:
         """Whether the port is wrong at this kind in this scene's stage, in some case."""
@@ -278,8 +278,10 @@ def _one_of_each(taps: Iterable[Tap]) -> list[Tap]:
     return [tap for own in stages.values() for tap in own if tap.name in chosen]
 
 
-def _by_layer(candidate: Candidate) -> Family | None:
-    return next((f for f in FAMILIES if f.by_layer and candidate.value and candidate.ids == (f.mutant,)), None)
+def _by_layer(candidate: Candidate) -> Mutant | None:
+    """The mutant that a candidate is, where every layer has a value of its own."""
+    alone = candidate.mutants[0] if candidate.value and len(candidate.mutants) == 1 else None
+    return alone if alone is not None and alone.free is not None and alone.free.by_layer else None
 
 
 def _narrower(explanation: Explanation) -> str:

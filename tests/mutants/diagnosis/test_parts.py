@@ -15,8 +15,7 @@ from harness.golden import CaseEntry
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.candidate import Candidate, build
-from harness.mutants.diagnosis.families import FAMILIES
-from harness.mutants.diagnosis.fit import BY_ID, at, gauss_newton
+from harness.mutants.diagnosis.fit import at, gauss_newton
 from harness.mutants.diagnosis.lines import ROOT, right_line
 from harness.mutants.diagnosis.match import match, share
 from harness.mutants.diagnosis.observation import Observation
@@ -34,6 +33,7 @@ from harness.store import open_golden
 from harness.taps import Tap
 from harness.tolerances import limit
 
+BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 CASE = CaseEntry("a", "prompt", "a", "why", (), "ops", (1, 4), ("layers.0.act",))
 TRUTH = np.random.default_rng(0).normal(size=(1, 4, 8))
 
@@ -128,32 +128,12 @@ def test_two_changes_of_one_parameter_are_both_made(checkpoint):
     assert right.weights.read(bias).any()
 
 
-def test_every_family_stands_for_a_mutant_of_the_catalogue():
-    assert {family.mutant for family in FAMILIES} <= {mutant.id for mutant in CATALOGUE}
-
-
-# (family's mutant, symbol, the value that the mutant has)
+# (mutant, symbol, the value that it has), where its own formula is another: it depends on a size, or on no window.
 OWN_VALUES = [
-    ("theta_1e4", "theta =", 1e4),
-    ("eps_1e5", "eps =", 1e-5),
     ("scale_missing", "scale =", 1.0),
-    ("scores_softcapped", "cap =", 50.0),
-    ("head_softcapped", "cap =", 30.0),
-    ("head_scaled", "factor =", 1 / 8),
     ("embed_scaled", "factor =", 48**0.5),
-    ("embed_off_by_one", "rows away:", -1),
-    ("residual_multiplied", "factor =", 0.22),
-    ("norm_plus_one", "added to the weight:", 1.0),
-    ("positions_shifted", "shift =", 1),
-    ("positions_scaled", "factor =", 1 / 8),
     ("rope_half_of_dims", "rotated", 4),
-    ("causal_one_ahead", "last key: query plus", 1),
     ("window_512", "window =", 512),
-    ("mask_minus_10", "hidden scores less", 10.0),
-    ("mask_multiplied", "hidden scores: minus", 0.0),
-    ("softmax_sink", "sink =", 0.0),
-    ("activation_quick_gelu", "slope =", 1.702),
-    ("activation_clamped", "limit =", 7.0),
     ("layers_shifted", "weights of layer", 2),
 ]
 # Of what Qwen2 does not have: tried in tests/families, options alone and the rest on a golden of DeepSeek-V3.
@@ -164,18 +144,7 @@ OPTIONS_OF_OTHERS = [
     ("experts_clamp_missing", "limit =", float("inf")),
     ("latent_norms_eps", "eps =", 1e-5),
 ]
-OTHERS = [
-    ("routing_over_capacity", "capacity factor =", 1.0),
-    ("experts_shifted", "experts further:", 1),
-    ("expert_not_loaded", "expert", 7),
-    ("shared_expert_scaled", "factor =", 2.5),
-]
-
-
-def test_every_family_with_a_value_is_tried_at_the_catalogues_own():
-    with_value = {(f.mutant, f.symbol) for f in FAMILIES if not f.forms}
-    tried = (*OWN_VALUES, *OPTIONS_OF_OTHERS, *OTHERS)
-    assert with_value == {(mutant, symbol) for mutant, symbol, _ in tried}
+OTHERS = [("shared_expert_scaled", "factor =", 2.5)]
 
 
 @pytest.fixture(scope="module")
@@ -203,17 +172,12 @@ def stage(bench, name, case="one-to-five"):
 
 
 @pytest.mark.parametrize(("mutant", "symbol", "value"), OWN_VALUES, ids=lambda x: str(x))
-def test_a_family_at_the_catalogues_value_is_the_catalogues_mutant(bench, mutant, symbol, value):
-    family = next(f for f in FAMILIES if (f.mutant, f.symbol) == (mutant, symbol))
-    name = {
-        "embed_scaled": "embed",
-        "embed_off_by_one": "embed",
-        "head_scaled": "head",
-        "head_softcapped": "head",
-    }.get(mutant, "layers.1")
-    scene = stage(bench, name)
+def test_at_the_value_of_the_catalogue_it_is_the_catalogues_mutant(bench, mutant, symbol, value):
+    assert BY_ID[mutant].free.symbol == symbol
+    scene = stage(bench, "embed" if mutant == "embed_scaled" else "layers.1")
     with in_force("float64"):
-        ours, theirs = bench.predict(at(family, value), scene), bench.predict(Candidate.of(BY_ID[mutant]), scene)
+        ours = bench.predict(at(BY_ID[mutant], value), scene)
+        theirs = bench.predict(Candidate.of(BY_ID[mutant]), scene)
     assert set(ours) == set(scene.taps)
     for kind, expected in theirs.items():
         np.testing.assert_allclose(ours[kind], expected, rtol=1e-9, atol=1e-12, err_msg=kind)
@@ -294,7 +258,7 @@ def test_no_second_bug_explains_what_one_leaves_in_rounding(monkeypatch, precisi
         for name, share in explained.items()
     ]
     monkeypatch.setattr(Search, "_matched", lambda self, pairs, scene, kind: ((pair, None) for pair in pairs))
-    monkeypatch.setattr(Search, "_families", lambda self, kind: ())
+    monkeypatch.setattr(Search, "_free", lambda self, kind: ())
     scene = SimpleNamespace(taps={"probs": SimpleNamespace(precision=precision)})
     pairs = [pair.ids for pair, _ in object.__new__(Search)._two_at_once("probs", scene, tried)]
     assert pairs and any("causal_missing" in ids for ids in pairs) is paired

@@ -5,20 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis import facts
 from harness.mutants.diagnosis.answer import Ranked, ranking
 from harness.mutants.diagnosis.candidate import Candidate
-from harness.mutants.diagnosis.families import FAMILIES
-from harness.mutants.diagnosis.fit import BY_ID, at
+from harness.mutants.diagnosis.fit import at
+
+BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
+FREE = [mutant for mutant in CATALOGUE if mutant.free]
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.mutant} {family.symbol}")
-def test_the_formula_of_a_fitted_value_has_that_value(family):
-    value = family.grid[-1]
-    (wrong,) = at(family, value).wrong
-    if family.forms:  # another form of what the catalogue says
-        assert wrong == BY_ID[family.mutant].wrong
-    elif family.by_layer:  # every layer has its own, which the value says
+@pytest.mark.parametrize("mutant", FREE, ids=lambda mutant: f"{mutant.id} {mutant.free.symbol}")
+def test_the_formula_of_a_fitted_value_has_that_value(mutant):
+    value = mutant.free.tried[-1]
+    (wrong,) = at(mutant, value).wrong
+    if mutant.free.forms:  # another form of what the catalogue says
+        assert wrong == mutant.wrong
+    elif mutant.free.by_layer:  # every layer has its own, which the value says
         assert wrong == "a layer has the weights of another"
     else:
         assert f"{value:.6g}" in wrong
@@ -26,8 +29,7 @@ def test_the_formula_of_a_fitted_value_has_that_value(family):
 
 def test_a_value_of_the_catalogue_has_the_catalogues_words():
     assert Candidate.of(BY_ID["theta_1e4"]).wrong == (BY_ID["theta_1e4"].wrong,)
-    theta = next(family for family in FAMILIES if family.mutant == "theta_1e4")
-    assert at(theta, 1000.0).wrong == ("theta = 1000",)
+    assert at(BY_ID["theta_1e4"], 1000.0).wrong == ("theta = 1000",)
 
 
 def near(explained, *ids):
