@@ -182,7 +182,7 @@ def test_a_mutant_that_cannot_write_is_refused(golden_path, checkpoint):
 
 
 def test_a_cache_that_the_right_decoder_gets_wrong_is_refused(golden_path, checkpoint, monkeypatch):
-    monkeypatch.setattr("harness.mutants.cached.RIGHT", BY_ID["cache_slot_late"])
+    monkeypatch.setattr("harness.mutants.trial.RIGHT", BY_ID["cache_slot_late"])
     with pytest.raises(PortError, match="the right decoder does not match the golden"):
         audit(golden_path, checkpoint, asked("cache_not_written", cases=("decode",)))
 

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import jax.numpy as jnp
-
-from harness.architecture import Config, architecture_of
-from harness.checkpoint import Checkpoint
 from harness.mutants.mutant import (
     Change,
-    ConfigChange,
     Mutant,
     OperationChange,
-    WeightChange,
-    planted,
-    with_options,
 )
-from harness.mutants.planting import ChangedWeights
-from harness.run.arithmetic import one_by_one_of
-from harness.run.decoder import Decoder
-from harness.run.operations import Operations
-from harness.run.weights import Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,29 +62,3 @@ class Candidate:
         value = ", ".join(filter(None, (self.value, other.value)))
         wrong = (*self.wrong, *other.wrong)
         return Candidate((*self.mutants, *other.mutants), (*self.changes, *other.changes), value, wrong)
-
-
-def build(
-    changes: Sequence[Change],
-    checkpoint: Checkpoint,
-    config: Config,
-    dtype: jnp.dtype,
-    right: Operations | None = None,
-) -> Decoder:
-    """The built-in decoder with all of these changes, in every layer; those of how it is called are the caller's.
-
-    Args:
-        right: the operations of the right architecture; None: compiled one by one.
-
-    Raises:
-        CheckpointError: a changed config or parameter that the decoder does not compute.
-    """
-    arch = architecture_of(config)
-    for change in changes:
-        if isinstance(change, ConfigChange):
-            config = {**config, **change.fields(config)}
-    changed = with_options(architecture_of(config), changes)
-    of_weights = [change for change in changes if isinstance(change, WeightChange)]
-    weights = ChangedWeights(checkpoint, dtype, of_weights, arch) if of_weights else Weights(checkpoint, dtype)
-    own = right if right is not None and changed == arch else one_by_one_of(changed)
-    return Decoder(changed, weights, planted(own, changes))

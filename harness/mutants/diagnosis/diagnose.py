@@ -10,11 +10,11 @@ from harness.architecture import architecture_of
 from harness.errors import PortError
 from harness.golden import CaseEntry
 from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked
-from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.evidence import about_the_kind, about_the_port
 from harness.mutants.diagnosis.lines import right_line
 from harness.mutants.diagnosis.observe import COMFORTABLE, observe, plan, representatives
 from harness.mutants.diagnosis.precision import telling, wrong_kinds
+from harness.mutants.diagnosis.prediction import Predictor
 from harness.mutants.diagnosis.scene import FAULTY, Scene
 from harness.mutants.diagnosis.search import NEAR, Search
 from harness.report.contract import nothing_compared
@@ -164,7 +164,9 @@ def searching(subject: Subject, thorough: bool = True) -> Search:
             layers.setdefault(kind_of(r.tap), set()).add(int(r.tap.split(".")[1]))
     with in_force(subject.precision):
         return Search(
-            Bench(source, checker.checkpoint, checker.config, replaced, earlier=frozenset(declared.earlier_only)),
+            Predictor(
+                source, checker.checkpoint, checker.config, replaced, earlier=frozenset(declared.earlier_only)
+            ),
             subject.scenes,
             {kind: frozenset(found) for kind, found in layers.items()},
             architecture_of(checker.config).layers,

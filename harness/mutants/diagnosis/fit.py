@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Float
 
-from harness.mutants.diagnosis.bench import Bench
+from harness.mutants.bench import layer_of
 from harness.mutants.diagnosis.candidate import Candidate
-from harness.mutants.diagnosis.scene import Scene, layer_of
+from harness.mutants.diagnosis.prediction import Predictor
+from harness.mutants.diagnosis.scene import Scene
 from harness.mutants.mutant import Mutant
 
 STARTS = 3
@@ -26,7 +27,7 @@ NOTHING = Candidate((), ())
 
 
 def fitted(
-    mutant: Mutant, bench: Bench, scene: Scene, kind: str, layers: int, below: Candidate = NOTHING
+    mutant: Mutant, predictor: Predictor, scene: Scene, kind: str, layers: int, below: Candidate = NOTHING
 ) -> Iterator[Candidate]:
     """A mutant with other values, fitted to one tap of one scene; the fit that begins best comes first.
 
@@ -44,7 +45,7 @@ def fitted(
         return own if below is NOTHING else below.together(own) or own
 
     def residual(value: float) -> Float[np.ndarray, " n"] | None:
-        predicted = bench.predict(planted(value), scene, until=kind)
+        predicted = predictor.predict(planted(value), scene, until=kind)
         if predicted is None or kind not in predicted or predicted[kind].size != actual.size:
             return None
         difference = actual - np.asarray(predicted[kind], np.float64).ravel()

@@ -10,8 +10,9 @@ import numpy as np
 
 from harness.calibration import Floor
 from harness.golden import CaseEntry
+from harness.mutants.bench import EMBED, layer_of, left_by, stages_of
 from harness.mutants.diagnosis.observation import Observation
-from harness.mutants.diagnosis.scene import EMBED, FAULTY, HEAD, Scene, layer_of, sort_of, stage_of
+from harness.mutants.diagnosis.scene import FAULTY, Scene, sort_of, stage_of
 from harness.results import TapResult
 from harness.run.checker import Checker
 from harness.run.judgement import Compared
@@ -141,10 +142,8 @@ def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Scene, ...]
 
 def _has_golden_inputs(case: CaseEntry, stage: str, layers: int) -> bool:
     """Whether the golden has what enters a stage: a mutant has to start from what the port started from."""
-    index = layer_of(stage)
-    before = layers if stage == HEAD else index or 0
-    entering = "embed" if before == 0 else f"layers.{before - 1}.resid_post"
-    return stage == EMBED or not case.partly or entering in case.taps
+    stages = stages_of(layers)
+    return stage == EMBED or not case.partly or left_by(stages[stages.index(stage) - 1]) in case.taps
 
 
 def _observed(checker: Checker, precision: str, compared: Compared) -> Observation:

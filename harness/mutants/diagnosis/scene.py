@@ -10,21 +10,16 @@ from jaxtyping import Bool
 
 from harness.corpus import spans_of
 from harness.golden import CaseEntry
+from harness.mutants.bench import EMBED, HEAD
 from harness.mutants.diagnosis.observation import Observation
 from harness.taps import CACHE_KINDS, Tap
 
-EMBED, HEAD = "embed", "head"
 FAULTY = ("introduced", "nonfinite")  # verdicts of what is wrong on golden inputs
 
 
 def stage_of(tap: Tap) -> str:
     """The stage of the decoder that computes a tap: `embed`, `layers.3` or `head`."""
     return tap.stage or (EMBED if tap.kind == "embed" else HEAD)
-
-
-def layer_of(stage: str) -> int | None:
-    """The index of a layer's stage; None outside the layers."""
-    return None if stage in (EMBED, HEAD) else int(stage.rpartition(".")[2])
 
 
 def sort_of(case: CaseEntry, call: int = 0) -> str:

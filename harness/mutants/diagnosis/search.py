@@ -14,13 +14,14 @@ import numpy as np
 
 from harness.metrics import UNIT_ROUNDOFF
 from harness.mutants.applies import not_here
+from harness.mutants.bench import layer_of
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked, indistinguishable, ranking
-from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.candidate import Candidate
 from harness.mutants.diagnosis.fit import fitted
 from harness.mutants.diagnosis.match import Match, match
-from harness.mutants.diagnosis.scene import Scene, layer_of
+from harness.mutants.diagnosis.prediction import Predictor
+from harness.mutants.diagnosis.scene import Scene
 from harness.mutants.mutant import Mutant
 from harness.mutants.needs import of_architecture
 from harness.taps import Tap, kind_of
@@ -46,7 +47,7 @@ class Search:
     """Explains the faulty kinds of a port.
 
     Args:
-        bench: runs candidates.
+        predictor: runs candidates.
         scenes: what the port did, in data-flow order; of each stage the scene to begin with comes first.
         faulty_layers: by kind, the layers in which it is wrong.
         layers: of the model.
@@ -56,18 +57,18 @@ class Search:
 
     def __init__(
         self,
-        bench: Bench,
+        predictor: Predictor,
         scenes: Sequence[Scene],
         faulty_layers: Mapping[str, frozenset[int]],
         layers: int,
         hidden: frozenset[str] = frozenset(),
         thorough: bool = True,
     ) -> None:
-        self._bench, self._scenes, self._faulty_layers = bench, scenes, faulty_layers
+        self._predictor, self._scenes, self._faulty_layers = predictor, scenes, faulty_layers
         self._layers, self._hidden = layers, hidden
-        model = of_architecture(bench.config)
+        model = of_architecture(predictor.config)
         self._catalogue = [mutant for mutant in CATALOGUE if not_here(mutant, model) is None]
-        self._one_layer = _one_of_each(bench.source.taps.values())
+        self._one_layer = _one_of_each(predictor.source.taps.values())
         self._wrong = frozenset(kind for scene in scenes for kind in scene.faulty)
         self._sorts = {kind: self._wrong_sorts(kind) for kind in self._wrong}
         self._telling = {kind: self._is_telling(kind) for kind in self._wrong}
@@ -81,7 +82,7 @@ class Search:
         that reproduces the port is the answer.
         """
         whole = next(s for s in self._scenes if kind in s.faulty)
-        scene = whole.call(kind) if whole.case.cached and self._bench.calls_apart(whole.case) else whole
+        scene = whole.call(kind) if whole.case.cached and self._predictor.calls_apart(whole.case) else whole
         if self._is_built_in(kind):
             return Answer(kind, (), (), 0, built_in=True)
         tried: list[tuple[Candidate, Match]] = []
@@ -126,7 +127,7 @@ class Search:
         """Whether the port computes what the built-in decoder does, wherever it is said to be wrong."""
         for scene in self._scenes:
             if kind in scene.faulty:
-                predicted = self._bench.predict(NOTHING, scene, until=kind)
+                predicted = self._predictor.predict(NOTHING, scene, until=kind)
                 if predicted is None or kind not in self._match(NOTHING, scene, predicted, kind).reproduced:
                     return False
         return True
@@ -146,7 +147,7 @@ class Search:
     def _fit(
         self, mutant: Mutant, scene: Scene, kind: str, below: Candidate = NOTHING
     ) -> Iterator[tuple[Candidate, Match]]:
-        candidates = fitted(mutant, self._bench, scene, kind, self._layers, below)
+        candidates = fitted(mutant, self._predictor, scene, kind, self._layers, below)
         for candidate, found in self._matched(candidates, scene, kind):
             yield candidate, found
             if kind in found.reproduced:
@@ -180,7 +181,7 @@ class Search:
     ) -> Iterator[tuple[Candidate, Match]]:
         """What comes after this kind is computed for those alone that reproduce it (`_confirm`)."""
         for candidate in candidates:
-            predicted = self._bench.predict(candidate, scene, until=kind)
+            predicted = self._predictor.predict(candidate, scene, until=kind)
             if predicted is not None and kind in predicted:
                 yield candidate, self._match(candidate, scene, predicted, kind)
 
@@ -190,7 +191,7 @@ class Search:
         near = found.explained.get(kind, 0.0) > NEAR or (kind in found.overreached)
         if kind in found.reproduced or not near:
             return found
-        exactly = self._bench.exactly(candidate, scene, until=next(reversed(tuple(predicted))))
+        exactly = self._predictor.exactly(candidate, scene, until=next(reversed(tuple(predicted))))
         return found if exactly is None else match(scene, predicted, exactly, self._sorts)
 
     def _confirm(self, candidate: Candidate, kind: str) -> Explanation | str:
@@ -204,7 +205,7 @@ class Search:
             here = self._in_stage(candidate, scene, kind)
             place = f"{scene.stage} in case {scene.case.name}"
             last = next((k for k in reversed(tuple(scene.taps)) if k in own), None)
-            predicted = self._bench.predict(here, scene, until=last)
+            predicted = self._predictor.predict(here, scene, until=last)
             if predicted is None:
                 return f"it does not run at {place}"
             found = self._match(here, scene, predicted, kind)
@@ -245,7 +246,7 @@ class Search:
         mutant = _by_layer(candidate)
         if mutant is None or kind not in scene.faulty:
             return candidate if scene.case.cached else candidate.in_prompts()
-        return next(fitted(mutant, self._bench, scene, kind, self._layers), candidate)
+        return next(fitted(mutant, self._predictor, scene, kind, self._layers), candidate)
 
     def _wrong_in(self, scene: Scene, kind: str) -> bool:
         """Whether the port is wrong at this kind in this scene's stage, in some case."""

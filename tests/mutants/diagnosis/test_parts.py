@@ -13,16 +13,17 @@ from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
 from harness.golden import CaseEntry
 from harness.mutants.catalogue import CATALOGUE
-from harness.mutants.diagnosis.bench import Bench
-from harness.mutants.diagnosis.candidate import Candidate, build
+from harness.mutants.diagnosis.candidate import Candidate
 from harness.mutants.diagnosis.fit import at, gauss_newton
 from harness.mutants.diagnosis.lines import ROOT, right_line
 from harness.mutants.diagnosis.match import match, share
 from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.precision import hard_coded, telling
-from harness.mutants.diagnosis.remembered import remembering
+from harness.mutants.diagnosis.prediction import Predictor
 from harness.mutants.diagnosis.scene import Scene, stage_of
 from harness.mutants.diagnosis.search import Search
+from harness.mutants.planting import decoder_with
+from harness.mutants.remembered import Memory, remembering
 from harness.results import TapResult
 from harness.run.judgement import Compared
 from harness.run.operations import OPERATIONS
@@ -120,8 +121,9 @@ def test_mutants_of_one_operation_cannot_be_planted_together():
 def test_two_changes_of_one_parameter_are_both_made(checkpoint):
     config = read_config(checkpoint)
     changes = (BY_ID["q_transposed"].change, BY_ID["q_bias_missing"].change)
-    decoder = build(changes, Checkpoint(checkpoint), config, jnp.dtype("float32"))
-    right = build((), Checkpoint(checkpoint), config, jnp.dtype("float32"))
+    decoder, right = (
+        decoder_with(made, Checkpoint(checkpoint), config, jnp.dtype("float32")) for made in (changes, ())
+    )
     weight, bias = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.bias"
     np.testing.assert_array_equal(decoder.weights.read(weight), right.weights.read(weight).T)
     assert not decoder.weights.read(bias).any()
@@ -148,16 +150,16 @@ OTHERS = [("shared_expert_scaled", "factor =", 2.5)]
 
 
 @pytest.fixture(scope="module")
-def bench(golden_path, checkpoint):
+def predictor(golden_path, checkpoint):
     with open_golden(golden_path) as golden:
         source = GoldenSource(golden, "float64")
         everything = frozenset(tap.kind for tap in source.taps.values())
-        yield Bench(source, checkpoint, read_config(checkpoint), everything)
+        yield Predictor(source, checkpoint, read_config(checkpoint), everything)
 
 
-def stage(bench, name, case="one-to-five"):
+def stage(predictor, name, case="one-to-five"):
     """A scene in which the port is right: its values are the golden's."""
-    source = bench.source
+    source = predictor.source
     entry = next(c for c in source.golden.manifest.cases if c.name == case)
 
     def observed(tap):
@@ -172,12 +174,12 @@ def stage(bench, name, case="one-to-five"):
 
 
 @pytest.mark.parametrize(("mutant", "symbol", "value"), OWN_VALUES, ids=lambda x: str(x))
-def test_at_the_value_of_the_catalogue_it_is_the_catalogues_mutant(bench, mutant, symbol, value):
+def test_at_the_value_of_the_catalogue_it_is_the_catalogues_mutant(predictor, mutant, symbol, value):
     assert BY_ID[mutant].free.symbol == symbol
-    scene = stage(bench, "embed" if mutant == "embed_scaled" else "layers.1")
+    scene = stage(predictor, "embed" if mutant == "embed_scaled" else "layers.1")
     with in_force("float64"):
-        ours = bench.predict(at(BY_ID[mutant], value), scene)
-        theirs = bench.predict(Candidate.of(BY_ID[mutant]), scene)
+        ours = predictor.predict(at(BY_ID[mutant], value), scene)
+        theirs = predictor.predict(Candidate.of(BY_ID[mutant]), scene)
     assert set(ours) == set(scene.taps)
     for kind, expected in theirs.items():
         np.testing.assert_allclose(ours[kind], expected, rtol=1e-9, atol=1e-12, err_msg=kind)
@@ -186,29 +188,29 @@ def test_at_the_value_of_the_catalogue_it_is_the_catalogues_mutant(bench, mutant
 @pytest.mark.parametrize(
     "case", ["one-to-five", "decode", "chunked", "batch-left", "batch-decode", "offset", "longest"]
 )
-def test_the_right_decoder_on_the_bench_is_the_golden(bench, case):
+def test_the_right_decoder_on_the_bench_is_the_golden(predictor, case):
     right = Candidate((), ())
     with in_force("float64"):
         for name in ("embed", "layers.0", "layers.3", "head"):
-            scene = stage(bench, name, case)
-            predicted = bench.predict(right, scene)
+            scene = stage(predictor, name, case)
+            predicted = predictor.predict(right, scene)
             assert set(predicted) == set(scene.taps), name
             found = match(scene, predicted)
             assert not found.overreached, name
 
 
-def test_a_mutant_that_does_not_fit_the_model_predicts_nothing(bench):
+def test_a_mutant_that_does_not_fit_the_model_predicts_nothing(predictor):
     """A gate transposed has another shape; the port with that bug would not run."""
     from harness.mutants.loading import changed
 
     change = changed("gate", by=np.transpose)
     with in_force("float64"):
-        assert bench.predict(Candidate((), (change,)), stage(bench, "layers.0")) is None
+        assert predictor.predict(Candidate((), (change,)), stage(predictor, "layers.0")) is None
 
 
-def test_nothing_is_computed_beyond_the_tap_that_is_wanted(bench):
+def test_nothing_is_computed_beyond_the_tap_that_is_wanted(predictor):
     with in_force("float64"):
-        found = bench.predict(Candidate((), ()), stage(bench, "layers.0"), until="q_rope")
+        found = predictor.predict(Candidate((), ()), stage(predictor, "layers.0"), until="q_rope")
     assert set(found) == {"attn_norm", "q", "k", "v", "q_rope"}
 
 
@@ -271,7 +273,7 @@ def test_what_is_asked_again_is_remembered_and_what_is_not_the_same_is_not():
         calls.append(len(slots))
         return x * (2 + eps)
 
-    operations = remembering(replace(OPERATIONS, attn_norm=doubled, mlp_norm=doubled), most=10_000)
+    operations = remembering(replace(OPERATIONS, attn_norm=doubled, mlp_norm=doubled), Memory(10_000))
     x, y = jnp.ones(3), jnp.ones(3)
     first = operations.attn_norm(x, np.arange(2), 1e-6)
     assert operations.mlp_norm(x, np.arange(2), 1e-6) is first  # one function, counted tokens by value
@@ -287,7 +289,7 @@ def test_what_takes_more_memory_than_there_is_is_forgotten():
         calls.append(x)
         return 2 * x
 
-    operations = remembering(replace(OPERATIONS, embed=doubled), most=1_000)
+    operations = remembering(replace(OPERATIONS, embed=doubled), Memory(1_000))
     small, large = jnp.ones(10), jnp.ones(1_000)
     for x in (small, small, large, small):
         operations.embed(x)

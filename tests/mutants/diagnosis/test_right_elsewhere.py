@@ -11,8 +11,8 @@ import pytest
 
 from harness import embedded
 from harness.architecture import architecture_of, read_config
-from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.diagnose import diagnose
+from harness.mutants.diagnosis.prediction import Predictor
 from harness.mutants.diagnosis.search import Search
 from harness.run.checker import Checker
 from harness.run.operations import NO_WINDOW, allowed, context, scores
@@ -115,14 +115,14 @@ def at_odds(golden_path):
     config = read_config(checkpoint)
     with open_golden(golden_path) as golden:
         source = GoldenSource(golden, "float64")
-        bench = Bench(source, checkpoint, config, frozenset(tap.kind for tap in source.taps.values()))
-        scene = stage(bench, "layers.1")
+        predictor = Predictor(source, checkpoint, config, frozenset(tap.kind for tap in source.taps.values()))
+        scene = stage(predictor, "layers.1")
         seen = scene.taps["probs"]
         other = replace(seen, compared=replace(seen.compared, truth=np.roll(seen.truth, 1, axis=1)))
         scene = replace(scene, taps={**scene.taps, "probs": other})
         layers = {"probs": frozenset({1})}
         with in_force("float64"):
-            yield Search(bench, [scene], layers, architecture_of(config).layers)
+            yield Search(predictor, [scene], layers, architecture_of(config).layers)
 
 
 def test_what_changes_nothing_does_not_name_a_right_port(at_odds):
