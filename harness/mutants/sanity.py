@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from harness.errors import PortError
@@ -26,7 +26,7 @@ LAST_BEFORE_A_TAP = (
 
 def _doubled(operation: Callable[..., Any]) -> Callable[..., Any]:
     # In numpy: JAX would compile a product and a sum for every shape there is.
-    return lambda *args: jnp.asarray(2 * np.asarray(operation(*args)) + 1)
+    return lambda *args: jax.device_put(2 * np.asarray(operation(*args)) + 1)
 
 
 RIGHT = Mutant("right", wrong="f(x)", right="f(x)", introduced=frozenset(), change=OperationChange({}))
