@@ -7,12 +7,11 @@ from typing import Any
 
 from harness.architecture import Config, family_of
 from harness.mutants.free import decades
-from harness.mutants.mutant import HEAD_NORMS, NORMS, ConfigChange, FreeValue, Mutant, kinds
+from harness.mutants.mutant import EVERY_NORM, ROTATED, ConfigChange, FreeValue, Mutant, kinds
 from harness.mutants.needs import PAIR, layers
 
 THETA = "theta of the config"
 EPS = "eps of the config"
-EVERY_NORM = NORMS | HEAD_NORMS
 # What families call the eps of their norms, theta, and the number of layers.
 EPS_FIELDS = ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "layer_norm_epsilon")
 THETA_FIELDS = ("rope_theta", "rotary_emb_base")
@@ -53,7 +52,7 @@ MUTANTS = (
         "theta_1e4",
         wrong="theta = 1e4, what getattr returns where the field has moved",
         right=THETA,
-        introduced=kinds("q_rope", "k_rope", "k_pe_rope"),
+        introduced=ROTATED,
         change=theta(1e4),
         free=FreeValue("theta =", theta, decades(1, 9), "theta = {}"),
         needs=(PAIR,),
@@ -68,7 +67,7 @@ MUTANTS = (
         "theta_5e5",
         wrong="theta = 5e5, that of Llama 3",
         right=THETA,
-        introduced=kinds("q_rope", "k_rope", "k_pe_rope"),
+        introduced=ROTATED,
         change=theta(5e5),
         needs=(PAIR,),
         seen=("https://github.com/ml-explore/mlx-examples/pull/176",),

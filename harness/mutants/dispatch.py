@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from harness.mutants.between import around
-from harness.mutants.mutant import Around, FreeValue, Mutant, OperationChange, kinds
+from harness.mutants.mutant import Around, FreeValue, Mutant, OperationChange
 from harness.mutants.needs import LEFT_PADDING, at_least, values
+from harness.mutants.routing import ROUTING
 
-ROUTING = kinds("routing")
 EVERY = "every token goes to the experts that are chosen for it"
 
 

@@ -9,11 +9,10 @@ from jaxtyping import Array, Float, Int
 
 from harness.families.frequencies import inverse_frequencies
 from harness.mutants.free import decades
-from harness.mutants.mutant import FreeValue, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.mutant import ROTATED, FreeValue, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import PAIR, UNCOUNTED, UNEVEN_THETA, WIDE, beyond
 from harness.run.operations import Angles, Heads, rope_angles, rotate
 
-ROTATED = kinds("q_rope", "k_rope", "k_pe_rope")
 ANGLE = "position theta^(-2i / head_dim)"
 RELATIVE = "logits depend on differences of positions alone"
 Positions = Int[Array, "batch position"]

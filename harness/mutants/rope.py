@@ -11,11 +11,10 @@ from jaxtyping import Array, Float
 from harness.families.frequencies import inverse_frequencies
 from harness.families.options import Rope
 from harness.mutants.free import COUNTS
-from harness.mutants.mutant import FreeValue, Mutant, OperationChange, kinds
+from harness.mutants.mutant import ROTATED, FreeValue, Mutant, OperationChange, kinds
 from harness.mutants.needs import PAIR, Need
 from harness.run.operations import Angles, Heads, rotate
 
-ROTATED = kinds("q_rope", "k_rope", "k_pe_rope")
 PAIRS = "pairs (i, i + head_dim / 2)"
 ANGLE = "position theta^(-2i / head_dim)"
 

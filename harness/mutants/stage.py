@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from harness.mutants.batches import Batch, Rows
 from harness.mutants.bench import EMBED, HEAD, Bench, layer_of, left_by
-from harness.mutants.criteria import LogitFigures, figures, figures_of
+from harness.mutants.criteria import figures_of
 from harness.mutants.mutant import CallChange, OperationChange, WeightChange
 from harness.mutants.runs import INFINITE, Deviation, MutantRun, deviation
 from harness.results import TapResult
@@ -139,19 +139,10 @@ class StageTrial:
                         one.logits[name] = self._clean.logits[name]
                     continue
                 result = self._result("forward", tap, batch, rows, values)
-                found = self._figures(batch, rows, values, result)
+                found = figures_of(result)
                 if found is not None:
                     one.logits[name] = found
                 yield deviation(result, rows.entry)
-
-    def _figures(self, batch: Batch, rows: Rows, values: Calls, result: TapResult) -> LogitFigures | None:
-        """Of the tokens that are compared; None where they could not be."""
-        if batch.cached or rows.entry.top or result.verdict in ("shape", "dtype"):
-            return figures_of(result)
-        tap, name = self._source.taps["logits"], rows.entry.name
-        scope = self._source.scope(name)
-        actual = batch.cut(tap, rows, np.asarray(values[0]))[:, scope.positions]
-        return figures(actual[scope.counted], self._source.truth(name, tap.name)[scope.counted])
 
     def _compared(self, mode: str, tap: Tap, batch: Batch, rows: Rows, values: Calls) -> Deviation:
         return deviation(self._result(mode, tap, batch, rows, values), rows.entry)
