@@ -18,7 +18,7 @@ from harness.mutants.cover import smallest_cover
 from harness.mutants.criteria import CRITERIA, says_no
 from harness.mutants.generated import write_on
 from harness.mutants.judgement import Facts, judge, not_planted
-from harness.mutants.mutant import Mutant, OperationChange
+from harness.mutants.mutant import Mutant
 from harness.mutants.needs import case_facts, model_facts
 from harness.mutants.runs import MutantRun, Trial
 from harness.mutants.sanity import RIGHT
@@ -94,15 +94,15 @@ def audit(
         whole = [case for case in cases if not case.cached]
         stepped = [case for case in cases if case.cached and not case.generated]
         generated = [case for case in cases if case.generated]
-        at_once, in_calls = batches(golden, whole), batches(golden, stepped)
 
         def compared(precision: str, mutants: Sequence[Mutant]) -> Iterator[Trial]:
             bench = Bench(GoldenSource(golden, precision, keep=sys.maxsize), weights, config)
-            for part, exact in _in_one_call(mutants):
-                yield run_trial(bench, at_once, asked.limit(precision), part, exact, progress)
             through_cache = [mutant for mutant in mutants if mutant.cached]
-            if through_cache and in_calls:
-                yield run_trial(bench, in_calls, asked.limit(precision), through_cache, False, progress)
+            at_once = [mutant for mutant in mutants if not mutant.cached]
+            if at_once:
+                yield run_trial(bench, batches(golden, whole), asked.limit(precision), at_once, progress)
+            if through_cache and stepped:
+                yield run_trial(bench, batches(golden, stepped), asked.limit(precision), through_cache, progress)
             elif through_cache:
                 yield Trial(MutantRun(RIGHT), [MutantRun(mutant) for mutant in through_cache], 0)
 
@@ -194,19 +194,6 @@ def select_mutants(catalogue: Catalogue, patterns: Sequence[str]) -> dict[str, M
         hint="patterns take * and ?, for example --mutant 'rope_*'",
     )
     return {name: everything[name] for name in chosen}
-
-
-def _in_one_call(mutants: Sequence[Mutant]) -> Iterator[tuple[list[Mutant], bool]]:
-    """Of those that a single call shows: the mutants that padding cannot touch, and those for which masks are
-    computed at exact lengths."""
-
-    def exact(mutant: Mutant) -> bool:
-        return isinstance(mutant.change, OperationChange) and mutant.change.unmasks
-
-    for needed in (False, True):
-        part = [mutant for mutant in mutants if not mutant.cached and exact(mutant) == needed]
-        if part:
-            yield part, needed
 
 
 def _catches(

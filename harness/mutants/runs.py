@@ -48,7 +48,8 @@ class MutantRun:
     """A mutant, or the right decoder, and what was seen of it so far.
 
     Attributes:
-        decoders: by batch; they differ only where a mask must be computed at exact lengths.
+        decoders: by batch; they differ only where masks are computed at exact lengths.
+        exact: whether they are: then it is compared with a right decoder of which they are too.
         hidden: by batch and call, the residual stream of the forward pass.
         residual: the last tap of the residual stream that it computed.
         deviations: of the right decoder every comparison.
@@ -59,6 +60,7 @@ class MutantRun:
 
     mutant: Mutant
     decoders: Sequence[Decoder] = ()
+    exact: bool = False
     hidden: list[list[Array]] = field(default_factory=list)
     residual: str = "embed"
     deviations: list[Deviation] = field(default_factory=list)

@@ -6,7 +6,7 @@ A value that is, bit for bit, the right decoder's is not compared again: it matc
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,17 +29,31 @@ OF_EMBED = frozenset({"embed", "embed_scale", "add_positions"})
 OF_HEAD = frozenset({"final_norm", "head", "logit_scale", "logit_cap"})
 
 
+class _Right(NamedTuple):
+    """A right decoder at the stage.
+
+    Attributes:
+        entering, leaving: by batch and call, its forward pass.
+        replayed: by batch, its values on golden inputs.
+    """
+
+    run: MutantRun
+    entering: list[Calls]
+    leaving: list[Calls]
+    replayed: list[dict[str, Calls]]
+
+
 class StageTrial:
     """One stage at one precision.
 
     Args:
-        clean: the right decoder, whose `hidden` is what enters the stage.
-
-    Attributes:
-        leaving: by batch, what the right decoder's forward pass makes of the stage.
+        right: the right decoder, and where masks are computed at exact lengths for some mutants, the one that does
+            so; their `hidden` is what enters the stage.
     """
 
-    def __init__(self, bench: Bench, limit: Limit, batches: Sequence[Batch], stage: str, clean: MutantRun) -> None:
+    def __init__(
+        self, bench: Bench, limit: Limit, batches: Sequence[Batch], stage: str, right: Sequence[MutantRun]
+    ) -> None:
         self._bench, self._source, self._limit, self._batches = bench, bench.source, limit, batches
         self.stage = stage
         bench.forget()
@@ -47,26 +61,38 @@ class StageTrial:
         own = "" if layer_of(stage) is None else stage
         taps = [tap for tap in self._source.taps.values() if tap.stage == own]
         self._taps = {t.name: t for t in taps if t.stage or (t.name == EMBED) == (stage == EMBED)}
-        self._clean = clean
-        self._parameters = bench.parameters(clean.decoders[0], stage)
-        self._entering = list(clean.hidden) or [[] for _ in batches]
-        self._right = [self._replay(clean, self._parameters, index) for index in range(len(batches))]
-        self.leaving = [self._forward(clean, self._parameters, index, x) for index, x in enumerate(self._entering)]
+        self._parameters = bench.parameters(right[0].decoders[0], stage)
+        self._entering = right[0].hidden or [[] for _ in batches]
+        self._right = {run.exact: self._of_right(run) for run in right}
+
+    def _of_right(self, run: MutantRun) -> _Right:
+        entering, given = run.hidden or self._entering, (run, self._parameters)
+        leaving = [self._forward(*given, index, x) for index, x in enumerate(entering)]
+        return _Right(run, entering, leaving, [self._replay(*given, index) for index in range(len(leaving))])
 
     def observe_right(self) -> list[Deviation]:
-        """Every comparison of the right decoder; also fills in its `residual` and the figures of its logits."""
+        """Every comparison of the right decoder, and of the one with exact masks what differs from it."""
+        plain = self._right[False]
         made = [
             self._compared("replay", self._taps[name], batch, rows, values)
-            for batch, by_tap in zip(self._batches, self._right, strict=True)
+            for batch, by_tap in zip(self._batches, plain.replayed, strict=True)
             for name, values in by_tap.items()
             for rows in _replayed(batch, name)
         ]
-        self._advance(self._clean)
-        return made + (list(self._logits(self._clean, self.leaving)) if self.stage == HEAD else [])
+        if self.stage == HEAD:
+            made += self._logits(plain.run, plain.leaving, None)
+        if True in self._right:
+            other = self._right[True]
+            made += self._differing(other.replayed, plain)
+            if self.stage == HEAD:
+                made += self._logits(other.run, other.leaving, plain)
+        for right in self._right.values():
+            self._left(right.run, right.leaving)
+        return made
 
     def observe(self, one: MutantRun) -> None:
         """Take a mutant through the stage: what differs from the right decoder is added to its deviations."""
-        index = layer_of(self.stage)
+        index, right = layer_of(self.stage), self._right[one.exact]
         if index is not None and index >= one.decoders[0].arch.layers:  # it has fewer
             one.deviations += self._missing()
             return
@@ -74,25 +100,33 @@ class StageTrial:
         touched = self._touches(one, own)
         if touched:
             one.deviations += self.observe_replay(one, own)
-        self._advance(one)
-        hidden = one.hidden or self._entering
-        one.hidden = [
-            self.leaving[i] if not touched and _identical(x, self._entering[i]) else self._forward(one, own, i, x)
-            for i, x in enumerate(hidden)
+        leaving = [
+            right.leaving[i] if not touched and _identical(x, right.entering[i]) else self._forward(one, own, i, x)
+            for i, x in enumerate(one.hidden or right.entering)
         ]
+        self._left(one, leaving)
         if self.stage == HEAD:
-            one.deviations += self._logits(one, one.hidden)
+            one.deviations += self._logits(one, leaving, right)
 
     def observe_replay(self, one: MutantRun, own: Any = None) -> list[Deviation]:
         """What differs from the right decoder on golden inputs."""
         own = self._bench.parameters(one.decoders[0], self.stage) if own is None else own
+        values = [self._replay(one, own, index) for index in range(len(self._batches))]
+        return self._differing(values, self._right[one.exact])
+
+    def _differing(self, replayed: Sequence[dict[str, Calls]], right: _Right) -> list[Deviation]:
         return [
             self._compared("replay", self._taps[name], batch, rows, values)
-            for index, batch in enumerate(self._batches)
-            for name, values in self._replay(one, own, index).items()
+            for batch, by_tap, theirs in zip(self._batches, replayed, right.replayed, strict=True)
+            for name, values in by_tap.items()
             for rows in _replayed(batch, name)
-            if not _equal(self._taps[name], batch, rows, values, self._right[index].get(name, []))
+            if not _equal(self._taps[name], batch, rows, values, theirs.get(name, []))
         ]
+
+    def _left(self, one: MutantRun, leaving: list[Calls]) -> None:
+        one.hidden = leaving
+        if layer_of(self.stage) is not None:
+            one.residual = left_by(self.stage)
 
     def _touches(self, one: MutantRun, own: Any) -> bool:
         """Whether the stage can differ from the right decoder's: other operations, parameters or config."""
@@ -128,15 +162,19 @@ class StageTrial:
         given = one.decoders[index], self.stage, self._batches[index], parameters
         return self._bench.run(*given, x.__getitem__, _untouched, misled=_misled(one), remember=False)
 
-    def _logits(self, one: MutantRun, logits: Sequence[Calls]) -> Iterator[Deviation]:
-        """Compare the logits of the forward pass, and keep the figures that the usual criteria look at."""
+    def _logits(self, one: MutantRun, logits: Sequence[Calls], right: _Right | None) -> Iterator[Deviation]:
+        """Compare the logits of the forward pass, and keep the figures that the usual criteria look at.
+
+        Args:
+            right: what they are compared with first; None is nothing.
+        """
         tap = self._source.taps["logits"]
-        for batch, values, right in zip(self._batches, logits, self.leaving, strict=True):
+        for index, (batch, values) in enumerate(zip(self._batches, logits, strict=True)):
             for rows in batch.cases:
                 name = rows.entry.name
-                if one is not self._clean and _equal(tap, batch, rows, values, right):
-                    if name in self._clean.logits:
-                        one.logits[name] = self._clean.logits[name]
+                if right is not None and _equal(tap, batch, rows, values, right.leaving[index]):
+                    if name in right.run.logits:
+                        one.logits[name] = right.run.logits[name]
                     continue
                 result = self._result("forward", tap, batch, rows, values)
                 found = figures_of(result)
@@ -165,10 +203,6 @@ class StageTrial:
             for rows in batch.recorded(name)
             for mode in ("forward", "replay")
         ]
-
-    def _advance(self, one: MutantRun) -> None:
-        if layer_of(self.stage) is not None:
-            one.residual = left_by(self.stage)
 
 
 def _untouched(call: int, name: str, value: Array) -> Array:
