@@ -13,7 +13,7 @@ from harness.golden import CaseEntry
 from harness.mutants.applies import not_here
 from harness.mutants.batches import batches
 from harness.mutants.bench import Bench
-from harness.mutants.catalogue import FAMILIES
+from harness.mutants.catalogue import TOPICS
 from harness.mutants.cover import smallest_cover
 from harness.mutants.criteria import CRITERIA, says_no
 from harness.mutants.generated import write_on
@@ -60,7 +60,7 @@ def audit(
     checkpoint: Path | None = None,
     question: AuditQuestion = STANDARD,
     *,
-    catalogue: Catalogue = FAMILIES,
+    catalogue: Catalogue = TOPICS,
     progress: Progress = SILENT,
 ) -> Audit:
     """Plant every mutant in the built-in decoder and check it against a golden.

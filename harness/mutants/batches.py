@@ -40,7 +40,7 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class CaseBatch:
     """Cases padded to one length.
 
     Attributes:
@@ -88,7 +88,7 @@ class Batch:
         return part[tuple(slice(rows.length if dim in PADDED_DIMS else None) for dim in tap.dims)]
 
 
-def batches(golden: Golden, cases: Sequence[CaseEntry]) -> tuple[Batch, ...]:
+def batches(golden: Golden, cases: Sequence[CaseEntry]) -> tuple[CaseBatch, ...]:
     """All cases, grouped by length; those with a cache one by one."""
     groups: dict[int | str, list[CaseEntry]] = {}
     for entry in cases:
@@ -98,7 +98,7 @@ def batches(golden: Golden, cases: Sequence[CaseEntry]) -> tuple[Batch, ...]:
     return tuple(batch_of(golden, group) for group in groups.values())
 
 
-def batch_of(golden: Golden, entries: Sequence[CaseEntry]) -> Batch:
+def batch_of(golden: Golden, entries: Sequence[CaseEntry]) -> CaseBatch:
     """These cases in one batch."""
     inputs = [golden.case(entry.name) for entry in entries]
     width, cached = max(entry.shape[1] for entry in entries), entries[0].cached
@@ -107,7 +107,7 @@ def batch_of(golden: Golden, entries: Sequence[CaseEntry]) -> Batch:
         return np.concatenate([np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in arrays]).astype(dtype)
 
     starts = np.cumsum([0, *(entry.shape[0] for entry in entries)]).tolist()
-    return Batch(
+    return CaseBatch(
         cases=tuple(
             Rows(entry, start, start + entry.shape[0], entry.shape[1])
             for entry, start in zip(entries, starts, strict=False)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Num
 
 from harness.architecture import Config, architecture_of
 from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.mutants.batches import Batch
+from harness.mutants.batches import CaseBatch
 from harness.mutants.exact import at_exact_lengths
 from harness.mutants.mutant import CallChange, Change
 from harness.mutants.planting import decoder_with
@@ -139,7 +139,7 @@ class Bench:
         self,
         decoder: Decoder,
         stage: str,
-        batch: Batch,
+        batch: CaseBatch,
         parameters: Any,
         entering: Entering,
         tap: CallTap,
@@ -184,14 +184,14 @@ class Bench:
                     leaving.append(x)
         return leaving
 
-    def empty_cache(self, decoder: Decoder, batch: Batch, index: int) -> Past:
+    def empty_cache(self, decoder: Decoder, batch: CaseBatch, index: int) -> Past:
         """The cache of a layer before the first call."""
         rows, length = batch.input_ids.shape
         return self._empty(decoder.arch, rows, length, self.dtype).layer(index)
 
     def goes_on(
         self,
-        batch: Batch,
+        batch: CaseBatch,
         call: int,
         name: str,
         value: Array,
@@ -216,7 +216,7 @@ class Bench:
         return self.same(batch, call, name, batch.replace(tap, under, goldens), value)
 
     def same(
-        self, batch: Batch, call: int, place: str, whole: Num[np.ndarray, "..."], value: Array | None = None
+        self, batch: CaseBatch, call: int, place: str, whole: Num[np.ndarray, "..."], value: Array | None = None
     ) -> Array:
         """What goes on at a place of a batch: one object for all mutants, as long as it is the same.
 
@@ -229,7 +229,7 @@ class Bench:
         kept[1:] = [made]  # the first is the right decoder's, and the other the latest
         return made.goes_on
 
-    def golden(self, batch: Batch, call: int, case: str, name: str) -> Num[np.ndarray, "..."]:
+    def golden(self, batch: CaseBatch, call: int, case: str, name: str) -> Num[np.ndarray, "..."]:
         """What one call sees of a golden at the precision of the source; NaN where there is none."""
         value = self.source.rounded(case, name)
         return part(self.source.taps[name], value, batch.spans[call]) if batch.cached else value

@@ -5,14 +5,14 @@ A value that is, bit for bit, the right decoder's is not compared again: it matc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
-from harness.mutants.batches import Batch, Rows
+from harness.mutants.batches import CaseBatch, Rows
 from harness.mutants.bench import EMBED, HEAD, Bench, layer_of, left_by
 from harness.mutants.criteria import figures_of
 from harness.mutants.mutant import CallChange, OperationChange, WeightChange
@@ -52,7 +52,7 @@ class StageTrial:
     """
 
     def __init__(
-        self, bench: Bench, limit: Limit, batches: Sequence[Batch], stage: str, right: Sequence[MutantRun]
+        self, bench: Bench, limit: Limit, batches: Sequence[CaseBatch], stage: str, right: Sequence[MutantRun]
     ) -> None:
         self._bench, self._source, self._limit, self._batches = bench, bench.source, limit, batches
         self.stage = stage
@@ -73,12 +73,7 @@ class StageTrial:
     def observe_right(self) -> list[Deviation]:
         """Every comparison of the right decoder, and of the one with exact masks what differs from it."""
         plain = self._right[False]
-        made = [
-            self._compared("replay", self._taps[name], batch, rows, values)
-            for batch, by_tap in zip(self._batches, plain.replayed, strict=True)
-            for name, values in by_tap.items()
-            for rows in _replayed(batch, name)
-        ]
+        made = self._differing(plain.replayed, None)
         if self.stage == HEAD:
             made += self._logits(plain.run, plain.leaving, None)
         if True in self._right:
@@ -114,14 +109,21 @@ class StageTrial:
         values = [self._replay(one, own, index) for index in range(len(self._batches))]
         return self._differing(values, self._right[one.exact])
 
-    def _differing(self, replayed: Sequence[dict[str, Calls]], right: _Right) -> list[Deviation]:
-        return [
-            self._compared("replay", self._taps[name], batch, rows, values)
-            for batch, by_tap, theirs in zip(self._batches, replayed, right.replayed, strict=True)
-            for name, values in by_tap.items()
-            for rows in _replayed(batch, name)
-            if not _equal(self._taps[name], batch, rows, values, theirs.get(name, []))
-        ]
+    def _differing(self, replayed: Sequence[dict[str, Calls]], right: _Right | None) -> list[Deviation]:
+        """The comparisons of what is not the right decoder's; None: of everything. Tap by tap within a batch."""
+        made: list[Deviation] = []
+        for index, (batch, by_tap) in enumerate(zip(self._batches, replayed, strict=True)):
+            theirs, order, here = right.replayed[index] if right else {}, list(by_tap), list[Deviation]()
+            for rows in (rows for rows in batch.cases if rows.replayed):
+                recorded = {name: values for name, values in by_tap.items() if name in rows.entry.taps}
+                other = {
+                    name: values
+                    for name, values in recorded.items()
+                    if not _equal(self._taps[name], batch, rows, values, theirs.get(name, []))
+                }
+                here += [deviation(result, rows.entry) for result in self._results("replay", batch, rows, other)]
+            made += sorted(here, key=lambda one: order.index(one.tap))
+        return made
 
     def _left(self, one: MutantRun, leaving: list[Calls]) -> None:
         one.hidden = leaving
@@ -176,23 +178,22 @@ class StageTrial:
                     if name in right.run.logits:
                         one.logits[name] = right.run.logits[name]
                     continue
-                result = self._result("forward", tap, batch, rows, values)
+                [result] = self._results("forward", batch, rows, {tap.name: values})
                 found = figures_of(result)
                 if found is not None:
                     one.logits[name] = found
                 yield deviation(result, rows.entry)
 
-    def _compared(self, mode: str, tap: Tap, batch: Batch, rows: Rows, values: Calls) -> Deviation:
-        return deviation(self._result(mode, tap, batch, rows, values), rows.entry)
-
-    def _result(self, mode: str, tap: Tap, batch: Batch, rows: Rows, values: Calls) -> TapResult:
+    def _results(self, mode: str, batch: CaseBatch, rows: Rows, values: Mapping[str, Calls]) -> list[TapResult]:
+        """The comparisons of a case's taps with the golden."""
         results: list[TapResult] = []
-        judgement = Judgement(self._limit, Declarations(), results.append)
-        session = CaseSession(self._source, rows.entry, mode, judgement)
-        for call, value in enumerate(values):
-            session.take(call, tap.name, batch.cut(tap, rows, np.asarray(value)))
-        [result] = results
-        return result
+        if values:
+            judgement = Judgement(self._limit, Declarations(), results.append)
+            session = CaseSession(self._source, rows.entry, mode, judgement)
+            for name, calls in values.items():
+                for call, value in enumerate(calls):
+                    session.take(call, name, batch.cut(self._taps[name], rows, np.asarray(value)))
+        return results
 
     def _missing(self) -> list[Deviation]:
         """Every tap of a stage that a mutant does not compute."""
@@ -213,16 +214,12 @@ def _misled(one: MutantRun) -> tuple[CallChange, ...]:
     return (one.mutant.change,) if isinstance(one.mutant.change, CallChange) else ()
 
 
-def _replayed(batch: Batch, name: str) -> Iterator[Rows]:
-    return (rows for rows in batch.recorded(name) if rows.replayed)
-
-
 def _identical(some: Sequence[Array], others: Sequence[Array]) -> bool:
     """Whether they are the same objects."""
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
-def _equal(tap: Tap, batch: Batch, rows: Rows, values: Calls, right: Calls) -> bool:
+def _equal(tap: Tap, batch: CaseBatch, rows: Rows, values: Calls, right: Calls) -> bool:
     """Whether a case's values are the right decoder's, bit for bit, in all calls."""
     if len(values) != len(right):
         return False

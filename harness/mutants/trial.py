@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.mutants.batches import Batch
+from harness.mutants.batches import CaseBatch
 from harness.mutants.bench import Bench, stages_of
 from harness.mutants.mutant import Mutant, OperationChange
 from harness.mutants.planting import placed
@@ -22,7 +22,7 @@ from harness.tolerances import Limit
 
 def run_trial(
     bench: Bench,
-    batches: Sequence[Batch],
+    batches: Sequence[CaseBatch],
     limit: Limit,
     mutants: Sequence[Mutant],
     progress: Progress = SILENT,
@@ -53,7 +53,7 @@ def run_trial(
     return Trial(clean, runs, forced_failures)
 
 
-def _ready(mutant: Mutant, bench: Bench, batches: Sequence[Batch], exact: bool) -> MutantRun:
+def _ready(mutant: Mutant, bench: Bench, batches: Sequence[CaseBatch], exact: bool) -> MutantRun:
     """A mutant (or the right decoder) ready to be run.
 
     Args:
@@ -68,7 +68,7 @@ def _ready(mutant: Mutant, bench: Bench, batches: Sequence[Batch], exact: bool) 
     return MutantRun(mutant, [made[own] for own in lengths], exact)
 
 
-def _planted(mutant: Mutant, bench: Bench, batches: Sequence[Batch]) -> MutantRun:
+def _planted(mutant: Mutant, bench: Bench, batches: Sequence[CaseBatch]) -> MutantRun:
     """Masks are computed at exact lengths where padding could be seen; call by call there is none."""
     unmasks = isinstance(mutant.change, OperationChange) and mutant.change.unmasks
     try:

@@ -13,9 +13,9 @@ from harness.architecture import read_config
 from harness.corpus import Corpus, Prompt
 from harness.entries import Batch, Decode
 from harness.mutants.catalogue import BY_ID
-from harness.mutants.diagnosis.candidate import Candidate
 from harness.mutants.diagnosis.diagnose import diagnose
 from harness.mutants.diagnosis.fit import at
+from harness.mutants.diagnosis.hypothesis import Hypothesis
 from harness.mutants.diagnosis.prediction import Predictor
 from harness.record.recorder import record
 from harness.run.check import check
@@ -93,7 +93,7 @@ def test_a_value_of_the_catalogue_is_the_catalogues_mutant(recorded, mutant, sym
         predictor = Predictor(source, checkpoint, read_config(checkpoint), everything)
         scene = stage(predictor, "layers.1", "some")
         ours = predictor.predict(at(BY_ID[mutant], value), scene)
-        theirs = predictor.predict(Candidate.of(BY_ID[mutant]), scene)
+        theirs = predictor.predict(Hypothesis.of(BY_ID[mutant]), scene)
     assert set(ours) == set(scene.taps)
     for kind, expected in theirs.items():
         np.testing.assert_allclose(ours[kind], expected, rtol=1e-9, atol=1e-12, err_msg=kind)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from harness.mutants.bench import layer_of
-from harness.mutants.diagnosis.candidate import Candidate
+from harness.mutants.diagnosis.hypothesis import NOTHING, Hypothesis
 from harness.mutants.diagnosis.prediction import Predictor
 from harness.mutants.diagnosis.scene import Scene
 from harness.mutants.mutant import Mutant
@@ -23,12 +23,9 @@ BEYOND = 4.0
 Residual = Callable[[float], Float[np.ndarray, " n"] | None]
 
 
-NOTHING = Candidate((), ())
-
-
 def fitted(
-    mutant: Mutant, predictor: Predictor, scene: Scene, kind: str, layers: int, below: Candidate = NOTHING
-) -> Iterator[Candidate]:
+    mutant: Mutant, predictor: Predictor, scene: Scene, kind: str, layers: int, below: Hypothesis = NOTHING
+) -> Iterator[Hypothesis]:
     """A mutant with other values, fitted to one tap of one scene; the fit that begins best comes first.
 
     Args:
@@ -40,7 +37,7 @@ def fitted(
     seen = scene.taps[kind]
     actual = np.asarray(seen.actual, np.float64).ravel()
 
-    def planted(value: float) -> Candidate:
+    def planted(value: float) -> Hypothesis:
         own = at(mutant, value)
         return own if below is NOTHING else below.together(own) or own
 
@@ -70,12 +67,12 @@ def fitted(
             yield planted(gauss_newton(residual, value, nudge))
 
 
-def at(mutant: Mutant, value: float) -> Candidate:
+def at(mutant: Mutant, value: float) -> Hypothesis:
     """A mutant with a free value, at another one than its own."""
     free = mutant.free
     assert free is not None
     wrong = free.wrong.format(f"{value:.6g}") if free.wrong else mutant.wrong
-    return Candidate((mutant,), (free.change(value),), free.words(value), (wrong,))
+    return Hypothesis((mutant,), (free.change(value),), free.words(value), (wrong,))
 
 
 def gauss_newton(residual: Residual, start: float, nudge: float = 1e-6) -> float:

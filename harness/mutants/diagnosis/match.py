@@ -1,4 +1,4 @@
-"""How well a candidate explains what a port did in a scene."""
+"""How well a hypothesis explains what a port did in a scene."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Sorts = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True)
 class Match:
-    """A candidate against one scene.
+    """A hypothesis against one scene.
 
     Attributes:
-        reproduced: faulty kinds at which the port computes what the candidate computes, within the noise.
+        reproduced: faulty kinds at which the port computes what the hypothesis computes, within the noise.
         unexplained: faulty kinds at which it does not.
-        overreached: kinds at which the candidate is wrong and the port is right.
-        elsewhere: by kind, sorts of calls in which the port is right everywhere, and the candidate is not.
-        explained: by faulty kind, the share of the port's squared error that the candidate explains; at most 1.
-        rms: by faulty kind, the port's distance from the candidate in noise multiples.
+        overreached: kinds at which the hypothesis is wrong and the port is right.
+        elsewhere: by kind, sorts of calls in which the port is right everywhere, and the hypothesis is not.
+        explained: by faulty kind, the share of the port's squared error that the hypothesis explains; at most 1.
+        rms: by faulty kind, the port's distance from the hypothesis in noise multiples.
     """
 
     reproduced: frozenset[str]
@@ -39,13 +39,13 @@ def match(
     exactly: Mapping[str, np.ndarray] | None = None,
     sorts: Sorts | None = None,
 ) -> Match:
-    """Compare a port's values with a candidate's, tap by tap.
+    """Compare a port's values with a hypothesis's, tap by tap.
 
-    A tap at which the candidate has another shape than the port is unexplained.
+    A tap at which the hypothesis has another shape than the port is unexplained.
 
     Args:
-        exactly: what the candidate computes in float64, where its own rounding has to be allowed for.
-        sorts: by kind, the sorts of calls in which the port is wrong in some scene: there the candidate has to be
+        exactly: what the hypothesis computes in float64, where its own rounding has to be allowed for.
+        sorts: by kind, the sorts of calls in which the port is wrong in some scene: there the hypothesis has to be
             what the port is, right or wrong. None means all.
     """
     reproduced: set[str] = set()

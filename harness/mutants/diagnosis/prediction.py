@@ -1,4 +1,4 @@
-"""What a candidate computes where a port was looked at: of golden inputs, and at padding of the port's own."""
+"""What a hypothesis computes where a port was looked at: of golden inputs, and at padding of the port's own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 from harness.architecture import Config
 from harness.errors import HarnessError
 from harness.golden import CaseEntry
-from harness.mutants.batches import Batch, batch_of
+from harness.mutants.batches import CaseBatch, batch_of
 from harness.mutants.bench import HEAD, Bench, layer_of, left_by, stages_of
-from harness.mutants.diagnosis.candidate import Candidate
+from harness.mutants.diagnosis.hypothesis import Hypothesis
 from harness.mutants.diagnosis.scene import Scene
 from harness.mutants.mutant import CallChange
 from harness.run.cache import Past
@@ -30,7 +30,7 @@ Values = Mapping[str, np.ndarray]
 
 
 class Predictor:
-    """Runs candidates on the golden inputs of a scene.
+    """Runs hypotheses on the golden inputs of a scene.
 
     Args:
         source: the golden, at the precision of the scenes.
@@ -53,44 +53,44 @@ class Predictor:
         self.source, self.config = source, config
         self._checkpoint, self._replaced, self._earlier = checkpoint, replaced, earlier
         self._bench = Bench(source, checkpoint, config, arithmetic)
-        self._last: tuple[Candidate, Decoder] | None = None
+        self._last: tuple[Hypothesis, Decoder] | None = None
         self._batch = functools.cache(lambda case: batch_of(source.golden, [source.golden.manifest.case(case)]))
         self._exact: Predictor | None = None
         self.runs = 0
 
-    def predict(self, candidate: Candidate, scene: Scene, until: str | None = None) -> Values | None:
-        """What the candidate computes at the taps of a scene, by kind; None where it does not fit this model.
+    def predict(self, hypothesis: Hypothesis, scene: Scene, until: str | None = None) -> Values | None:
+        """What the hypothesis computes at the taps of a scene, by kind; None where it does not fit this model.
 
         A transposed matrix that is not square, say, fits nowhere: a port with that bug does not run either.
         Nothing is computed beyond the tap `until`, where that is given.
         """
-        if self._last is None or self._last[0] is not candidate:
+        if self._last is None or self._last[0] is not hypothesis:
             try:
-                self._last = (candidate, self._bench.decoder(candidate.changes))
+                self._last = (hypothesis, self._bench.decoder(hypothesis.changes))
             except HarnessError:
                 return None
         self.runs += 1
         try:
-            return self._run(candidate, self._last[1], scene, until)
+            return self._run(hypothesis, self._last[1], scene, until)
         except (HarnessError, TypeError, ValueError):  # shapes that do not go together
             return None
 
-    def exactly(self, candidate: Candidate, scene: Scene, until: str | None = None) -> Values | None:
-        """What the candidate computes of the same inputs in float64; None where that is what `predict` says."""
+    def exactly(self, hypothesis: Hypothesis, scene: Scene, until: str | None = None) -> Values | None:
+        """What the hypothesis computes of the same inputs in float64; None where that is what `predict` says."""
         if self.source.precision == "float64":
             return None
         if self._exact is None:
             given = self.source, self._checkpoint, self.config, self._replaced
             self._exact = Predictor(*given, "float64", self._earlier)
         with in_force("float64"):
-            return self._exact.predict(candidate, scene, until)
+            return self._exact.predict(hypothesis, scene, until)
 
     def calls_apart(self, case: CaseEntry) -> bool:
         """Whether a call of a case can be run by itself: the golden cache goes on in front of it."""
         held = {tap.kind for tap in self.source.taps.values() if "slot" in tap.dims}
         return not case.cached or self._replaced | self._earlier >= held
 
-    def _run(self, candidate: Candidate, decoder: Decoder, scene: Scene, until: str | None) -> Values:
+    def _run(self, hypothesis: Hypothesis, decoder: Decoder, scene: Scene, until: str | None) -> Values:
         batch = self._batch(scene.case.name)
         calls = range(len(batch.spans)) if scene.only is None else (scene.only,)
         found: dict[str, list[np.ndarray]] = {}
@@ -103,7 +103,7 @@ class Predictor:
             replaced = kind in self._replaced and (not scene.case.partly or name in scene.case.taps)
             return self._goes_on(scene, batch, call, name, value) if replaced else value
 
-        misled = [change for change in candidate.changes if isinstance(change, CallChange)]
+        misled = [change for change in hypothesis.changes if isinstance(change, CallChange)]
         entering = functools.partial(self._entering, decoder, scene, batch)
         past = functools.partial(self._past, decoder, scene, batch)
         with contextlib.suppress(_EnoughError):
@@ -119,7 +119,7 @@ class Predictor:
             largest = replace(largest, ids=largest.ids[:, spans[0].start : spans[-1].stop])
         return values | {"logits": largest.of(values["logits"])} if largest else values
 
-    def _past(self, decoder: Decoder, scene: Scene, batch: Batch, call: int, held: Past | None) -> Past:
+    def _past(self, decoder: Decoder, scene: Scene, batch: CaseBatch, call: int, held: Past | None) -> Past:
         """The cache before a call: at first the golden one, and at padding what the port has there."""
         if held is not None and not self._earlier:
             return held
@@ -135,7 +135,7 @@ class Predictor:
             buffers[kind] = self._bench.same(batch, call, f"{name} before", whole)
         return Past(buffers, empty.filled + filled)
 
-    def _goes_on(self, scene: Scene, batch: Batch, call: int, name: str, value: jax.Array) -> jax.Array:
+    def _goes_on(self, scene: Scene, batch: CaseBatch, call: int, name: str, value: jax.Array) -> jax.Array:
         """What one call goes on with: the golden, and at padding, where there is none, what the port has there."""
         seen, own = scene.taps.get(kind_of(name)), None
         if seen is not None and seen.tap.kind not in CACHE_KINDS:  # a cache has there what k_rope and v have
@@ -143,7 +143,7 @@ class Predictor:
             own = seen.actual if alone else part(seen.tap, seen.actual, batch.spans[call])
         return self._bench.goes_on(batch, call, name, value, own)
 
-    def _entering(self, decoder: Decoder, scene: Scene, batch: Batch, call: int) -> jax.Array:
+    def _entering(self, decoder: Decoder, scene: Scene, batch: CaseBatch, call: int) -> jax.Array:
         """The golden residual stream, and 0 at padding and where it is not kept."""
         stages = stages_of(decoder.arch.layers)
         name = left_by(stages[stages.index(scene.stage) - 1])

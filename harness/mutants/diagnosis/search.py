@@ -1,8 +1,8 @@
 """From what a port did to the bug that does the same: one mutant, one with another value, or two at once.
 
-A name is given only where a candidate computes, within the noise, what the port computes, in every scene in which
+A name is given only where a hypothesis computes, within the noise, what the port computes, in every scene in which
 that tap is wrong, and is right wherever the port is: in other cases, layers, and calls of the same sort. Where the
-port is right in all calls of a sort the candidate is held to be in the others alone, and that is said.
+port is right in all calls of a sort the hypothesis is held to be in the others alone, and that is said.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, islice
 
-import numpy as np
-
 from harness.metrics import UNIT_ROUNDOFF
 from harness.mutants.applies import not_here
 from harness.mutants.bench import layer_of
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked, indistinguishable, ranking
-from harness.mutants.diagnosis.candidate import Candidate
 from harness.mutants.diagnosis.fit import fitted
+from harness.mutants.diagnosis.hypothesis import NOTHING, Hypothesis
 from harness.mutants.diagnosis.match import Match, match
-from harness.mutants.diagnosis.prediction import Predictor
+from harness.mutants.diagnosis.prediction import Predictor, Values
 from harness.mutants.diagnosis.scene import Scene
 from harness.mutants.mutant import Mutant
 from harness.mutants.needs import of_architecture
@@ -30,7 +28,7 @@ from harness.taps import Tap, kind_of
 MOST_PAIRS = 60
 # How many of the catalogue's nearest are tried below a free value that goes around them.
 MOST_BELOW = 3
-# A candidate that explains this much may be the bug, but for its own rounding.
+# A hypothesis that explains this much may be the bug, but for its own rounding.
 NEAR = 0.999
 # A share of the limit. Another way of writing one formula rounds otherwise, but hardly comes further than this.
 SURE = 0.75
@@ -40,14 +38,13 @@ AS_NOISY = 3.0
 TELLING = 4.0
 # In units of rounding. Where one bug leaves no more of what it explains, another beside it explains the rounding.
 A_FEW = 4.0
-NOTHING = Candidate((), ())
 
 
 class Search:
     """Explains the faulty kinds of a port.
 
     Args:
-        predictor: runs candidates.
+        predictor: runs hypotheses.
         scenes: what the port did, in data-flow order; of each stage the scene to begin with comes first.
         faulty_layers: by kind, the layers in which it is wrong.
         layers: of the model.
@@ -85,38 +82,38 @@ class Search:
         scene = whole.call(kind) if whole.case.cached and self._predictor.calls_apart(whole.case) else whole
         if self._is_built_in(kind):
             return Answer(kind, (), (), 0, built_in=True)
-        tried: list[tuple[Candidate, Match]] = []
+        tried: list[tuple[Hypothesis, Match]] = []
         others: list[Ranked] = []
         found: list[Explanation] = []
         sure = max(SURE * scene.taps[kind].limit.plain, AS_NOISY)
         for attempt in self._attempts:
             new = list(attempt(kind, scene, tried))
             tried += new
-            for candidate, matched in new:
-                said = self._said(candidate, matched, kind)
+            for hypothesis, matched in new:
+                said = self._said(hypothesis, matched, kind)
                 if isinstance(said, Explanation):
                     found.append(said)
                 elif kind in matched.explained:
-                    own = _by_layer(candidate) is not None
-                    value = f"{scene.stage}: {candidate.value}" if own else candidate.value
-                    others.append(Ranked(candidate, matched.explained[kind], value, said))
+                    own = _by_layer(hypothesis) is not None
+                    value = f"{scene.stage}: {hypothesis.value}" if own else hypothesis.value
+                    others.append(Ranked(hypothesis, matched.explained[kind], value, said))
             # Where rounding is coarse the catalogue's own may be within it, and another value nearer by far.
             if found and (attempt != self._singles or not self._thorough or min(e.rms for e in found) <= sure):
                 pairs = attempt == self._two_at_once  # two fit better than one: nearer says nothing there
                 named = indistinguishable(found, float("inf") if pairs else sure)
-                best = {e.candidate for e in named}
-                rest = (Ranked(e.candidate, e.explained, e.value, _narrower(e)) for e in found)
-                others += (r for r in rest if r.candidate not in best)
+                best = {e.hypothesis for e in named}
+                rest = (Ranked(e.hypothesis, e.explained, e.value, _narrower(e)) for e in found)
+                others += (r for r in rest if r.hypothesis not in best)
                 return Answer(kind, named, ranking(others), len(tried))
         return Answer(kind, (), ranking(others), len(tried))
 
-    def _said(self, candidate: Candidate, matched: Match, kind: str) -> Explanation | str:
-        """The explanation that a candidate is; what speaks against it, where something does."""
+    def _said(self, hypothesis: Hypothesis, matched: Match, kind: str) -> Explanation | str:
+        """The explanation that a hypothesis is; what speaks against it, where something does."""
         if kind not in matched.reproduced:
             return self._left(matched, kind)
-        if candidate.value and not self._telling[kind]:
+        if hypothesis.value and not self._telling[kind]:
             return "but the error is too near to rounding for a value to be fitted to it"
-        return self._confirm(candidate, kind)
+        return self._confirm(hypothesis, kind)
 
     def _is_telling(self, kind: str) -> bool:
         """Whether a kind is far enough beyond its limit somewhere."""
@@ -132,24 +129,24 @@ class Search:
                     return False
         return True
 
-    def _singles(self, kind: str, scene: Scene, tried: object) -> Iterator[tuple[Candidate, Match]]:
-        candidates = [
-            Candidate.of(mutant)
+    def _singles(self, kind: str, scene: Scene, tried: object) -> Iterator[tuple[Hypothesis, Match]]:
+        hypotheses = [
+            Hypothesis.of(mutant)
             for mutant in self._catalogue
             if self._concerns(mutant.introduced, kind) and (scene.case.cached or not mutant.cached)
         ]
-        yield from self._matched(candidates, scene, kind)
+        yield from self._matched(hypotheses, scene, kind)
 
-    def _fits(self, kind: str, scene: Scene, tried: object) -> Iterator[tuple[Candidate, Match]]:
+    def _fits(self, kind: str, scene: Scene, tried: object) -> Iterator[tuple[Hypothesis, Match]]:
         for mutant in self._free(kind):
             yield from self._fit(mutant, scene, kind)
 
     def _fit(
-        self, mutant: Mutant, scene: Scene, kind: str, below: Candidate = NOTHING
-    ) -> Iterator[tuple[Candidate, Match]]:
-        candidates = fitted(mutant, self._predictor, scene, kind, self._layers, below)
-        for candidate, found in self._matched(candidates, scene, kind):
-            yield candidate, found
+        self, mutant: Mutant, scene: Scene, kind: str, below: Hypothesis = NOTHING
+    ) -> Iterator[tuple[Hypothesis, Match]]:
+        hypotheses = fitted(mutant, self._predictor, scene, kind, self._layers, below)
+        for hypothesis, found in self._matched(hypotheses, scene, kind):
+            yield hypothesis, found
             if kind in found.reproduced:
                 return  # another start would find the same value
 
@@ -158,8 +155,8 @@ class Search:
         return (m for m in self._catalogue if m.free is not None and self._concerns(m.introduced, kind))
 
     def _two_at_once(
-        self, kind: str, scene: Scene, tried: Sequence[tuple[Candidate, Match]]
-    ) -> Iterator[tuple[Candidate, Match]]:
+        self, kind: str, scene: Scene, tried: Sequence[tuple[Hypothesis, Match]]
+    ) -> Iterator[tuple[Hypothesis, Match]]:
         """Pairs of what was tried; those that explain more by themselves come first.
 
         What goes around an operation is fitted anew around the nearest others: its value alone is not its value
@@ -177,32 +174,32 @@ class Search:
                     yield from self._fit(mutant, scene, kind, below)
 
     def _matched(
-        self, candidates: Iterable[Candidate], scene: Scene, kind: str
-    ) -> Iterator[tuple[Candidate, Match]]:
+        self, hypotheses: Iterable[Hypothesis], scene: Scene, kind: str
+    ) -> Iterator[tuple[Hypothesis, Match]]:
         """What comes after this kind is computed for those alone that reproduce it (`_confirm`)."""
-        for candidate in candidates:
-            predicted = self._predictor.predict(candidate, scene, until=kind)
+        for hypothesis in hypotheses:
+            predicted = self._predictor.predict(hypothesis, scene, until=kind)
             if predicted is not None and kind in predicted:
-                yield candidate, self._match(candidate, scene, predicted, kind)
+                yield hypothesis, self._match(hypothesis, scene, predicted, kind)
 
-    def _match(self, candidate: Candidate, scene: Scene, predicted: Mapping[str, np.ndarray], kind: str) -> Match:
-        """The match, with the candidate's own rounding allowed for where that may decide it."""
+    def _match(self, hypothesis: Hypothesis, scene: Scene, predicted: Values, kind: str) -> Match:
+        """The match, with the hypothesis's own rounding allowed for where that may decide it."""
         found = match(scene, predicted, sorts=self._sorts)
         near = found.explained.get(kind, 0.0) > NEAR or (kind in found.overreached)
         if kind in found.reproduced or not near:
             return found
-        exactly = self._predictor.exactly(candidate, scene, until=next(reversed(tuple(predicted))))
+        exactly = self._predictor.exactly(hypothesis, scene, until=next(reversed(tuple(predicted))))
         return found if exactly is None else match(scene, predicted, exactly, self._sorts)
 
-    def _confirm(self, candidate: Candidate, kind: str) -> Explanation | str:
-        """The candidate held against every scene; what speaks against it, where one of them does."""
+    def _confirm(self, hypothesis: Hypothesis, kind: str) -> Explanation | str:
+        """The hypothesis held against every scene; what speaks against it, where one of them does."""
         matches: list[Match] = []
         values: dict[str, str] = {}
         wrong_nowhere: set[str] = set()
         right_layers, right_sorts = False, frozenset[str]()
-        own = self._visible(candidate.introduced)  # no mutant is wrong elsewhere
+        own = self._visible(hypothesis.introduced)  # no mutant is wrong elsewhere
         for scene in self._scenes:
-            here = self._in_stage(candidate, scene, kind)
+            here = self._in_stage(hypothesis, scene, kind)
             place = f"{scene.stage} in case {scene.case.name}"
             last = next((k for k in reversed(tuple(scene.taps)) if k in own), None)
             predicted = self._predictor.predict(here, scene, until=last)
@@ -219,34 +216,34 @@ class Search:
             right_sorts |= found.elsewhere.get(kind, frozenset()) if wrong_here else frozenset()
             if wrong_here or layer_of(scene.stage) is None:
                 matches.append(found)
-            if kind in scene.faulty and _by_layer(candidate) is not None:
+            if kind in scene.faulty and _by_layer(hypothesis) is not None:
                 values[scene.stage] = f"{scene.stage}: {here.value}"
         faulty = frozenset().union(*(m.reproduced | m.unexplained for m in matches))
         kinds = faulty - frozenset().union(*(m.unexplained for m in matches))
         return Explanation(
-            candidate,
+            hypothesis,
             kinds=kinds & own,
-            value=", ".join(values.values()) or candidate.value,
+            value=", ".join(values.values()) or hypothesis.value,
             rms=max(m.rms[k] for m in matches for k in kinds & own & m.reproduced),
             explained=min(m.explained[k] for m in matches for k in kinds & own & m.reproduced),
             beyond=frozenset(wrong_nowhere).union(*(m.overreached | (m.unexplained & own) for m in matches)),
-            every_layer=not right_layers or candidate.layers(self._layers) == self._faulty_layers.get(kind),
+            every_layer=not right_layers or hypothesis.layers(self._layers) == self._faulty_layers.get(kind),
             only=self._sorts[kind] if right_sorts else frozenset(),
             elsewhere=right_sorts,
         )
 
     def _left(self, found: Match, kind: str) -> str:
-        """Why a candidate that explains nearly everything is not the bug."""
+        """Why a hypothesis that explains nearly everything is not the bug."""
         if found.explained.get(kind, 0.0) <= NEAR:
             return ""
         return f"but {found.rms[kind]:.2g} times the noise is left"
 
-    def _in_stage(self, candidate: Candidate, scene: Scene, kind: str) -> Candidate:
-        """The candidate as it is in this scene: a value that is each layer's own is fitted anew."""
-        mutant = _by_layer(candidate)
+    def _in_stage(self, hypothesis: Hypothesis, scene: Scene, kind: str) -> Hypothesis:
+        """The hypothesis as it is in this scene: a value that is each layer's own is fitted anew."""
+        mutant = _by_layer(hypothesis)
         if mutant is None or kind not in scene.faulty:
-            return candidate if scene.case.cached else candidate.in_prompts()
-        return next(fitted(mutant, self._predictor, scene, kind, self._layers), candidate)
+            return hypothesis if scene.case.cached else hypothesis.in_prompts()
+        return next(fitted(mutant, self._predictor, scene, kind, self._layers), hypothesis)
 
     def _wrong_in(self, scene: Scene, kind: str) -> bool:
         """Whether the port is wrong at this kind in this scene's stage, in some case."""
@@ -279,14 +276,14 @@ def _one_of_each(taps: Iterable[Tap]) -> list[Tap]:
     return [tap for own in stages.values() for tap in own if tap.name in chosen]
 
 
-def _by_layer(candidate: Candidate) -> Mutant | None:
-    """The mutant that a candidate is, where every layer has a value of its own."""
-    alone = candidate.mutants[0] if candidate.value and len(candidate.mutants) == 1 else None
+def _by_layer(hypothesis: Hypothesis) -> Mutant | None:
+    """The mutant that a hypothesis is, where every layer has a value of its own."""
+    alone = hypothesis.mutants[0] if hypothesis.value and len(hypothesis.mutants) == 1 else None
     return alone if alone is not None and alone.free is not None and alone.free.by_layer else None
 
 
 def _narrower(explanation: Explanation) -> str:
-    """Why a candidate that reproduces the port is not the first to be named."""
+    """Why a hypothesis that reproduces the port is not the first to be named."""
     if not explanation.every_layer:
         return "but layers are right that with it would not be"
     if explanation.only:

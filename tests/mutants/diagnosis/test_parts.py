@@ -1,4 +1,4 @@
-"""What a diagnosis is made of: distances, fits, candidates, families, the precision that tells."""
+"""What a diagnosis is made of: distances, fits, hypotheses, families, the precision that tells."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
 from harness.golden import CaseEntry
 from harness.mutants.catalogue import CATALOGUE
-from harness.mutants.diagnosis.candidate import Candidate
 from harness.mutants.diagnosis.fit import at, gauss_newton
+from harness.mutants.diagnosis.hypothesis import Hypothesis
 from harness.mutants.diagnosis.lines import ROOT, right_line
 from harness.mutants.diagnosis.match import match, share
 from harness.mutants.diagnosis.observation import Observation
@@ -111,7 +111,7 @@ def test_a_fit_without_a_slope_stays_where_it_began():
 
 def test_mutants_of_one_operation_cannot_be_planted_together():
     interleaved, backwards, theta = (
-        Candidate.of(BY_ID[i]) for i in ("rope_interleaved", "rope_backwards", "theta_1e4")
+        Hypothesis.of(BY_ID[i]) for i in ("rope_interleaved", "rope_backwards", "theta_1e4")
     )
     assert interleaved.together(backwards) is None
     assert theta.together(theta) is None
@@ -179,7 +179,7 @@ def test_at_the_value_of_the_catalogue_it_is_the_catalogues_mutant(predictor, mu
     scene = stage(predictor, "embed" if mutant == "embed_scaled" else "layers.1")
     with in_force("float64"):
         ours = predictor.predict(at(BY_ID[mutant], value), scene)
-        theirs = predictor.predict(Candidate.of(BY_ID[mutant]), scene)
+        theirs = predictor.predict(Hypothesis.of(BY_ID[mutant]), scene)
     assert set(ours) == set(scene.taps)
     for kind, expected in theirs.items():
         np.testing.assert_allclose(ours[kind], expected, rtol=1e-9, atol=1e-12, err_msg=kind)
@@ -189,7 +189,7 @@ def test_at_the_value_of_the_catalogue_it_is_the_catalogues_mutant(predictor, mu
     "case", ["one-to-five", "decode", "chunked", "batch-left", "batch-decode", "offset", "longest"]
 )
 def test_the_right_decoder_on_the_bench_is_the_golden(predictor, case):
-    right = Candidate((), ())
+    right = Hypothesis((), ())
     with in_force("float64"):
         for name in ("embed", "layers.0", "layers.3", "head"):
             scene = stage(predictor, name, case)
@@ -205,12 +205,12 @@ def test_a_mutant_that_does_not_fit_the_model_predicts_nothing(predictor):
 
     change = changed("gate", by=np.transpose)
     with in_force("float64"):
-        assert predictor.predict(Candidate((), (change,)), stage(predictor, "layers.0")) is None
+        assert predictor.predict(Hypothesis((), (change,)), stage(predictor, "layers.0")) is None
 
 
 def test_nothing_is_computed_beyond_the_tap_that_is_wanted(predictor):
     with in_force("float64"):
-        found = predictor.predict(Candidate((), ()), stage(predictor, "layers.0"), until="q_rope")
+        found = predictor.predict(Hypothesis((), ()), stage(predictor, "layers.0"), until="q_rope")
     assert set(found) == {"attn_norm", "q", "k", "v", "q_rope"}
 
 
@@ -256,7 +256,7 @@ def test_the_architecture_of_the_embedded_checkpoint_has_square_projections(chec
 def test_no_second_bug_explains_what_one_leaves_in_rounding(monkeypatch, precision, paired):
     explained = {"causal_missing": 0.99998, "mask_added_as_bool": 0.54, "padding_inverted": 0.5}
     tried = [
-        (Candidate.of(BY_ID[name]), SimpleNamespace(explained={"probs": share}))
+        (Hypothesis.of(BY_ID[name]), SimpleNamespace(explained={"probs": share}))
         for name, share in explained.items()
     ]
     monkeypatch.setattr(Search, "_matched", lambda self, pairs, scene, kind: ((pair, None) for pair in pairs))

@@ -8,8 +8,8 @@ import pytest
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis import facts
 from harness.mutants.diagnosis.answer import Ranked, ranking
-from harness.mutants.diagnosis.candidate import Candidate
 from harness.mutants.diagnosis.fit import at
+from harness.mutants.diagnosis.hypothesis import Hypothesis
 
 BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 FREE = [mutant for mutant in CATALOGUE if mutant.free]
@@ -28,13 +28,13 @@ def test_the_formula_of_a_fitted_value_has_that_value(mutant):
 
 
 def test_a_value_of_the_catalogue_has_the_catalogues_words():
-    assert Candidate.of(BY_ID["theta_1e4"]).wrong == (BY_ID["theta_1e4"].wrong,)
+    assert Hypothesis.of(BY_ID["theta_1e4"]).wrong == (BY_ID["theta_1e4"].wrong,)
     assert at(BY_ID["theta_1e4"], 1000.0).wrong == ("theta = 1000",)
 
 
 def near(explained, *ids):
     mutants = tuple(BY_ID[name] for name in ids)
-    return Ranked(Candidate(mutants, tuple(m.change for m in mutants)), explained, "")
+    return Ranked(Hypothesis(mutants, tuple(m.change for m in mutants)), explained, "")
 
 
 def test_two_at_once_are_near_where_they_explain_most_and_more_than_one_of_them():
@@ -42,7 +42,7 @@ def test_two_at_once_are_near_where_they_explain_most_and_more_than_one_of_them(
     noise = near(0.41, "scale_missing", "padding_seen")  # what the first explains alone
     weak = near(0.45, "causal_missing", "softmax_sink")  # less than most of it
     both = near(0.95, "scale_missing", "causal_missing")
-    assert [r.candidate.ids for r in ranking([single, noise, weak, both])] == [
+    assert [r.hypothesis.ids for r in ranking([single, noise, weak, both])] == [
         ("scale_missing", "causal_missing"),
         ("scale_missing",),
     ]

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from harness.mutants.mutant import (
-    Change,
-    Mutant,
-    OperationChange,
-)
+from harness.mutants.mutant import Change, Mutant, OperationChange
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class Hypothesis:
     """Mutants, and how they are planted here.
 
     Attributes:
@@ -28,7 +24,7 @@ class Candidate:
     wrong: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, mutant: Mutant) -> Candidate:
+    def of(cls, mutant: Mutant) -> Hypothesis:
         return cls((mutant,), (mutant.change,), wrong=(mutant.wrong,))
 
     @property
@@ -43,7 +39,7 @@ class Candidate:
         """The layers in which the catalogue has it."""
         return frozenset().union(*(mutant.in_layers(count) for mutant in self.mutants))
 
-    def in_prompts(self) -> Candidate:
+    def in_prompts(self) -> Hypothesis:
         """What of it there is without a cache."""
         kept = [n for n, mutant in enumerate(self.mutants) if not mutant.cached]
         if len(kept) == len(self.mutants):
@@ -52,7 +48,7 @@ class Candidate:
             self, mutants=tuple(self.mutants[n] for n in kept), changes=tuple(self.changes[n] for n in kept)
         )
 
-    def together(self, other: Candidate) -> Candidate | None:
+    def together(self, other: Hypothesis) -> Hypothesis | None:
         """Both at once; None where they replace the same operation, or are one mutant."""
         operations = [c for c in (*self.changes, *other.changes) if isinstance(c, OperationChange)]
         fields = [set(c.formulas()) for c in operations]
@@ -61,4 +57,7 @@ class Candidate:
             return None
         value = ", ".join(filter(None, (self.value, other.value)))
         wrong = (*self.wrong, *other.wrong)
-        return Candidate((*self.mutants, *other.mutants), (*self.changes, *other.changes), value, wrong)
+        return Hypothesis((*self.mutants, *other.mutants), (*self.changes, *other.changes), value, wrong)
+
+
+NOTHING = Hypothesis((), ())
