@@ -148,7 +148,9 @@ class StageTrial:
             return {}
 
         def entering(call: int) -> Array:
-            return self._bench.goes_on(batch, call, one.residual, self._entering[index][call])
+            # At padding nothing is recorded. It is the same for all mutants, but for those that may see it.
+            own = (one.exact and one.hidden) or self._entering
+            return self._bench.goes_on(batch, call, one.residual, own[index][call])
 
         def tap(call: int, name: str, value: Array) -> Array:
             if name not in self._taps or not batch.recorded(name):
