@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Num
 
-from harness.architecture import Config, architecture_of
+from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.mutants.batches import CaseBatch
 from harness.mutants.exact import at_exact_lengths
@@ -36,6 +37,11 @@ from harness.run.weights import Weights
 
 KEPT_BYTES = 256 * 2**20  # two layers of a 0.5B in bfloat16, or all of a small model
 EMBED, HEAD = "embed", "head"
+# Options of an architecture that change what is computed, and not with which parameters.
+ARITHMETIC = (
+    *("ropes", "windows", "scale", "activation", "score_cap", "logit_cap"),
+    *("embed_scale", "residual_scale", "logit_scale"),
+)
 CallTap = Callable[[int, str, jax.Array], jax.Array]
 Entering = Callable[[int], Array]
 
@@ -132,8 +138,8 @@ class Bench:
         if stage not in self._parameters:
             self._parameters[stage] = _read(self.right, stage)
         right = self._parameters[stage]
-        usual = type(decoder.weights) is Weights and decoder.arch == self.arch
-        return right if usual else _shared(_read(decoder, stage), right)
+        alike = type(decoder.weights) is Weights and _with_parameters_of(self.arch, decoder.arch) == self.arch
+        return right if alike else _shared(_read(decoder, stage), right)
 
     def run(
         self,
@@ -237,6 +243,16 @@ class Bench:
 
 def _as_they_are(operations: Operations) -> Operations:
     return operations
+
+
+def _with_parameters_of(right: Architecture, arch: Architecture) -> Architecture:
+    """An architecture with all of the right one that says nothing about parameters."""
+    norms = {
+        name: replace(own, eps=theirs.eps)
+        for name in ("norm", "qk_norm")
+        if (own := getattr(arch, name)) and (theirs := getattr(right, name))
+    }
+    return replace(arch, **{name: getattr(right, name) for name in ARITHMETIC}, **norms)
 
 
 def _read(decoder: Decoder, stage: str) -> Any:
