@@ -91,9 +91,9 @@ def test_a_value_of_the_catalogue_is_the_catalogues_mutant(recorded, mutant, sym
         source = GoldenSource(golden, "float64")
         everything = frozenset(tap.kind for tap in source.taps.values())
         predictor = Predictor(source, checkpoint, read_config(checkpoint), everything)
-        scene = stage(predictor, "layers.1", "some")
-        ours = predictor.predict(at(BY_ID[mutant], value), scene)
-        theirs = predictor.predict(Hypothesis.of(BY_ID[mutant]), scene)
-    assert set(ours) == set(scene.taps)
+        replay = stage(predictor, "layers.1", "some")
+        ours = predictor.predict(at(BY_ID[mutant], value), replay)
+        theirs = predictor.predict(Hypothesis.of(BY_ID[mutant]), replay)
+    assert set(ours) == set(replay.taps)
     for kind, expected in theirs.items():
         np.testing.assert_allclose(ours[kind], expected, rtol=1e-9, atol=1e-12, err_msg=kind)

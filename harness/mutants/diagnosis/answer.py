@@ -20,7 +20,7 @@ class Explanation:
     """A hypothesis that reproduces the port.
 
     Attributes:
-        kinds: the faulty kinds that it reproduces in every scene.
+        kinds: the faulty kinds that it reproduces in every replay.
         value: the hypothesis's value, layer by layer where every layer has its own.
         rms: the port's largest distance from it there, in noise multiples.
         explained: the smallest share of the port's squared error that it explains there.

@@ -15,7 +15,7 @@ from harness.mutants.diagnosis.lines import right_line
 from harness.mutants.diagnosis.observe import COMFORTABLE, observe, plan, representatives
 from harness.mutants.diagnosis.precision import telling, wrong_kinds
 from harness.mutants.diagnosis.prediction import Predictor
-from harness.mutants.diagnosis.scene import FAULTY, Scene
+from harness.mutants.diagnosis.replay import FAULTY, StageReplay
 from harness.mutants.diagnosis.search import NEAR, Search
 from harness.report.contract import nothing_compared
 from harness.report.diagnosis import Diagnosis, Operation, Suspect
@@ -49,14 +49,14 @@ class ReplayedPort:
     Attributes:
         report: of the check, judged.
         precision: at which the port's values are compared with the mutants'.
-        scenes: what it did there.
+        replays: what it did there.
         cases: in which.
     """
 
     checker: Checker
     report: Report
     precision: str
-    scenes: tuple[Scene, ...]
+    replays: tuple[StageReplay, ...]
     cases: tuple[CaseEntry, ...]
 
 
@@ -149,7 +149,7 @@ def replayed_again(
 
 
 def searching(port: ReplayedPort, thorough: bool = True) -> Search:
-    """The search for what the port did in the port's scenes.
+    """The search for what a port did in its replays.
 
     Args:
         thorough: also free values and pairs; otherwise the catalogue as it is.
@@ -167,7 +167,7 @@ def searching(port: ReplayedPort, thorough: bool = True) -> Search:
             Predictor(
                 source, checker.checkpoint, checker.config, replaced, earlier=frozenset(declared.earlier_only)
             ),
-            port.scenes,
+            port.replays,
             {kind: frozenset(found) for kind, found in layers.items()},
             architecture_of(checker.config).layers,
             frozenset(declared.without),
@@ -179,7 +179,7 @@ def answers(port: ReplayedPort, search: Search, progress: Progress = SILENT) -> 
     """The search's answer for each wrong operation, in data-flow order."""
     wrong = wrong_kinds(port.report.results, port.precision)
     in_order = dict.fromkeys(map(kind_of, port.report.taps))
-    todo = [k for k in in_order if k in wrong and any(k in scene.faulty for scene in port.scenes)]
+    todo = [k for k in in_order if k in wrong and any(k in replay.faulty for replay in port.replays)]
     while todo:
         progress.begin(f"{port.precision}: {len(todo)} wrong taps to explain, first {todo[0]}")
         with in_force(port.precision):
@@ -196,7 +196,7 @@ def operation(port: ReplayedPort, answer: Answer) -> Operation:
         kinds=kinds,
         taps=tuple(tap for tap in port.report.introduced if kind_of(tap) in kinds),
         precision=port.precision,
-        facts=tuple(about_the_kind(port.report, answer.kind, port.scenes)),
+        facts=tuple(about_the_kind(port.report, answer.kind, port.replays)),
         named=tuple(_named(explanation, port, kinds) for explanation in answer.named),
         others=tuple(_suspect(other, (answer.kind,), remark=other.reason or None) for other in answer.others),
         tried=answer.tried,

@@ -74,7 +74,7 @@ def _looks_like(
     """
     with Checker(golden, checkpoint, spec, question, load=load) as checker:
         port = replayed_again(checker, report, precision, MOST_TOKENS)
-        if not port.scenes:
+        if not port.replays:
             return None
         found = [operation(port, a) for a in answers(port, searching(port, thorough=False))]
     told = [

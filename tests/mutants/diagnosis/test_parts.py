@@ -20,7 +20,7 @@ from harness.mutants.diagnosis.match import match, share
 from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.precision import hard_coded, telling
 from harness.mutants.diagnosis.prediction import Predictor
-from harness.mutants.diagnosis.scene import Scene, stage_of
+from harness.mutants.diagnosis.replay import StageReplay, stage_of
 from harness.mutants.diagnosis.search import Search
 from harness.mutants.planting import decoder_with
 from harness.mutants.remembered import Memory, remembering
@@ -83,8 +83,8 @@ def test_the_share_of_an_error_that_is_explained(left, whole, part):
 
 def test_a_match_tells_reproduced_from_unexplained_and_overreached():
     wrong, right = seen(TRUTH + 1), seen(TRUTH)
-    scene = Scene(CASE, "layers.0", {"gate": wrong, "up": wrong, "act": right, "mlp_out": right})
-    found = match(scene, {"gate": TRUTH + 1, "up": TRUTH + 2, "act": TRUTH + 1, "mlp_out": TRUTH})
+    replay = StageReplay(CASE, "layers.0", {"gate": wrong, "up": wrong, "act": right, "mlp_out": right})
+    found = match(replay, {"gate": TRUTH + 1, "up": TRUTH + 2, "act": TRUTH + 1, "mlp_out": TRUTH})
     assert found.reproduced == {"gate"}
     assert found.unexplained == {"up"}
     assert found.overreached == {"act"}
@@ -93,8 +93,8 @@ def test_a_match_tells_reproduced_from_unexplained_and_overreached():
 
 
 def test_another_shape_than_the_ports_explains_nothing():
-    scene = Scene(CASE, "layers.0", {"gate": seen(TRUTH + 1)})
-    assert match(scene, {"gate": TRUTH[:, :2]}).unexplained == {"gate"}
+    replay = StageReplay(CASE, "layers.0", {"gate": seen(TRUTH + 1)})
+    assert match(replay, {"gate": TRUTH[:, :2]}).unexplained == {"gate"}
 
 
 def test_gauss_newton_finds_one_unknown_to_the_last_digits():
@@ -158,7 +158,7 @@ def predictor(golden_path, checkpoint):
 
 
 def stage(predictor, name, case="one-to-five"):
-    """A scene in which the port is right: its values are the golden's."""
+    """A replay in which the port is right: its values are the golden's."""
     source = predictor.source
     entry = next(c for c in source.golden.manifest.cases if c.name == case)
 
@@ -170,17 +170,17 @@ def stage(predictor, name, case="one-to-five"):
         return Observation(compared, "float64", limit("float64"))
 
     taps = [tap for tap in source.taps.values() if stage_of(tap) == name and tap.name in entry.taps]
-    return Scene(entry, name, {tap.kind: observed(tap) for tap in taps})
+    return StageReplay(entry, name, {tap.kind: observed(tap) for tap in taps})
 
 
 @pytest.mark.parametrize(("mutant", "symbol", "value"), OWN_VALUES, ids=lambda x: str(x))
 def test_at_the_value_of_the_catalogue_it_is_the_catalogues_mutant(predictor, mutant, symbol, value):
     assert BY_ID[mutant].free.symbol == symbol
-    scene = stage(predictor, "embed" if mutant == "embed_scaled" else "layers.1")
+    replay = stage(predictor, "embed" if mutant == "embed_scaled" else "layers.1")
     with in_force("float64"):
-        ours = predictor.predict(at(BY_ID[mutant], value), scene)
-        theirs = predictor.predict(Hypothesis.of(BY_ID[mutant]), scene)
-    assert set(ours) == set(scene.taps)
+        ours = predictor.predict(at(BY_ID[mutant], value), replay)
+        theirs = predictor.predict(Hypothesis.of(BY_ID[mutant]), replay)
+    assert set(ours) == set(replay.taps)
     for kind, expected in theirs.items():
         np.testing.assert_allclose(ours[kind], expected, rtol=1e-9, atol=1e-12, err_msg=kind)
 
@@ -192,10 +192,10 @@ def test_the_right_decoder_on_the_bench_is_the_golden(predictor, case):
     right = Hypothesis((), ())
     with in_force("float64"):
         for name in ("embed", "layers.0", "layers.3", "head"):
-            scene = stage(predictor, name, case)
-            predicted = predictor.predict(right, scene)
-            assert set(predicted) == set(scene.taps), name
-            found = match(scene, predicted)
+            replay = stage(predictor, name, case)
+            predicted = predictor.predict(right, replay)
+            assert set(predicted) == set(replay.taps), name
+            found = match(replay, predicted)
             assert not found.overreached, name
 
 
@@ -259,10 +259,10 @@ def test_no_second_bug_explains_what_one_leaves_in_rounding(monkeypatch, precisi
         (Hypothesis.of(BY_ID[name]), SimpleNamespace(explained={"probs": share}))
         for name, share in explained.items()
     ]
-    monkeypatch.setattr(Search, "_matched", lambda self, pairs, scene, kind: ((pair, None) for pair in pairs))
+    monkeypatch.setattr(Search, "_matched", lambda self, pairs, replay, kind: ((pair, None) for pair in pairs))
     monkeypatch.setattr(Search, "_free", lambda self, kind: ())
-    scene = SimpleNamespace(taps={"probs": SimpleNamespace(precision=precision)})
-    pairs = [pair.ids for pair, _ in object.__new__(Search)._two_at_once("probs", scene, tried)]
+    replay = SimpleNamespace(taps={"probs": SimpleNamespace(precision=precision)})
+    pairs = [pair.ids for pair, _ in object.__new__(Search)._two_at_once("probs", replay, tried)]
     assert pairs and any("causal_missing" in ids for ids in pairs) is paired
 
 

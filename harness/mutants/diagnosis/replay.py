@@ -33,7 +33,7 @@ def sort_of(case: CaseEntry, call: int = 0) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class StageReplay:
     """The port at one stage of one case: all the taps that it exposes there, in data-flow order.
 
     Attributes:
@@ -82,7 +82,7 @@ class Scene:
             sort_of(self.case, call) for call in self.calls if where[:, self.segment(tap, call)].any()
         )
 
-    def call(self, kind: str) -> Scene:
+    def call(self, kind: str) -> StageReplay:
         """The first call in which a kind is wrong, by itself: in replay no call depends on what came before it."""
         tap, wrong = self.taps[kind].tap, self.taps[kind].from_golden.beyond
         first = next(call for call in self.calls if wrong[:, self.segment(tap, call)].any())
