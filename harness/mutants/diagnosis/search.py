@@ -1,8 +1,8 @@
 """From what a port did to the bug that does the same: one mutant, one with another value, or two at once.
 
 A name is given only where a hypothesis computes, within the noise, what the port computes, in every replay in
-which that tap is wrong, and is right wherever the port is: in other cases, layers, and calls of the same sort. Where
-the port is right in all calls of a sort the hypothesis is held to be in the others alone, and that is said.
+which that tap is wrong, and is right wherever the port is: in other cases, layers, and calls of the same sort.
+Where the port is right in all calls of a sort the hypothesis is held to be in the others alone, and that is said.
 """
 
 from __future__ import annotations
