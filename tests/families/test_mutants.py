@@ -8,13 +8,12 @@ import pytest
 
 from harness.architecture import architecture_of
 from harness.mutants.applies import not_here
-from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.catalogue import BY_ID, CATALOGUE
 from harness.mutants.needs import of_architecture
 from harness.record.families import CONFIGS, config
 from tests.families import tiny
 from tests.mutants.diagnosis.test_parts import OPTIONS_OF_OTHERS
 
-BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 HERE = {
     "llama3": {"rope_scaling_ignored", "rope_bands_swapped", "rope_interleaved", "norm_plus_one", "head_tied"}
     | {"sequential_as_parallel", "pre_norms_as_post", "residual_from_norm", "qkv_split_by_head"},

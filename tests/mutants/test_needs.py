@@ -10,13 +10,12 @@ from safetensors.numpy import load_file, save_file
 
 from harness.architecture import read_config
 from harness.mutants.applies import not_here
-from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.catalogue import BY_ID
 from harness.mutants.judgement import Facts, judge
 from harness.mutants.needs import CaseFacts, case_facts, model_facts
 from harness.mutants.runs import Deviation, MutantRun
 from harness.store import open_golden
 
-BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 LONG = CaseFacts("long", tokens=40, furthest=39, padded_left=False, counted=True)
 
 

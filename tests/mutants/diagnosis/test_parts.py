@@ -12,7 +12,7 @@ import pytest
 from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
 from harness.golden import CaseEntry
-from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.catalogue import BY_ID, CATALOGUE
 from harness.mutants.diagnosis.fit import at, gauss_newton
 from harness.mutants.diagnosis.hypothesis import Hypothesis
 from harness.mutants.diagnosis.lines import ROOT, right_line
@@ -34,7 +34,6 @@ from harness.store import open_golden
 from harness.taps import Tap
 from harness.tolerances import limit
 
-BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 CASE = CaseEntry("a", "prompt", "a", "why", (), "ops", (1, 4), ("layers.0.act",))
 TRUTH = np.random.default_rng(0).normal(size=(1, 4, 8))
 

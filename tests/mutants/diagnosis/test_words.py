@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.catalogue import BY_ID, CATALOGUE
 from harness.mutants.diagnosis import facts
 from harness.mutants.diagnosis.answer import Ranked, ranking
 from harness.mutants.diagnosis.fit import at
 from harness.mutants.diagnosis.hypothesis import Hypothesis
 
-BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 FREE = [mutant for mutant in CATALOGUE if mutant.free]
 
 
