@@ -6,12 +6,11 @@ from harness.architecture import Architecture, Config, difference
 from harness.errors import CheckpointError
 from harness.families.graph import kinds_in
 from harness.families.options import Experts
-from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, OptionChange
+from harness.mutants.mutant import ROTATED, ConfigChange, Mutant, OperationChange, OptionChange
 from harness.mutants.needs import ModelFacts
 from harness.run.arithmetic import operations_of
 from harness.run.operations import OPERATIONS
 
-ROTATED = frozenset({"q_rope", "k_rope", "k_pe_rope"})
 OF_HEADS = frozenset({"repeat_k", "repeat_v", "write_k", "write_v", "grow_q", "grow_k", "norm_then_turn"})
 OF_LATENTS = frozenset({"q_latent_norm", "kv_latent_norm", "split_kv", "join_key", "write_latent", "write_k_pe"})
 OF_EXPERTS = frozenset(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.free import Wrapping, around_of, capping, decades, forms, times
+from harness.mutants.mutant import FreeValue, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import FINE, GROUPED, PAIR, SEVERAL_KV_HEADS
 from harness.run.operations import Heads, Probs, context, probabilities, scores, wide
 
@@ -29,8 +32,9 @@ def _scaled_by_hidden(q: Heads, k: Heads) -> Probs:
     return _unscaled(q, k) * (q.shape[-2] * q.shape[-1]) ** -0.5
 
 
-def _softcapped(q: Heads, k: Heads) -> Probs:
-    return 50 * jnp.tanh(scores(q, k) / 50)
+def _rescaled(value: float) -> Wrapping:
+    """The usual scale taken back, and another one in its place, whatever else is done to the scores."""
+    return lambda inner: lambda q, k: times(inner(q, k), value * q.shape[-1] ** 0.5)
 
 
 def _tiled(x: KeyValue, groups: int) -> Heads:
@@ -66,11 +70,15 @@ def _clipped(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
     return jnp.clip(probabilities(scores, allowed, *sinks), 1e-9, 1 - 1e-9)
 
 
-def _with_sink(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
-    extended = jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (0, 1)))
-    return probabilities(extended, jnp.pad(allowed, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=True))[
-        ..., :-1
-    ]
+def _with_sink(value: float) -> OperationChange:
+    """One more key, whose score is `value`, that gives nothing."""
+
+    def softmax(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
+        edge = ((0, 0), (0, 0), (0, 0), (0, 1))
+        extended = jnp.pad(scores, edge, constant_values=value)
+        return probabilities(extended, jnp.pad(allowed, edge, constant_values=True))[..., :-1]
+
+    return OperationChange({"probabilities": softmax})
 
 
 def _narrow(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
@@ -79,6 +87,28 @@ def _narrow(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
         one = jnp.broadcast_to(own[:, None, None].astype(y.dtype), (*y.shape[:-1], 1))
         y = jnp.concatenate([y, one], axis=-1)
     return jax.nn.softmax(y, axis=-1)[..., : scores.shape[-1]].astype(scores.dtype)
+
+
+def _by_hand(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
+    y = jnp.where(allowed, scores.astype(jnp.bfloat16), jnp.finfo(jnp.bfloat16).min)
+    power = jnp.exp(y - y.max(axis=-1, keepdims=True))
+    return (power / power.sum(axis=-1, keepdims=True)).astype(scores.dtype)
+
+
+def _short(x: Array) -> Array:
+    return x.astype(jnp.bfloat16).astype(x.dtype)
+
+
+def _softmax(formula: Callable[..., Probs]) -> OperationChange:
+    return OperationChange({"probabilities": formula})
+
+
+NARROW = forms(
+    scores_alone=_softmax(lambda scores, *more: probabilities(_short(scores), *more)),
+    probabilities_alone=_softmax(lambda *args: _short(probabilities(*args))),
+    scores_and_probabilities=_softmax(lambda scores, *more: _short(probabilities(_short(scores), *more))),
+    exp_over_sum=_softmax(_by_hand),
+)
 
 
 def _with_dropout(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
@@ -95,6 +125,7 @@ MUTANTS = (
         right=SCALED,
         introduced=kinds("probs"),
         change=OperationChange({"scores": _unscaled}),
+        free=FreeValue("scale =", around_of("scores", _rescaled), decades(-3, 2), "{} q . k"),
         needs=(PAIR,),
         seen=("https://github.com/mlc-ai/mlc-llm/pull/3426", "https://github.com/jax-ml/jax/issues/19450"),
     ),
@@ -124,7 +155,8 @@ MUTANTS = (
         wrong="50 tanh(q . k / sqrt(head_dim) / 50), as in Gemma 2",
         right=SCALED,
         introduced=kinds("probs"),
-        change=OperationChange({"scores": _softcapped}),
+        change=OperationChange({"scores": capping(50.0)(scores)}),
+        free=FreeValue("cap =", around_of("scores", capping), decades(0, 3), "{0} tanh(s / {0})"),
         needs=(PAIR,),
         seen=(
             "https://github.com/sgl-project/sglang/issues/33915",
@@ -195,7 +227,8 @@ MUTANTS = (
         wrong="exp(s) / (1 + sum(exp(s))): a slot of zeros, or a sink, that this model does not have",
         right=SOFTMAX,
         introduced=kinds("probs"),
-        change=OperationChange({"probabilities": _with_sink}),
+        change=_with_sink(0.0),
+        free=FreeValue("sink =", _with_sink, (-4.0, -2.0, 0.0, 2.0, 4.0), "exp(s) / (exp({}) + sum(exp(s)))"),
         seen=(
             "https://github.com/vllm-project/vllm-metal/pull/550",
             "https://github.com/jax-ml/jax/issues/30964",
@@ -215,6 +248,7 @@ MUTANTS = (
         right="in float32 or wider",
         introduced=kinds("probs"),
         change=NumericsChange({"probabilities": _narrow}),
+        free=NARROW,
         needs=(PAIR,),
         seen=("https://github.com/osaurus-ai/osaurus/pull/1501", "https://github.com/apple/axlearn/pull/18"),
     ),

@@ -8,22 +8,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from harness import embedded
-from harness.architecture import architecture_of
 from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.mutants.applies import not_here
 from harness.mutants.batches import batches
-from harness.mutants.cached import run_cached
-from harness.mutants.catalogue import FAMILIES
+from harness.mutants.bench import Bench
+from harness.mutants.catalogue import TOPICS
 from harness.mutants.cover import smallest_cover
 from harness.mutants.criteria import CRITERIA, says_no
 from harness.mutants.generated import write_on
 from harness.mutants.judgement import Facts, judge, not_planted
-from harness.mutants.mutant import Mutant, OperationChange
+from harness.mutants.mutant import Mutant
 from harness.mutants.needs import case_facts, model_facts
+from harness.mutants.runs import MutantRun, Trial
 from harness.mutants.sanity import RIGHT
-from harness.mutants.subject import Subject, Trial
-from harness.mutants.trial import Bench, run_trial
+from harness.mutants.trial import run_trial
 from harness.report.audit_document import BLIND, GREEDY, Audit, AuditedMutant, AuditResult, Score, is_blind
 from harness.report.document import LimitEntry
 from harness.run import precision as precisions
@@ -61,7 +60,7 @@ def audit(
     checkpoint: Path | None = None,
     question: AuditQuestion = STANDARD,
     *,
-    catalogue: Catalogue = FAMILIES,
+    catalogue: Catalogue = TOPICS,
     progress: Progress = SILENT,
 ) -> Audit:
     """Plant every mutant in the built-in decoder and check it against a golden.
@@ -91,28 +90,27 @@ def audit(
         refuse_without_logits(golden.path, cases)
         weights = checkpoint or embedded.checkpoint_beside(str(golden_path), golden.manifest.model.id)
         config = preflight(golden, weights, cases)
-        arch = architecture_of(config)
         facts = Facts([case_facts(golden, entry) for entry in cases], model_facts(weights, config))
         whole = [case for case in cases if not case.cached]
         stepped = [case for case in cases if case.cached and not case.generated]
         generated = [case for case in cases if case.generated]
-        bench = Bench(weights, config, batches(golden, whole), arch.layers)
 
         def compared(precision: str, mutants: Sequence[Mutant]) -> Iterator[Trial]:
-            for part, exact in _by_machinery(mutants):
-                source = GoldenSource(golden, precision, keep=sys.maxsize)
-                yield run_trial(bench, source, asked.limit(precision), part, exact, progress)
+            bench = Bench(GoldenSource(golden, precision, keep=sys.maxsize), weights, config)
             through_cache = [mutant for mutant in mutants if mutant.cached]
+            at_once = [mutant for mutant in mutants if not mutant.cached]
+            if at_once:
+                yield run_trial(bench, batches(golden, whole), asked.limit(precision), at_once, progress)
             if through_cache and stepped:
-                yield run_cached(golden_path, weights, stepped, precision, through_cache, progress)
+                yield run_trial(bench, batches(golden, stepped), asked.limit(precision), through_cache, progress)
             elif through_cache:
-                yield Trial(Subject(RIGHT, []), [Subject(mutant, []) for mutant in through_cache], 0)
+                yield Trial(MutantRun(RIGHT), [MutantRun(mutant) for mutant in through_cache], 0)
 
         def trials(precision: str, mutants: Sequence[Mutant]) -> list[Trial]:
             found = list(compared(precision, mutants))
             if found and generated:
-                subjects = [found[0].right, *(one for trial in found for one in trial.subjects)]
-                write_on(golden, weights, config, generated, precision, subjects, progress)
+                runs = [found[0].right, *(one for trial in found for one in trial.mutants)]
+                write_on(golden, weights, config, generated, precision, runs, progress)
             return found
 
         ran = {precision: _run(trials, precision, chosen, facts) for precision in question.precisions}
@@ -175,7 +173,7 @@ def _run(
     no_bug = {m.id: reason for m in chosen.values() if (reason := not_here(m, facts.model))}
     trials = trials_of(precision, [mutant for name, mutant in chosen.items() if name not in no_bug])
     found = {name: not_planted(precision, reason) for name, reason in no_bug.items()}
-    for one in (one for trial in trials for one in trial.subjects):
+    for one in (one for trial in trials for one in trial.mutants):
         found[one.mutant.id] = judge(one, precision, facts)
     with precisions.in_force(precision) as in_force:
         return _Ran(found, _score(list(found.values()), trials), asdict(in_force))
@@ -198,19 +196,6 @@ def select_mutants(catalogue: Catalogue, patterns: Sequence[str]) -> dict[str, M
     return {name: everything[name] for name in chosen}
 
 
-def _by_machinery(mutants: Sequence[Mutant]) -> Iterator[tuple[list[Mutant], bool]]:
-    """Of those that a single call shows: the mutants that padding cannot touch, and those for which masks are
-    computed at exact lengths."""
-
-    def exact(mutant: Mutant) -> bool:
-        return isinstance(mutant.change, OperationChange) and mutant.change.unmasks
-
-    for needed in (False, True):
-        part = [mutant for mutant in mutants if not mutant.cached and exact(mutant) == needed]
-        if part:
-            yield part, needed
-
-
 def _catches(
     cases: Sequence[str], results: Mapping[str, Sequence[AuditResult]]
 ) -> dict[str, frozenset[tuple[str, ...]]]:
@@ -229,7 +214,7 @@ def _catches(
 
 def _score(results: Sequence[AuditResult], trials: Sequence[Trial]) -> Score:
     visible = [result for result in results if result.outcome in (*BLIND, "caught")]
-    right = [sight for trial in trials for sight in trial.right.sights]
+    right = [seen for trial in trials for seen in trial.right.deviations]
     figures = [figure for trial in trials for figure in trial.right.logits.values()]
     written = [one for trial in trials for one in trial.right.generations]
     criteria = (*CRITERIA, GREEDY) if written else CRITERIA
@@ -241,7 +226,7 @@ def _score(results: Sequence[AuditResult], trials: Sequence[Trial]) -> Score:
         refused=sum(result.outcome == "refused" for result in results),
         criteria={name: sum(name in result.criteria for result in visible) for name in criteria},
         false_alarms=says_no(figures, written),
-        right=max((sight.margin for sight in right), default=0.0),
+        right=max((seen.margin for seen in right), default=0.0),
         comparisons=len(right),
         forced=sum(trial.forced for trial in trials),
     )

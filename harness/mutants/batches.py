@@ -1,7 +1,7 @@
 """Cases side by side in few arrays, padded on the right, so that a mutant is run once and not once per case.
 
-What padding could change is kept from it: see `exact`. The clean port goes through the same batches, and an audit
-is refused where it does not pass.
+What padding could change is kept from it: see `exact`. A case with a KV cache is a batch of its own, in several
+calls. The right decoder goes through the same batches, and an audit is refused where it does not pass.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Int, Num
+from jaxtyping import Array, Bool, Int, Num
 
 from harness.golden import CaseEntry
 from harness.run.padding import PADDED_DIMS
+from harness.run.sequences import filled
 from harness.store import Golden
 from harness.taps import Tap
 
@@ -38,11 +40,13 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class CaseBatch:
     """Cases padded to one length.
 
     Attributes:
         lengths: of each row, before it was padded.
+        spans: the tokens of each call; one call of all tokens where there is no cache.
+        cached: whether calls go through a KV cache.
     """
 
     cases: tuple[Rows, ...]
@@ -50,6 +54,14 @@ class Batch:
     positions: Int[np.ndarray, "batch position"]
     mask: Bool[np.ndarray, "batch position"]
     lengths: tuple[int, ...]
+    spans: tuple[slice, ...]
+    cached: bool = False
+
+    def inputs(self, call: int) -> tuple[Array, Array, Array]:
+        """Token ids and positions of one call, and the mask: of all slots that a cache has by then."""
+        span = self.spans[call]
+        ids, positions = (jax.device_put(one[:, span]) for one in (self.input_ids, self.positions))
+        return ids, positions, filled(self.mask, span) if self.cached else jax.device_put(self.mask)
 
     def recorded(self, tap: str) -> tuple[Rows, ...]:
         """The cases that were recorded with a tap."""
@@ -58,42 +70,44 @@ class Batch:
     def replace(
         self, tap: Tap, value: Num[np.ndarray, "..."], goldens: Mapping[str, Num[np.ndarray, "..."]]
     ) -> Num[np.ndarray, "..."]:
-        """A tap's value with the goldens of the cases that have one, by name, in their places.
+        """A tap's value in one call with the goldens of the cases that have one, by name, in their places.
 
         Where a golden is NaN nothing is recorded, and the value stays.
         """
         replaced = np.array(value)
         for rows in self.recorded(tap.name):
             golden = goldens[rows.entry.name]
-            np.copyto(self.cut(tap, rows, replaced), golden, where=~np.isnan(golden))
+            np.copyto(self.cut(tap, rows, replaced), golden.astype(value.dtype), where=~np.isnan(golden))
         return replaced
 
     def cut(self, tap: Tap, rows: Rows, array: Num[np.ndarray, "..."]) -> Num[np.ndarray, "..."]:
         """One case's part of a tap, a view; an array of another rank is left whole, for a comparison to refuse."""
-        if array.ndim != len(tap.dims):
+        if array.ndim != len(tap.dims) or self.cached:
             return array
         part = array[rows.start : rows.stop]
         return part[tuple(slice(rows.length if dim in PADDED_DIMS else None) for dim in tap.dims)]
 
 
-def batches(golden: Golden, cases: Sequence[CaseEntry]) -> tuple[Batch, ...]:
-    """All cases, grouped by length."""
-    groups: dict[int, list[CaseEntry]] = {}
+def batches(golden: Golden, cases: Sequence[CaseEntry]) -> tuple[CaseBatch, ...]:
+    """All cases, grouped by length; those with a cache one by one."""
+    groups: dict[int | str, list[CaseEntry]] = {}
     for entry in cases:
         length = entry.shape[1]
-        groups.setdefault(SHORT if length <= SHORT else 1 << (length - 1).bit_length(), []).append(entry)
-    return tuple(_batch(golden, group) for group in groups.values())
+        together = SHORT if length <= SHORT else 1 << (length - 1).bit_length()
+        groups.setdefault(entry.name if entry.cached else together, []).append(entry)
+    return tuple(batch_of(golden, group) for group in groups.values())
 
 
-def _batch(golden: Golden, entries: Sequence[CaseEntry]) -> Batch:
+def batch_of(golden: Golden, entries: Sequence[CaseEntry]) -> CaseBatch:
+    """These cases in one batch."""
     inputs = [golden.case(entry.name) for entry in entries]
-    width = max(entry.shape[1] for entry in entries)
+    width, cached = max(entry.shape[1] for entry in entries), entries[0].cached
 
     def joined(arrays: Iterable[np.ndarray], dtype: str) -> np.ndarray:
         return np.concatenate([np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in arrays]).astype(dtype)
 
     starts = np.cumsum([0, *(entry.shape[0] for entry in entries)]).tolist()
-    return Batch(
+    return CaseBatch(
         cases=tuple(
             Rows(entry, start, start + entry.shape[0], entry.shape[1])
             for entry, start in zip(entries, starts, strict=False)
@@ -102,4 +116,6 @@ def _batch(golden: Golden, entries: Sequence[CaseEntry]) -> Batch:
         positions=joined([case.positions for case in inputs], "int32"),
         mask=joined([case.mask for case in inputs], "bool"),
         lengths=tuple(length for entry in entries for length in (entry.shape[1],) * entry.shape[0]),
+        spans=tuple(inputs[0].spans) if cached else (slice(0, width),),
+        cached=cached,
     )

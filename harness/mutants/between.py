@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from harness.families.options import Architecture
-from harness.mutants.mutant import Among, Around, Mutant, OperationChange, OptionChange, kinds
+from harness.mutants.mutant import Among, Around, FreeValue, Mutant, OperationChange, OptionChange, kinds
 from harness.mutants.needs import Need
 
 
@@ -21,8 +21,10 @@ def option(
     lacking: str,
     *seen: str,
     needs: tuple[Need, ...] = (),
+    free: FreeValue | None = None,
 ) -> Mutant:
-    return Mutant(name, wrong, right, introduced, OptionChange(options, lacking), needs=needs, seen=seen)
+    change = OptionChange(options, lacking)
+    return Mutant(name, wrong, right, introduced, change, needs=needs, free=free, seen=seen)
 
 
 def around(
@@ -33,7 +35,8 @@ def around(
     *seen: str,
     introduced: frozenset[str] = frozenset(),
     needs: tuple[Need, ...] = (),
+    free: FreeValue | None = None,
 ) -> Mutant:
     """Something done around operations; it shows at the taps that are called so, unless others are named."""
     where = introduced or kinds(*replaced)
-    return Mutant(name, wrong, right, where, OperationChange(dict(replaced)), needs=needs, seen=seen)
+    return Mutant(name, wrong, right, where, OperationChange(dict(replaced)), needs=needs, free=free, seen=seen)

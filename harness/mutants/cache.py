@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
-from harness.mutants.mutant import Around, CallChange, Change, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.masks import Mask, Slots, Window
+from harness.mutants.mutant import (
+    ROTATED,
+    Around,
+    CallChange,
+    Change,
+    Mutant,
+    NumericsChange,
+    OperationChange,
+    kinds,
+)
 from harness.mutants.needs import CHUNKED, UNCOUNTED, WIDE, Need, steps
 from harness.run.operations import KeyValues, allowed, write
 
 CACHE = kinds("cache_k", "cache_v")
-ROTATED = kinds("q_rope", "k_rope", "k_pe_rope")
 WRITTEN = "the keys and values of the new tokens go to the slots from `filled` on"
 POSITION = "position = tokens before it"
 CAUSAL = "slot <= the query's own"
-Mask = Bool[Array, "batch key"]
-Slots = Int[Array, " position"]
 Start = Int[Array, ""]
-Window = Int[Array, ""]
 
 
 def both(operation: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
@@ -27,9 +33,17 @@ def both(operation: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
     return {"write_k": operation, "write_v": operation}
 
 
-def only_in_steps(wrong: Callable[..., Array], right: Callable[..., Array]) -> Callable[..., Array]:
-    """Wrong where one token comes, right in a prefill: two code paths."""
-    return lambda x, *args: (wrong if x.shape[1] == 1 else right)(x, *args)
+def only_in_steps(
+    wrong: Callable[..., Array],
+    right: Callable[..., Array],
+    tokens: Callable[..., int] = lambda x, *_: x.shape[1],
+) -> Callable[..., Array]:
+    """Wrong where one token comes, right in a prefill: two code paths.
+
+    Args:
+        tokens: how many come, from the operation's arguments.
+    """
+    return lambda *args: (wrong if tokens(*args) == 1 else right)(*args)
 
 
 def _not_written(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:

@@ -1,4 +1,4 @@
-"""Every mutant, family by family in the order of data flow. Ids are stable and never reused."""
+"""Every mutant, topic by topic in the order of data flow. Ids are stable and never reused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from harness.mutants import (
 )
 from harness.mutants.mutant import Mutant
 
-FAMILIES: dict[str, tuple[Mutant, ...]] = {
+TOPICS: dict[str, tuple[Mutant, ...]] = {
     "embedding and head": embedding_head.MUTANTS,
     "norms": norms.MUTANTS,
     "weight loading": loading.MUTANTS,
@@ -62,4 +62,5 @@ FAMILIES: dict[str, tuple[Mutant, ...]] = {
     "experts": experts.MUTANTS,
     "sums over experts": expert_sums.MUTANTS,
 }
-CATALOGUE: tuple[Mutant, ...] = tuple(mutant for family in FAMILIES.values() for mutant in family)
+CATALOGUE: tuple[Mutant, ...] = tuple(mutant for topic in TOPICS.values() for mutant in topic)
+BY_ID: dict[str, Mutant] = {mutant.id: mutant for mutant in CATALOGUE}

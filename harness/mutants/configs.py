@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.architecture import Config, family_of
-from harness.mutants.mutant import HEAD_NORMS, NORMS, ConfigChange, Mutant, kinds
+from harness.mutants.free import decades
+from harness.mutants.mutant import EVERY_NORM, ROTATED, ConfigChange, FreeValue, Mutant, kinds
 from harness.mutants.needs import PAIR, layers
 
 THETA = "theta of the config"
 EPS = "eps of the config"
-EVERY_NORM = NORMS | HEAD_NORMS
 # What families call the eps of their norms, theta, and the number of layers.
 EPS_FIELDS = ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "layer_norm_epsilon")
 THETA_FIELDS = ("rope_theta", "rotary_emb_base")
@@ -52,8 +52,9 @@ MUTANTS = (
         "theta_1e4",
         wrong="theta = 1e4, what getattr returns where the field has moved",
         right=THETA,
-        introduced=kinds("q_rope", "k_rope", "k_pe_rope"),
+        introduced=ROTATED,
         change=theta(1e4),
+        free=FreeValue("theta =", theta, decades(1, 9), "theta = {}"),
         needs=(PAIR,),
         seen=(
             "https://github.com/google-deepmind/penzai/pull/102",
@@ -66,7 +67,7 @@ MUTANTS = (
         "theta_5e5",
         wrong="theta = 5e5, that of Llama 3",
         right=THETA,
-        introduced=kinds("q_rope", "k_rope", "k_pe_rope"),
+        introduced=ROTATED,
         change=theta(5e5),
         needs=(PAIR,),
         seen=("https://github.com/ml-explore/mlx-examples/pull/176",),
@@ -77,6 +78,7 @@ MUTANTS = (
         right=EPS,
         introduced=EVERY_NORM,
         change=eps(1e-5),
+        free=FreeValue("eps =", eps, (0.0, *decades(-13, -1, 1)), "eps = {}"),
         seen=(
             "https://github.com/paiml/aprender/pull/1606",
             "https://github.com/apache/tvm/pull/15856",

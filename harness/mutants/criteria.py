@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Float, Num
-
-from harness import metrics
 from harness.generation import Continuation
 from harness.report.audit_document import GREEDY
 from harness.report.criteria import MAX_ABS, MEAN_ABS
@@ -40,29 +36,16 @@ CRITERIA: Mapping[str, Callable[[LogitFigures], bool]] = {
 }
 
 
-def figures(actual: Num[np.ndarray, "... vocab"], truth: Float[np.ndarray, "... vocab"]) -> LogitFigures:
-    """The figures that the criteria look at; a value that is not finite is an infinite error."""
-    with np.errstate(invalid="ignore"):
-        error = np.abs(np.asarray(actual, np.float64) - truth)
-    error[~np.isfinite(error)] = np.inf
-    return LogitFigures(
-        max_abs=float(error.max()),
-        mean_abs=float(error.mean()),
-        max_kl=float(metrics.kl_divergence(actual, truth).max()),
-        pcc=metrics.pcc(actual, truth) if np.isfinite(error).all() else 0.0,
-        nmse=metrics.nmse(actual, truth),
-        same_top1=bool((actual.argmax(axis=-1) == truth.argmax(axis=-1)).all()),
-    )
-
-
 def figures_of(result: TapResult) -> LogitFigures | None:
-    """The same from a comparison of logits; None where they could not be compared.
+    """The figures that the criteria look at, of a comparison of logits; None where they could not be compared.
+
+    A value that is not finite is an infinite error.
 
     Where the golden has the largest alone, they are of these, and KL is what it is at least: no criterion rejects
     a port for what is not known.
     """
     found = result.logits
-    if found is None:
+    if found is None or result.verdict in ("shape", "dtype"):
         return None
 
     def or_infinite(value: float | None) -> float:

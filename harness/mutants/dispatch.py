@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from harness.mutants.between import around
-from harness.mutants.mutant import Around, Mutant, OperationChange, kinds
+from harness.mutants.mutant import Around, FreeValue, Mutant, OperationChange
 from harness.mutants.needs import LEFT_PADDING, at_least, values
+from harness.mutants.routing import ROUTING
 
-ROUTING = kinds("routing")
 EVERY = "every token goes to the experts that are chosen for it"
 
 
@@ -63,6 +63,13 @@ MUTANTS = (
         right=EVERY,
         introduced=ROUTING,
         change=capacity(1.0),
+        free=FreeValue(
+            "capacity factor =",
+            capacity,
+            (0.25, 0.5, 0.75, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0),
+            "tokens are dropped by an expert that has {} times its share of them already",
+            counts=True,
+        ),
         needs=(at_least(4),),
         seen=(
             "https://github.com/deepspeedai/DeepSpeed/pull/7986",

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from harness.mutants.free import around_of, capping, decades, scaling, times
 from harness.mutants.loading import changed
-from harness.mutants.mutant import ConfigChange, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.mutant import ConfigChange, FreeValue, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import UNTIED, WIDE, varied
 from harness.mutants.norms import MISSING, TWICE
 from harness.run.operations import Hidden, embed, linear
@@ -15,16 +16,16 @@ from harness.run.operations import Hidden, embed, linear
 HEAD = "logits = W h"
 
 
-def _scaled(table: Array, ids: Int[Array, "batch position"]) -> Hidden:
-    return embed(table, ids) * table.shape[1] ** 0.5
+def _scaled(factor: float | None = None) -> OperationChange:
+    """By a factor; None is sqrt(hidden)."""
+    return OperationChange({"embed": lambda table, ids: times(embed(table, ids), factor or table.shape[1] ** 0.5)})
 
 
-def _off_by_one(table: Array, ids: Int[Array, "batch position"]) -> Hidden:
-    return embed(table, jnp.maximum(ids - 1, 0))
+def _rows_away(value: float) -> OperationChange:
+    def look_up(table: Array, ids: Int[Array, "batch position"]) -> Hidden:
+        return embed(table, jnp.clip(ids + round(value), 0, len(table) - 1))
 
-
-def _softcapped(x: Hidden, kernel: Array, bias: Array | None) -> Array:
-    return 30 * jnp.tanh(linear(x, kernel, bias) / 30)
+    return OperationChange({"embed": look_up})
 
 
 def _rounded(x: Hidden, kernel: Array, bias: Array | None) -> Array:
@@ -48,7 +49,8 @@ MUTANTS = (
         wrong="x = sqrt(hidden) E[id], as in Gemma",
         right="x = E[id]",
         introduced=kinds("embed"),
-        change=OperationChange({"embed": _scaled}),
+        change=_scaled(),
+        free=FreeValue("factor =", _scaled, decades(-3, 3, 1), "x = {} E[id]"),
         seen=(
             "https://github.com/vllm-project/vllm/pull/36787",
             "https://github.com/ml-explore/mlx-examples/pull/591",
@@ -59,7 +61,8 @@ MUTANTS = (
         wrong="x = E[id - 1]",
         right="x = E[id]",
         introduced=kinds("embed"),
-        change=OperationChange({"embed": _off_by_one}),
+        change=_rows_away(-1),
+        free=FreeValue("rows away:", _rows_away, (-3, -2, -1, 1, 2, 3), "x = E[id + {}]", counts=True),
     ),
     Mutant(
         "final_norm_missing",
@@ -86,7 +89,8 @@ MUTANTS = (
         wrong="logits = W h / 8, a scaling that other models have",
         right=HEAD,
         introduced=kinds("logits"),
-        change=OperationChange({"head": lambda x, kernel, bias: linear(x, kernel, bias) / 8}),
+        change=OperationChange({"head": scaling(1 / 8)(linear)}),
+        free=FreeValue("factor =", around_of("head", scaling), decades(-3, 3, 1), "logits = {} W h"),
         seen=(
             "https://github.com/OpenNMT/CTranslate2/pull/1882",
             "https://github.com/unslothai/unsloth/pull/1218",
@@ -97,7 +101,8 @@ MUTANTS = (
         wrong="logits = 30 tanh(W h / 30), as in Gemma 2",
         right=HEAD,
         introduced=kinds("logits"),
-        change=OperationChange({"head": _softcapped}),
+        change=OperationChange({"head": capping(30.0)(linear)}),
+        free=FreeValue("cap =", around_of("head", capping), decades(0, 3), "logits = {0} tanh(W h / {0})"),
         seen=("https://github.com/ggml-org/llama.cpp/pull/8197",),
     ),
     Mutant(

@@ -10,33 +10,31 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from harness.run.operations import Operations
 
-MASKING = frozenset({"allowed", "probabilities"})
-
 
 def at_exact_lengths(operations: Operations, lengths: Sequence[int]) -> Operations:
-    """The same operations, with mask and softmax computed row by row, each over as many keys as it has.
+    """The same operations, with mask and softmax computed over as many keys as a row has, for rows of one length.
 
     Args:
         operations: `allowed` and `probabilities` are the ones that are wrapped.
         lengths: of the rows of the batch that the operations will be given.
     """
 
-    def probabilities(scores: Array, unmade: tuple[Array, Array], *sinks: Array) -> Array:
-        (mask, window), given, whole = unmade, np.asarray(scores), np.zeros(scores.shape, scores.dtype)
-        for row, length in enumerate(lengths):
-            slots = jnp.arange(length, dtype=jnp.int32)
-            seen = operations.allowed(jax.device_put(np.asarray(mask)[row : row + 1, :length]), slots, window)
-            part = jax.device_put(given[row : row + 1, :, :length, :length])
-            whole[row, :, :length, :length] = np.asarray(operations.probabilities(part, seen, *sinks))[0]
+    def probabilities(scores: Array, deferred: tuple[Array, Array], *sinks: Array) -> Array:
+        (mask, window), given, whole = deferred, np.asarray(scores), np.zeros(scores.shape, scores.dtype)
+        for length in dict.fromkeys(lengths):
+            rows = [row for row, own in enumerate(lengths) if own == length]
+            slots = np.arange(length, dtype=np.int32)
+            seen = operations.allowed(jax.device_put(np.asarray(mask)[rows, :length]), slots, window)
+            part = jax.device_put(given[rows, :, :length, :length])
+            whole[rows, :, :length, :length] = np.asarray(operations.probabilities(part, seen, *sinks))
         return jax.device_put(whole)
 
-    def unmade(mask: Array, slots: Array, window: Array) -> tuple[Array, Array]:
+    def deferred(mask: Array, slots: Array, window: Array) -> tuple[Array, Array]:
         return mask, window
 
-    return replace(operations, allowed=unmade, probabilities=probabilities)
+    return replace(operations, allowed=deferred, probabilities=probabilities)

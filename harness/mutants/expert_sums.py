@@ -8,9 +8,11 @@ from dataclasses import replace
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from harness.architecture import Architecture
 from harness.mutants.between import around, option
 from harness.mutants.experts import OUT
-from harness.mutants.mutant import Among, Around, OperationChange, kinds
+from harness.mutants.free import decades, option_of
+from harness.mutants.mutant import Among, Around, FreeValue, OperationChange, kinds
 from harness.mutants.needs import has, values
 from harness.mutants.numerics import biased
 from harness.mutants.routing import BIASED, experts_have, of_experts
@@ -63,7 +65,20 @@ def _one_sided(act: Act) -> Act:
     return wrong
 
 
-def shared_times(factor: float) -> OperationChange:
+def _clamped(change: Callable[[float, float], tuple[float, float]]) -> Callable[[Architecture], Architecture]:
+    """Experts with another alpha, or another limit."""
+    return of_experts(lambda e: replace(e, clamp=e.clamp and change(*e.clamp)))
+
+
+def _with_alpha(value: float) -> Callable[[Architecture], Architecture]:
+    return _clamped(lambda _, limit: (value, limit))
+
+
+def _with_limit(value: float) -> Callable[[Architecture], Architecture]:
+    return _clamped(lambda alpha, _: (alpha, value))
+
+
+def _shared_times(factor: float) -> OperationChange:
     """The shared expert's part times a factor."""
     return OperationChange(
         {"experts_sum": Around(lambda add: lambda out, shared: add(out, shared * jnp.asarray(factor, out.dtype)))}
@@ -94,10 +109,11 @@ MUTANTS = (
         "gates and ups without limits",
         CLAMPED,
         OUT,
-        of_experts(lambda e: replace(e, clamp=e.clamp and (e.clamp[0], float("inf")))),
+        _with_limit(float("inf")),
         "experts are not clamped here",
         "https://github.com/sgl-project/sglang/pull/39939",
         needs=(LIMITED,),
+        free=FreeValue("limit =", option_of(_with_limit), decades(-1, 2), "a limit of {}"),
     ),
     around(
         "experts_clamp_one_sided",
@@ -113,9 +129,10 @@ MUTANTS = (
         "(up + 1) gate sigmoid(gate)",
         CLAMPED,
         OUT,
-        of_experts(lambda e: replace(e, clamp=e.clamp and (1.0, e.clamp[1]))),
+        _with_alpha(1.0),
         "experts are not clamped here, or alpha is 1",
         "https://github.com/vllm-project/vllm/pull/22508",
+        free=FreeValue("alpha =", option_of(_with_alpha), decades(-1, 1), "alpha = {}"),
     ),
     around(
         "experts_one_missing",
@@ -154,5 +171,6 @@ MUTANTS = (
         "https://github.com/sgl-project/sglang/pull/28237",
         introduced=kinds("mlp_out"),
         needs=(has("shared_out"), experts_have(lambda e: e.factor != 1.0, "weights have no factor here")),
+        free=FreeValue("factor =", _shared_times, decades(-2, 2, 1), "the shared expert's part times {}"),
     ),
 )

@@ -11,7 +11,7 @@ from harness.families import families
 from harness.families.experts import DOWN, GATE_UP, part_rows
 from harness.families.family import Family
 from harness.mutants.loading import lexicographic
-from harness.mutants.mutant import Mutant, Read, WeightChange, kinds
+from harness.mutants.mutant import FreeValue, Mutant, Read, WeightChange, kinds
 from harness.mutants.needs import Need, values
 from harness.mutants.routing import BIASED, experts_have
 
@@ -94,10 +94,18 @@ def _first_half_twice(tensor: np.ndarray) -> np.ndarray:
     return found
 
 
-def _last_zero(tensor: np.ndarray) -> np.ndarray:
-    found = tensor.copy()
-    found[-1] = 0
-    return found
+def _further(value: float) -> WeightChange:
+    """Every expert has the matrices of the one that stands so many further."""
+    return experts_loaded(each(lambda tensor: np.roll(tensor, -round(value), axis=0)))
+
+
+def _zero(value: float) -> WeightChange:
+    def without(tensor: np.ndarray) -> np.ndarray:
+        loaded = tensor.copy()
+        loaded[round(value) % len(tensor)] = 0
+        return loaded
+
+    return experts_loaded(each(without))
 
 
 MUTANTS = (
@@ -134,7 +142,14 @@ MUTANTS = (
         wrong="every expert has the matrices of the next one",
         right=OWN,
         introduced=OUT,
-        change=experts_loaded(each(lambda tensor: np.roll(tensor, -1, axis=0))),
+        change=_further(1),
+        free=FreeValue(
+            "experts further:",
+            _further,
+            (-4, -3, -2, -1, 2, 3, 4),
+            "every expert has the matrices of the one {} further",
+            counts=True,
+        ),
         needs=(SEVERAL,),
         seen=("https://github.com/vllm-project/vllm-ascend/issues/11150",),
     ),
@@ -161,7 +176,8 @@ MUTANTS = (
         wrong="the matrices of the last expert stay at 0",
         right="they are loaded",
         introduced=OUT,
-        change=experts_loaded(each(_last_zero)),
+        change=_zero(-1),
+        free=FreeValue("expert", _zero, tuple(range(64)), "the matrices of expert {} stay at 0", counts=True),
         needs=(values("no token goes to the last expert", "more tokens"),),
         seen=("https://github.com/vllm-project/vllm/pull/51130",),
     ),

@@ -10,11 +10,10 @@ import numpy as np
 from harness.families.options import Architecture, Norm
 from harness.mutants.between import around, option
 from harness.mutants.loading import as_another
-from harness.mutants.mutant import HEAD_NORMS, NORMS, Around, Mutant, kinds
+from harness.mutants.mutant import EVERY_NORM, HEAD_NORMS, NORMS, Around, Mutant, kinds
 from harness.mutants.needs import ROUNDED, Need, has, values, varied
 from harness.mutants.norms import MISSING
 
-EVERY_NORM = NORMS | HEAD_NORMS
 PLUS_ONE = Need("architecture", lambda m: m.architecture.norm.plus_one, "norm weights are stored as they are here")
 CENTERED = Need("architecture", lambda m: m.architecture.norm.centered, "no norm here subtracts a mean")
 POST_NORMS = {"attn_post_norm": MISSING, "mlp_post_norm": MISSING}

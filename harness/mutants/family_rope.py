@@ -10,12 +10,11 @@ import numpy as np
 from harness.families.frequencies import frequencies
 from harness.families.options import Architecture, Rope
 from harness.mutants.between import option
-from harness.mutants.mutant import Around, Mutant, OperationChange, kinds
+from harness.mutants.mutant import ROTATED, Around, Mutant, OperationChange, kinds
 from harness.mutants.needs import PAIR, Need
 from harness.run.arithmetic import operations_of
 from harness.run.operations import OPERATIONS
 
-ROTATED = kinds("q_rope", "k_rope", "k_pe_rope")
 PARTLY = Need(
     "architecture",
     lambda m: any(rope and rope.dims < m.architecture.head_dim for rope in m.architecture.ropes),

@@ -9,8 +9,8 @@ from harness.architecture import Config
 from harness.golden import CaseEntry
 from harness.mutants.eager import Eager
 from harness.mutants.planting import load_mutant
+from harness.mutants.runs import MutantRun
 from harness.mutants.sanity import first_line
-from harness.mutants.subject import Subject
 from harness.run import precision as precisions
 from harness.run.generation import continue_greedily
 from harness.run.progress import Progress
@@ -23,10 +23,10 @@ def write_on(
     config: Config,
     cases: Sequence[CaseEntry],
     precision: str,
-    subjects: Sequence[Subject],
+    runs: Sequence[MutantRun],
     progress: Progress,
 ) -> None:
-    """Let every subject generate, as a check lets a port, and add what it wrote to its `generations`.
+    """Let every mutant generate, as a check lets a port, and add what it wrote to its `generations`.
 
     It writes no further than its first token that the reference did not write, so that most are done soon. What it
     raises is its own refusal.
@@ -34,9 +34,9 @@ def write_on(
     Args:
         cases: those with a recorded generation.
     """
-    progress.begin(f"{precision}: generation", len(subjects))
+    progress.begin(f"{precision}: generation", len(runs))
     with precisions.in_force(precision):
-        for one in subjects:
+        for one in runs:
             if one.refusal is None:
                 try:
                     port = Eager(load_mutant(one.mutant, checkpoint, config, precisions.jax_dtype(precision)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.mutants.criteria import says_no
 from harness.mutants.mutant import Mutant
 from harness.mutants.needs import CaseFacts, ModelFacts, Need
-from harness.mutants.subject import Sight, Subject
+from harness.mutants.runs import Deviation, MutantRun
 from harness.report.audit_document import AuditResult, Outcome
 from harness.results import finite, is_wrong
 from harness.taps import kind_of
@@ -30,25 +30,25 @@ def not_planted(precision: str, reason: str) -> AuditResult:
     return AuditResult(precision, "equivalent", False, (), (), (), 0.0, 0.0, 0, (), reason)
 
 
-def judge(one: Subject, precision: str, facts: Facts) -> AuditResult:
+def judge(one: MutantRun, precision: str, facts: Facts) -> AuditResult:
     """The outcome of a mutant at one precision."""
     if one.refusal is not None:
         return AuditResult(precision, "refused", False, (), (), (), None, None, 0, (), one.refusal)
-    wrong = [sight for sight in one.sights if is_wrong(sight.verdict)]
-    margin = max((sight.margin for sight in one.sights), default=0.0)
+    wrong = [seen for seen in one.deviations if is_wrong(seen.verdict)]
+    margin = max((seen.margin for seen in one.deviations), default=0.0)
     unmet = () if wrong else tuple(_unmet(one.mutant, precision, facts))
-    outcome = _outcome(wrong, one.sights, unmet)
+    outcome = _outcome(wrong, one.deviations, unmet)
     naming = tuple(case for case in _cases(wrong) if _is_named(one.mutant, facts, _replayed(wrong, case)))
     return AuditResult(
         precision=precision,
         outcome=outcome,
         named=_is_named(one.mutant, facts, _replayed(wrong)),
-        introduced=tuple(dict.fromkeys(kind_of(sight.tap) for sight in _replayed(wrong))),
+        introduced=tuple(dict.fromkeys(kind_of(seen.tap) for seen in _replayed(wrong))),
         cases=_cases(wrong),
         naming=naming,
         margin=finite(margin),
-        rms_multiple=finite(max((sight.rms for sight in one.sights), default=0.0)),
-        compared=len(one.sights),
+        rms_multiple=finite(max((seen.rms for seen in one.deviations), default=0.0)),
+        compared=len(one.deviations),
         criteria=says_no(list(one.logits.values()), one.generations),
         reason=_reason(outcome, margin, unmet),
         remedy=next((need.remedy for need in unmet if need.remedy), None),
@@ -56,7 +56,7 @@ def judge(one: Subject, precision: str, facts: Facts) -> AuditResult:
     )
 
 
-def _outcome(wrong: Sequence[Sight], changed: Sequence[Sight], unmet: Sequence[Need]) -> Outcome:
+def _outcome(wrong: Sequence[Deviation], changed: Sequence[Deviation], unmet: Sequence[Need]) -> Outcome:
     if wrong:
         return "caught"
     if any(need.of == "precision" for need in unmet):
@@ -89,26 +89,23 @@ def _unmet(mutant: Mutant, precision: str, facts: Facts) -> Iterable[Need]:
             yield need
 
 
-def _replayed(wrong: Iterable[Sight], case: str | None = None) -> list[Sight]:
+def _replayed(wrong: Iterable[Deviation], case: str | None = None) -> list[Deviation]:
     """What replay finds wrong by itself, in cases that were recorded at every operation."""
     return [
-        sight
-        for sight in wrong
-        if sight.mode == "replay"
-        and sight.complete
-        and sight.verdict in WRONG_VALUE
-        and case in (None, sight.case)
+        seen
+        for seen in wrong
+        if seen.mode == "replay" and seen.complete and seen.verdict in WRONG_VALUE and case in (None, seen.case)
     ]
 
 
-def _is_named(mutant: Mutant, facts: Facts, introduced: Sequence[Sight]) -> bool:
+def _is_named(mutant: Mutant, facts: Facts, introduced: Sequence[Deviation]) -> bool:
     """Whether replay finds the mutant where it is, and nowhere else."""
     layers = mutant.in_layers(facts.model.architecture.layers)
     expected = {kind for kind in mutant.introduced if kind in OUTSIDE_LAYERS}
     expected |= {f"layers.{i}.{kind}" for i in layers for kind in mutant.introduced - OUTSIDE_LAYERS}
-    found = {sight.tap for sight in introduced}
+    found = {seen.tap for seen in introduced}
     return bool(found) and found <= expected
 
 
-def _cases(wrong: Iterable[Sight]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(sight.case for sight in wrong))
+def _cases(wrong: Iterable[Deviation]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(seen.case for seen in wrong))

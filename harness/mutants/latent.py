@@ -11,8 +11,9 @@ from jaxtyping import Array
 
 from harness.architecture import Architecture
 from harness.mutants.between import around, option
+from harness.mutants.free import decades, option_of
 from harness.mutants.loading import Own, loaded
-from harness.mutants.mutant import LATENT_NORMS, Around, Mutant, kinds
+from harness.mutants.mutant import LATENT_NORMS, Around, FreeValue, Mutant, kinds
 from harness.mutants.needs import PAIR, Need
 from harness.mutants.norms import MISSING
 from harness.run.operations import Heads
@@ -27,8 +28,14 @@ SPLIT = "the latent, and behind it the part of keys that is turned"
 Split = Callable[..., tuple[Array, Array]]
 
 
-def _eps_of_the_config(arch: Architecture) -> Architecture:
-    return replace(arch, mla=arch.mla and replace(arch.mla, norm=replace(arch.mla.norm, eps=arch.norm.eps)))
+def _with_eps(value: float | None) -> Callable[[Architecture], Architecture]:
+    """Another eps of latents; None is that of the config."""
+
+    def options(arch: Architecture) -> Architecture:
+        eps = arch.norm.eps if value is None else value
+        return replace(arch, mla=arch.mla and replace(arch.mla, norm=replace(arch.mla.norm, eps=eps)))
+
+    return options
 
 
 def _scale_of_the_latent(arch: Architecture) -> Architecture:
@@ -93,10 +100,11 @@ MUTANTS = (
         "eps of the config for latents too",
         NORMED,
         LATENT_NORMS,
-        _eps_of_the_config,
+        _with_eps(None),
         "attention is not latent here, or eps is the same",
         "https://github.com/huggingface/transformers/pull/44346",
         "https://github.com/NVIDIA/Megatron-LM/pull/6122",
+        free=FreeValue("eps =", option_of(_with_eps), (0.0, *decades(-13, -1, 1)), "eps of latents = {}"),
     ),
     around("latent_norms_missing", "latents as they are", NORMED, dict.fromkeys(sorted(LATENT_NORMS), MISSING)),
     Mutant(

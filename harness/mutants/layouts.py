@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.architecture import Architecture
 from harness.families import families
+from harness.mutants.free import forms
 from harness.mutants.loading import Own, as_another, changed, loaded
 from harness.mutants.mutant import Mutant, WeightChange, kinds
 from harness.mutants.needs import SEVERAL_KV_HEADS, SQUARE_ATTENTION, Need, has
@@ -38,6 +39,11 @@ def columns(by: Callable[[np.ndarray, int], np.ndarray]) -> WeightChange:
 def _dims_first(tensor: np.ndarray, head_dim: int) -> np.ndarray:
     """Rows (head, head_dim) as (head_dim, head)."""
     return tensor.reshape(-1, head_dim, *tensor.shape[1:]).swapaxes(0, 1).reshape(tensor.shape)
+
+
+def _heads_first(tensor: np.ndarray, head_dim: int) -> np.ndarray:
+    """Rows (head_dim, head) as (head, head_dim): the other way round."""
+    return tensor.reshape(head_dim, -1, *tensor.shape[1:]).swapaxes(0, 1).reshape(tensor.shape)
 
 
 def _halves_interleaved(tensor: np.ndarray, head_dim: int) -> np.ndarray:
@@ -96,6 +102,7 @@ MUTANTS = (
         right=HEADS_FIRST,
         introduced=kinds("q"),
         change=rows("q", by=_dims_first),
+        free=forms(the_other_way_round=rows("q", by=_heads_first)),
         seen=("https://github.com/nntile/nntile/pull/347",),
     ),
     Mutant(
@@ -104,6 +111,7 @@ MUTANTS = (
         right=HEADS_FIRST,
         introduced=kinds("k", "v"),
         change=rows("k", "v", by=_dims_first),
+        free=forms(the_other_way_round=rows("k", "v", by=_heads_first)),
         needs=(SEVERAL_KV_HEADS,),
         seen=("https://github.com/nntile/nntile/pull/347",),
     ),
@@ -113,6 +121,7 @@ MUTANTS = (
         right="columns in the order (head, head_dim)",
         introduced=kinds("attn_out"),
         change=columns(_dims_first),
+        free=forms(the_other_way_round=columns(_heads_first)),
         seen=("https://github.com/nntile/nntile/pull/347",),
     ),
     Mutant(

@@ -14,6 +14,7 @@ from harness.families.parameters import made_with, parameter_of, rows_of
 from harness.mutants.mutant import (
     EVERY_PARAMETER,
     LAYER_PARAMETERS,
+    FreeValue,
     Mutant,
     Read,
     WeightChange,
@@ -197,6 +198,14 @@ MUTANTS = (
         right=OWN,
         introduced=LAYER_PARAMETERS,
         change=layer_from(shifted),
+        free=FreeValue(
+            "weights of layer",
+            lambda value: layer_from(lambda index, count: round(value) % count),
+            tuple(range(128)),
+            "a layer has the weights of another",
+            counts=True,
+            by_layer=True,
+        ),
         needs=(layers(2), alike(shifted)),
         seen=("https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4875",),
     ),

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from harness.mutants.mutant import Mutant, OperationChange, kinds
+from harness.mutants.free import COUNTS, decades
+from harness.mutants.mutant import FreeValue, Mutant, OperationChange, kinds
 from harness.mutants.needs import LEFT_PADDING, PAIR, Need, at_least, values
-from harness.run.operations import Probs, allowed, probabilities
+from harness.run.operations import Probs, allowed, probabilities, wide
 
 NO_SINKS = Need(
     "architecture",
@@ -37,8 +38,15 @@ def _strictly_before(mask: Mask, slots: Slots, window: Window) -> Allowed:
     return _from_indices(mask, slots, lambda query, key: key < query)
 
 
-def _one_ahead(mask: Mask, slots: Slots, window: Window) -> Allowed:
-    return _from_indices(mask, slots, lambda query, key: key <= query + 1)
+def _last_key(value: float) -> OperationChange:
+    """So many after the query; no further back than the window, as it is right."""
+
+    def ahead(mask: Mask, slots: Slots, window: Window) -> Allowed:
+        return _from_indices(
+            mask, slots, lambda query, key: (key <= query + round(value)) & (key > query - window)
+        )
+
+    return OperationChange({"allowed": ahead}, unmasks=True)
 
 
 def _after(mask: Mask, slots: Slots, window: Window) -> Allowed:
@@ -65,11 +73,16 @@ def _padding_raised(scores: Probs, reach: Array, *sinks: Array) -> Probs:
     return _softmax(jnp.where(reach > 0, y, jnp.finfo(scores.dtype).min), *sinks)
 
 
-def windowed(window: int) -> OperationChange:
-    """Causal, and in every layer no further back than the window."""
+def windowed(window: float, also_wider: bool = True) -> OperationChange:
+    """Causal, and in every layer no further back than the window.
+
+    Args:
+        also_wider: than the layer's own; otherwise its own stays where it is narrower.
+    """
 
     def inside(mask: Mask, slots: Slots, own: Window) -> Allowed:
-        return allowed(mask, slots, jnp.minimum(own, jnp.asarray(window, slots.dtype)))
+        width = jnp.asarray(round(window), slots.dtype)
+        return allowed(mask, slots, width if also_wider else jnp.minimum(own, width))
 
     return OperationChange({"allowed": inside}, unmasks=True)
 
@@ -83,22 +96,30 @@ def _minus_infinity(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
     return _softmax(jnp.where(allowed, scores, -jnp.inf), *sinks)
 
 
-def _minus_hundred(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
-    return _softmax(jnp.where(allowed, scores, scores - 100), *sinks)
+def _hidden(by: Callable[[Array, Array], Array], value: float) -> OperationChange:
+    """Hidden scores, made otherwise than small: (scores, value) -> scores."""
+
+    def softmax(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
+        y = scores.astype(wide(scores.dtype))
+        masked = jnp.where(allowed, y, by(y, jnp.asarray(value, y.dtype)))
+        return _softmax(masked, *sinks).astype(scores.dtype)
+
+    return OperationChange({"probabilities": softmax}, unmasks=True)
 
 
-def _minus_ten(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
-    return _softmax(jnp.where(allowed, scores, scores - 10), *sinks)
+def _less(value: float) -> OperationChange:
+    return _hidden(lambda y, less: y - less, value)
 
 
-def _zero(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
-    return _softmax(jnp.where(allowed, scores, 0), *sinks)
+def _constant(value: float) -> OperationChange:
+    return _hidden(lambda y, less: jnp.full_like(y, -less), value)
 
 
 def _added(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
     return _softmax(scores + allowed.astype(scores.dtype), *sinks)
 
 
+WINDOW = FreeValue("window =", windowed, COUNTS, "query - {} < key <= query, in every layer", counts=True)
 MUTANTS = (
     Mutant(
         "causal_missing",
@@ -127,7 +148,10 @@ MUTANTS = (
         wrong="key <= query + 1",
         right=CAUSAL,
         introduced=kinds("probs"),
-        change=OperationChange({"allowed": _one_ahead}, unmasks=True),
+        change=_last_key(1),
+        free=FreeValue(
+            "last key: query plus", _last_key, (-3, -2, -1, 1, 2, 3, 4), "key <= query + {}", counts=True
+        ),
         needs=(PAIR,),
         seen=("https://github.com/flashinfer-ai/flashinfer/pull/348",),
     ),
@@ -175,7 +199,8 @@ MUTANTS = (
             wrong=f"query - {window} < key <= query: a sliding window that the config switches off",
             right=CAUSAL,
             introduced=kinds("probs"),
-            change=windowed(window),
+            change=windowed(window, also_wider=False),
+            free=WINDOW if window == 512 else None,
             needs=(at_least(window + 1),),
             seen=(
                 "https://github.com/huggingface/transformers/pull/35691",
@@ -203,7 +228,7 @@ MUTANTS = (
         wrong="s - 100",
         right=HIDDEN,
         introduced=kinds("probs"),
-        change=OperationChange({"probabilities": _minus_hundred}, unmasks=True),
+        change=_less(100),
         needs=(
             PAIR,
             values(
@@ -218,7 +243,8 @@ MUTANTS = (
         wrong="s - 10",
         right=HIDDEN,
         introduced=kinds("probs"),
-        change=OperationChange({"probabilities": _minus_ten}, unmasks=True),
+        change=_less(10),
+        free=FreeValue("hidden scores less", _less, decades(-1, 4), "s - {}"),
         needs=(PAIR,),
         seen=("https://github.com/huggingface/transformers/pull/17306",),
     ),
@@ -227,7 +253,8 @@ MUTANTS = (
         wrong="s 0, before the softmax",
         right=HIDDEN,
         introduced=kinds("probs"),
-        change=OperationChange({"probabilities": _zero}, unmasks=True),
+        change=_constant(0),
+        free=FreeValue("hidden scores: minus", _constant, (0.0, *decades(-1, 4)), "s = -{}, before the softmax"),
         needs=(PAIR,),
         seen=("https://github.com/huggingface/transformers/pull/17306",),
     ),

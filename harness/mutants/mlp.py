@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from harness.mutants.mutant import Change, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.free import decades, times
+from harness.mutants.mutant import Change, FreeValue, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import WIDE, Need, values
 from harness.run.operations import gated
 
@@ -22,20 +23,22 @@ def everywhere(act: Callable[..., Array]) -> OperationChange:
     return OperationChange(dict.fromkeys(GATED, act))
 
 
-def _clamped(gate: Array, up: Array) -> Array:
-    return gated(jnp.minimum(gate, LIMIT), jnp.clip(up, -LIMIT, LIMIT))
+def _clamped(value: float) -> OperationChange:
+    return everywhere(lambda gate, up: gated(jnp.minimum(gate, value), jnp.clip(up, -value, value)))
 
 
-def _quick_gelu(gate: Array, up: Array) -> Array:
-    return gate * jax.nn.sigmoid(1.702 * gate) * up
+def _sloped(value: float) -> OperationChange:
+    return everywhere(lambda gate, up: gate * jax.nn.sigmoid(times(gate, value)) * up)
 
 
 def _narrow(gate: Array, up: Array) -> Array:
     return jax.nn.silu(gate.astype(jnp.bfloat16)).astype(gate.dtype) * up
 
 
-def _mutant(name: str, wrong: str, change: Change, *seen: str, needs: tuple[Need, ...] = ()) -> Mutant:
-    return Mutant(name, wrong, "silu(gate) up", SHOWN, change, needs=needs, seen=seen)
+def _mutant(
+    name: str, wrong: str, change: Change, *seen: str, needs: tuple[Need, ...] = (), free: FreeValue | None = None
+) -> Mutant:
+    return Mutant(name, wrong, "silu(gate) up", SHOWN, change, needs=needs, free=free, seen=seen)
 
 
 MUTANTS = (
@@ -61,8 +64,9 @@ MUTANTS = (
     _mutant(
         "activation_quick_gelu",
         "gate sigmoid(1.702 gate) up",
-        everywhere(_quick_gelu),
+        _sloped(1.702),
         "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4661",
+        free=FreeValue("slope =", _sloped, decades(-1, 1), "gate sigmoid({} gate) * up"),
     ),
     _mutant(
         "activation_relu",
@@ -83,9 +87,10 @@ MUTANTS = (
     _mutant(
         "activation_clamped",
         f"silu(min(gate, {LIMIT:g})) clip(up, -{LIMIT:g}, {LIMIT:g}): a limit that other models have",
-        everywhere(_clamped),
+        _clamped(LIMIT),
         "https://github.com/vllm-project/vllm/pull/57984",
         needs=(values(f"no gate and no up exceeds {LIMIT:g}", f"weights with activations beyond {LIMIT:g}"),),
+        free=FreeValue("limit =", _clamped, decades(-1, 1, 8), "gate at most {0}, up between -{0} and {0}"),
     ),
     _mutant(
         "activation_narrow",

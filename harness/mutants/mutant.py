@@ -108,6 +108,38 @@ Change = OperationChange | WeightChange | ConfigChange | OptionChange | CallChan
 
 
 @dataclass(frozen=True, eq=False)
+class FreeValue:
+    """The value that a mutant leaves open: a port rarely has exactly the wrong constant that the catalogue has.
+
+    Attributes:
+        symbol: what it is called.
+        change: value -> what is planted.
+        tried: values to try; a fit starts at the best of them.
+        wrong: what a port computes with a value `{}`; empty where the values only count forms of one bug.
+        counts: only these values make sense.
+        by_layer: every layer has a value of its own.
+        forms: what the values stand for, where they only count forms.
+    """
+
+    symbol: str
+    change: Callable[[float], Change]
+    tried: tuple[float, ...]
+    wrong: str = ""
+    counts: bool = False
+    by_layer: bool = False
+    forms: tuple[str, ...] = ()
+
+    @property
+    def around(self) -> bool:
+        """Whether it goes around an operation, and so together with another bug of that operation."""
+        change = self.change(self.tried[0])
+        return isinstance(change, OperationChange) and not change.formulas()
+
+    def words(self, value: float) -> str:
+        return self.forms[round(value)] if self.forms else f"{self.symbol} {value:.6g}"
+
+
+@dataclass(frozen=True, eq=False)
 class Mutant:
     """A known porting bug.
 
@@ -120,6 +152,7 @@ class Mutant:
         needs: what the inputs, the checkpoint and the architecture must have for it to show.
         at_logits: why the logits of a prompt cannot show it, where they cannot.
         cached: whether it is run on cases with a KV cache, and on those alone: a prompt cannot show it.
+        free: the same bug with other values.
         seen: threads and pull requests that report this root cause.
     """
 
@@ -132,6 +165,7 @@ class Mutant:
     needs: tuple[Need, ...] = ()
     at_logits: str = ""
     cached: bool = False
+    free: FreeValue | None = field(default=None, kw_only=True)
     seen: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
@@ -169,6 +203,7 @@ def with_options(right: Architecture, changes: Iterable[Change]) -> Architecture
     return right
 
 
+ROTATED = kinds("q_rope", "k_rope", "k_pe_rope")
 LATENT = kinds("q_latent", "kv_latent", "k_pe", "kv")
 SHARED = kinds("shared_gate", "shared_up", "shared_out", "shared_weight")
 EXPERTS = kinds("router_logits", "experts_out")
@@ -176,6 +211,7 @@ PROJECTIONS = kinds("q", "k", "v", "attn_out", "gate", "up", "mlp_out") | LATENT
 EVERY_MATMUL = PROJECTIONS | EXPERTS | {"logits"}
 NORMS = kinds("attn_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm", "final_norm")
 HEAD_NORMS = kinds("q_norm", "k_norm")
+EVERY_NORM = NORMS | HEAD_NORMS
 LATENT_NORMS = kinds("q_latent_norm", "kv_latent_norm")
 # All that one formula makes, whatever it is of: those of heads may have another.
 ALIKE_NORMS = NORMS | LATENT_NORMS

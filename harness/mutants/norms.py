@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from harness.mutants.mutant import ALIKE_NORMS, Around, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.free import forms
+from harness.mutants.mutant import ALIKE_NORMS, Around, FreeValue, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import ROUNDED, Need, varied
 from harness.run.operations import Hidden, aligned, rms_norm, wide
 
@@ -49,6 +50,24 @@ def _narrow(x: Hidden, weight: Array, eps: float) -> Hidden:
     y = x.astype(jnp.bfloat16)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True, dtype=y.dtype) + eps)
     return weight * y.astype(x.dtype)
+
+
+def _narrow_divided(x: Hidden, weight: Array, eps: float) -> Hidden:
+    y = x.astype(jnp.bfloat16)
+    y = y / jnp.sqrt(jnp.mean(y * y, axis=-1, keepdims=True) + jnp.asarray(eps, y.dtype))
+    return weight * y.astype(x.dtype)
+
+
+def _narrow_squares(x: Hidden, weight: Array, eps: float) -> Hidden:
+    y = x.astype(wide(x.dtype))
+    squares = jnp.square(x.astype(jnp.bfloat16)).astype(y.dtype)
+    return weight * (y * jax.lax.rsqrt(jnp.mean(squares, axis=-1, keepdims=True) + eps)).astype(x.dtype)
+
+
+def _plus(value: float) -> OperationChange:
+    return OperationChange(
+        every(lambda x, weight, eps: rms_norm(x, weight + jnp.asarray(value, weight.dtype), eps))
+    )
 
 
 MISSING = Around(lambda norm: lambda x, *parameters: x)
@@ -94,7 +113,8 @@ MUTANTS = (
         wrong="(1 + w) x / sqrt(mean(x^2) + eps), as in Gemma",
         right=RMS,
         introduced=ALIKE_NORMS,
-        change=OperationChange(every(lambda x, weight, eps: rms_norm(x, 1 + weight, eps))),
+        change=_plus(1.0),
+        free=FreeValue("added to the weight:", _plus, (-1.0, 0.5, 1.0, 2.0), "norm * (weight + {})"),
         seen=("https://github.com/ggml-org/llama.cpp/pull/5631", "https://github.com/utensils/mold/pull/1078"),
     ),
     Mutant(
@@ -150,6 +170,10 @@ MUTANTS = (
         right="in float32 or wider",
         introduced=ALIKE_NORMS,
         change=NumericsChange(every(_narrow)),
+        free=forms(
+            divided_by_a_root=OperationChange(every(_narrow_divided)),
+            squares_alone=OperationChange(every(_narrow_squares)),
+        ),
         seen=(
             "https://github.com/meta-llama/llama/issues/1048",
             "https://github.com/keras-team/keras-hub/pull/1532",

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import jax.numpy as jnp
@@ -149,25 +150,57 @@ def load_mutants(
     mutants: Sequence[Mutant], checkpoint: Path, config: Config, dtype: jnp.dtype
 ) -> Decoder | Misled:
     """The built-in decoder with several mutants in it; of two that replace one operation, the later one counts."""
-    right, changes = architecture_of(config), [mutant.change for mutant in mutants]
-    for mutant in mutants:
-        config = changed_config(mutant, config)
-    arch, opened = with_options(architecture_of(config), changes), open_checkpoint(checkpoint, config)
-    of_weights = [change for change in changes if isinstance(change, WeightChange)]
-    weights = ChangedWeights(opened, dtype, of_weights, right) if of_weights else Weights(opened, dtype)
-    operations = planted(one_by_one_of(arch), [m.change for m in mutants if m.layers is None])
-    by_layer: dict[int, list[Change]] = {}
-    for mutant in mutants:
-        if isinstance(mutant.change, OperationChange) and mutant.layers is not None:
-            for index in mutant.in_layers(right.layers):
-                by_layer.setdefault(index, []).append(mutant.change)
-    changed = {index: planted(operations, own) for index, own in by_layer.items()}
-    port: Decoder | Misled = (
-        PartlyChanged(arch, weights, operations, changed) if changed else Decoder(arch, weights, operations)
-    )
-    for change in changes:
+    opened = open_checkpoint(checkpoint, config)
+    everywhere, by_layer = placed(mutants, architecture_of(config).layers)
+    port: Decoder | Misled = decoder_with(everywhere, opened, config, dtype, by_layer)
+    for change in everywhere:
         port = Misled(port, change) if isinstance(change, CallChange) else port
     return port
+
+
+def placed(mutants: Sequence[Mutant], layers: int) -> tuple[list[Change], dict[int, list[Change]]]:
+    """The changes of mutants: those that are made everywhere, and those of operations in some layers, by layer."""
+    everywhere: list[Change] = []
+    by_layer: dict[int, list[Change]] = {}
+    for mutant in mutants:
+        if mutant.layers is None or not isinstance(mutant.change, OperationChange):
+            everywhere.append(mutant.change)
+            continue
+        for index in mutant.in_layers(layers):
+            by_layer.setdefault(index, []).append(mutant.change)
+    return everywhere, by_layer
+
+
+def decoder_with(
+    changes: Sequence[Change],
+    checkpoint: Checkpoint,
+    config: Config,
+    dtype: jnp.dtype,
+    by_layer: Mapping[int, Sequence[Change]] = MappingProxyType({}),
+    operations_of: Callable[[Architecture], Operations] = one_by_one_of,
+    wrapped: Callable[[Operations], Operations] = lambda operations: operations,
+) -> Decoder:
+    """The built-in decoder with these changes; those of how it is called are the caller's.
+
+    Args:
+        by_layer: changes of operations in some layers alone.
+        operations_of: the right ones of an architecture.
+        wrapped: what is done to operations once the changes are made.
+
+    Raises:
+        CheckpointError: a changed config or parameter that the decoder does not compute.
+    """
+    right = architecture_of(config)
+    for change in changes:
+        config = config_after(change, config)
+    arch = with_options(architecture_of(config), changes)
+    of_weights = [change for change in changes if isinstance(change, WeightChange)]
+    weights = ChangedWeights(checkpoint, dtype, of_weights, right) if of_weights else Weights(checkpoint, dtype)
+    operations = planted(operations_of(arch), changes)
+    changed = {index: wrapped(planted(operations, own)) for index, own in by_layer.items()}
+    if changed:
+        return PartlyChanged(arch, weights, wrapped(operations), changed)
+    return Decoder(arch, weights, wrapped(operations))
 
 
 def loader(mutant: Mutant, spec: str | None = None, folder: Path | None = None) -> Loader:
@@ -203,7 +236,12 @@ def loader(mutant: Mutant, spec: str | None = None, folder: Path | None = None) 
 
 def changed_config(mutant: Mutant, config: Config) -> Config:
     """The config as the mutant reads it."""
-    return {**config, **mutant.change.fields(config)} if isinstance(mutant.change, ConfigChange) else config
+    return config_after(mutant.change, config)
+
+
+def config_after(change: Change, config: Config) -> Config:
+    """The config as a change has it read."""
+    return {**config, **change.fields(config)} if isinstance(change, ConfigChange) else config
 
 
 def written_config(mutant: Mutant, config: Config) -> Config:

@@ -8,28 +8,28 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from harness.families.frequencies import inverse_frequencies
-from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.free import decades
+from harness.mutants.mutant import ROTATED, FreeValue, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import PAIR, UNCOUNTED, UNEVEN_THETA, WIDE, beyond
 from harness.run.operations import Angles, Heads, rope_angles, rotate
 
-ROTATED = kinds("q_rope", "k_rope", "k_pe_rope")
 ANGLE = "position theta^(-2i / head_dim)"
 RELATIVE = "logits depend on differences of positions alone"
 Positions = Int[Array, "batch position"]
 Frequencies = Float[np.ndarray, " half"]
 
 
-def _shifted(positions: Positions, frequencies: Frequencies, dtype: jnp.dtype) -> Angles:
-    return rope_angles(positions + 1, frequencies, dtype)
+def _shifted(value: float) -> OperationChange:
+    return OperationChange({"rope_angles": lambda at, speed, dtype: rope_angles(at + round(value), speed, dtype)})
+
+
+def _scaled(value: float) -> OperationChange:
+    return OperationChange({"rope_angles": lambda at, speed, dtype: rope_angles(at, speed * value, dtype)})
 
 
 def _counted(positions: Positions, frequencies: Frequencies, dtype: jnp.dtype) -> Angles:
     index = jnp.arange(positions.shape[1], dtype=positions.dtype)
     return rope_angles(jnp.broadcast_to(index, positions.shape), frequencies, dtype)
-
-
-def _eighth(positions: Positions, frequencies: Frequencies, dtype: jnp.dtype) -> Angles:
-    return rope_angles(positions, frequencies / 8, dtype)
 
 
 def _bfloat16_positions(positions: Positions, frequencies: Frequencies, dtype: jnp.dtype) -> Angles:
@@ -69,7 +69,8 @@ MUTANTS = (
         wrong="R(position + 1) q, R(position + 1) k",
         right="R(position) q, R(position) k",
         introduced=ROTATED,
-        change=OperationChange({"rope_angles": _shifted}),
+        change=_shifted(1),
+        free=FreeValue("shift =", _shifted, tuple(n for n in range(-8, 9) if n), "position + {}", counts=True),
         at_logits=RELATIVE,
         seen=("https://github.com/quic/efficient-transformers/pull/1250",),
     ),
@@ -100,7 +101,8 @@ MUTANTS = (
         wrong="(position / 8) theta^(-2i / head_dim), a linear scaling that other models have",
         right=ANGLE,
         introduced=ROTATED,
-        change=OperationChange({"rope_angles": _eighth}),
+        change=_scaled(1 / 8),
+        free=FreeValue("factor =", _scaled, decades(-2, 2, 8), "{} position"),
         needs=(PAIR,),
         seen=("https://github.com/lablup/mlxcel/issues/1340", "https://github.com/ollama/ollama/pull/13452"),
     ),

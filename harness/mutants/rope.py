@@ -10,11 +10,11 @@ from jaxtyping import Array, Float
 
 from harness.families.frequencies import inverse_frequencies
 from harness.families.options import Rope
-from harness.mutants.mutant import Mutant, OperationChange, kinds
+from harness.mutants.free import COUNTS
+from harness.mutants.mutant import ROTATED, FreeValue, Mutant, OperationChange, kinds
 from harness.mutants.needs import PAIR, Need
 from harness.run.operations import Angles, Heads, rotate
 
-ROTATED = kinds("q_rope", "k_rope", "k_pe_rope")
 PAIRS = "pairs (i, i + head_dim / 2)"
 ANGLE = "position theta^(-2i / head_dim)"
 
@@ -61,6 +61,18 @@ def _first_head(x: Heads, angles: Angles) -> Heads:
 def _half(x: Heads, angles: Angles) -> Heads:
     rotated, rest = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([rotate(rotated, angles[..., ::2]), rest], axis=-1)
+
+
+def _first(value: float) -> OperationChange:
+    """The first `value` features are rotated, with the frequencies of a head of that size."""
+
+    def turn(x: Heads, angles: Angles) -> Heads:
+        size = round(value)
+        return jnp.concatenate([rotate(x[..., :size], angles), x[..., size:]], axis=-1)
+
+    return OperationChange(
+        {**both(turn), "inverse_frequencies": lambda theta, head_dim: inverse_frequencies(theta, round(value))}
+    )
 
 
 def _over_half(theta: float, head_dim: int) -> Float[np.ndarray, " half"]:
@@ -190,6 +202,13 @@ MUTANTS = (
         right="all of head_dim is rotated",
         introduced=ROTATED,
         change=OperationChange(both(_half)),
+        free=FreeValue(
+            "rotated",
+            _first,
+            tuple(n for n in COUNTS if n % 2 == 0),
+            "the first {} features of a head are rotated",
+            counts=True,
+        ),
         needs=(PAIR,),
         seen=(
             "https://github.com/AI-Hypercomputer/maxtext/issues/4616",

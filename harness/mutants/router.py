@@ -12,8 +12,9 @@ from jaxtyping import Array
 from harness.families.experts import CORRECTION
 from harness.families.options import Experts
 from harness.mutants.between import around, option
+from harness.mutants.free import option_of
 from harness.mutants.loading import changed
-from harness.mutants.mutant import Around, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.mutant import Around, FreeValue, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import WIDE, has, values
 from harness.mutants.routing import BIASED, CORRECTS, ROUTING, SIGMOID, experts_have, of_experts, softmax, weighed
 
@@ -160,5 +161,12 @@ MUTANTS = (
         of_experts(lambda e: replace(e, chosen=max(e.chosen - 1, 1))),
         "a token goes to one expert here",
         "https://github.com/JieShibo/MoLE/issues/7",
+        free=FreeValue(
+            "experts of a token:",
+            option_of(lambda value: of_experts(lambda e: replace(e, chosen=min(round(value), e.count)))),
+            tuple(range(1, 17)),
+            "a token goes to {} experts",
+            counts=True,
+        ),
     ),
 )

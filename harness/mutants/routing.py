@@ -12,7 +12,8 @@ from jaxtyping import Array
 from harness.families.experts import CORRECTION
 from harness.families.options import Architecture, Experts
 from harness.mutants.between import around, option
-from harness.mutants.mutant import Around, Mutant, NumericsChange, kinds
+from harness.mutants.free import decades, option_of
+from harness.mutants.mutant import Around, FreeValue, Mutant, NumericsChange, kinds
 from harness.mutants.needs import PAIR, WIDE, Need, has
 from harness.run.operations import wide
 
@@ -86,6 +87,10 @@ def _one_further(dense: Callable[..., Array]) -> Callable[..., Array]:
     return lambda *args: jnp.roll(dense(*args), 1, axis=-1)
 
 
+def _with_factor(value: float) -> Callable[[Architecture], Architecture]:
+    return of_experts(lambda e: replace(e, factor=value))
+
+
 def _factor_twice(e: Experts) -> Experts:
     return replace(e, factor=e.factor * e.factor)
 
@@ -153,11 +158,12 @@ MUTANTS = (
         "weights without the factor, or with it before they are divided by their sum",
         FACTOR,
         ROUTING,
-        of_experts(lambda e: replace(e, factor=1.0)),
+        _with_factor(1.0),
         "weights have no factor here",
         "https://github.com/sgl-project/sglang-jax/pull/1282",
         "https://github.com/sgl-project/sglang/pull/8511",
         "https://github.com/sgl-project/sglang/pull/12738",
+        free=FreeValue("factor =", option_of(_with_factor), decades(-2, 2, 1), "weights times {}"),
     ),
     option(
         "routing_factor_twice",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from harness.errors import PortError
 from harness.mutants.mutant import Around, Mutant, OperationChange
-from harness.mutants.subject import Sight
+from harness.mutants.runs import Deviation
 from harness.results import is_wrong
 
 # Each makes the value of a tap by itself; what the others make flows into these.
@@ -26,7 +26,7 @@ LAST_BEFORE_A_TAP = (
 
 def _doubled(operation: Callable[..., Any]) -> Callable[..., Any]:
     # In numpy: JAX would compile a product and a sum for every shape there is.
-    return lambda *args: jnp.asarray(2 * np.asarray(operation(*args)) + 1)
+    return lambda *args: jax.device_put(2 * np.asarray(operation(*args)) + 1)
 
 
 RIGHT = Mutant("right", wrong="f(x)", right="f(x)", introduced=frozenset(), change=OperationChange({}))
@@ -44,15 +44,15 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-def must_pass(right: Sequence[Sight], precision: str) -> None:
+def must_pass(right: Sequence[Deviation], precision: str) -> None:
     """The first phase.
 
     Raises:
         PortError: a comparison of the right decoder does not match.
     """
-    wrong = [sight for sight in right if is_wrong(sight.verdict)]
+    wrong = [seen for seen in right if is_wrong(seen.verdict)]
     if wrong:
-        worst = max(wrong, key=lambda sight: sight.margin)
+        worst = max(wrong, key=lambda seen: seen.margin)
         raise PortError(
             "the right decoder does not match the golden: no mutant can be judged by it",
             where=f"{worst.tap} in case {worst.case}, {precision}, {worst.mode}: {worst.verdict}",
@@ -62,13 +62,13 @@ def must_pass(right: Sequence[Sight], precision: str) -> None:
         )
 
 
-def must_fail(right: Sequence[Sight], failures: Sequence[Sight], precision: str) -> None:
-    """The second phase; of the forced failure, what did not change at all has no sight.
+def must_fail(right: Sequence[Deviation], failures: Sequence[Deviation], precision: str) -> None:
+    """The second phase; of the forced failure, what did not change at all is not there.
 
     Raises:
         PortError: a comparison that replay makes of the right decoder does not fail.
     """
-    failed = {(sight.case, sight.tap) for sight in failures if is_wrong(sight.verdict)}
+    failed = {(seen.case, seen.tap) for seen in failures if is_wrong(seen.verdict)}
     passed = [s for s in right if s.mode == "replay" and (s.case, s.tap) not in failed]
     if passed:
         raise PortError(

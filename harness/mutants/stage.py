@@ -5,193 +5,232 @@ A value that is, bit for bit, the right decoder's is not compared again: it matc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
-from harness.mutants.batches import Batch, Rows
-from harness.mutants.criteria import LogitFigures, figures, figures_of
-from harness.mutants.subject import EMBED, HEAD, INFINITE, Sight, Stage, Subject, sight_of
+from harness.mutants.batches import CaseBatch, Rows
+from harness.mutants.bench import EMBED, HEAD, Bench, layer_of, left_by
+from harness.mutants.criteria import figures_of
+from harness.mutants.mutant import CallChange, OperationChange, WeightChange
+from harness.mutants.runs import INFINITE, Deviation, MutantRun, deviation
 from harness.results import TapResult
 from harness.run.judgement import Judgement
 from harness.run.port import Declarations
 from harness.run.session import CaseSession
-from harness.run.source import GoldenSource
 from harness.taps import Tap
 from harness.tolerances import Limit
 
-Values = dict[str, np.ndarray]
+Calls = list[Array]  # the values of a tap, or what leaves a stage, by call
+OF_EMBED = frozenset({"embed", "embed_scale", "add_positions"})
+OF_HEAD = frozenset({"final_norm", "head", "logit_scale", "logit_cap"})
+
+
+class _Right(NamedTuple):
+    """A right decoder at the stage.
+
+    Attributes:
+        entering, leaving: by batch and call, its forward pass.
+        replayed: by batch, its values on golden inputs.
+    """
+
+    run: MutantRun
+    entering: list[Calls]
+    leaving: list[Calls]
+    replayed: list[dict[str, Calls]]
 
 
 class StageTrial:
     """One stage at one precision.
 
     Args:
-        layers: of the right decoder.
-        clean: the right decoder, whose `hidden` is what enters the stage.
-
-    Attributes:
-        leaving: by batch, what the right decoder's forward pass makes of the stage.
+        right: the right decoder, and where masks are computed at exact lengths for some mutants, the one that does
+            so; their `hidden` is what enters the stage.
     """
 
     def __init__(
-        self,
-        source: GoldenSource,
-        limit: Limit,
-        batches: Sequence[Batch],
-        layers: int,
-        stage: Stage,
-        clean: Subject,
+        self, bench: Bench, limit: Limit, batches: Sequence[CaseBatch], stage: str, right: Sequence[MutantRun]
     ) -> None:
-        self._source, self._limit, self._batches, self._layers = source, limit, batches, layers
+        self._bench, self._source, self._limit, self._batches = bench, bench.source, limit, batches
         self.stage = stage
-        source.forget()
-        prefix = f"layers.{stage}" if isinstance(stage, int) else ""
-        taps = [tap for tap in source.taps.values() if tap.stage == prefix]
-        self._taps = {tap.name: tap for tap in taps if prefix or (tap.name == EMBED) == (stage == EMBED)}
-        self._clean = clean
-        self._parameters = clean.parameters(stage, None)
-        self._entering = list(clean.hidden) or [None] * len(batches)
-        self._right = [self._replay(clean, self._parameters, index) for index in range(len(batches))]
-        self.leaving = [self._forward(clean, self._parameters, index, x) for index, x in enumerate(self._entering)]
+        bench.forget()
+        self._source.forget()
+        own = "" if layer_of(stage) is None else stage
+        taps = [tap for tap in self._source.taps.values() if tap.stage == own]
+        self._taps = {t.name: t for t in taps if t.stage or (t.name == EMBED) == (stage == EMBED)}
+        self._parameters = bench.parameters(right[0].decoders[0], stage)
+        self._entering = right[0].hidden or [[] for _ in batches]
+        self._right = {run.exact: self._of_right(run) for run in right}
 
-    def observe_right(self) -> list[Sight]:
-        """Every comparison of the right decoder; also fills in its `residual` and the figures of its logits."""
-        sights = [
-            self._sight("replay", self._taps[name], batch, rows, value)
-            for batch, values in zip(self._batches, self._right, strict=True)
-            for name, value in values.items()
-            for rows in _replayed(batch, name)
-        ]
-        self._advance(self._clean)
-        return sights + (list(self._logits(self._clean, self.leaving)) if self.stage == HEAD else [])
+    def _of_right(self, run: MutantRun) -> _Right:
+        entering, given = run.hidden or self._entering, (run, self._parameters)
+        leaving = [self._forward(*given, index, x) for index, x in enumerate(entering)]
+        return _Right(run, entering, leaving, [self._replay(*given, index) for index in range(len(leaving))])
 
-    def observe(self, one: Subject) -> None:
-        """Take a mutant through the stage: what differs from the right decoder is added to its sights."""
-        if not one.has(self.stage):
-            one.sights += self._missing()
-            return
-        own = one.parameters(self.stage, self._parameters)
-        touched = one.touches(self.stage, own, self._parameters, self._layers)
-        if touched:
-            one.sights += self.observe_replay(one, own)
-        self._advance(one)
-        hidden = one.hidden or [None] * len(self._batches)
-        one.hidden = [
-            self.leaving[i] if not touched and x is self._entering[i] else self._forward(one, own, i, x)
-            for i, x in enumerate(hidden)
-        ]
+    def observe_right(self) -> list[Deviation]:
+        """Every comparison of the right decoder, and of the one with exact masks what differs from it."""
+        plain = self._right[False]
+        made = self._differing(plain.replayed, None)
         if self.stage == HEAD:
-            one.sights += self._logits(one, one.hidden)
+            made += self._logits(plain.run, plain.leaving, None)
+        if True in self._right:
+            other = self._right[True]
+            made += self._differing(other.replayed, plain)
+            if self.stage == HEAD:
+                made += self._logits(other.run, other.leaving, plain)
+        for right in self._right.values():
+            self._left(right.run, right.leaving)
+        return made
 
-    def observe_replay(self, one: Subject, own: Any = None) -> list[Sight]:
+    def observe(self, one: MutantRun) -> None:
+        """Take a mutant through the stage: what differs from the right decoder is added to its deviations."""
+        index, right = layer_of(self.stage), self._right[one.exact]
+        if index is not None and index >= one.decoders[0].arch.layers:  # it has fewer
+            one.deviations += self._missing()
+            return
+        own = self._bench.parameters(one.decoders[0], self.stage)
+        touched = self._touches(one, own)
+        if touched:
+            one.deviations += self.observe_replay(one, own)
+        leaving = [
+            right.leaving[i] if not touched and _identical(x, right.entering[i]) else self._forward(one, own, i, x)
+            for i, x in enumerate(one.hidden or right.entering)
+        ]
+        self._left(one, leaving)
+        if self.stage == HEAD:
+            one.deviations += self._logits(one, leaving, right)
+
+    def observe_replay(self, one: MutantRun, own: Any = None) -> list[Deviation]:
         """What differs from the right decoder on golden inputs."""
-        own = one.parameters(self.stage, self._parameters) if own is None else own
-        sights = []
-        for index, batch in enumerate(self._batches):
-            for name, value in self._replay(one, own, index).items():
-                right = self._right[index].get(name)
-                sights += [
-                    self._sight("replay", self._taps[name], batch, rows, value)
-                    for rows in _replayed(batch, name)
-                    if not _equal(self._taps[name], batch, rows, value, right)
-                ]
-        return sights
+        own = self._bench.parameters(one.decoders[0], self.stage) if own is None else own
+        values = [self._replay(one, own, index) for index in range(len(self._batches))]
+        return self._differing(values, self._right[one.exact])
 
-    def _replay(self, one: Subject, parameters: Any, index: int) -> Values:
-        """The values of the stage's recorded taps, each made of golden inputs."""
-        batch = self._batches[index]
+    def _differing(self, replayed: Sequence[dict[str, Calls]], right: _Right | None) -> list[Deviation]:
+        """The comparisons of what is not the right decoder's; None: of everything. Tap by tap within a batch."""
+        made: list[Deviation] = []
+        for index, (batch, by_tap) in enumerate(zip(self._batches, replayed, strict=True)):
+            theirs, order, here = right.replayed[index] if right else {}, list(by_tap), list[Deviation]()
+            for rows in (rows for rows in batch.cases if rows.replayed):
+                recorded = {name: values for name, values in by_tap.items() if name in rows.entry.taps}
+                other = {
+                    name: values
+                    for name, values in recorded.items()
+                    if not _equal(self._taps[name], batch, rows, values, theirs.get(name, []))
+                }
+                here += [deviation(result, rows.entry) for result in self._results("replay", batch, rows, other)]
+            made += sorted(here, key=lambda one: order.index(one.tap))
+        return made
+
+    def _left(self, one: MutantRun, leaving: list[Calls]) -> None:
+        one.hidden = leaving
+        if layer_of(self.stage) is not None:
+            one.residual = left_by(self.stage)
+
+    def _touches(self, one: MutantRun, own: Any) -> bool:
+        """Whether the stage can differ from the right decoder's: other operations, parameters or config."""
+        index, change = layer_of(self.stage), one.mutant.change
+        if isinstance(change, OperationChange):
+            replaced = set(change.replaced)
+            if index is None:
+                return bool(replaced & (OF_EMBED if self.stage == EMBED else OF_HEAD))
+            return bool(replaced - OF_EMBED - OF_HEAD) and index in one.mutant.in_layers(self._bench.arch.layers)
+        both = jax.tree.leaves(own), jax.tree.leaves(self._parameters)
+        return not isinstance(change, WeightChange) or not _identical(*both)
+
+    def _replay(self, one: MutantRun, parameters: Any, index: int) -> dict[str, Calls]:
+        """The values of the stage's recorded taps, each made of golden inputs, by call."""
+        batch, values = self._batches[index], dict[str, Calls]()
         if not any(rows.replayed for rows in batch.cases):
             return {}
-        values: Values = {}
 
-        def tap(name: str, value: jax.Array) -> jax.Array:
-            tap = self._taps.get(name)
-            if tap is None or not batch.recorded(name):
+        def entering(call: int) -> Array:
+            # At padding nothing is recorded. It is the same for all mutants, but for those that may see it.
+            own = (one.exact and one.hidden) or self._entering
+            return self._bench.goes_on(batch, call, one.residual, own[index][call])
+
+        def tap(call: int, name: str, value: Array) -> Array:
+            if name not in self._taps or not batch.recorded(name):
                 return value
-            values[name] = np.asarray(value)
-            return self._golden(index, tap, values[name])
+            values.setdefault(name, []).append(value)
+            return self._bench.goes_on(batch, call, name, value)
 
-        before = None if self.stage == EMBED else self._before(one, index)
-        after = one.run(self.stage, batch, index, parameters, before, tap)
-        if self.stage == HEAD:
-            values["logits"] = np.asarray(after)
-        return values
+        given = one.decoders[index], self.stage, batch, parameters
+        after = self._bench.run(*given, entering, tap, misled=_misled(one))
+        return {**values, "logits": after} if self.stage == HEAD else values
 
-    def _golden(self, index: int, tap: Tap, value: np.ndarray) -> jax.Array:
-        """A value with the goldens in its place; one of another shape goes on, and the comparison refuses it."""
-        batch = self._batches[index]
-        goldens = {
-            rows.entry.name: self._source.rounded(rows.entry.name, tap.name) for rows in batch.recorded(tap.name)
-        }
-        fits = all(batch.cut(tap, r, value).shape == goldens[r.entry.name].shape for r in batch.recorded(tap.name))
-        return jax.device_put(batch.replace(tap, value, goldens) if fits else value)
+    def _forward(self, one: MutantRun, parameters: Any, index: int, x: Calls) -> Calls:
+        given = one.decoders[index], self.stage, self._batches[index], parameters
+        return self._bench.run(*given, x.__getitem__, _untouched, misled=_misled(one), remember=False)
 
-    def _before(self, one: Subject, index: int) -> jax.Array:
-        """The golden residual stream that enters the stage; the mutant's own where none is recorded."""
-        own = np.asarray((one.hidden or self._entering)[index])
-        return self._golden(index, self._source.taps[one.residual], own)
+    def _logits(self, one: MutantRun, logits: Sequence[Calls], right: _Right | None) -> Iterator[Deviation]:
+        """Compare the logits of the forward pass, and keep the figures that the usual criteria look at.
 
-    def _forward(self, one: Subject, parameters: Any, index: int, x: Array | None) -> Array:
-        return one.run(self.stage, self._batches[index], index, parameters, x, lambda name, value: value)
-
-    def _logits(self, one: Subject, logits: Sequence[Array]) -> Iterator[Sight]:
-        """Compare the logits of the forward pass, and keep the figures that the usual criteria look at."""
+        Args:
+            right: what they are compared with first; None is nothing.
+        """
         tap = self._source.taps["logits"]
-        for index, batch in enumerate(self._batches):
-            value, right = np.asarray(logits[index]), np.asarray(self.leaving[index])
+        for index, (batch, values) in enumerate(zip(self._batches, logits, strict=True)):
             for rows in batch.cases:
                 name = rows.entry.name
-                if one is not self._clean and _equal(tap, batch, rows, value, right):
-                    one.logits[name] = self._clean.logits[name]
+                if right is not None and _equal(tap, batch, rows, values, right.leaving[index]):
+                    if name in right.run.logits:
+                        one.logits[name] = right.run.logits[name]
                     continue
-                result = self._result("forward", tap, batch, rows, value)
-                if result.verdict not in ("shape", "dtype"):
-                    of_largest = figures_of(result) if rows.entry.top else None
-                    one.logits[name] = of_largest or self._figures(batch, rows, value)
-                yield sight_of(result, rows.entry)
+                [result] = self._results("forward", batch, rows, {tap.name: values})
+                found = figures_of(result)
+                if found is not None:
+                    one.logits[name] = found
+                yield deviation(result, rows.entry)
 
-    def _figures(self, batch: Batch, rows: Rows, value: np.ndarray) -> LogitFigures:
-        """Of the tokens that are compared."""
-        tap, name = self._source.taps["logits"], rows.entry.name
-        scope = self._source.scope(name)
-        actual = batch.cut(tap, rows, value)[:, scope.positions]
-        return figures(actual[scope.counted], self._source.truth(name, tap.name)[scope.counted])
-
-    def _sight(self, mode: str, tap: Tap, batch: Batch, rows: Rows, value: np.ndarray) -> Sight:
-        return sight_of(self._result(mode, tap, batch, rows, value), rows.entry)
-
-    def _result(self, mode: str, tap: Tap, batch: Batch, rows: Rows, value: np.ndarray) -> TapResult:
-        entry = rows.entry
+    def _results(self, mode: str, batch: CaseBatch, rows: Rows, values: Mapping[str, Calls]) -> list[TapResult]:
+        """The comparisons of a case's taps with the golden."""
         results: list[TapResult] = []
-        session = CaseSession(self._source, entry, mode, Judgement(self._limit, Declarations(), results.append))
-        session.absorb(tap.stage, {tap.kind: batch.cut(tap, rows, value)})
-        [result] = results
-        return result
+        if values:
+            judgement = Judgement(self._limit, Declarations(), results.append)
+            session = CaseSession(self._source, rows.entry, mode, judgement)
+            for name, calls in values.items():
+                for call, value in enumerate(calls):
+                    session.take(call, name, batch.cut(self._taps[name], rows, np.asarray(value)))
+        return results
 
-    def _missing(self) -> list[Sight]:
+    def _missing(self) -> list[Deviation]:
         """Every tap of a stage that a mutant does not compute."""
         return [
-            Sight(rows.entry.name, rows.entry.complete, mode, name, "missing", INFINITE, INFINITE)
+            Deviation(rows.entry.name, rows.entry.complete, mode, name, "missing", INFINITE, INFINITE)
             for batch in self._batches
             for name in self._taps
             for rows in batch.recorded(name)
             for mode in ("forward", "replay")
         ]
 
-    def _advance(self, one: Subject) -> None:
-        if isinstance(self.stage, int):
-            one.residual = f"layers.{self.stage}.resid_post"
+
+def _untouched(call: int, name: str, value: Array) -> Array:
+    return value
 
 
-def _replayed(batch: Batch, name: str) -> Iterator[Rows]:
-    return (rows for rows in batch.recorded(name) if rows.replayed)
+def _misled(one: MutantRun) -> tuple[CallChange, ...]:
+    return (one.mutant.change,) if isinstance(one.mutant.change, CallChange) else ()
 
 
-def _equal(tap: Tap, batch: Batch, rows: Rows, value: np.ndarray, right: np.ndarray | None) -> bool:
-    if right is None or value.shape != right.shape or value.dtype != right.dtype:
+def _identical(some: Sequence[Array], others: Sequence[Array]) -> bool:
+    """Whether they are the same objects."""
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def _equal(tap: Tap, batch: CaseBatch, rows: Rows, values: Calls, right: Calls) -> bool:
+    """Whether a case's values are the right decoder's, bit for bit, in all calls."""
+    if len(values) != len(right):
         return False
-    return batch.cut(tap, rows, value).tobytes() == batch.cut(tap, rows, right).tobytes()
+    for one, other in zip(values, right, strict=True):
+        if one is other:
+            continue
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return False
+        mine, theirs = (batch.cut(tap, rows, np.asarray(value)) for value in (one, other))
+        if mine.tobytes() != theirs.tobytes():
+            return False
+    return True

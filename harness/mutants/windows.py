@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array
 
 from harness.architecture import Config, architecture_of
 from harness.errors import CheckpointError
 from harness.families.windows import FULL, SLIDING
+from harness.mutants.cache import only_in_steps
+from harness.mutants.masks import Mask, Slots, Window
 from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, kinds
 from harness.mutants.needs import FILLS_WINDOW, MIXED, OVER_WINDOW, WINDOWED, Need, steps
 from harness.run.operations import NO_WINDOW, allowed
@@ -25,10 +27,6 @@ MISSING = (
     "https://github.com/axolotl-ai-cloud/axolotl/pull/732",
     "https://github.com/InternLM/lmdeploy/pull/3614",
 )
-Mask = Bool[Array, "batch key"]
-Slots = Int[Array, " position"]
-Window = Int[Array, ""]
-Seen = Callable[[Mask, Slots, Window], Array]
 
 
 def slides(config: Config) -> list[bool]:
@@ -73,13 +71,9 @@ def wider(by: int) -> ConfigChange:
     )
 
 
-def later(wrong: Seen) -> OperationChange:
-    """A mask that is wrong where one token comes, right in a prefill: two code paths."""
-
-    def seen(mask: Mask, slots: Slots, window: Window) -> Array:
-        return (wrong if len(slots) == 1 else allowed)(mask, slots, window)
-
-    return OperationChange({"allowed": seen})
+def _in_steps(wrong: Callable[[Mask, Slots, Window], Array]) -> OperationChange:
+    """A mask that is wrong where one token comes."""
+    return OperationChange({"allowed": only_in_steps(wrong, allowed, lambda mask, slots, window: len(slots))})
 
 
 def _counted_in_the_call(mask: Mask, slots: Slots, window: Window) -> Array:
@@ -164,7 +158,7 @@ MUTANTS = (
         wrong="a decode step sees the whole cache",
         right=RIGHT_WIDTH,
         introduced=kinds("probs"),
-        change=later(lambda mask, slots, window: allowed(mask, slots, jnp.asarray(NO_WINDOW, slots.dtype))),
+        change=_in_steps(lambda mask, slots, window: allowed(mask, slots, jnp.asarray(NO_WINDOW, slots.dtype))),
         needs=(WINDOWED, OVER_WINDOW, steps(1)),
         cached=True,
         seen=("https://github.com/karpathy/nanochat/pull/456",),
@@ -174,7 +168,7 @@ MUTANTS = (
         wrong="a decode step sees window keys of the cache beside its own",
         right=RIGHT_WIDTH,
         introduced=kinds("probs"),
-        change=later(lambda mask, slots, window: allowed(mask, slots, window + 1)),
+        change=_in_steps(lambda mask, slots, window: allowed(mask, slots, window + 1)),
         needs=(WINDOWED, OVER_WINDOW, steps(1)),
         cached=True,
     ),
@@ -183,7 +177,7 @@ MUTANTS = (
         wrong="a decode step sees window - 1 keys, its own included",
         right=RIGHT_WIDTH,
         introduced=kinds("probs"),
-        change=later(lambda mask, slots, window: allowed(mask, slots, window - 1)),
+        change=_in_steps(lambda mask, slots, window: allowed(mask, slots, window - 1)),
         needs=(WINDOWED, FILLS_WINDOW, steps(1)),
         cached=True,
         seen=(

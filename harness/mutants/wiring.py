@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from harness.mutants.mutant import Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.free import decades, times
+from harness.mutants.mutant import FreeValue, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import WIDE, values
 from harness.run.operations import Hidden, residual
 
@@ -21,6 +22,13 @@ NARROW = (
 
 def _update_alone(x: Hidden, update: Hidden) -> Hidden:
     return update
+
+
+def _multiplied(value: float) -> OperationChange:
+    def add(x: Hidden, update: Hidden) -> Hidden:
+        return residual(x, times(update, value))
+
+    return OperationChange({"attn_residual": add, "mlp_residual": add})
 
 
 def _rounded(x: Hidden, update: Hidden) -> Hidden:
@@ -60,9 +68,8 @@ MUTANTS = (
         wrong="x + 0.22 f(x), as in Granite",
         right=SUM,
         introduced=BOTH,
-        change=OperationChange(
-            dict.fromkeys(("attn_residual", "mlp_residual"), lambda x, update: residual(x, 0.22 * update))
-        ),
+        change=_multiplied(0.22),
+        free=FreeValue("factor =", _multiplied, decades(-3, 3, 1), "residual + {} update"),
         seen=("https://github.com/OpenNMT/CTranslate2/pull/1882",),
     ),
     Mutant(

@@ -12,11 +12,11 @@ import numpy as np
 from harness.architecture import read_config
 from harness.corpus import Corpus
 from harness.entries import Batch, Decode, Prompt
-from harness.mutants.diagnosis.bench import Bench
-from harness.mutants.diagnosis.candidate import Candidate
+from harness.mutants.catalogue import BY_ID
 from harness.mutants.diagnosis.diagnose import diagnose
-from harness.mutants.diagnosis.families import FAMILIES
-from harness.mutants.diagnosis.fit import BY_ID, at
+from harness.mutants.diagnosis.fit import at
+from harness.mutants.diagnosis.hypothesis import Hypothesis
+from harness.mutants.diagnosis.prediction import Predictor
 from harness.record.recorder import record
 from harness.run.check import check
 from harness.run.checker import Checker
@@ -86,13 +86,14 @@ def test_planted_bugs_are_named(recorded, name, bugs):
 @pytest.mark.parametrize(("mutant", "symbol", "value"), OTHERS, ids=lambda x: str(x))
 def test_a_value_of_the_catalogue_is_the_catalogues_mutant(recorded, mutant, symbol, value):
     golden_path, checkpoint = recorded("deepseek_v3")
-    family = next(one for one in FAMILIES if (one.mutant, one.symbol) == (mutant, symbol))
+    assert BY_ID[mutant].free.symbol == symbol
     with open_golden(golden_path) as golden, in_force("float64"):
         source = GoldenSource(golden, "float64")
         everything = frozenset(tap.kind for tap in source.taps.values())
-        bench = Bench(source, checkpoint, read_config(checkpoint), everything)
-        scene = stage(bench, "layers.1", "some")
-        ours, theirs = bench.predict(at(family, value), scene), bench.predict(Candidate.of(BY_ID[mutant]), scene)
-    assert set(ours) == set(scene.taps)
+        predictor = Predictor(source, checkpoint, read_config(checkpoint), everything)
+        replay = stage(predictor, "layers.1", "some")
+        ours = predictor.predict(at(BY_ID[mutant], value), replay)
+        theirs = predictor.predict(Hypothesis.of(BY_ID[mutant]), replay)
+    assert set(ours) == set(replay.taps)
     for kind, expected in theirs.items():
         np.testing.assert_allclose(ours[kind], expected, rtol=1e-9, atol=1e-12, err_msg=kind)

@@ -8,14 +8,12 @@ import pytest
 
 from harness.architecture import architecture_of
 from harness.mutants.applies import not_here
-from harness.mutants.catalogue import CATALOGUE
-from harness.mutants.diagnosis.families import FAMILIES
+from harness.mutants.catalogue import BY_ID, CATALOGUE
 from harness.mutants.needs import of_architecture
 from harness.record.families import CONFIGS, config
 from tests.families import tiny
 from tests.mutants.diagnosis.test_parts import OPTIONS_OF_OTHERS
 
-BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 HERE = {
     "llama3": {"rope_scaling_ignored", "rope_bands_swapped", "rope_interleaved", "norm_plus_one", "head_tied"}
     | {"sequential_as_parallel", "pre_norms_as_post", "residual_from_norm", "qkv_split_by_head"},
@@ -115,13 +113,14 @@ def test_elsewhere_the_reason_is_the_true_one(name, mutant):
 
 @pytest.mark.parametrize(("mutant", "symbol", "value"), OPTIONS_OF_OTHERS, ids=lambda x: str(x))
 def test_a_value_of_the_catalogue_is_the_catalogues_mutant(mutant, symbol, value):
-    family = next(one for one in FAMILIES if (one.mutant, one.symbol) == (mutant, symbol))
+    free = BY_ID[mutant].free
+    assert free.symbol == symbol
     changed = 0
     for name in (("deepseek_v3", "plain"), ("gpt_oss", "plain")):
         arch = architecture_of(tiny.config(*name))
         if not_here(BY_ID[mutant], of_architecture(tiny.config(*name))) is None:
             own = value if mutant != "router_one_fewer_chosen" else arch.experts.chosen - value
-            assert family.change(own).options(arch) == BY_ID[mutant].change.options(arch) != arch
+            assert free.change(own).options(arch) == BY_ID[mutant].change.options(arch) != arch
             changed += 1
     assert changed
 

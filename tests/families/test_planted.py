@@ -12,7 +12,7 @@ from harness.corpus import Corpus
 from harness.entries import Batch, Offset, Prompt
 from harness.families.graph import kinds_in
 from harness.mutants.audit import AuditQuestion, audit
-from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.catalogue import BY_ID
 from harness.record.recorder import record
 from tests.families import tiny
 
@@ -21,7 +21,6 @@ CORPUS = Corpus(
     batches=(Batch("left", ("one", "some"), "left", "pads"),),
     offsets=(Offset("far", "1 2 3 45", ((0, 0), (3, 300)), "far"),),
 )
-BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 FUSED = ("kv_exchanged", "qkv_packing", "q_heads_reshaped", "kv_heads_reshaped")
 GATE_UP = ("gate_up_exchanged", "gate_up_packing")
 SHARED = ("parallel_as_sequential_one_norm",)

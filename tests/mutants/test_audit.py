@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import CheckpointError, PortError, UsageError
 from harness.mutants.audit import AuditQuestion, audit
-from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.catalogue import BY_ID
 from harness.mutants.mutant import Mutant, OperationChange, kinds
 from harness.mutants.planting import loader
 from harness.mutants.sanity import FORCED_FAILURE
@@ -17,8 +17,6 @@ from harness.report.audit_document import GREEDY
 from harness.run.check import check
 from harness.run.operations import OPERATIONS
 from harness.run.question import Question
-
-BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 
 
 def asked(*mutants: str, cases=("one-to-five",), precisions=("float32",)) -> AuditQuestion:
@@ -182,7 +180,7 @@ def test_a_mutant_that_cannot_write_is_refused(golden_path, checkpoint):
 
 
 def test_a_cache_that_the_right_decoder_gets_wrong_is_refused(golden_path, checkpoint, monkeypatch):
-    monkeypatch.setattr("harness.mutants.cached.RIGHT", BY_ID["cache_slot_late"])
+    monkeypatch.setattr("harness.mutants.trial.RIGHT", BY_ID["cache_slot_late"])
     with pytest.raises(PortError, match="the right decoder does not match the golden"):
         audit(golden_path, checkpoint, asked("cache_not_written", cases=("decode",)))
 

@@ -24,7 +24,7 @@ from harness.mutants import (
     routing,
     sinks,
 )
-from harness.mutants.catalogue import CATALOGUE, FAMILIES
+from harness.mutants.catalogue import CATALOGUE, TOPICS
 from harness.mutants.mutant import CallChange, ConfigChange, OperationChange, OptionChange, WeightChange
 from harness.mutants.windows import MUTANTS as WINDOWS
 from harness.run.operations import Operations
@@ -73,7 +73,7 @@ def test_there_are_at_least_70_that_apply_to_a_qwen2():
 def test_no_id_is_given_twice():
     ids = [mutant.id for mutant in CATALOGUE]
     assert len(set(ids)) == len(ids)
-    assert len(FAMILIES) >= 10
+    assert len(TOPICS) >= 10
 
 
 @pytest.mark.parametrize("mutant", CATALOGUE, ids=lambda mutant: mutant.id)

@@ -14,7 +14,7 @@ import pytest
 from harness import embedded
 from harness.architecture import architecture_of, read_config
 from harness.families.graph import kinds_in
-from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.catalogue import BY_ID
 from harness.mutants.planting import loader
 from harness.mutants.sanity import RIGHT
 from harness.report.document import Report
@@ -22,7 +22,6 @@ from harness.report.findings import findings
 from harness.run.checker import Checker
 from harness.run.question import Question
 
-BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 KINDS = kinds_in(architecture_of(read_config(embedded.directory() / "qwen2-tiny")))
 DECODE, BATCH, FAR = ("decode",), ("batch-left", "batch-decode"), ("offset",)
 # What must be caught: ids, the cases that show it, and the first call of the first of them in which it shows; None

@@ -6,13 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.catalogue import BY_ID
 from harness.mutants.planting import loader
 from harness.run.check import check
 from harness.run.question import Question
 
 CASE = "one-to-five"
-BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 # Each where it sits, planted in layer 0 alone.
 MUTANTS = {
     "norm_before_attention_twice": "layers.0.attn_norm",

@@ -10,13 +10,12 @@ from safetensors.numpy import load_file, save_file
 
 from harness.architecture import read_config
 from harness.mutants.applies import not_here
-from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.catalogue import BY_ID
 from harness.mutants.judgement import Facts, judge
 from harness.mutants.needs import CaseFacts, case_facts, model_facts
-from harness.mutants.subject import Sight, Subject
+from harness.mutants.runs import Deviation, MutantRun
 from harness.store import open_golden
 
-BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 LONG = CaseFacts("long", tokens=40, furthest=39, padded_left=False, counted=True)
 
 
@@ -36,8 +35,8 @@ def changed(checkpoint, **tensors):
     return model_facts(checkpoint, read_config(checkpoint))
 
 
-def reason(name, model, *cases, precision="float64", sights=()):
-    found = judge(Subject(BY_ID[name], [], sights=list(sights)), precision, Facts(cases or [LONG], model))
+def reason(name, model, *cases, precision="float64", deviations=()):
+    found = judge(MutantRun(BY_ID[name], deviations=list(deviations)), precision, Facts(cases or [LONG], model))
     return found.outcome, found.reason
 
 
@@ -80,9 +79,9 @@ def test_it_is_a_bug_in_the_embedded_architecture(name, model):
 
 
 def test_changed_but_within_the_limit_is_survived(model):
-    sight = Sight("long", True, "replay", "layers.0.attn_norm", "match", 0.5, 2.0)
+    small = Deviation("long", True, "replay", "layers.0.attn_norm", "match", 0.5, 2.0)
     expected = ("survived", "below this precision's rounding: at most 0.5 of the limit")
-    assert reason("eps_1e5", model, sights=[sight]) == expected
+    assert reason("eps_1e5", model, deviations=[small]) == expected
 
 
 def test_a_precision_at_which_nothing_is_rounded_makes_it_equivalent(model):

@@ -11,17 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.comparison import Place, compare
 from harness.errors import UsageError
 from harness.generation import Continuation
 from harness.mutants.audit import refuse_without_logits
 from harness.mutants.batches import batches
 from harness.mutants.cover import smallest_cover
-from harness.mutants.criteria import CRITERIA, figures, says_no
+from harness.mutants.criteria import CRITERIA, figures_of, says_no
 from harness.mutants.exact import at_exact_lengths
 from harness.report.audit_document import GREEDY
 from harness.results import Flip
 from harness.run.operations import NO_WINDOW, OPERATIONS
 from harness.store import open_golden
+from harness.taps import Tap
+from harness.tolerances import limit
 
 SETS = st.dictionaries(st.sampled_from("abcdefg"), st.frozensets(st.integers(0, 9)), max_size=7)
 
@@ -40,6 +43,11 @@ def test_no_smaller_set_of_cases_catches_as_much(catches):
 def test_a_case_that_catches_nothing_is_never_needed():
     assert smallest_cover({"a": frozenset(), "b": frozenset({1})}) == ("b",)
     assert smallest_cover({}) == ()
+
+
+def figures(actual: np.ndarray, truth: np.ndarray):
+    place = Place("a", "float64", "forward", Tap("logits", ("batch", "position", "vocab"), ()))
+    return figures_of(compare(place, actual, truth, None, limit("float64"), actual.dtype.name))
 
 
 def logits() -> np.ndarray:

@@ -7,13 +7,12 @@ import json
 import pytest
 
 from harness.errors import UsageError
-from harness.mutants.catalogue import CATALOGUE
+from harness.mutants.catalogue import BY_ID
 from harness.mutants.planting import loader
 from harness.run.check import check
 from harness.run.question import Question
 
 QUESTION = Question(precisions=("float32",), cases=("one-to-five",))
-BY_ID = {mutant.id: mutant for mutant in CATALOGUE}
 FOREIGN = "tests.run.ports:Wrapped"
 
 

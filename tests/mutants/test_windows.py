@@ -11,7 +11,7 @@ from harness.mutants.configs import MUTANTS as CONFIGS
 from harness.mutants.judgement import Facts, judge
 from harness.mutants.needs import case_facts, model_facts
 from harness.mutants.planting import changed_config
-from harness.mutants.subject import Subject
+from harness.mutants.runs import MutantRun
 from harness.mutants.windows import MUTANTS
 from harness.store import open_golden
 from tests.mutants.conftest import Sharing
@@ -70,7 +70,7 @@ def test_where_no_case_is_longer_than_the_window_that_is_the_reason(window_golde
     }
 
     def found(name, *cases):
-        result = judge(Subject(BY_ID[name], []), "float32", Facts([facts[case] for case in cases], model))
+        result = judge(MutantRun(BY_ID[name]), "float32", Facts([facts[case] for case in cases], model))
         return result.outcome, result.reason, result.remedy
 
     longer = ("no case is longer than the window", "a prompt that is longer than the window")

@@ -13,7 +13,7 @@ from harness.corpus import load_corpus
 from harness.costs import costs
 from harness.errors import UsageError
 from harness.golden import statistic
-from harness.mutants.catalogue import FAMILIES
+from harness.mutants.catalogue import TOPICS
 from harness.mutants.planting import loader
 from harness.record import recorder, unit
 from harness.record.dry_run import estimate
@@ -156,7 +156,7 @@ def test_a_glob_that_names_nothing_stops_before_anything_runs(place, monkeypatch
 
 
 def checked(place, golden, mutant=None, precisions=("float32",), cases=()):
-    planted = [m for mutants in FAMILIES.values() for m in mutants if m.id == mutant]
+    planted = [m for mutants in TOPICS.values() for m in mutants if m.id == mutant]
     load = loader(planted[0]) if planted else None
     question = Question(precisions=precisions, cases=cases)
     with Checker(golden, place[0], BUILT_IN, question, load=load, inspect=False) as checker:

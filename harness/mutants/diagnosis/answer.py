@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.mutants.diagnosis.candidate import Candidate
+from harness.mutants.diagnosis.hypothesis import Hypothesis
 
-# A candidate that explains less of the error than this is not near; nor are two that explain less than most of it.
+# One that explains less of the error than this is not near; nor are two that explain less than most of it.
 WORTH_SAYING, MOST = 0.01, 0.5
 # What is nearly as near as the nearest: rounding decides between them.
 NEARLY = 1.5
@@ -17,11 +17,11 @@ PLAUSIBLE = ("option", "config", "weight", "call", "operation", "numerics")
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """A candidate that reproduces the port.
+    """A hypothesis that reproduces the port.
 
     Attributes:
-        kinds: the faulty kinds that it reproduces in every scene.
-        value: the candidate's value, layer by layer where every layer has its own.
+        kinds: the faulty kinds that it reproduces in every replay.
+        value: the hypothesis's value, layer by layer where every layer has its own.
         rms: the port's largest distance from it there, in noise multiples.
         explained: the smallest share of the port's squared error that it explains there.
         beyond: kinds at which the catalogue's mutant is wrong as well, and the port is not, or is otherwise.
@@ -30,7 +30,7 @@ class Explanation:
         elsewhere: those others.
     """
 
-    candidate: Candidate
+    hypothesis: Hypothesis
     kinds: frozenset[str]
     value: str
     rms: float
@@ -43,13 +43,13 @@ class Explanation:
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """A candidate that does not reproduce the port, the share of the error that it explains, and why it is not it.
+    """A hypothesis that does not reproduce the port, how much of the error it explains, and why it is not it.
 
     Attributes:
         reason: empty where that share says it.
     """
 
-    candidate: Candidate
+    hypothesis: Hypothesis
     explained: float
     value: str
     reason: str = ""
@@ -61,9 +61,9 @@ class Answer:
 
     Attributes:
         kind: the tap, without its layer, that was to be explained.
-        named: candidates that reproduce the port and cannot be told apart on these inputs; none, where none does.
+        named: hypotheses that reproduce the port and cannot be told apart on these inputs; none, where none does.
         others: the nearest of the rest, best first.
-        tried: how many candidates were compared.
+        tried: how many hypotheses were compared.
         built_in: the port computes what the built-in decoder computes, which is right: nothing is to be named.
     """
 
@@ -89,11 +89,11 @@ def indistinguishable(found: Sequence[Explanation], sure: float) -> tuple[Explan
 
     best = min(map(quality, found))
     equal = [e for e in found if quality(e) == best]
-    equal = [e for e in equal if not e.candidate.value] or equal
-    ranked = sorted(equal, key=lambda e: (PLAUSIBLE.index(e.candidate.mutants[0].kind), e.rms))
+    equal = [e for e in equal if not e.hypothesis.value] or equal
+    ranked = sorted(equal, key=lambda e: (PLAUSIBLE.index(e.hypothesis.mutants[0].kind), e.rms))
     nearest: dict[frozenset[str], Explanation] = {}
     for explanation in ranked:  # of the same mutants with several values, the nearest
-        nearest.setdefault(frozenset(explanation.candidate.ids), explanation)
+        nearest.setdefault(frozenset(explanation.hypothesis.ids), explanation)
     return tuple(nearest.values())
 
 
@@ -103,17 +103,17 @@ def ranking(others: Iterable[Ranked], most: int = 3) -> tuple[Ranked, ...]:
     Two at once are near where they explain most of the error, and more of it than one of them does.
     """
     best: dict[tuple[str, ...], Ranked] = {}
-    for entry in sorted(others, key=lambda r: (-r.explained, len(r.candidate.mutants))):
-        ids = entry.candidate.ids
+    for entry in sorted(others, key=lambda r: (-r.explained, len(r.hypothesis.mutants))):
+        ids = entry.hypothesis.ids
         near = entry.explained > (WORTH_SAYING if len(ids) == 1 else MOST)
         if near:
             best.setdefault(ids, entry)
-    singles = {r.candidate.ids[0]: r.explained for i, r in best.items() if len(i) == 1}
+    singles = {r.hypothesis.ids[0]: r.explained for i, r in best.items() if len(i) == 1}
     kept = [r for i, r in best.items() if len(i) == 1 or not _adds_little(r, singles)]
     return tuple(kept[:most])
 
 
 def _adds_little(pair: Ranked, singles: Mapping[str, float]) -> bool:
     """Whether one of two explains nearly as much as both."""
-    alone = [singles[i] for i in pair.candidate.ids if i in singles]
+    alone = [singles[i] for i in pair.hypothesis.ids if i in singles]
     return any(pair.explained - one < MOST * (1 - one) for one in alone)

@@ -10,12 +10,12 @@ from harness.architecture import architecture_of
 from harness.errors import PortError
 from harness.golden import CaseEntry
 from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked
-from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.evidence import about_the_kind, about_the_port
 from harness.mutants.diagnosis.lines import right_line
 from harness.mutants.diagnosis.observe import COMFORTABLE, observe, plan, representatives
 from harness.mutants.diagnosis.precision import telling, wrong_kinds
-from harness.mutants.diagnosis.scene import FAULTY, Scene
+from harness.mutants.diagnosis.prediction import Predictor
+from harness.mutants.diagnosis.replay import FAULTY, StageReplay
 from harness.mutants.diagnosis.search import NEAR, Search
 from harness.report.contract import nothing_compared
 from harness.report.diagnosis import Diagnosis, Operation, Suspect
@@ -43,20 +43,20 @@ ALIKE = (
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class ReplayedPort:
     """A port that was checked and is now looked at.
 
     Attributes:
         report: of the check, judged.
         precision: at which the port's values are compared with the mutants'.
-        scenes: what it did there.
+        replays: what it did there.
         cases: in which.
     """
 
     checker: Checker
     report: Report
     precision: str
-    scenes: tuple[Scene, ...]
+    replays: tuple[StageReplay, ...]
     cases: tuple[CaseEntry, ...]
 
 
@@ -76,15 +76,15 @@ def diagnose(checker: Checker, spec: str, progress: Progress = SILENT) -> Diagno
         return _document(checker, spec, report, None, (), ())
 
     @functools.cache
-    def looked_at(precision: str) -> tuple[Subject, Search]:
-        subject = replayed_again(checker, report, precision, progress=progress)
-        return subject, searching(subject)
+    def looked_at(precision: str) -> tuple[ReplayedPort, Search]:
+        port = replayed_again(checker, report, precision, progress=progress)
+        return port, searching(port)
 
-    subject, search = looked_at(precision)
+    port, search = looked_at(precision)
     operations = []
-    for answer in answers(subject, search, progress):
-        seen, said = subject, answer
-        for narrower in _narrower(subject, answer):
+    for answer in answers(port, search, progress):
+        seen, said = port, answer
+        for narrower in _narrower(port, answer):
             other, again = looked_at(narrower)
             with in_force(narrower):
                 found = again.explain(answer.kind)
@@ -92,7 +92,7 @@ def diagnose(checker: Checker, spec: str, progress: Progress = SILENT) -> Diagno
                 seen, said = other, found
                 break
         operations.append(operation(seen, said))
-    return _document(checker, spec, report, precision, tuple(c.name for c in subject.cases), tuple(operations))
+    return _document(checker, spec, report, precision, tuple(c.name for c in port.cases), tuple(operations))
 
 
 def checked(checker: Checker, progress: Progress = SILENT) -> Report:
@@ -133,7 +133,7 @@ def replayed_again(
     precision: str,
     most: int | None = None,
     progress: Progress = SILENT,
-) -> Subject:
+) -> ReplayedPort:
     """The port once more, on the cases and layers that are to be looked at.
 
     Args:
@@ -145,27 +145,29 @@ def replayed_again(
     sorts = tuple(zip(arch.windows, arch.ropes, map(arch.is_sparse, range(arch.layers)), strict=True))
     chosen = plan([r for r in replayed if r.case in names], cases, checker.golden.manifest.taps, sorts)
     progress.begin(f"{precision}: the port once more, in {len(chosen.stages)} stages")
-    return Subject(checker, report, precision, observe(checker, precision, chosen), chosen.cases)
+    return ReplayedPort(checker, report, precision, observe(checker, precision, chosen), chosen.cases)
 
 
-def searching(subject: Subject, thorough: bool = True) -> Search:
-    """The search for what the port did in a subject's scenes.
+def searching(port: ReplayedPort, thorough: bool = True) -> Search:
+    """The search for what a port did in its replays.
 
     Args:
         thorough: also free values and pairs; otherwise the catalogue as it is.
     """
-    checker, results = subject.checker, subject.report.results
+    checker, results = port.checker, port.report.results
     declared = checker.declared
-    source = checker.source(subject.precision)
+    source = checker.source(port.precision)
     replaced = frozenset(tap.kind for tap in source.taps.values()) - declared.unreplaced
     layers: dict[str, set[int]] = {}
     for r in results:
-        if (r.precision, r.mode) == (subject.precision, "replay") and r.verdict in FAULTY and "." in r.tap:
+        if (r.precision, r.mode) == (port.precision, "replay") and r.verdict in FAULTY and "." in r.tap:
             layers.setdefault(kind_of(r.tap), set()).add(int(r.tap.split(".")[1]))
-    with in_force(subject.precision):
+    with in_force(port.precision):
         return Search(
-            Bench(source, checker.checkpoint, checker.config, replaced, earlier=frozenset(declared.earlier_only)),
-            subject.scenes,
+            Predictor(
+                source, checker.checkpoint, checker.config, replaced, earlier=frozenset(declared.earlier_only)
+            ),
+            port.replays,
             {kind: frozenset(found) for kind, found in layers.items()},
             architecture_of(checker.config).layers,
             frozenset(declared.without),
@@ -173,42 +175,42 @@ def searching(subject: Subject, thorough: bool = True) -> Search:
         )
 
 
-def answers(subject: Subject, search: Search, progress: Progress = SILENT) -> Iterator[Answer]:
+def answers(port: ReplayedPort, search: Search, progress: Progress = SILENT) -> Iterator[Answer]:
     """The search's answer for each wrong operation, in data-flow order."""
-    wrong = wrong_kinds(subject.report.results, subject.precision)
-    in_order = dict.fromkeys(map(kind_of, subject.report.taps))
-    todo = [k for k in in_order if k in wrong and any(k in scene.faulty for scene in subject.scenes)]
+    wrong = wrong_kinds(port.report.results, port.precision)
+    in_order = dict.fromkeys(map(kind_of, port.report.taps))
+    todo = [k for k in in_order if k in wrong and any(k in replay.faulty for replay in port.replays)]
     while todo:
-        progress.begin(f"{subject.precision}: {len(todo)} wrong taps to explain, first {todo[0]}")
-        with in_force(subject.precision):
+        progress.begin(f"{port.precision}: {len(todo)} wrong taps to explain, first {todo[0]}")
+        with in_force(port.precision):
             answer = search.explain(todo[0])
         yield answer
         todo = [kind for kind in todo if kind not in _covered(answer)]
 
 
-def operation(subject: Subject, answer: Answer) -> Operation:
+def operation(port: ReplayedPort, answer: Answer) -> Operation:
     """The document's entry for an answer, with the evidence of its first tap."""
-    wrong = wrong_kinds(subject.report.results, subject.precision)
+    wrong = wrong_kinds(port.report.results, port.precision)
     kinds = tuple(kind for kind in wrong if kind in _covered(answer))
     return Operation(
         kinds=kinds,
-        taps=tuple(tap for tap in subject.report.introduced if kind_of(tap) in kinds),
-        precision=subject.precision,
-        facts=tuple(about_the_kind(subject.report, answer.kind, subject.scenes)),
-        named=tuple(_named(explanation, subject, kinds) for explanation in answer.named),
+        taps=tuple(tap for tap in port.report.introduced if kind_of(tap) in kinds),
+        precision=port.precision,
+        facts=tuple(about_the_kind(port.report, answer.kind, port.replays)),
+        named=tuple(_named(explanation, port, kinds) for explanation in answer.named),
         others=tuple(_suspect(other, (answer.kind,), remark=other.reason or None) for other in answer.others),
         tried=answer.tried,
         built_in=answer.built_in,
     )
 
 
-def _narrower(subject: Subject, answer: Answer) -> Iterator[str]:
+def _narrower(port: ReplayedPort, answer: Answer) -> Iterator[str]:
     """The precisions at which to look again, where only a rounding may keep the nearest from being the bug."""
     if answer.named or not any(other.explained > NEAR for other in answer.others):
         return
-    asked = [p for p in PRECISIONS if p in subject.checker.question.precisions]
-    for precision in asked[asked.index(subject.precision) + 1 :]:
-        if answer.kind in wrong_kinds(subject.report.results, precision):
+    asked = [p for p in PRECISIONS if p in port.checker.question.precisions]
+    for precision in asked[asked.index(port.precision) + 1 :]:
+        if answer.kind in wrong_kinds(port.report.results, precision):
             yield precision
 
 
@@ -219,14 +221,14 @@ def _covered(answer: Answer) -> frozenset[str]:
     return next((group for group in ALIKE if answer.kind in group), frozenset({answer.kind}))
 
 
-def _named(explanation: Explanation, subject: Subject, kinds: Sequence[str]) -> Suspect:
+def _named(explanation: Explanation, port: ReplayedPort, kinds: Sequence[str]) -> Suspect:
     remarks = []
     if explanation.beyond:
         remarks.append(
             f"only {', '.join(kinds)}: the bug as it is known is also at {', '.join(sorted(explanation.beyond))}"
         )
     if not explanation.every_layer:
-        taps = [tap for tap in subject.report.introduced if kind_of(tap) == kinds[0]]
+        taps = [tap for tap in port.report.introduced if kind_of(tap) == kinds[0]]
         remarks.append(f"in {', '.join(tap.rpartition('.')[0] for tap in taps)} only")
     if explanation.only:
         remarks.append(f"in {', '.join(sorted(explanation.only))} only: in other calls the port is right")
@@ -236,14 +238,14 @@ def _named(explanation: Explanation, subject: Subject, kinds: Sequence[str]) -> 
 def _suspect(
     found: Explanation | Ranked, kinds: Sequence[str], rms_multiple: float | None = None, remark: str | None = None
 ) -> Suspect:
-    candidate = found.candidate
+    hypothesis = found.hypothesis
     return Suspect(
-        mutants=candidate.ids,
+        mutants=hypothesis.ids,
         value=found.value,
-        wrong=candidate.wrong,
-        right=tuple(m.right for m in candidate.mutants),
-        seen=tuple(url for m in candidate.mutants for url in m.seen),
-        line=", ".join(dict.fromkeys(right_line(change, kinds) for change in candidate.changes)),
+        wrong=hypothesis.wrong,
+        right=tuple(m.right for m in hypothesis.mutants),
+        seen=tuple(url for m in hypothesis.mutants for url in m.seen),
+        line=", ".join(dict.fromkeys(right_line(change, kinds) for change in hypothesis.changes)),
         kinds=tuple(kinds),
         explained=found.explained,
         rms_multiple=rms_multiple,

@@ -9,7 +9,7 @@ import numpy as np
 from harness.mutants.diagnosis import facts
 from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.precision import hard_coded, wrong_kinds
-from harness.mutants.diagnosis.scene import FAULTY, Scene
+from harness.mutants.diagnosis.replay import FAULTY, StageReplay
 from harness.report.diagnosis import Fact
 from harness.report.document import Report
 from harness.report.findings import findings
@@ -46,7 +46,7 @@ def about_the_port(report: Report) -> Iterator[Fact]:
         yield Fact("float64", f"{', '.join(only)} match: the formula is right there, and its arithmetic is not")
 
 
-def about_the_kind(report: Report, kind: str, scenes: Sequence[Scene]) -> Iterator[Fact]:
+def about_the_kind(report: Report, kind: str, replays: Sequence[StageReplay]) -> Iterator[Fact]:
     """What the positions, the cases and the values say about one wrong tap."""
     here = [r for r in report.results if kind_of(r.tap) == kind and r.mode == "replay"]
     wrong = [r for r in here if r.verdict in FAULTY]
@@ -55,7 +55,7 @@ def about_the_kind(report: Report, kind: str, scenes: Sequence[Scene]) -> Iterat
         if finding.kind == kind:
             yield from (Fact("positions", sentence) for sentence in finding.evidence)
     yield from _single_token(here)
-    seen = next((s.taps[kind] for s in scenes if kind in s.faulty), None)
+    seen = next((s.taps[kind] for s in replays if kind in s.faulty), None)
     if seen is not None:
         yield from about_the_values(seen)
 

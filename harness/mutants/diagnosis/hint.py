@@ -73,10 +73,10 @@ def _looks_like(
     None where it is not cheap to say.
     """
     with Checker(golden, checkpoint, spec, question, load=load) as checker:
-        subject = replayed_again(checker, report, precision, MOST_TOKENS)
-        if not subject.scenes:
+        port = replayed_again(checker, report, precision, MOST_TOKENS)
+        if not port.replays:
             return None
-        found = [operation(subject, a) for a in answers(subject, searching(subject, thorough=False))]
+        found = [operation(port, a) for a in answers(port, searching(port, thorough=False))]
     told = [
         f"{verdict_line(one, precision)}, at {some(one.taps, 2)}" for one in found if one.named or one.built_in
     ]

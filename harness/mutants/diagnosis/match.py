@@ -1,4 +1,4 @@
-"""How well a candidate explains what a port did in a scene."""
+"""How well a hypothesis explains what a port did in a replay."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.mutants.diagnosis.scene import Scene, sort_of
+from harness.mutants.diagnosis.replay import StageReplay, sort_of
 
 Sorts = Mapping[str, frozenset[str]]
 
 
 @dataclass(frozen=True)
 class Match:
-    """A candidate against one scene.
+    """A hypothesis against one replay.
 
     Attributes:
-        reproduced: faulty kinds at which the port computes what the candidate computes, within the noise.
+        reproduced: faulty kinds at which the port computes what the hypothesis computes, within the noise.
         unexplained: faulty kinds at which it does not.
-        overreached: kinds at which the candidate is wrong and the port is right.
-        elsewhere: by kind, sorts of calls in which the port is right everywhere, and the candidate is not.
-        explained: by faulty kind, the share of the port's squared error that the candidate explains; at most 1.
-        rms: by faulty kind, the port's distance from the candidate in noise multiples.
+        overreached: kinds at which the hypothesis is wrong and the port is right.
+        elsewhere: by kind, sorts of calls in which the port is right everywhere, and the hypothesis is not.
+        explained: by faulty kind, the share of the port's squared error that the hypothesis explains; at most 1.
+        rms: by faulty kind, the port's distance from the hypothesis in noise multiples.
     """
 
     reproduced: frozenset[str]
@@ -34,18 +34,18 @@ class Match:
 
 
 def match(
-    scene: Scene,
+    replay: StageReplay,
     predicted: Mapping[str, np.ndarray],
     exactly: Mapping[str, np.ndarray] | None = None,
     sorts: Sorts | None = None,
 ) -> Match:
-    """Compare a port's values with a candidate's, tap by tap.
+    """Compare a port's values with a hypothesis's, tap by tap.
 
-    A tap at which the candidate has another shape than the port is unexplained.
+    A tap at which the hypothesis has another shape than the port is unexplained.
 
     Args:
-        exactly: what the candidate computes in float64, where its own rounding has to be allowed for.
-        sorts: by kind, the sorts of calls in which the port is wrong in some scene: there the candidate has to be
+        exactly: what the hypothesis computes in float64, where its own rounding has to be allowed for.
+        sorts: by kind, the sorts of calls in which the port is wrong in some replay: there the hypothesis is to be
             what the port is, right or wrong. None means all.
     """
     reproduced: set[str] = set()
@@ -54,7 +54,7 @@ def match(
     elsewhere: dict[str, frozenset[str]] = {}
     explained: dict[str, float] = {}
     rms: dict[str, float] = {}
-    for kind, seen in scene.taps.items():
+    for kind, seen in replay.taps.items():
         if kind not in predicted:
             continue
         if predicted[kind].shape != seen.actual.shape:
@@ -63,13 +63,13 @@ def match(
         distance = seen.to(predicted[kind], None if exactly is None else exactly.get(kind))
         # Two that are right may round in opposite directions: a miss is where one of them is wrong.
         wrong = seen.from_golden.beyond | seen.instead(predicted[kind]).from_golden.beyond
-        missed = scene.sorts(kind, distance.beyond & wrong)
+        missed = replay.sorts(kind, distance.beyond & wrong)
         asked = sorts[kind] if sorts and kind in sorts else missed
         if missed - asked:
             elsewhere[kind] = missed - asked
         if seen.faulty:
             (unexplained if missed & asked else reproduced).add(kind)
-            where = scene.among(kind, sorts[kind] if sorts and kind in sorts else sorts_of(scene))
+            where = replay.among(kind, sorts[kind] if sorts and kind in sorts else sorts_of(replay))
             explained[kind] = share(distance.among(where).square, seen.from_golden.among(where).square)
             rms[kind] = distance.among(where).rms
         elif missed & asked:
@@ -77,9 +77,9 @@ def match(
     return Match(frozenset(reproduced), frozenset(unexplained), frozenset(overreached), elsewhere, explained, rms)
 
 
-def sorts_of(scene: Scene) -> frozenset[str]:
-    """All sorts of calls of a scene."""
-    return frozenset(sort_of(scene.case, call) for call in scene.calls)
+def sorts_of(replay: StageReplay) -> frozenset[str]:
+    """All sorts of calls of a replay."""
+    return frozenset(sort_of(replay.case, call) for call in replay.calls)
 
 
 def share(left: float, whole: float) -> float:

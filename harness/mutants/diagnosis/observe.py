@@ -10,8 +10,9 @@ import numpy as np
 
 from harness.calibration import Floor
 from harness.golden import CaseEntry
+from harness.mutants.bench import EMBED, layer_of, left_by, stages_of
 from harness.mutants.diagnosis.observation import Observation
-from harness.mutants.diagnosis.scene import EMBED, FAULTY, HEAD, Scene, layer_of, sort_of, stage_of
+from harness.mutants.diagnosis.replay import FAULTY, StageReplay, sort_of, stage_of
 from harness.results import TapResult
 from harness.run.checker import Checker
 from harness.run.judgement import Compared
@@ -111,11 +112,11 @@ def _stages(wrong: Sequence[TapResult], taps: Sequence[Tap], layers: Sequence[Ha
     return tuple(stage for stage in order if stage in chosen | ends(clean))
 
 
-def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Scene, ...]:
+def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[StageReplay, ...]:
     """Replay the port on the chosen cases, and keep what it computes in the chosen stages.
 
     Returns:
-        The scenes, stage by stage, and within a stage in the order of the plan's cases.
+        The replays, stage by stage, and within a stage in the order of the plan's cases.
     """
     kept: dict[tuple[str, str], dict[str, list[Compared]]] = {}
 
@@ -128,7 +129,7 @@ def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Scene, ...]
     order = [tap.kind for tap in checker.golden.manifest.taps]
     layers = {tap.stage for tap in checker.golden.manifest.taps if tap.stage}
     return tuple(
-        Scene(
+        StageReplay(
             case,
             stage,
             {kind: _observed(checker, precision, in_one(seen[kind])) for kind in sorted(seen, key=order.index)},
@@ -141,10 +142,8 @@ def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Scene, ...]
 
 def _has_golden_inputs(case: CaseEntry, stage: str, layers: int) -> bool:
     """Whether the golden has what enters a stage: a mutant has to start from what the port started from."""
-    index = layer_of(stage)
-    before = layers if stage == HEAD else index or 0
-    entering = "embed" if before == 0 else f"layers.{before - 1}.resid_post"
-    return stage == EMBED or not case.partly or entering in case.taps
+    stages = stages_of(layers)
+    return stage == EMBED or not case.partly or left_by(stages[stages.index(stage) - 1]) in case.taps
 
 
 def _observed(checker: Checker, precision: str, compared: Compared) -> Observation:

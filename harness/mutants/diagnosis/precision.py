@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from harness.mutants.diagnosis.scene import FAULTY
+from harness.mutants.diagnosis.replay import FAULTY
 from harness.results import TapResult
 from harness.taps import kind_of
 from harness.tolerances import PRECISIONS

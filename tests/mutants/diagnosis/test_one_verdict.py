@@ -90,7 +90,7 @@ def mismatched(x, angles):
 
 @pytest.mark.parametrize(("turned", "named"), [(mismatched, "rope_table_mismatch"), (rotate, None)])
 def test_a_rounding_to_float32_keeps_no_bug_from_its_name(golden_path, turned, named):
-    """In float64 that rounding is a thousand limits, and no candidate has it: float32 is looked at as well."""
+    """In float64 that rounding is a thousand limits, and no hypothesis has it: float32 is looked at as well."""
     turn = partial(table_of_numpy, turned)
     load = partial(decoder, rotate_q=turn, rotate_k=turn)
     found = diagnosis(load, golden_path, "float64", "float32", cases=("hello", "one-to-five", "multi-token"))

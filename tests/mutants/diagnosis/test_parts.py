@@ -1,4 +1,4 @@
-"""What a diagnosis is made of: distances, fits, candidates, families, the precision that tells."""
+"""What a diagnosis is made of: distances, fits, hypotheses, families, the precision that tells."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pytest
 from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
 from harness.golden import CaseEntry
-from harness.mutants.catalogue import CATALOGUE
-from harness.mutants.diagnosis.bench import Bench
-from harness.mutants.diagnosis.candidate import Candidate, build
-from harness.mutants.diagnosis.families import FAMILIES
-from harness.mutants.diagnosis.fit import BY_ID, at, gauss_newton
+from harness.mutants.catalogue import BY_ID, CATALOGUE
+from harness.mutants.diagnosis.fit import at, gauss_newton
+from harness.mutants.diagnosis.hypothesis import Hypothesis
 from harness.mutants.diagnosis.lines import ROOT, right_line
 from harness.mutants.diagnosis.match import match, share
 from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.precision import hard_coded, telling
-from harness.mutants.diagnosis.remembered import remembering
-from harness.mutants.diagnosis.scene import Scene, stage_of
+from harness.mutants.diagnosis.prediction import Predictor
+from harness.mutants.diagnosis.replay import StageReplay, stage_of
 from harness.mutants.diagnosis.search import Search
+from harness.mutants.planting import decoder_with
+from harness.mutants.remembered import Memory, remembering
 from harness.results import TapResult
 from harness.run.judgement import Compared
 from harness.run.operations import OPERATIONS
@@ -82,8 +82,8 @@ def test_the_share_of_an_error_that_is_explained(left, whole, part):
 
 def test_a_match_tells_reproduced_from_unexplained_and_overreached():
     wrong, right = seen(TRUTH + 1), seen(TRUTH)
-    scene = Scene(CASE, "layers.0", {"gate": wrong, "up": wrong, "act": right, "mlp_out": right})
-    found = match(scene, {"gate": TRUTH + 1, "up": TRUTH + 2, "act": TRUTH + 1, "mlp_out": TRUTH})
+    replay = StageReplay(CASE, "layers.0", {"gate": wrong, "up": wrong, "act": right, "mlp_out": right})
+    found = match(replay, {"gate": TRUTH + 1, "up": TRUTH + 2, "act": TRUTH + 1, "mlp_out": TRUTH})
     assert found.reproduced == {"gate"}
     assert found.unexplained == {"up"}
     assert found.overreached == {"act"}
@@ -92,8 +92,8 @@ def test_a_match_tells_reproduced_from_unexplained_and_overreached():
 
 
 def test_another_shape_than_the_ports_explains_nothing():
-    scene = Scene(CASE, "layers.0", {"gate": seen(TRUTH + 1)})
-    assert match(scene, {"gate": TRUTH[:, :2]}).unexplained == {"gate"}
+    replay = StageReplay(CASE, "layers.0", {"gate": seen(TRUTH + 1)})
+    assert match(replay, {"gate": TRUTH[:, :2]}).unexplained == {"gate"}
 
 
 def test_gauss_newton_finds_one_unknown_to_the_last_digits():
@@ -110,7 +110,7 @@ def test_a_fit_without_a_slope_stays_where_it_began():
 
 def test_mutants_of_one_operation_cannot_be_planted_together():
     interleaved, backwards, theta = (
-        Candidate.of(BY_ID[i]) for i in ("rope_interleaved", "rope_backwards", "theta_1e4")
+        Hypothesis.of(BY_ID[i]) for i in ("rope_interleaved", "rope_backwards", "theta_1e4")
     )
     assert interleaved.together(backwards) is None
     assert theta.together(theta) is None
@@ -120,40 +120,21 @@ def test_mutants_of_one_operation_cannot_be_planted_together():
 def test_two_changes_of_one_parameter_are_both_made(checkpoint):
     config = read_config(checkpoint)
     changes = (BY_ID["q_transposed"].change, BY_ID["q_bias_missing"].change)
-    decoder = build(changes, Checkpoint(checkpoint), config, jnp.dtype("float32"))
-    right = build((), Checkpoint(checkpoint), config, jnp.dtype("float32"))
+    decoder, right = (
+        decoder_with(made, Checkpoint(checkpoint), config, jnp.dtype("float32")) for made in (changes, ())
+    )
     weight, bias = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.bias"
     np.testing.assert_array_equal(decoder.weights.read(weight), right.weights.read(weight).T)
     assert not decoder.weights.read(bias).any()
     assert right.weights.read(bias).any()
 
 
-def test_every_family_stands_for_a_mutant_of_the_catalogue():
-    assert {family.mutant for family in FAMILIES} <= {mutant.id for mutant in CATALOGUE}
-
-
-# (family's mutant, symbol, the value that the mutant has)
+# (mutant, symbol, the value that it has), where its own formula is another: it depends on a size, or on no window.
 OWN_VALUES = [
-    ("theta_1e4", "theta =", 1e4),
-    ("eps_1e5", "eps =", 1e-5),
     ("scale_missing", "scale =", 1.0),
-    ("scores_softcapped", "cap =", 50.0),
-    ("head_softcapped", "cap =", 30.0),
-    ("head_scaled", "factor =", 1 / 8),
     ("embed_scaled", "factor =", 48**0.5),
-    ("embed_off_by_one", "rows away:", -1),
-    ("residual_multiplied", "factor =", 0.22),
-    ("norm_plus_one", "added to the weight:", 1.0),
-    ("positions_shifted", "shift =", 1),
-    ("positions_scaled", "factor =", 1 / 8),
     ("rope_half_of_dims", "rotated", 4),
-    ("causal_one_ahead", "last key: query plus", 1),
     ("window_512", "window =", 512),
-    ("mask_minus_10", "hidden scores less", 10.0),
-    ("mask_multiplied", "hidden scores: minus", 0.0),
-    ("softmax_sink", "sink =", 0.0),
-    ("activation_quick_gelu", "slope =", 1.702),
-    ("activation_clamped", "limit =", 7.0),
     ("layers_shifted", "weights of layer", 2),
 ]
 # Of what Qwen2 does not have: tried in tests/families, options alone and the rest on a golden of DeepSeek-V3.
@@ -164,31 +145,20 @@ OPTIONS_OF_OTHERS = [
     ("experts_clamp_missing", "limit =", float("inf")),
     ("latent_norms_eps", "eps =", 1e-5),
 ]
-OTHERS = [
-    ("routing_over_capacity", "capacity factor =", 1.0),
-    ("experts_shifted", "experts further:", 1),
-    ("expert_not_loaded", "expert", 7),
-    ("shared_expert_scaled", "factor =", 2.5),
-]
-
-
-def test_every_family_with_a_value_is_tried_at_the_catalogues_own():
-    with_value = {(f.mutant, f.symbol) for f in FAMILIES if not f.forms}
-    tried = (*OWN_VALUES, *OPTIONS_OF_OTHERS, *OTHERS)
-    assert with_value == {(mutant, symbol) for mutant, symbol, _ in tried}
+OTHERS = [("shared_expert_scaled", "factor =", 2.5)]
 
 
 @pytest.fixture(scope="module")
-def bench(golden_path, checkpoint):
+def predictor(golden_path, checkpoint):
     with open_golden(golden_path) as golden:
         source = GoldenSource(golden, "float64")
         everything = frozenset(tap.kind for tap in source.taps.values())
-        yield Bench(source, checkpoint, read_config(checkpoint), everything)
+        yield Predictor(source, checkpoint, read_config(checkpoint), everything)
 
 
-def stage(bench, name, case="one-to-five"):
-    """A scene in which the port is right: its values are the golden's."""
-    source = bench.source
+def stage(predictor, name, case="one-to-five"):
+    """A replay in which the port is right: its values are the golden's."""
+    source = predictor.source
     entry = next(c for c in source.golden.manifest.cases if c.name == case)
 
     def observed(tap):
@@ -199,22 +169,17 @@ def stage(bench, name, case="one-to-five"):
         return Observation(compared, "float64", limit("float64"))
 
     taps = [tap for tap in source.taps.values() if stage_of(tap) == name and tap.name in entry.taps]
-    return Scene(entry, name, {tap.kind: observed(tap) for tap in taps})
+    return StageReplay(entry, name, {tap.kind: observed(tap) for tap in taps})
 
 
 @pytest.mark.parametrize(("mutant", "symbol", "value"), OWN_VALUES, ids=lambda x: str(x))
-def test_a_family_at_the_catalogues_value_is_the_catalogues_mutant(bench, mutant, symbol, value):
-    family = next(f for f in FAMILIES if (f.mutant, f.symbol) == (mutant, symbol))
-    name = {
-        "embed_scaled": "embed",
-        "embed_off_by_one": "embed",
-        "head_scaled": "head",
-        "head_softcapped": "head",
-    }.get(mutant, "layers.1")
-    scene = stage(bench, name)
+def test_at_the_value_of_the_catalogue_it_is_the_catalogues_mutant(predictor, mutant, symbol, value):
+    assert BY_ID[mutant].free.symbol == symbol
+    replay = stage(predictor, "embed" if mutant == "embed_scaled" else "layers.1")
     with in_force("float64"):
-        ours, theirs = bench.predict(at(family, value), scene), bench.predict(Candidate.of(BY_ID[mutant]), scene)
-    assert set(ours) == set(scene.taps)
+        ours = predictor.predict(at(BY_ID[mutant], value), replay)
+        theirs = predictor.predict(Hypothesis.of(BY_ID[mutant]), replay)
+    assert set(ours) == set(replay.taps)
     for kind, expected in theirs.items():
         np.testing.assert_allclose(ours[kind], expected, rtol=1e-9, atol=1e-12, err_msg=kind)
 
@@ -222,29 +187,29 @@ def test_a_family_at_the_catalogues_value_is_the_catalogues_mutant(bench, mutant
 @pytest.mark.parametrize(
     "case", ["one-to-five", "decode", "chunked", "batch-left", "batch-decode", "offset", "longest"]
 )
-def test_the_right_decoder_on_the_bench_is_the_golden(bench, case):
-    right = Candidate((), ())
+def test_the_right_decoder_on_the_bench_is_the_golden(predictor, case):
+    right = Hypothesis((), ())
     with in_force("float64"):
         for name in ("embed", "layers.0", "layers.3", "head"):
-            scene = stage(bench, name, case)
-            predicted = bench.predict(right, scene)
-            assert set(predicted) == set(scene.taps), name
-            found = match(scene, predicted)
+            replay = stage(predictor, name, case)
+            predicted = predictor.predict(right, replay)
+            assert set(predicted) == set(replay.taps), name
+            found = match(replay, predicted)
             assert not found.overreached, name
 
 
-def test_a_mutant_that_does_not_fit_the_model_predicts_nothing(bench):
+def test_a_mutant_that_does_not_fit_the_model_predicts_nothing(predictor):
     """A gate transposed has another shape; the port with that bug would not run."""
     from harness.mutants.loading import changed
 
     change = changed("gate", by=np.transpose)
     with in_force("float64"):
-        assert bench.predict(Candidate((), (change,)), stage(bench, "layers.0")) is None
+        assert predictor.predict(Hypothesis((), (change,)), stage(predictor, "layers.0")) is None
 
 
-def test_nothing_is_computed_beyond_the_tap_that_is_wanted(bench):
+def test_nothing_is_computed_beyond_the_tap_that_is_wanted(predictor):
     with in_force("float64"):
-        found = bench.predict(Candidate((), ()), stage(bench, "layers.0"), until="q_rope")
+        found = predictor.predict(Hypothesis((), ()), stage(predictor, "layers.0"), until="q_rope")
     assert set(found) == {"attn_norm", "q", "k", "v", "q_rope"}
 
 
@@ -290,13 +255,13 @@ def test_the_architecture_of_the_embedded_checkpoint_has_square_projections(chec
 def test_no_second_bug_explains_what_one_leaves_in_rounding(monkeypatch, precision, paired):
     explained = {"causal_missing": 0.99998, "mask_added_as_bool": 0.54, "padding_inverted": 0.5}
     tried = [
-        (Candidate.of(BY_ID[name]), SimpleNamespace(explained={"probs": share}))
+        (Hypothesis.of(BY_ID[name]), SimpleNamespace(explained={"probs": share}))
         for name, share in explained.items()
     ]
-    monkeypatch.setattr(Search, "_matched", lambda self, pairs, scene, kind: ((pair, None) for pair in pairs))
-    monkeypatch.setattr(Search, "_families", lambda self, kind: ())
-    scene = SimpleNamespace(taps={"probs": SimpleNamespace(precision=precision)})
-    pairs = [pair.ids for pair, _ in object.__new__(Search)._two_at_once("probs", scene, tried)]
+    monkeypatch.setattr(Search, "_matched", lambda self, pairs, replay, kind: ((pair, None) for pair in pairs))
+    monkeypatch.setattr(Search, "_free", lambda self, kind: ())
+    replay = SimpleNamespace(taps={"probs": SimpleNamespace(precision=precision)})
+    pairs = [pair.ids for pair, _ in object.__new__(Search)._two_at_once("probs", replay, tried)]
     assert pairs and any("causal_missing" in ids for ids in pairs) is paired
 
 
@@ -307,7 +272,7 @@ def test_what_is_asked_again_is_remembered_and_what_is_not_the_same_is_not():
         calls.append(len(slots))
         return x * (2 + eps)
 
-    operations = remembering(replace(OPERATIONS, attn_norm=doubled, mlp_norm=doubled), most=10_000)
+    operations = remembering(replace(OPERATIONS, attn_norm=doubled, mlp_norm=doubled), Memory(10_000))
     x, y = jnp.ones(3), jnp.ones(3)
     first = operations.attn_norm(x, np.arange(2), 1e-6)
     assert operations.mlp_norm(x, np.arange(2), 1e-6) is first  # one function, counted tokens by value
@@ -323,7 +288,7 @@ def test_what_takes_more_memory_than_there_is_is_forgotten():
         calls.append(x)
         return 2 * x
 
-    operations = remembering(replace(OPERATIONS, embed=doubled), most=1_000)
+    operations = remembering(replace(OPERATIONS, embed=doubled), Memory(1_000))
     small, large = jnp.ones(10), jnp.ones(1_000)
     for x in (small, small, large, small):
         operations.embed(x)

@@ -11,8 +11,8 @@ import pytest
 
 from harness import embedded
 from harness.architecture import architecture_of, read_config
-from harness.mutants.diagnosis.bench import Bench
 from harness.mutants.diagnosis.diagnose import diagnose
+from harness.mutants.diagnosis.prediction import Predictor
 from harness.mutants.diagnosis.search import Search
 from harness.run.checker import Checker
 from harness.run.operations import NO_WINDOW, allowed, context, scores
@@ -110,19 +110,19 @@ def test_an_ignored_padding_mask_is_named_where_keys_at_padding_are_the_ports_ow
 
 @pytest.fixture(scope="module")
 def at_odds(golden_path):
-    """A search in a scene whose golden is not what config and checkpoint compute; the port is right."""
+    """A search in a replay whose golden is not what config and checkpoint compute; the port is right."""
     checkpoint = embedded.directory() / "qwen2-tiny"
     config = read_config(checkpoint)
     with open_golden(golden_path) as golden:
         source = GoldenSource(golden, "float64")
-        bench = Bench(source, checkpoint, config, frozenset(tap.kind for tap in source.taps.values()))
-        scene = stage(bench, "layers.1")
-        seen = scene.taps["probs"]
+        predictor = Predictor(source, checkpoint, config, frozenset(tap.kind for tap in source.taps.values()))
+        replay = stage(predictor, "layers.1")
+        seen = replay.taps["probs"]
         other = replace(seen, compared=replace(seen.compared, truth=np.roll(seen.truth, 1, axis=1)))
-        scene = replace(scene, taps={**scene.taps, "probs": other})
+        replay = replace(replay, taps={**replay.taps, "probs": other})
         layers = {"probs": frozenset({1})}
         with in_force("float64"):
-            yield Search(bench, [scene], layers, architecture_of(config).layers)
+            yield Search(predictor, [replay], layers, architecture_of(config).layers)
 
 
 def test_what_changes_nothing_does_not_name_a_right_port(at_odds):

@@ -5,34 +5,35 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from harness.mutants.catalogue import BY_ID, CATALOGUE
 from harness.mutants.diagnosis import facts
 from harness.mutants.diagnosis.answer import Ranked, ranking
-from harness.mutants.diagnosis.candidate import Candidate
-from harness.mutants.diagnosis.families import FAMILIES
-from harness.mutants.diagnosis.fit import BY_ID, at
+from harness.mutants.diagnosis.fit import at
+from harness.mutants.diagnosis.hypothesis import Hypothesis
+
+FREE = [mutant for mutant in CATALOGUE if mutant.free]
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{family.mutant} {family.symbol}")
-def test_the_formula_of_a_fitted_value_has_that_value(family):
-    value = family.grid[-1]
-    (wrong,) = at(family, value).wrong
-    if family.forms:  # another form of what the catalogue says
-        assert wrong == BY_ID[family.mutant].wrong
-    elif family.by_layer:  # every layer has its own, which the value says
+@pytest.mark.parametrize("mutant", FREE, ids=lambda mutant: f"{mutant.id} {mutant.free.symbol}")
+def test_the_formula_of_a_fitted_value_has_that_value(mutant):
+    value = mutant.free.tried[-1]
+    (wrong,) = at(mutant, value).wrong
+    if mutant.free.forms:  # another form of what the catalogue says
+        assert wrong == mutant.wrong
+    elif mutant.free.by_layer:  # every layer has its own, which the value says
         assert wrong == "a layer has the weights of another"
     else:
         assert f"{value:.6g}" in wrong
 
 
 def test_a_value_of_the_catalogue_has_the_catalogues_words():
-    assert Candidate.of(BY_ID["theta_1e4"]).wrong == (BY_ID["theta_1e4"].wrong,)
-    theta = next(family for family in FAMILIES if family.mutant == "theta_1e4")
-    assert at(theta, 1000.0).wrong == ("theta = 1000",)
+    assert Hypothesis.of(BY_ID["theta_1e4"]).wrong == (BY_ID["theta_1e4"].wrong,)
+    assert at(BY_ID["theta_1e4"], 1000.0).wrong == ("theta = 1000",)
 
 
 def near(explained, *ids):
     mutants = tuple(BY_ID[name] for name in ids)
-    return Ranked(Candidate(mutants, tuple(m.change for m in mutants)), explained, "")
+    return Ranked(Hypothesis(mutants, tuple(m.change for m in mutants)), explained, "")
 
 
 def test_two_at_once_are_near_where_they_explain_most_and_more_than_one_of_them():
@@ -40,7 +41,7 @@ def test_two_at_once_are_near_where_they_explain_most_and_more_than_one_of_them(
     noise = near(0.41, "scale_missing", "padding_seen")  # what the first explains alone
     weak = near(0.45, "causal_missing", "softmax_sink")  # less than most of it
     both = near(0.95, "scale_missing", "causal_missing")
-    assert [r.candidate.ids for r in ranking([single, noise, weak, both])] == [
+    assert [r.hypothesis.ids for r in ranking([single, noise, weak, both])] == [
         ("scale_missing", "causal_missing"),
         ("scale_missing",),
     ]

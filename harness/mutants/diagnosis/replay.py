@@ -10,21 +10,16 @@ from jaxtyping import Bool
 
 from harness.corpus import spans_of
 from harness.golden import CaseEntry
+from harness.mutants.bench import EMBED, HEAD
 from harness.mutants.diagnosis.observation import Observation
 from harness.taps import CACHE_KINDS, Tap
 
-EMBED, HEAD = "embed", "head"
 FAULTY = ("introduced", "nonfinite")  # verdicts of what is wrong on golden inputs
 
 
 def stage_of(tap: Tap) -> str:
     """The stage of the decoder that computes a tap: `embed`, `layers.3` or `head`."""
     return tap.stage or (EMBED if tap.kind == "embed" else HEAD)
-
-
-def layer_of(stage: str) -> int | None:
-    """The index of a layer's stage; None outside the layers."""
-    return None if stage in (EMBED, HEAD) else int(stage.rpartition(".")[2])
 
 
 def sort_of(case: CaseEntry, call: int = 0) -> str:
@@ -38,7 +33,7 @@ def sort_of(case: CaseEntry, call: int = 0) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class StageReplay:
     """The port at one stage of one case: all the taps that it exposes there, in data-flow order.
 
     Attributes:
@@ -87,7 +82,7 @@ class Scene:
             sort_of(self.case, call) for call in self.calls if where[:, self.segment(tap, call)].any()
         )
 
-    def call(self, kind: str) -> Scene:
+    def call(self, kind: str) -> StageReplay:
         """The first call in which a kind is wrong, by itself: in replay no call depends on what came before it."""
         tap, wrong = self.taps[kind].tap, self.taps[kind].from_golden.beyond
         first = next(call for call in self.calls if wrong[:, self.segment(tap, call)].any())

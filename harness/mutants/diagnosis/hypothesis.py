@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import jax.numpy as jnp
-
-from harness.architecture import Config, architecture_of
-from harness.checkpoint import Checkpoint
-from harness.mutants.mutant import (
-    Change,
-    ConfigChange,
-    Mutant,
-    OperationChange,
-    WeightChange,
-    planted,
-    with_options,
-)
-from harness.mutants.planting import ChangedWeights
-from harness.run.arithmetic import one_by_one_of
-from harness.run.decoder import Decoder
-from harness.run.operations import Operations
-from harness.run.weights import Weights
+from harness.mutants.mutant import Change, Mutant, OperationChange
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class Hypothesis:
     """Mutants, and how they are planted here.
 
     Attributes:
@@ -42,7 +24,7 @@ class Candidate:
     wrong: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, mutant: Mutant) -> Candidate:
+    def of(cls, mutant: Mutant) -> Hypothesis:
         return cls((mutant,), (mutant.change,), wrong=(mutant.wrong,))
 
     @property
@@ -57,7 +39,7 @@ class Candidate:
         """The layers in which the catalogue has it."""
         return frozenset().union(*(mutant.in_layers(count) for mutant in self.mutants))
 
-    def in_prompts(self) -> Candidate:
+    def in_prompts(self) -> Hypothesis:
         """What of it there is without a cache."""
         kept = [n for n, mutant in enumerate(self.mutants) if not mutant.cached]
         if len(kept) == len(self.mutants):
@@ -66,7 +48,7 @@ class Candidate:
             self, mutants=tuple(self.mutants[n] for n in kept), changes=tuple(self.changes[n] for n in kept)
         )
 
-    def together(self, other: Candidate) -> Candidate | None:
+    def together(self, other: Hypothesis) -> Hypothesis | None:
         """Both at once; None where they replace the same operation, or are one mutant."""
         operations = [c for c in (*self.changes, *other.changes) if isinstance(c, OperationChange)]
         fields = [set(c.formulas()) for c in operations]
@@ -75,30 +57,7 @@ class Candidate:
             return None
         value = ", ".join(filter(None, (self.value, other.value)))
         wrong = (*self.wrong, *other.wrong)
-        return Candidate((*self.mutants, *other.mutants), (*self.changes, *other.changes), value, wrong)
+        return Hypothesis((*self.mutants, *other.mutants), (*self.changes, *other.changes), value, wrong)
 
 
-def build(
-    changes: Sequence[Change],
-    checkpoint: Checkpoint,
-    config: Config,
-    dtype: jnp.dtype,
-    right: Operations | None = None,
-) -> Decoder:
-    """The built-in decoder with all of these changes, in every layer; those of how it is called are the caller's.
-
-    Args:
-        right: the operations of the right architecture; None: compiled one by one.
-
-    Raises:
-        CheckpointError: a changed config or parameter that the decoder does not compute.
-    """
-    arch = architecture_of(config)
-    for change in changes:
-        if isinstance(change, ConfigChange):
-            config = {**config, **change.fields(config)}
-    changed = with_options(architecture_of(config), changes)
-    of_weights = [change for change in changes if isinstance(change, WeightChange)]
-    weights = ChangedWeights(checkpoint, dtype, of_weights, arch) if of_weights else Weights(checkpoint, dtype)
-    own = right if right is not None and changed == arch else one_by_one_of(changed)
-    return Decoder(changed, weights, planted(own, changes))
+NOTHING = Hypothesis((), ())
