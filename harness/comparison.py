@@ -20,6 +20,7 @@ from harness.tolerances import Limit
 
 # Fewer positions than this, and Pearson's r is arithmetic: with 2 it is always +1 or -1.
 MEANINGFUL_POSITIONS = 4
+EXACT_POWERS = 22  # of ten, in float64
 FLOATS = ("bfloat16", "float32", "float64")  # from narrow to wide
 
 
@@ -199,7 +200,19 @@ def multiples(
 
 
 def _three_digits(values: Float[np.ndarray, " position"]) -> tuple[float | None, ...]:
-    return tuple(finite(float(f"{value:.3g}")) for value in values)
+    """Each with three significant digits; None where it is not finite."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        places = 2 - np.floor(np.log10(np.abs(values)))
+    usual = np.abs(places) <= EXACT_POWERS
+    scale = 10.0 ** np.where(usual, np.abs(places), 0)
+    up = places > 0
+    # Products and quotients of whole numbers, rounded once: what the decimal numeral means.
+    whole = np.rint(np.where(up, values * scale, values / scale))
+    short = np.where(up, whole / scale, whole * scale).tolist()
+    return tuple(
+        one if known else finite(float(f"{value:.3g}"))
+        for one, known, value in zip(short, usual.tolist(), values.tolist(), strict=True)
+    )
 
 
 def _position_correlation(

@@ -30,15 +30,16 @@ class Backlog:
 
     Args:
         most: how many pieces may wait: each holds a stage's taps.
+        alone: no call of this run is replayed.
     """
 
-    def __init__(self, most: int = 1) -> None:
-        self._most = most
+    def __init__(self, most: int = 1, alone: bool = False) -> None:
+        self._most, self._alone = most, alone
         self._waiting: deque[Callable[[], None]] = deque()
 
     def call(self, call: Call) -> Call:
         """The call with a session that puts its comparisons off; outside a check the call itself."""
-        return replace(call, tap=Behind(call.tap, self)) if isinstance(call.tap, Session) else call
+        return replace(call, tap=Behind(call.tap, self, self._alone)) if isinstance(call.tap, Session) else call
 
     def add(self, work: Callable[[], None]) -> None:
         """Put this off, and do what has waited for long enough."""
@@ -55,8 +56,8 @@ class Backlog:
 class Behind:
     """A session that takes over a stage's values when the next ones are being computed."""
 
-    def __init__(self, session: Session, backlog: Backlog) -> None:
-        self._session, self._backlog = session, backlog
+    def __init__(self, session: Session, backlog: Backlog, alone: bool = False) -> None:
+        self._session, self._backlog, self.alone = session, backlog, alone
         self.replaying = session.replaying
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:

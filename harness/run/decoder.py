@@ -37,7 +37,7 @@ from harness.run.spread import Spread
 from harness.run.stages import Embedding, Stages, stages
 from harness.run.tapping import TapFunction, no_tap
 from harness.run.vocabulary import Pair, head_parts, is_large, looked_up, within
-from harness.run.weights import Kept, Named, Weights, ZeroWeights
+from harness.run.weights import AsStored, Kept, Named, Weights, ZeroWeights
 
 Logits = Float[Array, "batch position vocab"]
 LARGE_LAYER = 16 * 2**20  # bytes
@@ -124,7 +124,8 @@ class Decoder:
         alone = [calls[0] for calls in sequences if len(calls) == 1 and calls[0].cache is None]
         at_length = iter(at_few_lengths(self.arch, alone))
         # Several processes gather what they compare: nothing else is to be under way on their devices then.
-        backlog = Backlog(1 if self._spread.mesh is None else 0)
+        replayed = any(getattr(call.tap, "replaying", False) for calls in sequences for call in calls)
+        backlog = Backlog(1 if self._spread.mesh is None else 0, alone=not replayed)
         inputs = [
             [
                 backlog.call(
@@ -172,9 +173,9 @@ class Decoder:
         large = numbers * jnp.dtype(self.weights.dtype).itemsize > LARGE_LAYER
         return large and self._spread.mesh is None and not is_tracing()
 
-    def _state_in_another_thread(self, index: int) -> nnx.State:
+    def _state_in_another_thread(self, index: int) -> AsStored:
         with jax.enable_x64(self.weights.dtype == np.float64):  # JAX's settings are each thread's own
-            return self.state(index)
+            return AsStored(self._named.layer(index, self._abstract[index], turned=False))
 
     def _embedded(self, inputs: Sequence[Sequence[Call]]) -> list[list[Hidden]]:
         """The first stage of all calls."""
@@ -250,7 +251,7 @@ class Decoder:
         return self._for(call).embed(call.tap, "", embedding, call.input_ids, call.positions)
 
     def layer(
-        self, call: Call, index: int, state: nnx.State, x: Hidden, past: Past | None
+        self, call: Call, index: int, state: nnx.State | AsStored, x: Hidden, past: Past | None
     ) -> tuple[Hidden, Past | None]:
         """One layer of one call, and the layer's part of the cache with the call in it."""
         own = self._for(call)

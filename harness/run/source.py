@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,29 +23,32 @@ from harness.store import Golden
 from harness.taps import FULL_KINDS, PINNED, Tap
 from harness.top import Top
 
-# Forward and replay of a case ask for the same taps one after the other: layer by layer, or where a port runs as a
-# whole, all of them. In float64 this is a layer of 600 tokens of a 7B, or 20 tokens of all its layers.
-CACHED_BYTES = 512 * 2**20
+# Forward and replay of a case ask for the same taps one after the other, layer by layer: what is kept is a layer
+# that is compared and one that is read meanwhile, or the logits. That grows neither in depth nor with the cases.
+# Of a small golden all is kept: it is read once for all that a process asks of it.
+LEAST_KEPT, MOST_KEPT = 32 * 2**20, 512 * 2**20
 
 
 class GoldenSource:
     """Golden values at one precision, each read and verified once for forward and replay together.
 
     Args:
-        keep: how many bytes of the latest values to keep, in float64 and as many again at the precision.
+        keep: how many bytes of the latest values to keep, and as many again at the precision; None is what a run
+            layer by layer has in use.
         from_pads: whether positions of left-padded rows count from the pads (`harness.run.convention`).
 
     Attributes:
         experts: of a mixture of experts; None of other models.
     """
 
-    def __init__(self, golden: Golden, precision: str, keep: int = CACHED_BYTES, from_pads: bool = False) -> None:
+    def __init__(self, golden: Golden, precision: str, keep: int | None = None, from_pads: bool = False) -> None:
         self.golden = golden
         self.precision = precision
         self.taps: Mapping[str, Tap] = {tap.name: tap for tap in golden.manifest.taps}
         self.from_pads = from_pads
         architecture = architecture_of(golden.manifest.model.config)
         self._ropes, self.experts = architecture.ropes, architecture.experts
+        keep = _working_set(golden) if keep is None else keep
         self.truth = Recent(self._truth, keep)
         self.rounded = Recent(self._rounded, keep)
         self._floors = functools.cache(self._calibrated)
@@ -150,6 +155,19 @@ class GoldenSource:
                 }
             )
         return _CALIBRATED[key]
+
+
+def _working_set(golden: Golden) -> int:
+    """How many bytes of a golden are in use at a time where a port runs layer by layer."""
+    manifest = golden.manifest
+    stages = {tap.name: tap.stage for tap in manifest.taps}
+    most = LEAST_KEPT
+    for case in manifest.cases:
+        sizes = Counter[str]()
+        for tap in case.taps:
+            sizes[stages[tap]] += math.prod(golden.shape(case.name, tap)) * np.dtype(manifest.truth_dtype).itemsize
+        most = max(most, *(size * (2 if stage else 1) for stage, size in sizes.items()))
+    return min(most, MOST_KEPT)
 
 
 # By golden, precision and mode: what several checks in one process need (a test run, a diff, a diagnosis).

@@ -19,6 +19,7 @@ from harness.run.modules import DecoderLayer, skeleton
 from harness.run.operations import Hidden, Operations
 from harness.run.tapping import TapFunction, Tapped
 from harness.run.vocabulary import Pair
+from harness.run.weights import AsStored
 from harness.taps import DIMS
 
 KINDS = frozenset(DIMS)
@@ -63,7 +64,7 @@ def _made(arch: Architecture, dtype: jnp.dtype, operations: Operations, quick: b
         *layers,
         partial(_head, operations, arch.norm),
         partial(_final_norm, operations, arch.norm),
-        partial(_logits, operations),
+        partial(_part, operations),
     )
     return Stages(*(Tapped(one, KINDS, QUICKLY if quick else None) for one in functions))
 
@@ -77,13 +78,14 @@ def _layer(
     graph: nnx.GraphDef[DecoderLayer],
     layer: Layer,
     tap: TapFunction,
-    state: nnx.State,
+    state: nnx.State | AsStored,
     x: Hidden,
     positions: Ids,
     mask: Mask,
     place: Place,
     past: Past | None,
 ) -> tuple[Hidden, Past | None]:
+    state = state.turned() if isinstance(state, AsStored) else state
     return layer(tap, nnx.merge(graph, state), x, positions, mask, place, past)
 
 
@@ -98,3 +100,8 @@ def _final_norm(ops: Operations, spec: Norm, tap: TapFunction, of_norm: Pair, x:
 def _logits(ops: Operations, tap: TapFunction, of_head: Pair, x: Hidden) -> Array:
     capped: Array = ops.logit_cap(ops.logit_scale(ops.head(x, *of_head)))
     return capped
+
+
+def _part(ops: Operations, tap: TapFunction, of_head: Pair, x: Hidden) -> Array:
+    weight, bias = of_head  # as the checkpoint has it, [row, hidden]
+    return _logits(ops, tap, (weight.T, bias), x)

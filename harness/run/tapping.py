@@ -67,10 +67,13 @@ class Session(TapFunction, Protocol):
 class TracedTap:
     """The tap inside a traced function: it collects values, and selects the golden where replaying.
 
-    Both modes are one compiled function: `replaying` is an argument of it, not part of its structure.
+    Both modes are one compiled function: `replaying` is an argument of it, not part of its structure. A golden
+    that is None never takes a value's place.
     """
 
-    def __init__(self, goldens: Mapping[str, jax.Array], replaying: jax.Array, known: frozenset[str]) -> None:
+    def __init__(
+        self, goldens: Mapping[str, jax.Array | None], replaying: jax.Array, known: frozenset[str]
+    ) -> None:
         self._goldens = goldens
         self._replaying = replaying
         self._known = known
@@ -79,12 +82,11 @@ class TracedTap:
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         if name in self.recorded:
             raise fired_twice(name)
+        if name in self._goldens or name not in self._known:
+            self.recorded[name] = value  # one that is invented is reported as `extra` by the session
         golden = self._goldens.get(name)
         if golden is None:
-            if name not in self._known:
-                self.recorded[name] = value  # invented: the session reports it as `extra`
             return value
-        self.recorded[name] = value
         if kind_of(name) in PINNED:
             return jnp.where(self._replaying, handed_on(name, golden, value), pinned(name, golden, value))
         return jnp.where(self._replaying, handed_on(name, golden, value), value)
@@ -184,7 +186,7 @@ class Tapped:
     @functools.cached_property
     def _checked(self) -> Any:
         def traced(
-            goldens: Mapping[str, jax.Array], replaying: jax.Array, *args: Any
+            goldens: Mapping[str, jax.Array | None], replaying: jax.Array, *args: Any
         ) -> tuple[Any, dict[str, jax.Array]]:
             tap = TracedTap(goldens, replaying, self._kinds - {"logits"})  # from here they would be tapped twice
             result = self._function(tap, *args)
@@ -202,12 +204,12 @@ class Tapped:
             return self._plain(*args)
         if not isinstance(tap, Session):
             return self._function(lambda kind, value: tap(name_of(stage, kind), value), *args)
-        goldens = tap.goldens(stage)
+        goldens: dict[str, Any] = dict(tap.goldens(stage))
         if not tap.replaying:
-            goldens = {
-                kind: value if kind in PINNED else _unread(value.shape, value.dtype)
-                for kind, value in goldens.items()
-            }
+            # Where no call of a run is replayed, its program selects nothing, and is compiled sooner.
+            alone = getattr(tap, "alone", False)
+            for kind in goldens.keys() - PINNED:
+                goldens[kind] = None if alone else _unread(goldens[kind].shape, goldens[kind].dtype)
         result, recorded = self._checked(goldens, np.bool_(tap.replaying), *args)
         tap.absorb(stage, recorded)
         return result

@@ -1,7 +1,7 @@
 """Embedding and head of a large vocabulary, of which neither is ever in memory as a whole.
 
 In float64 each takes 4.4 GB in a model of 7 billion parameters. Of the embedding the rows are read that are looked
-up; of the head so many rows at a time as `LARGE` bytes hold, and each part makes its part of the logits.
+up; of the head so many rows at a time as `PART` bytes hold, and each part makes its part of the logits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.families.options import Architecture
 from harness.run.port import Call
 from harness.run.weights import Named
 
-LARGE = 256 * 2**20  # bytes
+LARGE, PART = 256 * 2**20, 32 * 2**20  # bytes
 Pair = tuple[Array, Array | None]  # a weight, and a bias
 
 
@@ -38,19 +38,19 @@ def within(rows: Int[np.ndarray, " row"], call: Call) -> Int[np.ndarray, "batch 
 
 def parts(arch: Architecture, dtype: jnp.dtype) -> list[slice]:
     """The rows of the head, some at a time: equally many, where at most twice as many parts allow it."""
-    least = -(-arch.vocab * _bytes_a_row(arch, dtype) // LARGE)
+    least = -(-arch.vocab * _bytes_a_row(arch, dtype) // PART)
     number = next((n for n in range(least, 2 * least + 1) if arch.vocab % n == 0), least)
     size = -(-arch.vocab // number)
     return [slice(start, min(start + size, arch.vocab)) for start in range(0, arch.vocab, size)]
 
 
 def head_parts(named: Named, arch: Architecture, dtype: jnp.dtype) -> Iterator[tuple[slice, Pair]]:
-    """Weight [hidden, row] and bias [row] of each part of the head, read when its turn comes."""
+    """Weight [row, hidden] and bias [row] of each part of the head, read when its turn comes."""
     kind = "embed" if arch.tied_head else "logits"
     biased = "logits" in arch.biases
     for rows in parts(arch, dtype):
         bias = named.rows("logits", rows, "bias") if biased else None
-        yield rows, (named.rows(kind, rows).T, bias)
+        yield rows, (named.rows(kind, rows), bias)
 
 
 def _bytes_a_row(arch: Architecture, dtype: jnp.dtype) -> int:

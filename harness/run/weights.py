@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from harness.checkpoint import Checkpoint
 from harness.errors import CheckpointError
@@ -21,6 +21,8 @@ from harness.run.spread import Spread
 
 # Parameters that are called after no projection: the kind of tap whose module has them, and their name there.
 OWN_NAMES = {"router_scores": ("router_scores", CORRECTION), "sinks": ("probs", "sinks")}
+ALIGNMENT = 64  # bytes
+FEW_ROWS = 64  # of one in so many and fewer each is read by itself
 KEPT_BYTES = 32 * 2**20  # a small model is read once, and of a large one nothing is kept
 
 
@@ -42,9 +44,40 @@ class Weights:
         Raises:
             CheckpointError: the checkpoint lacks it.
         """
-        of_file = rows if isinstance(rows, slice) else slice(None)
-        tensor = np.asarray(self.checkpoint.read(name, of_file))
-        return (tensor if of_file is rows else tensor[rows]).astype(dtype or self.dtype)
+        read = self.checkpoint.read
+        if isinstance(rows, slice):
+            tensor = np.asarray(read(name, rows))
+        elif 0 < len(rows) < self.checkpoint.shape(name)[0] // FEW_ROWS:
+            tensor = np.concatenate([read(name, slice(row, row + 1)) for row in rows.tolist()])
+        else:
+            tensor = np.asarray(read(name))[rows]
+        return _aligned(tensor, jnp.dtype(dtype or self.dtype))
+
+
+def _aligned(tensor: Num[np.ndarray, "..."], dtype: jnp.dtype) -> Float[np.ndarray, "..."]:
+    """A tensor at a dtype, lying where XLA takes it as it is: anything else JAX copies once more."""
+    room = np.empty(tensor.size * dtype.itemsize + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    aligned = room[start : start + tensor.size * dtype.itemsize].view(dtype).reshape(tensor.shape)
+    aligned[...] = tensor
+    return aligned
+
+
+class AsStored(NamedTuple):
+    """The parameters of a layer whose kernels still lie as in the checkpoint, [output, input].
+
+    A program that begins with turning them multiplies by them as they lie. Turned before, every number of a large
+    model is moved once more.
+    """
+
+    state: nnx.State
+
+    def turned(self) -> nnx.State:
+        """Kernels as [input, output]."""
+        flat = nnx.to_flat_state(self.state)
+        return nnx.from_flat_state(
+            [(path, leaf.replace(leaf.get_value().mT) if path[-1] == "kernel" else leaf) for path, leaf in flat]
+        )
 
 
 class ZeroWeights(Weights):
@@ -93,14 +126,18 @@ class Named:
     def __init__(self, weights: Weights, family: Family, arch: Architecture, spread: Spread) -> None:
         self._weights, self._family, self._arch, self._spread = weights, family, arch, spread
 
-    def layer(self, index: int, abstract: nnx.State) -> nnx.State:
+    def layer(self, index: int, abstract: nnx.State, turned: bool = True) -> nnx.State:
         """The parameters of one layer, in the form of `abstract` (the shapes of a `DecoderLayer`).
+
+        Args:
+            turned: kernels are [input, output], as in `abstract`; else as for `AsStored`, on one device.
 
         Raises:
             CheckpointError: a parameter is missing, or has another shape than the config says.
         """
         flat = nnx.to_flat_state(abstract)
-        return nnx.from_flat_state([(path, leaf.replace(self._of(path, leaf, index))) for path, leaf in flat])
+        read = [(path, leaf.replace(self._of(path, leaf, index, turned))) for path, leaf in flat]
+        return nnx.from_flat_state(read)
 
     def model(self, kind: str, name: str = "weight") -> Array:
         """A parameter outside the layers: of `embed`, `positions`, `final_norm` or `logits`."""
@@ -110,8 +147,8 @@ class Named:
         """Some rows of a parameter outside the layers, on one device."""
         return jax.device_put(self._weights.read(f"{self._family.model[kind]}.{name}", rows))
 
-    def _of(self, path: tuple[str, ...], leaf: Any, index: int) -> Array:
-        """What belongs at a path; of a matrix, as [input, output]."""
+    def _of(self, path: tuple[str, ...], leaf: Any, index: int, turned: bool) -> Array:
+        """What belongs at a path."""
         kind, name, shape = path[0], "bias" if path[-1] == "bias" else "weight", leaf.get_value().shape
         read, paths = self._weights.read, self._family.paths(self._arch.is_sparse(index))
         if kind.startswith("experts_"):
@@ -122,13 +159,14 @@ class Named:
             tensor = self._weights.read(of_file, dtype=leaf.get_value().dtype)
         else:
             tensor = parameter_of(self._family, self._arch, read, kind, index, name)
-        value = self._spread.of_layer(kind, path[-1], tensor.mT if path[-1] == "kernel" else tensor)
-        if value.shape != shape:
+        as_meant = tensor.mT if path[-1] == "kernel" else tensor
+        value = self._spread.of_layer(kind, path[-1], as_meant if turned else tensor)
+        if as_meant.shape != shape:
             raise CheckpointError(
                 "a parameter does not have the shape that the config implies",
                 where=f"{self._family.layers}.{index}.{paths.get(kind, kind)}.{name}",
                 expected=shape,
-                found=value.shape,
+                found=as_meant.shape,
                 hint="config.json and the weights must come from one checkpoint",
             )
         return value

@@ -85,7 +85,11 @@ def results(golden, checkpoint, question=QUESTION):
 
 
 def test_reading_ahead_changes_no_figure(golden_path, checkpoint, monkeypatch):
-    usual = results(golden_path, checkpoint)
+    monkeypatch.setattr(decoder, "LARGE_LAYER", 0)
+    with monkeypatch.context() as at_once:
+        at_once.setattr(ReadingAhead, "each", lambda self, items: (read() for read in items))
+        at_once.setattr(ReadingAhead, "expect", lambda *_: None)
+        usual = results(golden_path, checkpoint)
     threads = set()
     read = Weights.read
 
@@ -94,9 +98,18 @@ def test_reading_ahead_changes_no_figure(golden_path, checkpoint, monkeypatch):
         return read(self, *of)
 
     monkeypatch.setattr(Weights, "read", watched)
-    monkeypatch.setattr(decoder, "LARGE_LAYER", 0)
     assert results(golden_path, checkpoint) == usual
     assert threads == {True, False}
+
+
+@pytest.mark.parametrize("modes", [("forward",), ("forward", "replay")])
+def test_a_large_model_is_judged_as_a_small_one(golden_path, checkpoint, monkeypatch, modes):
+    """Its kernels lie as in the checkpoint, and in forward alone its program selects nothing."""
+    question = Question(precisions=("float64",), modes=modes, cases=("hello", "batch-left"))
+    usual = results(golden_path, checkpoint, question)
+    monkeypatch.setattr(decoder, "LARGE_LAYER", 0)
+    large = results(golden_path, checkpoint, question)
+    assert [(r.tap, r.mode, r.verdict) for r in large] == [(r.tap, r.mode, "match") for r in usual]
 
 
 def test_a_damaged_array_is_refused_all_the_same(golden_path, checkpoint, tmp_path, monkeypatch):
