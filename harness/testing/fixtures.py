@@ -36,6 +36,7 @@ class CheckGolden:
         lift: bool | None = None,
         allow_reduced_precision: bool | None = None,
         mesh: str | None = None,
+        criteria: str | None = None,
     ) -> Report:
         """Check a port; what is not given is as pytest's options and configuration say.
 
@@ -50,6 +51,7 @@ class CheckGolden:
             lift: in float64, lift the float32 that is hard-coded in the port.
             allow_reduced_precision: check float32 as it is deployed; the report's notes say so.
             mesh: axes of the mesh of devices that the port is given: data=2,model=4.
+            criteria: thresholds on the logits that the report speaks of: max_abs=1e-4, several with commas.
 
         Returns:
             The report, where everything matched.
@@ -74,6 +76,7 @@ class CheckGolden:
             "lift": lift,
             "allow_reduced_precision": allow_reduced_precision,
             "mesh": mesh,
+            "criteria": criteria,
             "weights": None if weights is None else Path(weights),
         }
         settings = replace(self.settings, **{name: value for name, value in asked.items() if value is not None})

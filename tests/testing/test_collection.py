@@ -77,6 +77,15 @@ def test_a_broken_contract_is_a_failure_that_says_so(checked, port, words):
     assert "Traceback" not in result.stdout.str()
 
 
+def test_the_criteria_of_a_team_are_in_the_text_and_bad_ones_are_refused(checked):
+    result = checked("--golden-criteria=max_abs=2e-30", "--golden-limit-rms=0.001", "--golden-mode=forward")
+    assert "own criteria at float32: fail" in result.stdout.str()
+    assert "(< 2e-30)" in result.stdout.str()
+    result = checked("--golden-criteria=max=1")
+    assert result.ret != 0
+    assert "unknown criterion" in result.stdout.str() + result.stderr.str()
+
+
 def test_a_case_that_the_port_does_not_cover_is_a_named_skip(checked):
     result = checked("--golden-case", "decode", "-rs", port="tests.run.ports:Wrapped")
     assert result.ret == 0
