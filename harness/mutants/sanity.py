@@ -16,9 +16,9 @@ from harness.results import is_wrong
 # Each makes the value of a tap by itself; what the others make flows into these.
 LAST_BEFORE_A_TAP = (
     *("embed", "attn_norm", "linear", "q_norm", "k_norm", "grow_q", "grow_k", "write_k", "write_v"),
+    *("rotate_q", "rotate_k"),
     *("q_latent_norm", "kv_latent_norm", "write_latent", "write_k_pe"),
     *("probabilities", "context", "attn_post_norm", "attn_residual", "parallel_residual"),
-    *("q_latent_norm", "kv_latent_norm", "rotate_q", "rotate_k", "write_latent", "write_k_pe"),
     *("router", "corrected", "dense", "experts_out", "shared_act", "experts_sum"),
     *("mlp_norm", "gated", "activated", "mlp_post_norm", "mlp_residual", "final_norm", "head"),
 )
