@@ -11,7 +11,7 @@ from harness.mutants.mutant import Around, CallChange, Change, Mutant, NumericsC
 from harness.mutants.needs import CHUNKED, UNCOUNTED, WIDE, Need, steps
 from harness.run.operations import KeyValues, allowed, write
 
-CACHE = kinds("cache_k", "cache_v")
+CACHE = kinds("cache_k", "cache_v", "cache_latent", "cache_k_pe")
 ROTATED = kinds("q_rope", "k_rope", "k_pe_rope")
 WRITTEN = "the keys and values of the new tokens go to the slots from `filled` on"
 POSITION = "position = tokens before it"
@@ -23,8 +23,8 @@ Window = Int[Array, ""]
 
 
 def both(operation: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
-    """The same writing of keys and values."""
-    return {"write_k": operation, "write_v": operation}
+    """The same writing of keys and values, or of what latent attention has of them."""
+    return dict.fromkeys(("write_k", "write_v", "write_latent", "write_k_pe"), operation)
 
 
 def only_in_steps(wrong: Callable[..., Array], right: Callable[..., Array]) -> Callable[..., Array]:
@@ -46,7 +46,8 @@ def _over_the_last(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues
 
 def _in_blocks(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
     """Blocks of 8 slots: near the end a block does not fit, and JAX moves it back over what is there."""
-    block = jnp.pad(new, ((0, 0), (0, -new.shape[1] % 8), (0, 0), (0, 0)))[:, : buffer.shape[1]]
+    widths = ((0, 0), (0, -new.shape[1] % 8), *((0, 0),) * (new.ndim - 2))
+    block = jnp.pad(new, widths)[:, : buffer.shape[1]]
     return write(buffer, block, start)
 
 
@@ -96,7 +97,7 @@ def _shared(positions: Array, filled: int, prefill: int) -> Array:
     return _counted(positions, filled, prefill) if filled else positions
 
 
-def _mutant(
+def cached(
     name: str,
     wrong: str,
     right: str,
@@ -109,7 +110,7 @@ def _mutant(
 
 
 MUTANTS = (
-    _mutant(
+    cached(
         "decode_position_stuck",
         "every decoded token at the position after the prefill",
         POSITION,
@@ -118,7 +119,7 @@ MUTANTS = (
         "https://github.com/jundot/omlx/pull/2363",
         needs=(steps(2),),
     ),
-    _mutant(
+    cached(
         "decode_position_ahead",
         "position + 1 after the prefill",
         POSITION,
@@ -128,7 +129,7 @@ MUTANTS = (
         "https://github.com/huggingface/transformers/pull/37414",
         needs=(steps(1),),
     ),
-    _mutant(
+    cached(
         "decode_position_zero",
         "position 0 after the prefill",
         POSITION,
@@ -138,7 +139,7 @@ MUTANTS = (
         "https://github.com/keras-team/keras-hub/pull/1544",
         needs=(steps(1),),
     ),
-    _mutant(
+    cached(
         "decode_positions_counted",
         "position = slot in the cache, padding included",
         POSITION,
@@ -148,7 +149,7 @@ MUTANTS = (
         "https://github.com/unslothai/unsloth/pull/3795",
         needs=(UNCOUNTED, steps(1)),
     ),
-    _mutant(
+    cached(
         "decode_positions_shared",
         "after a right prefill, all rows at the position of the longest",
         POSITION,
@@ -157,7 +158,7 @@ MUTANTS = (
         "https://github.com/scouzi1966/maclocal-api/issues/92",
         needs=(UNCOUNTED, steps(1)),
     ),
-    _mutant(
+    cached(
         "decode_rope_skipped",
         "q, k of a decoded token",
         "R q, R k in prefill and decode alike",
@@ -172,7 +173,7 @@ MUTANTS = (
         "https://github.com/tenstorrent/tt-mlir/pull/9042",
         needs=(steps(1),),
     ),
-    _mutant(
+    cached(
         "cache_not_written",
         "keys and values of decoded tokens are never stored",
         WRITTEN,
@@ -180,7 +181,7 @@ MUTANTS = (
         OperationChange(both(_not_written)),
         needs=(steps(2),),
     ),
-    _mutant(
+    cached(
         "cache_slot_late",
         "a decoded token's keys and values go one slot further on",
         WRITTEN,
@@ -189,7 +190,7 @@ MUTANTS = (
         "https://github.com/RobertCsordas/moeut/pull/6",
         needs=(steps(1),),
     ),
-    _mutant(
+    cached(
         "cache_slot_overwritten",
         "a decoded token's keys and values go over the last token's",
         WRITTEN,
@@ -198,7 +199,7 @@ MUTANTS = (
         "https://github.com/EricLBuehler/mistral.rs/pull/300",
         needs=(steps(1),),
     ),
-    _mutant(
+    cached(
         "cache_keys_overwritten",
         "a decoded token's key goes over the last token's, its value does not",
         WRITTEN,
@@ -207,7 +208,7 @@ MUTANTS = (
         "https://github.com/EricLBuehler/mistral.rs/pull/300",
         needs=(steps(1),),
     ),
-    _mutant(
+    cached(
         "cache_clamped",
         "written in blocks of 8, which JAX moves back where they do not fit",
         WRITTEN,
@@ -218,7 +219,7 @@ MUTANTS = (
         "https://github.com/openxla/xla/issues/49120",
         needs=(steps(2),),
     ),
-    _mutant(
+    cached(
         "cache_unwritten_seen",
         "a decoded token sees every slot, those without a token as well",
         CAUSAL,
@@ -227,7 +228,7 @@ MUTANTS = (
         "https://github.com/huggingface/transformers/pull/28937",
         needs=(steps(2),),
     ),
-    _mutant(
+    cached(
         "cache_stale",
         "a decoded token sees every slot, and those without a token hold an earlier request's keys and values",
         CAUSAL,
@@ -236,7 +237,7 @@ MUTANTS = (
         "https://github.com/sgl-project/sglang-jax/issues/1503",
         needs=(steps(2),),
     ),
-    _mutant(
+    cached(
         "cache_in_bfloat16",
         "bfloat16(k), bfloat16(v) in the cache of a wider model",
         "k, v in the dtype of the activations",
@@ -246,7 +247,7 @@ MUTANTS = (
         "https://github.com/ml-explore/mlx-lm/pull/1491",
         needs=(steps(1), WIDE),
     ),
-    _mutant(
+    cached(
         "cache_keys_in_bfloat16",
         "bfloat16(k) in the cache of a wider model",
         "k in the dtype of the activations",
@@ -255,7 +256,7 @@ MUTANTS = (
         "https://github.com/google/tunix/issues/1321",
         needs=(steps(1), WIDE),
     ),
-    _mutant(
+    cached(
         "chunk_aligned_left",
         "a later chunk masked as if it were the first: key <= index in the chunk",
         CAUSAL,
@@ -264,7 +265,7 @@ MUTANTS = (
         "https://github.com/huggingface/transformers/pull/28937",
         needs=(CHUNKED,),
     ),
-    _mutant(
+    cached(
         "chunk_not_causal",
         "every token of a chunk sees the whole chunk",
         CAUSAL,
