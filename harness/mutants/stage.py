@@ -20,10 +20,12 @@ from harness.run.judgement import Judgement
 from harness.run.port import Declarations
 from harness.run.session import CaseSession
 from harness.run.source import GoldenSource
-from harness.taps import Tap
+from harness.taps import OPTIONAL, Tap
 from harness.tolerances import Limit
 
 Values = dict[str, np.ndarray]
+# Nothing that a golden may have or not is asked of a decoder whose operations run one by one.
+PLAIN = Declarations(without=tuple(OPTIONAL))
 
 
 class StageTrial:
@@ -167,7 +169,7 @@ class StageTrial:
     def _result(self, mode: str, tap: Tap, batch: Batch, rows: Rows, value: np.ndarray) -> TapResult:
         entry = rows.entry
         results: list[TapResult] = []
-        session = CaseSession(self._source, entry, mode, Judgement(self._limit, Declarations(), results.append))
+        session = CaseSession(self._source, entry, mode, Judgement(self._limit, PLAIN, results.append))
         session.absorb(tap.stage, {tap.kind: batch.cut(tap, rows, value)})
         [result] = results
         return result

@@ -24,7 +24,7 @@ from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction, fired_twice, going_on, refuse_tracer, whole
 from harness.run.wanted import spanning, wanted_taps
 from harness.scope import Scope
-from harness.taps import CACHE_KINDS, PINNED, Tap, name_of
+from harness.taps import CACHE_KINDS, OPTIONAL, PINNED, Tap, kind_of, name_of
 
 MOST_OF_A_NAME = 200  # of a tap that a port invents
 
@@ -148,6 +148,8 @@ class CaseSession:
             raise fired_twice(name)
         self._seen.add(name)
         tap = self._source.taps.get(name)
+        if tap is None and kind_of(name) in OPTIONAL:
+            return
         if tap is None:
             mode = self._mode if self._golden_too else self._further[0].mode
             called = shortened(name, MOST_OF_A_NAME)
