@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from harness.architecture import architecture_of
 from harness.corpus import Corpus, Prompt, load_corpus
-from harness.entries import Batch, Decode
+from harness.entries import Batch
 from harness.errors import CorpusError, PortError
 from harness.families.graph import taps_of
 from harness.mutants.audit import AuditQuestion, audit
@@ -26,7 +26,6 @@ from harness.run.decoder import Decoder
 from harness.run.question import Question
 from harness.selected import EVERYTHING, Selected, at_level
 from harness.store import open_golden
-from harness.tolerances import PRECISIONS
 from tests.families import tiny
 from tests.families.formulas import Model
 from tests.families.formulas_of_experts import USUAL, of_expert, through
@@ -34,7 +33,6 @@ from tests.families.formulas_of_experts import USUAL, of_expert, through
 NAME, TAP, EXPERT = ("qwen3_moe", "plain"), "layers.1.expert_out", 3
 CORPUS = Corpus(
     (Prompt("one", "A b", "few tokens", level="logits"), Prompt("some", "1 2 3 45", "tokens")),
-    decodes=(Decode("chunk", "a cached", "two chunks and steps", steps=2, chunks=(4,)),),
     batches=(Batch("left", ("one", "some"), "left", "pads"),),
     experts=True,
 )
@@ -92,13 +90,10 @@ def test_it_is_what_the_formula_says_in_the_order_of_the_experts(recorded):
         np.testing.assert_allclose(weights[chosen] @ found[token], total[token], rtol=0, atol=1e-13)
 
 
-def test_the_decoder_matches_it_in_every_mode_at_every_precision(recorded):
-    for precisions, cases in ((PRECISIONS, ("some",)), (("bfloat16",), ("chunk", "left"))):
-        report = check(*recorded, question=Question(precisions=precisions, cases=cases))
-        assert report.verdict == "match", report.introduced
-        modes = {"forward", "replay", *({"prefill", "alone"} if "left" in cases else ())}
-        own = [result for result in report.results if result.tap == TAP]
-        assert {(one.mode, one.precision) for one in own} == {(m, p) for m in modes for p in precisions}
+def test_the_decoder_matches_it_in_every_mode(recorded):
+    report = check(*recorded, question=Question(precisions=("bfloat16",), cases=("left",)))
+    assert report.verdict == "match", report.introduced
+    assert {one.mode for one in report.results if one.tap == TAP} == {"forward", "replay", "alone"}
 
 
 def test_a_bug_in_one_expert_is_introduced_there_and_one_in_their_sum_is_not(recorded):
@@ -110,13 +105,10 @@ def test_a_bug_in_one_expert_is_introduced_there_and_one_in_their_sum_is_not(rec
 
 
 def test_a_port_without_it_is_judged_on_the_sum_and_the_report_says_so(recorded):
-    question = replace(REPLAY, precisions=("float64", "bfloat16"))
-    report = check(*recorded, "plain", question, load=loading(Plain))
+    report = check(*recorded, "plain", replace(REPLAY, precisions=("bfloat16",)), load=loading(Plain))
     assert report.verdict == "match", report.introduced
     assert TAP not in {result.tap for result in report.results}
     assert any(line.startswith("tap expert_out: the port does not declare") for line in report.not_covered)
-    report = check(*recorded, "wrong", REPLAY, load=loading(Plain, with_one_wrong))
-    assert report.introduced == ("layers.1.experts_out",)
 
 
 def test_an_audit_names_a_bug_of_experts_all_the_same(recorded):
