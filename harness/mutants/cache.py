@@ -97,7 +97,7 @@ def _shared(positions: Array, filled: int, prefill: int) -> Array:
     return _counted(positions, filled, prefill) if filled else positions
 
 
-def cached(
+def _mutant(
     name: str,
     wrong: str,
     right: str,
@@ -110,7 +110,7 @@ def cached(
 
 
 MUTANTS = (
-    cached(
+    _mutant(
         "decode_position_stuck",
         "every decoded token at the position after the prefill",
         POSITION,
@@ -119,7 +119,7 @@ MUTANTS = (
         "https://github.com/jundot/omlx/pull/2363",
         needs=(steps(2),),
     ),
-    cached(
+    _mutant(
         "decode_position_ahead",
         "position + 1 after the prefill",
         POSITION,
@@ -129,7 +129,7 @@ MUTANTS = (
         "https://github.com/huggingface/transformers/pull/37414",
         needs=(steps(1),),
     ),
-    cached(
+    _mutant(
         "decode_position_zero",
         "position 0 after the prefill",
         POSITION,
@@ -139,7 +139,7 @@ MUTANTS = (
         "https://github.com/keras-team/keras-hub/pull/1544",
         needs=(steps(1),),
     ),
-    cached(
+    _mutant(
         "decode_positions_counted",
         "position = slot in the cache, padding included",
         POSITION,
@@ -149,7 +149,7 @@ MUTANTS = (
         "https://github.com/unslothai/unsloth/pull/3795",
         needs=(UNCOUNTED, steps(1)),
     ),
-    cached(
+    _mutant(
         "decode_positions_shared",
         "after a right prefill, all rows at the position of the longest",
         POSITION,
@@ -158,7 +158,7 @@ MUTANTS = (
         "https://github.com/scouzi1966/maclocal-api/issues/92",
         needs=(UNCOUNTED, steps(1)),
     ),
-    cached(
+    _mutant(
         "decode_rope_skipped",
         "q, k of a decoded token",
         "R q, R k in prefill and decode alike",
@@ -173,7 +173,7 @@ MUTANTS = (
         "https://github.com/tenstorrent/tt-mlir/pull/9042",
         needs=(steps(1),),
     ),
-    cached(
+    _mutant(
         "cache_not_written",
         "keys and values of decoded tokens are never stored",
         WRITTEN,
@@ -181,7 +181,7 @@ MUTANTS = (
         OperationChange(both(_not_written)),
         needs=(steps(2),),
     ),
-    cached(
+    _mutant(
         "cache_slot_late",
         "a decoded token's keys and values go one slot further on",
         WRITTEN,
@@ -190,7 +190,7 @@ MUTANTS = (
         "https://github.com/RobertCsordas/moeut/pull/6",
         needs=(steps(1),),
     ),
-    cached(
+    _mutant(
         "cache_slot_overwritten",
         "a decoded token's keys and values go over the last token's",
         WRITTEN,
@@ -199,7 +199,7 @@ MUTANTS = (
         "https://github.com/EricLBuehler/mistral.rs/pull/300",
         needs=(steps(1),),
     ),
-    cached(
+    _mutant(
         "cache_keys_overwritten",
         "a decoded token's key goes over the last token's, its value does not",
         WRITTEN,
@@ -208,7 +208,7 @@ MUTANTS = (
         "https://github.com/EricLBuehler/mistral.rs/pull/300",
         needs=(steps(1),),
     ),
-    cached(
+    _mutant(
         "cache_clamped",
         "written in blocks of 8, which JAX moves back where they do not fit",
         WRITTEN,
@@ -219,7 +219,7 @@ MUTANTS = (
         "https://github.com/openxla/xla/issues/49120",
         needs=(steps(2),),
     ),
-    cached(
+    _mutant(
         "cache_unwritten_seen",
         "a decoded token sees every slot, those without a token as well",
         CAUSAL,
@@ -228,7 +228,7 @@ MUTANTS = (
         "https://github.com/huggingface/transformers/pull/28937",
         needs=(steps(2),),
     ),
-    cached(
+    _mutant(
         "cache_stale",
         "a decoded token sees every slot, and those without a token hold an earlier request's keys and values",
         CAUSAL,
@@ -237,7 +237,7 @@ MUTANTS = (
         "https://github.com/sgl-project/sglang-jax/issues/1503",
         needs=(steps(2),),
     ),
-    cached(
+    _mutant(
         "cache_in_bfloat16",
         "bfloat16(k), bfloat16(v) in the cache of a wider model",
         "k, v in the dtype of the activations",
@@ -247,7 +247,7 @@ MUTANTS = (
         "https://github.com/ml-explore/mlx-lm/pull/1491",
         needs=(steps(1), WIDE),
     ),
-    cached(
+    _mutant(
         "cache_keys_in_bfloat16",
         "bfloat16(k) in the cache of a wider model",
         "k in the dtype of the activations",
@@ -256,7 +256,7 @@ MUTANTS = (
         "https://github.com/google/tunix/issues/1321",
         needs=(steps(1), WIDE),
     ),
-    cached(
+    _mutant(
         "chunk_aligned_left",
         "a later chunk masked as if it were the first: key <= index in the chunk",
         CAUSAL,
@@ -265,7 +265,7 @@ MUTANTS = (
         "https://github.com/huggingface/transformers/pull/28937",
         needs=(CHUNKED,),
     ),
-    cached(
+    _mutant(
         "chunk_not_causal",
         "every token of a chunk sees the whole chunk",
         CAUSAL,

@@ -10,9 +10,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from harness.mutants.cache import cached
 from harness.mutants.latent import LATENT
-from harness.mutants.mutant import Around, NumericsChange, OperationChange, kinds
+from harness.mutants.mutant import Around, Mutant, NumericsChange, OperationChange, kinds
 from harness.mutants.needs import Need, steps
 
 Start = Int[Array, ""]
@@ -65,55 +64,61 @@ def _in_float8(write: Callable[..., Array]) -> Callable[..., Array]:
 
 
 MUTANTS = (
-    cached(
+    Mutant(
         "latent_kept_unnormed",
-        "the latent is kept before its norm, and read as if it were normed",
-        NORMED,
-        kinds("cache_latent"),
-        OperationChange({"kept_of_tokens": _unnormed}),
+        wrong="the latent is kept before its norm, and read as if it were normed",
+        right=NORMED,
+        introduced=kinds("cache_latent"),
+        change=OperationChange({"kept_of_tokens": _unnormed}),
         needs=(LATENT, steps(1)),
+        cached=True,
     ),
-    cached(
+    Mutant(
         "latent_kept_unturned",
-        "the part of keys that is turned is kept before RoPE, and never turned",
-        TURNED,
-        kinds("cache_k_pe"),
-        OperationChange({"kept_of_tokens": _unturned}),
+        wrong="the part of keys that is turned is kept before RoPE, and never turned",
+        right=TURNED,
+        introduced=kinds("cache_k_pe"),
+        change=OperationChange({"kept_of_tokens": _unturned}),
         needs=(LATENT, steps(1)),
+        cached=True,
     ),
-    cached(
+    Mutant(
         "latent_kept_behind",
-        "of a decoded token the turned part of its key, and behind it its latent",
-        ROW,
-        BOTH,
-        OperationChange({"kept_of_tokens": _turned_part_first}),
-        "https://github.com/sgl-project/sglang/pull/38666",
+        wrong="of a decoded token the turned part of its key, and behind it its latent",
+        right=ROW,
+        introduced=BOTH,
+        change=OperationChange({"kept_of_tokens": _turned_part_first}),
         needs=(LATENT, steps(1)),
+        cached=True,
+        seen=("https://github.com/sgl-project/sglang/pull/38666",),
     ),
-    cached(
+    Mutant(
         "latent_slots_apart",
-        "the turned part of a decoded token's key goes one slot further on than its latent",
-        "both go to one slot",
-        kinds("cache_k_pe"),
-        OperationChange({"write_k_pe": Around(_late)}),
+        wrong="the turned part of a decoded token's key goes one slot further on than its latent",
+        right="both go to one slot",
+        introduced=kinds("cache_k_pe"),
+        change=OperationChange({"write_k_pe": Around(_late)}),
         needs=(LATENT, steps(1)),
+        cached=True,
     ),
-    cached(
+    Mutant(
         "latent_of_first_row",
-        "a decoded token of any row is kept as that of the first",
-        OWN,
-        BOTH,
-        OperationChange(dict.fromkeys(("write_latent", "write_k_pe"), Around(_of_the_first_row))),
-        "https://github.com/gittensor-ai-lab/sparkinfer/issues/289",
+        wrong="a decoded token of any row is kept as that of the first",
+        right=OWN,
+        introduced=BOTH,
+        change=OperationChange(dict.fromkeys(("write_latent", "write_k_pe"), Around(_of_the_first_row))),
         needs=(LATENT, steps(1), ROWS),
+        cached=True,
+        seen=("https://github.com/gittensor-ai-lab/sparkinfer/issues/289",),
     ),
-    cached(
+    Mutant(
         "latent_in_float8",
-        "latents are kept in float8, without a scale",
-        "in the dtype of the activations",
-        kinds("cache_latent"),
-        NumericsChange({"write_latent": Around(_in_float8)}),
-        "https://github.com/vllm-project/vllm/issues/38652",
+        wrong="latents are kept in float8, without a scale",
+        right="in the dtype of the activations",
+        introduced=kinds("cache_latent"),
+        change=NumericsChange({"write_latent": Around(_in_float8)}),
         needs=(LATENT, steps(1)),
+        cached=True,
+        seen=("https://github.com/vllm-project/vllm/issues/38652",),
     ),
 )
