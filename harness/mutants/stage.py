@@ -16,11 +16,13 @@ from harness.mutants.batches import Batch, Rows
 from harness.mutants.criteria import LogitFigures, figures, figures_of
 from harness.mutants.subject import EMBED, HEAD, INFINITE, Sight, Stage, Subject, sight_of
 from harness.results import TapResult
+from harness.run.choices import pins
 from harness.run.judgement import Judgement
 from harness.run.port import Declarations
 from harness.run.session import CaseSession
 from harness.run.source import GoldenSource
-from harness.taps import OPTIONAL, Tap
+from harness.run.tapping import pinned
+from harness.taps import OPTIONAL, PINNED, Tap
 from harness.tolerances import Limit
 
 Values = dict[str, np.ndarray]
@@ -138,7 +140,14 @@ class StageTrial:
         return self._golden(index, self._source.taps[one.residual], own)
 
     def _forward(self, one: Subject, parameters: Any, index: int, x: Array | None) -> Array:
-        return one.run(self.stage, self._batches[index], index, parameters, x, lambda name, value: value)
+        def tap(name: str, value: jax.Array) -> jax.Array:
+            tap = self._taps.get(name)
+            if tap is None or tap.kind not in PINNED or not pins(self._source, PLAIN):
+                return value
+            # A token that goes to other experts than in the golden: see `harness.run.tapping`.
+            return pinned(name, np.asarray(self._golden(index, tap, np.asarray(value))), value)
+
+        return one.run(self.stage, self._batches[index], index, parameters, x, tap)
 
     def _logits(self, one: Subject, logits: Sequence[Array]) -> Iterator[Sight]:
         """Compare the logits of the forward pass, and keep the figures that the usual criteria look at."""
