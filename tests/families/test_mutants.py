@@ -150,9 +150,9 @@ def test_hidden_groups_that_score_zero_are_chosen_before_scores_below_it():
 
 
 def test_an_audit_goes_on_with_the_choice_of_the_golden_where_rounding_makes_another():
-    """In bfloat16 the right decoder goes to other experts: its logits are right where it is pinned, as in a check."""
+    """In bfloat16 the right decoder goes to other experts: its logits are right where it is pinned."""
     path = embedded.directory() / "deepseek-v3"
-    question = AuditQuestion(("bfloat16",), ("router_groups_ignored",), ("seven",))
+    question = AuditQuestion(("bfloat16",), ("routing_factor_twice",), ("seven",))
     found = audit(path.with_suffix(".h5"), path, question)
-    (result,) = next(one.results for one in found.mutants if one.id == "router_groups_ignored")
+    (result,) = next(one.results for one in found.mutants if one.id == "routing_factor_twice")
     assert (result.outcome, result.named) == ("caught", True)
