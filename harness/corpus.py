@@ -41,13 +41,18 @@ LONGEST = 16 * MIB  # of a corpus file
 
 @dataclass(frozen=True)
 class Corpus:
-    """Entries by kind. Cases are recorded and reported in the order of `entries`."""
+    """Entries by kind. Cases are recorded and reported in the order of `entries`.
+
+    Attributes:
+        experts: of a mixture of experts, what each chosen one makes of a token is recorded too.
+    """
 
     prompts: tuple[Prompt, ...] = ()
     decodes: tuple[Decode, ...] = ()
     batches: tuple[Batch, ...] = ()
     offsets: tuple[Offset, ...] = ()
     generations: tuple[Generation, ...] = ()
+    experts: bool = False
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -56,7 +61,8 @@ class Corpus:
     @property
     def digest(self) -> str:
         """sha256 over the entries, independent of the file's layout and comments."""
-        content = json.dumps([[entry.kind, asdict(entry)] for entry in self.entries], sort_keys=True)
+        asked = [["experts", True]] if self.experts else []
+        content = json.dumps([[entry.kind, asdict(entry)] for entry in self.entries] + asked, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def prompt(self, name: str) -> Prompt:
@@ -163,6 +169,15 @@ def load_corpus(path: Path) -> Corpus:
         raise CorpusError(
             f"the corpus is not readable TOML: {first_line(error)}", where=path, hint=SEE_THE_FORM
         ) from None
+    experts = document.pop("experts", False)
+    if not isinstance(experts, bool):
+        raise CorpusError(
+            "whether each expert's output is recorded is true or false",
+            where=path,
+            expected="experts = true",
+            found=f"experts = {shown(experts)}",
+            hint=SEE_THE_FORM,
+        )
     kinds = {kind.kind: kind for kind in KINDS}
     tables = {name: value for name, value in document.items() if isinstance(value, list) and value}
     if not document.get("prompt") or set(tables) != set(document) or set(tables) - set(kinds):
@@ -179,7 +194,9 @@ def load_corpus(path: Path) -> Corpus:
         )
         for name, kind in kinds.items()
     }
-    corpus = Corpus(read["prompt"], read["decode"], read["batch"], read["offset"], read["generation"])
+    corpus = Corpus(
+        read["prompt"], read["decode"], read["batch"], read["offset"], read["generation"], experts=experts
+    )
     _check_names(corpus, path)
     return corpus
 

@@ -21,6 +21,8 @@
     layers.{i}.router_logits        of a mixture of experts, before softmax or sigmoid
     layers.{i}.router_scores        where a parameter corrects the choice: the corrected scores
     layers.{i}.routing              the weight of every expert, 0 where it is not chosen
+    layers.{i}.expert_out           where a corpus asks: what each expert of a token makes of it, not weighed, in
+                                    the order of the experts' numbers
     layers.{i}.experts_out          the weighted sum of the experts that are chosen
     layers.{i}.shared_gate  .shared_up  .shared_act  .shared_out      the expert that every token goes to
     layers.{i}.shared_weight        what its output is multiplied by the sigmoid of
@@ -56,6 +58,8 @@ CACHE_KINDS = frozenset(CACHED)
 ROUTING_KINDS = frozenset({"router_logits", "router_scores", "routing"})
 # Where a port that runs on its own values goes on with the golden's choice: see `harness.run.tapping`.
 PINNED = frozenset({"routing"})
+# What a golden has where its corpus asks for it, and a port that says so.
+OPTIONAL = frozenset({"expert_out"})
 
 # What attention reads at every position.
 ATTENDED = frozenset({"k_rope", "v", "k_pe_rope", "kv", "kv_latent_norm"})
@@ -80,6 +84,7 @@ DIMS: Mapping[str, tuple[str, ...]] = {
     "kv": (*TOKENS, "head", "kv_dim"),
     **dict.fromkeys(("gate", "up", "act"), (*TOKENS, "intermediate")),
     **dict.fromkeys(("router_logits", "router_scores", "routing"), (*TOKENS, "expert")),
+    "expert_out": (*TOKENS, "chosen", "hidden"),
     **dict.fromkeys(("experts_out", "shared_out"), (*TOKENS, "hidden")),
     **dict.fromkeys(("shared_gate", "shared_up", "shared_act"), (*TOKENS, "shared")),
     "shared_weight": (*TOKENS, "single"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from harness.families.options import Architecture, Latent
@@ -27,6 +28,11 @@ def taps_of(arch: Architecture) -> tuple[Tap, ...]:
 def kinds_of(arch: Architecture, sparse: bool) -> tuple[str, ...]:
     """The kinds of taps of a layer, with experts or without, in data-flow order."""
     return tuple(_layer(arch, sparse))
+
+
+def with_experts_apart(arch: Architecture, apart: bool) -> Architecture:
+    """The same, with a tap for what each chosen expert makes of a token, where there are experts; or without."""
+    return arch if arch.experts is None else replace(arch, experts=replace(arch.experts, apart=apart))
 
 
 @lru_cache(maxsize=64)
@@ -112,7 +118,10 @@ def _experts(arch: Architecture, read: str) -> dict[str, tuple[str, ...]]:
         # Scores choose, and what weighs is made of the logits once more.
         graph |= {"router_scores": ("router_logits",), "routing": ("router_logits", "router_scores")}
         graph = {kind: graph[kind] for kind in ("router_logits", "router_scores", "routing")}
-    graph["experts_out"] = (read, "routing")
+    if experts.apart:
+        graph |= {"expert_out": (read, "routing"), "experts_out": ("expert_out", "routing")}
+    else:
+        graph["experts_out"] = (read, "routing")
     summed: tuple[str, ...] = ("experts_out",)
     if experts.shared:
         graph |= {"shared_gate": (read,), "shared_up": (read,), "shared_act": ("shared_gate", "shared_up")}

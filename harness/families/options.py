@@ -103,6 +103,7 @@ class Experts:
             limit, and an up that is between both limits.
         shared: the intermediate size of the expert that every token goes to; 0 where there is none.
         shared_gated: its output is multiplied by the sigmoid of a number of the token's own.
+        apart: what each of the chosen ones makes of a token is a tap of its own. The function is the same.
     """
 
     layers: tuple[bool, ...]
@@ -122,6 +123,7 @@ class Experts:
     clamp: tuple[float, float] | None = None
     shared: int = 0
     shared_gated: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,7 @@ class Architecture:
             "intermediate": self.intermediate,
             "vocab": self.vocab,
             "expert": self.experts.count if self.experts else 0,
+            "chosen": self.experts.chosen if self.experts else 0,
             "shared": self.experts.shared if self.experts else 0,
             "single": 1,
             **self._latent_sizes(),

@@ -12,7 +12,9 @@ from harness.run.arithmetic import operations_of
 from harness.run.operations import OPERATIONS
 
 OF_HEADS = frozenset({"repeat_k", "repeat_v", "write_k", "write_v", "grow_q", "grow_k", "norm_then_turn"})
-OF_LATENTS = frozenset({"q_latent_norm", "kv_latent_norm", "split_kv", "join_key", "write_latent", "write_k_pe"})
+OF_LATENTS = frozenset(
+    {"q_latent_norm", "kv_latent_norm", "split_kv", "join_key", "kept_of_tokens", "write_latent", "write_k_pe"}
+)
 OF_EXPERTS = frozenset(
     {"router", "corrected", "in_groups", "choose", "weigh", "renormed", "routing_scale", "dense", "expert_act"}
     | {"experts_out", "shared_act", "gated_shared", "experts_sum"}

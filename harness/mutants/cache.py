@@ -21,7 +21,7 @@ from harness.mutants.mutant import (
 from harness.mutants.needs import CHUNKED, UNCOUNTED, WIDE, Need, steps
 from harness.run.operations import KeyValues, allowed, write
 
-CACHE = kinds("cache_k", "cache_v")
+CACHE = kinds("cache_k", "cache_v", "cache_latent", "cache_k_pe")
 WRITTEN = "the keys and values of the new tokens go to the slots from `filled` on"
 POSITION = "position = tokens before it"
 CAUSAL = "slot <= the query's own"
@@ -29,8 +29,8 @@ Start = Int[Array, ""]
 
 
 def both(operation: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
-    """The same writing of keys and values."""
-    return {"write_k": operation, "write_v": operation}
+    """The same writing of keys and values, or of what latent attention has of them."""
+    return dict.fromkeys(("write_k", "write_v", "write_latent", "write_k_pe"), operation)
 
 
 def only_in_steps(
@@ -60,7 +60,8 @@ def _over_the_last(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues
 
 def _in_blocks(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
     """Blocks of 8 slots: near the end a block does not fit, and JAX moves it back over what is there."""
-    block = jnp.pad(new, ((0, 0), (0, -new.shape[1] % 8), (0, 0), (0, 0)))[:, : buffer.shape[1]]
+    widths = ((0, 0), (0, -new.shape[1] % 8), *((0, 0),) * (new.ndim - 2))
+    block = jnp.pad(new, widths)[:, : buffer.shape[1]]
     return write(buffer, block, start)
 
 

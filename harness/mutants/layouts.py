@@ -33,7 +33,7 @@ def rows(*kinds_: str, by: Callable[[np.ndarray, int], np.ndarray]) -> WeightCha
 
 def columns(by: Callable[[np.ndarray, int], np.ndarray]) -> WeightChange:
     """A change of the columns of the projection after attention, as it would be of rows."""
-    return loaded(("attn_out",), lambda own, kind, arch: by(own(kind).T, arch.head_dim).T, "weight")
+    return loaded(("attn_out",), lambda own, kind, arch: by(own(kind).T, arch.value_dim).T, "weight")
 
 
 def _dims_first(tensor: np.ndarray, head_dim: int) -> np.ndarray:

@@ -38,6 +38,7 @@ class CaseFacts:
         chunked: whether the second of them brings several tokens.
         over_window: how many tokens its longest row has more than the model's window (fewer, where negative); None
             where the model has none.
+        rows: of its batch.
     """
 
     name: str
@@ -48,6 +49,7 @@ class CaseFacts:
     steps: int = 0
     chunked: bool = False
     over_window: int | None = None
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def case_facts(golden: Golden, entry: CaseEntry) -> CaseFacts:
         steps=len(entry.calls) - 1 if entry.cached else 0,
         chunked=entry.cached and entry.calls[1] > 1,
         over_window=tokens - min(windows) if windows else None,
+        rows=len(mask),
     )
 
 

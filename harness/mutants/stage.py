@@ -18,15 +18,19 @@ from harness.mutants.criteria import figures_of
 from harness.mutants.mutant import CallChange, OperationChange, WeightChange
 from harness.mutants.runs import INFINITE, Deviation, MutantRun, deviation
 from harness.results import TapResult
+from harness.run.choices import pins
 from harness.run.judgement import Judgement
 from harness.run.port import Declarations
 from harness.run.session import CaseSession
-from harness.taps import Tap
+from harness.run.tapping import pinned
+from harness.taps import OPTIONAL, PINNED, Tap
 from harness.tolerances import Limit
 
 Calls = list[Array]  # the values of a tap, or what leaves a stage, by call
 OF_EMBED = frozenset({"embed", "embed_scale", "add_positions"})
 OF_HEAD = frozenset({"final_norm", "head", "logit_scale", "logit_cap"})
+# Nothing that a golden may have or not is asked of a decoder whose operations run one by one.
+PLAIN = Declarations(without=tuple(OPTIONAL))
 
 
 class _Right(NamedTuple):
@@ -163,8 +167,16 @@ class StageTrial:
         return {**values, "logits": after} if self.stage == HEAD else values
 
     def _forward(self, one: MutantRun, parameters: Any, index: int, x: Calls) -> Calls:
-        given = one.decoders[index], self.stage, self._batches[index], parameters
-        return self._bench.run(*given, x.__getitem__, _untouched, misled=_misled(one), remember=False)
+        batch, pinning = self._batches[index], pins(self._source, PLAIN)
+
+        def tap(call: int, name: str, value: Array) -> Array:
+            if not pinning or name not in self._taps or self._taps[name].kind not in PINNED:
+                return value
+            # A token that goes to other experts than in the golden: see `harness.run.tapping`.
+            return pinned(name, np.asarray(self._bench.goes_on(batch, call, name, value)), value)
+
+        given = one.decoders[index], self.stage, batch, parameters
+        return self._bench.run(*given, x.__getitem__, tap, misled=_misled(one), remember=False)
 
     def _logits(self, one: MutantRun, logits: Sequence[Calls], right: _Right | None) -> Iterator[Deviation]:
         """Compare the logits of the forward pass, and keep the figures that the usual criteria look at.
@@ -190,7 +202,7 @@ class StageTrial:
         """The comparisons of a case's taps with the golden."""
         results: list[TapResult] = []
         if values:
-            judgement = Judgement(self._limit, Declarations(), results.append)
+            judgement = Judgement(self._limit, PLAIN, results.append)
             session = CaseSession(self._source, rows.entry, mode, judgement)
             for name, calls in values.items():
                 for call, value in enumerate(calls):
@@ -206,10 +218,6 @@ class StageTrial:
             for rows in batch.recorded(name)
             for mode in ("forward", "replay")
         ]
-
-
-def _untouched(call: int, name: str, value: Array) -> Array:
-    return value
 
 
 def _misled(one: MutantRun) -> tuple[CallChange, ...]:

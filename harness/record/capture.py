@@ -18,7 +18,7 @@ from harness.families.graph import kinds_of
 from harness.families.options import Architecture
 from harness.families.parameters import HEAD_NORMS, outputs
 from harness.record.attention import tapping
-from harness.record.experts import Choice, tapped_router
+from harness.record.experts import Choice, tapped_experts, tapped_router
 from harness.record.latent import tapped_expansion
 from harness.taps import DIMS, ROUTING_KINDS, name_of
 
@@ -118,6 +118,9 @@ def tapped_layer(
             normed, expansion = (layer.get_submodule(paths[kind]) for kind in ("kv_latent_norm", "kv"))
             stack.enter_context(tapped_expansion(tap, normed, expansion, arch.heads))
             del paths["kv"]
+        if "expert_out" in kinds:
+            experts = layer.get_submodule(paths["experts_out"])
+            stack.enter_context(tapped_experts(experts, tap, shape))
         for path in dict.fromkeys(paths.values()):
             module, sharing = layer.get_submodule(path), tuple(kind for kind in paths if paths[kind] == path)
             if set(sharing) & ROUTING_KINDS:

@@ -19,6 +19,7 @@ from harness.costs import Costs, by_part, costs
 from harness.entries import Generation
 from harness.families.experts import expert_shapes
 from harness.golden import NOISE_PRECISIONS, CaseEntry, Manifest
+from harness.record.asked import asked_of
 from harness.record.cases import case_of
 from harness.record.experts import room
 from harness.record.layer_major import recorded, replays_of, witness_of
@@ -56,7 +57,7 @@ def estimate(checkpoint: Path, corpus: Corpus, options: Options) -> Estimate:
         HarnessError: whatever a recording would refuse about them.
     """
     selected = corpus.select(options.cases)
-    model = Reference(checkpoint, options.device)
+    model = asked_of(checkpoint, options.device, corpus, options.selected)
     tokenized = tokenize(checkpoint, corpus, selected, model.arch.vocab)
     written = {entry.name: [0] * entry.tokens for entry in selected if isinstance(entry, Generation)}
     cases = tuple(case_of(entry, tokenized.ids, written, tokenized.pad) for entry in selected)

@@ -84,14 +84,35 @@ def experts_one_by_one(module: Any, hidden: Tensor, chosen: Tensor, weights: Ten
         chosen, weights: [token, chosen].
     """
     out = torch.zeros_like(hidden)
+    apart = getattr(module, "apart", None)
+    each = _each(module, hidden, chosen) if apart is None else _tapped(module, hidden, chosen, apart)
+    for rank, token, y in each:
+        out.index_add_(0, token, (y * weights[token, rank, None]).to(out.dtype))
+    return out
+
+
+def _each(module: Any, hidden: Tensor, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Expert by expert: which rank it has of the choice of which tokens, and what it makes of them."""
     for expert in chosen.unique().tolist():
         # As eager has them: by rank of the choice first, so that products are of the same rows in the same order.
         rank, token = torch.where((chosen == expert).T)
         own = module.stored.of(expert, hidden.dtype)
         y = _linear(module, hidden[token], own, "gate_up_proj")
-        y = _linear(module, module._apply_gate(y), own, "down_proj")
-        out.index_add_(0, token, (y * weights[token, rank, None]).to(out.dtype))
-    return out
+        yield rank, token, _linear(module, module._apply_gate(y), own, "down_proj")
+
+
+def _tapped(
+    module: Any, hidden: Tensor, chosen: Tensor, apart: Callable[[Tensor], Tensor]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The same, of what the tap of [token, chosen, hidden] gives for it, in the order of the experts' numbers."""
+    place = chosen.argsort(dim=-1).argsort(dim=-1)  # [token, rank]
+    made = hidden.new_zeros((*chosen.shape, hidden.shape[-1]))
+    who = []
+    for rank, token, y in _each(module, hidden, chosen):
+        made[token, place[token, rank]] = y
+        who.append((rank, token))
+    made = apart(made)
+    yield from ((rank, token, made[token, place[token, rank]]) for rank, token in who)
 
 
 def _linear(module: Any, x: Tensor, own: Mapping[str, Tensor], name: str) -> Tensor:
@@ -100,6 +121,26 @@ def _linear(module: Any, x: Tensor, own: Mapping[str, Tensor], name: str) -> Ten
 
 
 ALL_EXPERTS_FUNCTIONS.register(NAME, experts_one_by_one)
+
+
+@contextlib.contextmanager
+def tapped_experts(module: Any, tap: Tap, shape: tuple[int, int]) -> Iterator[None]:
+    """The tap of what each chosen expert makes of a token, for the time of the block.
+
+    Args:
+        module: transformers' own, whose function is `experts_one_by_one`.
+        shape: [batch, position] of the tokens.
+    """
+
+    def apart(made: Tensor) -> Tensor:
+        other = tap("expert_out", made.view(*shape, *made.shape[1:]))
+        return made if other is None else other.reshape(made.shape).to(made.dtype)
+
+    module.apart = apart
+    try:
+        yield
+    finally:
+        del module.apart
 
 
 @contextlib.contextmanager

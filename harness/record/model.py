@@ -23,7 +23,7 @@ from harness.checkpoint import open_checkpoint
 from harness.corpus import Case
 from harness.entries import FARTHEST
 from harness.errors import CheckpointError, first_line
-from harness.families.graph import taps_of
+from harness.families.graph import taps_of, with_experts_apart
 from harness.record import attention, experts
 from harness.record.built import refuse_disagreement
 from harness.record.capture import Collector, tapped_layer, tapped_module
@@ -36,13 +36,16 @@ from harness.record.shell import Inputs, Shell, arithmetic
 class Reference:
     """A checkpoint directory as a model that can be run stage by stage.
 
+    Args:
+        apart: what each chosen expert makes of a token is a tap too.
+
     Raises:
         CheckpointError: not a checkpoint, an architecture that is not supported, parameters that do not fit it.
     """
 
-    def __init__(self, directory: Path, device: str = "cpu") -> None:
+    def __init__(self, directory: Path, device: str = "cpu", apart: bool = False) -> None:
         self.config = read_config(directory)
-        self.arch, self.family = architecture_of(self.config), family_of(self.config)
+        self.arch, self.family = with_experts_apart(architecture_of(self.config), apart), family_of(self.config)
         self.checkpoint = open_checkpoint(directory, self.config)
         check_layers(self.checkpoint, self.family, self.arch)
         self.device = torch.device(device)

@@ -20,6 +20,7 @@ from harness.families.graph import taps_of
 from harness.golden import CaseEntry, Manifest, ParameterEntry, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
+from harness.record.asked import asked_of
 from harness.record.beside import ahead
 from harness.record.cases import (
     case_of,
@@ -126,7 +127,7 @@ def record(
     check_device(options.device)
     selected = corpus.select(options.cases)
     with reproducible():
-        model = Reference(checkpoint, options.device)
+        model = asked_of(checkpoint, options.device, corpus, options.selected)
         check_selection(model, selected, options)
         tokenized = tokenize(checkpoint, corpus, selected, model.arch.vocab)
         work = Work(out)

@@ -12,96 +12,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from harness.architecture import Architecture, architecture_of
 from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.families import families
+from harness.corpus import spans_of
 from harness.families.frequencies import frequencies, grown, within
-from harness.families.parameters import HEAD_NORMS, LATENT_NORMS, NORMS, outputs, parameter_of
-from harness.golden import CaseEntry
+from harness.families.parameters import HEAD_NORMS, LATENT_NORMS, NORMS, outputs
 from harness.layout import layer_of
 from harness.metrics import UNIT_ROUNDOFF
 from harness.report.document import Report
 from harness.report.findings import unexplained
 from harness.results import TapResult
+from harness.run.attended import Attended
 from harness.run.coverage import judged_alone
+from harness.run.element import Element
 from harness.run.port import Declarations
 from harness.run.source import GoldenSource
 from harness.run.wanted import spanning
 from harness.taps import CACHED, kind_of, name_of
 
-Vector = Float[np.ndarray, " n"]
-# The dimensions that an operation goes through, whatever it is.
-WHOLE = frozenset({"slot", "key", "hidden", "intermediate", "head_dim", "value_dim", "q_rank", "kv_rank"})
-WHOLE |= {"qk_dim", "rope_dim"}
 FREQUENCY = 24  # roundings of a power of theta, whose exponent, rounded, counts ln(theta) times
 FEW = 8  # roundings of what is no sum: a product, a root, an exponential, casts in between
 SMALLEST = {"float64": 0.0}  # what underflows at float32's range, where that is the range
-
-
-@dataclass(frozen=True, eq=False)
-class Element:
-    """One number of a tap, and what it is computed from.
-
-    Attributes:
-        at: its index, by dimension.
-        unit: unit roundoff of the precision.
-        wide: that of sums.
-    """
-
-    source: GoldenSource
-    case: CaseEntry
-    weights: Checkpoint
-    arch: Architecture
-    tap: str
-    at: dict[str, int]
-    unit: float
-    wide: float
-
-    @property
-    def stage(self) -> str:
-        return self.tap.rpartition(".")[0]
-
-    @property
-    def value(self) -> float:
-        """The golden."""
-        tap = self.source.taps[self.tap]
-        return float(self.source.truth(self.case.name, self.tap)[tuple(self.at[dim] for dim in tap.dims)])
-
-    def input(self, which: int = 0) -> np.ndarray:
-        """What feeds it, of its own row and position; of keys and values, of its own head, all slots."""
-        name = self.source.taps[self.tap].inputs[which]
-        kind = CACHED.get(kind_of(name)) if not self.case.cached else None
-        name = name_of(self.stage, kind) if kind else name
-        dims = self.source.taps[name].dims
-        groups = self.arch.heads // self.arch.kv_heads
-        at = {**self.at, "kv_head": self.at.get("kv_head", self.at.get("head", 0) // groups)}
-        # What a row of `kv` is made of is its own latent, and not that of every slot.
-        own = kind_of(self.tap) == "kv"
-        whole = WHOLE - {"slot"} if own else WHOLE
-        at["slot"] = at.get("position", 0)
-        keys = kind is not None and not own  # every position is a key
-        index = tuple(
-            slice(None) if dim in whole or (keys and dim == "position") or dim not in at else at[dim]
-            for dim in dims
-        )
-        return np.asarray(self.source.truth(self.case.name, name)[index])
-
-    def parameter(self, name: str = "weight") -> np.ndarray:
-        """The weight or the bias that makes the tap, [output, ...]."""
-        kind, family = kind_of(self.tap), families()[self.arch.family]
-        if self.stage:
-            index = layer_of(self.tap) or 0
-            found = parameter_of(family, self.arch, self.weights.read, kind, index, name)
-        else:
-            tied = kind == "logits" and self.arch.tied_head
-            found = self.weights.read(f"{family.model['embed' if tied else kind]}.{name}")
-        return np.asarray(found, np.float64)
 
 
 def bound(result: TapResult, source: GoldenSource, weights: Checkpoint, arch: Architecture) -> float | None:
@@ -235,26 +171,46 @@ def _probs(e: Element) -> float:
     tap = e.source.taps[e.tap]
     row = tuple(slice(None) if dim == "key" else e.at[dim] for dim in tap.dims)
     seen = np.flatnonzero(e.source.truth(e.case.name, e.tap)[row])
-    if e.arch.score_cap is not None or e.arch.mla is not None:  # keys that are made anew are no golden input
+    if e.arch.score_cap is not None:
         return math.inf
     if e.value == 0.0:
         return 0.0
-    query, keys = e.input(0), e.input(1)[seen]
-    sizes = e.arch.scale * (np.abs(keys) @ np.abs(query))
-    scores = e.arch.scale * (keys @ query)
-    wrong = float(sizes.max()) * (_gamma(FEW, e.unit) + _gamma(e.arch.head_dim + FEW, e.wide))
+    query = e.input(0)
+    if e.arch.mla is None:
+        keys = Attended.given(e.input(1)[seen])
+    else:
+        keys = _of_latents(e, slice(e.arch.mla.nope)).beside(Attended.given(e.input(3))).of(seen)
+    scores = e.arch.scale * (keys.values @ query)
+    rounding = _gamma(FEW, e.unit) + _gamma(e.arch.head_dim + FEW, e.wide)
+    wrong = e.arch.scale * float(((rounding * keys.sizes + keys.wrong) @ np.abs(query)).max())
     spread = float(scores.max() - scores.min())
     of_scores = math.expm1(min(2 * wrong, 700.0)) + 2 * spread * e.wide
     return e.value * (of_scores + _gamma(FEW, e.unit) + _gamma(len(seen) + FEW, e.wide))
 
 
 def _context(e: Element) -> float:
-    if e.arch.mla is not None:
-        return math.inf
-    probs, values = e.input(0), e.input(1)[..., e.at["head_dim"]]
+    probs = e.input(0)
+    if e.arch.mla is None:
+        values = Attended.given(e.input(1)[:, [e.at["head_dim"]]])
+    else:
+        values = _of_latents(
+            e, slice(e.arch.mla.nope + e.at["value_dim"], e.arch.mla.nope + e.at["value_dim"] + 1)
+        )
     seen = np.flatnonzero(probs)
-    size = float(np.abs(probs[seen]) @ np.abs(values[seen]))
-    return size * (_gamma(FEW, e.unit) + _gamma(len(probs) + FEW, e.wide))
+    rounding = _gamma(FEW, e.unit) + _gamma(len(probs) + FEW, e.wide)
+    return float(np.abs(probs[seen]) @ (rounding * values.sizes + values.wrong)[seen, 0])
+
+
+def _of_latents(e: Element, part: slice) -> Attended:
+    """What latent attention reads of every slot, some dimensions of a head's keys and values."""
+    kv = replace(e, tap=name_of(e.stage, "kv"))
+    truth = np.asarray(e.source.truth(e.case.name, kv.tap))[e.at["batch"], :, e.at["head"], part]
+    if not e.case.cached:
+        return Attended.given(truth)
+    earlier = next(span.start for span in spans_of(e.case.calls) if e.at["position"] < span.stop)
+    matrix = kv.parameter().reshape(e.arch.heads, -1, e.input(2).shape[-1])[e.at["head"], part]
+    rounding = _gamma(FEW, e.unit) + _gamma(matrix.shape[-1] + FEW, e.wide)
+    return Attended.made(truth, e.input(2), matrix, earlier, rounding)
 
 
 def _sum(e: Element) -> float:

@@ -8,7 +8,7 @@ PyTorch was for its noise floors. Where it does not, what follows from a choice 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
@@ -17,6 +17,7 @@ from harness.calibration import Floor
 from harness.choice import Choosing, margins
 from harness.golden import CaseEntry
 from harness.metrics import UNIT_ROUNDOFF, noise_floor
+from harness.results import TapResult
 from harness.run.port import Declarations
 from harness.run.source import GoldenSource
 from harness.taps import PINNED, Tap, kind_of, name_of
@@ -47,6 +48,17 @@ class Unpinned:
 
 
 ALL_JUDGED = Unpinned()
+
+
+def with_expert(source: GoldenSource, result: TapResult) -> TapResult:
+    """The result, with the number of the worst expert in place of its place among those of its token."""
+    if result.worst is None or "chosen" not in result.worst.index:
+        return result
+    at = result.worst.index
+    routing = source.truth(result.case, name_of(result.tap.rpartition(".")[0], "routing"))
+    experts = np.flatnonzero(routing[at["batch"], at["position"]])
+    named = {"expert" if dim == "chosen" else dim: index for dim, index in at.items()}
+    return replace(result, worst=replace(result.worst, index={**named, "expert": int(experts[at["chosen"]])}))
 
 
 def pins(source: GoldenSource, declared: Declarations) -> bool:

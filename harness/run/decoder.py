@@ -70,6 +70,8 @@ class Decoder:
         self._quick = stages(arch, weights.dtype, self.ops, quick=True)
         self._well = stages(arch, weights.dtype, self.ops, quick=False)
 
+    also = ("expert_out",)
+
     @classmethod
     def load(
         cls,

@@ -44,12 +44,13 @@ def latent_attention(
     if mla.q_rank is not None:
         queries = tap("q_latent_norm", own.norm("q_latent_norm", tap("q_latent", own.linear("q_latent", x))))
     q = tap("q", ops.split_heads(own.linear("q", queries), heads))
-    latent, shared = tap("kv_latent", own.linear("kv_latent", x)), tap("k_pe", own.linear("k_pe", x))
-    latent = tap("kv_latent_norm", own.norm("kv_latent_norm", latent))
+    unnormed, unturned = tap("kv_latent", own.linear("kv_latent", x)), tap("k_pe", own.linear("k_pe", x))
+    latent = tap("kv_latent_norm", own.norm("kv_latent_norm", unnormed))
     q = tap("q_rope", own.turn_q(q))
-    shared = tap("k_pe_rope", own.turn_k(shared[:, :, None])[:, :, 0])  # one head, and none
+    shared = tap("k_pe_rope", own.turn_k(unturned[:, :, None])[:, :, 0])  # one head, and none
     slots = np.arange(x.shape[1], dtype=np.int32)
     if past is not None:
+        latent, shared = ops.kept_of_tokens(unnormed, latent, unturned, shared)
         latent = tap("cache_latent", ops.write_latent(past.held["cache_latent"], latent, past.filled))
         shared = tap("cache_k_pe", ops.write_k_pe(past.held["cache_k_pe"], shared, past.filled))
         slots = slots + past.filled

@@ -1,9 +1,17 @@
-"""Keys and values of latent attention: taken apart, and put together."""
+"""Keys and values of latent attention: what is kept of a token, taken apart, and put together."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+Latent = Float[Array, "batch position kv_rank"]
+Shared = Float[Array, "batch position rope_dim"]
+
+
+def kept_of_tokens(latent: Latent, normed: Latent, shared: Shared, turned: Shared) -> tuple[Latent, Shared]:
+    """What goes into a cache of this call's tokens: the normed latent, and the turned part of their keys."""
+    return normed, turned
 
 
 def split_kv(

@@ -23,6 +23,18 @@ Tokens = Bool[Array, "batch position"]
 Act = Callable[[Array, Array], Array]
 
 
+class Apart(NamedTuple):
+    """Where what each chosen expert makes of a token is a tap.
+
+    Attributes:
+        chosen: how many experts a token goes to.
+        tap: of [batch, position, chosen, hidden], in the order of the experts' numbers.
+    """
+
+    chosen: int
+    tap: Callable[[Array], Array]
+
+
 class Matrices(NamedTuple):
     """A matrix of every expert, and its bias where there is one: [expert, input, output], [expert, output]."""
 
@@ -104,12 +116,23 @@ def clamped(alpha: float, limit: float, gate: Array, up: Array) -> Array:
     return (up + 1) * (gate * jax.nn.sigmoid(gate * alpha))
 
 
-def experts_out(x: Hidden, routing: Logits, gate: Matrices, up: Matrices, down: Matrices, act: Act) -> Hidden:
+def experts_out(
+    x: Hidden,
+    routing: Logits,
+    gate: Matrices,
+    up: Matrices,
+    down: Matrices,
+    act: Act,
+    apart: Apart | None = None,
+) -> Hidden:
     """The weighted sum of what every expert makes of a token, expert by expert.
 
     Args:
         act: of an expert's gate and up.
+        apart: where what each of them makes is a tap.
     """
+    if apart is not None:
+        return _sum_of_chosen(x, routing, (gate, up, down), act, apart)
 
     def add(total: Hidden, one: tuple[Logits, Matrices, Matrices, Matrices]) -> tuple[Hidden, None]:
         weight, gate, up, down = one
@@ -118,6 +141,27 @@ def experts_out(x: Hidden, routing: Logits, gate: Matrices, up: Matrices, down: 
 
     each = jnp.moveaxis(routing, -1, 0), gate, up, down  # [B, S, E] -> [E, B, S]
     return jax.lax.scan(add, jnp.zeros_like(x), each)[0]
+
+
+def _sum_of_chosen(x: Hidden, routing: Logits, parts: tuple[Matrices, ...], act: Act, apart: Apart) -> Hidden:
+    """The same sum, of what a tap gives for what the chosen experts make of a token."""
+    count = routing.shape[-1]
+    numbers = jnp.arange(count)
+    last = jnp.where(routing != 0, numbers, numbers + count)  # behind the chosen, where there are too few
+    chosen = jnp.sort(last, axis=-1)[..., : apart.chosen]  # [B, S, E] -> [B, S, k]
+
+    def put(made: Array, one: tuple[Array, Matrices, Matrices, Matrices]) -> tuple[Array, None]:
+        number, gate, up, down = one
+        y = _of_one(act(_of_one(x, gate), _of_one(x, up)), down)
+        return jnp.where((chosen == number)[..., None], y[..., None, :], made), None
+
+    empty = jnp.zeros((*chosen.shape, x.shape[-1]), x.dtype)
+    made = apart.tap(jax.lax.scan(put, empty, (numbers, *parts))[0])
+    weights = jnp.take_along_axis(routing, chosen % count, axis=-1)
+    total = jnp.zeros_like(x)
+    for one in range(apart.chosen):
+        total = total + (made[..., one, :] * weights[..., one, None]).astype(total.dtype)
+    return total
 
 
 def _of_one(x: Array, own: Matrices) -> Array:

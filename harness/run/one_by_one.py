@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from harness.families.frequencies import inverse_frequencies, scaled
+from harness.run.latent_keys import kept_of_tokens
 from harness.run.operations import (
     WIRING,
     Operations,
@@ -32,7 +33,7 @@ STATIC = {
     "experts_out": ("act",),
 }
 # Numpy, in float64 whatever the precision, or nothing at all.
-LEFT = frozenset({inverse_frequencies, scaled, unchanged, unused, not_grown})
+LEFT = frozenset({inverse_frequencies, scaled, unchanged, unused, not_grown, kept_of_tokens})
 # Nothing is computed: outside a trace numpy looks at the same numbers, and there is no program for every shape.
 VIEWS = frozenset({split_heads, join_heads})
 

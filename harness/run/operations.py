@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.families.frequencies import inverse_frequencies, scaled
-from harness.run.latent_keys import join_key, split_kv
+from harness.run.latent_keys import join_key, kept_of_tokens, split_kv
 
 Hidden = Float[Array, "batch position hidden"]
 Heads = Float[Array, "batch position head head_dim"]
@@ -254,6 +254,7 @@ class Operations:
     write_v: Callable[..., Array] = write
     q_latent_norm: Callable[..., Array] = rms_norm
     kv_latent_norm: Callable[..., Array] = rms_norm
+    kept_of_tokens: Callable[..., tuple[Array, Array]] = kept_of_tokens
     write_latent: Callable[..., Array] = write
     write_k_pe: Callable[..., Array] = write
     split_kv: Callable[..., tuple[Array, Array]] = split_kv

@@ -32,6 +32,7 @@ What a port cannot do, it declares; the report lists it as not covered, never as
 that is every case with a cache. Further:
 
     without = ("probs",)                kinds of taps that the model does not expose
+    also = ("expert_out",)              kinds that not every golden has, and that it does expose
     recorded_only = ("probs",)          kinds that it records, but does not go on with: replay cannot replace them
     earlier_only = ("cache_k",)         kinds of a cache of which replay writes the slots of earlier calls alone
     dtypes = {"logits": "float32"}      kinds of taps that are wider than `dtype` by design (float64 aside)
@@ -66,7 +67,7 @@ from harness.run.contained import blaming_the_port
 from harness.run.convention import SIDES
 from harness.run.dialect import in_both_dialects
 from harness.run.tapping import TapFunction
-from harness.taps import CACHE_KINDS, CACHED
+from harness.taps import CACHE_KINDS, CACHED, OPTIONAL
 
 CASE_KINDS = tuple(kind.kind for kind in KINDS)
 BUILT_IN = "harness.run.decoder:Decoder"
@@ -188,8 +189,8 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
         PortError: it declares a kind of tap that the architecture does not have.
     """
     with blaming_the_port("what the port declares"):
-        names = ("without", "recorded_only", "cannot", "positions_from_pads", "earlier_only")
-        without, recorded_only, cannot, sides, earlier = (
+        names = ("without", "recorded_only", "cannot", "positions_from_pads", "earlier_only", "also")
+        without, recorded_only, cannot, sides, earlier, also = (
             tuple(map(str, getattr(port, name, ()))) for name in names
         )
         dtypes = {str(kind): jnp.dtype(dtype).name for kind, dtype in dict(getattr(port, "dtypes", {})).items()}
@@ -200,6 +201,14 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
                 where=kind,
                 expected=", ".join(sorted(kinds)),
                 hint="`without`, `recorded_only` and `dtypes` take kinds such as probs, without layer numbers",
+            )
+    for kind in also:
+        if kind not in OPTIONAL:
+            raise PortError(
+                "the port declares more than there is to declare",
+                where=f"also: {kind}",
+                expected=", ".join(sorted(OPTIONAL)),
+                hint="`also` takes kinds of taps that not every golden has; the others it has, or is `without`",
             )
     for kind in earlier:
         if kind not in CACHE_KINDS:
@@ -225,6 +234,7 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
                 expected=", ".join(SIDES),
                 hint='positions_from_pads = ("left",), where positions count from the beginning of the padded row',
             )
+    without += tuple(sorted(OPTIONAL - {*also, *without}))
     return Declarations(without, dtypes, recorded_only, cannot, sides, earlier)
 
 

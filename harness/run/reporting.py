@@ -27,7 +27,7 @@ from harness.run.port import Declarations
 from harness.run.question import Question
 from harness.store import Golden
 from harness.store.location import shown
-from harness.taps import Tap, kind_of, recorded_inputs
+from harness.taps import OPTIONAL, Tap, kind_of, recorded_inputs
 from harness.tolerances import PRECISIONS, Limit
 from harness.verdict import first_divergence, introduced, judge, overall
 
@@ -114,7 +114,17 @@ def _not_covered(run: Run, truth_dtype: str, taps: Sequence[Tap]) -> Iterator[st
         narrow = precision == "float64" and truth_dtype != "float64"
         yield f"precision {precision}: {f'the truth is stored in {truth_dtype}' if narrow else 'not asked for'}"
     yield from (f"mode {mode}: not asked for" for mode in MODES if mode not in question.modes)
-    yield from (f"tap {kind}: the port declares that it does not expose it" for kind in run.declared.without)
+    there = {tap.kind for tap in taps}
+    yield from (
+        f"tap {kind}: the port declares that it does not expose it"
+        for kind in run.declared.without
+        if kind not in OPTIONAL
+    )
+    yield from (
+        f'tap {kind}: the port does not declare that it exposes it (also = ("{kind}",))'
+        for kind in run.declared.without
+        if kind in OPTIONAL & there
+    )
     yield from (
         f"replay of tap {kind}: the port records it, but does not go on with the golden in its place"
         for kind in run.declared.recorded_only

@@ -18,13 +18,13 @@ from harness.errors import shortened
 from harness.golden import CaseEntry
 from harness.results import Choices, TapResult
 from harness.run.calls import CallSession, joined, misshapen
-from harness.run.choices import choosing, given, pins, scores_of, unpinned
+from harness.run.choices import choosing, given, pins, scores_of, unpinned, with_expert
 from harness.run.judgement import Compared, Further, Judgement
 from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction, fired_twice, going_on, refuse_tracer, whole
 from harness.run.wanted import spanning, wanted_taps
 from harness.scope import Scope
-from harness.taps import CACHE_KINDS, PINNED, Tap, name_of
+from harness.taps import CACHE_KINDS, OPTIONAL, PINNED, Tap, kind_of, name_of
 
 MOST_OF_A_NAME = 200  # of a tap that a port invents
 
@@ -148,6 +148,8 @@ class CaseSession:
             raise fired_twice(name)
         self._seen.add(name)
         tap = self._source.taps.get(name)
+        if tap is None and kind_of(name) in OPTIONAL:
+            return
         if tap is None:
             mode = self._mode if self._golden_too else self._further[0].mode
             called = shortened(name, MOST_OF_A_NAME)
@@ -236,7 +238,7 @@ class CaseSession:
             by = choosing(self._source, self.case, tap.name, scores, allowed, rounding)
         found = compare(place, actual, truth, own, allowed, self._dtype(tap.kind), part, statistics, by)
         found = replace(found, choice=left_out) if left_out else found
-        return largest.named(found, part.positions) if largest else found
+        return largest.named(found, part.positions) if largest else with_expert(self._source, found)
 
     def _noise_of(self, name: str) -> str:
         """Which of PyTorch's errors a tap's are compared with."""

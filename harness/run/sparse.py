@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,9 +11,9 @@ from jaxtyping import Array, Bool, Float
 
 from harness.families.options import Experts
 from harness.run.cache import Past
-from harness.run.mixture import Logits, Matrices, Tokens
+from harness.run.mixture import Apart, Logits, Matrices, Tokens
 from harness.run.operations import Hidden, Operations
-from harness.run.tapping import TapFunction
+from harness.run.tapping import TapFunction, is_asked
 
 
 class OwnExperts(NamedTuple):
@@ -42,7 +43,9 @@ def of_experts(
         tokens: False at padding.
     """
     routing = _routing(ops, tap, own, x, tokens)
-    out = tap("experts_out", ops.experts_out(x, routing, own.gate, own.up, own.down, ops.expert_act))
+    apart = (Apart(experts.chosen, partial(tap, "expert_out")),) if is_asked(tap, "expert_out") else ()
+    out = ops.experts_out(x, routing, own.gate, own.up, own.down, ops.expert_act, *apart)
+    out = tap("experts_out", out)
     if not experts.shared:
         return tap("mlp_out", ops.experts_sum(out))
     gate, up = (tap(kind, own.linear(kind, x)) for kind in ("shared_gate", "shared_up"))

@@ -79,6 +79,10 @@ class TracedTap:
         self._known = known
         self.recorded: dict[str, jax.Array] = {}
 
+    def asks(self, kind: str) -> bool:
+        """Whether the golden has it."""
+        return kind in self._goldens
+
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         if name in self.recorded:
             raise fired_twice(name)
@@ -90,6 +94,14 @@ class TracedTap:
         if kind_of(name) in PINNED:
             return jnp.where(self._replaying, handed_on(name, golden, value), pinned(name, golden, value))
         return jnp.where(self._replaying, handed_on(name, golden, value), value)
+
+
+def is_asked(tap: TapFunction, kind: str) -> bool:
+    """Whether a golden has this kind of tap here, where that can be known: in a compiled function that is checked.
+
+    Of taps that not every golden has, and that are computed for nothing else.
+    """
+    return isinstance(tap, TracedTap) and tap.asks(kind)
 
 
 def handed_on(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> jax.Array:

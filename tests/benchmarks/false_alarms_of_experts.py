@@ -78,7 +78,8 @@ def checks(golden: Path, checkpoint: Path, one: tuple[str, str]) -> Iterator[tup
 @click.option("--comparisons", default=100_000, show_default=True, help="Stop once there are so many.")
 @click.option("--seconds", default=1800.0, show_default=True, help="Begin no round after so long.")
 @click.option("--seed", default=0, show_default=True)
-def main(comparisons: int, seconds: float, seed: int) -> None:
+@click.option("--layers", type=int, help="Of each checkpoint, where these are not the 2 of the tests.")
+def main(comparisons: int, seconds: float, seed: int, layers: int | None) -> None:
     from harness.record.recorder import record
 
     started, made, alarms, choices, ties, rounds = time.monotonic(), 0, list[str](), 0, 0, 0
@@ -88,7 +89,7 @@ def main(comparisons: int, seconds: float, seed: int) -> None:
         while made < comparisons and time.monotonic() - started < seconds:
             family, config = (*FAMILIES, *LATENT)[rounds % (len(FAMILIES) + len(LATENT))]
             place = Path(name) / str(rounds)
-            checkpoint = tiny.write(place, family, config, seed + rounds)
+            checkpoint = tiny.write(place, family, config, seed + rounds, layers)
             record(checkpoint, "model", corpus(), str(place / "golden.h5"))
             for variant, report in checks(place / "golden.h5", checkpoint, (family, config)):
                 made += len(report.results)

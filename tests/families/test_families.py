@@ -22,7 +22,7 @@ from harness.corpus import Corpus, prompt_case
 from harness.entries import Batch, Decode, Generation, Offset, Prompt
 from harness.errors import CheckpointError, CorpusError
 from harness.families import families
-from harness.families.graph import taps_of
+from harness.families.graph import taps_of, with_experts_apart
 from harness.mutants.planting import loader
 from harness.mutants.sanity import RIGHT
 from harness.record import capture
@@ -80,14 +80,14 @@ def test_both_dialects_of_its_config_describe_one_architecture(checkpoints, fami
 def test_what_is_recorded_is_what_transformers_computes_bit_for_bit(checkpoints, family, name, case, precision):
     the, directory = case_of(CASES[case], IDS, {}, pad=tiny.BYTES), checkpoints[family, name]
     with reproducible():
-        taps = layer_major(Reference(directory), precision, the)
+        taps = layer_major(Reference(directory, apart=precision == "float32"), precision, the)
         outputs, cache = plain(directory, precision, the)
     assert_equal_bits(taps, the, outputs, cache)
 
 
 def moved(directory) -> dict[str, set[str]]:
     """By kind of tap, the kinds that change where it is nudged inside transformers' own layer."""
-    model, ids = Reference(directory), list(range(1, 30))  # so many that every choice changes somewhere
+    model, ids = Reference(directory, apart=True), list(range(1, 30))  # so many that choices change somewhere
     stage, inputs = model.load("layers.1", ("float64",)), model.inputs(prompt_case("case", ids))
     generator = torch.Generator().manual_seed(0)
     state = torch.randn(1, len(ids), model.arch.hidden, dtype=torch.float64, generator=generator)
@@ -101,7 +101,8 @@ def moved(directory) -> dict[str, set[str]]:
     assert all(torch.equal(value, run(dict(seen))[kind]) for kind, value in seen.items())
     for kind, value in seen.items():
         nudge = 1 + 0.5 * torch.rand(value.shape, generator=generator, dtype=value.dtype)
-        nudged = run({kind: value * nudge})
+        other = value * nudge
+        nudged = run({kind: other.roll(1, -1) if kind == "routing" else other})  # other experts, and other weights
         found[kind] = {other for other in seen if not torch.equal(nudged[other], seen[other])} - {kind}
     return found
 
@@ -109,7 +110,7 @@ def moved(directory) -> dict[str, set[str]]:
 def downstream(arch) -> dict[str, set[str]]:
     """By kind, the kinds that the table calls downstream of it, in one layer."""
     found: dict[str, set[str]] = {}
-    taps = [tap for tap in taps_of(arch) if tap.stage == "layers.1"]
+    taps = [tap for tap in taps_of(with_experts_apart(arch, True)) if tap.stage == "layers.1"]
     for tap in reversed(taps):
         readers = [other for other in taps if tap.name in other.inputs]
         found[tap.kind] = set().union(*({other.kind} | found[other.kind] for other in readers))

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harness import embedded
 from harness.architecture import architecture_of
 from harness.mutants.applies import not_here
+from harness.mutants.audit import AuditQuestion, audit
 from harness.mutants.catalogue import BY_ID, CATALOGUE
 from harness.mutants.needs import of_architecture
 from harness.record.families import CONFIGS, config
@@ -144,3 +146,12 @@ def test_hidden_groups_that_score_zero_are_chosen_before_scores_below_it():
     groups = BY_ID["router_groups_hidden_by_zero"].change.replaced["in_groups"].make(lambda scores: scores)
     hidden = groups(jnp.array([[[-0.5, -np.inf, 0.25]]]))
     np.testing.assert_array_equal(hidden, [[[-0.5, 0.0, 0.25]]])
+
+
+def test_an_audit_goes_on_with_the_choice_of_the_golden_where_rounding_makes_another():
+    """In bfloat16 the right decoder goes to other experts: its logits are right where it is pinned."""
+    path = embedded.directory() / "deepseek-v3"
+    question = AuditQuestion(("bfloat16",), ("routing_factor_twice",), ("seven",))
+    found = audit(path.with_suffix(".h5"), path, question)
+    (result,) = next(one.results for one in found.mutants if one.id == "routing_factor_twice")
+    assert (result.outcome, result.named) == ("caught", True)

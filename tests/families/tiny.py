@@ -290,9 +290,17 @@ def config(family: str, name: str) -> dict[str, Any]:
     return {field: value for field, value in fields.items() if value is not None or field in NULLS}
 
 
-def write(directory: Path, family: str, name: str, seed: int = 0) -> Path:
-    """Write the checkpoint."""
-    families.write_checkpoint(directory, config(family, name), seed)
+def deeper(fields: dict[str, Any], layers: int) -> dict[str, Any]:
+    """A config with so many layers, their types in turn."""
+    types = fields.get("layer_types")
+    in_turn = {} if types is None else {"layer_types": [types[n % len(types)] for n in range(layers)]}
+    return {**fields, "num_hidden_layers": layers, **in_turn}
+
+
+def write(directory: Path, family: str, name: str, seed: int = 0, layers: int | None = None) -> Path:
+    """Write the checkpoint, with as many layers as its config says, or others."""
+    fields = config(family, name)
+    families.write_checkpoint(directory, fields if layers is None else deeper(fields, layers), seed)
     if family in PUBLISHED:
         path = directory / "model.safetensors"
         tensors = {_published(family, name): tensor for name, tensor in load_file(path).items()}

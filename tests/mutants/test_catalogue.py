@@ -20,6 +20,7 @@ from harness.mutants import (
     family_rope,
     family_scales,
     latent,
+    latent_cache,
     router,
     routing,
     sinks,
@@ -34,8 +35,8 @@ from tests.mutants.conftest import CASES
 BETWEEN = (
     *(*family_blocks.MUTANTS, *family_heads.MUTANTS),
     *(*family_norms.MUTANTS, *family_rope.MUTANTS, *family_scales.MUTANTS),
-    *(*sinks.MUTANTS, *latent.MUTANTS, *router.MUTANTS, *routing.MUTANTS, *dispatch.MUTANTS),
-    *(*experts.MUTANTS, *expert_sums.MUTANTS),
+    *(*sinks.MUTANTS, *latent.MUTANTS, *latent_cache.MUTANTS, *router.MUTANTS, *routing.MUTANTS),
+    *(*dispatch.MUTANTS, *experts.MUTANTS, *expert_sums.MUTANTS),
 )
 PRE_NORMS = {"sequential_as_parallel", "pre_norms_as_post", "residual_from_norm"}
 OPTIONS = tuple(mutant for mutant in BETWEEN if mutant.id not in PRE_NORMS)
@@ -103,6 +104,7 @@ def test_nearly_every_entry_was_seen_somewhere():
         *("router_sigmoid_for_softmax", "experts_weighed_first"),
         *("latent_norms_missing", "latent_split_reversed", "latent_first_dimensions_turned", "latent_packing"),
         *("latent_values_first", "latent_key_of_first_head"),
+        *("latent_kept_unnormed", "latent_kept_unturned", "latent_slots_apart"),
     }
 
 
