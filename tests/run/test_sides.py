@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import pytest
 from click.testing import CliRunner
 
@@ -16,6 +17,13 @@ from tests.report.audit_samples import SEES
 FAST = ("--precision", "float32", "--case", "digits")
 RIGHT = "harness.run.decoder:Decoder"
 CANDIDATES = "tests.run.candidates"
+
+
+@pytest.fixture(autouse=True)
+def default_promotion_of_ranks(strict_promotion):
+    """The ports here are as users write them: they promote ranks as JAX does by default."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def goldens(*args: object):
