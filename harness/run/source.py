@@ -33,7 +33,7 @@ class GoldenSource:
     """Golden values at one precision, each read and verified once for forward and replay together.
 
     Args:
-        keep: how many bytes of the latest values to keep, and as many again at the precision; None is what a run
+        keep: how many bytes of the latest values to keep, and as many numbers at the precision; None is what a run
             layer by layer has in use.
         from_pads: whether positions of left-padded rows count from the pads (`harness.run.convention`).
 
@@ -50,7 +50,8 @@ class GoldenSource:
         self._ropes, self.experts = architecture.ropes, architecture.experts
         keep = _working_set(golden) if keep is None else keep
         self.truth = Recent(self._truth, keep)
-        self.rounded = Recent(self._rounded, keep)
+        itemsize = jax_dtype(precision).itemsize, np.dtype(golden.manifest.truth_dtype).itemsize
+        self.rounded = Recent(self._rounded, keep * itemsize[0] // itemsize[1])
         self._floors = functools.cache(self._calibrated)
         self.scope = functools.cache(self._scope)
         self._largest = functools.cache(self._of_largest)
