@@ -18,10 +18,11 @@ from harness.mutants.criteria import figures_of
 from harness.mutants.mutant import CallChange, OperationChange, WeightChange
 from harness.mutants.runs import INFINITE, Deviation, MutantRun, deviation
 from harness.results import TapResult
+from harness.run.choices import pins
 from harness.run.judgement import Judgement
 from harness.run.port import Declarations
 from harness.run.session import CaseSession
-from harness.taps import Tap
+from harness.taps import PINNED, Tap
 from harness.tolerances import Limit
 
 Calls = list[Array]  # the values of a tap, or what leaves a stage, by call
@@ -61,6 +62,7 @@ class StageTrial:
         own = "" if layer_of(stage) is None else stage
         taps = [tap for tap in self._source.taps.values() if tap.stage == own]
         self._taps = {t.name: t for t in taps if t.stage or (t.name == EMBED) == (stage == EMBED)}
+        self._pins = pins(self._source, Declarations())
         self._parameters = bench.parameters(right[0].decoders[0], stage)
         self._entering = right[0].hidden or [[] for _ in batches]
         self._right = {run.exact: self._of_right(run) for run in right}
@@ -163,8 +165,14 @@ class StageTrial:
         return {**values, "logits": after} if self.stage == HEAD else values
 
     def _forward(self, one: MutantRun, parameters: Any, index: int, x: Calls) -> Calls:
-        given = one.decoders[index], self.stage, self._batches[index], parameters
-        return self._bench.run(*given, x.__getitem__, _untouched, misled=_misled(one), remember=False)
+        batch = self._batches[index]
+
+        def tap(call: int, name: str, value: Array) -> Array:
+            chosen = self._pins and name in self._taps and self._taps[name].kind in PINNED
+            return self._bench.pinned(batch, call, name, value) if chosen else value
+
+        given = one.decoders[index], self.stage, batch, parameters
+        return self._bench.run(*given, x.__getitem__, tap, misled=_misled(one), remember=False)
 
     def _logits(self, one: MutantRun, logits: Sequence[Calls], right: _Right | None) -> Iterator[Deviation]:
         """Compare the logits of the forward pass, and keep the figures that the usual criteria look at.
@@ -206,10 +214,6 @@ class StageTrial:
             for rows in batch.recorded(name)
             for mode in ("forward", "replay")
         ]
-
-
-def _untouched(call: int, name: str, value: Array) -> Array:
-    return value
 
 
 def _misled(one: MutantRun) -> tuple[CallChange, ...]:
