@@ -33,6 +33,7 @@ from harness.run.port import Call
 from harness.run.precision import jax_dtype
 from harness.run.recent import Recent
 from harness.run.source import GoldenSource
+from harness.run.tapping import pinned
 from harness.run.weights import Weights
 
 KEPT_BYTES = 256 * 2**20  # two layers of a 0.5B in bfloat16, or all of a small model
@@ -214,12 +215,22 @@ class Bench:
         for handed in kept:
             if handed.value is value:
                 return handed.goes_on
-        tap, seen, recorded = self.source.taps[name], np.asarray(value), batch.recorded(name)
-        goldens = {rows.entry.name: self.golden(batch, call, rows.entry.name, name) for rows in recorded}
-        if not recorded or any(batch.cut(tap, r, seen).shape != goldens[r.entry.name].shape for r in recorded):
-            return value
+        seen = np.asarray(value)
         under = seen if own is None or own.shape != seen.shape else own.astype(seen.dtype)
-        return self.same(batch, call, name, batch.replace(tap, under, goldens), value)
+        whole = self._in_place(batch, call, name, under)
+        return value if whole is None else self.same(batch, call, name, whole, value)
+
+    def pinned(self, batch: CaseBatch, call: int, name: str, value: Array) -> Array:
+        """What a forward pass goes on with at the weights of experts: as in a check, the golden's choice."""
+        whole = self._in_place(batch, call, name, np.full(value.shape, np.nan, value.dtype))
+        return value if whole is None else pinned(name, whole, value)
+
+    def _in_place(self, batch: CaseBatch, call: int, name: str, under: np.ndarray) -> np.ndarray | None:
+        """Values with the goldens over them; None where none is recorded, or one has another shape."""
+        tap, recorded = self.source.taps[name], batch.recorded(name)
+        goldens = {rows.entry.name: self.golden(batch, call, rows.entry.name, name) for rows in recorded}
+        fits = all(batch.cut(tap, rows, under).shape == goldens[rows.entry.name].shape for rows in recorded)
+        return batch.replace(tap, under, goldens) if recorded and fits else None
 
     def same(
         self, batch: CaseBatch, call: int, place: str, whole: Num[np.ndarray, "..."], value: Array | None = None

@@ -22,7 +22,6 @@ from harness.run.choices import pins
 from harness.run.judgement import Judgement
 from harness.run.port import Declarations
 from harness.run.session import CaseSession
-from harness.run.tapping import pinned
 from harness.taps import OPTIONAL, PINNED, Tap
 from harness.tolerances import Limit
 
@@ -65,6 +64,7 @@ class StageTrial:
         own = "" if layer_of(stage) is None else stage
         taps = [tap for tap in self._source.taps.values() if tap.stage == own]
         self._taps = {t.name: t for t in taps if t.stage or (t.name == EMBED) == (stage == EMBED)}
+        self._pins = pins(self._source, PLAIN)
         self._parameters = bench.parameters(right[0].decoders[0], stage)
         self._entering = right[0].hidden or [[] for _ in batches]
         self._right = {run.exact: self._of_right(run) for run in right}
@@ -167,13 +167,11 @@ class StageTrial:
         return {**values, "logits": after} if self.stage == HEAD else values
 
     def _forward(self, one: MutantRun, parameters: Any, index: int, x: Calls) -> Calls:
-        batch, pinning = self._batches[index], pins(self._source, PLAIN)
+        batch = self._batches[index]
 
         def tap(call: int, name: str, value: Array) -> Array:
-            if not pinning or name not in self._taps or self._taps[name].kind not in PINNED:
-                return value
-            # A token that goes to other experts than in the golden: see `harness.run.tapping`.
-            return pinned(name, np.asarray(self._bench.goes_on(batch, call, name, value)), value)
+            chosen = self._pins and name in self._taps and self._taps[name].kind in PINNED
+            return self._bench.pinned(batch, call, name, value) if chosen else value
 
         given = one.decoders[index], self.stage, batch, parameters
         return self._bench.run(*given, x.__getitem__, tap, misled=_misled(one), remember=False)
