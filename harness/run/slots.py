@@ -23,4 +23,4 @@ def first_slot(mask: Bool[Array, "batch slot"], tokens: int) -> Int[Array, ""]:
 def causal(mask: Bool[Array, "batch slot"], tokens: int) -> Bool[Array, "batch position slot"]:
     """Which slots each token of a call sees: its own and all before, without padding; with a cache and without."""
     own = first_slot(mask, tokens) + jnp.arange(tokens)
-    return (jnp.arange(mask.shape[1]) <= own[:, None])[None] & mask[:, None, :]
+    return (jnp.arange(mask.shape[1])[None] <= own[:, None])[None] & mask[:, None, :]

@@ -14,6 +14,13 @@ from harness.run.question import Question
 from tests.run.ports import Wrapped
 
 
+@pytest.fixture(autouse=True)
+def default_promotion_of_ranks(strict_promotion):
+    """The ports here are as users write them: they promote ranks as JAX does by default."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
 def narrow_norm(x, weight, eps):
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)

@@ -18,6 +18,13 @@ LOG2E = float(np.log2(np.e))
 PRECISIONS = ("float64", "float32")
 
 
+@pytest.fixture(autouse=True)
+def default_promotion_of_ranks(strict_promotion):
+    """The ports here are as users write them: they promote ranks as JAX does by default."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
 def narrow(q, k, mask, factor):
     """Attention in hard-coded float32, its scale a number of float32."""
     wide = partial(jnp.asarray, dtype=jnp.float32)

@@ -69,7 +69,7 @@ def _without_rotation(x, positions, theta):
 def _interleaved(x, positions, theta):
     half = x.shape[-1] // 2
     frequencies = jnp.float32(theta) ** (-jnp.arange(half, dtype=jnp.float32) / jnp.float32(half))
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies[None, None, None]
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     even, odd = x[..., ::2], x[..., 1::2]
     return jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1).reshape(x.shape)
@@ -78,7 +78,7 @@ def _interleaved(x, positions, theta):
 def _eps_outside(x, weight, eps):
     y = x.astype(jnp.float32)
     y = y / (jnp.sqrt(jnp.mean(y * y, axis=-1, keepdims=True)) + jnp.float32(eps))
-    return weight * y.astype(x.dtype)
+    return jnp.expand_dims(weight, range(x.ndim - 1)) * y.astype(x.dtype)
 
 
 def _eps_too_large(x, weight, eps):
