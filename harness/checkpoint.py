@@ -19,7 +19,7 @@ from harness.architecture import Config, family_of
 from harness.errors import CheckpointError
 from harness.families.quantisation import Quantisation, quantisation_of
 from harness.golden import ParameterEntry
-from harness.pieces import Each, pieces_of
+from harness.pieces import Each, cut, pieces_of
 from harness.quantised import Quantised, quantised_parameters
 from harness.stored import StoredTensors, entry_of
 
@@ -74,7 +74,7 @@ class Checkpoint:
                 raise _twice(directory, self.stored[name], self.stored[one.values])
         self._values = {*self.stored, *self.quantised} - (widened - self.quantised.keys())
         self._pieces = pieces_of(sorted(self._values), each or {}, directory)
-        self._in_pieces = {name for one in self._pieces.values() for parts in one.names for name in parts}
+        self._in_pieces = {name for one in self._pieces.values() for parts in one for name in parts}
         for name in self.tensors:
             if name not in widened:
                 self._check_dtype(self.stored[name])
@@ -120,7 +120,7 @@ class Checkpoint:
             CheckpointError: the checkpoint lacks it. There is no initial value to fall back on.
         """
         if name in self._pieces:
-            return self._joined(name, self._pieces[name].of(rows))
+            return self._joined(name, self._pieces[name][rows])
         if name in self.quantised:
             return self.quantised[name].read(self.tensor, rows)
         return self.tensor(name, rows)
@@ -173,7 +173,7 @@ class Checkpoint:
             CheckpointError: the checkpoint lacks it.
         """
         if name in self._pieces:
-            first, *_ = pieces = self._pieces[name].names
+            first, *_ = pieces = self._pieces[name]
             shapes = [self.shape(part) for part in first]
             return (len(pieces), sum(shape[0] for shape in shapes), *shapes[0][1:])
         if name in self.quantised:
@@ -187,10 +187,8 @@ class Checkpoint:
         if name not in self._pieces:
             yield self.stored[name], np.ascontiguousarray(tensor)
             return
-        for own, parts in zip(tensor, self._pieces[name].names, strict=True):
-            ends = np.cumsum([self.shape(part)[0] for part in parts])[:-1]
-            for part, one in zip(parts, np.split(own, ends), strict=True):
-                yield self.stored[part], np.ascontiguousarray(one)
+        for part, piece in cut(tensor, self._pieces[name]):
+            yield self.stored[part], piece
 
     def entry(self, name: str) -> ParameterEntry:
         """Shape, dtype and sha256 (over its bytes) of one of `tensors`."""

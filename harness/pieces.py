@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import Num
 
 from harness.errors import CheckpointError
 
 Each = Mapping[str, tuple[str, ...]]
+Pieces = Sequence[Sequence[str]]  # by expert, the tensors whose outputs follow one another
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """What one parameter is made of, [expert, output, input].
-
-    Attributes:
-        names: by expert, the tensors whose outputs follow one another.
-    """
-
-    names: tuple[tuple[str, ...], ...]
-
-    def of(self, experts: slice) -> tuple[tuple[str, ...], ...]:
-        """The tensors of some experts."""
-        return self.names[experts]
+def cut(
+    tensor: Num[np.ndarray, "expert output ..."], pieces: Pieces
+) -> Iterator[tuple[str, Num[np.ndarray, "..."]]]:
+    """A parameter as files have it: its pieces, by name; those of an expert have as many outputs each."""
+    for own, parts in zip(tensor, pieces, strict=True):
+        for part, piece in zip(parts, np.split(own, len(parts)), strict=True):
+            yield part, np.ascontiguousarray(piece)
 
 
 def pieces_of(names: Iterable[str], each: Each, where: Path) -> dict[str, Pieces]:
@@ -41,7 +38,7 @@ def pieces_of(names: Iterable[str], each: Each, where: Path) -> dict[str, Pieces
     for name in names:
         for target, expert, part in _matches(name, each):
             found.setdefault(target, {}).setdefault(expert, {})[part] = name
-    made = {}
+    made: dict[str, Pieces] = {}
     for target, experts in found.items():
         path = next(path for path in each if target.endswith(path))
         prefix = target.removesuffix(path)
@@ -56,7 +53,7 @@ def pieces_of(names: Iterable[str], each: Each, where: Path) -> dict[str, Pieces
                         hint="copy the checkpoint again; nothing is filled in for a parameter that is not there",
                     )
         parts = range(len(each[path]))
-        made[target] = Pieces(tuple(tuple(experts[n][part] for part in parts) for n in range(max(experts) + 1)))
+        made[target] = [[experts[n][part] for part in parts] for n in range(max(experts) + 1)]
     return made
 
 

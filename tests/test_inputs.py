@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import cli
-from harness.cli.inputs import port_file
+from harness.cli.options import port_file
 
 ROOT = Path(__file__).parent.parent
 PORT = "tests.run.ports:Wrapped"

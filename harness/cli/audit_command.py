@@ -38,19 +38,16 @@ def audit(
     goldens audit --mutant 'rope_*' --case long --precision float32
     goldens audit my-golden.h5 --weights path/to/Qwen2.5-7B --json audit.json --html audit.html
     """
-    from harness.cli.console import console
+    from harness.cli.console import show
     from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
     from harness.mutants.audit import AuditQuestion
     from harness.mutants.audit import audit as run_audit
-    from harness.report.output import STDOUT
-    from harness.report.views import print_document, write_views
     from harness.run.question import parse_precisions
 
     asked = chosen(outputs, {"the golden": golden, "the weights": weights})
     question = AuditQuestion(parse_precisions(precision), mutants, cases)
     with stdout_to_stderr(), Progress() as progress:
         found = run_audit(golden, weights, question, progress=progress)
-    write_views(found, asked)
-    print_document(found, console(stderr=STDOUT in asked.values()))
+    show(found, asked)
     raise Exit(MATCH if found.verdict == "sees" else DIVERGED)

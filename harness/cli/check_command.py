@@ -15,6 +15,7 @@ from harness.cli.options import (
     golden_argument,
     mesh_option,
     output_options,
+    port_file,
     reduced_precision_option,
     weights_option,
 )
@@ -98,16 +99,13 @@ def check(
 
     Exit codes: 0 match, 1 diverged, 2 could not check.
     """
-    from harness.cli.console import console
-    from harness.cli.inputs import port_file
+    from harness.cli.console import show
     from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
     from harness.cli.several import taking_part
     from harness.errors import UsageError
     from harness.report.contract import broken_contract
     from harness.report.criteria import parse_criteria
-    from harness.report.output import STDOUT
-    from harness.report.views import print_document, write_views
     from harness.run.check import check as run_check
     from harness.run.processes import OPTIONS, agree, processes_of
     from harness.run.progress import SILENT
@@ -148,8 +146,7 @@ def check(
             report = replace(report, looks_like=hint(golden, weights, port, question, report))
     if not reports:
         raise Exit(code)
-    write_views(report, asked)
-    print_document(report, console(stderr=STDOUT in asked.values()))
+    show(report, asked)
     if broken is not None:
         raise broken
     raise Exit(code)

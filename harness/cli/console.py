@@ -5,8 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from harness.report.reading import Document
 
 WIDTH_OF_A_LOG = 120
 
@@ -24,3 +30,16 @@ def console(stderr: bool = False) -> Console:
     width = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_LOG
     # Names and texts from outside are what they are, and no markup.
     return _Console(stderr=stderr, width=width, soft_wrap=False, markup=False, emoji=False)
+
+
+def show(found: Document, asked: Mapping[str, Path]) -> None:
+    """What a command has found: in the files that were asked for, and for whoever reads the terminal.
+
+    Args:
+        asked: by view, the file it goes to; where one is stdout, the terminal's text is on stderr.
+    """
+    from harness.report.output import STDOUT
+    from harness.report.views import print_document, write_views
+
+    write_views(found, asked)
+    print_document(found, console(stderr=STDOUT in asked.values()))

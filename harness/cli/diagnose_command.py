@@ -13,6 +13,7 @@ from harness.cli.options import (
     golden_argument,
     mesh_option,
     output_options,
+    port_file,
     reduced_precision_option,
     weights_option,
 )
@@ -51,13 +52,10 @@ def diagnose(
 
     Exit codes: 0 nothing to diagnose, 1 diverged, 2 could not check.
     """
-    from harness.cli.console import console
-    from harness.cli.inputs import port_file
+    from harness.cli.console import show
     from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
     from harness.mutants.diagnosis.diagnose import diagnose as run_diagnosis
-    from harness.report.output import STDOUT
-    from harness.report.views import print_document, write_views
     from harness.run.checker import Checker
     from harness.run.question import BOTH, Question, parse_mesh, parse_precisions
 
@@ -72,6 +70,5 @@ def diagnose(
     asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
     with stdout_to_stderr(), Progress() as progress, Checker(golden, weights, port, question) as checker:
         found = run_diagnosis(checker, port, progress)
-    write_views(found, asked)
-    print_document(found, console(stderr=STDOUT in asked.values()))
+    show(found, asked)
     raise Exit(MATCH if found.verdict == "match" else DIVERGED)

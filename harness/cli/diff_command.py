@@ -8,7 +8,14 @@ import click
 from click.exceptions import Exit
 
 from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, mesh_option, output_options, reduced_precision_option, weights_option
+from harness.cli.options import (
+    chosen,
+    mesh_option,
+    output_options,
+    reduced_precision_option,
+    side_file,
+    weights_option,
+)
 
 
 @click.command(short_help="Say what a candidate fix mends and what it breaks.")
@@ -62,14 +69,11 @@ def diff(
     Exit codes: 0 nothing is worse, 1 something is worse, broken or no longer covered, 2 could not compare.
     """
     from harness import embedded
-    from harness.cli.console import console
-    from harness.cli.inputs import side_file
+    from harness.cli.console import show
     from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
     from harness.difference import WORSE
-    from harness.report.output import STDOUT
     from harness.report.selection import Selection
-    from harness.report.views import print_document, write_views
     from harness.run.question import parse_mesh, parse_modes, parse_precisions
     from harness.run.sides import Request, diff_of
 
@@ -95,6 +99,5 @@ def diff(
     )
     with stdout_to_stderr(), Progress() as progress:
         found = diff_of(request, progress)
-    write_views(found, asked)
-    print_document(found, console(stderr=STDOUT in asked.values()))
+    show(found, asked)
     raise Exit(DIVERGED if any(found.counts[kind] for kind in WORSE) else MATCH)

@@ -1,7 +1,9 @@
-"""Options that several commands have."""
+"""Options that several commands have, and what of them is read, as paths: no output may be one of those."""
 
 from __future__ import annotations
 
+import importlib.machinery
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,3 +75,24 @@ def chosen(outputs: Mapping[str, Path | None], inputs: Mapping[str, str | Path |
     if asked:
         refuse_inputs(asked, inputs)
     return asked
+
+
+def port_file(spec: str) -> Path | None:
+    """The file of the module that `package.module:Name` names, without importing it; None where there is none."""
+    package, *parts = spec.partition(":")[0].split(".")
+    if not package.isidentifier():
+        return None
+    here = str(Path.cwd())
+    found = importlib.machinery.PathFinder.find_spec(package, [here, *sys.path])
+    if found is None or (found.origin is None and not found.submodule_search_locations):
+        return None
+    folder = next(iter(found.submodule_search_locations or ()), None)
+    if folder is None or not parts:
+        return Path(found.origin) if found.origin else None
+    module = Path(folder, *parts)
+    return module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+
+
+def side_file(text: str) -> Path | None:
+    """The file behind a side of a diff: a saved check, or the module of a port."""
+    return Path(text) if text.endswith(".json") or Path(text).is_file() else port_file(text)

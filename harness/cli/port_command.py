@@ -8,7 +8,7 @@ import click
 from click.exceptions import Exit
 
 from harness.cli.group import COULD_NOT, MATCH
-from harness.cli.options import chosen, golden_argument, output_options, weights_option
+from harness.cli.options import chosen, golden_argument, output_options, port_file, weights_option
 
 
 @click.command(short_help="Propose the table of taps of a port.")
@@ -52,7 +52,6 @@ def port(
     Exit codes: 0 a table is proposed, 2 it could not be looked, or nothing was found.
     """
     from harness.cli.console import console
-    from harness.cli.inputs import port_file
     from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.port_printed import print_proposal
     from harness.cli.progress import Progress

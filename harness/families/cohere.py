@@ -5,18 +5,17 @@ from __future__ import annotations
 
 from harness.families.family import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture
-from harness.families.reading import ATTENTION, decoder, factor, flag, heads_of, layer_norm, layers_of
-from harness.families.rope import rope
+from harness.families.reading import ATTENTION, biased, decoder, factor, flag, layer_norm, layers_of, ropes_of
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config
 
 
 def read(config: Config) -> Architecture:
-    one = rope(config, heads_of(config)[-1], interleaved=True, wide="products")
+    ropes = ropes_of(config, interleaved=True, wide="products")
     normed = flag(config, "use_qk_norm", False)  # CohereConfig's default
     return _read(
         config,
-        ropes=(one,) * layers_of(config),
+        ropes=ropes,
         qk_norm=layer_norm(config, bias=False) if normed else None,
         qk_norm_over="each",
     )
@@ -24,19 +23,17 @@ def read(config: Config) -> Architecture:
 
 def read_2(config: Config) -> Architecture:
     slides = by_pattern(config, layers_of(config), 4)  # Cohere2Config's default
-    one = rope(config, heads_of(config)[-1], interleaved=True, wide="products")
-    return _read(
-        config, ropes=tuple(one if sliding else None for sliding in slides), windows=widths(config, slides)
-    )
+    one = ropes_of(config, interleaved=True, wide="products")[0]
+    ropes = tuple(one if sliding else None for sliding in slides)
+    return _read(config, ropes=ropes, windows=widths(config, slides))
 
 
 def _read(config: Config, **options: object) -> Architecture:
-    biased = flag(config, "attention_bias", False)  # both configs' default
     return decoder(
         config,
         norm=layer_norm(config, bias=False),
         placement="parallel",
-        biases=ATTENTION if biased else frozenset(),
+        biases=biased(config, ATTENTION),  # both configs' default is none
         logit_scale=factor(config, "logit_scale"),
         tied_head=flag(config, "tie_word_embeddings", True),  # both configs' default
         **options,

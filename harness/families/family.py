@@ -44,6 +44,8 @@ EACH: Mapping[str, tuple[str, ...]] = {
     "mlp.experts.gate_up_proj": ("mlp.experts.{}.gate_proj.weight", "mlp.experts.{}.up_proj.weight"),
     "mlp.experts.down_proj": ("mlp.experts.{}.down_proj.weight",),
 }
+# What configs of a mixture say of its training, which changes nothing.
+TRAINED = frozenset({"output_router_logits", "router_aux_loss_coef"})
 FURTHER, MOST_FURTHER = ("num_nextn_predict_layers", "num_mtp_layers"), 16  # layers, by either name
 # And outside the layers, in the causal language model.
 MODEL: Mapping[str, str] = {"embed": "model.embed_tokens", "final_norm": "model.norm", "logits": "lm_head"}

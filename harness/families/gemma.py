@@ -5,8 +5,19 @@ from __future__ import annotations
 
 from harness.families.family import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture, Norm, Rope
-from harness.families.reading import ATTENTION, cap, decoder, factor, flag, heads_of, layers_of, rms_norm
-from harness.families.rope import rope, ropes_by_type
+from harness.families.reading import (
+    ATTENTION,
+    biased,
+    cap,
+    decoder,
+    factor,
+    flag,
+    heads_of,
+    layers_of,
+    rms_norm,
+    ropes_of,
+)
+from harness.families.rope import ropes_by_type
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config, integer
 
@@ -22,9 +33,9 @@ def _read(config: Config, ropes: tuple[Rope, ...] | None = None, **options: obje
     return decoder(
         config,
         norm=_norm(config),
-        ropes=ropes or (rope(config, heads_of(config)[-1]),) * layers_of(config),
+        ropes=ropes or ropes_of(config),
         embed_scale=heads_of(config)[0] ** 0.5,
-        biases=ATTENTION if flag(config, "attention_bias", False) else frozenset(),  # GemmaConfig's default
+        biases=biased(config, ATTENTION),  # GemmaConfig's default is none
         tied_head=flag(config, "tie_word_embeddings", True),  # GemmaConfig's default; published configs lack it
         activation=TANH,
         **options,

@@ -5,23 +5,21 @@ from __future__ import annotations
 from harness.families.family import LAYER, Family
 from harness.families.neutral import Named
 from harness.families.options import Architecture
-from harness.families.reading import ATTENTION, decoder, flag, heads_of, layer_norm, layers_of
-from harness.families.rope import rope
+from harness.families.reading import ATTENTION, biased, decoder, flag, layer_norm, ropes_of
 from harness.fields import Config
 
 
 def read(config: Config) -> Architecture:
     config = Named(config, num_key_value_heads=config.get("num_attention_heads"))
-    one = rope(config, heads_of(config)[-1], partial=0.25)  # GPTNeoXConfig's default
     # GPTNeoXConfig's defaults.
-    biased, parallel = flag(config, "attention_bias", True), flag(config, "use_parallel_residual", True)
+    ropes, parallel = ropes_of(config, partial=0.25), flag(config, "use_parallel_residual", True)
     return decoder(
         config,
         norm=layer_norm(config),
         placement="parallel_two" if parallel else "pre",
-        ropes=(one,) * layers_of(config),
+        ropes=ropes,
         gated=False,
-        biases=frozenset({"up", "mlp_out"}) | (ATTENTION if biased else frozenset()),
+        biases=biased(config, ATTENTION, absent=True) | {"up", "mlp_out"},
         tied_head=flag(config, "tie_word_embeddings", False),
     )
 

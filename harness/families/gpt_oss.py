@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from harness.families.family import ATTENTION, Family
+from harness.families.family import ATTENTION, TRAINED, Family
 from harness.families.options import Architecture
 from harness.families.quantisation import MXFP4
 from harness.families.reading import ATTENTION as ALL_BIASES
-from harness.families.reading import decoder, flag, heads_of, layers_of, mixture, rms_norm
-from harness.families.rope import rope
+from harness.families.reading import biased, decoder, layers_of, mixture, rms_norm, ropes_of
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config, integer, number, wrong
 
@@ -22,8 +21,8 @@ def _agreed(config: Config, field: str, other: str, value: float | None) -> None
 def read(config: Config) -> Architecture:
     layers = layers_of(config)
     integer(config, "head_dim")  # where there is none, transformers takes 64
-    one = rope(config, heads_of(config)[-1], kinds=("default", "yarn"))
-    original = dict(one.parameters).get("original_max_position_embeddings")
+    ropes = ropes_of(config, kinds=("default", "yarn"))
+    original = dict(ropes[0].parameters).get("original_max_position_embeddings")
     _agreed(config, "num_experts_per_tok", "experts_per_token", integer(config, "num_experts_per_tok"))
     _agreed(config, "original_max_position_embeddings", "initial_context_length", original)
     # GptOssConfig's defaults: of alpha and limit published configs have the latter alone.
@@ -32,9 +31,9 @@ def read(config: Config) -> Architecture:
     return decoder(
         config,
         norm=rms_norm(config, weighted_wide=True),
-        ropes=(one,) * layers,
+        ropes=ropes,
         windows=widths(config, by_pattern(config, layers, 2)),
-        biases=ALL_BIASES if flag(config, "attention_bias", True) else frozenset(),
+        biases=biased(config, ALL_BIASES, absent=True),
         sinks=True,
         activation="silu",
         experts=mixture(config, (True,) * layers, score="softmax_of_chosen", bias=True, clamp=(alpha, limit)),
@@ -48,8 +47,7 @@ FAMILIES = (
         read=read,
         layer={**ATTENTION, "probs": "self_attn"},
         sparse={
-            "router_logits": "mlp.router",
-            "routing": "mlp.router",
+            **dict.fromkeys(("router_logits", "routing"), "mlp.router"),
             "experts_out": "mlp.experts",
             "mlp_out": "mlp",
         },
@@ -57,7 +55,7 @@ FAMILIES = (
         experts_transposed=True,
         names={"num_local_experts": "num_experts"},
         quantised=(MXFP4,),
-        harmless=frozenset({"output_router_logits", "router_aux_loss_coef"}),
+        harmless=TRAINED,
         only={"hidden_act": "silu"},
     ),
 )

@@ -1,24 +1,92 @@
-"""Llama 2, 3 and later: no biases unless the config asks for them; four kinds of RoPE."""
+"""Llama 2, 3 and later: no biases unless the config asks for them; four kinds of RoPE.
+SmolLM3: some layers turn nothing.
+Granite: four multipliers, and in its mixtures the softmax is of the chosen experts alone."""
 
 from __future__ import annotations
 
-from harness.families.family import Family
+from dataclasses import replace
+
+from harness.families.family import ATTENTION as IN_SPARSE
+from harness.families.family import TRAINED, Family
 from harness.families.options import Architecture
-from harness.families.reading import ATTENTION, MLP, decoder, flag, heads_of, layers_of, rms_norm
-from harness.families.rope import rope
-from harness.fields import Config
+from harness.families.reading import ATTENTION, MLP, biased, decoder, factor, flag, layers_of, mixture, ropes_of
+from harness.fields import Config, integer, wrong
+
+
+def _biases(config: Config) -> frozenset[str]:
+    """Published configs of Llama 2 have neither field; false is the default of all these configs."""
+    return biased(config, ATTENTION) | biased(config, MLP, "mlp_bias")
 
 
 def read(config: Config) -> Architecture:
-    # Published configs of Llama 2 have neither field; false is LlamaConfig's default.
-    attention, mlp = flag(config, "attention_bias", False), flag(config, "mlp_bias", False)
-    one = rope(config, heads_of(config)[-1], kinds=("default", "linear", "llama3", "yarn"))
+    ropes = ropes_of(config, kinds=("default", "linear", "llama3", "yarn"))
+    return decoder(config, ropes=ropes, biases=_biases(config))
+
+
+def _turning(config: Config) -> tuple[bool, ...]:
+    """By layer, whether it has RoPE: `no_rope_layers` has a 1 where there is one, in spite of its name."""
+    listed, layers = config.get("no_rope_layers"), layers_of(config)
+    if listed is None:
+        every = integer(config, "no_rope_layer_interval")
+        return tuple((index + 1) % every != 0 for index in range(layers))
+    config.get("no_rope_layer_interval")  # the list goes before it
+    if not isinstance(listed, list) or len(listed) != layers or not all(one in (0, 1) for one in listed):
+        problem = "this list does not say which layers have RoPE"
+        raise wrong(problem, "no_rope_layers", f"{layers} times 0 or 1", listed)
+    return tuple(bool(one) for one in listed)
+
+
+def read_smollm3(config: Config) -> Architecture:
+    ropes = ropes_of(config, kinds=("default", "yarn"))
     return decoder(
         config,
-        norm=rms_norm(config),
-        ropes=(one,) * layers_of(config),
-        biases=(ATTENTION if attention else frozenset()) | (MLP if mlp else frozenset()),
+        ropes=tuple(one if turns else None for one, turns in zip(ropes, _turning(config), strict=True)),
+        biases=_biases(config),
+        tied_head=flag(config, "tie_word_embeddings", True),  # SmolLM3Config's default
     )
 
 
-FAMILIES = (Family(model_type="llama", classes=("LlamaForCausalLM", "LlamaModel"), read=read),)
+def read_granite(config: Config) -> Architecture:
+    return decoder(
+        config,
+        biases=_biases(config),
+        scale=factor(config, "attention_multiplier"),
+        embed_scale=factor(config, "embedding_multiplier"),
+        residual_scale=factor(config, "residual_multiplier"),
+        logit_scale=1 / factor(config, "logits_scaling"),
+    )
+
+
+def read_granitemoe(config: Config) -> Architecture:
+    experts = mixture(config, (True,) * layers_of(config), score="softmax_of_chosen")
+    return replace(read_granite(config), experts=experts)
+
+
+FAMILIES = (
+    Family(model_type="llama", classes=("LlamaForCausalLM", "LlamaModel"), read=read),
+    Family(
+        model_type="smollm3",
+        classes=("SmolLM3ForCausalLM", "SmolLM3Model"),
+        read=read_smollm3,
+        only={"use_sliding_window": False},
+        harmless=frozenset({"sliding_window", "max_window_layers", "layer_types"}),
+    ),
+    Family(model_type="granite", classes=("GraniteForCausalLM", "GraniteModel"), read=read_granite),
+    Family(
+        model_type="granitemoe",
+        classes=("GraniteMoeForCausalLM", "GraniteMoeModel"),
+        read=read_granitemoe,
+        layer=IN_SPARSE,
+        sparse={
+            **dict.fromkeys(("router_logits", "routing"), "block_sparse_moe.router"),
+            "experts_out": "block_sparse_moe.experts",
+            "mlp_out": "block_sparse_moe",
+        },
+        stored={
+            r"\.router\.layer\.weight$": ".router.weight",
+            r"\.block_sparse_moe\.input_linear\.weight$": ".block_sparse_moe.experts.gate_up_proj",
+            r"\.block_sparse_moe\.output_linear\.weight$": ".block_sparse_moe.experts.down_proj",
+        },
+        harmless=TRAINED,
+    ),
+)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from harness.families.family import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture, Rope
-from harness.families.reading import ATTENTION, decoder, flag, heads_of, layers_of, rms_norm
-from harness.families.rope import rope, ropes_by_type
+from harness.families.reading import ATTENTION, biased, decoder, heads_of, layers_of, rms_norm, ropes_of
+from harness.families.rope import ropes_by_type
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config
 
@@ -19,7 +19,7 @@ POST = {
 
 
 def read(config: Config) -> Architecture:
-    return _read(config, (rope(config, heads_of(config)[-1], wide="all"),) * layers_of(config))
+    return _read(config, ropes_of(config, wide="all"))
 
 
 def read_3(config: Config) -> Architecture:
@@ -31,7 +31,6 @@ def read_3(config: Config) -> Architecture:
 
 def _read(config: Config, ropes: tuple[Rope, ...], **options: object) -> Architecture:
     norm = rms_norm(config, weighted_wide=True)
-    biased = flag(config, "attention_bias", False)  # Olmo2Config's default
     return decoder(
         config,
         norm=norm,
@@ -39,7 +38,7 @@ def _read(config: Config, ropes: tuple[Rope, ...], **options: object) -> Archite
         qk_norm=norm,
         qk_norm_over="all",
         ropes=ropes,
-        biases=ATTENTION if biased else frozenset(),
+        biases=biased(config, ATTENTION),  # Olmo2Config's default is none
         **options,
     )
 

@@ -1,4 +1,4 @@
-"""What the configs of all families have in common: the sizes, and one rotation of all layers."""
+"""What the configs of all families have in common: sizes, norms, one rotation of all layers, biases, experts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from harness.families.activations import ACTIVATIONS
-from harness.families.options import Architecture, Experts, Norm
+from harness.families.options import Architecture, Experts, Norm, Rope
+from harness.families.rope import rope
 from harness.fields import Config, boolean, integer, number, text, wrong
 
 MOST_LAYERS = 1024  # every layer has twenty taps; the deepest published models have some 130
@@ -15,7 +16,8 @@ EPS = (1e-30, 0.1)
 Sizes = tuple[int, int, int, int]
 
 # The projections that a config's one field gives biases to.
-ATTENTION, MLP = frozenset({"q", "k", "v", "attn_out"}), frozenset({"gate", "up", "mlp_out"})
+QKV = frozenset({"q", "k", "v"})
+ATTENTION, MLP = QKV | {"attn_out"}, frozenset({"gate", "up", "mlp_out"})
 
 
 def layers_of(config: Config) -> int:
@@ -32,14 +34,30 @@ def layer_norm(config: Config, field: str = "layer_norm_eps", *, bias: bool = Tr
     return Norm(number(config, field, *EPS), bias=bias, centered=True, weighted_wide=True)
 
 
+def ropes_of(config: Config, **options: Any) -> tuple[Rope, ...]:
+    """The same rotation in every layer, with these options of `rope`."""
+    return (rope(config, heads_of(config)[-1], **options),) * layers_of(config)
+
+
+def biased(
+    config: Config, kinds: frozenset[str], field: str = "attention_bias", absent: bool = False
+) -> frozenset[str]:
+    """These kinds of taps, where the field says that their projections have a bias."""
+    return kinds if flag(config, field, absent) else frozenset()
+
+
 def decoder(config: Config, **options: Any) -> Architecture:
     """The architecture with the sizes of the config, and these options; `sizes` where it is not `heads_of`'s.
+
+    Where an option is not given it is what most families have: an RMSNorm, one rotation of all layers, no windows.
 
     Raises:
         CheckpointError: a field is missing, of another type, or absurd; the heads cannot be shared out.
     """
     hidden, heads, kv_heads, head_dim = options.pop("sizes", None) or heads_of(config)
     usual: dict[str, Callable[[], Any]] = {
+        "norm": lambda: rms_norm(config),
+        "ropes": lambda: ropes_of(config),
         "scale": lambda: head_dim**-0.5,
         "windows": lambda: (None,) * layers_of(config),
         "activation": lambda: activation_of(config, "hidden_act"),

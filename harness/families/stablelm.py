@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from harness.families.family import Family
 from harness.families.options import Architecture
-from harness.families.reading import decoder, flag, heads_of, layer_norm, layers_of
-from harness.families.rope import rope
+from harness.families.reading import QKV, biased, decoder, flag, layer_norm, ropes_of
 from harness.fields import Config
 
 
 def read(config: Config) -> Architecture:
-    one = rope(config, heads_of(config)[-1], partial=0.25)  # StableLmConfig's default
     # StableLmConfig's defaults.
-    biased, parallel = flag(config, "use_qkv_bias", False), flag(config, "use_parallel_residual", False)
+    ropes, parallel = ropes_of(config, partial=0.25), flag(config, "use_parallel_residual", False)
     return decoder(
         config,
         norm=layer_norm(config),
         placement="parallel" if parallel else "pre",
-        ropes=(one,) * layers_of(config),
-        biases=frozenset({"q", "k", "v"} if biased else ()),
+        ropes=ropes,
+        biases=biased(config, QKV, "use_qkv_bias"),
     )
 
 
-FAMILIES = (
-    Family(
-        model_type="stablelm",
-        classes=("StableLmForCausalLM", "StableLmModel"),
-        read=read,
-    ),
-)
+FAMILIES = (Family(model_type="stablelm", classes=("StableLmForCausalLM", "StableLmModel"), read=read),)

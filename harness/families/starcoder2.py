@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from harness.families.family import LAYER, Family
 from harness.families.options import Architecture
-from harness.families.reading import ATTENTION, decoder, flag, heads_of, layer_norm, layers_of
-from harness.families.rope import rope
+from harness.families.reading import ATTENTION, decoder, flag, layer_norm, layers_of
 from harness.families.windows import everywhere
 from harness.fields import Config, boolean
 
@@ -13,12 +12,10 @@ BIASED = ATTENTION | {"up", "mlp_out"}
 
 
 def read(config: Config) -> Architecture:
-    layers = layers_of(config)
     return decoder(
         config,
         norm=layer_norm(config, "norm_epsilon"),
-        ropes=(rope(config, heads_of(config)[-1]),) * layers,
-        windows=everywhere(config, layers),
+        windows=everywhere(config, layers_of(config)),
         gated=False,
         biases=BIASED if boolean(config, "use_bias") else frozenset(),
         tied_head=flag(config, "tie_word_embeddings", True),  # Starcoder2Config's default

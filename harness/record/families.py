@@ -15,179 +15,24 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from harness.architecture import Architecture, architecture_of, family_of
+from harness.architecture import Architecture, architecture_of, family_of, read_config
 from harness.families.experts import CORRECTION, DOWN, GATE_UP, part_rows
 from harness.families.family import Family
 from harness.families.parameters import HEAD_NORMS, made_with, rows_of, shapes
+from harness.pieces import cut
 from harness.record import tiny
 
-BYTES, VOCAB, WINDOW = 256, 264, 6
+BYTES = 256
 SEED = 20251129
 EMBEDDING_STD, BIAS_STD, NORM_SPREAD, SCORES = 0.03, 0.5, 0.3, 1.3
 CORRECTION_STD = 0.1
-COMMON: Mapping[str, Any] = {
-    "bos_token_id": BYTES,
-    "eos_token_id": BYTES + 2,
-    "hidden_size": 24,
-    "intermediate_size": 30,
-    "max_position_embeddings": 32768,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 3,
-    "torch_dtype": "bfloat16",
-    "vocab_size": VOCAB,
-}
-LLAMA = {
-    "head_dim": 8,
-    "hidden_act": "silu",
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-}
-GEMMA = {
-    "head_dim": 8,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "num_key_value_heads": 2,
-    "query_pre_attn_scalar": 12,
-    "rms_norm_eps": 1e-6,
-    "sliding_window": WINDOW,
-}
-# By the name of the golden: config.json in the hub's dialect, as the family publishes it.
-CONFIGS: Mapping[str, Mapping[str, Any]] = {
-    "llama3": {
-        **LLAMA,
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "rope_scaling": {
-            "factor": 8.0,
-            "high_freq_factor": 4.0,
-            "low_freq_factor": 1.0,
-            "original_max_position_embeddings": 128,
-            "rope_type": "llama3",
-        },
-        "rope_theta": 10000.0,
-    },
-    "qwen3": {
-        **LLAMA,
-        "architectures": ["Qwen3ForCausalLM"],
-        "attention_bias": False,
-        "max_window_layers": 3,
-        "model_type": "qwen3",
-        "rms_norm_eps": 1e-6,
-        "rope_scaling": None,
-        "rope_theta": 5000000.0,
-        "sliding_window": None,
-        "tie_word_embeddings": True,
-        "use_sliding_window": False,
-    },
-    "gemma2": {
-        **GEMMA,
-        "architectures": ["Gemma2ForCausalLM"],
-        "attention_bias": False,
-        "attn_logit_softcapping": 8.0,
-        "final_logit_softcapping": 6.0,
-        "hidden_act": "gelu_pytorch_tanh",
-        "model_type": "gemma2",
-        "rope_theta": 10000.0,
-    },
-    "gemma3": {
-        **GEMMA,
-        "architectures": ["Gemma3ForCausalLM"],
-        "attention_bias": False,
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
-        "model_type": "gemma3_text",
-        "query_pre_attn_scalar": 6,
-        "rope_local_base_freq": 10000,
-        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-        "rope_theta": 1000000,
-        "sliding_window_pattern": 2,
-    },
-    "olmo2": {
-        "architectures": ["Olmo2ForCausalLM"],
-        "attention_bias": False,
-        "hidden_act": "silu",
-        "model_type": "olmo2",
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-6,
-        "rope_scaling": None,
-        "rope_theta": 500000,
-        "tie_word_embeddings": False,
-    },
-    "qwen3-moe": {
-        **LLAMA,
-        "architectures": ["Qwen3MoeForCausalLM"],
-        "attention_bias": False,
-        "decoder_sparse_step": 1,
-        "max_window_layers": 3,
-        "mlp_only_layers": [1],
-        "model_type": "qwen3_moe",
-        "moe_intermediate_size": 14,
-        "norm_topk_prob": True,
-        "num_experts": 8,
-        "num_experts_per_tok": 2,
-        "rms_norm_eps": 1e-6,
-        "rope_scaling": None,
-        "rope_theta": 1000000.0,
-        "sliding_window": None,
-        "use_sliding_window": False,
-    },
-    "deepseek-v3": {
-        "architectures": ["DeepseekV3ForCausalLM"],
-        "attention_bias": False,
-        "first_k_dense_replace": 1,
-        "hidden_act": "silu",
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "kv_lora_rank": 6,
-        "max_position_embeddings": 2560,
-        "model_type": "deepseek_v3",
-        "moe_intermediate_size": 12,
-        "moe_layer_freq": 1,
-        "n_group": 4,
-        "n_routed_experts": 8,
-        "n_shared_experts": 1,
-        "norm_topk_prob": True,
-        "num_attention_heads": 2,
-        "num_experts_per_tok": 2,
-        "num_key_value_heads": 2,
-        "q_lora_rank": 8,
-        "qk_nope_head_dim": 6,
-        "qk_rope_head_dim": 4,
-        "rms_norm_eps": 1e-6,
-        "rope_scaling": {
-            "beta_fast": 32,
-            "beta_slow": 1,
-            "factor": 40,
-            "mscale": 1.0,
-            "mscale_all_dim": 1.0,
-            "original_max_position_embeddings": 64,
-            "type": "yarn",
-        },
-        "rope_theta": 10000,
-        "routed_scaling_factor": 2.5,
-        "scoring_func": "sigmoid",
-        "tie_word_embeddings": False,
-        "topk_group": 2,
-        "topk_method": "noaux_tc",
-        "v_head_dim": 6,
-    },
-    "gpt-neox": {
-        "architectures": ["GPTNeoXForCausalLM"],
-        "hidden_act": "gelu",
-        "hidden_size": 32,
-        "layer_norm_eps": 1e-5,
-        "model_type": "gpt_neox",
-        "rotary_emb_base": 10000,
-        "rotary_pct": 0.5,
-        "tie_word_embeddings": False,
-        "use_parallel_residual": True,
-    },
-}
+# config.json of each is in the hub's dialect, as the family publishes it, and was written by hand.
+NAMES = ("llama3", "qwen3", "gemma2", "gemma3", "olmo2", "qwen3-moe", "deepseek-v3", "gpt-neox")
 
 
 def config(name: str) -> dict[str, Any]:
-    """config.json of an embedded golden."""
-    return dict(sorted({**COMMON, **CONFIGS[name]}.items()))
+    """config.json of an embedded golden, from which the rest of its checkpoint is made."""
+    return read_config(tiny.GOLDENS / name)
 
 
 def parameters(fields: Mapping[str, Any], seed: int = SEED) -> dict[str, Float[np.ndarray, "..."]]:
@@ -258,10 +103,10 @@ def in_pieces(family: Family, tensors: Mapping[str, np.ndarray]) -> dict[str, np
         if path is None:
             found[name] = tensor
             continue
-        prefix, templates = name.removesuffix(path), family.each[path]
-        for expert, own in enumerate(tensor):
-            for template, part in zip(templates, np.split(own, len(templates)), strict=True):
-                found[f"{prefix}{template.format(expert)}"] = np.ascontiguousarray(part)
+        prefix, experts = name.removesuffix(path), range(len(tensor))
+        found |= cut(
+            tensor, [[f"{prefix}{part.format(expert)}" for part in family.each[path]] for expert in experts]
+        )
     return found
 
 
@@ -272,5 +117,5 @@ def write_checkpoint(directory: Path, fields: Mapping[str, Any], seed: int = SEE
 
 
 if __name__ == "__main__":
-    for golden in sys.argv[1:] or CONFIGS:
+    for golden in sys.argv[1:] or NAMES:
         write_checkpoint(tiny.GOLDENS / golden, config(golden))

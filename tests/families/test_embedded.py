@@ -9,14 +9,14 @@ from safetensors.numpy import load_file
 
 from harness import embedded
 from harness.corpus import load_corpus
-from harness.record.families import CONFIGS, config, write_checkpoint
+from harness.record.families import NAMES, config, write_checkpoint
 from harness.run.check import check
 from harness.run.question import Question
 from harness.store import open_golden
 from harness.tolerances import PRECISIONS
 from tests.families.formulas import forward, relative_rms
 
-each = pytest.mark.parametrize("name", CONFIGS)
+each = pytest.mark.parametrize("name", NAMES)
 
 
 def paths(name):
@@ -24,7 +24,7 @@ def paths(name):
 
 
 def test_they_are_all_that_there_are_beside_the_two_of_qwen2():
-    assert {path.stem for path in embedded.goldens()} == {*CONFIGS, "qwen2-tiny", "qwen2-window"}
+    assert {path.stem for path in embedded.goldens()} == {*NAMES, "qwen2-tiny", "qwen2-window"}
 
 
 @each

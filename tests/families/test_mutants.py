@@ -12,7 +12,7 @@ from harness.mutants.applies import not_here
 from harness.mutants.audit import AuditQuestion, audit
 from harness.mutants.catalogue import BY_ID, CATALOGUE
 from harness.mutants.needs import of_architecture
-from harness.record.families import CONFIGS, config
+from harness.record.families import NAMES, config
 from tests.families import tiny
 from tests.mutants.diagnosis.test_parts import OPTIONS_OF_OTHERS
 
@@ -100,7 +100,7 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_bug_is_one_where_its_operation_is(name):
     model = of_architecture(config(name))
     reasons = {mutant.id: not_here(mutant, model) for mutant in CATALOGUE}

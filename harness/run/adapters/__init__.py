@@ -8,19 +8,17 @@ cutting.py    values that are padded with zeros
 base.py       what all kinds have in common
 places.py     the places of a table, while the model is traced
 calls.py      one call with its taps marked
-outputs.py    items of what is returned
-named.py      named arrays of Haliax
+outputs.py    items of what is returned; named arrays of Haliax
 replaced.py   functions, by the module in which they are looked up
 variables.py  variables of the finished program, by function and primitive
-running.py    what has to be running
+running.py    what has to be running, and the mesh around a trace
 indices.py    indices of one type in a float64 check
-meshes.py     the mesh around a trace
 nnx.py        a Flax nnx module tree
 linen.py      a Flax linen module
 equinox.py    an Equinox model, or another tree of dataclasses
 keras.py      a Keras 3 model on its JAX backend
 function.py   a function that returns its intermediates in a dict
-tree.py       where things are stored in a tree, and copies with something replaced
+tree.py       models that hold their sub-modules: what lies at a path, and copies with something replaced
 """
 
 from harness.run.adapters.base import To
@@ -28,9 +26,9 @@ from harness.run.adapters.equinox import EquinoxPort
 from harness.run.adapters.function import FunctionPort
 from harness.run.adapters.keras import KerasPort
 from harness.run.adapters.linen import LinenPort
-from harness.run.adapters.meshes import on_mesh
 from harness.run.adapters.nnx import NnxPort
 from harness.run.adapters.routed import Routed, normed
+from harness.run.adapters.running import on_mesh
 from harness.run.slots import causal, first_slot
 
 __all__ = [

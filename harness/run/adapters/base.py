@@ -19,7 +19,7 @@ from harness.families.graph import taps_of
 from harness.run.adapters.caches import CacheTable, refuse_other_arguments
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.places import Places
-from harness.run.adapters.table import Row, Table, To, fixed_sizes, rows
+from harness.run.adapters.table import Row, Table, To, bad, fixed_sizes, rows
 from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction
@@ -217,17 +217,14 @@ class AdaptedPort:
         names = ("read_cache", "write_cache")
         own = {name: getattr(type(self), name) is not getattr(AdaptedPort, name) for name in names}
         if self.cache and not self.has_cache:
-            raise _bad(
-                "a port has a table of its cache, and no cache", "cache", "init_cache(batch, length, dtype)"
-            )
+            problem = "a port has a table of its cache, and no cache"
+            raise bad(problem, "cache", "init_cache(batch, length, dtype)", "base")
         if own["read_cache"] != own["write_cache"] and not self.cache and not kinds <= {*self.recorded_only}:
             lacks = "write_cache" if own["read_cache"] else "read_cache"
-            raise _bad("a port has one of read_cache and write_cache", lacks, "both, each the other's inverse")
+            raise bad(
+                "a port has one of read_cache and write_cache", lacks, "both, each the other's inverse", "base"
+            )
         return kinds if own["read_cache"] else self._table.kinds
-
-
-def _bad(problem: str, where: str, expected: str) -> PortError:
-    return PortError(problem, where=where, expected=expected, hint="see the head of harness/run/adapters/base.py")
 
 
 def _adaptations(found: tuple[Row, ...], arch: Architecture) -> dict[str, Any]:

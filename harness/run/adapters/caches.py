@@ -30,7 +30,7 @@ from harness.architecture import Architecture
 from harness.errors import PortError, shortened
 from harness.families.graph import taps_of
 from harness.run.adapters.layout import adaptation
-from harness.run.adapters.table import LAYER, To, fixed_sizes
+from harness.run.adapters.table import LAYER, To, bad, fixed_sizes
 from harness.run.tracing.program import AS_IT_IS, Adaptation
 from harness.taps import kind_of
 
@@ -181,6 +181,4 @@ def _leaf(place: Place, leaves: Mapping[str, Any]) -> Any:
 
 
 def _bad(problem: str, where: str, expected: str) -> PortError:
-    return PortError(
-        problem, where=where, expected=expected, hint="see the head of harness/run/adapters/caches.py"
-    )
+    return bad(problem, where, expected, "caches")

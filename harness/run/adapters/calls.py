@@ -8,8 +8,7 @@ from typing import Any
 
 from harness.errors import PortError
 from harness.run.adapters.cutting import REST
-from harness.run.adapters.named import of_array
-from harness.run.adapters.outputs import MISSING, described, is_array, item_of, with_item
+from harness.run.adapters.outputs import MISSING, described, is_array, item_of, of_array, with_item
 from harness.run.adapters.routed import marked_choice
 from harness.run.adapters.running import running, while_running
 from harness.run.adapters.table import Row

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from einops import EinopsError, rearrange
 
 from harness.errors import PortError
+from harness.run.adapters.layout import rearranged
 from harness.run.tapping import Goldens, Session, whole
 from harness.taps import name_of
 
@@ -68,16 +68,7 @@ class Cut:
     ) -> jax.Array:
         known = {name: size for name, size in self.sizes if name in self._names}
         known |= dict(zip(self._names, shape, strict=True)) if shape is not None else {}
-        try:
-            return rearrange(value, f"{source} -> {target}", **known)
-        except EinopsError as error:
-            raise PortError(
-                "a value does not have the layout that the port's table declares",
-                where=self.layout.replace(PADDED, " + zeros"),
-                expected=f"{source}, with {', '.join(f'{name} {size}' for name, size in known.items())}",
-                found=tuple(value.shape),
-                hint=f"correct the layout in the table ({str(error).strip().splitlines()[-1].strip()})",
-            ) from None
+        return rearranged(value, source, target, known, self.layout.replace(PADDED, " + zeros"))
 
 
 def without_zeros(layout: str, sizes: Mapping[str, int]) -> tuple[str, Cut | None]:

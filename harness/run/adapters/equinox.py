@@ -15,59 +15,50 @@ import dataclasses
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import jax
 from jax import Array
 
-from harness.architecture import Config
-from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
-from harness.run.adapters.named import is_named
-from harness.run.adapters.table import Row
-from harness.run.adapters.tree import called, copied, has_nothing, has_nothing_to_call, replaced, stored
+from harness.run.adapters.outputs import is_named
+from harness.run.adapters.table import Row, by_path
+from harness.run.adapters.tree import ModelPort, copied, has_nothing, has_nothing_to_call, replaced, stored
 from harness.run.tracing.program import Ids, Mask
 
-FRAMEWORK = frozenset({"equinox", "haliax", "flax"})
 Marks = tuple[tuple[str, tuple[Row, ...]], ...]  # rows by method
 
 
-class EquinoxPort(AdaptedPort):
+class EquinoxPort(ModelPort):
     """A port of an Equinox model. Write `load`, which ends in `return cls(model, config, dtype)`, and `run`.
 
     A path follows attributes, list indices and keys as they are stored: `layers.{i}.attn.o_proj`; layers that are
     stacked for a scan have no index (`layers.attn`, `{i}` on the right alone). The path's last name may be that of
     a method, or of a function that a module has as a field. The model itself is never touched.
-
-    Raises:
-        PortError: the table names a path at which the model has nothing, or nothing that can be called.
     """
 
-    given = ("model", "input_ids", "positions", "mask")
+    framework = frozenset({"equinox", "haliax", "flax"})
 
-    def __init__(self, model: Any, config: Config, dtype: Any) -> None:
-        super().__init__(config, dtype)
-        self.model = model
-        self._marked = _marked(model, self.rows)
-
-    def paths(self) -> list[str]:
+    def _sub_modules(self) -> Iterable[tuple[str, Any]]:
         found: dict[str, Any] = {}
         _collect(self.model, (), found)
-        return [path for where, node in found.items() for path in called(where, node, FRAMEWORK)]
+        return found.items()
 
-    def marking(self, rows: tuple[Row, ...]) -> Self:
-        port = super().marking(rows)
-        port._marked = _marked(self.model, rows)
-        return port
-
-    def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
-        """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
-        raise NotImplementedError
+    def _place(self, rows: tuple[Row, ...]) -> Any:
+        """A copy of the model's tree whose values are marked."""
+        places: dict[tuple[str, ...], list[tuple[str, tuple[Row, ...]]]] = {}
+        for path, own in by_path(rows).items():
+            where, method = _place(self.model, path)
+            places.setdefault(where, []).append((method, own))
+        marked = self.model
+        for where, marks in places.items():
+            marked = replaced(marked, where, functools.partial(_marking, marks=tuple(marks)))
+        return marked
 
     def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
-        return self.run(self._marked, input_ids, positions, mask, *cache), {}
+        return self.run(self._placed, input_ids, positions, mask, *cache), {}
 
 
 def _collect(node: Any, where: tuple[str, ...], found: dict[str, Any], inside: tuple[int, ...] = ()) -> None:
@@ -85,20 +76,6 @@ def _collect(node: Any, where: tuple[str, ...], found: dict[str, Any], inside: t
     for name, child in inner.items():
         if id(child) not in inside:
             _collect(child, (*where, str(name)), found, (*inside, id(node)))
-
-
-def _marked(model: Any, rows: tuple[Row, ...]) -> Any:
-    """A copy of the tree whose values are marked where the rows say."""
-    by_path: dict[str, list[Row]] = {}
-    for row in rows:
-        by_path.setdefault(row.path, []).append(row)
-    places: dict[tuple[str, ...], list[tuple[str, tuple[Row, ...]]]] = {}
-    for path, found in by_path.items():
-        where, method = _place(model, path)
-        places.setdefault(where, []).append((method, tuple(found)))
-    for where, marks in places.items():
-        model = replaced(model, where, functools.partial(_marking, marks=tuple(marks)))
-    return model
 
 
 def _place(model: Any, path: str) -> tuple[tuple[str, ...], str]:

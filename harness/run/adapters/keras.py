@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from harness.architecture import Config
 from harness.errors import HarnessError, PortError
-from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
 from harness.run.adapters.table import Row
-from harness.run.adapters.tree import called, has_nothing, has_nothing_to_call
+from harness.run.adapters.tree import Methods, ModelPort, child_of, method_at, modules_in, placed
 from harness.run.tracing.program import Ids, Mask
 
+# What Keras asks of every layer, and what it calls by itself.
+ASKED = frozenset({"call", "build", "get_config", "from_config", "compute_output_shape", "compute_output_spec"})
 
-class KerasPort(AdaptedPort):
+
+class KerasPort(ModelPort):
     """A port of a Keras model. Write `load`, which ends in `return cls(model, config, dtype)`, and `run`.
 
     A path follows attributes and list indices, and, where there is no such attribute, the names of a model's
@@ -32,13 +34,11 @@ class KerasPort(AdaptedPort):
         PortError: Keras is missing, or on another backend; the table names a path at which the model has nothing.
     """
 
-    given = ("model", "input_ids", "positions", "mask")
+    framework = frozenset({"keras"})
 
     def __init__(self, model: Any, config: Config, dtype: Any) -> None:
-        super().__init__(config, dtype)
         _refuse_another_backend()
-        self.model = model
-        self._places = _places(model, self.rows)
+        super().__init__(model, config, dtype)
         self._dtype = jnp.dtype(dtype).name
 
     @property
@@ -51,24 +51,24 @@ class KerasPort(AdaptedPort):
         return (*super().notes, f"{self._dtype}: the model computes in {computes} (its dtype policy is {policy})")
 
     def paths(self) -> list[str]:
-        found: dict[int, tuple[str, Any]] = {}
-        _collect(self.model, (), found)
-        inside = [(where, node) for where, node in found.values() if where]
-        return [path for where, node in inside for path in called(where, node, FRAMEWORK) if _is_own(path)]
+        return [path for path in super().paths() if path.rpartition(".")[2] not in ASKED]
 
-    def marking(self, rows: tuple[Row, ...]) -> Self:
-        port = super().marking(rows)
-        port._places = _places(self.model, rows)
-        return port
+    def _sub_modules(self) -> list[tuple[str, Any]]:
+        from keras import Operation
 
-    def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
-        """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
-        raise NotImplementedError
+        return [(where, layer) for where, layer in modules_in(self.model, Operation, _inside) if where]
+
+    def _place(self, rows: tuple[Row, ...]) -> list[tuple[Any, Methods]]:
+        from keras import Operation
+
+        kind = "Keras layer or operation"
+        return placed(rows, lambda path: method_at(self.model, path, Operation, "call", _child, _names, kind))
 
     def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
         with contextlib.ExitStack() as stack:
-            for layer, method, rows in self._places:
-                stack.enter_context(_marking(layer, method, rows))
+            for layer, methods in self._placed:
+                for method, rows in methods.items():
+                    stack.enter_context(_marking(layer, method, rows))
             return self.run(self.model, input_ids, positions, mask, *cache), {}
 
 
@@ -93,69 +93,15 @@ def _refuse_another_backend() -> None:
         )
 
 
-FRAMEWORK = frozenset({"keras"})
-# What Keras asks of every layer, and what it calls by itself.
-ASKED = frozenset({"call", "build", "get_config", "from_config", "compute_output_shape", "compute_output_spec"})
-
-
-def _is_own(path: str) -> bool:
-    return path.rpartition(".")[2] not in ASKED
-
-
-def _collect(node: Any, where: tuple[str, ...], found: dict[int, tuple[str, Any]]) -> None:
-    """Every layer once, by the first path that leads to it."""
-    from keras import Operation
-
-    if isinstance(node, Mapping):
-        inner = dict(node)
-    elif isinstance(node, (list, tuple)):
-        inner = {str(at): child for at, child in enumerate(node)}
-    elif isinstance(node, Operation) and id(node) not in found:
-        found[id(node)] = ".".join(where), node
-        # Names of their own come first: a functional model has its layers in a list `_operations` as well.
-        names = sorted(_names(node), key=lambda name: (name.startswith("_"), name not in vars(node)))
-        inner = {name: _child(node, name) for name in names}
-    else:
-        return
-    for name, child in inner.items():
-        _collect(child, (*where, str(name)), found)
-
-
-Place = tuple[Any, str, tuple[Row, ...]]  # a layer, a method of it, and its rows
-
-
-def _places(model: Any, rows: Sequence[Row]) -> list[Place]:
-    """Every method that the rows name, with its rows: two paths may lead to one layer."""
-    found: dict[tuple[int, str], Place] = {}
-    for row in rows:
-        layer, method = _place(model, row.path)
-        before = found.get((id(layer), method), (layer, method, ()))[2]
-        found[id(layer), method] = (layer, method, (*before, row))
-    return list(found.values())
-
-
-def _place(model: Any, path: str) -> tuple[Any, str]:
-    """The layer at a path, and which of its methods: the path's last name, or `call`."""
-    from keras import Operation
-
-    parent, node = None, model
-    for part in path.split("."):
-        parent, node = node, _child(node, part)
-        if node is None:
-            raise has_nothing(path, part, parent, _names(parent))
-    if isinstance(node, Operation):
-        return node, "call"
-    if isinstance(parent, Operation) and getattr(node, "__self__", None) is parent:
-        return parent, path.rpartition(".")[2]
-    raise has_nothing_to_call(path, node, "is no Keras layer or operation")
+def _inside(layer: Any) -> list[tuple[str, Any]]:
+    # Names of their own come first: a functional model has its layers in a list `_operations` as well.
+    names = sorted(_names(layer), key=lambda name: (name.startswith("_"), name not in vars(layer)))
+    return [(name, _child(layer, name)) for name in names]
 
 
 def _child(node: Any, part: str) -> Any:
-    if isinstance(node, Mapping):
-        return node.get(part)
-    if part.isdigit() and isinstance(node, (list, tuple)):
-        return node[int(part)] if int(part) < len(node) else None
-    return getattr(node, part, None) or _operations(node).get(part)
+    found = child_of(node, part)
+    return _operations(node).get(part) if found is None else found
 
 
 def _operations(node: Any) -> dict[str, Any]:

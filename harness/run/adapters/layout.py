@@ -41,22 +41,31 @@ def adaptation(layout: str, tap: Tap, sizes: Mapping[str, int]) -> Adaptation:
 
     def way(source: str, target: str, value: Array, batch: int | None) -> Array:
         known = fixed | {"batch": batch} if flat and batch is not None else fixed
-        try:
-            moved: Array = rearrange(value, f"{source} -> {target}", **known)
-        except EinopsError as error:
-            raise PortError(
-                "a value does not have the layout that the port's table declares",
-                where=tap.kind,
-                expected=f"{source}, with {', '.join(f'{name} {size}' for name, size in known.items())}",
-                found=tuple(value.shape),
-                hint=f"correct the layout in the table ({str(error).strip().splitlines()[-1].strip()})",
-            ) from None
-        return moved
+        return rearranged(value, source, target, known, tap.kind)
 
     return Adaptation(
         lambda value, batch=None: way(left, right, value, batch),
         lambda value, batch=None: way(right, left, value, batch),
     )
+
+
+def rearranged(value: Array, source: str, target: str, sizes: Mapping[str, int], where: str) -> Array:
+    """einops' `rearrange`.
+
+    Raises:
+        PortError: the value does not have the layout.
+    """
+    try:
+        moved: Array = rearrange(value, f"{source} -> {target}", **sizes)
+    except EinopsError as error:
+        raise PortError(
+            "a value does not have the layout that the port's table declares",
+            where=where,
+            expected=f"{source}, with {', '.join(f'{name} {size}' for name, size in sizes.items())}",
+            found=tuple(value.shape),
+            hint=f"correct the layout in the table ({str(error).strip().splitlines()[-1].strip()})",
+        ) from None
+    return moved
 
 
 def _names(side: str) -> set[str]:

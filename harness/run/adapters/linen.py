@@ -12,7 +12,7 @@ from jax import Array
 from harness.architecture import Config
 from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
-from harness.run.adapters.table import at_paths
+from harness.run.adapters.table import at_paths, by_path
 from harness.run.adapters.watching import is_watching
 from harness.run.tracing.program import Ids, Mask
 
@@ -27,9 +27,7 @@ class LinenPort(AdaptedPort):
         super().__init__(config, dtype)
         self.model, self.variables = model, variables
         self._apply = functools.partial(model.apply, variables)
-        self._by_path: dict[str, list[Any]] = {}
-        for row in self.rows:
-            self._by_path.setdefault(row.path, []).append(row)
+        self._by_path = by_path(self.rows)
 
     def run(self, apply: Callable[..., Any], input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
         """Call `apply`, which is `model.apply` with its variables.

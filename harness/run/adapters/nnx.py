@@ -12,26 +12,21 @@ from jax import Array
 
 from harness.architecture import Config
 from harness.errors import PortError
-from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import marked_call
 from harness.run.adapters.table import Row
-from harness.run.adapters.tree import called
+from harness.run.adapters.tree import Methods, ModelPort, child_of, method_at, modules_in, placed
 from harness.run.tracing.program import Ids, Mask
 
-FRAMEWORK = frozenset({"flax"})
 
-
-class NnxPort(AdaptedPort):
+class NnxPort(ModelPort):
     """A port of an nnx model. Write `load`, which ends in `return cls(model, config, dtype)`, and `run`.
 
     The model itself is never touched: it is split, and merged anew for each trace.
-
-    Raises:
-        PortError: the table names a path at which the model has no sub-module.
     """
 
+    framework = frozenset({"flax"})
+
     def __init__(self, model: nnx.Module, config: Config, dtype: Any) -> None:
-        super().__init__(config, dtype)
         if not isinstance(model, nnx.Module):
             raise PortError(
                 "the model of this port is no nnx.Module",
@@ -40,18 +35,14 @@ class NnxPort(AdaptedPort):
                 found=type(model).__name__,
                 hint="other models have ports of their own: LinenPort, EquinoxPort, KerasPort, FunctionPort",
             )
-        self.model = model
         self._graph, self._state = nnx.split(model)
-        _places(model, self.rows)  # a wrong path is refused now, not in the middle of a forward pass
+        super().__init__(model, config, dtype)
 
-    def paths(self) -> list[str]:
-        found: dict[int, tuple[str, Any]] = {}
-        _collect(self.model, (), found)
-        return [path for where, node in found.values() for path in called(where, node, FRAMEWORK)]
+    def _sub_modules(self) -> list[tuple[str, Any]]:
+        return modules_in(self.model, nnx.Module, _inside)
 
-    def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
-        """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
-        raise NotImplementedError
+    def _place(self, rows: tuple[Row, ...]) -> list[tuple[Any, Methods]]:
+        return _places(self.model, rows)
 
     def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
         model = nnx.merge(self._graph, self._state, copy=True)
@@ -84,74 +75,17 @@ def _marking(original: Any, methods: tuple[str, ...]) -> Any:
     return type(original)(original.__name__, (original,), {name: marked(name) for name in methods})
 
 
-def _places(model: nnx.Module, rows: tuple[Row, ...]) -> list[tuple[Any, Mapping[str, tuple[Row, ...]]]]:
+def _places(model: nnx.Module, rows: tuple[Row, ...]) -> list[tuple[Any, Methods]]:
     """Every sub-module that the rows name, with its rows by method."""
-    found: dict[int, tuple[Any, dict[str, tuple[Row, ...]]]] = {}
-    for row in rows:
-        module, method = _follow(model, row.path)
-        methods = found.setdefault(id(module), (module, {}))[1]
-        methods[method] = (*methods.get(method, ()), row)
-    return list(found.values())
-
-
-def _follow(model: nnx.Module, path: str) -> tuple[nnx.Module, str]:
-    """The sub-module at a path, and which of its methods: the path's last name, or `__call__`."""
-    parent, node = None, model
-    for part in path.split("."):
-        parent, node = node, _child(node, part)
-        if node is None:
-            raise PortError(
-                "the model has nothing at a path of the port's table",
-                where=f"{path}, at {part!r}",
-                expected="a sub-module, or a method of one",
-                found=f"a {type(parent).__name__} with {', '.join(_names(parent)) or 'nothing in it'}",
-                hint="correct the path in the table"
-                + "; what follows the last layer has a row of its own: 'norm(0)' -> 'layers.{last}.resid_post'"
-                * part.isdigit(),
-            )
-    if isinstance(node, nnx.Module) and callable(node):
-        return node, "__call__"
-    if isinstance(parent, nnx.Module) and getattr(node, "__self__", None) is parent:
-        return parent, path.rpartition(".")[2]
-    lacks = "cannot be called" if isinstance(node, nnx.Module) else "is no nnx.Module"
-    raise PortError(
-        f"what the model has at a path of the port's table {lacks}",
-        where=path,
-        expected="an nnx.Module that can be called, or a method of one",
-        found=type(node).__name__,
-        hint="name the sub-module whose output is the tap",
+    return placed(
+        rows, lambda path: method_at(model, path, nnx.Module, "__call__", child_of, _names, "nnx.Module")
     )
 
 
-def _collect(node: Any, where: tuple[str, ...], found: dict[int, tuple[str, Any]]) -> None:
-    """Every sub-module once, by the first path that leads to it."""
-    if isinstance(node, nnx.Module):
-        if id(node) in found:
-            return
-        found[id(node)] = ".".join(where), node
-    inner: Iterable[tuple[Any, Any]] = ()
-    if isinstance(node, Mapping):
-        inner = node.items()
-    elif isinstance(node, (list, tuple, nnx.List)):
-        inner = enumerate(node)
-    elif isinstance(node, nnx.Module):
-        inner = vars(node).items()
-    for name, child in inner:
-        if isinstance(child, (nnx.Module, Mapping, list, tuple)):
-            _collect(child, (*where, str(name)), found)
-
-
-def _child(node: Any, part: str) -> Any:
-    if isinstance(node, Mapping):
-        return node.get(part, node.get(int(part)) if part.isdigit() else None)
-    if part.isdigit() and hasattr(node, "__getitem__"):
-        return node[int(part)] if int(part) < len(node) else None
-    return getattr(node, part, None)
+def _inside(module: nnx.Module) -> Iterable[tuple[Any, Any]]:
+    return enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
 
 
 def _names(node: Any) -> list[str]:
-    if isinstance(node, Mapping):
-        return [str(key) for key in node]
-    if isinstance(node, nnx.Module):
-        return [name for name, value in vars(node).items() if isinstance(value, nnx.Module)]
-    return [f"0 to {len(node) - 1}"] if hasattr(node, "__len__") and len(node) else []
+    inside = vars(node).items() if isinstance(node, nnx.Module) and not isinstance(node, nnx.List) else ()
+    return [name for name, value in inside if isinstance(value, nnx.Module)]

@@ -1,18 +1,30 @@
-"""Items of what a sub-module or a function returns: found, and replaced in an object of the same type."""
+"""Items of what a sub-module or a function returns: found, and replaced in an object of the same type.
+
+A named array of Haliax stands for its array, whose axes lie as they lie in it. Haliax is not imported.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from jax import Array
 
-from harness.run.adapters.named import is_named
-
 BARE = (0, -1)  # the items that an array which comes alone is: (x, cache), or x where there is no cache
 MISSING = object()
+
+
+def is_named(value: object) -> bool:
+    haliax = sys.modules.get("haliax")  # where it is not imported there is nothing of it
+    return haliax is not None and isinstance(value, haliax.NamedArray)
+
+
+def of_array(change: Callable[[Any], Any], value: Any) -> Any:
+    """`change` of an array; of a named array one with the same axes, with `change` of its array."""
+    return type(value)(change(value.array), value.axes) if is_named(value) else change(value)
 
 
 def is_array(value: object) -> bool:

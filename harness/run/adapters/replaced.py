@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.errors import PortError, first_line
 from harness.run.adapters.calls import marked_call
-from harness.run.adapters.table import Row
+from harness.run.adapters.table import Row, by_path
 
 MOST_NAMED = 4  # of the other modules that have the same function
 
@@ -78,11 +78,8 @@ def functions_of(table: Iterable[Row]) -> tuple[Function, ...]:
     Raises:
         PortError: a module that cannot be imported, or that has no such function.
     """
-    by_path: dict[str, list[Row]] = {}
-    for row in table:
-        if row.is_function:
-            by_path.setdefault(row.path, []).append(row)
-    return tuple(_found(path, tuple(rows)) for path, rows in by_path.items())
+    found = by_path(row for row in table if row.is_function)
+    return tuple(_found(path, rows) for path, rows in found.items())
 
 
 @contextmanager

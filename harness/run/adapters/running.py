@@ -7,10 +7,12 @@ table, or of another layer. So what is running is part of what it keeps it by (`
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from harness.run.tracing.origins import RUNNING
 
@@ -53,3 +55,15 @@ def traced_for(table: Hashable) -> Iterator[None]:
             yield
     finally:
         _TABLE.reset(token)
+
+
+def on_mesh(mesh: Mesh) -> AbstractContextManager[Any]:
+    """`jax.set_mesh`, for a port's `context`; also where the port itself is traced, to see its precision settings.
+
+    Inside a trace JAX refuses `set_mesh`, since what is traced has no devices yet: there it is the mesh's shape.
+    """
+    try:
+        found: AbstractContextManager[Any] = jax.set_mesh(mesh)
+    except ValueError:
+        found = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+    return found

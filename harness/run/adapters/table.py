@@ -141,6 +141,14 @@ def at_paths(paths: Iterable[str]) -> tuple[Row, ...]:
     return tuple(Row(path, None, None, "", None) for path in dict.fromkeys(paths))
 
 
+def by_path(rows: Iterable[Row]) -> dict[str, tuple[Row, ...]]:
+    """Rows by the place that they name."""
+    found: dict[str, tuple[Row, ...]] = {}
+    for row in rows:
+        found[row.path] = (*found.get(row.path, ()), row)
+    return found
+
+
 def rows(table: Table, arch: Architecture) -> tuple[Row, ...]:
     """The table with `{i}` written out for every layer.
 
@@ -155,9 +163,9 @@ def rows(table: Table, arch: Architecture) -> tuple[Row, ...]:
         _check(row, known)
     for row in found:
         if sum(other.tap == row.tap for other in found) > 1:
-            raise _bad("two rows of the port's table name one tap", row.tap, "one row for every tap")
+            raise bad("two rows of the port's table name one tap", row.tap, "one row for every tap")
         if any(other.kind == row.kind and other.layout != row.layout for other in found):
-            raise _bad("two rows give one kind of tap two layouts", row.kind, "one layout for every kind")
+            raise bad("two rows give one kind of tap two layouts", row.kind, "one layout for every kind")
     return tuple(found)
 
 
@@ -168,11 +176,11 @@ def _expanded(left: str, right: str | To | Routed, arch: Architecture) -> Iterab
     layout, cut = (None, None) if target.layout is None else without_zeros(target.layout, fixed_sizes(arch))
     every = INDEX.search(left) is not None
     if every and LAYER not in target.tap:
-        raise _bad("a row has {i} on its left side alone", f"{left} -> {target.tap}", "{i} in the tap's name too")
+        raise bad("a row has {i} on its left side alone", f"{left} -> {target.tap}", "{i} in the tap's name too")
     for index in range(arch.layers) if every else (None,):
         match = ROW.fullmatch(_written_out(left, index, arch.layers))
         if match is None or not _well_formed(match):
-            raise _bad(
+            raise bad(
                 "a row of the port's table is malformed", left, "path#call[item] in scope, or path(argument)"
             )
         row = Row(
@@ -225,9 +233,9 @@ def _names_variable(match: re.Match[str]) -> bool:
 
 def _check(row: Row, known: Mapping[str, Tap]) -> None:
     if row.kind == "logits":
-        raise _bad("a row names the logits", row.path, "no row: they are what the port's run() returns")
+        raise bad("a row names the logits", row.path, "no row: they are what the port's run() returns")
     if row.tap.replace(LAYER, "0") not in known:
-        raise _bad("a row names a tap that the architecture does not have", row.tap, ", ".join(_templates(known)))
+        raise bad("a row names a tap that the architecture does not have", row.tap, ", ".join(_templates(known)))
 
 
 def _templates(known: Iterable[str]) -> list[str]:
@@ -238,5 +246,7 @@ def _number_or_name(text: str | None) -> int | str | None:
     return int(text) if text is not None and NUMBER.fullmatch(text) else text
 
 
-def _bad(problem: str, where: str, expected: str) -> PortError:
-    return PortError(problem, where=where, expected=expected, hint="see the head of harness/run/adapters/table.py")
+def bad(problem: str, where: str, expected: str, module: str = "table") -> PortError:
+    """The refusal of something in a table; the head of that module says how it is written."""
+    hint = f"see the head of harness/run/adapters/{module}.py"
+    return PortError(problem, where=where, expected=expected, hint=hint)

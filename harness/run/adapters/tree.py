@@ -1,12 +1,137 @@
-"""Where things are stored in a tree of objects, lists and dicts, and copies of it with something replaced."""
+"""Ports of models that hold their sub-modules: what lies at a path, and copies with something replaced there."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
+from harness.architecture import Config
 from harness.errors import PortError
+from harness.run.adapters.base import AdaptedPort
+from harness.run.adapters.table import Row, by_path
+from harness.run.tracing.program import Ids, Mask
+
+
+class ModelPort(AdaptedPort):
+    """A port of an object that holds sub-modules. Each kind says what these are, and how they mark their values.
+
+    Attributes:
+        framework: packages whose classes are not the model's own.
+
+    Raises:
+        PortError: the table names a path at which the model has nothing, or nothing that can be called.
+    """
+
+    framework: ClassVar[frozenset[str]]
+
+    def __init__(self, model: Any, config: Config, dtype: Any) -> None:
+        super().__init__(config, dtype)
+        self.model = model
+        self._placed = self._place(self.rows)  # a wrong path is refused now, not in the middle of a forward pass
+
+    def paths(self) -> list[str]:
+        return [path for where, node in self._sub_modules() for path in called(where, node, self.framework)]
+
+    def marking(self, rows: tuple[Row, ...]) -> Self:
+        port = super().marking(rows)
+        port._placed = port._place(rows)
+        return port
+
+    def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
+        """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
+        raise NotImplementedError
+
+    def _sub_modules(self) -> Iterable[tuple[str, Any]]:
+        """What the model holds, by path."""
+        raise NotImplementedError
+
+    def _place(self, rows: tuple[Row, ...]) -> Any:
+        """The rows at their places in the model."""
+        raise NotImplementedError
+
+
+Methods = Mapping[str, tuple[Row, ...]]  # rows by method
+
+
+def placed(rows: Iterable[Row], find: Callable[[str], tuple[Any, str]]) -> list[tuple[Any, Methods]]:
+    """Every sub-module that rows name, with its rows by method: two paths may lead to one.
+
+    Args:
+        find: of a path, the sub-module and its method.
+    """
+    found: dict[int, tuple[Any, dict[str, tuple[Row, ...]]]] = {}
+    for path, own in by_path(rows).items():
+        module, method = find(path)
+        methods = found.setdefault(id(module), (module, {}))[1]
+        methods[method] = (*methods.get(method, ()), *own)
+    return list(found.values())
+
+
+def method_at(
+    model: Any,
+    path: str,
+    kind: type,
+    usual: str,
+    child: Callable[[Any, str], Any],
+    names: Callable[[Any], Sequence[str]],
+    called: str,
+) -> tuple[Any, str]:
+    """The sub-module at a path, and which of its methods: the path's last name, or the usual one.
+
+    Args:
+        kind: of sub-modules, which messages call `called`.
+        child: what an object has under a name.
+        names: of what an object holds, for messages.
+
+    Raises:
+        PortError: there is none.
+    """
+    parent, node = None, model
+    for part in path.split("."):
+        parent, node = node, child(node, part)
+        if node is None:
+            raise has_nothing(path, part, parent, names(parent))
+    if isinstance(node, kind) and callable(node):
+        return node, usual
+    if isinstance(parent, kind) and getattr(node, "__self__", None) is parent:
+        return parent, path.rpartition(".")[2]
+    raise has_nothing_to_call(path, node, "cannot be called" if isinstance(node, kind) else f"is no {called}")
+
+
+def modules_in(
+    model: Any, kind: type, inside: Callable[[Any], Iterable[tuple[Any, Any]]]
+) -> list[tuple[str, Any]]:
+    """Every sub-module once, by the first path that leads to it, which of the model itself is empty.
+
+    Args:
+        inside: what a sub-module holds, by name.
+    """
+    found: dict[int, tuple[str, Any]] = {}
+
+    def collect(node: Any, where: tuple[str, ...]) -> None:
+        inner: Iterable[tuple[Any, Any]] = ()
+        if isinstance(node, kind) and id(node) not in found:
+            found[id(node)] = ".".join(where), node
+            inner = inside(node)
+        elif isinstance(node, Mapping):
+            inner = node.items()
+        elif isinstance(node, (list, tuple)):
+            inner = enumerate(node)
+        for name, child in inner:
+            collect(child, (*where, str(name)))
+
+    collect(model, ())
+    return list(found.values())
+
+
+def child_of(node: Any, part: str) -> Any:
+    """What an object, a list or a mapping has under a name: an attribute, an item; None if nothing."""
+    if isinstance(node, Mapping):
+        return node.get(_key(node, part))
+    if part.isdigit() and hasattr(node, "__getitem__"):
+        return node[int(part)] if int(part) < len(node) else None
+    return getattr(node, part, None)
 
 
 def stored(node: Any, name: str) -> Any:
@@ -50,7 +175,9 @@ def has_nothing(path: str, part: str, node: Any, names: Sequence[str] = ()) -> P
         where=f"{path}, at {part!r}",
         expected="a sub-module, or a method of one",
         found=f"a {type(node).__name__} with {', '.join(names or _names(node)) or 'nothing in it'}",
-        hint="correct the path in the table",
+        hint="correct the path in the table"
+        + "; what follows the last layer has a row of its own: 'norm(0)' -> 'layers.{last}.resid_post'"
+        * part.isdigit(),
     )
 
 
@@ -74,8 +201,8 @@ def _names(node: Any) -> list[str]:
         return [str(key) for key in node]
     if hasattr(node, "_fields"):
         return list(node._fields)
-    if isinstance(node, (list, tuple)):
-        return [f"0 to {len(node) - 1}"] if node else []
+    if hasattr(node, "__len__"):
+        return [f"0 to {len(node) - 1}"] if len(node) else []
     return [name for name in getattr(node, "__dict__", {}) if not name.startswith("_")]
 
 

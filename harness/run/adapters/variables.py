@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
 from harness.errors import PortError
 from harness.run.adapters.calls import marked_array
-from harness.run.adapters.table import Row
+from harness.run.adapters.table import Row, by_path
 from harness.run.tracing.evaluate import INLINE
 from harness.run.tracing.origins import (
     NOWHERE,
@@ -41,9 +41,7 @@ class Variables:
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows: dict[str, list[Row]] = {}
-        for row in rows:
-            self._rows.setdefault(row.path, []).append(row)
+        self._rows = by_path(rows)
         self._seen: Counter[str] = Counter()
         self._modules: Mapping[str, str] = {}
 

@@ -11,8 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from harness.run.adapters.named import is_named, of_array
-from harness.run.adapters.outputs import MISSING, is_array, item_of, with_item
+from harness.run.adapters.outputs import MISSING, is_array, is_named, item_of, of_array, with_item
 from harness.run.adapters.running import running, while_running
 from harness.run.tracing.mark import mark
 

@@ -1,7 +1,6 @@
 """A proposed table for a model that nobody has read: its values are compared with the golden's taps.
 
 functions.py   functions of the model's own modules, and a few of JAX
-asking.py      the program of a model that looks at values
 watched.py     the model on one case, every value of every call shown to a handler
 layouts.py     which layouts of a tap a value's shape allows
 matching.py    which taps a value equals within the noise
@@ -15,8 +14,7 @@ Among all variables of the program (`goldens port --discover`):
 
 flat.py        the program without nesting
 values.py      its values, golden ones in the place of some
-feeding.py     which tap feeds which
 dataflow.py    one pass through it: what equals a tap, and where it stops
-standing.py    what stands there
+standing.py    which tap feeds which, and what stands there
 discovery.py   the table of that
 """

@@ -13,10 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from harness.run.proposing.feeding import Feeding
 from harness.run.proposing.flat import Flat
 from harness.run.proposing.matching import Match, Matcher
-from harness.run.proposing.standing import FROM_THESE, Candidates, Traced, Tried, tries
+from harness.run.proposing.standing import FROM_THESE, Candidates, Feeding, Traced, Tried, tries
 from harness.run.proposing.values import Values
 
 LAYERS_AHEAD = 1.5  # after as much without a tap the pass has come to a bug

@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,26 @@ from harness.run.progress import Progress
 from harness.run.proposing.dataflow import DataFlow
 from harness.run.proposing.flat import Flat, Step, flattened
 from harness.run.proposing.matching import Matcher
-from harness.run.proposing.patterns import Option, Pattern, chosen
+from harness.run.proposing.patterns import Option, Pattern
 from harness.run.proposing.places import Places
-from harness.run.proposing.proposal import Absent, Module, Proposal, ProposedRow, propose
+from harness.run.proposing.proposal import (
+    Absent,
+    Module,
+    Proposal,
+    ProposedRow,
+    modules_of,
+    plainest,
+    propose,
+    shown,
+    tap_of,
+)
 from harness.run.proposing.standing import Standing, Traced
 from harness.run.proposing.values import Values
 from harness.run.proposing.watched import Watched
 from harness.run.source import GoldenSource
 from harness.run.tracing.lift import CannotLift
 from harness.store import Golden
-from harness.taps import kind_of, name_of, recorded_inputs
+from harness.taps import kind_of, recorded_inputs
 
 
 def propose_discovered(
@@ -114,14 +124,7 @@ class _Rows:
                     for written in self._places.written(mark):
                         option = Option(written, layout, kind_of(tap), layer_of(tap), iteration)
                         options[option.kind].append(option)
-        rows: list[ProposedRow] = []
-        used: set[tuple[int, int | None]] = set()
-        for kind in self._kinds:
-            free = [x for x in options[kind] if (x.written.mark.index, x.iteration) not in used]
-            for pattern in chosen(free):
-                used |= {(x.written.mark.index, x.iteration) for x in pattern.options}
-                rows.append(self._row(kind, pattern))
-        return tuple(rows)
+        return tuple(self._row(kind, pattern) for kind, pattern in plainest(self._kinds, options))
 
     def absent(self) -> Iterator[Absent]:
         """The taps whose operation is not there."""
@@ -152,7 +155,7 @@ class _Rows:
         )
 
     def _row(self, kind: str, pattern: Pattern) -> ProposedRow:
-        taps = [_name(kind, option.layer) for option in pattern.options]
+        taps = [tap_of(kind, option.layer) for option in pattern.options]
         standing = {tap: self._found.standing[tap] for tap in taps if tap in self._found.standing}
         right = [
             max((match.multiple, match.allowed) for _, match in self._found.found[tap])
@@ -166,7 +169,7 @@ class _Rows:
         also = {kind_of(other) for tap in taps for other in self._found.also.get(tap, ())} - {kind}
         return ProposedRow(
             pattern.left,
-            _name(kind, "{i}") if len(taps) > 1 else taps[0],
+            tap_of(kind, "{i}") if len(taps) > 1 else taps[0],
             pattern.layout,
             max(right, default=None),
             tuple(standing),
@@ -178,13 +181,12 @@ class _Rows:
 
     def _variable(self, option: Option) -> int:
         place = option.written.mark, option.iteration
-        tap = _name(option.kind, option.layer)
+        tap = tap_of(option.kind, option.layer)
         return next(x for x, _ in self._variables(tap) if place in self._flat.places.get(x, ()))
 
     def _place(self, variable: int) -> str:
         """A variable's shape, and the line of the model that computes it."""
-        shape, dtype = self._flat.shapes[variable]
-        return f"{dtype}[{','.join(map(str, shape))}] at {_line(self._flat.step_of(variable))}"
+        return f"{shown(*self._flat.shapes[variable])} at {_line(self._flat.step_of(variable))}"
 
     def _told(self, tap: str, standing: Standing) -> str:
         inputs = self._inputs[tap]
@@ -202,19 +204,11 @@ def _line(step: Step) -> str:
     return step.origin.line.removeprefix(str(Path.cwd()) + os.sep) + (f": {text}" if text else "")
 
 
-def _name(kind: str, layer: int | str | None) -> str:
-    return name_of("" if layer is None else f"layers.{layer}", kind)
-
-
 def _modules(flat: Flat) -> tuple[Module, ...]:
-    by_path: dict[str, dict[str, str]] = {}
-    for variable, places in flat.places.items():
-        if variable not in flat.shapes:
-            continue
-        shape, dtype = flat.shapes[variable]
-        for mark, _ in places:
-            if not is_variable(mark.site.path):
-                shown = f"{dtype}[{','.join(map(str, shape))}]"
-                by_path.setdefault(mark.site.path, {}).setdefault(mark.site.field, shown)
-    order: Iterable[str] = dict.fromkeys(mark.site.path for mark in flat.marks)
-    return tuple(Module(path, tuple(by_path[path].items())) for path in order if path in by_path)
+    called = [
+        (mark.index, mark.site, shown(*flat.shapes[variable]))
+        for variable, places in flat.places.items()
+        for mark, _ in places
+        if variable in flat.shapes and not is_variable(mark.site.path)
+    ]
+    return modules_of((site, form) for _, site, form in sorted(called, key=lambda one: one[0]))

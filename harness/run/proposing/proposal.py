@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,19 @@ from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.run import precision as precisions
 from harness.run.adapters.table import To, is_function
+from harness.run.adapters.watching import Site
 from harness.run.port import load_port
 from harness.run.preflight import preflight
 from harness.run.progress import Progress
 from harness.run.proposing.matching import Matcher
-from harness.run.proposing.patterns import Option, chosen
+from harness.run.proposing.patterns import Option, Pattern, chosen
 from harness.run.proposing.search import Found, Search
 from harness.run.proposing.watched import Watched
 from harness.run.proposing.with_cache import with_cache
 from harness.run.question import Question, select_cases
 from harness.run.source import GoldenSource
 from harness.store import Golden, open_golden
-from harness.taps import kind_of
+from harness.taps import kind_of, name_of
 
 FEWEST_TOKENS = 4  # with fewer, what is turned by its position differs little from what is not
 
@@ -177,7 +178,7 @@ def proposed(
         tokens=case.shape[1],
         precision=precision,
         rows=rows,
-        modules=_modules(found),
+        modules=modules_of((x.mark.site, shown(x.shape, x.dtype)) for x in found.seen),
         missing=tuple(name for name in matcher.taps if name not in covered),
         functions=tuple(dict.fromkeys(x.mark.site.path for x in found.seen if is_function(x.mark.site.path))),
         logits=found.logits,
@@ -227,43 +228,53 @@ def _rows(found: Found, search: Search, matcher: Matcher, layers: int) -> tuple[
             kind, layer = kind_of(tap), int(tap.split(".")[1]) if "." in tap else None
             for written in search.places.written(one.mark):
                 options[kind].append(Option(written, layout, kind, layer, one.iteration))
-    rows: list[ProposedRow] = []
-    used: set[tuple[int, int | None]] = set()
     kinds = list(dict.fromkeys(kind_of(name) for name in matcher.taps))
+
+    def row(kind: str, pattern: Pattern) -> ProposedRow:
+        taps = [tap_of(kind, option.layer) for option in pattern.options]
+        wrong = tuple(tap for tap in taps if tap in far)
+        right = [measured[tap] for tap in taps if tap not in far]
+        return ProposedRow(
+            pattern.left,
+            tap_of(kind, "{i}") if len(taps) > 1 else taps[0],
+            pattern.layout,
+            max(right, default=None),
+            wrong,
+            max((far[tap] for tap in wrong), default=0.0),
+            tuple(other for other in kinds if other != kind and _same(matcher, taps[0], other)),
+        )
+
+    return tuple(row(kind, pattern) for kind, pattern in plainest(kinds, options))
+
+
+def plainest(kinds: Sequence[str], options: Mapping[str, Sequence[Option]]) -> Iterator[tuple[str, Pattern]]:
+    """For every kind of tap, in their order, its plainest places; no place is that of two."""
+    used: set[tuple[int, int | None]] = set()
     for kind in kinds:
         free = [x for x in options.get(kind, ()) if (x.written.mark.index, x.iteration) not in used]
         for pattern in chosen(free):
             used |= {(x.written.mark.index, x.iteration) for x in pattern.options}
-            taps = [_tap(kind, option.layer) for option in pattern.options]
-            wrong = tuple(tap for tap in taps if tap in far)
-            right = [measured[tap] for tap in taps if tap not in far]
-            rows.append(
-                ProposedRow(
-                    pattern.left,
-                    _tap(kind, "{i}") if len(taps) > 1 else taps[0],
-                    pattern.layout,
-                    max(right, default=None),
-                    wrong,
-                    max((far[tap] for tap in wrong), default=0.0),
-                    tuple(other for other in kinds if other != kind and _same(matcher, taps[0], other)),
-                )
-            )
-    return tuple(rows)
+            yield kind, pattern
 
 
 def _same(matcher: Matcher, tap: str, kind: str) -> bool:
-    stage = tap.rpartition(".")[0]
-    other = f"{stage}.{kind}" if stage else kind
+    other = name_of(tap.rpartition(".")[0], kind)
     return other in matcher.taps and matcher.same(tap, other)
 
 
-def _tap(kind: str, layer: int | str | None) -> str:
-    return kind if layer is None else f"layers.{layer}.{kind}"
+def tap_of(kind: str, layer: int | str | None) -> str:
+    """The tap of a kind in a layer, of every layer (`{i}`), or outside the layers."""
+    return name_of("" if layer is None else f"layers.{layer}", kind)
 
 
-def _modules(found: Found) -> tuple[Module, ...]:
+def shown(shape: Iterable[int], dtype: str) -> str:
+    """An array's form, as a person reads it."""
+    return f"{dtype}[{','.join(map(str, shape))}]"
+
+
+def modules_of(values: Iterable[tuple[Site, str]]) -> tuple[Module, ...]:
+    """What was called, from the sites and forms of its values."""
     by_path: dict[str, dict[str, str]] = {}
-    for one in found.seen:
-        shape = f"{one.dtype}[{','.join(map(str, one.shape))}]"
-        by_path.setdefault(one.mark.site.path, {}).setdefault(one.mark.site.field, shape)
-    return tuple(Module(path, tuple(values.items())) for path, values in by_path.items())
+    for site, form in values:
+        by_path.setdefault(site.path, {}).setdefault(site.field, form)
+    return tuple(Module(path, tuple(fields.items())) for path, fields in by_path.items())

@@ -1,23 +1,73 @@
-"""What may stand in the place of a tap that no variable equals, and whether it does."""
+"""Which tap feeds which, and what may stand in the place of one that no variable equals."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
 
-from harness.run.proposing.feeding import LOGITS, Feeding
 from harness.run.proposing.flat import Flat
 from harness.run.proposing.matching import Match, Matcher
 from harness.run.proposing.values import Put, Values
-from harness.taps import kind_of
+from harness.taps import Tap, kind_of, recorded_inputs
 
+LOGITS = "logits"
 MOST_TRIED = 16  # variables for one tap
 MOST_PAIRED = 6
 # How likely a variable is what is computed from some taps.
 SAME_PLACE, FROM_THESE, IS_INPUT, FROM_SOME = range(4)
+
+
+class Feeding:
+    """What feeds what.
+
+    Args:
+        graph: all taps, in data-flow order.
+        taps: those that are looked for; the logits are known as well.
+
+    Attributes:
+        settled: taps that are no more looked for: what they feed is fed by what feeds them.
+    """
+
+    def __init__(self, graph: Sequence[Tap], taps: Iterable[str]) -> None:
+        self._graph, self.taps = tuple(graph), frozenset(taps)
+        self._whole = recorded_inputs(self._graph, {*self.taps, LOGITS})
+        self._past: tuple[frozenset[str], Mapping[str, tuple[str, ...]]] = frozenset(), self._whole
+        self.settled: set[str] = set()
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        """By tap, those that feed it."""
+        settled = frozenset(self.settled)
+        if self._past[0] != settled:
+            past = recorded_inputs(self._graph, {*self.taps, LOGITS} - settled)
+            self._past = settled, {**self._whole, **past}
+        return self._past[1]
+
+    def readers(self, tap: str) -> list[str]:
+        """Those that a tap feeds."""
+        return [name for name, inputs in self.inputs.items() if tap in inputs and name not in self.settled]
+
+    def front(self, is_known: Callable[[str], bool]) -> list[str]:
+        """The first taps that are not known, and that feed none that is.
+
+        What feeds a known one is only not to be seen: it is settled.
+        """
+        while True:
+            first = [
+                tap
+                for tap, inputs in self.inputs.items()
+                if tap in self.taps
+                and tap not in self.settled
+                and not is_known(tap)
+                and all(map(is_known, inputs))
+            ]
+            hidden = {tap for tap in first if any(map(is_known, self.readers(tap)))}
+            if not hidden:
+                return first
+            self.settled |= hidden
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
-from jax.extend.core import ClosedJaxpr, Jaxpr, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, Var, jaxpr_as_fun
 
 from harness.errors import PortError
 from harness.run.adapters import EquinoxPort, FunctionPort, KerasPort, LinenPort, NnxPort
@@ -18,8 +19,9 @@ from harness.run.adapters.replaced import all_replaced, functions_of
 from harness.run.adapters.running import traced_for
 from harness.run.adapters.table import at_paths
 from harness.run.adapters.watching import Site, watching
-from harness.run.proposing.asking import traced
+from harness.run.contained import blaming_the_port, own_line
 from harness.run.proposing.functions import function_paths
+from harness.run.tracing.answers import MOST, UNANSWERED, Question, answering, untraceable, without_end
 from harness.run.tracing.evaluate import INLINE, ITERATION, Evaluator
 from harness.run.tracing.numbering import PLAIN, Calls, _Walk
 
@@ -111,7 +113,7 @@ class Watched:
                 returned, found = watched._model(*given, *cache)
             return (returned[0] if cache else returned), {name: x for name, x in found.items() if _is_float(x)}
 
-        closed, shape = traced(model, self.arguments)
+        closed, shape = _program(model, self.arguments)
         return closed.replace(jaxpr=_Walk(self._numbered, Calls())(closed.jaxpr)), shape
 
     def _numbered(self, site: str, loop: int) -> str:
@@ -127,6 +129,41 @@ class Watched:
             self.marks.append(Mark(len(self.marks), Site(key, "", ()), int(stacked), is_key=True))
             names.append(f"{len(self.marks) - 1} {ITERATION}" if stacked else str(len(self.marks) - 1))
         return names
+
+
+def _program(model: Callable[..., Any], arguments: Sequence[Any]) -> tuple[ClosedJaxpr, Any]:
+    """A model's program, and the shapes of what it returns.
+
+    What it looks at it is told from its own values: inputs, mostly, and what is made of these alone.
+
+    Raises:
+        PortError: it raises, looks at a value inside jit or scan, or at values without end.
+    """
+    answers: list[np.ndarray] = []
+    place: str | None = None
+    while len(answers) <= MOST:
+        questions: list[Question] = []
+
+        def asked(*given: Any, questions: list[Question] = questions) -> Any:
+            try:
+                with answering(given, answers):
+                    return model(*given)
+            except Question as question:
+                questions.append(question)
+                return question.value
+
+        try:
+            with blaming_the_port("run"):
+                closed, shape = jax.make_jaxpr(asked, return_shape=True)(*arguments)
+        except PortError as error:
+            if isinstance(error.__cause__, UNANSWERED):
+                raise untraceable(error.__cause__) from error
+            raise
+        if not questions:
+            return closed, shape
+        place = place or own_line(questions[0])
+        answers.append(np.asarray(jaxpr_as_fun(closed)(*jax.tree.leaves(arguments))[0]))
+    raise without_end(place)
 
 
 def _held(port: AdaptedPort) -> Iterator[tuple[str, Any, bool]]:

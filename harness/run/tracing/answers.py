@@ -73,6 +73,17 @@ def untraceable(error: BaseException) -> PortError:
     )
 
 
+def without_end(place: str | None) -> PortError:
+    """What to say of a model that asks, and asks again, first at some line."""
+    return PortError(
+        "the model looks at values without end",
+        where=place,
+        expected=f"at most {MOST} in one forward pass",
+        found="more",
+        hint="compute with jax.numpy there, or look at fewer values",
+    )
+
+
 @contextmanager
 def answering(arguments: Sequence[Any], known: Sequence[np.ndarray]) -> Iterator[None]:
     """While a model is traced its questions are answered, in their order; then a `Question` is raised.
@@ -205,13 +216,7 @@ class Answered:
             with jax.ensure_compile_time_eval():
                 seen = Unseen(tap) if isinstance(tap, Session) else no_tap
                 answers = (*answers, np.asarray(whole(self._questions[key](*arguments, seen))))
-        raise PortError(
-            "the model looks at values without end",
-            where=self.place,
-            expected=f"at most {MOST} in one forward pass",
-            found="more",
-            hint="compute with jax.numpy there, or look at fewer values",
-        )
+        raise without_end(self.place)
 
     @property
     def notes(self) -> tuple[str, ...]:
