@@ -35,7 +35,7 @@ def test_every_comparison_is_counted_and_their_number_was_known_before(golden_pa
     told = Told()
     question = Question(precisions=("float32",), cases=("digits", "hello"))
     with Checker(golden_path, checkpoint, "harness.run.decoder:Decoder", question) as checker:
-        results = checker.run("float32", progress=told)
+        results = checker.run("float32", progress=told).results
     assert told.steps == [("float32: loading the port", None), ("float32", len(results))]
     assert told.units == [f"{r.tap} in {r.case}, {r.mode}" for r in results]
 

@@ -106,7 +106,8 @@ def check(
     from harness.errors import UsageError
     from harness.report.contract import broken_contract
     from harness.report.criteria import parse_criteria
-    from harness.run.check import check as run_check
+    from harness.run.check import checked
+    from harness.run.checker import Checker
     from harness.run.processes import OPTIONS, agree, processes_of
     from harness.run.progress import SILENT
     from harness.run.question import Question, parse_mesh, parse_modes, parse_precisions
@@ -134,16 +135,18 @@ def check(
     reports = several is None or several.index == 0
     telling = Progress() if reports else nullcontext(SILENT)
     with stdout_to_stderr(), taking_part(several), telling as progress:
-        report = run_check(golden, weights, port, question, progress=progress)
-        broken = broken_contract(report)
-        code = COULD_NOT if broken is not None else MATCH if report.verdict == "match" else DIVERGED
-        if several is not None:
-            agree(code)  # a diagnosis runs the port again as often as it likes: not in step with other processes
-        # What could be compared is named beside what could not.
-        elif report.verdict != "match" and (report.introduced or broken is None):
-            from harness.mutants.diagnosis.hint import hint  # a check that passes needs no catalogue
+        progress.begin("config, weights, token ids")
+        with Checker(golden, weights, port, question) as checker:
+            report = checked(checker, progress)
+            broken = broken_contract(report)
+            code = COULD_NOT if broken is not None else MATCH if report.verdict == "match" else DIVERGED
+            if several is not None:
+                agree(code)  # a diagnosis runs the port as often as it likes: not in step with other processes
+            # What could be compared is named beside what could not.
+            elif report.verdict != "match" and (report.introduced or broken is None):
+                from harness.mutants.diagnosis.hint import hint  # a check that passes needs no catalogue
 
-            report = replace(report, looks_like=hint(golden, weights, port, question, report))
+                report = replace(report, looks_like=hint(checker, report))
     if not reports:
         raise Exit(code)
     show(report, asked)

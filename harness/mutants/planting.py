@@ -41,8 +41,8 @@ from harness.mutants.mutant import (
 )
 from harness.run.arithmetic import one_by_one_of
 from harness.run.cache import Past
-from harness.run.checker import Loader
 from harness.run.decoder import Decoder
+from harness.run.loading import Loader
 from harness.run.operations import Hidden, Operations
 from harness.run.port import Call, Port, load_port
 from harness.run.tapping import TapFunction

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.report.document import Report
-from harness.results import TapResult
-from harness.run.checker import Checker, Loader
+from harness.run.checker import Checker
+from harness.run.loading import Loader
 from harness.run.port import BUILT_IN
 from harness.run.progress import SILENT, Progress
 from harness.run.question import STANDARD, Question
@@ -32,7 +32,9 @@ def check(
     """
     progress.begin("config, weights, token ids")
     with Checker(golden_path, checkpoint, spec, question, load=load) as checker:
-        results: list[TapResult] = []
-        for precision in checker.question.precisions:
-            results += checker.run(precision, progress=progress)
-        return checker.report(results)
+        return checked(checker, progress)
+
+
+def checked(checker: Checker, progress: Progress = SILENT) -> Report:
+    """All that is asked of the port of a checker, precision by precision."""
+    return checker.report([checker.run(p, progress=progress) for p in checker.question.precisions])

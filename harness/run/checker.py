@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from harness import embedded
-from harness.architecture import Config, architecture_of
-from harness.errors import HarnessError
-from harness.generation import Continuation
+from harness.architecture import architecture_of
 from harness.golden import CaseEntry
 from harness.report.document import Report
 from harness.results import TapResult
@@ -22,9 +21,10 @@ from harness.run.choices import not_judged, unpinned
 from harness.run.command import Given, proposing, with_commands
 from harness.run.compilations import Compilations
 from harness.run.convention import NOTE, refuse_where_positions_count
-from harness.run.coverage import covered, obstacle, replayable, uncovered
+from harness.run.coverage import covered, replayable, uncovered
 from harness.run.generation import continue_greedily
 from harness.run.judgement import Compared, Judgement, unseen
+from harness.run.loading import Loader, Ports
 from harness.run.matmul_audit import Inspection
 from harness.run.mesh import mesh_of
 from harness.run.passes import checkable, passes
@@ -47,18 +47,16 @@ from harness.run.rows import rows_not_covered
 from harness.run.sequences import calls_of
 from harness.run.source import GoldenSource
 from harness.run.tracing.lift import CannotLift
-from harness.run.tracing.lifted_port import LiftedPort
 from harness.store import Golden, open_golden
 from harness.taps import DIMS
 
-Loader = Callable[[Path, Config, Any], Port]
 Watch = Callable[[Compared], None]
 
 
 class Checker:
     """Checks one port against one golden, a selection of cases at a time. Use it as a context manager.
 
-    The port is loaded once per precision; only the one used last is kept.
+    What it holds is opened and verified once, and what was loaded or read last; what a run found is in its value.
 
     Args:
         golden_path: a golden, HDF5 or Zarr.
@@ -68,6 +66,13 @@ class Checker:
         load: loads the port instead of `spec`, on the question's mesh if it has one.
         inspect: whether precision settings inside the port are looked for: a trace takes longer than a short case.
             In the built-in port there are none.
+
+    Attributes:
+        given: what all of this was asked with, as a command would repeat it.
+        question: without what the golden cannot say.
+        cases: those that can be checked in any of the modes.
+        config: the checkpoint's, which is the golden's.
+        checkpoint: the directory that the port is loaded from.
 
     Raises:
         HarnessError: whatever can be refused before the port runs: the golden, the weights, the question, a port
@@ -84,19 +89,15 @@ class Checker:
         load: Loader | None = None,
         inspect: bool = True,
     ) -> None:
-        self.question = question
         self._inspect = inspect and (load is not None or spec != BUILT_IN)
         question.check()
-        self._spec, self._given = spec, Given(golden_path, checkpoint, spec, question)
+        self.given = Given(golden_path, checkpoint, spec, question)
         refuse_no_backend()
         if load is None:
             find_port(spec)  # before minutes are spent; and an import may configure precision: looked at next
         for precision in question.precisions:
             precisions.refuse_reduced(precision, question.allow_reduced_precision)
         self._mesh = mesh_of(question.mesh)
-        self.exchange(
-            load or (lambda directory, config, dtype: load_port(spec, directory, config, dtype, self._mesh))
-        )
         self._sources: dict[tuple[str, bool], GoldenSource] = {}
         self.golden: Golden = open_golden(golden_path)
         try:
@@ -105,11 +106,14 @@ class Checker:
             self.cases = checkable(self.golden, selected, question.modes)
             self._outside = tuple(case.name for case in selected if case not in self.cases)
             model = self.golden.manifest.model.id
-            self._checkpoint = checkpoint or embedded.checkpoint_beside(str(golden_path), model)
-            self._config = preflight(self.golden, self._checkpoint, self.cases)
+            self.checkpoint = checkpoint or embedded.checkpoint_beside(str(golden_path), model)
+            self.config = preflight(self.golden, self.checkpoint, self.cases)
         except BaseException:
             self.golden.close()
             raise
+        self._take(
+            load or (lambda directory, config, dtype: load_port(spec, directory, config, dtype, self._mesh))
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -117,37 +121,19 @@ class Checker:
     def __exit__(self, *_: object) -> None:
         self.golden.close()
 
-    def exchange(self, load: Loader) -> None:
-        """Go on with another port: what is known of the last one is forgotten, what was verified stays so."""
-        self._load = load
-        self._loaded: tuple[str, Port] | None = None
-        self._unloadable: dict[str, HarnessError] = {}
-        self._settings: dict[str, object] = {}
-        self._declared = Declarations()
-        self._notes: dict[str, tuple[str, ...]] = {}
+    def with_port(self, load: Loader) -> Self:
+        """The same question to another port; what was opened and verified is shared."""
+        other = copy.copy(self)
+        other._take(load)
+        return other
+
+    def _take(self, load: Loader) -> None:
+        self._ports = Ports(load, self.checkpoint, self.config, self.question.lift)
         self._inspection = Inspection()
-        self._not_lifted: dict[str, None] = {}
-        self._uncovered, self._not_judged = dict[str, None](), dict[str, None]()
-        self._generations: dict[tuple[str, str], Continuation] = {}
 
-    @property
-    def config(self) -> Config:
-        """The checkpoint's config, which is the golden's."""
-        return self._config
-
-    @property
-    def checkpoint(self) -> Path:
-        """The directory that the port is loaded from."""
-        return self._checkpoint
-
-    @property
-    def declared(self) -> Declarations:
-        """What the port said that it cannot do, when it was last loaded."""
-        return self._declared
-
-    def source(self, precision: str) -> GoldenSource:
-        """The golden at a precision, by the convention that the port declared when it was last loaded."""
-        key = precision, bool(self._declared.positions_from_pads)
+    def source(self, precision: str, declared: Declarations | None = None) -> GoldenSource:
+        """The golden at a precision, by the convention that a port declares."""
+        key = precision, bool(declared and declared.positions_from_pads)
         if key not in self._sources:
             self._sources[key] = GoldenSource(self.golden, precision, from_pads=key[1])
         return self._sources[key]
@@ -159,7 +145,7 @@ class Checker:
         progress: Progress = SILENT,
         *,
         watch: Watch | None = None,
-    ) -> list[TapResult]:
+    ) -> Run:
         """Run cases at one precision, in every mode asked for; in replay alone where its values are watched.
 
         Args:
@@ -169,132 +155,98 @@ class Checker:
             watch: shown what every comparison is made of.
 
         Returns:
-            Raw results; `report` judges them. Where float64 was to be lifted and cannot be, they are of float32,
-            unless that was asked for anyway.
+            What came of it; `report` judges it. Where float64 was to be lifted and cannot be, that is of float32,
+            or of nothing where float32 was asked for anyway.
 
         Raises:
             PortError: the port cannot be loaded, raises, breaks its contract, or reduces the matmul precision of
                 float32 or float64 by itself.
             UsageError: a reduced matmul precision is configured.
         """
-        cases = self.cases if cases is None else cases
+        cases, allow_reduced = self.cases if cases is None else cases, self.question.allow_reduced_precision
+        for (values_at, _), source in self._sources.items():
+            if values_at != precision:
+                source.forget()
+        progress.begin(f"{precision}: loading the port")
+        with precisions.in_force(precision, allow_reduced):
+            port = self._ports.at(precision)
         try:
-            return self._run(precision, cases, progress, watch)
+            # Entered anew: what loading the port has configured is looked at before it runs, and again afterwards.
+            with (
+                precisions.unchanged(precision, allow_reduced),
+                precisions.in_force(precision, allow_reduced) as in_force,
+            ):
+                before = self._before(precision, port, in_force)
+                return self._compared(before, port, cases, progress, watch)
         except CannotLift as error:
             asked = "float32" in self.question.precisions
             instead = "see float32" if asked else "float32 was checked instead"
-            self._not_lifted[f"precision float64: {error.operation} cannot be lifted from float32; {instead}"] = (
-                None
-            )
-            return [] if asked else self._run("float32", cases, progress, watch)
+            why = f"precision float64: {error.operation} cannot be lifted from float32; {instead}"
+        ran = before if asked else self.run("float32", cases, progress, watch=watch)
+        return replace(ran, not_lifted=why)
 
-    def _run(
-        self, precision: str, cases: Sequence[CaseEntry], progress: Progress, watch: Watch | None
-    ) -> list[TapResult]:
-        modes = self.question.modes if watch is None else ("replay",)
-        results, allow_reduced = list[TapResult](), self.question.allow_reduced_precision
+    def _before(self, precision: str, port: Port, in_force: precisions.Settings) -> Run:
+        """What is known of a run before the port runs."""
+        declared = declarations(port, frozenset(DIMS))
+        refuse_where_positions_count(declared.positions_from_pads, architecture_of(self.config))
+        possible, limit = covered(self.cases, port, declared), self.question.limit(precision)
+        left_out = [*uncovered(self.cases, port, declared)]
+        if "alone" in self.question.modes:
+            left_out += [line for case in possible for line in rows_not_covered(self.golden, case)]
+        expose = proposing(self.given, self.golden.manifest.model.id)
+        return Run(
+            precision,
+            declared,
+            in_force,
+            uncovered=tuple(dict.fromkeys(left_out)),
+            not_judged=(*not_judged(self.source(precision, declared), possible, declared, limit, expose),),
+        )
+
+    def _compared(
+        self, before: Run, port: Port, cases: Sequence[CaseEntry], progress: Progress, watch: Watch | None
+    ) -> Run:
+        """The run with its results, and what they were made of and with."""
+        precision, declared, ask = before.precision, before.declared, self.question
+        modes = ask.modes if watch is None else ("replay",)
+        source, cases = self.source(precision, declared), covered(cases, port, declared)
+        results: list[TapResult] = []
 
         def keep(result: TapResult) -> None:
             results.append(result)
             progress.advance(f"{result.tap} in {result.case}, {result.mode}")
 
-        progress.begin(f"{precision}: loading the port")
-        with precisions.in_force(precision, allow_reduced):
-            port = self._port(precision)
-        # Entered anew: what loading the port has configured is looked at before it runs, and once more afterwards.
-        with (
-            precisions.unchanged(precision, allow_reduced),
-            precisions.in_force(precision, allow_reduced) as in_force,
-        ):
-            self._settings[precision] = asdict(in_force)
-            self._declared = declarations(port, frozenset(DIMS))
-            refuse_where_positions_count(self._declared.positions_from_pads, architecture_of(self._config))
-            self._uncovered = dict.fromkeys(uncovered(self.cases, port, self._declared))
-            ask, runs = self.question, covered(self.cases, port, self._declared)
-            if "alone" in ask.modes:
-                self._uncovered |= dict.fromkeys(x for case in runs for x in rows_not_covered(self.golden, case))
-            source, possible = self.source(precision), covered(cases, port, self._declared)
-            judgement = Judgement(ask.limit(precision), self._declared, keep, watch or unseen, ask.limit)
-            expose = proposing(self._given, self.golden.manifest.model.id)
-            self._not_judged |= not_judged(source, runs, self._declared, judgement.limit, expose)
-            sessions = [
-                one
-                for case in possible
-                for one in passes(source, case, modes, replayable(case, self._declared), judgement)
-            ]
-            sequences = [calls_of(port, self.golden, session, precision) for session in sessions]
-            progress.begin(precision, sum(session.expected for session in sessions))
-            compiled = Compilations()
-            for session, calls, logits in zip(sessions, sequences, run_sequences(port, sequences), strict=True):
-                for call, value in zip(calls, logits, strict=True):
-                    call.tap("logits", value)
-                session.finish()
-            for case in possible if "forward" in modes else ():
-                if case.generated and unpinned(source, case, self._declared, judgement.limit).since is None:
-                    tap = partial(pinned_call, source, case, self._declared)
-                    found = continue_greedily(port, self.golden, case, precision, tap)
-                    self._generations[case.name, precision] = found
-            waived = allow_reduced and precision == "float32" and sequences
-            self._notes[precision] = (
-                *compiled.notes(sequences),
-                *notes_of(port),
-                *((NOTE,) if self._declared.positions_from_pads else ()),
-                *((precisions.waiver(in_force),) if waived else ()),
-                *(self._inspection.notes(precision, port, sequences, allow_reduced) if self._inspect else ()),
-            )
-        return results
-
-    def report(self, results: Sequence[TapResult]) -> Report:
-        """Judge the raw results of one or more runs."""
-        precisions_seen = dict.fromkeys(result.precision for result in results)
-        roundings = {r.rounding for r in results if r.rounding is not None}
-        cases_seen = {result.case for result in results}
-        run = Run(
-            port=self._spec,
-            question=self.question,
-            limits={p: self.question.limit(p) for p in (*precisions_seen, *roundings)},
-            cases=[case for case in self.cases if case.name in cases_seen],
-            declared=self._declared,
-            settings={p: self._settings[p] for p in precisions_seen},
-            notes=tuple(dict.fromkeys(note for p in precisions_seen for note in self._notes[p])),
-            not_lifted=self.not_lifted,
-            mesh=self._mesh,
-            uncovered=(*self._uncovered, *self._not_judged, *self._not_in_these_modes()),
-            generations=tuple(
-                one for (case, p), one in self._generations.items() if case in cases_seen and p in precisions_seen
-            ),
+        judgement = Judgement(ask.limit(precision), declared, keep, watch or unseen, ask.limit)
+        sessions = [
+            session
+            for case in cases
+            for session in passes(source, case, modes, replayable(case, declared), judgement)
+        ]
+        sequences = [calls_of(port, self.golden, session, precision) for session in sessions]
+        progress.begin(precision, sum(session.expected for session in sessions))
+        compiled = Compilations()
+        for session, calls, logits in zip(sessions, sequences, run_sequences(port, sequences), strict=True):
+            for call, value in zip(calls, logits, strict=True):
+                call.tap("logits", value)
+            session.finish()
+        written = []
+        for case in cases if "forward" in modes else ():
+            if case.generated and unpinned(source, case, declared, judgement.limit).since is None:
+                tap = partial(pinned_call, source, case, declared)
+                written.append(continue_greedily(port, self.golden, case, precision, tap))
+        allow_reduced = ask.allow_reduced_precision
+        waived = allow_reduced and precision == "float32" and sequences
+        notes = (
+            *compiled.notes(sequences),
+            *notes_of(port),
+            *((NOTE,) if declared.positions_from_pads else ()),
+            *((precisions.waiver(before.settings),) if waived else ()),
+            *(self._inspection.notes(precision, port, sequences, allow_reduced) if self._inspect else ()),
         )
-        report = with_commands(assemble(self.golden, run, results), self._given, self.golden.manifest.precisions)
-        return with_bounds(report, self._declared, self.source, self._checkpoint)
+        return replace(before, results=tuple(results), notes=notes, generations=tuple(written))
 
-    def _not_in_these_modes(self) -> Iterator[str]:
-        if self._outside:
-            yield f"cases that mode {' and '.join(self.question.modes)} cannot check: {', '.join(self._outside)}"
-
-    def covers_any(self) -> bool:
-        """Whether the port, as it was last loaded, can run any of the cases."""
-        loaded = self._loaded
-        return loaded is not None and any(obstacle(c, loaded[1], self._declared) is None for c in self.cases)
-
-    @property
-    def not_lifted(self) -> tuple[str, ...]:
-        """Why float64 was not checked although it was asked for."""
-        return tuple(self._not_lifted)
-
-    def _port(self, precision: str) -> Port:
-        if precision in self._unloadable:  # what took minutes to fail is not tried again for every case
-            raise self._unloadable[precision]
-        if self._loaded is None or self._loaded[0] != precision:
-            self._loaded = None  # release the last one's weights before the next one's are read
-            for (values_at, _), source in self._sources.items():
-                if values_at != precision:
-                    source.forget()
-            try:
-                port = self._load(self._checkpoint, self._config, precisions.jax_dtype(precision))
-            except HarnessError as error:
-                self._unloadable[precision] = error
-                raise
-            if precision == "float64" and self.question.lift and not getattr(port, "lifts", False):
-                port = LiftedPort(port, self._config)
-            self._loaded = precision, port
-        return self._loaded[1]
+    def report(self, runs: Sequence[Run]) -> Report:
+        """Judge what came of one or more runs."""
+        declared = runs[-1].declared
+        report = assemble(self.golden, self.given.spec, self.question, self.cases, runs, self._mesh, self._outside)
+        report = with_commands(report, self.given, self.golden.manifest.precisions)
+        return with_bounds(report, declared, partial(self.source, declared=declared), self.checkpoint)

@@ -15,11 +15,12 @@ class NotCovered(PortError):  # noqa: N818 - an outcome: a test of such a case i
     """The port can run none of the cases that were asked for.
 
     Attributes:
+        cases: these.
         reasons: what it lacks, one line a reason.
     """
 
     def __init__(self, cases: Sequence[CaseEntry], reasons: Sequence[str]) -> None:
-        self.reasons = tuple(reasons)
+        self.cases, self.reasons = tuple(cases), tuple(reasons)
         super().__init__(
             "the port can run none of the cases that were asked for",
             where=", ".join(case.name for case in cases),

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.architecture import Config
 from harness.errors import PortError, UsageError
-from harness.run.checker import Loader
+from harness.run.loading import Loader
 from harness.run.mesh import mesh_of
 from harness.run.port import Port, load_from
 from harness.run.question import Question, shown_axes

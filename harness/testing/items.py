@@ -88,17 +88,17 @@ class GoldenTest(pytest.Item):
         self._say("golden", f"{golden.id[:12]}  {golden.manifest.model.id}  ({shown(golden.path)})")
         self._say("precision", self._precision)
         try:
-            results = self._checker.run(self._precision, [self._case])
+            run = self._checker.run(self._precision, [self._case])
         except NotCovered as error:
-            if not self._checker.covers_any():
+            if error.cases == self._checker.cases:
                 raise
             for reason in error.reasons:
                 self._say("not_covered", reason)
             pytest.skip("; ".join(error.reasons))
-        report = self._checker.report(results)
+        report = self._checker.report([run])
         self._describe(report)
-        if not results and self._checker.not_lifted:
-            pytest.skip("; ".join(self._checker.not_lifted))
+        if run.not_lifted is not None and not run.results:
+            pytest.skip(run.not_lifted)
         refuse_divergence(report)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:

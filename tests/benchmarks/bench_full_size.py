@@ -117,8 +117,9 @@ def check(place: Place, precision: str, modes: str) -> dict[str, Any]:
 
     question = Question(precisions=(precision,), modes=MODES[modes])
     with Checker(place.golden, place.checkpoint, BUILT_IN, question) as checker:
-        results = checker.run(precision)
-        report = checker.report(results)
+        run = checker.run(precision)
+        report = checker.report([run])
+    results = run.results
     share = max(result.share for result in results)
     logits = max((r.max_abs or 0.0) for r in results if r.tap == "logits")
     return {"verdict": report.verdict, "compared": len(results), "share": share, "logits": logits}

@@ -41,7 +41,7 @@ from harness.run.port import BUILT_IN
 question = Question(precisions=("float32",), cases=(case,), modes=modes)
 checker = Checker(embedded.golden(), embedded.directory() / "qwen2-tiny", BUILT_IN, question)
 def run():
-    results = checker.run("float32")
+    results = checker.run("float32").results
     assert all(result.verdict == "match" for result in results)
 """
 MEASURE = """

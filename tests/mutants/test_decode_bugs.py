@@ -74,9 +74,8 @@ def replayed(golden_path, checkpoint) -> Iterator[Run]:
             return opened.enter_context(Checker(golden_path, checkpoint, "mutant", question, load=loader(RIGHT)))
 
         def run(name: str, precision: str, cases: tuple[str, ...]) -> Report:
-            one = checker(precision, cases)
-            one.exchange(loader(BY_ID.get(name, RIGHT)))
-            return one.report(one.run(precision))
+            one = checker(precision, cases).with_port(loader(BY_ID.get(name, RIGHT)))
+            return one.report([one.run(precision)])
 
         yield run
 

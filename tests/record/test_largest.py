@@ -128,7 +128,7 @@ def checked(golden, place, change=None, precision="float32"):
     with Checker(
         golden, place[0], BUILT_IN, Question(precisions=(precision,)), load=load, inspect=False
     ) as checker:
-        return checker.report(checker.run(precision))
+        return checker.report([checker.run(precision)])
 
 
 def logits_of(report, case="some", mode="forward"):

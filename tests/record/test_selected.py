@@ -160,7 +160,7 @@ def checked(place, golden, mutant=None, precisions=("float32",), cases=()):
     load = loader(planted[0]) if planted else None
     question = Question(precisions=precisions, cases=cases)
     with Checker(golden, place[0], BUILT_IN, question, load=load, inspect=False) as checker:
-        return checker.report([result for p in precisions for result in checker.run(p)])
+        return checker.report([checker.run(precision) for precision in precisions])
 
 
 def test_a_right_port_matches_and_what_is_not_judged_is_named_and_counted(place, part):

@@ -81,7 +81,7 @@ def test_what_goes_wrong_while_reading_ahead_is_said_where_it_is_asked_for():
 
 def results(golden, checkpoint, question=QUESTION):
     with Checker(golden, checkpoint, BUILT_IN, question) as checker:
-        return checker.run(question.precisions[0])
+        return checker.run(question.precisions[0]).results
 
 
 def test_reading_ahead_changes_no_figure(golden_path, checkpoint, monkeypatch):

@@ -204,9 +204,9 @@ def test_the_trace_leaves_nothing_behind_in_the_port(golden_path, checkpoint):
     with Checker(
         golden_path, checkpoint, spec, Question(precisions=("float32",), cases=("digits", "hello"))
     ) as both:
-        results = [result for case in both.cases for result in both.run("float32", [case])]
-        assert both.report(results).verdict == "match"
-        assert both.report(results).notes == ()
+        runs = [both.run("float32", [case]) for case in both.cases]
+        assert both.report(runs).verdict == "match"
+        assert both.report(runs).notes == ()
 
 
 def test_a_refused_port_stays_refused_on_every_later_run(golden_path, checkpoint):

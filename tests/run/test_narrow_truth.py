@@ -92,7 +92,7 @@ def test_a_check_has_the_same_verdicts_and_multiples_that_differ_by_no_more_than
     for golden in copies:
         question = Question(precisions=("float32",), modes=("forward", "replay"))
         with Checker(golden, checkpoint, BUILT_IN, question) as checker:
-            reports.append(checker.report(checker.run("float32")))
+            reports.append(checker.report([checker.run("float32")]))
     exact, rounded = reports
     assert any(note.startswith("truth is rounded to float32") for note in rounded.notes) and not exact.notes
     assert "precision float64: the truth is stored in float32" in rounded.not_covered

@@ -21,11 +21,11 @@ from harness.report.contract import nothing_compared
 from harness.report.diagnosis import Diagnosis, Operation, Suspect
 from harness.report.document import Report
 from harness.report.summary import UNCOMPARED
-from harness.results import TapResult
 from harness.run.checker import Checker
+from harness.run.port import Declarations
 from harness.run.precision import in_force
 from harness.run.progress import SILENT, Progress
-from harness.run.reporting import reference
+from harness.run.reporting import Run, reference
 from harness.taps import kind_of
 from harness.tolerances import PRECISIONS
 
@@ -48,6 +48,7 @@ class ReplayedPort:
 
     Attributes:
         report: of the check, judged.
+        declared: by the port.
         precision: at which the port's values are compared with the mutants'.
         replays: what it did there.
         cases: in which.
@@ -55,6 +56,7 @@ class ReplayedPort:
 
     checker: Checker
     report: Report
+    declared: Declarations
     precision: str
     replays: tuple[StageReplay, ...]
     cases: tuple[CaseEntry, ...]
@@ -103,11 +105,10 @@ def checked(checker: Checker, progress: Progress = SILENT) -> Report:
     """
     first = first_cases(checker.cases)
     rest = [case for case in checker.cases if case not in first]
-    results: list[TapResult] = []
+    runs: list[Run] = []
     for cases in filter(None, (first, rest)):
-        for precision in checker.question.precisions:
-            results += checker.run(precision, cases, progress)
-        report = checker.report(results)
+        runs += [checker.run(precision, cases, progress) for precision in checker.question.precisions]
+        report = checker.report(runs)
         if telling(report.results) is not None:
             break  # what could be compared is named beside what could not
         _refuse_uncompared(report)
@@ -145,7 +146,8 @@ def replayed_again(
     sorts = tuple(zip(arch.windows, arch.ropes, map(arch.is_sparse, range(arch.layers)), strict=True))
     chosen = plan([r for r in replayed if r.case in names], cases, checker.golden.manifest.taps, sorts)
     progress.begin(f"{precision}: the port once more, in {len(chosen.stages)} stages")
-    return ReplayedPort(checker, report, precision, observe(checker, precision, chosen), chosen.cases)
+    declared, replays = observe(checker, precision, chosen)
+    return ReplayedPort(checker, report, declared, precision, replays, chosen.cases)
 
 
 def searching(port: ReplayedPort, thorough: bool = True) -> Search:
@@ -154,9 +156,8 @@ def searching(port: ReplayedPort, thorough: bool = True) -> Search:
     Args:
         thorough: also free values and pairs; otherwise the catalogue as it is.
     """
-    checker, results = port.checker, port.report.results
-    declared = checker.declared
-    source = checker.source(port.precision)
+    checker, declared, results = port.checker, port.declared, port.report.results
+    source = checker.source(port.precision, declared)
     replaced = frozenset(tap.kind for tap in source.taps.values()) - declared.unreplaced
     layers: dict[str, set[int]] = {}
     for r in results:

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from harness.mutants.diagnosis.diagnose import answers, operation, replayed_again, searching
 from harness.mutants.diagnosis.precision import telling
 from harness.report.diagnosis import known_as, verdict_line
 from harness.report.document import Report
 from harness.report.findings import unexplained
 from harness.report.wording import some
-from harness.run.checker import Checker, Loader
-from harness.run.command import Given, repeated
-from harness.run.question import Question
+from harness.run.checker import Checker
+from harness.run.command import repeated
 
 # Beyond these a run of one stage takes longer than a person wants to wait for after a check.
 MOST_PARAMETERS, MOST_TOKENS = 50_000_000, 64
 UNKNOWN = "no bug of the catalogue as it is"
 
 
-def hint(
-    golden: Path | str,
-    checkpoint: Path | None,
-    spec: str,
-    question: Question,
-    report: Report,
-    load: Loader | None = None,
-) -> str | None:
+def hint(checker: Checker, report: Report) -> str | None:
     """What the wrong operations look like, a line each, or the command that says it; None where nothing is wrong,
     or nothing but that the model computes in a narrower dtype than it is asked for.
 
@@ -34,16 +24,19 @@ def hint(
     for `goldens diagnose`.
 
     A diagnosis that fails does not take the report of the check with it: the line then says what failed.
+
+    Args:
+        checker: that made the report; what it has opened and loaded is used again.
     """
     if report.verdict == "match" or (report.narrower and not unexplained(report)):
         return None
     precision = telling(report.results)
     if precision is None:
         return None
-    command = repeated("diagnose", Given(golden, checkpoint, spec, question), report.golden.model)
+    command = repeated("diagnose", checker.given, report.golden.model)
     large = report.golden.provenance["parameters"] > MOST_PARAMETERS
     try:
-        told = None if large else _looks_like(golden, checkpoint, spec, question, report, precision, load)
+        told = None if large else _looks_like(checker, report, precision)
     except Exception as error:  # not Ctrl-C; anything else is said, for the report has to be shown all the same
         return f"unknown, diagnosis failed: {_in_one_line(error)}; `{command}` shows it"
     if told is None:
@@ -59,24 +52,15 @@ def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
-def _looks_like(
-    golden: Path | str,
-    checkpoint: Path | None,
-    spec: str,
-    question: Question,
-    report: Report,
-    precision: str,
-    load: Loader | None,
-) -> tuple[list[str], list[str]] | None:
+def _looks_like(checker: Checker, report: Report, precision: str) -> tuple[list[str], list[str]] | None:
     """A line for each wrong operation, those without a name in one, and what a single one is known as.
 
     None where it is not cheap to say.
     """
-    with Checker(golden, checkpoint, spec, question, load=load) as checker:
-        port = replayed_again(checker, report, precision, MOST_TOKENS)
-        if not port.replays:
-            return None
-        found = [operation(port, a) for a in answers(port, searching(port, thorough=False))]
+    port = replayed_again(checker, report, precision, MOST_TOKENS)
+    if not port.replays:
+        return None
+    found = [operation(port, answer) for answer in answers(port, searching(port, thorough=False))]
     told = [
         f"{verdict_line(one, precision)}, at {some(one.taps, 2)}" for one in found if one.named or one.built_in
     ]

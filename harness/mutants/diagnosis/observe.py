@@ -16,6 +16,7 @@ from harness.mutants.diagnosis.replay import FAULTY, StageReplay, sort_of, stage
 from harness.results import TapResult
 from harness.run.checker import Checker
 from harness.run.judgement import Compared
+from harness.run.port import Declarations
 from harness.taps import Tap
 
 # Enough positions for a mask, a scale and RoPE to differ; few enough to be quick.
@@ -112,11 +113,11 @@ def _stages(wrong: Sequence[TapResult], taps: Sequence[Tap], layers: Sequence[Ha
     return tuple(stage for stage in order if stage in chosen | ends(clean))
 
 
-def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[StageReplay, ...]:
+def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Declarations, tuple[StageReplay, ...]]:
     """Replay the port on the chosen cases, and keep what it computes in the chosen stages.
 
     Returns:
-        The replays, stage by stage, and within a stage in the order of the plan's cases.
+        What the port declares; and the replays, stage by stage, within a stage in the order of the plan's cases.
     """
     kept: dict[tuple[str, str], dict[str, list[Compared]]] = {}
 
@@ -125,10 +126,10 @@ def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[StageReplay
         if place[0] in chosen.stages:
             kept.setdefault(place, {}).setdefault(compared.tap.kind, []).append(compared)
 
-    checker.run(precision, chosen.cases, watch=watch)
+    run = checker.run(precision, chosen.cases, watch=watch)
     order = [tap.kind for tap in checker.golden.manifest.taps]
     layers = {tap.stage for tap in checker.golden.manifest.taps if tap.stage}
-    return tuple(
+    return run.declared, tuple(
         StageReplay(
             case,
             stage,

@@ -16,8 +16,10 @@ from harness.mutants.diagnosis.diagnose import diagnose, first_cases
 from harness.mutants.diagnosis.hint import hint
 from harness.mutants.planting import loader
 from harness.report.diagnosis import verdict_line
-from harness.run.check import check
+from harness.run import checker as checking
+from harness.run.check import checked
 from harness.run.checker import Checker
+from harness.run.port import BUILT_IN
 from harness.run.question import Question
 from tests.run.ports import CutsTheVocabulary
 from tests.second_port.bugs import BUGS, BY_NAME, Bug, both, neighbours, scaled_by
@@ -214,18 +216,34 @@ def test_the_evidence_has_figures(name, sentence):
     assert sentence in texts(operation)
 
 
+def hinted(golden_path, checkpoint, spec, load, question=QUESTION):
+    """What a check ends with."""
+    with Checker(golden_path, checkpoint, spec, question, load=load) as checker:
+        return hint(checker, checked(checker))
+
+
+def test_what_a_check_ends_with_opens_verifies_and_loads_nothing_again(golden_path, checkpoint, monkeypatch):
+    done = []
+    for name in ("open_golden", "preflight"):
+        own = getattr(checking, name)
+        monkeypatch.setattr(checking, name, lambda *args, own=own, name=name: (done.append(name), own(*args))[1])
+
+    def load(*args):
+        done.append("load")
+        return BY_NAME["rope_neighbours"].load(*args)
+
+    assert hinted(golden_path, checkpoint, "second", load).startswith("rope_interleaved: ")
+    assert done == ["open_golden", "preflight", "load"]
+
+
 def test_a_check_ends_with_what_the_bug_looks_like(golden_path, checkpoint):
-    bug = BY_NAME["rope_neighbours"]
-    report = check(golden_path, checkpoint, "second", QUESTION, load=bug.load)
-    line = hint(golden_path, checkpoint, "second", QUESTION, report, load=bug.load)
+    line = hinted(golden_path, checkpoint, "second", BY_NAME["rope_neighbours"].load)
     assert line.startswith("rope_interleaved: this port reproduces that bug to ")
     assert line.endswith(f"`goldens diagnose {AS_ASKED} --port second` says more")
 
 
 def test_a_check_whose_bug_is_not_in_the_catalogue_as_it_is_ends_with_the_command(golden_path, checkpoint):
-    bug = BY_NAME["scale_0.3"]
-    report = check(golden_path, checkpoint, "second", QUESTION, load=bug.load)
-    line = hint(golden_path, checkpoint, "second", QUESTION, report, load=bug.load)
+    line = hinted(golden_path, checkpoint, "second", BY_NAME["scale_0.3"].load)
     known, command = line.splitlines()
     assert known == "no bug of the catalogue as it is"
     assert command.startswith(f"`goldens diagnose {AS_ASKED} --port second` tries other values")
@@ -233,9 +251,7 @@ def test_a_check_whose_bug_is_not_in_the_catalogue_as_it_is_ends_with_the_comman
 
 def test_a_model_that_is_large_gets_the_command_alone(golden_path, checkpoint, monkeypatch):
     monkeypatch.setattr("harness.mutants.diagnosis.hint.MOST_PARAMETERS", 1000)
-    bug = BY_NAME["rope_neighbours"]
-    report = check(golden_path, checkpoint, "second", QUESTION, load=bug.load)
-    line = hint(golden_path, checkpoint, "second", QUESTION, report, load=bug.load)
+    line = hinted(golden_path, checkpoint, "second", BY_NAME["rope_neighbours"].load)
     assert line == f"`goldens diagnose {AS_ASKED} --port second` looks for the bug that does the same"
 
 
@@ -245,16 +261,12 @@ def test_the_command_at_the_end_names_golden_and_weights_that_are_not_the_embedd
     monkeypatch.setattr("harness.mutants.diagnosis.hint.MOST_PARAMETERS", 1000)
     moved = tmp_path / "my golden.h5"
     moved.symlink_to(golden_path)
-    bug = BY_NAME["rope_neighbours"]
-    report = check(moved, checkpoint, "second", QUESTION, load=bug.load)
-    line = hint(moved, checkpoint, "second", QUESTION, report, load=bug.load)
+    line = hinted(moved, checkpoint, "second", BY_NAME["rope_neighbours"].load)
     assert line.startswith(f"`goldens diagnose '{moved}' --weights {checkpoint} {AS_ASKED} --port second`")
 
 
 def test_a_check_that_matches_ends_without_a_diagnosis(golden_path, checkpoint):
-    question = replace(QUESTION, cases=("digits",))
-    report = check(golden_path, checkpoint, question=question)
-    assert hint(golden_path, checkpoint, "built in", question, report) is None
+    assert hinted(golden_path, checkpoint, BUILT_IN, None, replace(QUESTION, cases=("digits",))) is None
 
 
 def test_only_cases_that_were_checked_are_looked_at(golden_path, checkpoint):

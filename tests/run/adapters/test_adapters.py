@@ -33,7 +33,7 @@ def checked(golden_path, checkpoint, name, *precisions):
     """What is wrong at each precision; precision settings, which no bug here has, are not looked for."""
     question = Question(precisions=precisions, modes=("replay",), cases=("digits",))
     with Checker(golden_path, checkpoint, f"tests.run.adapters.{name}", question, inspect=False) as checker:
-        report = checker.report([result for precision in precisions for result in checker.run(precision)])
+        report = checker.report([checker.run(precision) for precision in precisions])
     introduced = [r for r in report.results if r.verdict == "introduced"]
     return {p: {r.tap.rpartition(".")[2] for r in introduced if r.precision == p} for p in precisions}
 

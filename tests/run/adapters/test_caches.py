@@ -24,7 +24,7 @@ def checked(golden_path, checkpoint, port, modes=("forward", "replay")):
         return port.load(directory, config, dtype, None) if isinstance(port, type) else port
 
     with Checker(golden_path, checkpoint, "port", question, load=load, inspect=False) as checker:
-        return checker.report(checker.run("float32"))
+        return checker.report([checker.run("float32")])
 
 
 def introduced(report):
