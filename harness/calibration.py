@@ -144,14 +144,10 @@ class _Part:
 
     def logs(self, dof: np.ndarray) -> np.ndarray:
         """The logarithm of the variance, without the bias that an estimate's has."""
-        return np.asarray(self._logs(self.rms) + 1 / (dof * self.draws))
+        return np.asarray(self.log_squares(self.rms) + 1 / (dof * self.draws))
 
-    @property
-    def logs_of_max(self) -> np.ndarray:
-        """The logarithm of the largest, squared."""
-        return self._logs(self.max)
-
-    def _logs(self, values: np.ndarray) -> np.ndarray:
+    def log_squares(self, values: np.ndarray) -> np.ndarray:
+        """The logarithm of values, squared; 0 where nothing is real."""
         return np.asarray(2 * np.log(values, out=np.zeros_like(values), where=self.real))
 
     def expected(self, logs: np.ndarray) -> np.ndarray:
@@ -163,6 +159,10 @@ class _Part:
             return np.asarray((logs * weight).sum(axes, keepdims=True) / np.maximum(total, 1))
 
         return np.asarray(mean((1, 2)) + mean((0,)) - mean((0, 1, 2)))
+
+    def scatter(self, logs: np.ndarray) -> float:
+        """The squares of what logarithms differ by from what is `expected` of them, added up."""
+        return float(np.square(logs - self.expected(logs))[self.real].sum())
 
     @property
     def freedom(self) -> int:
@@ -185,7 +185,7 @@ class _Part:
         known_max = known
         if weight and contest.shared is not None:
             own_max = self.draws * _dof_of_largest(contested)
-            expected = np.exp(self.expected(self.logs_of_max + np.where(self.real, 1 / own_max, 0.0)))
+            expected = np.exp(self.expected(self.log_squares(self.max) + np.where(self.real, 1 / own_max, 0.0)))
             known_max = contest.shared + own_max
             pooled = (contest.shared * expected + own_max * np.square(self.max)) / known_max
             largest = np.where(self.real | peers, np.sqrt(pooled), self.max)
@@ -204,7 +204,9 @@ def _common_dof(parts: Sequence[_Part]) -> float:
     Independent errors in n numbers have a mean square whose logarithm varies by `_variance(n)` from draw to draw.
     What it varies more, over all places together, they have in common: 1 / dof = 1 / n + 1 / common.
     """
-    numbers, spread = (np.concatenate([getattr(p, n)[p.real] for p in parts if p.draws > 1] or [[]]) for n in _TWO)
+    several = [part for part in parts if part.draws > 1]
+    numbers = np.concatenate([part.numbers[part.real] for part in several] or [[]])
+    spread = np.concatenate([part.spread[part.real] for part in several] or [[]])
     if len(numbers) < FEWEST:
         return MOST_SHARED
     # Weighted by one over the variance of such an estimate, with 1 / dof = 1 / n + t: a quadratic equation in t.
@@ -216,28 +218,19 @@ def _common_dof(parts: Sequence[_Part]) -> float:
     return float(1 / max(t, 1 / MOST_COMMON))
 
 
-_TWO = ("numbers", "spread")
-
-
 def _shared_dof(parts: Sequence[_Part], common: float) -> float:
     """How much `expected` is worth, in degrees of freedom: all that the estimates vary beyond their own spread.
 
     Source: G. K. Smyth, Linear models and empirical Bayes methods (2004), section 6.2.
     """
-    squares, freedom, noise, places = 0.0, 0, 0.0, 0
-    for part in parts:
-        if part.freedom < FEWEST:
-            continue
-        dof = part.dof(common)
-        logs = part.logs(dof)
-        squares += float(np.square(logs - part.expected(logs))[part.real].sum())
-        freedom += part.freedom
-        noise += float(_variance(dof[part.real] * part.draws).sum())
-        places += int(part.real.sum())
-    if not freedom:
+    parts = [part for part in parts if part.freedom >= FEWEST]
+    if not parts:
         return 0.0
-    beyond = squares / freedom - noise / places
-    return MOST_SHARED if beyond <= 0 else min(MOST_SHARED, _dof_of(beyond))
+    dofs = [part.dof(common) for part in parts]
+    squares = sum(part.scatter(part.logs(dof)) for part, dof in zip(parts, dofs, strict=True))
+    noise = sum(float(_variance(dof[p.real] * p.draws).sum()) for p, dof in zip(parts, dofs, strict=True))
+    freedom, places = sum(part.freedom for part in parts), sum(int(part.real.sum()) for part in parts)
+    return _worth(squares / freedom - noise / places)
 
 
 @dataclass(frozen=True)
@@ -260,20 +253,16 @@ def _contest(parts: Sequence[_Part]) -> _Contest:
     The largest of k Gaussian errors, squared, varies the less the more there are (`_dof_of_largest`). What it
     varies beyond what a layer and a position have in common is what k of them vary: from that, k.
     """
-    squares, freedom = 0.0, 0
+    parts = [part for part in parts if part.freedom >= FEWEST]
+    if not parts:
+        return _Contest(1 / UNEVEN, None)
     places: Counter[tuple[float, int]] = Counter()
     for part in parts:
-        if part.freedom < FEWEST:
-            continue
-        logs = part.logs_of_max
-        squares += float(np.square(logs - part.expected(logs))[part.real].sum())
-        freedom += part.freedom
         near, count = np.unique(np.round(8 * np.log2(part.numbers[part.real])) / 8, return_counts=True)
         places.update({(number, part.draws): n for number, n in zip(near.tolist(), count.tolist(), strict=True)})
-    if not freedom:
-        return _Contest(1 / UNEVEN, None)
+    seen = sum(part.scatter(part.log_squares(part.max)) for part in parts) / sum(part.freedom for part in parts)
     logs_of_numbers, draws = np.array(list(places), float).T
-    weight, seen = np.array(list(places.values())), squares / freedom
+    weight = np.array(list(places.values()))
 
     def varies(share: float) -> float:
         dof = draws * _dof_of_largest(np.maximum(share * np.exp2(logs_of_numbers), 1.0))
@@ -284,8 +273,7 @@ def _contest(parts: Sequence[_Part]) -> _Contest:
         middle = (low + high) / 2
         low, high = (middle, high) if varies(np.exp(middle)) > seen else (low, middle)
     share = float(np.exp(low))
-    beyond = seen - varies(share)
-    return _Contest(share, MOST_SHARED if beyond <= 0 else min(MOST_SHARED, _dof_of(beyond)))
+    return _Contest(share, _worth(seen - varies(share)))
 
 
 def _dof_of_largest(numbers: np.ndarray) -> np.ndarray:
@@ -304,6 +292,8 @@ def _variance(dof: np.ndarray) -> np.ndarray:
     return np.asarray(2 / dof + 2 / np.square(dof))
 
 
-def _dof_of(variance: float) -> float:
-    """The inverse of `_variance`."""
-    return float((1 + (1 + 2 * variance) ** 0.5) / variance)
+def _worth(beyond: float) -> float:
+    """What is common to places is worth, in degrees of freedom; they vary so much beyond their own spread."""
+    if beyond <= 0:
+        return MOST_SHARED
+    return min(MOST_SHARED, float((1 + (1 + 2 * beyond) ** 0.5) / beyond))  # the inverse of `_variance`

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from harness.errors import CorpusError
-from harness.kept import EXAMPLE, is_rule
 from harness.selected import LEVELS
+from harness.selecting import EXAMPLE, is_rule
 
 CASE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 PADDINGS = ("left", "right")
@@ -36,8 +36,8 @@ class Prompt:
 
     Attributes:
         level: the deepest level at which it is recorded.
-        positions: the positions whose taps are stored, or a rule for them (`harness.kept`); empty means all. Long
-            prompts stay small by it.
+        positions: the positions whose taps are stored, or a rule for them (`harness.selecting`); empty means all.
+            Long prompts stay small by it.
     """
 
     kind: ClassVar[str] = "prompt"

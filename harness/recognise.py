@@ -9,22 +9,17 @@ from pathlib import Path
 FORMAT = "give a directory in Hugging Face format: config.json, *.safetensors, tokenizer.json"
 SAVE_AGAIN = "save it again: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW)"
 
+MERGE = "merge it: peft's merge_and_unload, save_pretrained"
+RENAME = "rename them to model.safetensors, if they are the ones meant"
+
 # Pattern of a file's name -> what the file is, and what to do. The first that matches is said.
 FILES = (
-    (
-        "adapter_config.json",
-        "an adapter (LoRA), not a model",
-        "merge it: peft's merge_and_unload, save_pretrained",
-    ),
-    ("adapter_model.*", "an adapter (LoRA), not a model", "merge it: peft's merge_and_unload, save_pretrained"),
+    ("adapter_config.json", "an adapter (LoRA), not a model", MERGE),
+    ("adapter_model.*", "an adapter (LoRA), not a model", MERGE),
     ("*.gguf", "GGUF, llama.cpp's format", "give the checkpoint that it was converted from"),
     ("*.ggml", "GGML, llama.cpp's old format", "give the checkpoint that it was converted from"),
     ("pytorch_model*.bin*", "pickled weights (.bin), which are not opened here", SAVE_AGAIN),
-    (
-        "model.*.safetensors*",
-        "weights of a variant",
-        "rename them to model.safetensors, if they are the ones meant",
-    ),
+    ("model.*.safetensors*", "weights of a variant", RENAME),
     ("consolidated*", "weights in the layout of their authors", "give the one in Hugging Face format"),
     ("*.pth", "pickled weights (.pth), which are not opened here", SAVE_AGAIN),
     ("*.pt", "pickled weights (.pt), which are not opened here", SAVE_AGAIN),
@@ -36,11 +31,7 @@ FILES = (
     ("tf_model*.h5", "TensorFlow weights", "save it again: transformers 4 reads them (from_tf=True)"),
     ("*.onnx", "an ONNX graph", "give the checkpoint that it was exported from"),
     ("model*-of-*.safetensors", "shards without model.safetensors.index.json", "copy the index as well"),
-    (
-        "*.safetensors",
-        "safetensors of another name",
-        "rename them to model.safetensors, if they are the ones meant",
-    ),
+    ("*.safetensors", "safetensors of another name", RENAME),
     ("*.distcp", "a distributed checkpoint", "save it whole: save_pretrained"),
     ("latest", "a DeepSpeed checkpoint", "convert it: its own zero_to_fp32.py, then save_pretrained"),
 )

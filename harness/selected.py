@@ -12,8 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.errors import UsageError
-from harness.kept import is_rule, positions_of
-from harness.selecting import select
+from harness.selecting import is_rule, positions_of, select
 from harness.taps import CACHE_KINDS, ROUTING_KINDS, Tap
 
 NAMED = {"logits": ("logits",), "layers": ("embed", "*.resid_post", "final_norm", "logits"), "ops": ("*",)}
@@ -27,7 +26,7 @@ class Selected:
 
     Attributes:
         taps: globs of their whole names; none means all.
-        layers: a rule (`harness.kept`) that is about taps inside layers alone; empty means all.
+        layers: a rule (`harness.selecting`) that is about taps inside layers alone; empty means all.
     """
 
     taps: tuple[str, ...] = ()

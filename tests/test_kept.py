@@ -4,7 +4,7 @@ import pytest
 
 from harness.corpus import load_corpus
 from harness.errors import CorpusError
-from harness.kept import is_rule, positions_of
+from harness.selecting import is_rule, positions_of
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 transformers lets a model use an attention function by name. Ours, `goldens_eager`, calls the eager attention
 of the model's own module, and taps what goes in (`q_rope`, `k_rope`; `cache_k` and `cache_v`, which without a
 cache are the same as `k_rope` and `v`; in latent attention `k_pe_rope` and `cache_k_pe`), the probabilities on
-their way (`probs`), and what comes out (`context`).
+their way (`probs`), and what comes out (`context`). In latent attention so is the module that makes keys and
+values of the latents.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from harness.families.options import Latent
-from harness.record.latent import tapped_keys
+from harness.record.promote import EveryCall
 
 NAME = "goldens_eager"
 Tap = Callable[[str, Tensor], Tensor | None]
@@ -85,7 +85,7 @@ def _swapped(tap: Tap, kind: str, value: Tensor) -> Tensor:
     return value if replacement is None else replacement.transpose(1, 2)
 
 
-class _TapProbabilities(TorchFunctionMode):
+class _TapProbabilities(EveryCall):
     """Taps `probs` as the argument of dropout, which is where the finished probabilities are.
 
     Dropout does nothing outside training, but it stands between the softmax, cast back to the model's dtype, and
@@ -96,18 +96,64 @@ class _TapProbabilities(TorchFunctionMode):
         super().__init__()
         self._to = tap
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def called(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if func is torch.nn.functional.dropout:
             replacement = self._to("probs", args[0])
             if replacement is not None:
                 args = (replacement, *args[1:])
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def tapped_expansion(tap: Tap, norm: nn.Module, expansion: nn.Module, heads: int) -> Iterator[None]:
+    """`cache_latent`, which goes into `expansion`, and `kv`, what of its output belongs to this call's tokens.
+
+    Args:
+        norm: of the latents of this call's tokens alone, where there is a cache.
+        expansion: [batch, 1, slot, kv_rank] -> [batch, 1, slot, heads * kv_dim].
+    """
+    own = 0
+
+    def count(module: nn.Module, args: Any, value: Tensor) -> None:
+        nonlocal own
+        own = value.shape[1]
+
+    def enter(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:
+        replacement = tap("cache_latent", args[0][:, 0])
+        return None if replacement is None else (replacement[:, None],)
+
+    def leave(module: nn.Module, args: Any, value: Tensor) -> Tensor | None:
+        earlier = value[:, :, : value.shape[2] - own]
+        replacement = tap("kv", value[:, 0, earlier.shape[2] :].unflatten(-1, (heads, -1)))
+        return None if replacement is None else torch.cat([earlier, replacement.flatten(2)[:, None]], dim=2)
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(norm.register_forward_hook(count).remove)
+        stack.callback(expansion.register_forward_pre_hook(enter).remove)
+        stack.callback(expansion.register_forward_hook(leave).remove)
+        yield
+
+
+def tapped_keys(tap: Tap, key: Tensor, own: int, shared: int) -> Tensor:
+    """Tap the turned part of keys, which is the same in all heads: `k_pe_rope`, and in the cache `cache_k_pe`.
+
+    Args:
+        key: [batch, head, slot, head_dim].
+        own: how many of the slots are this call's.
+        shared: how many dimensions, the last ones, are that part.
+
+    Returns:
+        The keys that go on.
+    """
+    rest, turned = key[..., :-shared], key[:, 0, :, -shared:]  # [B, H, T, nope], [B, T, rope]
+    earlier = turned[:, : turned.shape[1] - own]
+    replaced = tap("k_pe_rope", turned[:, earlier.shape[1] :])
+    found = turned if replaced is None else torch.cat([earlier, replaced], dim=1)
+    held = tap("cache_k_pe", found)
+    if replaced is None and held is None:
+        return key
+    found = found if held is None else held
+    return torch.cat([rest, found[:, None].expand(-1, key.shape[1], -1, -1)], dim=-1)
 
 
 # Without a mask function under the same name, transformers would silently hand over no causal mask at all.

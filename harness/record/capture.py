@@ -17,12 +17,12 @@ from harness.families.family import Family
 from harness.families.graph import kinds_of
 from harness.families.options import Architecture
 from harness.families.parameters import HEAD_NORMS, outputs
-from harness.record.attention import tapping
+from harness.record.attention import tapped_expansion, tapping
 from harness.record.experts import Choice, tapped_experts, tapped_router
-from harness.record.latent import tapped_expansion
 from harness.taps import DIMS, ROUTING_KINDS, name_of
 
 Hook = Callable[..., Any]
+Way = Callable[[Tensor], Tensor]
 PARAMETERS_ALONE = frozenset({"probs"})  # where a path says whose parameters they are: attention is tapped itself
 
 
@@ -60,13 +60,7 @@ class Collector:
             RecordError: this tap has fired before in this pass.
         """
         if kind in self._fired:
-            raise RecordError(
-                "a tap fired twice in one pass",
-                where=self._name(kind),
-                expected="once",
-                found="twice",
-                hint=_UNKNOWN_CODE,
-            )
+            raise self._unknown_code("a tap fired twice in one pass", kind, "twice")
         self._fired.add(kind)
         if kind in self._wanted:
             # A copy: an operation downstream may write in place.
@@ -82,22 +76,12 @@ class Collector:
         """
         for kind in expected:
             if kind not in self._fired:
-                raise RecordError(
-                    "a tap never fired",
-                    where=self._name(kind),
-                    expected="once",
-                    found="never",
-                    hint=_UNKNOWN_CODE,
-                )
+                raise self._unknown_code("a tap never fired", kind, "never")
 
-    def _name(self, kind: str) -> str:
-        return name_of(self._stage, kind)
-
-
-_UNKNOWN_CODE = (
-    "transformers' model code is not the code that these hooks were written for: install the pinned version, "
-    "pip install -e '.[record]'"
-)
+    def _unknown_code(self, problem: str, kind: str, found: str) -> RecordError:
+        hint = "transformers' model code is not the code that these hooks were written for: install the pinned "
+        hint += "version, pip install -e '.[record]'"
+        return RecordError(problem, where=name_of(self._stage, kind), expected="once", found=found, hint=hint)
 
 
 @contextlib.contextmanager
@@ -160,7 +144,15 @@ def _made(
         return _parts(tap, kinds, family, arch)
     if "head_dim" not in DIMS[first]:
         return _whole(tap, first, shape)
-    return _heads_first(tap, first) if family.heads_first and first in HEAD_NORMS else _heads(tap, first, arch)
+    if family.heads_first and first in HEAD_NORMS:  # [B, heads, S, head_dim]
+        return _turned(tap, first, lambda value: value.transpose(1, 2), lambda tapped, _: tapped.transpose(1, 2))
+    # [B, S, heads * head_dim], or [B, S, heads, head_dim]
+    return _turned(
+        tap,
+        first,
+        lambda value: value.view(*value.shape[:2], -1, arch.head_dim),
+        lambda tapped, value: tapped.reshape(value.shape),
+    )
 
 
 def _whole(tap: Collector, kind: str, shape: tuple[int, int] | None = None) -> Hook:
@@ -177,22 +169,12 @@ def _whole(tap: Collector, kind: str, shape: tuple[int, int] | None = None) -> H
     return hook
 
 
-def _heads(tap: Collector, kind: str, arch: Architecture) -> Hook:
-    """Its output [B, S, heads * head_dim], or [B, S, heads, head_dim], is the tap [B, S, heads, head_dim]."""
+def _turned(tap: Collector, kind: str, there: Way, back: Callable[[Tensor, Tensor], Tensor]) -> Hook:
+    """Its output is the tap in another form: `there` makes the tap, and `back` the output of a replacement."""
 
     def hook(module: nn.Module, args: Any, value: Tensor) -> Tensor | None:
-        replacement = tap(kind, value.view(*value.shape[:2], -1, arch.head_dim))
-        return None if replacement is None else replacement.reshape(value.shape)
-
-    return hook
-
-
-def _heads_first(tap: Collector, kind: str) -> Hook:
-    """Its output [B, heads, S, head_dim] is the tap [B, S, heads, head_dim]."""
-
-    def hook(module: nn.Module, args: Any, value: Tensor) -> Tensor | None:
-        replacement = tap(kind, value.transpose(1, 2))
-        return None if replacement is None else replacement.transpose(1, 2)
+        replacement = tap(kind, there(value))
+        return None if replacement is None else back(replacement, value)
 
     return hook
 

@@ -13,7 +13,7 @@ from harness.entries import FARTHEST, Batch, Decode, Entry, Generation, Offset, 
 from harness.errors import CorpusError
 from harness.families.frequencies import ORIGINAL, is_beyond
 from harness.families.options import Rope
-from harness.kept import positions_of
+from harness.selecting import positions_of
 
 Ids = Sequence[int]
 

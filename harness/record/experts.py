@@ -18,11 +18,11 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from harness.checkpoint import Checkpoint
 from harness.families.experts import CORRECTION
+from harness.record.promote import EveryCall
 
 NAME = "goldens_experts"
 KEPT_BYTES, KEPT_SHARE = 512 * 2**20, 1 / 3  # of a layer's experts: always, and of the memory that is available
@@ -182,7 +182,7 @@ def tapped_router(
         del router.forward
 
 
-class _Choosing(TorchFunctionMode):
+class _Choosing(EveryCall):
     """Looks at, and into, what a router computes.
 
     Args:
@@ -204,14 +204,8 @@ class _Choosing(TorchFunctionMode):
         self._through, self._correction, self._pinned = through, correction, pinned
         self.made: list[Tensor] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def called(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        result = func(*args, **kwargs)
         if func is nn.functional.linear:
             return self._through("router_logits", result)
         if func in _ADD and self._correction is not None and any(one is self._correction for one in args):

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from harness.record.recorder import Summary
+from harness.record.recorder import Silent, Summary
 
 
-class Bars:
-    """Draws the progress of one recording. Implements `harness.record.recorder.Progress`."""
+class Bars(Silent):
+    """Draws the progress of one recording."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console = console

@@ -16,7 +16,24 @@ SMALLER = frozenset({torch.float32, torch.bfloat16, torch.float16})
 CASTS = frozenset({torch.Tensor.float, torch.Tensor.bfloat16, torch.Tensor.half})
 
 
-class Float64Mode(TorchFunctionMode):
+class EveryCall(TorchFunctionMode):
+    """While active, every call of a torch function comes to `called`."""
+
+    def called(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What the call gives."""
+        raise NotImplementedError
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return self.called(func, args, kwargs or {})
+
+
+class Float64Mode(EveryCall):
     """While active, no torch function is asked for a float smaller than float64.
 
     It rewrites dtype arguments wherever they stand (`x.to(torch.float32)`, `softmax(x, dtype=torch.float32)`,
@@ -35,16 +52,10 @@ class Float64Mode(TorchFunctionMode):
         super().__exit__(*exception)
         torch.set_default_dtype(self._default)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def called(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         if func in CASTS:
-            return args[0].double(*args[1:], **(kwargs or {}))
-        promoted = {name: _promoted(value) for name, value in (kwargs or {}).items()}
+            return args[0].double(*args[1:], **kwargs)
+        promoted = {name: _promoted(value) for name, value in kwargs.items()}
         return func(*[_promoted(value) for value in args], **promoted)
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from msgspec import UNSET
 
@@ -80,27 +79,17 @@ class Summary:
     loudest: Loudest
 
 
-class Progress(Protocol):
-    """Told what happens. See `harness.record.progress` for the one that draws bars."""
-
-    def notice(self, text: str) -> None: ...
-
-    def plan(self, units: int, done: int) -> None: ...
-
-    def unit(self, stage: str, case: str, nbytes: int) -> None: ...
-
-
 class Silent:
-    """The progress that nobody watches."""
+    """Told what happens, and shows nothing of it. `harness.record.progress` has the one that draws bars."""
 
     def notice(self, text: str) -> None:
-        pass
+        """Something in words."""
 
     def plan(self, units: int, done: int) -> None:
-        pass
+        """How many units of work there are, and how many of them are done already."""
 
     def unit(self, stage: str, case: str, nbytes: int) -> None:
-        pass
+        """A unit of work is done."""
 
 
 def record(
@@ -109,7 +98,7 @@ def record(
     corpus: Corpus,
     out: str,
     options: Options = Options(),
-    progress: Progress = Silent(),  # noqa: B008 - without state
+    progress: Silent = Silent(),  # noqa: B008 - without state
 ) -> Summary:
     """Record a golden.
 
@@ -167,7 +156,7 @@ def record(
 
 
 def _cases(
-    model: Reference, selected: Sequence[Entry], tokenized: Tokenized, work: Work, progress: Progress
+    model: Reference, selected: Sequence[Entry], tokenized: Tokenized, work: Work, progress: Silent
 ) -> tuple[Case, ...]:
     """The case of every entry; what the reference is to write itself is generated first."""
     counts = {entry.name: entry.tokens for entry in selected if isinstance(entry, Generation)}
@@ -282,7 +271,7 @@ def _command(model_id: str, corpus: Corpus, options: Options) -> str:
     return " ".join(words)
 
 
-def _take_up(work: Work, manifest: Manifest, tokenized: Tokenized, progress: Progress) -> None:
+def _take_up(work: Work, manifest: Manifest, tokenized: Tokenized, progress: Silent) -> None:
     """Go on with work that was done under the same settings; discard any other."""
     ids = hashlib.sha256()
     for name, tokens in tokenized.ids.items():

@@ -17,9 +17,9 @@ from harness.golden import (
     Form,
     Manifest,
 )
-from harness.kept import is_rule
 from harness.layout import Layout, size_of
 from harness.selected import EVERYTHING, LEVELS, Selected, at_level
+from harness.selecting import is_rule
 from harness.store.abc import DIGEST
 from harness.store.graph import check_graph, check_unique, malformed
 

@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from harness.run.adapters.watching import Site
 from harness.run.proposing.watched import Mark, Watched
-from harness.run.tracing.evaluate import INLINE, Arithmetic, opened
+from harness.run.tracing.evaluate import INLINE, Native, opened
 from harness.run.tracing.mark import TAP
 from harness.run.tracing.numbering import PLAIN
 from harness.run.tracing.origins import (
@@ -93,7 +93,7 @@ class Flat:
         self.made_at = {v: at for at, step in enumerate(self.steps) for v in step.outputs}
 
 
-def flattened(watched: Watched, layers: int, dtype: str, arithmetic: Arithmetic) -> Flat:
+def flattened(watched: Watched, layers: int, dtype: str, arithmetic: Native) -> Flat:
     """The program of a model as a flat one.
 
     Args:
@@ -114,7 +114,7 @@ def flattened(watched: Watched, layers: int, dtype: str, arithmetic: Arithmetic)
 
 
 class _Flattening:
-    def __init__(self, marks: Sequence[Mark], layers: int, dtype: str, arithmetic: Arithmetic) -> None:
+    def __init__(self, marks: Sequence[Mark], layers: int, dtype: str, arithmetic: Native) -> None:
         self._called, self._layers, self._dtype, self._arithmetic = marks, layers, dtype, arithmetic
         self._modules = loaded_modules()
         self._flat = Flat(marks=list(marks))

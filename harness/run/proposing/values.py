@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from harness.run.proposing.flat import Flat, Step
-from harness.run.tracing.evaluate import Arithmetic, Evaluator
+from harness.run.tracing.evaluate import Evaluator, Native
 
 KEPT_BYTES = 2**22  # larger ones are computed anew: weights that are transposed, widened
 
@@ -28,7 +28,7 @@ class Values:
     """
 
     def __init__(
-        self, flat: Flat, arithmetic: Arithmetic, golden: Callable[[str, str | None, tuple[int, ...]], np.ndarray]
+        self, flat: Flat, arithmetic: Native, golden: Callable[[str, str | None, tuple[int, ...]], np.ndarray]
     ) -> None:
         self._flat, self._arithmetic, self._golden = flat, arithmetic, golden
         self._evaluate = Evaluator(lambda _, value: value, arithmetic)

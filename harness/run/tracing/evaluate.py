@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
@@ -35,55 +35,30 @@ INLINE = {
 LOOPS = frozenset({"scan", "while", "cond"})
 
 
-class Arithmetic(Protocol):
-    """How equations without taps in them are computed."""
+class Native:
+    """How equations without taps in them are computed: every one as it stands. Others compute otherwise."""
 
-    opens: frozenset[str]  # nested code, by primitive, that is opened even where no tap is in it
+    opens: frozenset[str] = frozenset()  # nested code, by primitive, that is opened even where no tap is in it
 
     def constant(self, value: Any) -> Any:
         """A constant or an argument, on its way in."""
-        ...
-
-    def literal(self, literal: Literal) -> Any:
-        """A number that stands in the jaxpr itself."""
-        ...
-
-    def apply(self, equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
-        """One equation."""
-        ...
-
-    def row(self, stacked: Any, step: int) -> Any:
-        """What one iteration of a scan sees of its input."""
-        ...
-
-    def stack(self, rows: Sequence[Any]) -> Any:
-        """The rows of all iterations as one output."""
-        ...
-
-
-class OfArrays:
-    """How arrays go through an unrolled scan."""
-
-    def row(self, stacked: Any, step: int) -> Any:
-        return stacked[step]
-
-    def stack(self, rows: Sequence[Any]) -> Any:
-        return jax.numpy.stack(rows)
-
-
-class Native(OfArrays):
-    """Every equation as it stands."""
-
-    opens: frozenset[str] = frozenset()
-
-    def constant(self, value: Any) -> Any:
         return value
 
     def literal(self, literal: Literal) -> Any:
+        """A number that stands in the jaxpr itself."""
         return literal.val
 
     def apply(self, equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+        """One equation."""
         return bind(equation, operands, equation.params)
+
+    def row(self, stacked: Any, step: int) -> Any:
+        """What one iteration of a scan sees of its input."""
+        return stacked[step]
+
+    def stack(self, rows: Sequence[Any]) -> Any:
+        """The rows of all iterations as one output."""
+        return jax.numpy.stack(rows)
 
 
 def bind(equation: JaxprEqn, operands: Sequence[Any], params: dict[str, Any]) -> list[Any]:
@@ -96,7 +71,7 @@ def bind(equation: JaxprEqn, operands: Sequence[Any], params: dict[str, Any]) ->
 class Evaluator:
     """Evaluates jaxprs with one handler of taps and one arithmetic."""
 
-    def __init__(self, on_tap: OnTap, arithmetic: Arithmetic) -> None:
+    def __init__(self, on_tap: OnTap, arithmetic: Native) -> None:
         self._on_tap = on_tap
         self._arithmetic = arithmetic
 

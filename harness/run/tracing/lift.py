@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.extend.source_info_util import summarize
 
 from harness.errors import PortError
-from harness.run.tracing.evaluate import INLINE, LOOPS, Evaluator, OfArrays, bind
+from harness.run.tracing.evaluate import INLINE, LOOPS, Evaluator, Native, bind
 from harness.run.tracing.meant import MOST_RECOGNISED, meant, meant_all
 from harness.run.tracing.versions import jaxprs_in_params
 
@@ -67,7 +67,7 @@ class CannotLift(PortError):  # noqa: N818 - an outcome: a check falls back to f
         return cls(f"{equation.primitive.name} at {summarize(equation.source_info)}", error)
 
 
-class Lifted(OfArrays):
+class Lifted(Native):
     """Arithmetic for `Evaluator` in which every narrow float is wide. Trace and run it under `enable_x64`.
 
     Attributes:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from harness.errors import HarnessError, PortError
 from harness.run.tapping import Session, TapFunction, TracedTap, is_explicit, laid_out
-from harness.run.tracing.evaluate import Arithmetic, Evaluator, Native
+from harness.run.tracing.evaluate import Evaluator, Native
 from harness.run.tracing.inspect import goes_on, tap_names
 from harness.run.tracing.lift import CannotLift, Lifted
 from harness.run.tracing.rounding import Rounding, rounding, rounding_notes
@@ -107,7 +107,7 @@ class Program:
         for stage, values in _by_stage(recorded).items():
             tap.absorb(stage, values)
 
-    def arithmetic(self) -> Arithmetic:
+    def arithmetic(self) -> Native:
         """How this program computes; asked for anew whenever it is compiled."""
         if not self.lift:
             return Native()

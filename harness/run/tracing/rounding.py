@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.extend.source_info_util import summarize
 
-from harness.run.tracing.evaluate import INLINE, Evaluator, Watched
+from harness.run.tracing.evaluate import INLINE, Evaluator, Native, Watched
 from harness.run.tracing.meant import meant, meant_all
 from harness.run.tracing.versions import jaxprs_in_params
 from harness.taps import kind_of
@@ -135,7 +135,7 @@ def rounding_notes(found: Iterable[Rounding]) -> Iterator[str]:
 
 
 @dataclass
-class _Following:
+class _Following(Native):
     """Arithmetic for `Evaluator` in which a value is the set of what it holds the rounding of."""
 
     opens: frozenset[str] = frozenset(INLINE)
