@@ -14,7 +14,7 @@ from typing import Any
 
 from harness import recognise, strict_json
 from harness.errors import CheckpointError
-from harness.families import families
+from harness.families import families, family_named, names
 from harness.families.family import Family
 from harness.families.neutral import Named, Read, refuse_unknown
 from harness.families.options import Architecture as Architecture
@@ -57,12 +57,11 @@ def family_of(config: Config) -> Family:
         CheckpointError: it is not known here.
     """
     name = config.get("model_type")
-    known = families()
-    if not isinstance(name, str) or name not in known:
+    if not isinstance(name, str) or (name not in names() and name not in families()):
         reason, hint = OTHERS.get(str(name), ("", INNER if "text_config" in config else OTHER_FAMILY))
         problem = f"this model family is not supported{reason and f': {reason}'}"
-        raise wrong(problem, "model_type", " or ".join(known), name, hint)
-    return known[name]
+        raise wrong(problem, "model_type", " or ".join(families()), name, hint)
+    return family_named(name)
 
 
 def architecture_of(config: Config) -> Architecture:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sys
 import traceback
@@ -14,6 +15,18 @@ from harness import __version__
 from harness.cli.termination import Terminated, raising_on_sigterm
 from harness.errors import HarnessError
 
+COMMANDS = {
+    "audit": "audit_command:audit",
+    "check": "check_command:check",
+    "diagnose": "diagnose_command:diagnose",
+    "diff": "diff_command:diff",
+    "list": "golden_commands:list_",
+    "port": "port_command:port",
+    "record": "record_command:record",
+    "report": "report_command:report",
+    "show": "golden_commands:show",
+    "verify": "golden_commands:verify",
+}
 MATCH, DIVERGED, COULD_NOT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 # What becomes of a stream whose disk is full, or that nobody reads any more.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
@@ -23,7 +36,18 @@ class _Refusing(click.Group):
     """A group whose commands refuse: a HarnessError is its message on stderr, and exit code 2.
 
     Python would exit with 1 on anything that it does not expect, and 1 means "diverged" here; so that is 2 too.
+    A command is imported when it is asked for.
     """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"harness.cli.{module}"), function)
+        return command
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -26,8 +26,28 @@ def families() -> dict[str, Family]:
     return {family.model_type: family for family in sorted(found, key=lambda one: one.model_type)}
 
 
+@cache
+def family_named(model_type: str) -> Family:
+    """One family; of all their files its own is imported.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    module = _modules().get(model_type)
+    if module is None:
+        return families()[model_type]
+    own: tuple[Family, ...] = importlib.import_module(f"{__name__}.{module}").FAMILIES
+    return next(family for family in own if family.model_type == model_type)
+
+
 def names() -> list[str]:
     """The names of all families, from the text of their files: a help page imports none of them, nor numpy."""
+    return sorted(_modules())
+
+
+@cache
+def _modules() -> dict[str, str]:
+    """By family, the module that has it."""
     files = sorted(Path(__file__).parent.glob("*.py"))
-    found = (match for file in files for match in _NAME.finditer(file.read_text(encoding="utf-8")))
-    return sorted(match[1] or match[2] for match in found)
+    texts = ((file.stem, file.read_text(encoding="utf-8")) for file in files)
+    return {match[1] or match[2]: stem for stem, text in texts for match in _NAME.finditer(text)}

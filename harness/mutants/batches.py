@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int, Num
 
+from harness import along
 from harness.golden import CaseEntry
-from harness.run.padding import PADDED_DIMS
 from harness.run.sequences import filled
 from harness.store import Golden
 from harness.taps import Tap
@@ -84,8 +84,7 @@ class CaseBatch:
         """One case's part of a tap, a view; an array of another rank is left whole, for a comparison to refuse."""
         if array.ndim != len(tap.dims) or self.cached:
             return array
-        part = array[rows.start : rows.stop]
-        return part[tuple(slice(rows.length if dim in PADDED_DIMS else None) for dim in tap.dims)]
+        return along.cut(tap.dims, array[rows.start : rows.stop], rows.length)
 
 
 def batches(golden: Golden, cases: Sequence[CaseEntry]) -> tuple[CaseBatch, ...]:

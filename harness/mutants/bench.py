@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Num
 
+from harness.along import give
 from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.mutants.batches import CaseBatch
@@ -26,7 +27,6 @@ from harness.mutants.planting import decoder_with
 from harness.mutants.remembered import Memory, remembering
 from harness.run.arithmetic import one_by_one_of
 from harness.run.cache import Cache, Past
-from harness.run.calls import part
 from harness.run.decoder import Decoder
 from harness.run.operations import Operations
 from harness.run.port import Call
@@ -249,7 +249,7 @@ class Bench:
     def golden(self, batch: CaseBatch, call: int, case: str, name: str) -> Num[np.ndarray, "..."]:
         """What one call sees of a golden at the precision of the source; NaN where there is none."""
         value = self.source.rounded(case, name)
-        return part(self.source.taps[name], value, batch.spans[call]) if batch.cached else value
+        return give(self.source.taps[name], value, batch.spans[call]) if batch.cached else value
 
 
 def _as_they_are(operations: Operations) -> Operations:

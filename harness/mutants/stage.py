@@ -6,6 +6,7 @@ A value that is, bit for bit, the right decoder's is not compared again: it matc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +20,8 @@ from harness.mutants.mutant import CallChange, OperationChange, WeightChange
 from harness.mutants.runs import INFINITE, Deviation, MutantRun, deviation
 from harness.results import TapResult
 from harness.run.choices import pins
-from harness.run.judgement import Judgement
+from harness.run.comparing import Comparing, compared
 from harness.run.port import Declarations
-from harness.run.session import CaseSession
 from harness.taps import OPTIONAL, PINNED, Tap
 from harness.tolerances import Limit
 
@@ -66,6 +66,7 @@ class StageTrial:
         self._taps = {t.name: t for t in taps if t.stage or (t.name == EMBED) == (stage == EMBED)}
         self._pins = pins(self._source, PLAIN)
         self._parameters = bench.parameters(right[0].decoders[0], stage)
+        self._comparing = cache(lambda entry, mode: Comparing(self._source, entry, mode, PLAIN, limit))
         self._entering = right[0].hidden or [[] for _ in batches]
         self._right = {run.exact: self._of_right(run) for run in right}
 
@@ -197,15 +198,13 @@ class StageTrial:
                 yield deviation(result, rows.entry)
 
     def _results(self, mode: str, batch: CaseBatch, rows: Rows, values: Mapping[str, Calls]) -> list[TapResult]:
-        """The comparisons of a case's taps with the golden."""
-        results: list[TapResult] = []
-        if values:
-            judgement = Judgement(self._limit, PLAIN, results.append)
-            session = CaseSession(self._source, rows.entry, mode, judgement)
-            for name, calls in values.items():
-                for call, value in enumerate(calls):
-                    session.take(call, name, batch.cut(self._taps[name], rows, np.asarray(value)))
-        return results
+        """The comparisons of a case's taps with the golden, of those that came in every call."""
+        by = self._comparing(rows.entry, mode)
+        return [
+            compared(by, by.wanted[name], [batch.cut(by.wanted[name], rows, np.asarray(one)) for one in calls])
+            for name, calls in values.items()
+            if name in by.wanted and name not in by.silent and len(calls) == len(by.spans)
+        ]
 
     def _missing(self) -> list[Deviation]:
         """Every tap of a stage that a mutant does not compute."""

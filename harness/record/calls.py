@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from harness.along import filled
 from harness.errors import RecordError
 from harness.record.capture import Collector
 from harness.record.experts import Choice
@@ -67,7 +68,7 @@ def run_calls(
     for call, span in enumerate(spans):
         if cache is not None and held and held <= replacements.keys():
             cache = _golden_cache([replacements[kind] for kind in stage.kinds if kind in held], span.start)
-        given = {kind: _part(by_kind[kind], value, span) for kind, value in replacements.items()}
+        given = {kind: value[filled(by_kind[kind].dims, span)] for kind, value in replacements.items()}
         tap = Collector(stage.prefix, by_kind, given, None if pinned is None else pinned[call])
         # A copy, since a replacement in place must not reach what the next pass starts from.
         part = None if state is None else state[:, span].clone(memory_format=torch.contiguous_format)
@@ -89,12 +90,6 @@ def _golden_cache(held: Sequence[Tensor], filled: int) -> DynamicCache:
         first, second = (part.transpose(1, 2) for part in parts)
         cache.update(first, second, 0)
     return cache
-
-
-def _part(tap: Tap, value: Tensor, span: slice) -> Tensor:
-    """What a call sees of a tap: its own tokens, and of cache and keys what is filled after it."""
-    index = {"position": span, "slot": slice(span.stop), "key": slice(span.stop)}
-    return value[tuple(index.get(dim, slice(None)) for dim in tap.dims)]
 
 
 def _joined(tap: Tap, parts: Sequence[Tensor], stage: str) -> Tensor:

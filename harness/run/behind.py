@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import jax
@@ -79,7 +80,7 @@ class Behind:
         self._session.judge_by(rounding)
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
-        self._backlog.add(lambda: self._session.absorb(stage, recorded))
+        self._backlog.add(partial(self._session.absorb, stage, recorded))
 
 
 class ReadingAhead:

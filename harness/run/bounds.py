@@ -28,11 +28,11 @@ from harness.report.document import Report
 from harness.report.findings import unexplained
 from harness.results import TapResult
 from harness.run.attended import Attended
+from harness.run.comparing import fused_taps
 from harness.run.coverage import judged_alone
 from harness.run.element import Element
 from harness.run.port import Declarations
 from harness.run.source import GoldenSource
-from harness.run.wanted import spanning
 from harness.taps import CACHED, kind_of, name_of
 
 FREQUENCY = 24  # roundings of a power of theta, whose exponent, rounded, counts ln(theta) times
@@ -78,7 +78,7 @@ def with_bounds(
             continue
         source = source_of(worst.precision)
         case = source.golden.manifest.case(worst.case)
-        if worst.tap in spanning(source, case, declared):
+        if worst.tap in fused_taps(source, case, declared):
             continue
         weights = weights or open_checkpoint(checkpoint, source.golden.manifest.model.config)
         arch = arch or architecture_of(source.golden.manifest.model.config)

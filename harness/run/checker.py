@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,14 @@ from harness.report.document import Report
 from harness.results import TapResult
 from harness.run import precision as precisions
 from harness.run.backend import refuse_no_backend
-from harness.run.bounds import with_bounds
 from harness.run.choices import not_judged, unpinned
 from harness.run.command import Given, proposing, with_commands
+from harness.run.comparing import Judgement, Watch, unseen
 from harness.run.compilations import Compilations
+from harness.run.contained import CannotLift
 from harness.run.convention import NOTE, refuse_where_positions_count
 from harness.run.coverage import covered, replayable, uncovered
 from harness.run.generation import continue_greedily
-from harness.run.judgement import Compared, Judgement, unseen
 from harness.run.loading import Loader, Ports
 from harness.run.matmul_audit import Inspection
 from harness.run.mesh import mesh_of
@@ -46,11 +46,8 @@ from harness.run.reporting import Run, assemble
 from harness.run.rows import rows_not_covered
 from harness.run.sequences import calls_of
 from harness.run.source import GoldenSource
-from harness.run.tracing.lift import CannotLift
 from harness.store import Golden, open_golden
 from harness.taps import DIMS
-
-Watch = Callable[[Compared], None]
 
 
 class Checker:
@@ -249,4 +246,8 @@ class Checker:
         declared = runs[-1].declared
         report = assemble(self.golden, self.given.spec, self.question, self.cases, runs, self._mesh, self._outside)
         report = with_commands(report, self.given, self.golden.manifest.precisions)
+        if report.verdict == "match":
+            return report
+        from harness.run.bounds import with_bounds  # of what is wrong alone
+
         return with_bounds(report, declared, partial(self.source, declared=declared), self.checkpoint)

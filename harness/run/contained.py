@@ -204,3 +204,22 @@ def _raising(leave: Callable[[int], Any]) -> Callable[[int], None]:
         raise SystemExit(status)
 
     return exit_
+
+
+class CannotLift(PortError):  # noqa: N818 - an outcome: a check falls back to float32
+    """An operation stays narrow whatever is done around it, or is none in float64.
+
+    Args:
+        operation: which, and where.
+        error: why it is none in float64.
+    """
+
+    def __init__(self, operation: str, error: Exception | None = None) -> None:
+        self.operation = operation
+        super().__init__(
+            "an operation of the port cannot be lifted to float64",
+            where=operation,
+            expected="operations on numbers, whose dtype is a matter of choice",
+            found=error and f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+            hint="check this port in float32: --precision float32",
+        )

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import open_checkpoint
-from harness.families import families
+from harness.families import family_named
 from harness.run.arithmetic import operations_of
 from harness.run.behind import Backlog, ReadingAhead
 from harness.run.cache import Cache, Past
@@ -63,7 +63,7 @@ class Decoder:
         self.arch, self.weights = arch, weights
         self._spread = Spread(arch, mesh)
         self.ops = operations_of(arch) if operations is None else operations
-        self._named = Named(weights, families()[arch.family], arch, self._spread)
+        self._named = Named(weights, family_named(arch.family), arch, self._spread)
         self._places = places(arch, self.ops)
         self._abstract = [skeleton(arch, weights.dtype, arch.is_sparse(n))[1] for n in range(arch.layers)]
         self._kept = Kept()

@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.architecture import Architecture
 from harness.checkpoint import Checkpoint
-from harness.families import families
+from harness.families import family_named
 from harness.families.parameters import parameter_of
 from harness.golden import CaseEntry
 from harness.layout import layer_of
@@ -70,7 +70,7 @@ class Element:
 
     def parameter(self, name: str = "weight") -> np.ndarray:
         """The weight or the bias that makes the tap, [output, ...]."""
-        kind, family = kind_of(self.tap), families()[self.arch.family]
+        kind, family = kind_of(self.tap), family_named(self.arch.family)
         if self.stage:
             index = layer_of(self.tap) or 0
             found = parameter_of(family, self.arch, self.weights.read, kind, index, name)

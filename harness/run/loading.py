@@ -10,7 +10,6 @@ from harness.architecture import Config
 from harness.errors import HarnessError
 from harness.run.port import Port
 from harness.run.precision import jax_dtype
-from harness.run.tracing.lifted_port import LiftedPort
 
 Loader = Callable[[Path, Config, Any], Port]
 
@@ -43,6 +42,8 @@ class Ports:
                 self._unloadable[precision] = error
                 raise
             if precision == "float64" and self._lift and not getattr(port, "lifts", False):
+                from harness.run.tracing.lifted_port import LiftedPort
+
                 port = LiftedPort(port, self._config)
             self._loaded = precision, port
         return self._loaded[1]

@@ -13,12 +13,12 @@ from dataclasses import replace
 import jax
 import numpy as np
 
+from harness import along
 from harness.run.port import Call
 from harness.run.tapping import Goldens, Session, whole
 from harness.taps import DIMS, PINNED
 
 SHORT = (1, 8, 64)
-PADDED_DIMS = ("position", "key")
 
 
 def padded_length(length: int) -> int:
@@ -71,7 +71,7 @@ class PaddedSession:
             expect(stage)
 
     def _widened(self, kind: str, value: np.ndarray) -> np.ndarray:
-        more = [(0, self._target - self._length if dim in PADDED_DIMS else 0) for dim in DIMS[kind]]
+        more = along.widths(DIMS[kind], self._target - self._length)
         if kind in PINNED:
             return np.pad(value, more, constant_values=np.nan)
         if self.replaying:
@@ -83,11 +83,5 @@ class PaddedSession:
         self._session.judge_by(rounding)
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
-        self._session.absorb(stage, {kind: self._cut(kind, whole(v)) for kind, v in recorded.items()})
-
-    def _cut(self, kind: str, value: np.ndarray) -> np.ndarray:
-        """Cut what is padded; a value of another rank than its tap is left for the session to refuse."""
-        dims = DIMS.get(kind, ())
-        if value.ndim != len(dims):
-            return value
-        return value[tuple(slice(self._length if dim in PADDED_DIMS else None) for dim in dims)]
+        cut = {kind: along.cut(DIMS.get(kind, ()), whole(value), self._length) for kind, value in recorded.items()}
+        self._session.absorb(stage, cut)

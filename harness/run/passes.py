@@ -9,13 +9,12 @@ from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.modes import MODES
 from harness.run.choices import pins, unpinned
-from harness.run.judgement import Further, Judgement
+from harness.run.comparing import Judgement, Reference, wanted_taps
 from harness.run.own_prefill import OwnPrefill
 from harness.run.rows import AloneGolden, prompts_of
 from harness.run.session import CaseSession
 from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction
-from harness.run.wanted import wanted_taps
 from harness.store import Golden
 
 
@@ -38,8 +37,8 @@ class Pass(Protocol):
 
 def allowed(golden: Golden, case: CaseEntry) -> tuple[str, ...]:
     """The modes in which a case can be checked."""
-    further = {"prefill": case.cached, "alone": any(prompts_of(golden, case))}
-    return tuple(mode for mode in MODES if further.get(mode, True))
+    possible = {"prefill": case.cached, "alone": any(prompts_of(golden, case))}
+    return tuple(mode for mode in MODES if possible.get(mode, True))
 
 
 def checkable(golden: Golden, cases: Sequence[CaseEntry], modes: Sequence[str]) -> tuple[CaseEntry, ...]:
@@ -68,7 +67,7 @@ def passes(
     Args:
         replayable: whether replay says anything about this case.
     """
-    further: list[Further] = []
+    references: list[Reference] = []
     if "prefill" in modes and case.cached:
         own = OwnPrefill(
             source,
@@ -79,13 +78,13 @@ def passes(
             unpinned(source, case, judgement.declared, judgement.limit).forward,
             pins(source, judgement.declared),
         )
-        further.append(own)
+        references.append(own)
         yield own
     # Looked for only where it is asked for: an audit comes here for every mutant, and asks for neither.
     prompts = prompts_of(source.golden, case) if "alone" in modes else ()
     if any(prompts):
-        further.append(AloneGolden(source, case, prompts, judgement.limit, judgement.limit_at))
-    if "forward" in modes or further:
-        yield CaseSession(source, case, "forward", judgement, further, golden_too="forward" in modes)
+        references.append(AloneGolden(source, case, prompts, judgement.limit, judgement.limit_at))
+    if "forward" in modes or references:
+        yield CaseSession(source, case, "forward", judgement, references, golden_too="forward" in modes)
     if "replay" in modes and replayable:
         yield CaseSession(source, case, "replay", judgement)

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Num
 
-from harness import tolerances
+from harness import along, tolerances
 from harness.calibration import Floor
 from harness.choice import Choosing
 from harness.comparison import Place, compare
@@ -132,18 +132,12 @@ class AloneGolden:
                 yield row, prompt, np.flatnonzero(mask[row])
 
     def _truth(self, tap: Tap) -> Float[np.ndarray, "..."]:
-        batch, length = self.entry.shape
         rows = []
         for row, prompt, tokens in self._rows(tap):
             alone = self.source.truth(prompt.name, tap.name)
             counted = self.source.as_counted(self.entry.name, tap.name, alone, slice(row, row + 1))
             rows.append((row, counted[0], tokens))
-        own = dict(zip(tap.dims[1:], rows[0][1].shape, strict=True)) | {"position": length, "key": length}
-        truth = np.zeros((batch, *(own[dim] for dim in tap.dims[1:])))
-        for row, value, tokens in rows:
-            places = [tokens if dim in ("position", "key") else np.arange(own[dim]) for dim in tap.dims[1:]]
-            truth[row][np.ix_(*places)] = value
-        return truth
+        return along.in_rows(tap, rows, *self.entry.shape)
 
     def _largest(self, tap: Tap) -> Largest | None:
         """Which logits the rows' prompts have; None of others, and where they have all."""

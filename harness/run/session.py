@@ -1,4 +1,4 @@
-"""One case in one pass: hands goldens to the port, takes its values, and compares them as they come.
+"""One case in one pass: hands goldens to the port, takes its values, and has them compared as they come.
 
 Nothing is kept: a value is compared when it arrives (the values of several calls, when the last has come) and then
 dropped, so that memory holds one stage's taps.
@@ -12,19 +12,16 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from harness.comparison import Place, compare
-from harness.corpus import spans_of
+from harness import along
+from harness.comparison import Place
 from harness.errors import shortened
 from harness.golden import CaseEntry
-from harness.results import Choices, TapResult
-from harness.run.calls import CallSession, joined, misshapen
-from harness.run.choices import choosing, given, pins, scores_of, unpinned, with_expert
-from harness.run.judgement import Compared, Further, Judgement
+from harness.results import TapResult
+from harness.run.choices import given
+from harness.run.comparing import Comparing, Judgement, Reference, compared, refusal
 from harness.run.source import GoldenSource
-from harness.run.tapping import TapFunction, fired_twice, going_on, refuse_tracer, whole
-from harness.run.wanted import spanning, wanted_taps
-from harness.scope import Scope
-from harness.taps import CACHE_KINDS, OPTIONAL, PINNED, Tap, kind_of, name_of
+from harness.run.tapping import Goldens, TapFunction, fired_twice, going_on, refuse_tracer, whole
+from harness.taps import OPTIONAL, PINNED, Tap, kind_of, name_of
 
 MOST_OF_A_NAME = 200  # of a tap that a port invents
 
@@ -34,7 +31,7 @@ class CaseSession:
 
     Args:
         mode: `forward` or `replay`.
-        further: what else the values are compared with.
+        references: what else the values are compared with.
         golden_too: whether they are compared with the case's golden at all.
     """
 
@@ -44,74 +41,60 @@ class CaseSession:
         case: CaseEntry,
         mode: str,
         judgement: Judgement,
-        further: Sequence[Further] = (),
+        references: Sequence[Reference] = (),
         golden_too: bool = True,
     ) -> None:
-        self.replaying = mode == "replay"
-        self._source = source
-        self.case = case
-        self._mode = mode
-        self._judgement = judgement
-        self._further, self._golden_too = tuple(further), golden_too
-        self._wanted = wanted_taps(source, case, judgement.declared)
+        self.replaying, self.case = mode == "replay", case
+        self._source, self._judgement = source, judgement
+        self._by = Comparing(source, case, mode, judgement.declared, judgement.limit, judgement.limit_at)
+        self._references, self._golden_too = tuple(references), golden_too
         self._by_stage: dict[str, list[Tap]] = {}
-        for tap in self._wanted.values():
+        for tap in self._by.wanted.values():
             if tap.name != "logits":  # the check itself taps what forward returns
                 self._by_stage.setdefault(tap.stage, []).append(tap)
-        self._spanning = spanning(source, case, judgement.declared)
-        self._pins = pins(source, judgement.declared)
-        self._unpinned = unpinned(source, case, judgement.declared, judgement.limit)
-        self._silent = self._unpinned.silent(mode)
-        self._seen: set[str] = set()
-        self._spans = spans_of(case.calls or (case.shape[1],))
-        self._values: dict[str, list[np.ndarray]] = {}
+        self._came: set[tuple[str, int]] = set()
+        self._done: set[str] = set()
+        self._values: dict[str, list[jax.Array | np.ndarray]] = {}
         self._rounding: Mapping[str, str] = {}
 
     @property
     def expected(self) -> int:
         """How many comparisons this session makes where the port keeps its contract."""
-        return sum(len(self._modes(tap)) for tap in self._wanted.values())
+        return sum(len(self._modes(tap)) for tap in self._by.wanted.values())
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
-        """Compare a value; in replay, hand back the golden."""
+        """Take a value; in replay, hand back the golden."""
         refuse_tracer(name, value)
-        self._compare(name, value)
+        self.take(name, value)
         return going_on(name, self.golden(name), value, self.replaying)
 
     def calls(self) -> list[TapFunction]:
         """A tap for each call of the case, in order."""
         if not self.case.cached:
             return [self]
-        return [CallSession(self, call, span) for call, span in enumerate(self._spans)]
+        return [CallSession(self, call, span) for call, span in enumerate(self._by.spans)]
 
-    def tap(self, name: str) -> Tap | None:
-        return self._wanted.get(name)
+    def golden(self, name: str, span: slice | None = None) -> np.ndarray | None:
+        """What takes the place of a tap in replay, or pins it; None where the port's own value goes on.
 
-    def take(self, call: int, name: str, value: jax.Array | np.ndarray) -> None:
-        """Take a value of one call; a tap is compared when all of its calls have come."""
-        values = self._values.setdefault(name, [])
-        if call != len(values):
-            return  # an earlier call did not tap it: `finish` reports it as missing
-        values.append(whole(value))
-        if len(values) == len(self._spans):
-            self._compare(name, *self._values.pop(name))
-
-    def golden(self, name: str) -> np.ndarray | None:
-        """What takes the place of a tap in replay, or pins it; None where the port's own value goes on."""
-        tap = self._wanted.get(name)
-        if tap is None or name == "logits" or not (self.replaying or (self._pins and tap.kind in PINNED)):
+        Args:
+            span: the tokens of the call that asks; None is one call of all of them.
+        """
+        tap = self._by.wanted.get(name)
+        if tap is None or name == "logits" or not (self.replaying or (self._by.pins and tap.kind in PINNED)):
             return None
-        return self._source.rounded(self.case.name, name)
+        value = self._source.rounded(self.case.name, name)
+        return value if span is None else along.give(tap, value, span)
 
-    def goldens(self, stage: str) -> dict[str, np.ndarray]:
-        return {
-            tap.kind: given(self._source, self.case.name, tap, self.replaying, self._pins)
-            for tap in self._by_stage.get(stage, ())
-        }
+    def goldens(self, stage: str, span: slice | None = None) -> dict[str, np.ndarray]:
+        taps = self._by_stage.get(stage, ())
+        pins = self._by.pins
+        goldens = {tap: given(self._source, self.case.name, tap, self.replaying, pins) for tap in taps}
+        return {t.kind: value if span is None else along.give(t, value, span) for t, value in goldens.items()}
 
     def expect(self, stage: str) -> None:
         """Read what a stage's taps will be compared with; `head` is the last one."""
-        last = [name for name in ("final_norm", "logits") if name in self._wanted]
+        last = [name for name in ("final_norm", "logits") if name in self._by.wanted]
         taps = [tap.name for tap in self._by_stage.get(stage, ())]
         self._source.read(self.case.name, last if stage == "head" else taps, self.replaying)
 
@@ -120,14 +103,34 @@ class CaseSession:
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         for kind, value in recorded.items():
-            self._compare(name_of(stage, kind), value)
+            self.take(name_of(stage, kind), value)
+
+    def take(self, name: str, value: jax.Array | np.ndarray, call: int = 0) -> None:
+        """Take a value of one call; a tap is compared when all of its calls have come."""
+        if (name, call) in self._came:
+            raise fired_twice(name)
+        self._came.add((name, call))
+        values = self._values.setdefault(name, [])
+        if call != len(values):
+            return  # an earlier call did not tap it: `finish` reports it as missing
+        tap = self._by.wanted.get(name)
+        values.append(value if tap is None else whole(value))
+        if len(values) < len(self._by.spans):
+            return
+        del self._values[name]
+        self._done.add(name)
+        if tap is not None and self._golden_too and name not in self._by.silent:
+            rounding = self._rounding.get(name)
+            self._judgement.sink(compared(self._by, tap, values, rounding, self._judgement.watch))
+        for result in self._invented(name) if tap is None else self._by_references(tap, values):
+            self._judgement.sink(result)
 
     def finish(self) -> None:
         """Report the taps that never came."""
-        for name, tap in self._wanted.items():
-            if name in self._seen:
+        for name, tap in self._by.wanted.items():
+            if name in self._done:
                 continue
-            place, came = self._place(tap), len(self._values.get(name, ()))
+            place, came = self._by.place(tap), len(self._values.get(name, ()))
             if self.case.cached:
                 result = place.result("missing", "tapped in every call", f"not tapped in call {came}")
             else:
@@ -137,132 +140,50 @@ class CaseSession:
 
     def _modes(self, tap: Tap) -> tuple[str, ...]:
         """The modes in which a tap is compared."""
-        if tap.name in self._silent:
+        if tap.name in self._by.silent:
             return ()
-        own = (self._mode,) if self._golden_too else ()
-        return (*own, *(other.mode for other in self._further if other.wants(tap)))
+        own = (self._by.mode,) if self._golden_too else ()
+        return (*own, *(other.mode for other in self._references if other.wants(tap)))
 
-    def _compare(self, name: str, *values: jax.Array | np.ndarray) -> None:
-        """Compare a tap's values, one for each call."""
-        if name in self._seen:
-            raise fired_twice(name)
-        self._seen.add(name)
-        tap = self._source.taps.get(name)
-        if tap is None and kind_of(name) in OPTIONAL:
+    def _by_references(self, tap: Tap, values: Sequence[np.ndarray]) -> Iterator[TapResult]:
+        references = [other for other in self._references if other.wants(tap)]
+        if not references or tap.name in self._by.silent:
             return
-        if tap is None:
-            mode = self._mode if self._golden_too else self._further[0].mode
-            called = shortened(name, MOST_OF_A_NAME)
-            invented = Place(self.case.name, self._source.precision, mode, Tap(called, (), ()))
-            self._judgement.sink(invented.result("extra", "a tap of the golden", f"a tap called {called}"))
+        refused = refusal(self._by, tap, values)
+        if refused is not None:
+            yield from (replace(refused, mode=other.mode) for other in references)
             return
-        if name not in self._wanted:
+        joined, rounding = along.take(tap, values, self.case), self._rounding.get(tap.name)
+        yield from (other.result(tap, joined, self._by.dtype(tap.kind), rounding) for other in references)
+
+    def _invented(self, name: str) -> Iterator[TapResult]:
+        """What is said of a tap that is not asked for: nothing, but where the golden could not have it either."""
+        if name in self._source.taps or kind_of(name) in OPTIONAL:
             return  # not recorded at this case's level, or declared as not exposed
-        for result in self._results(tap, [whole(value) for value in values]):
-            self._judgement.sink(result)
+        mode = self._by.mode if self._golden_too else self._references[0].mode
+        called = shortened(name, MOST_OF_A_NAME)
+        place = Place(self.case.name, self._source.precision, mode, Tap(called, (), ()))
+        yield place.result("extra", "a tap of the golden", f"a tap called {called}")
 
-    def _results(self, tap: Tap, values: list[np.ndarray]) -> Iterator[TapResult]:
-        if tap.name in self._silent:
-            return
-        refusal = self._refusal(tap, values) if self.case.cached else None
-        if refusal is not None:
-            yield from (replace(refusal, mode=mode) for mode in self._modes(tap))
-            return
-        whole = self._whole(tap, values)
-        if self._golden_too:
-            yield self._result(tap, values, whole)
-        for other in self._further:
-            if other.wants(tap):
-                yield other.result(tap, whole, self._dtype(tap.kind), self._rounding.get(tap.name))
 
-    def _refusal(self, tap: Tap, values: list[np.ndarray]) -> TapResult | None:
-        """Why the values of several calls do not fit together; None where they do."""
-        place, shape = self._place(tap), self._source.truth(self.case.name, tap.name).shape
-        largest = self._source.largest(self.case.name, tap.name)
-        shape = largest.shape if largest else shape
-        dtypes = {value.dtype.name for value in values}
-        if len(dtypes) > 1:
-            return place.result("dtype", "one dtype in all calls", " and ".join(sorted(dtypes)))
-        wrong = misshapen(tap, values, self._spans, shape)
-        if wrong is not None:
-            return place.result("shape", f"{shape} [{', '.join(tap.dims)}] over all calls", wrong)
-        return None
+class CallSession:
+    """The tap of one call of a case. Implements `harness.run.tapping.Session`."""
 
-    def _whole(self, tap: Tap, values: list[np.ndarray]) -> np.ndarray:
-        """The value over all tokens; of a cache, what it holds after the last call."""
-        if not self.case.cached:
-            return values[0]
-        length = self.case.shape[1]
-        return values[-1][:, :length] if tap.kind in CACHE_KINDS else joined(tap, values, length)
+    def __init__(self, session: CaseSession, call: int, span: slice) -> None:
+        self.replaying = session.replaying
+        self._session, self._call, self._span = session, call, span
 
-    def _result(self, tap: Tap, values: list[np.ndarray], whole: np.ndarray) -> TapResult:
-        truth = self._source.truth(self.case.name, tap.name)
-        if not self.case.cached:
-            return self._compared(tap, self._kept(tap, whole), self._kept(tap, truth))
-        if tap.kind in CACHE_KINDS:
-            return self._worst_of_cache(tap, values, truth)
-        return self._compared(tap, whole, truth)
+    def __call__(self, name: str, value: jax.Array) -> jax.Array:
+        refuse_tracer(name, value)
+        self._session.take(name, value, self._call)
+        return going_on(name, self._session.golden(name, self._span), value, self.replaying)
 
-    def _worst_of_cache(self, tap: Tap, values: list[np.ndarray], truth: np.ndarray) -> TapResult:
-        """A cache is compared after every call, up to the slots that are filled; the worst is the result."""
-        results = []
-        for value, span in zip(values, self._spans, strict=True):
-            filled = slice(span.stop)
-            results.append(self._compared(tap, value[:, filled], truth[:, filled], filled))
-        wrong = [call for call, result in enumerate(results) if result.verdict != "match"]
-        worst = max(results, key=lambda r: (r.verdict != "match", r.rms_multiple is None, r.rms_multiple or 0.0))
-        return replace(worst, calls=self.case.calls, since_call=wrong[0] if wrong else None)
+    def goldens(self, stage: str) -> Goldens:
+        return self._session.goldens(stage, self._span)
 
-    def _compared(self, tap: Tap, actual: np.ndarray, truth: np.ndarray, tokens: slice = slice(None)) -> TapResult:
-        scope = self._source.scope(self.case.name)
-        rounding = self._rounding.get(tap.name)
-        judgement, source = self._judgement, self._source.at(rounding)
-        largest = self._source.largest(self.case.name, tap.name)
-        if largest and actual.shape != largest.shape:
-            return self._place(tap).result("shape", f"{largest.shape} [{', '.join(tap.dims)}]", str(actual.shape))
-        statistics = largest.statistics(actual, truth) if largest else None
-        actual = largest.of(actual) if largest else actual
-        noise = source.noise(self.case, self._noise_of(tap.name), tap.name)
-        own = noise and noise.at(tokens)
-        scope, left_out = self._seen_of(tap, scope)
-        if not scope.counted.any():
-            return replace(self._place(tap).result("tied"), choice=left_out, calls=scope.calls)
-        part = Scope(scope.counted[:, tokens], scope.positions[tokens], scope.calls)
-        if actual.shape == truth.shape:
-            judgement.watch(Compared(self.case, self._mode, tap, actual, truth, own, part, rounding))
-        allowed = judgement.limit if rounding is None else judgement.limit_at(rounding)
-        place = replace(self._place(tap), rounding=rounding)
-        by = None
-        if tap.kind in PINNED:
-            scores = self._noise_of(scores_of(self._source, tap.name))
-            by = choosing(self._source, self.case, tap.name, scores, allowed, rounding)
-        found = compare(place, actual, truth, own, allowed, self._dtype(tap.kind), part, statistics, by)
-        found = replace(found, choice=left_out) if left_out else found
-        return largest.named(found, part.positions) if largest else with_expert(self._source, found)
+    def judge_by(self, rounding: Mapping[str, str]) -> None:
+        self._session.judge_by(rounding)
 
-    def _noise_of(self, name: str) -> str:
-        """Which of PyTorch's errors a tap's are compared with."""
-        return "forward" if name in self._spanning else self._mode
-
-    def _seen_of(self, tap: Tap, scope: Scope) -> tuple[Scope, Choices | None]:
-        """The tokens at which a tap says something in replay, and how many are left out, if any are."""
-        unseen = self._unpinned.tokens.get(tap.name) if self.replaying else None
-        if unseen is None:
-            return scope, None
-        found = Choices(int(scope.counted.sum()), unseen=int(unseen.sum()))
-        return replace(scope, counted=scope.counted & ~unseen), found
-
-    def _kept(self, tap: Tap, value: np.ndarray) -> np.ndarray:
-        """A value at the kept positions, where only some are; one that has not all positions is left as it is."""
-        axis = tap.position_axis
-        if not self.case.kept or value.ndim != len(tap.dims) or value.shape[axis] != self.case.shape[1]:
-            return value
-        return value.take(self.case.kept, axis)
-
-    def _place(self, tap: Tap) -> Place:
-        return Place(self.case.name, self._source.precision, self._mode, tap)
-
-    def _dtype(self, kind: str) -> str:
-        """A port may be wider than the precision by design; nothing is wider than float64."""
-        precision = self._source.precision
-        return precision if precision == "float64" else self._judgement.declared.dtypes.get(kind, precision)
+    def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
+        for kind, value in recorded.items():
+            self._session.take(name_of(stage, kind), value, self._call)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Num
 
+from harness import along
 from harness.architecture import architecture_of
 from harness.calibration import Floor, Recorded, calibrated
 from harness.golden import CaseEntry
@@ -92,18 +93,12 @@ class GoldenSource:
         There the port's own values go on: what it makes of padding must not reach real tokens.
         """
         value = round_to(self.truth(case, tap), self.precision)
-        entry, the = self.golden.manifest.case(case), self.taps[tap]
-        axis = the.position_axis
+        entry, of_tap = self.golden.manifest.case(case), self.taps[tap]
         if not (real := self._case(case).mask).all():
-            shape = [size if at in (0, axis) else 1 for at, size in enumerate(value.shape)]
-            return np.where(real.reshape(shape), value, np.array(np.nan, value.dtype))
-        if not entry.kept or the.kind in FULL_KINDS:
+            return along.without_padding(of_tap, value, real)
+        if not entry.kept or of_tap.kind in FULL_KINDS:
             return value
-        shape = list(value.shape)
-        shape[axis] = entry.shape[1]
-        whole = np.full(shape, np.nan, value.dtype)
-        np.moveaxis(whole, axis, 0)[list(entry.kept)] = np.moveaxis(value, axis, 0)
-        return whole
+        return along.spread(of_tap, value, entry.shape[1], entry.kept)
 
     def largest(self, case: str, tap: str) -> Largest | None:
         """Which logits of a case the golden has, at the kept positions; None of another tap, and where it has all.
@@ -122,11 +117,11 @@ class GoldenSource:
 
         Zeros that nobody looks at, but NaN where a port could be pinned.
         """
-        entry, the = self.golden.manifest.case(case), self.taps[tap]
+        entry, of_tap = self.golden.manifest.case(case), self.taps[tap]
         shape = list(self.golden.shape(case, tap))
-        if entry.kept and the.kind not in FULL_KINDS:
-            shape[the.position_axis] = entry.shape[1]
-        nothing = np.nan if the.kind in PINNED else 0.0
+        if entry.kept and of_tap.kind not in FULL_KINDS:
+            shape[of_tap.position_axis] = entry.shape[1]
+        nothing = np.nan if of_tap.kind in PINNED else 0.0
         return np.broadcast_to(np.array(nothing, jax_dtype(self.precision)), shape)
 
     def _scope(self, case: str) -> Scope:

@@ -27,12 +27,12 @@ from harness.report.document import encode
 from harness.report.pairing import Candidate
 from harness.report.reading import read_report
 from harness.report.views import html, markdown, print_document, report_text
+from harness.run.comparing import wanted_taps
 from harness.run.own_prefill import OwnPrefill
 from harness.run.pinning import pinned_call
 from harness.run.port import Declarations
 from harness.run.source import GoldenSource
 from harness.run.tapping import no_tap
-from harness.run.wanted import wanted_taps
 from harness.store import open_golden
 from harness.taps import DIMS
 from harness.tolerances import limit

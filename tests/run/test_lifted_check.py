@@ -127,7 +127,7 @@ class LogitsNarrow(Wrapped):
 
 
 def test_a_tap_that_spans_operations_is_judged_by_the_noise_of_all_of_them(golden_path):
-    from harness.run.judgement import Judgement
+    from harness.run.comparing import Judgement
     from harness.run.port import Declarations
     from harness.run.session import CaseSession
     from harness.run.source import GoldenSource

@@ -12,7 +12,7 @@ from harness import metrics
 from harness.calibration import Floor
 from harness.comparison import multiples
 from harness.metrics import PerPosition
-from harness.run.judgement import Compared
+from harness.run.comparing import Compared
 from harness.taps import Tap
 from harness.tolerances import Limit
 

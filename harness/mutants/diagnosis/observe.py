@@ -15,7 +15,7 @@ from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.replay import FAULTY, StageReplay, sort_of, stage_of
 from harness.results import TapResult
 from harness.run.checker import Checker
-from harness.run.judgement import Compared
+from harness.run.comparing import Compared
 from harness.run.port import Declarations
 from harness.taps import Tap
 

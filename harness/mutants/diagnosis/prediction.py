@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from harness import along
 from harness.architecture import Config
 from harness.errors import HarnessError
 from harness.golden import CaseEntry
@@ -20,7 +21,6 @@ from harness.mutants.diagnosis.hypothesis import Hypothesis
 from harness.mutants.diagnosis.replay import StageReplay
 from harness.mutants.mutant import CallChange
 from harness.run.cache import Past
-from harness.run.calls import joined, part
 from harness.run.decoder import Decoder
 from harness.run.precision import in_force
 from harness.run.source import GoldenSource
@@ -140,7 +140,7 @@ class Predictor:
         seen, own = replay.taps.get(kind_of(name)), None
         if seen is not None and seen.tap.kind not in CACHE_KINDS:  # a cache has there what k_rope and v have
             alone = replay.only is not None or not batch.cached
-            own = seen.actual if alone else part(seen.tap, seen.actual, batch.spans[call])
+            own = seen.actual if alone else along.give(seen.tap, seen.actual, batch.spans[call])
         return self._bench.goes_on(batch, call, name, value, own)
 
     def _entering(self, decoder: Decoder, replay: StageReplay, batch: CaseBatch, call: int) -> jax.Array:
@@ -161,12 +161,10 @@ def _instead(golden: np.ndarray, own: np.ndarray | None, value: np.ndarray) -> n
 
 def _compared(case: CaseEntry, tap: Tap, values: Sequence[np.ndarray], spans: Sequence[slice]) -> np.ndarray:
     """A tap's values over all calls, at the tokens that a check compares: a cache is compared after every call."""
-    if not case.cached:
-        return values[0].take(case.kept, tap.position_axis) if case.kept else values[0]
-    if tap.kind in CACHE_KINDS:
+    if case.cached and tap.kind in CACHE_KINDS:
         held = [value[:, : span.stop] for value, span in zip(values, spans, strict=True)]
         return np.concatenate(held, tap.position_axis)
-    return joined(tap, values, case.shape[1])
+    return along.take(tap, values, case)
 
 
 class _EnoughError(Exception):

@@ -18,6 +18,7 @@ from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.layout import layer_of
 from harness.run.adapters.table import is_function, is_variable
+from harness.run.contained import CannotLift
 from harness.run.progress import Progress
 from harness.run.proposing.dataflow import DataFlow
 from harness.run.proposing.flat import Flat, Step, flattened
@@ -39,7 +40,6 @@ from harness.run.proposing.standing import Standing, Traced
 from harness.run.proposing.values import Values
 from harness.run.proposing.watched import Watched
 from harness.run.source import GoldenSource
-from harness.run.tracing.lift import CannotLift
 from harness.store import Golden
 from harness.taps import kind_of, recorded_inputs
 

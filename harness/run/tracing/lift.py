@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.extend.source_info_util import summarize
 
-from harness.errors import PortError
+from harness.run.contained import CannotLift
 from harness.run.tracing.evaluate import INLINE, LOOPS, Evaluator, Native, bind
 from harness.run.tracing.meant import MOST_RECOGNISED, meant, meant_all
 from harness.run.tracing.versions import jaxprs_in_params
@@ -44,27 +44,8 @@ OPAQUE = frozenset({
 })  # fmt: skip
 
 
-class CannotLift(PortError):  # noqa: N818 - an outcome: a check falls back to float32
-    """An operation stays narrow whatever is done around it, or is none in float64.
-
-    Args:
-        operation: which, and where.
-        error: why it is none in float64.
-    """
-
-    def __init__(self, operation: str, error: Exception | None = None) -> None:
-        self.operation = operation
-        super().__init__(
-            "an operation of the port cannot be lifted to float64",
-            where=operation,
-            expected="operations on numbers, whose dtype is a matter of choice",
-            found=error and f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            hint="check this port in float32: --precision float32",
-        )
-
-    @classmethod
-    def at(cls, equation: JaxprEqn, error: Exception | None = None) -> CannotLift:
-        return cls(f"{equation.primitive.name} at {summarize(equation.source_info)}", error)
+def _refused(equation: JaxprEqn, error: Exception | None = None) -> CannotLift:
+    return CannotLift(f"{equation.primitive.name} at {summarize(equation.source_info)}", error)
 
 
 class Lifted(Native):
@@ -108,16 +89,16 @@ class Lifted(Native):
             self.casts += 1
             return [operands[0]]
         if name in OPAQUE and _touches_floats(equation):
-            raise CannotLift.at(equation)
+            raise _refused(equation)
         params = {key: self._parameter(value) for key, value in equation.params.items()}
         if name in ("dot_general", "conv_general_dilated"):
             params["precision"] = None  # presets name narrow types; float64 has only one precision
         try:
             found = bind(equation, operands, params)
         except Exception as error:  # it was traced as it stands: what it refuses is the lifting
-            raise CannotLift.at(equation, error) from error
+            raise _refused(equation, error) from error
         if any(value.dtype in WIDE for value in found):
-            raise CannotLift.at(equation)
+            raise _refused(equation)
         return found
 
     def _parameter(self, value: Any) -> Any:

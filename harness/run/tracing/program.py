@@ -13,10 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.errors import HarnessError, PortError
+from harness.run.contained import CannotLift
 from harness.run.tapping import Session, TapFunction, TracedTap, is_explicit, laid_out
 from harness.run.tracing.evaluate import Evaluator, Native
 from harness.run.tracing.inspect import goes_on, tap_names
-from harness.run.tracing.lift import CannotLift, Lifted
+from harness.run.tracing.lift import Lifted
 from harness.run.tracing.rounding import Rounding, rounding, rounding_notes
 from harness.taps import Tap, kind_of, name_of
 

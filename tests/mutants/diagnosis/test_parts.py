@@ -25,7 +25,7 @@ from harness.mutants.diagnosis.search import Search
 from harness.mutants.planting import decoder_with
 from harness.mutants.remembered import Memory, remembering
 from harness.results import TapResult
-from harness.run.judgement import Compared
+from harness.run.comparing import Compared
 from harness.run.operations import OPERATIONS
 from harness.run.precision import in_force
 from harness.run.source import GoldenSource

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harness.run.contained import CannotLift
 from harness.run.tracing.evaluate import Evaluator
-from harness.run.tracing.lift import CannotLift, Lifted
+from harness.run.tracing.lift import Lifted
 
 X = np.linspace(0.3, 1.7, 12).reshape(3, 4)
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harness.run.contained import CannotLift
 from harness.run.tapping import no_tap
-from harness.run.tracing.lift import CannotLift
 from harness.run.tracing.mark import mark
 from harness.run.tracing.program import Program, Source
 from harness.run.tracing.rounding import rounding, rounding_notes

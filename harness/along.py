@@ -1,0 +1,132 @@
+"""How a tap lies along the tokens of a case: padding, calls, kept positions, caches, rows. Only this module knows.
+
+On the way in, `give` makes of a golden what one call of a port sees; on the way out, `take` makes of the values
+of all calls what is compared. A tap has the dimensions `position` (the tokens of a call), `key` (what attention
+reads) and `slot` (of a cache); what has none of them is left as it is. Plain data: no port and no precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Num
+
+from harness.golden import CaseEntry
+from harness.taps import CACHE_KINDS, Tap
+
+PADDED_DIMS = ("position", "key")
+Values = Num[np.ndarray, "..."]
+Index = tuple[slice, ...]
+
+
+def give(tap: Tap, golden: Values, span: slice) -> Values:
+    """What one call sees of a case's golden: its own tokens; a cache up to them, and NaN in the slots after them.
+
+    Goldens have one shape in all calls of one length, so that one compilation serves every step: a cache, and the
+    keys of `probs`, are as long as at the end.
+    """
+    if tap.kind in CACHE_KINDS:
+        filled = golden.copy()
+        filled[:, span.stop :] = np.nan  # [B, slot, ...]
+        return filled
+    return golden[tuple(span if dim == "position" else slice(None) for dim in tap.dims)]
+
+
+def take(tap: Tap, values: Sequence[Values], case: CaseEntry) -> Values:
+    """The values of all calls along the case's tokens, of one call at the kept ones; of a cache the last.
+
+    Probabilities have the case's keys: what a call gives to a slot that no token fills is counted at its last key,
+    where it is an error, since it belongs to nobody.
+    """
+    length = case.shape[1]
+    if not case.cached:
+        return at_kept(tap, values[0], length, case.kept)
+    if tap.kind in CACHE_KINDS:
+        return values[-1][:, :length]
+    if "key" in tap.dims:
+        values = [_with_keys(value, length) for value in values]
+    return np.concatenate(list(values), axis=tap.position_axis)
+
+
+def _with_keys(probs: Values, length: int) -> Values:
+    keys = probs.shape[-1]
+    if keys <= length:
+        return np.pad(probs, [(0, 0)] * (probs.ndim - 1) + [(0, length - keys)])
+    cut_off = probs[..., :length].copy()
+    cut_off[..., -1] += probs[..., length:].sum(axis=-1, dtype=probs.dtype)
+    return cut_off
+
+
+def misshapen(tap: Tap, values: Sequence[Values], spans: Sequence[slice], shape: Sequence[int]) -> str | None:
+    """What is wrong with the shapes of a tap's values, if anything: call by call, cache and keys may be longer."""
+    for call, (value, span) in enumerate(zip(values, spans, strict=True)):
+        expected = dict(zip(tap.dims, shape, strict=True)) | {"position": span.stop - span.start}
+        least = {"slot": span.stop, "key": span.stop}
+        wrong = len(value.shape) != len(tap.dims) or any(
+            size < least[dim] if dim in least else size != expected[dim]
+            for dim, size in zip(tap.dims, value.shape, strict=True)
+        )
+        if wrong:
+            return f"{tuple(value.shape)} in call {call}"
+    return None
+
+
+def filled(dims: Sequence[str], span: slice) -> Index:
+    """Where one call's part of a tap lies: its own tokens, and of slots and keys what is filled after it."""
+    places = {"position": span, "slot": slice(span.stop), "key": slice(span.stop)}
+    return tuple(places.get(dim, slice(None)) for dim in dims)
+
+
+def cut(dims: Sequence[str], value: Values, length: int) -> Values:
+    """A view of a padded value's real tokens; one of another rank is left, for a comparison to refuse."""
+    if value.ndim != len(dims):
+        return value
+    return value[tuple(slice(length if dim in PADDED_DIMS else None) for dim in dims)]
+
+
+def widths(dims: Sequence[str], more: int) -> list[tuple[int, int]]:
+    """How much a value grows on the right where its tokens are padded, as `np.pad` takes it."""
+    return [(0, more if dim in PADDED_DIMS else 0) for dim in dims]
+
+
+def at_kept(tap: Tap, value: Values, length: int, kept: Sequence[int]) -> Values:
+    """A value at the kept positions, where only some are; one that has not all positions is left as it is."""
+    axis = tap.position_axis
+    if not kept or value.ndim != len(tap.dims) or value.shape[axis] != length:
+        return value
+    return value.take(kept, axis)
+
+
+def spread(tap: Tap, value: Values, length: int, kept: Sequence[int]) -> Values:
+    """A value of the kept positions along all of them, and NaN between."""
+    axis = tap.position_axis
+    shape = [*value.shape]
+    shape[axis] = length
+    everywhere = np.full(shape, np.nan, value.dtype)
+    np.moveaxis(everywhere, axis, 0)[list(kept)] = np.moveaxis(value, axis, 0)
+    return everywhere
+
+
+def without_padding(tap: Tap, value: Values, real: Bool[np.ndarray, "batch position"]) -> Values:
+    """A value with NaN at padding."""
+    axis = tap.position_axis
+    shape = [size if at in (0, axis) else 1 for at, size in enumerate(value.shape)]  # [B, S] among ones
+    return np.where(real.reshape(shape), value, np.array(np.nan, value.dtype))
+
+
+def in_rows(
+    tap: Tap, rows: Iterable[tuple[int, Values, Sequence[int] | np.ndarray]], batch: int, length: int
+) -> Values:
+    """Values of single prompts laid out as the rows of a batch, in float64; 0 at padding and in other rows.
+
+    Args:
+        rows: row, value without the batch's dimension, and where its tokens are.
+    """
+    laid = [*rows]
+    sizes = dict(zip(tap.dims[1:], laid[0][1].shape, strict=True)) | dict.fromkeys(PADDED_DIMS, length)
+    joined = np.zeros((batch, *(sizes[dim] for dim in tap.dims[1:])))
+    for row, value, tokens in laid:
+        places = [tokens if dim in PADDED_DIMS else np.arange(sizes[dim]) for dim in tap.dims[1:]]
+        joined[row][np.ix_(*places)] = value
+    return joined
