@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from harness.cli import cli
+from harness.cli.group import COMMANDS, command
 from harness.run.check import check
 from harness.run.question import Question
 from tests.documents import ROOT, ci_commands, documents, port, read
@@ -33,7 +33,7 @@ def test_the_commands_that_ci_runs_are_there():
         assert read("tests/README.md").count(f"<!-- ci: {name} -->\n```sh\n") == 1
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_in_the_readme_and_in_that_of_the_commands(name):
     assert f"goldens {name}" in README
     assert f"goldens {name}" in DOCUMENTS["harness/cli/README.md"]
@@ -43,8 +43,8 @@ def options() -> set[str]:
     """Every option of every command."""
     return {"--help"} | {
         option
-        for command in cli.commands.values()
-        for parameter in command.params
+        for name in COMMANDS
+        for parameter in command(name).params
         if isinstance(parameter, click.Option)
         for option in parameter.opts
     }

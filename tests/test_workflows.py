@@ -12,7 +12,7 @@ import click
 import pytest
 import yaml
 
-from harness.cli import cli
+from harness.cli.group import command
 from tests.conftest import PLACES
 from tests.documents import ci_commands, read
 
@@ -98,10 +98,10 @@ def test_every_action_is_pinned_by_its_major_version(name):
 def test_every_goldens_command_and_option_of_a_workflow_exists(name):
     called = calls_of("goldens", WORKFLOWS[name])
     assert called
-    for command, *words in called:
+    for called_name, *words in called:
         options = {
             option
-            for parameter in cli.commands[command].params
+            for parameter in command(called_name).params
             if isinstance(parameter, click.Option)
             for option in parameter.opts
         }

@@ -32,6 +32,13 @@ MATCH, DIVERGED, COULD_NOT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 
 
+def command(name: str) -> click.Command:
+    """One of the commands, imported."""
+    module, _, function = COMMANDS[name].partition(":")
+    found: click.Command = getattr(importlib.import_module(f"harness.cli.{module}"), function)
+    return found
+
+
 class _Refusing(click.Group):
     """A group whose commands refuse: a HarnessError is its message on stderr, and exit code 2.
 
@@ -40,14 +47,12 @@ class _Refusing(click.Group):
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS]
+        return sorted({*COMMANDS, *self.commands})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, function = COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(f"harness.cli.{module}"), function)
-        return command
+        if cmd_name in self.commands or cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        return command(cmd_name)
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from harness import embedded
-from harness.cli import cli
+from harness.cli import group
 from harness.run.command import Given, repeated
 from harness.run.question import Question
 
@@ -47,7 +47,7 @@ def test_what_was_given_is_repeated(question, said, tmp_path):
 def test_both_commands_take_what_is_repeated(command):
     everything = Question(("bfloat16",), ("replay",), ("a",), None, None, True, True, (("data", 2),))
     given = Given(embedded.golden(), None, "my:Port", everything)
-    with cli.commands[command].make_context(command, shlex.split(repeated(command, given, MODEL))[2:]) as context:
+    with group.command(command).make_context(command, shlex.split(repeated(command, given, MODEL))[2:]) as context:
         assert context.params["precision"] == "bfloat16"
         assert context.params["cases"] == ("a",)
         assert context.params["mesh"] == "data=2"

@@ -29,6 +29,7 @@ def test_from_the_ports_tap_to_the_comparison_a_value_passes_few_frames(
     golden_path, checkpoint, monkeypatch, port
 ):
     paths = set()
+
     def seen(*args):
         stack = traceback.extract_stack(sys._getframe())[:-1]
         inside = next(at for at, frame in enumerate(reversed(stack)) if not _of_the_check(frame.filename))
