@@ -30,7 +30,7 @@ from harness.selected import LEVELS, at_level
 from harness.store.abc import MANIFEST, MANIFEST_DIM, Piece, Reader
 from harness.store.contents import check_contents
 from harness.store.location import open_reader
-from harness.store.refusals import FETCH_AGAIN, reading
+from harness.store.refusals import damaged, reading
 
 
 def open_golden(path: str | Path) -> Golden:
@@ -76,11 +76,8 @@ class Golden:
         with reading(path):
             self.manifest: Manifest = decode(encoded, path)
             if encode(self.manifest) != encoded:
-                raise GoldenError(
-                    "the manifest has fields that this release does not know, or is not canonical JSON",
-                    where=path,
-                    hint=FETCH_AGAIN,
-                )
+                problem = "the manifest has fields that this release does not know, or is not canonical JSON"
+                raise damaged(problem, path)
             check_contents(self.manifest, path)
             self._layout = Layout(self.manifest)
 
@@ -201,12 +198,9 @@ class Golden:
         [vocabulary] = {size for name, size in self.manifest.sizes.items() if name == "vocab"}
         sound = all(np.isfinite(values).all() for values in found.values())
         if not sound or ids.min() < 0 or ids.max() >= vocabulary or found["outside"].min() < 0:
-            raise GoldenError(
-                "what a golden says of its largest logits is impossible",
-                where=f"{self.path}: {paths[0].rpartition('/')[0]}",
-                expected=f"ids from 0 to {vocabulary - 1}, finite figures, no probability below 0",
-                hint=FETCH_AGAIN,
-            )
+            problem, where = "what a golden says of its largest logits is impossible", paths[0].rpartition("/")[0]
+            expected = f"ids from 0 to {vocabulary - 1}, finite figures, no probability below 0"
+            raise damaged(problem, f"{self.path}: {where}", expected)
         return found
 
     def generated(self, case: str, precision: str, what: str) -> np.ndarray:
@@ -250,12 +244,9 @@ class Golden:
         labels = self._layout.labels
         with reading(self.path):
             if not self._reader.is_whole():
-                raise GoldenError(
-                    "the file is not as it was written: it does not have the sha256 at its end",
-                    where=self.path,
-                    found="every array is whole; the metadata around them, or the end of the file, is not",
-                    hint=FETCH_AGAIN,
-                )
+                problem = "the file is not as it was written: it does not have the sha256 at its end"
+                found = "every array is whole; the metadata around them, or the end of the file, is not"
+                raise damaged(problem, self.path, found=found)
             for path, entry in [(MANIFEST, itself), *self.manifest.arrays.items()]:
                 self._reader.check_structure(path, entry, labels)
             self._reader.check_nothing_else(self.manifest.arrays, labels)
