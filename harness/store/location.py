@@ -111,11 +111,8 @@ def check_writable(path: str | Path, overwrite: bool) -> None:
                 hint=f"`mkdir -p {local.parent}`, or give another --out",
             )
         if not os.access(local.parent, os.W_OK | os.X_OK):
-            raise GoldenError(
-                "the directory to write to is read-only",
-                where=local.parent,
-                hint="give an --out in a directory of your own",
-            )
+            hint = "give an --out in a directory of your own"
+            raise GoldenError("the directory to write to is read-only", where=local.parent, hint=hint)
         if local.exists():
             refuse_existing(path, overwrite)
             _check_replaceable(local, zarr)
@@ -124,23 +121,13 @@ def check_writable(path: str | Path, overwrite: bool) -> None:
 def _check_replaceable(local: Path, zarr: bool) -> None:
     """A directory is deleted only where it is surely a golden, and never for a file or the reverse."""
     if zarr != local.is_dir():
-        raise GoldenError(
-            "something of another kind has the golden's name",
-            where=local,
-            expected="a directory (Zarr)" if zarr else "a file (HDF5)",
-            found="a directory" if local.is_dir() else "a file",
-            hint="remove it yourself, or give another --out",
-        )
+        expected, found = ("a directory (Zarr)", "a file") if zarr else ("a file (HDF5)", "a directory")
+        raise _in_the_way("something of another kind has the golden's name", local, expected, found)
     if not zarr and not local.is_file():
-        raise GoldenError(
-            "what has the golden's name is no file, and is not replaced",
-            where=local,
-            expected="a regular file (HDF5)",
-            found="a FIFO, a socket or a device",
-            hint="remove it yourself, or give another --out",
-        )
+        problem = "what has the golden's name is no file, and is not replaced"
+        raise _in_the_way(problem, local, "a regular file (HDF5)", "a FIFO, a socket or a device")
     if zarr and any(local.iterdir()) and not is_golden(LocalFiles(local)):
-        raise _not_ours(str(local))
+        raise _not_ours(local)
 
 
 def _check_url(url: str, overwrite: bool) -> None:
@@ -154,21 +141,18 @@ def _check_url(url: str, overwrite: bool) -> None:
             files.refuse_no_bucket()
 
 
-def _not_ours(where: str) -> GoldenError:
-    return GoldenError(
-        "what lies there is not a golden, and is not deleted",
-        where=where,
-        expected=f"a {DOCUMENT} that says goldens",
-        found="another directory",
-        hint="remove it yourself, or give another --out",
-    )
+def _not_ours(where: object) -> GoldenError:
+    problem = "what lies there is not a golden, and is not deleted"
+    return _in_the_way(problem, where, f"a {DOCUMENT} that says goldens", "another directory")
+
+
+def _in_the_way(problem: str, where: object, expected: str, found: str) -> GoldenError:
+    hint = "remove it yourself, or give another --out"
+    return GoldenError(problem, where=where, expected=expected, found=found, hint=hint)
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
     """Raises: GoldenError, unless what is there may be replaced."""
     if not overwrite:
-        raise GoldenError(
-            "there is something at this path already",
-            where=path,
-            hint="--force replaces it; goldens change on purpose only",
-        )
+        hint = "--force replaces it; goldens change on purpose only"
+        raise GoldenError("there is something at this path already", where=path, hint=hint)
