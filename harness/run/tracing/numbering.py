@@ -14,7 +14,7 @@ from typing import Any
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from harness.errors import PortError
-from harness.run.tracing.evaluate import INLINE, ITERATION, holds_taps
+from harness.run.tracing.evaluate import INLINE, ITERATION, holds_taps, not_handed_over
 from harness.run.tracing.mark import TAP
 from harness.run.tracing.versions import jaxprs_in_params
 
@@ -136,28 +136,19 @@ def _split(site: str) -> tuple[str, str]:
 
 def _not_called(wanted: Wanted, found: Calls, never: Never) -> PortError:
     if wanted.site in found.closed:
-        return PortError(
-            "a tap stands where its value cannot be handed over",
-            where=f"{wanted.site}, inside {found.closed[wanted.site]}",
-            expected="taps in plain code, jit, scan, remat, custom_jvp or custom_vjp",
-            hint="leave this tap out of the port's table; it is then reported as not covered",
-        )
+        return not_handed_over(f"{wanted.site}, inside {found.closed[wanted.site]}")
     elsewhere = {loop for site, loop in found.counts if site == wanted.site}
     if elsewhere and wanted.looped:
-        return PortError(
-            "a tap's name has {i}, but its value is not made inside a scan",
-            where=f"{wanted.site} -> {wanted.tap}",
-            expected="{i} on both sides, or a scan over the layers",
-            hint="write {i} on the left as well: in the path, in what has to be running "
-            "('... in layers.{i}.attn'), or in the number of the call ('#{i}')",
-        )
+        problem = "a tap's name has {i}, but its value is not made inside a scan"
+        expected = "{i} on both sides, or a scan over the layers"
+        hint = "write {i} on the left as well: in the path, in what has to be running "
+        hint += "('... in layers.{i}.attn'), or in the number of the call ('#{i}')"
+        return PortError(problem, where=f"{wanted.site} -> {wanted.tap}", expected=expected, hint=hint)
     if elsewhere:
-        return PortError(
-            "the value of a tap of one layer is made inside a scan",
-            where=f"{wanted.site} -> {wanted.tap}",
-            expected="{i} on the right side alone: the iteration of the scan",
-            hint="write {i} on the right side and not on the left",
-        )
+        problem = "the value of a tap of one layer is made inside a scan"
+        expected = "{i} on the right side alone: the iteration of the scan"
+        hint = "write {i} on the right side and not on the left"
+        return PortError(problem, where=f"{wanted.site} -> {wanted.tap}", expected=expected, hint=hint)
     return never(wanted)
 
 
