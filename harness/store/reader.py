@@ -261,28 +261,22 @@ class Golden:
 
     def _not_recorded(self, case: str, tap: str) -> GoldenError:
         known = {one.name: one for one in self.manifest.taps}
+
+        def lacks(problem: str, expected: str, found: str, hint: str) -> GoldenError:
+            return GoldenError(problem, where=f"{self.path}: {case}", expected=expected, found=found, hint=hint)
+
         if tap not in known:
-            return GoldenError(
-                "the golden has no tap of this name",
-                where=f"{self.path}: {case}",
-                expected=f"one of {len(known)} names, {', '.join(list(known)[:3])} and so on",
-                found=tap,
-                hint="names are matched exactly; the grammar is in harness/taps.py",
-            )
+            expected = f"one of {len(known)} names, {', '.join(list(known)[:3])} and so on"
+            hint = "names are matched exactly; the grammar is in harness/taps.py"
+            return lacks("the golden has no tap of this name", expected, tap, hint)
         needed = next(level for level in LEVELS if at_level([known[tap]], level))
         level = self.manifest.case(case).level
         if LEVELS.index(level) >= LEVELS.index(needed):
-            return GoldenError(
-                "this case did not record that tap: what was selected leaves it out",
-                where=f"{self.path}: {case}",
-                expected=f"one of its {len(self.manifest.case(case).taps)} taps",
-                found=f"{tap}, recorded with {' '.join(self.manifest.selection.words) or 'no cache in this case'}",
-                hint="record it again with other --taps or --layers, or ask for a tap it has",
-            )
-        return GoldenError(
-            f"this case did not record that tap: it was recorded at level {level!r}",
-            where=f"{self.path}: {case}",
-            expected=f"level {needed!r}, at which {tap} is recorded",
-            found=f"level {level!r}",
-            hint=f"record it again with `goldens record --level {needed}`, or ask for a tap it has",
-        )
+            problem = "this case did not record that tap: what was selected leaves it out"
+            expected = f"one of its {len(self.manifest.case(case).taps)} taps"
+            found = f"{tap}, recorded with {' '.join(self.manifest.selection.words) or 'no cache in this case'}"
+            hint = "record it again with other --taps or --layers, or ask for a tap it has"
+            return lacks(problem, expected, found, hint)
+        problem = f"this case did not record that tap: it was recorded at level {level!r}"
+        hint = f"record it again with `goldens record --level {needed}`, or ask for a tap it has"
+        return lacks(problem, f"level {needed!r}, at which {tap} is recorded", f"level {level!r}", hint)
