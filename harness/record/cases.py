@@ -9,8 +9,7 @@ import numpy as np
 import psutil
 
 from harness.corpus import Case, prompt_case
-from harness.entries import FARTHEST, Batch, Decode, Entry, Generation, Offset, Prompt
-from harness.errors import CorpusError
+from harness.entries import FARTHEST, Batch, Decode, Entry, Generation, Offset, Prompt, refused
 from harness.families.frequencies import ORIGINAL, is_beyond
 from harness.families.options import Rope
 from harness.selecting import positions_of
@@ -74,7 +73,7 @@ def check_size(case: Case, heads: int) -> None:
         problem = "a case is too long for this machine: its attention probabilities alone do not fit into memory"
         found = f"{needed:,} bytes, for {case.batch} x {case.length} tokens"
         hint = "give it a shorter text, or record on a larger machine"
-        raise _refused(problem, f"case {case.name}", f"at most {there:,} bytes", found, hint)
+        raise refused(problem, f"case {case.name}", f"at most {there:,} bytes", found, hint)
 
 
 def check_positions(case: Case, rows: int) -> None:
@@ -90,7 +89,7 @@ def check_positions(case: Case, rows: int) -> None:
     if rows and last >= rows:
         problem = "a case has a position that the model has no embedding for"
         hint = "give it a shorter text or nearer starts, or leave it out: --case NAME for each of the others"
-        raise _refused(problem, f"case {case.name}", f"at most {rows - 1}", last, hint)
+        raise refused(problem, f"case {case.name}", f"at most {rows - 1}", last, hint)
 
 
 def check_one_regime(case: Case, ropes: Sequence[Rope | None]) -> None:
@@ -111,7 +110,7 @@ def check_one_regime(case: Case, ropes: Sequence[Rope | None]) -> None:
             f"calls that end at {', '.join(map(str, last))}",
             "give it a shorter text, or starts that are farther",
         )
-        raise _refused(problem, f"case {case.name}", expected, found, hint)
+        raise refused(problem, f"case {case.name}", expected, found, hint)
 
 
 def _calls(length: int, steps: int, chunks: Sequence[int] = ()) -> tuple[int, ...]:
@@ -126,7 +125,7 @@ def _jumping(entry: Offset, length: int) -> np.ndarray:
         positions[token:] = np.arange(length - token) + position
     if positions[-1] > FARTHEST:
         problem, where = "a position is farther than float32 can count", f"offset {entry.name}, token {length - 1}"
-        raise _refused(problem, where, f"at most {FARTHEST}", int(positions[-1]), "let the last start be nearer")
+        raise refused(problem, where, f"at most {FARTHEST}", int(positions[-1]), "let the last start be nearer")
     return positions[None].astype(np.int32)
 
 
@@ -150,8 +149,4 @@ def _enough(entry: Entry, found: int, needed: int) -> None:
             "give it a longer text, or ask for less",
         )
         expected = f"at least {needed}, for its chunks, steps, starts or positions"
-        raise _refused(problem, f"{entry.kind} {entry.name}", expected, found, hint)
-
-
-def _refused(problem: str, where: str, expected: str, found: object, hint: str) -> CorpusError:
-    return CorpusError(problem, where=where, expected=expected, found=found, hint=hint)
+        raise refused(problem, f"{entry.kind} {entry.name}", expected, found, hint)

@@ -42,23 +42,16 @@ def is_zarr(path: str | Path) -> bool:
     """
     suffix = PurePosixPath(str(path)).suffix.lower()
     if suffix in HDF5_SUFFIXES and url_of(path):
-        raise GoldenError(
-            "an HDF5 golden is a local file, and this is a URL",
-            where=path,
-            expected="a Zarr URL, such as gs://bucket/name.zarr",
-            found=suffix,
-            hint="copy the file from or to the URL yourself, or use a .zarr URL",
-        )
+        problem = "an HDF5 golden is a local file, and this is a URL"
+        expected = "a Zarr URL, such as gs://bucket/name.zarr"
+        hint = "copy the file from or to the URL yourself, or use a .zarr URL"
+        raise _refused(problem, path, expected, suffix, hint)
     if url_of(path) or suffix == ZARR_SUFFIX:
         return True
     if suffix not in HDF5_SUFFIXES:
-        raise GoldenError(
-            "the suffix does not say in which format to write the golden",
-            where=path,
-            expected=".h5, .hdf5, .zarr, or a URL",
-            found=suffix or "none",
-            hint=f"for example --out {Path(path).name or 'golden'}.h5",
-        )
+        problem = "the suffix does not say in which format to write the golden"
+        hint = f"for example --out {Path(path).name or 'golden'}.h5"
+        raise _refused(problem, path, ".h5, .hdf5, .zarr, or a URL", suffix or "none", hint)
     return False
 
 
@@ -103,13 +96,9 @@ def check_writable(path: str | Path, overwrite: bool) -> None:
     local = local_of(path)
     with writing(path):
         if not local.parent.is_dir():
-            raise GoldenError(
-                "the directory to write to does not exist",
-                where=local.parent,
-                expected="a directory",
-                found="something else" if local.parent.exists() else "nothing",
-                hint=f"`mkdir -p {local.parent}`, or give another --out",
-            )
+            found = "something else" if local.parent.exists() else "nothing"
+            hint = f"`mkdir -p {local.parent}`, or give another --out"
+            raise _refused("the directory to write to does not exist", local.parent, "a directory", found, hint)
         if not os.access(local.parent, os.W_OK | os.X_OK):
             hint = "give an --out in a directory of your own"
             raise GoldenError("the directory to write to is read-only", where=local.parent, hint=hint)
@@ -147,7 +136,10 @@ def _not_ours(where: object) -> GoldenError:
 
 
 def _in_the_way(problem: str, where: object, expected: str, found: str) -> GoldenError:
-    hint = "remove it yourself, or give another --out"
+    return _refused(problem, where, expected, found, "remove it yourself, or give another --out")
+
+
+def _refused(problem: str, where: object, expected: str, found: str, hint: str) -> GoldenError:
     return GoldenError(problem, where=where, expected=expected, found=found, hint=hint)
 
 
