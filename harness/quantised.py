@@ -152,9 +152,8 @@ def quantised_parameters(
         values, scales = f"{name}{value}", f"{name}{scale}"
         for tensor, dtype in ((values, value_dtype), (scales, scale_dtype)):
             if dtypes.get(tensor) != dtype:
-                problem = (
-                    "a quantised parameter is stored in two tensors, and one of them is not there as it should be"
-                )
+                problem = "a quantised parameter is stored in two tensors, "
+                problem += "and one of them is not there as it should be"
                 hint = f"copy the checkpoint again; {ONE_CHECKPOINT}"
                 raise unfit(problem, f"{where}: {tensor[:200]}", dtype, dtypes.get(tensor, "nothing"), hint)
         if any(_named(name, pattern) for pattern in how.kept):

@@ -106,10 +106,8 @@ def check_one_regime(case: Case, ropes: Sequence[Rope | None]) -> None:
     if len({is_beyond(rope, position) for position in last}) > 1:
         problem = "a case goes beyond the original length of LongRoPE in some of its calls"
         expected = f"calls that all end before position {original}, or none that does"
-        found, hint = (
-            f"calls that end at {', '.join(map(str, last))}",
-            "give it a shorter text, or starts that are farther",
-        )
+        found = f"calls that end at {', '.join(map(str, last))}"
+        hint = "give it a shorter text, or starts that are farther"
         raise refused(problem, f"case {case.name}", expected, found, hint)
 
 
@@ -144,9 +142,7 @@ def _batch(entry: Batch, rows: Sequence[Ids], pad: int) -> Case:
 
 def _enough(entry: Entry, found: int, needed: int) -> None:
     if found < needed:
-        problem, hint = (
-            f"a {entry.kind} has fewer tokens than it asks for",
-            "give it a longer text, or ask for less",
-        )
+        problem = f"a {entry.kind} has fewer tokens than it asks for"
+        hint = "give it a longer text, or ask for less"
         expected = f"at least {needed}, for its chunks, steps, starts or positions"
         raise refused(problem, f"{entry.kind} {entry.name}", expected, found, hint)
