@@ -21,7 +21,7 @@ from harness.families.quantisation import Quantisation, quantisation_of
 from harness.golden import ParameterEntry
 from harness.pieces import Each, cut, pieces_of
 from harness.quantised import Quantised, quantised_parameters
-from harness.stored import StoredTensors, entry_of
+from harness.stored import INTO_AN_EMPTY_ONE, StoredTensors, entry_of, unfit
 
 # What weights are read in, as safetensors writes it, where they are not quantised.
 DTYPES = ("F64", "F32", "F16", "BF16")
@@ -81,14 +81,10 @@ class Checkpoint:
 
     def _check_dtype(self, name: str) -> None:
         if self._tensors.dtypes[name] not in DTYPES:
-            raise CheckpointError(
-                "a parameter is stored in a dtype that no weight is read in",
-                where=f"{self.directory}: {name[:200]}",
-                expected=", ".join(DTYPES),
-                found=self._tensors.dtypes[name],
-                hint=recognise.by_parameters(self.names)
-                or "where the weights are quantised, give the checkpoint that they were quantised from",
-            )
+            problem = "a parameter is stored in a dtype that no weight is read in"
+            where, found = f"{self.directory}: {name[:200]}", self._tensors.dtypes[name]
+            hint = "where the weights are quantised, give the checkpoint that they were quantised from"
+            raise unfit(problem, where, ", ".join(DTYPES), found, recognise.by_parameters(self.names) or hint)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -146,13 +142,8 @@ class Checkpoint:
             sum(shape[0] for shape in parts) for parts in shapes
         }
         if len(alike) != 2:
-            raise CheckpointError(
-                "the matrices of experts differ in shape",
-                where=f"{self.directory}: {name}",
-                expected=shapes[0],
-                found=next(parts for parts in shapes if parts != shapes[0]),
-                hint="copy the checkpoint again, into an empty directory",
-            )
+            problem, other = "the matrices of experts differ in shape", next(x for x in shapes if x != shapes[0])
+            raise unfit(problem, f"{self.directory}: {name}", shapes[0], other, INTO_AN_EMPTY_ONE)
         whole: np.ndarray | None = None
         for expert, parts in enumerate(experts):
             start = 0
@@ -219,13 +210,9 @@ def open_checkpoint(directory: Path, config: Config, kind: type[Checkpoint] = Ch
 
 
 def _twice(directory: Path, one: str, other: str) -> CheckpointError:
-    return CheckpointError(
-        "two tensors of the checkpoint are one parameter of the model",
-        where=f"{directory}: {one[:200]} and {other[:200]}",
-        expected="one of them",
-        found="both",
-        hint="copy the checkpoint again, into an empty directory",
-    )
+    problem = "two tensors of the checkpoint are one parameter of the model"
+    where = f"{directory}: {one[:200]} and {other[:200]}"
+    return unfit(problem, where, "one of them", "both", INTO_AN_EMPTY_ONE)
 
 
 def _renamed(name: str, renamed: Mapping[str, str | None]) -> str | None:
@@ -248,33 +235,22 @@ def verify_parameters(checkpoint: Checkpoint, expected: Mapping[str, ParameterEn
             raise missing_parameter(name, checkpoint)
     for name in checkpoint.tensors:
         if name not in expected:
-            raise CheckpointError(
-                "the checkpoint has a parameter that the golden does not know",
-                where=f"{checkpoint.directory}: {name[:200]}",
-                hint=_ANOTHER,
-            )
+            problem = "the checkpoint has a parameter that the golden does not know"
+            raise unfit(problem, f"{checkpoint.directory}: {name[:200]}", None, None, _ANOTHER)
     for (name, entry), found in zip(expected.items(), checkpoint.entries(expected), strict=True):
         for fact in ("shape", "dtype", "sha256"):
-            if getattr(found, fact) != getattr(entry, fact):
-                raise CheckpointError(
-                    f"these are not the weights that the golden was recorded with: another {fact}",
-                    where=f"{checkpoint.directory}: {name}",
-                    expected=getattr(entry, fact),
-                    found=getattr(found, fact),
-                    hint=_ANOTHER,
-                )
+            own, recorded = getattr(found, fact), getattr(entry, fact)
+            if own != recorded:
+                problem = f"these are not the weights that the golden was recorded with: another {fact}"
+                raise unfit(problem, f"{checkpoint.directory}: {name}", recorded, own, _ANOTHER)
 
 
 def missing_parameter(name: str, checkpoint: Checkpoint) -> CheckpointError:
     """The refusal of a checkpoint without a parameter, with what the names that it has tell."""
-    return CheckpointError(
-        "the checkpoint lacks a parameter",
-        where=f"{checkpoint.directory}: {name[:200]}",
-        expected="a tensor",
-        found="nothing",
-        hint=recognise.by_parameters(checkpoint.names)
-        or "copy the checkpoint again; nothing is filled in for a parameter that is not there",
-    )
+    where = f"{checkpoint.directory}: {name[:200]}"
+    hint = "copy the checkpoint again; nothing is filled in for a parameter that is not there"
+    hint = recognise.by_parameters(checkpoint.names) or hint
+    return unfit("the checkpoint lacks a parameter", where, "a tensor", "nothing", hint)
 
 
 _ANOTHER = "give the golden's own checkpoint to --weights; `goldens show GOLDEN` says which one it is"

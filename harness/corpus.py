@@ -31,12 +31,14 @@ from harness.entries import (
     Prompt,
     listed,
     read_entry,
+    refused,
     shown,
 )
 from harness.errors import CorpusError, first_line
 from harness.regular import MIB, read_text
 
 LONGEST = 16 * MIB  # of a corpus file
+ANOTHER_TOKENIZER = "the tokenizer does not belong to this checkpoint: use the one that ships with it"
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,9 @@ class Corpus:
         known, wanted = {entry.name: None for entry in self.entries}, set(names)
         for name in names:
             if name not in known:
-                raise CorpusError(
-                    "the corpus has no entry of this name",
-                    where=f"--case {shown(name)}",
-                    expected=listed(known),
-                    found=shown(name),
-                    hint="give one of the names above, or add the entry to the corpus",
-                )
+                hint = "give one of the names above, or add the entry to the corpus"
+                where, expected = f"--case {shown(name)}", listed(known)
+                raise refused("the corpus has no entry of this name", where, expected, shown(name), hint)
         return tuple(entry for entry in self.entries if not names or entry.name in wanted)
 
 
@@ -144,13 +142,8 @@ def check_vocabulary(case: Case, vocab: int) -> None:
     outside = np.argwhere((case.input_ids < 0) | (case.input_ids >= vocab))
     if len(outside):
         row, position = outside[0]
-        raise CorpusError(
-            "a token id is outside the vocabulary",
-            where=f"case {case.name}, row {row}, position {position}",
-            expected=f"0 to {vocab - 1}",
-            found=int(case.input_ids[row, position]),
-            hint="the tokenizer does not belong to this checkpoint: use the one that ships with it",
-        )
+        where, found = f"case {case.name}, row {row}, position {position}", int(case.input_ids[row, position])
+        raise refused("a token id is outside the vocabulary", where, f"0 to {vocab - 1}", found, ANOTHER_TOKENIZER)
 
 
 def load_corpus(path: Path) -> Corpus:
@@ -171,23 +164,14 @@ def load_corpus(path: Path) -> Corpus:
         ) from None
     experts = document.pop("experts", False)
     if not isinstance(experts, bool):
-        raise CorpusError(
-            "whether each expert's output is recorded is true or false",
-            where=path,
-            expected="experts = true",
-            found=f"experts = {shown(experts)}",
-            hint=SEE_THE_FORM,
-        )
+        problem = "whether each expert's output is recorded is true or false"
+        raise refused(problem, path, "experts = true", f"experts = {shown(experts)}")
     kinds = {kind.kind: kind for kind in KINDS}
     tables = {name: value for name, value in document.items() if isinstance(value, list) and value}
     if not document.get("prompt") or set(tables) != set(document) or set(tables) - set(kinds):
-        raise CorpusError(
-            "the corpus holds no prompts, or something that is no entry",
-            where=path,
-            expected=f"[[prompt]] tables, and others of {', '.join(kinds)}",
-            found=listed(document) or "nothing",
-            hint=SEE_THE_FORM,
-        )
+        problem = "the corpus holds no prompts, or something that is no entry"
+        expected = f"[[prompt]] tables, and others of {', '.join(kinds)}"
+        raise refused(problem, path, expected, listed(document) or "nothing")
     read: dict[str, tuple[Any, ...]] = {
         name: tuple(
             read_entry(kind, table, f"{path}, {name} {n}") for n, table in enumerate(tables.get(name, ()), 1)
@@ -211,10 +195,6 @@ def _check_names(corpus: Corpus, path: Path) -> None:
     for batch in corpus.batches:
         for name in batch.prompts:
             if name not in prompts:
-                raise CorpusError(
-                    "a batch names a prompt that the corpus does not have",
-                    where=f"{path}, {batch.name}",
-                    expected=listed(prompts),
-                    found=shown(name),
-                    hint="the rows of a batch are prompts of the same corpus: add it, or name another",
-                )
+                problem = "a batch names a prompt that the corpus does not have"
+                hint = "the rows of a batch are prompts of the same corpus: add it, or name another"
+                raise refused(problem, f"{path}, {batch.name}", listed(prompts), shown(name), hint)

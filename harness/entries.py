@@ -127,13 +127,7 @@ def read_entry(kind: type[Entry], table: object, where: str) -> Entry:
             needed = ", ".join(one for one in known if one not in OPTIONAL)
             raise CorpusError(f"a {kind.kind} has no {name}", where=where, hint=f"every {kind.kind} has {needed}")
         if name in table and not _fits(table[name], form):
-            raise CorpusError(
-                f"a {kind.kind}'s {name} has the wrong type",
-                where=where,
-                expected=form,
-                found=reprlib.repr(table[name]),
-                hint=SEE_THE_FORM,
-            )
+            raise refused(f"a {kind.kind}'s {name} has the wrong type", where, form, reprlib.repr(table[name]))
     unknown = sorted(set(table) - set(known))
     if unknown:
         raise _bad(f"a {kind.kind} has an unknown field", where, ", ".join(known), listed(unknown))
@@ -208,7 +202,12 @@ def _ascending(values: tuple[int, ...]) -> bool:
 
 
 def _bad(problem: str, where: str, expected: object, found: object) -> CorpusError:
-    return CorpusError(problem, where=where, expected=expected, found=shown(found), hint="mend the corpus file")
+    return refused(problem, where, expected, shown(found), "mend the corpus file")
+
+
+def refused(problem: str, where: object, expected: object, found: object, hint: str = SEE_THE_FORM) -> CorpusError:
+    """The refusal of a corpus, of an entry of it, or of the case that comes of one."""
+    return CorpusError(problem, where=where, expected=expected, found=found, hint=hint)
 
 
 def shown(value: object) -> str:

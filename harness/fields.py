@@ -23,13 +23,7 @@ def required(config: Config, field: str) -> Any:
         CheckpointError: there is none, or it is null.
     """
     if config.get(field) is None:
-        raise CheckpointError(
-            "the config lacks a field",
-            where=f"config.json: {field}",
-            expected="a value",
-            found="nothing",
-            hint=GUESS,
-        )
+        raise refused("the config lacks a field", field, "a value", "nothing", GUESS)
     return config[field]
 
 
@@ -108,6 +102,9 @@ def table(config: Config, field: str) -> Config:
 
 def wrong(problem: str, field: str, expected: object, value: object, hint: str = RESTORE) -> CheckpointError:
     """The refusal of a field's value, which is shown in short."""
-    return CheckpointError(
-        problem, where=f"config.json: {field}", expected=expected, found=reprlib.repr(value), hint=hint
-    )
+    return refused(problem, field, expected, reprlib.repr(value), hint)
+
+
+def refused(problem: str, field: str, expected: object, found: object, hint: str) -> CheckpointError:
+    """The refusal of what fields say, or do not say."""
+    return CheckpointError(problem, where=f"config.json: {field}", expected=expected, found=found, hint=hint)

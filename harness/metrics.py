@@ -166,11 +166,6 @@ def noise_multiple(error: PerPosition, floor: PerPosition) -> PerPosition:
     return multiple
 
 
-def nmse(actual: Values, expected: Values) -> float:
-    """Normalized mean squared error: sum (a - e)^2 / sum e^2."""
-    return errors(actual, expected, position_axis=actual.ndim - 1).nmse
-
-
 def pcc(actual: Values, expected: Values) -> float | None:
     """Pearson's correlation over all elements; None where one side is constant (it means nothing)."""
     both = actual.reshape(-1), expected.reshape(-1)
@@ -193,14 +188,6 @@ def pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float | N
     x, y = x - x.mean(), y - y.mean()
     norm = float(np.sqrt(np.square(x).sum() * np.square(y).sum()))
     return float(np.clip((x * y).sum() / norm, -1.0, 1.0)) if norm > 0 else None
-
-
-def kl_divergence(
-    actual: Float[np.ndarray, "... vocab"], expected: Float[np.ndarray, "... vocab"]
-) -> Float[np.ndarray, "..."]:
-    """KL(softmax(expected) || softmax(actual)) in nats; infinite where `actual` is not finite."""
-    vocab = expected.shape[-1]
-    return predictions(actual.reshape(-1, vocab), expected.reshape(-1, vocab)).kl.reshape(expected.shape[:-1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,9 +26,9 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Float32, Num, Shaped, UInt8
 
-from harness.errors import CheckpointError
 from harness.families.quantisation import FIELD, FP8, KEPT, MXFP4, Quantisation
 from harness.stored import FP8 as F8
+from harness.stored import ONE_CHECKPOINT, unfit
 
 Shape = tuple[int, ...]
 Read = Callable[[str, slice], Num[np.ndarray, "..."]]
@@ -152,30 +152,20 @@ def quantised_parameters(
         values, scales = f"{name}{value}", f"{name}{scale}"
         for tensor, dtype in ((values, value_dtype), (scales, scale_dtype)):
             if dtypes.get(tensor) != dtype:
-                raise CheckpointError(
-                    "a quantised parameter is stored in two tensors, and one of them is not there as it should be",
-                    where=f"{where}: {tensor[:200]}",
-                    expected=dtype,
-                    found=dtypes.get(tensor, "nothing"),
-                    hint="copy the checkpoint again; config.json and the weights must come from one checkpoint",
-                )
+                problem = "a quantised parameter is stored in two tensors, "
+                problem += "and one of them is not there as it should be"
+                hint = f"copy the checkpoint again; {ONE_CHECKPOINT}"
+                raise unfit(problem, f"{where}: {tensor[:200]}", dtype, dtypes.get(tensor, "nothing"), hint)
         if any(_named(name, pattern) for pattern in how.kept):
-            raise CheckpointError(
-                "a parameter is quantised, and the config says that its module is not",
-                where=f"{where}: {name[:200]}",
-                expected=f"no {values[:200]}: {FIELD}.{KEPT} names it",
-                found=dtypes[values],
-                hint="config.json and the weights must come from one checkpoint",
-            )
+            problem = "a parameter is quantised, and the config says that its module is not"
+            expected = f"no {values[:200]}: {FIELD}.{KEPT} names it"
+            raise unfit(problem, f"{where}: {name[:200]}", expected, dtypes[values])
         found[name] = Quantised(how, values, scales, _shape(how, values, shapes[values], shapes[scales], where))
     if not found:
-        raise CheckpointError(
-            f"the config says that weights are quantised ({how.method}), and none are",
-            where=f"{where}: {FIELD}",
-            expected=f"parameters in {value_dtype}, with scales that are called {scale}",
-            found="none",
-            hint=f"where these are the weights as they were widened, remove {FIELD} from a copy of config.json",
-        )
+        problem = f"the config says that weights are quantised ({how.method}), and none are"
+        expected = f"parameters in {value_dtype}, with scales that are called {scale}"
+        hint = f"where these are the weights as they were widened, remove {FIELD} from a copy of config.json"
+        raise unfit(problem, f"{where}: {FIELD}", expected, "none", hint)
     return found
 
 
@@ -188,13 +178,8 @@ def _shape(how: Quantisation, name: str, values: Shape, scales: Shape, where: ob
         shape, fits = f"[row, column], and a scale for each block of {how.block}", len(values) == 2
         fits = fits and scales == tuple(ceil(n / size) for n, size in zip(values, how.block, strict=True))
     if not fits:
-        raise CheckpointError(
-            "the scales of a quantised parameter do not fit its values",
-            where=f"{where}: {name[:200]}",
-            expected=shape,
-            found=f"{list(values)} and {list(scales)}",
-            hint="config.json and the weights must come from one checkpoint",
-        )
+        problem = "the scales of a quantised parameter do not fit its values"
+        raise unfit(problem, f"{where}: {name[:200]}", shape, f"{list(values)} and {list(scales)}")
     return values if how.method == FP8 else (scales[0], scales[2] * 32, scales[1])
 
 

@@ -14,6 +14,7 @@ from harness.errors import CheckpointError
 from harness.regular import MIB, read_regular
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+AGAIN = "copy the checkpoint again, without files of another one"
 LONGEST = 64 * MIB  # of an index
 
 Names = Callable[[Path], Sequence[str]]
@@ -46,22 +47,14 @@ def homes(directory: Path, names: Names) -> dict[str, Path]:
     for shard in sorted(set(mapped.values())):
         for name in names(directory / shard):
             if name in stored:
-                raise CheckpointError(
-                    "two shards hold one parameter",
-                    where=name[:200],
-                    found=f"{stored[name]} and {shard}",
-                    hint="copy the checkpoint again, without files of another one",
-                )
+                found = f"{stored[name]} and {shard}"
+                raise CheckpointError("two shards hold one parameter", where=name[:200], found=found, hint=AGAIN)
             stored[name] = shard
     for name in (*mapped, *stored):
         if mapped.get(name) != stored.get(name):
-            raise CheckpointError(
-                "the shards do not hold what their index says",
-                where=f"{index}: {name[:200]}",
-                expected=mapped.get(name, "no such parameter"),
-                found=stored.get(name, "no such parameter"),
-                hint="copy the checkpoint again, without files of another one",
-            )
+            expected, held = (of.get(name, "no such parameter") for of in (mapped, stored))
+            problem, where = "the shards do not hold what their index says", f"{index}: {name[:200]}"
+            raise CheckpointError(problem, where=where, expected=expected, found=held, hint=AGAIN)
     return {name: directory / shard for name, shard in stored.items()}
 
 

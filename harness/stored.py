@@ -30,6 +30,17 @@ PART = 2**24  # elements of a tensor that are hashed at once
 LENGTH = 8  # bytes of the header's length
 
 
+ONE_CHECKPOINT = "config.json and the weights must come from one checkpoint"
+INTO_AN_EMPTY_ONE = "copy the checkpoint again, into an empty directory"
+
+
+def unfit(
+    problem: str, where: object, expected: object, found: object, hint: str = ONE_CHECKPOINT
+) -> CheckpointError:
+    """The refusal of tensors that do not fit what the config, or the golden, says of them."""
+    return CheckpointError(problem, where=where, expected=expected, found=found, hint=hint)
+
+
 class StoredTensors:
     """What a checkpoint directory holds, by the names in its files.
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from harness.errors import CheckpointError
 from harness.families.frequencies import ORIGINAL
 from harness.families.options import Rope
 from harness.families.windows import FULL, SLIDING
-from harness.fields import GUESS, RESTORE, Config, boolean, integer, number, table, wrong
+from harness.fields import GUESS, RESTORE, Config, boolean, integer, number, refused, table, wrong
 
 TABLES = ("rope_parameters", "rope_scaling")
 TYPES = ("rope_type", "type")  # of two spellings the second is the older one
@@ -51,13 +50,9 @@ def rope(
     for name, one in tables.items():
         _refuse_unknown(name, one, kinds, ((PARTIAL,) if partial is not None else ()) + (GROWTH if grows else ()))
     if all(tables.values()) and not _alike(config, *tables.values()):
-        raise wrong(
-            "the config describes RoPE twice, in two dialects",
-            " and ".join(TABLES),
-            "one of the two",
-            [dict(one) for one in tables.values()],
-            "remove the wrong one; transformers goes by rope_scaling where both are given",
-        )
+        problem, both = "the config describes RoPE twice, in two dialects", [dict(one) for one in tables.values()]
+        hint = "remove the wrong one; transformers goes by rope_scaling where both are given"
+        raise wrong(problem, " and ".join(TABLES), "one of the two", both, hint)
     name, given = described(tables)
     kind = kind_of(given)
     return Rope(
@@ -140,12 +135,9 @@ def _parameters(given: Config, name: str, kind: str) -> dict[str, float]:
         else:
             found[field] = number(value, where, 1.0 if field == "factor" else 0.0, 1e9)
     if kind == "llama3" and found["low_freq_factor"] >= found["high_freq_factor"]:
-        raise wrong(
-            "the bands of RoPE's frequencies overlap",
-            f"{name}.low_freq_factor",
-            f"less than high_freq_factor, {found['high_freq_factor']:g}",
-            found["low_freq_factor"],
-        )
+        expected = f"less than high_freq_factor, {found['high_freq_factor']:g}"
+        problem, field = "the bands of RoPE's frequencies overlap", f"{name}.low_freq_factor"
+        raise wrong(problem, field, expected, found["low_freq_factor"])
     return found
 
 
@@ -180,21 +172,12 @@ def theta_of(config: Config, tables: Mapping[str, Config]) -> float:
         if place.get("rope_theta") is not None
     }
     if not found:
-        raise CheckpointError(
-            "the config says nowhere what the RoPE theta is",
-            where="config.json: rope_theta or rope_parameters.rope_theta",
-            expected="a number",
-            found="nothing",
-            hint=GUESS,
-        )
+        problem = "the config says nowhere what the RoPE theta is"
+        raise refused(problem, "rope_theta or rope_parameters.rope_theta", "a number", "nothing", GUESS)
     if len(set(found.values())) > 1:
         first, second = found.values()
-        raise CheckpointError(
-            "the config gives two RoPE thetas",
-            where=f"config.json: {' and '.join(found)}",
-            expected=first,
-            found=second,
-            hint="remove the wrong one",
+        raise refused(
+            "the config gives two RoPE thetas", " and ".join(found), first, second, "remove the wrong one"
         )
     return next(iter(found.values()))
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import reprlib
 
-from harness.errors import CheckpointError
 from harness.families.options import Windows
-from harness.fields import GUESS, Config, integer, wrong
+from harness.fields import GUESS, Config, integer, refused, wrong
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+TWICE = "the config says twice which layers have the sliding window, and differently"
+WHICH = "remove the wrong one; transformers goes by layer_types where it is given"
 WIDEST = 2**31 - 1  # positions are int32
 
 
@@ -27,32 +28,22 @@ def windows_of(config: Config, layers: int) -> Windows:
         config.get(field)  # where no window is used, they say nothing
     if not used:
         if by_type and any(by_type):
-            raise CheckpointError(
-                "the config switches the sliding window off, and gives it to layers",
-                where="config.json: use_sliding_window and layer_types",
-                expected=f"true, or no {SLIDING} among the types",
-                found=f"{config.get('use_sliding_window')} and {reprlib.repr(config['layer_types'])}",
-                hint="restore both fields from the published config.json",
-            )
+            problem = "the config switches the sliding window off, and gives it to layers"
+            expected = f"true, or no {SLIDING} among the types"
+            found = f"{config.get('use_sliding_window')} and {reprlib.repr(config['layer_types'])}"
+            hint = "restore both fields from the published config.json"
+            raise refused(problem, "use_sliding_window and layer_types", expected, found, hint)
         return (None,) * layers
     width, by_index = integer(config, "sliding_window", most=WIDEST), _by_index(config, layers)
     slides = by_index if by_type is None else by_type
     if slides is None:
-        raise CheckpointError(
-            "the config does not say which layers have the sliding window",
-            where="config.json: max_window_layers or layer_types",
-            expected="the index of the first layer with a window, or the type of every layer",
-            found="neither",
-            hint=GUESS,
-        )
+        problem = "the config does not say which layers have the sliding window"
+        expected = "the index of the first layer with a window, or the type of every layer"
+        raise refused(problem, "max_window_layers or layer_types", expected, "neither", GUESS)
     if by_index not in (None, slides):
-        raise CheckpointError(
-            "the config says twice which layers have the sliding window, and differently",
-            where="config.json: max_window_layers and layer_types",
-            expected=f"{SLIDING} from layer {config['max_window_layers']} on",
-            found=f"layer_types {reprlib.repr(config['layer_types'])}",
-            hint="remove the wrong one; transformers goes by layer_types where it is given",
-        )
+        expected = f"{SLIDING} from layer {config['max_window_layers']} on"
+        found = f"layer_types {reprlib.repr(config['layer_types'])}"
+        raise refused(TWICE, "max_window_layers and layer_types", expected, found, WHICH)
     return tuple(width if sliding else None for sliding in slides)
 
 
@@ -70,13 +61,9 @@ def by_layer_types(config: Config, layers: int) -> tuple[bool, ...] | None:
     if types is None:
         return None
     if not isinstance(types, list) or len(types) != layers or not all(kind in (FULL, SLIDING) for kind in types):
-        raise wrong(
-            "this list of layer types is not supported",
-            "layer_types",
-            f"{FULL} or {SLIDING} for each of {layers} layers",
-            types,
-            "check a checkpoint with full and sliding-window attention and no other",
-        )
+        expected = f"{FULL} or {SLIDING} for each of {layers} layers"
+        hint = "check a checkpoint with full and sliding-window attention and no other"
+        raise wrong("this list of layer types is not supported", "layer_types", expected, types, hint)
     return tuple(kind == SLIDING for kind in types)
 
 
@@ -91,13 +78,8 @@ def by_pattern(config: Config, layers: int, absent: int) -> tuple[bool, ...]:
         every = integer(config, "sliding_window_pattern")
     pattern, types = tuple((index + 1) % every != 0 for index in range(layers)), by_layer_types(config, layers)
     if types is not None and config.get("sliding_window_pattern") is not None and types != pattern:
-        raise wrong(
-            "the config says twice which layers have the sliding window, and differently",
-            "sliding_window_pattern and layer_types",
-            f"full attention in every layer {every}",
-            config["layer_types"],
-            "remove the wrong one; transformers goes by layer_types where it is given",
-        )
+        expected = f"full attention in every layer {every}"
+        raise wrong(TWICE, "sliding_window_pattern and layer_types", expected, config["layer_types"], WHICH)
     return pattern if types is None else types
 
 

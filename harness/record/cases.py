@@ -9,8 +9,7 @@ import numpy as np
 import psutil
 
 from harness.corpus import Case, prompt_case
-from harness.entries import FARTHEST, Batch, Decode, Entry, Generation, Offset, Prompt
-from harness.errors import CorpusError
+from harness.entries import FARTHEST, Batch, Decode, Entry, Generation, Offset, Prompt, refused
 from harness.families.frequencies import ORIGINAL, is_beyond
 from harness.families.options import Rope
 from harness.selecting import positions_of
@@ -71,13 +70,10 @@ def check_size(case: Case, heads: int) -> None:
     """
     needed, there = case.batch * heads * case.length**2 * 8, psutil.virtual_memory().total
     if needed > there:
-        raise CorpusError(
-            "a case is too long for this machine: its attention probabilities alone do not fit into memory",
-            where=f"case {case.name}",
-            expected=f"at most {there:,} bytes",
-            found=f"{needed:,} bytes, for {case.batch} x {case.length} tokens",
-            hint="give it a shorter text, or record on a larger machine",
-        )
+        problem = "a case is too long for this machine: its attention probabilities alone do not fit into memory"
+        found = f"{needed:,} bytes, for {case.batch} x {case.length} tokens"
+        hint = "give it a shorter text, or record on a larger machine"
+        raise refused(problem, f"case {case.name}", f"at most {there:,} bytes", found, hint)
 
 
 def check_positions(case: Case, rows: int) -> None:
@@ -91,13 +87,9 @@ def check_positions(case: Case, rows: int) -> None:
     """
     last = int(case.positions.max())
     if rows and last >= rows:
-        raise CorpusError(
-            "a case has a position that the model has no embedding for",
-            where=f"case {case.name}",
-            expected=f"at most {rows - 1}",
-            found=last,
-            hint="give it a shorter text or nearer starts, or leave it out: --case NAME for each of the others",
-        )
+        problem = "a case has a position that the model has no embedding for"
+        hint = "give it a shorter text or nearer starts, or leave it out: --case NAME for each of the others"
+        raise refused(problem, f"case {case.name}", f"at most {rows - 1}", last, hint)
 
 
 def check_one_regime(case: Case, ropes: Sequence[Rope | None]) -> None:
@@ -112,13 +104,11 @@ def check_one_regime(case: Case, ropes: Sequence[Rope | None]) -> None:
     original = int(dict(rope.parameters)[ORIGINAL])
     last = [int(case.positions[:, span].max()) for span in case.spans]
     if len({is_beyond(rope, position) for position in last}) > 1:
-        raise CorpusError(
-            "a case goes beyond the original length of LongRoPE in some of its calls",
-            where=f"case {case.name}",
-            expected=f"calls that all end before position {original}, or none that does",
-            found=f"calls that end at {', '.join(map(str, last))}",
-            hint="give it a shorter text, or starts that are farther",
-        )
+        problem = "a case goes beyond the original length of LongRoPE in some of its calls"
+        expected = f"calls that all end before position {original}, or none that does"
+        found = f"calls that end at {', '.join(map(str, last))}"
+        hint = "give it a shorter text, or starts that are farther"
+        raise refused(problem, f"case {case.name}", expected, found, hint)
 
 
 def _calls(length: int, steps: int, chunks: Sequence[int] = ()) -> tuple[int, ...]:
@@ -132,13 +122,8 @@ def _jumping(entry: Offset, length: int) -> np.ndarray:
     for token, position in entry.starts:
         positions[token:] = np.arange(length - token) + position
     if positions[-1] > FARTHEST:
-        raise CorpusError(
-            "a position is farther than float32 can count",
-            where=f"offset {entry.name}, token {length - 1}",
-            expected=f"at most {FARTHEST}",
-            found=int(positions[-1]),
-            hint="let the last start be nearer",
-        )
+        problem, where = "a position is farther than float32 can count", f"offset {entry.name}, token {length - 1}"
+        raise refused(problem, where, f"at most {FARTHEST}", int(positions[-1]), "let the last start be nearer")
     return positions[None].astype(np.int32)
 
 
@@ -157,10 +142,7 @@ def _batch(entry: Batch, rows: Sequence[Ids], pad: int) -> Case:
 
 def _enough(entry: Entry, found: int, needed: int) -> None:
     if found < needed:
-        raise CorpusError(
-            f"a {entry.kind} has fewer tokens than it asks for",
-            where=f"{entry.kind} {entry.name}",
-            expected=f"at least {needed}, for its chunks, steps, starts or positions",
-            found=found,
-            hint="give it a longer text, or ask for less",
-        )
+        problem = f"a {entry.kind} has fewer tokens than it asks for"
+        hint = "give it a longer text, or ask for less"
+        expected = f"at least {needed}, for its chunks, steps, starts or positions"
+        raise refused(problem, f"{entry.kind} {entry.name}", expected, found, hint)

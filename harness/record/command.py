@@ -88,23 +88,15 @@ def plan(request: Request) -> list[Job]:
     """
     if request.model is None and request.out is None:
         if not embedded.in_checkout():
-            raise UsageError(
-                "the embedded goldens are recorded in a checkout only, not in an installed package",
-                where=embedded.directory(),
-                expected="--model, or --out",
-                found="neither",
-                hint="say what to record: goldens record --model DIR --out PATH.h5",
-            )
+            problem = "the embedded goldens are recorded in a checkout only, not in an installed package"
+            hint, here = "say what to record: goldens record --model DIR --out PATH.h5", embedded.directory()
+            raise UsageError(problem, where=here, expected="--model, or --out", found="neither", hint=hint)
         options = ("corpus", "level", "taps", "layers", "logits", "dtype", "device")
         changed = [name for name in options if getattr(request, name)]
         if changed or request.cases:
-            raise UsageError(
-                "the embedded goldens are only recorded as a whole",
-                where=f"--{(changed or ['case'])[0]}",
-                expected="no other option, or --out",
-                found="no --out",
-                hint="say where another recording goes: --out PATH.h5",
-            )
+            problem, expected = "the embedded goldens are only recorded as a whole", "no other option, or --out"
+            where, hint = f"--{(changed or ['case'])[0]}", "say where another recording goes: --out PATH.h5"
+            raise UsageError(problem, where=where, expected=expected, found="no --out", hint=hint)
         return [
             Job(str(model), model.name, embedded.corpus_of(model.name), f"{model}.h5", overwrite=True)
             for model in (config.parent for config in sorted(embedded.directory().glob("*/config.json")))

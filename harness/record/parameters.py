@@ -14,11 +14,10 @@ from jaxtyping import Num
 
 from harness import recognise
 from harness.checkpoint import Checkpoint, missing_parameter
-from harness.errors import CheckpointError
 from harness.families.family import Family
 from harness.families.options import Architecture
 from harness.golden import ModelEntry, ParameterEntry
-from harness.stored import entry_of
+from harness.stored import ONE_CHECKPOINT, entry_of, unfit
 
 EXPONENT = np.uint16(0x7F80)  # of a bfloat16: all ones in what is not finite
 PART = 2**22  # of a parameter that is looked at at once
@@ -56,14 +55,9 @@ def check_parameters(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> None
             raise missing_parameter(name, checkpoint)
     for name in checkpoint.names:
         if name not in shapes:
-            raise CheckpointError(
-                "the checkpoint has a parameter that its config has no place for",
-                where=f"{checkpoint.directory}: {name[:200]}",
-                expected="only parameters of the model",
-                found=name[:200],
-                hint=recognise.by_parameters(checkpoint.names)
-                or "config.json and the weights must come from one checkpoint",
-            )
+            problem = "the checkpoint has a parameter that its config has no place for"
+            where, hint = f"{checkpoint.directory}: {name[:200]}", recognise.by_parameters(checkpoint.names)
+            raise unfit(problem, where, "only parameters of the model", name[:200], hint or ONE_CHECKPOINT)
 
 
 def parameter_table(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> dict[str, ParameterEntry]:
@@ -76,13 +70,8 @@ def parameter_table(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> dict[
 
     for name in checkpoint.names:
         if (found := checkpoint.shape(name)) != shapes[name]:
-            raise CheckpointError(
-                "a parameter does not have the shape that the config implies",
-                where=f"{checkpoint.directory}: {name}",
-                expected=shapes[name],
-                found=found,
-                hint="config.json and the weights must come from one checkpoint",
-            )
+            problem = "a parameter does not have the shape that the config implies"
+            raise unfit(problem, f"{checkpoint.directory}: {name}", shapes[name], found)
 
     widened = {tensor: name for name, one in checkpoint.quantised.items() for tensor in (one.values, one.scales)}
 
@@ -104,13 +93,10 @@ def parameter_table(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> dict[
         table = dict(zip(checkpoint.tensors, pool.map(entry, checkpoint.tensors), strict=True))
     for head, embedding in tied.items():
         if head in table and table[head] != table[embedding]:
-            raise CheckpointError(
-                "the config ties the head to the embedding, but the checkpoint holds another head",
-                where=f"{checkpoint.directory}: {head}",
-                expected=f"the content of {embedding}, or no such parameter",
-                found="other values",
-                hint="set tie_word_embeddings to what the checkpoint was trained with",
-            )
+            problem = "the config ties the head to the embedding, but the checkpoint holds another head"
+            expected = f"the content of {embedding}, or no such parameter"
+            hint = "set tie_word_embeddings to what the checkpoint was trained with"
+            raise unfit(problem, f"{checkpoint.directory}: {head}", expected, "other values", hint)
     return table
 
 
@@ -130,13 +116,9 @@ def _refuse_not_finite(tensor: Num[np.ndarray, "..."], where: str, first: int = 
             at = start + int(finite.argmin())
             index = [int(one) for one in np.unravel_index(at, tensor.shape)]
             index[:1] = [one + first for one in index[:1]]
-            raise CheckpointError(
-                "a parameter has a value that is not finite, or beyond what bfloat16 can hold",
-                where=f"{where}, at {index}",
-                expected="finite values",
-                found=float(flat[at]),
-                hint="copy the checkpoint again; where it was saved like this, no truth can be recorded from it",
-            )
+            problem = "a parameter has a value that is not finite, or beyond what bfloat16 can hold"
+            hint = "copy the checkpoint again; where it was saved like this, no truth can be recorded from it"
+            raise unfit(problem, f"{where}, at {index}", "finite values", float(flat[at]), hint)
 
 
 def model_entry(

@@ -20,8 +20,8 @@ from transformers import AutoTokenizer
 
 from harness import bare_tokenizer, embedded
 from harness.bare_tokenizer import LONGEST, refusing, token_ids
-from harness.corpus import Case, Corpus, check_vocabulary
-from harness.entries import Batch, Entry
+from harness.corpus import ANOTHER_TOKENIZER, Case, Corpus, check_vocabulary
+from harness.entries import Batch, Entry, refused
 from harness.errors import CorpusError
 from harness.golden import TokenizerEntry
 from harness.regular import open_regular
@@ -75,13 +75,9 @@ def tokenize(checkpoint: Path, corpus: Corpus, selected: Sequence[Entry], vocab:
         every[name] = ids
     digest = hashlib.sha256(content).hexdigest()
     if not 0 <= pad < vocab:
-        raise CorpusError(
-            "the token that fills padding is outside the vocabulary",
-            where=checkpoint / "tokenizer_config.json",
-            expected=f"0 to {vocab - 1}",
-            found=pad,
-            hint="the tokenizer does not belong to this checkpoint: use the one that ships with it",
-        )
+        problem = "the token that fills padding is outside the vocabulary"
+        file = checkpoint / "tokenizer_config.json"
+        raise refused(problem, file, f"0 to {vocab - 1}", pad, ANOTHER_TOKENIZER)
     return Tokenized(TokenizerEntry(digest, "Qwen2" if is_qwen2 else ""), every, pad)
 
 
@@ -132,10 +128,7 @@ def _same_from_the_file(name: str, ids: Sequence[int], bare: Sequence[int]) -> N
 
 def _same_as_published(name: str, ids: Sequence[int], published: Sequence[Sequence[int]] | None) -> None:
     if published is not None and list(ids) not in [list(known) for known in published]:
-        raise CorpusError(
-            "this is Qwen2's tokenizer, but it does not give Qwen2's token ids",
-            where=f"prompt {name}",
-            expected=" or ".join(str(list(known)) for known in published),
-            found=list(ids),
-            hint="the tokenizer files are damaged or mixed: copy tokenizer.json from the published checkpoint",
-        )
+        problem = "this is Qwen2's tokenizer, but it does not give Qwen2's token ids"
+        expected = " or ".join(str(list(known)) for known in published)
+        hint = "the tokenizer files are damaged or mixed: copy tokenizer.json from the published checkpoint"
+        raise refused(problem, f"prompt {name}", expected, list(ids), hint)

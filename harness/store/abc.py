@@ -14,10 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from harness.errors import GoldenError
 from harness.golden import ArrayEntry, Form
 from harness.layout import Labels
-from harness.store.refusals import FETCH_AGAIN, reading
+from harness.store.refusals import damaged, reading
 
 MANIFEST = "manifest"
 MANIFEST_DIM = "manifest_byte"
@@ -68,13 +67,7 @@ def agree(what: str, where: str, expected: object, found: object) -> None:
         GoldenError: they differ.
     """
     if expected != found:
-        raise GoldenError(
-            f"{what} on disk is not what the manifest says",
-            where=where,
-            expected=expected,
-            found=found,
-            hint=FETCH_AGAIN,
-        )
+        raise damaged(f"{what} on disk is not what the manifest says", where, expected, found)
 
 
 Piece = tuple[str, ArrayEntry, int]  # one slab: the array's path, its entry, and which
@@ -117,13 +110,8 @@ class Reader(ABC):
         with reading(where):
             encoded, digest = self.read_manifest()
         if sha256(encoded) != digest:
-            raise GoldenError(
-                "the manifest is damaged: it does not have the sha256 stored beside it",
-                where=where,
-                expected=digest,
-                found=sha256(encoded),
-                hint=FETCH_AGAIN,
-            )
+            problem = "the manifest is damaged: it does not have the sha256 stored beside it"
+            raise damaged(problem, where, digest, sha256(encoded))
         return encoded
 
     @abstractmethod

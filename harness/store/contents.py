@@ -21,7 +21,8 @@ from harness.layout import Layout, size_of
 from harness.selected import EVERYTHING, LEVELS, Selected, at_level
 from harness.selecting import is_rule
 from harness.store.abc import DIGEST
-from harness.store.graph import check_graph, check_unique, malformed
+from harness.store.graph import check_graph, check_unique
+from harness.store.refusals import damaged
 
 CASE_KINDS = tuple(kind.kind for kind in KINDS)
 TRUTH_DTYPES = ("float64", "float32")
@@ -36,16 +37,16 @@ def check_contents(manifest: Manifest, where: str) -> None:
     forms = promised(manifest, where)
     for path in forms:
         if path not in manifest.arrays:
-            raise malformed("the manifest lacks an array that its cases promise", where, path, None)
+            raise damaged("the manifest lacks an array that its cases promise", where, path, None)
     for path, entry in manifest.arrays.items():
         if path not in forms:
-            raise malformed("the manifest lists an array that belongs to no case", where, None, path[:200])
+            raise damaged("the manifest lists an array that belongs to no case", where, None, path[:200])
         if entry.form != forms[path]:
             problem = "an array has another form than its case and its taps give it"
-            raise malformed(problem, f"{where}: {path}", forms[path], entry.form)
+            raise damaged(problem, f"{where}: {path}", forms[path], entry.form)
         if len(entry.sha256) != entry.slabs or not all(map(DIGEST.fullmatch, entry.sha256)):
             problem = "an array does not have a sha256 for each of its slabs"
-            raise malformed(problem, f"{where}: {path}", f"{entry.slabs} of 64 digits", len(entry.sha256))
+            raise damaged(problem, f"{where}: {path}", f"{entry.slabs} of 64 digits", len(entry.sha256))
 
 
 def promised(manifest: Manifest, where: str) -> dict[str, Form]:
@@ -62,7 +63,7 @@ def promised(manifest: Manifest, where: str) -> dict[str, Form]:
         _check_case(case, f"{where}: {case.name}")
         if isinstance(case.top, int) and ("logits" not in case.taps or not 2 <= case.top < _vocabulary(manifest)):
             found = f"{case.top} of {_vocabulary(manifest)}"
-            raise malformed("a case has no such number of its logits", f"{where}: {case.name}", "2 or more", found)
+            raise damaged("a case has no such number of its logits", f"{where}: {case.name}", "2 or more", found)
     return dict(Layout(manifest).forms())
 
 
@@ -70,38 +71,38 @@ def _check_case(case: CaseEntry, where: str) -> None:
     """What a case says of its own shape."""
     batch, length = case.shape
     if min(case.shape) < 1:
-        raise malformed("a case is empty", where, "[batch, position]", case.shape)
+        raise damaged("a case is empty", where, "[batch, position]", case.shape)
     if case.kind not in CASE_KINDS:
-        raise malformed("a case is of an unknown kind", where, ", ".join(CASE_KINDS), case.kind)
+        raise damaged("a case is of an unknown kind", where, ", ".join(CASE_KINDS), case.kind)
     if case.calls and (sum(case.calls) != length or min(case.calls) < 1):
-        raise malformed("a case's calls are not its tokens", where, f"{length} tokens", case.calls)
+        raise damaged("a case's calls are not its tokens", where, f"{length} tokens", case.calls)
     if any(b <= a for a, b in zip((-1, *case.kept), (*case.kept, length), strict=True)):
-        raise malformed("the positions that a case keeps do not ascend within it", where, length, case.kept)
+        raise damaged("the positions that a case keeps do not ascend within it", where, length, case.kept)
     if case.kept and case.cached:
-        raise malformed("a case with a cache keeps all of its positions", where, "all", case.kept)
+        raise damaged("a case with a cache keeps all of its positions", where, "all", case.kept)
     if case.rows and len(case.rows) != batch:
-        raise malformed("a batch does not have one prompt for each row", where, batch, len(case.rows))
+        raise damaged("a batch does not have one prompt for each row", where, batch, len(case.rows))
     if not 0 <= case.generated <= length:
-        raise malformed("a case generated more than its tokens", where, f"0 to {length}", case.generated)
+        raise damaged("a case generated more than its tokens", where, f"0 to {length}", case.generated)
 
 
 def _check_names(manifest: Manifest, where: str) -> None:
     """Every name in the grammar, and once: names become paths, and a path must not lead elsewhere."""
     if manifest.truth_dtype not in TRUTH_DTYPES:
         expected = " or ".join(TRUTH_DTYPES)
-        raise malformed("truth has an unknown dtype", where, expected, manifest.truth_dtype)
+        raise damaged("truth has an unknown dtype", where, expected, manifest.truth_dtype)
     if manifest.statistics != NOISE_STATISTICS:
-        raise malformed("noise floors have other statistics", where, NOISE_STATISTICS, manifest.statistics)
+        raise damaged("noise floors have other statistics", where, NOISE_STATISTICS, manifest.statistics)
     cases = [case.name for case in manifest.cases]
     check_unique("case", where, cases)
     check_unique("precision", where, manifest.precisions)
     for name in cases:
         if not CASE_NAME.fullmatch(name):
-            raise malformed("a case's name is not in the grammar", where, CASE_NAME.pattern, name[:100])
+            raise damaged("a case's name is not in the grammar", where, CASE_NAME.pattern, name[:100])
     for precision in manifest.precisions:
         if precision not in NOISE_PRECISIONS:
             expected = ", ".join(NOISE_PRECISIONS)
-            raise malformed("a noise floor of an unknown precision", where, expected, precision)
+            raise damaged("a noise floor of an unknown precision", where, expected, precision)
 
 
 def _check_taps(manifest: Manifest, where: str) -> None:
@@ -110,7 +111,7 @@ def _check_taps(manifest: Manifest, where: str) -> None:
     whole: dict[tuple[str, bool], tuple[str, ...]] = {}
     for case in manifest.cases:
         if case.level not in LEVELS:
-            raise malformed("a case has an unknown level", where, ", ".join(LEVELS), case.level)
+            raise damaged("a case has an unknown level", where, ", ".join(LEVELS), case.level)
         key = case.level, case.cached
         if key not in recorded:
             recorded[key], whole[key] = (
@@ -122,12 +123,12 @@ def _check_taps(manifest: Manifest, where: str) -> None:
             different = [pair for pair in zip(expected, case.taps, strict=False) if pair[0] != pair[1]]
             first = different[0] if different else (f"{len(expected)} taps", f"{len(case.taps)} taps")
             what = f"its level {case.level!r}{' and the selection' if manifest.selection else ''}"
-            raise malformed(f"a case's taps are not those of {what}", f"{where}: {case.name}", *first)
+            raise damaged(f"a case's taps are not those of {what}", f"{where}: {case.name}", *first)
         if not case.taps:
-            raise malformed("a case records nothing", f"{where}: {case.name}", "a tap", "none")
+            raise damaged("a case records nothing", f"{where}: {case.name}", "a tap", "none")
         if bool(case.partly) != (case.taps != whole[key]):
             problem = "a case is not as complete as it says"
-            raise malformed(problem, f"{where}: {case.name}", f"{len(whole[key])} taps", case.depth)
+            raise damaged(problem, f"{where}: {case.name}", f"{len(whole[key])} taps", case.depth)
 
 
 def _check_selection(manifest: Manifest, where: str) -> None:
@@ -135,13 +136,13 @@ def _check_selection(manifest: Manifest, where: str) -> None:
     selected = manifest.selection
     if selected.layers and not is_rule(selected.layers):
         problem = "the layers that a golden was recorded at are no rule"
-        raise malformed(problem, where, "a rule", selected.layers[:100])
+        raise damaged(problem, where, "a rule", selected.layers[:100])
     if selected != Selected.asked(selected.taps, selected.layers or None):
-        raise malformed("a selection is not in its canonical form", where, "sorted, once each", selected.words[:4])
+        raise damaged("a selection is not in its canonical form", where, "sorted, once each", selected.words[:4])
     narrowed = any(isinstance(case.top, int) for case in manifest.cases)
     needed = SELECTIVE_VERSION if selected or narrowed else FORMAT_VERSION
     if manifest.version != needed or (isinstance(manifest.selected, Selected) and not selected):
-        raise malformed("a golden is not of the version of what it holds", where, needed, manifest.version)
+        raise damaged("a golden is not of the version of what it holds", where, needed, manifest.version)
 
 
 def _vocabulary(manifest: Manifest) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import GoldenError
 from harness.regular import UnfitFileError, read_regular
-from harness.store.refusals import FETCH_AGAIN
+from harness.store.refusals import damaged
 
 Wanted = tuple[str, int]  # a blob's path, and the bytes that it may have at most
 
@@ -62,13 +62,8 @@ class Files(ABC):
         """The size of all blobs; None where it is not known without asking for each."""
 
     def too_long(self, path: str, limit: int) -> GoldenError:
-        return GoldenError(
-            "a file of the golden is longer than it can be",
-            where=f"{self.where}/{path}",
-            expected=f"at most {limit:,} bytes",
-            found="more",
-            hint=FETCH_AGAIN,
-        )
+        problem = "a file of the golden is longer than it can be"
+        return damaged(problem, f"{self.where}/{path}", f"at most {limit:,} bytes", "more")
 
 
 class LocalFiles(Files):
@@ -97,12 +92,8 @@ class LocalFiles(Files):
         part = path
         while part and part not in self._plain:
             if os.path.islink(f"{self._root}/{part}"):  # noqa: PTH114
-                raise GoldenError(
-                    "a part of the golden is a link",
-                    where=f"{self._root}/{part}",
-                    expected="a regular file, or a directory",
-                    hint=FETCH_AGAIN,
-                )
+                expected = "a regular file, or a directory"
+                raise damaged("a part of the golden is a link", f"{self._root}/{part}", expected)
             if part != path:
                 self._plain.add(part)
             part = part.rpartition("/")[0]

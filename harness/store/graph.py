@@ -6,30 +6,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from harness.errors import GoldenError
 from harness.golden import LAYER, Manifest
 from harness.layout import CASE_DIMS, INPUTS, KEPT, LAYERS, RANK, STATISTIC, TAP, layer_of
-from harness.store.refusals import FETCH_AGAIN
+from harness.store.refusals import damaged
 from harness.taps import CACHE_KINDS, Tap
 
 NAME = r"[a-z][a-z0-9_]{0,31}"
 TAP_NAME = re.compile(rf"(?:{NAME}\.(?:0|[1-9][0-9]{{0,4}})\.)?{NAME}")
 DIM_NAME = re.compile(NAME)
 # Names that mean something else in the tree or along an array.
-RESERVED = {
-    LAYER,
-    TAP,
-    STATISTIC,
-    KEPT,
-    RANK,
-    "step",
-    "manifest_byte",
-    "taps",
-    "noise",
-    "top",
-    "generated",
-    *INPUTS,
-}
+RESERVED = {LAYER, TAP, STATISTIC, KEPT, RANK, *INPUTS}
+RESERVED |= {"step", "manifest_byte", "taps", "noise", "top", "generated"}
 # Where a published config says the size of a dimension.
 CONFIG_SIZES = {
     "hidden_size": "hidden",
@@ -53,12 +40,12 @@ def check_graph(manifest: Manifest, where: str) -> None:
     before: set[str] = set()
     for tap in manifest.taps:
         if not TAP_NAME.fullmatch(tap.name):
-            raise malformed("a tap's name is not in the grammar", where, TAP_NAME.pattern, tap.name[:100])
+            raise damaged("a tap's name is not in the grammar", where, TAP_NAME.pattern, tap.name[:100])
         _check_dims(tap, manifest.sizes, f"{where}: {tap.name}")
         _check_inputs(tap, before, f"{where}: {tap.name}")
         before.add(tap.name)
     if "logits" not in before:
-        raise malformed("a golden without logits", where, "a tap called logits", "none")
+        raise damaged("a golden without logits", where, "a tap called logits", "none")
     _check_sizes(manifest, where)
     _check_stages(manifest, where)
 
@@ -67,22 +54,22 @@ def _check_dims(tap: Tap, sizes: Mapping[str, int], where: str) -> None:
     check_unique("dimension", where, tap.dims)
     for dim in tap.dims:
         if not DIM_NAME.fullmatch(dim) or dim in RESERVED:
-            raise malformed("a dimension's name is not in the grammar", where, DIM_NAME.pattern, dim[:100])
+            raise damaged("a dimension's name is not in the grammar", where, DIM_NAME.pattern, dim[:100])
         if dim not in CASE_DIMS and not {dim, f"{tap.stage}.{dim}"} & set(sizes):
-            raise malformed("a dimension has no size", where, "a size for each", dim)
+            raise damaged("a dimension has no size", where, "a size for each", dim)
     tokens = "slot" if tap.kind in CACHE_KINDS else "position"
     if tap.dims[:1] != ("batch",) or tokens not in tap.dims:
-        raise malformed("a tap's dimensions are not those of a tap", where, f"batch first, and {tokens}", tap.dims)
+        raise damaged("a tap's dimensions are not those of a tap", where, f"batch first, and {tokens}", tap.dims)
 
 
 def _check_inputs(tap: Tap, before: set[str], where: str) -> None:
     check_unique("input", where, tap.inputs)
     for name in tap.inputs:
         if name == tap.name:
-            raise malformed("a tap is its own input", where, "taps before it", name)
+            raise damaged("a tap is its own input", where, "taps before it", name)
         if name not in before:
             problem = "an input of a tap is unknown, or not before it: the taps are not in data-flow order"
-            raise malformed(problem, where, "the name of a tap before it", name[:100])
+            raise damaged(problem, where, "the name of a tap before it", name[:100])
 
 
 def _check_sizes(manifest: Manifest, where: str) -> None:
@@ -90,13 +77,13 @@ def _check_sizes(manifest: Manifest, where: str) -> None:
     used = {name for tap in manifest.taps for dim in tap.dims for name in (dim, f"{tap.stage}.{dim}")}
     for dim, size in manifest.sizes.items():
         if dim not in used or dim in CASE_DIMS or size < 1:
-            raise malformed(
+            raise damaged(
                 "a size is no dimension's", where, "the size of a tap's dimension", f"{dim[:100]}: {size}"
             )
     for field, dim in CONFIG_SIZES.items():
         stated, recorded = manifest.model.config.get(field), manifest.sizes.get(dim)
         if type(stated) is int and recorded is not None and stated != recorded:
-            raise malformed(f"taps and config differ in {field}", f"{where}: model.config", stated, recorded)
+            raise damaged(f"taps and config differ in {field}", f"{where}: model.config", stated, recorded)
 
 
 def _check_stages(manifest: Manifest, where: str) -> None:
@@ -110,21 +97,17 @@ def _check_stages(manifest: Manifest, where: str) -> None:
         if layer is not None:
             layers.setdefault(tap.name.partition(".")[0], {})[layer] = None
     for name in (inside & outside) | ((inside | outside) & (layers.keys() | {LAYER})) | (layers.keys() & {LAYER}):
-        raise malformed("one name stands for two kinds of things", where, "a name for each", name)
+        raise damaged("one name stands for two kinds of things", where, "a name for each", name)
     for prefix, found in layers.items():
         if list(found) != list(range(len(found))):
             problem = "the layers are not counted from 0 without a gap"
-            raise malformed(problem, where, len(found), f"{prefix}.{max(found)}")
+            raise damaged(problem, where, len(found), f"{prefix}.{max(found)}")
     stated, count = manifest.model.config.get("num_hidden_layers"), len(layers.get(LAYERS, ()))
     if type(stated) is int and stated != count:
-        raise malformed("taps and config differ in num_hidden_layers", f"{where}: model.config", stated, count)
+        raise damaged("taps and config differ in num_hidden_layers", f"{where}: model.config", stated, count)
 
 
 def check_unique(kind: str, where: str, names: Iterable[str]) -> None:
     for name, times in Counter(names).items():
         if times > 1:
-            raise malformed(f"one {kind} name stands for two things", where, "one of them", name[:100])
-
-
-def malformed(problem: str, where: str, expected: object, found: object) -> GoldenError:
-    return GoldenError(problem, where=where, expected=expected, found=found, hint=FETCH_AGAIN)
+            raise damaged(f"one {kind} name stands for two things", where, "one of them", name[:100])

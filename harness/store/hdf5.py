@@ -33,7 +33,7 @@ from harness.store.abc import (
     little_endian,
     parents,
 )
-from harness.store.refusals import FETCH_AGAIN, reading
+from harness.store.refusals import damaged, reading
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DIGEST_LENGTH = 64
@@ -58,13 +58,8 @@ class Hdf5Reader(Reader):
         with open_regular(path) as file:
             found = file.read(len(SIGNATURE))
         if found != SIGNATURE:
-            raise GoldenError(
-                "this file is not a golden: it is not HDF5" if found else "the golden is an empty file",
-                where=self.where,
-                expected=f"a file that begins with {SIGNATURE!r}",
-                found=found,
-                hint=FETCH_AGAIN,
-            )
+            problem = "this file is not a golden: it is not HDF5" if found else "the golden is an empty file"
+            raise damaged(problem, self.where, f"a file that begins with {SIGNATURE!r}", found)
 
     def read_manifest(self) -> tuple[bytes, str]:
         if not self._groups[""].links.exists(MANIFEST.encode()):
@@ -77,12 +72,8 @@ class Hdf5Reader(Reader):
         dataset = self._dataset(MANIFEST)
         shape = tuple(dataset.shape) if dataset.rank == 1 else ()
         if math.prod(shape) > MANIFEST_LIMIT:
-            agree(
-                "the length of the manifest",
-                self.where,
-                f"at most {MANIFEST_LIMIT:,} bytes",
-                f"{math.prod(shape):,}",
-            )
+            length = f"{math.prod(shape):,}"
+            agree("the length of the manifest", self.where, f"at most {MANIFEST_LIMIT:,} bytes", length)
         form = Form(shape, "uint8", (MANIFEST_DIM,))
         self._check_form(MANIFEST, dataset, form)
         data = self._data(dataset, form, 0)
@@ -92,7 +83,7 @@ class Hdf5Reader(Reader):
         """The attribute beside the manifest. What is read goes into a buffer of a fixed size: form comes first."""
         where = f"{self.where}: {MANIFEST}, attribute {SHA256}"
         if not h5a.exists(dataset, SHA256.encode()):
-            raise GoldenError("the manifest has no sha256 beside it", where=where, hint=FETCH_AGAIN)
+            raise damaged("the manifest has no sha256 beside it", where)
         attribute = h5a.open(dataset, SHA256.encode())
         agree("the shape of an attribute", where, (), attribute.shape)
         agree("the type of an attribute", where, f"|S{DIGEST_LENGTH}", attribute.dtype.str)
@@ -228,20 +219,12 @@ class Hdf5Reader(Reader):
         except (KeyError, RuntimeError, OSError):  # versions of h5py differ
             if parent.links.exists(key):
                 raise
-            raise GoldenError(
-                "the golden lacks an array that its manifest lists",
-                where=f"{self.where}: {group}/{name}",
-                hint=FETCH_AGAIN,
-            ) from None
+            problem = "the golden lacks an array that its manifest lists"
+            raise damaged(problem, f"{self.where}: {group}/{name}") from None
         if link.type != h5l.TYPE_HARD:
             raise self._foreign(f"{group}/{name}", "a link")
         return h5o.open(parent, key)
 
     def _foreign(self, path: str, found: str) -> GoldenError:
-        return GoldenError(
-            "the file holds something that is no part of a golden",
-            where=f"{self.where}: {path}",
-            expected="groups and arrays",
-            found=found,
-            hint=FETCH_AGAIN,
-        )
+        problem = "the file holds something that is no part of a golden"
+        return damaged(problem, f"{self.where}: {path}", "groups and arrays", found)

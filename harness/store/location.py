@@ -42,23 +42,16 @@ def is_zarr(path: str | Path) -> bool:
     """
     suffix = PurePosixPath(str(path)).suffix.lower()
     if suffix in HDF5_SUFFIXES and url_of(path):
-        raise GoldenError(
-            "an HDF5 golden is a local file, and this is a URL",
-            where=path,
-            expected="a Zarr URL, such as gs://bucket/name.zarr",
-            found=suffix,
-            hint="copy the file from or to the URL yourself, or use a .zarr URL",
-        )
+        problem = "an HDF5 golden is a local file, and this is a URL"
+        expected = "a Zarr URL, such as gs://bucket/name.zarr"
+        hint = "copy the file from or to the URL yourself, or use a .zarr URL"
+        raise _refused(problem, path, expected, suffix, hint)
     if url_of(path) or suffix == ZARR_SUFFIX:
         return True
     if suffix not in HDF5_SUFFIXES:
-        raise GoldenError(
-            "the suffix does not say in which format to write the golden",
-            where=path,
-            expected=".h5, .hdf5, .zarr, or a URL",
-            found=suffix or "none",
-            hint=f"for example --out {Path(path).name or 'golden'}.h5",
-        )
+        problem = "the suffix does not say in which format to write the golden"
+        hint = f"for example --out {Path(path).name or 'golden'}.h5"
+        raise _refused(problem, path, ".h5, .hdf5, .zarr, or a URL", suffix or "none", hint)
     return False
 
 
@@ -103,19 +96,12 @@ def check_writable(path: str | Path, overwrite: bool) -> None:
     local = local_of(path)
     with writing(path):
         if not local.parent.is_dir():
-            raise GoldenError(
-                "the directory to write to does not exist",
-                where=local.parent,
-                expected="a directory",
-                found="something else" if local.parent.exists() else "nothing",
-                hint=f"`mkdir -p {local.parent}`, or give another --out",
-            )
+            found = "something else" if local.parent.exists() else "nothing"
+            hint = f"`mkdir -p {local.parent}`, or give another --out"
+            raise _refused("the directory to write to does not exist", local.parent, "a directory", found, hint)
         if not os.access(local.parent, os.W_OK | os.X_OK):
-            raise GoldenError(
-                "the directory to write to is read-only",
-                where=local.parent,
-                hint="give an --out in a directory of your own",
-            )
+            hint = "give an --out in a directory of your own"
+            raise GoldenError("the directory to write to is read-only", where=local.parent, hint=hint)
         if local.exists():
             refuse_existing(path, overwrite)
             _check_replaceable(local, zarr)
@@ -124,23 +110,13 @@ def check_writable(path: str | Path, overwrite: bool) -> None:
 def _check_replaceable(local: Path, zarr: bool) -> None:
     """A directory is deleted only where it is surely a golden, and never for a file or the reverse."""
     if zarr != local.is_dir():
-        raise GoldenError(
-            "something of another kind has the golden's name",
-            where=local,
-            expected="a directory (Zarr)" if zarr else "a file (HDF5)",
-            found="a directory" if local.is_dir() else "a file",
-            hint="remove it yourself, or give another --out",
-        )
+        expected, found = ("a directory (Zarr)", "a file") if zarr else ("a file (HDF5)", "a directory")
+        raise _in_the_way("something of another kind has the golden's name", local, expected, found)
     if not zarr and not local.is_file():
-        raise GoldenError(
-            "what has the golden's name is no file, and is not replaced",
-            where=local,
-            expected="a regular file (HDF5)",
-            found="a FIFO, a socket or a device",
-            hint="remove it yourself, or give another --out",
-        )
+        problem = "what has the golden's name is no file, and is not replaced"
+        raise _in_the_way(problem, local, "a regular file (HDF5)", "a FIFO, a socket or a device")
     if zarr and any(local.iterdir()) and not is_golden(LocalFiles(local)):
-        raise _not_ours(str(local))
+        raise _not_ours(local)
 
 
 def _check_url(url: str, overwrite: bool) -> None:
@@ -154,21 +130,21 @@ def _check_url(url: str, overwrite: bool) -> None:
             files.refuse_no_bucket()
 
 
-def _not_ours(where: str) -> GoldenError:
-    return GoldenError(
-        "what lies there is not a golden, and is not deleted",
-        where=where,
-        expected=f"a {DOCUMENT} that says goldens",
-        found="another directory",
-        hint="remove it yourself, or give another --out",
-    )
+def _not_ours(where: object) -> GoldenError:
+    problem = "what lies there is not a golden, and is not deleted"
+    return _in_the_way(problem, where, f"a {DOCUMENT} that says goldens", "another directory")
+
+
+def _in_the_way(problem: str, where: object, expected: str, found: str) -> GoldenError:
+    return _refused(problem, where, expected, found, "remove it yourself, or give another --out")
+
+
+def _refused(problem: str, where: object, expected: str, found: str, hint: str) -> GoldenError:
+    return GoldenError(problem, where=where, expected=expected, found=found, hint=hint)
 
 
 def refuse_existing(path: str | Path, overwrite: bool) -> None:
     """Raises: GoldenError, unless what is there may be replaced."""
     if not overwrite:
-        raise GoldenError(
-            "there is something at this path already",
-            where=path,
-            hint="--force replaces it; goldens change on purpose only",
-        )
+        hint = "--force replaces it; goldens change on purpose only"
+        raise GoldenError("there is something at this path already", where=path, hint=hint)

@@ -30,7 +30,7 @@ from harness.selected import LEVELS, at_level
 from harness.store.abc import MANIFEST, MANIFEST_DIM, Piece, Reader
 from harness.store.contents import check_contents
 from harness.store.location import open_reader
-from harness.store.refusals import FETCH_AGAIN, reading
+from harness.store.refusals import damaged, reading
 
 
 def open_golden(path: str | Path) -> Golden:
@@ -76,11 +76,8 @@ class Golden:
         with reading(path):
             self.manifest: Manifest = decode(encoded, path)
             if encode(self.manifest) != encoded:
-                raise GoldenError(
-                    "the manifest has fields that this release does not know, or is not canonical JSON",
-                    where=path,
-                    hint=FETCH_AGAIN,
-                )
+                problem = "the manifest has fields that this release does not know, or is not canonical JSON"
+                raise damaged(problem, path)
             check_contents(self.manifest, path)
             self._layout = Layout(self.manifest)
 
@@ -201,12 +198,9 @@ class Golden:
         [vocabulary] = {size for name, size in self.manifest.sizes.items() if name == "vocab"}
         sound = all(np.isfinite(values).all() for values in found.values())
         if not sound or ids.min() < 0 or ids.max() >= vocabulary or found["outside"].min() < 0:
-            raise GoldenError(
-                "what a golden says of its largest logits is impossible",
-                where=f"{self.path}: {paths[0].rpartition('/')[0]}",
-                expected=f"ids from 0 to {vocabulary - 1}, finite figures, no probability below 0",
-                hint=FETCH_AGAIN,
-            )
+            problem, where = "what a golden says of its largest logits is impossible", paths[0].rpartition("/")[0]
+            expected = f"ids from 0 to {vocabulary - 1}, finite figures, no probability below 0"
+            raise damaged(problem, f"{self.path}: {where}", expected)
         return found
 
     def generated(self, case: str, precision: str, what: str) -> np.ndarray:
@@ -250,12 +244,9 @@ class Golden:
         labels = self._layout.labels
         with reading(self.path):
             if not self._reader.is_whole():
-                raise GoldenError(
-                    "the file is not as it was written: it does not have the sha256 at its end",
-                    where=self.path,
-                    found="every array is whole; the metadata around them, or the end of the file, is not",
-                    hint=FETCH_AGAIN,
-                )
+                problem = "the file is not as it was written: it does not have the sha256 at its end"
+                found = "every array is whole; the metadata around them, or the end of the file, is not"
+                raise damaged(problem, self.path, found=found)
             for path, entry in [(MANIFEST, itself), *self.manifest.arrays.items()]:
                 self._reader.check_structure(path, entry, labels)
             self._reader.check_nothing_else(self.manifest.arrays, labels)
@@ -270,28 +261,22 @@ class Golden:
 
     def _not_recorded(self, case: str, tap: str) -> GoldenError:
         known = {one.name: one for one in self.manifest.taps}
+
+        def lacks(problem: str, expected: str, found: str, hint: str) -> GoldenError:
+            return GoldenError(problem, where=f"{self.path}: {case}", expected=expected, found=found, hint=hint)
+
         if tap not in known:
-            return GoldenError(
-                "the golden has no tap of this name",
-                where=f"{self.path}: {case}",
-                expected=f"one of {len(known)} names, {', '.join(list(known)[:3])} and so on",
-                found=tap,
-                hint="names are matched exactly; the grammar is in harness/taps.py",
-            )
+            expected = f"one of {len(known)} names, {', '.join(list(known)[:3])} and so on"
+            hint = "names are matched exactly; the grammar is in harness/taps.py"
+            return lacks("the golden has no tap of this name", expected, tap, hint)
         needed = next(level for level in LEVELS if at_level([known[tap]], level))
         level = self.manifest.case(case).level
         if LEVELS.index(level) >= LEVELS.index(needed):
-            return GoldenError(
-                "this case did not record that tap: what was selected leaves it out",
-                where=f"{self.path}: {case}",
-                expected=f"one of its {len(self.manifest.case(case).taps)} taps",
-                found=f"{tap}, recorded with {' '.join(self.manifest.selection.words) or 'no cache in this case'}",
-                hint="record it again with other --taps or --layers, or ask for a tap it has",
-            )
-        return GoldenError(
-            f"this case did not record that tap: it was recorded at level {level!r}",
-            where=f"{self.path}: {case}",
-            expected=f"level {needed!r}, at which {tap} is recorded",
-            found=f"level {level!r}",
-            hint=f"record it again with `goldens record --level {needed}`, or ask for a tap it has",
-        )
+            problem = "this case did not record that tap: what was selected leaves it out"
+            expected = f"one of its {len(self.manifest.case(case).taps)} taps"
+            found = f"{tap}, recorded with {' '.join(self.manifest.selection.words) or 'no cache in this case'}"
+            hint = "record it again with other --taps or --layers, or ask for a tap it has"
+            return lacks(problem, expected, found, hint)
+        problem = f"this case did not record that tap: it was recorded at level {level!r}"
+        hint = f"record it again with `goldens record --level {needed}`, or ask for a tap it has"
+        return lacks(problem, f"level {needed!r}, at which {tap} is recorded", f"level {level!r}", hint)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from harness.errors import GoldenError, HarnessError
 
 FETCH_AGAIN = "fetch the golden again, or record it anew with `goldens record`"
 
 
-@contextmanager
-def reading(where: object) -> Iterator[None]:
+def reading(where: object) -> AbstractContextManager[None]:
     """Turn whatever goes wrong while reading into a GoldenError.
 
     Every `Exception`, because a damaged file makes h5py raise OSError, KeyError, RuntimeError,
@@ -21,38 +20,37 @@ def reading(where: object) -> Iterator[None]:
     Raises:
         GoldenError: anything went wrong.
     """
-    try:
-        yield
-    except HarnessError:
-        raise
-    except Exception as error:
-        raise GoldenError(
-            "this part of the golden cannot be read: it is damaged, or the medium fails",
-            where=where,
-            found=_described(error),
-            hint=FETCH_AGAIN,
-        ) from error
+    problem = "this part of the golden cannot be read: it is damaged, or the medium fails"
+    return _refusing(where, lambda _: problem, FETCH_AGAIN)
 
 
-@contextmanager
-def writing(where: object) -> Iterator[None]:
+def writing(where: object) -> AbstractContextManager[None]:
     """Turn whatever goes wrong while writing into a GoldenError.
 
     Raises:
         GoldenError: anything went wrong.
     """
+
+    def problem(error: Exception) -> str:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        return "the golden cannot be written" + (": no room is left" if full else "")
+
+    return _refusing(where, problem, "nothing was published; give --out a place that can be written and has room")
+
+
+@contextmanager
+def _refusing(where: object, problem: Callable[[Exception], str], hint: str) -> Iterator[None]:
     try:
         yield
     except HarnessError:
         raise
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-        raise GoldenError(
-            "the golden cannot be written" + (": no room is left" if full else ""),
-            where=where,
-            found=_described(error),
-            hint="nothing was published; give --out a place that can be written and has room",
-        ) from error
+        raise GoldenError(problem(error), where=where, found=_described(error), hint=hint) from error
+
+
+def damaged(problem: str, where: object, expected: object = None, found: object = None) -> GoldenError:
+    """The refusal of a golden that is not what it was, or says what cannot be."""
+    return GoldenError(problem, where=where, expected=expected, found=found, hint=FETCH_AGAIN)
 
 
 def _described(error: Exception) -> str:

@@ -10,16 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import GoldenError
-from harness.golden import (
-    FORMAT,
-    MANIFEST_LIMIT,
-    ArrayEntry,
-    Form,
-    Manifest,
-    decode,
-    encode,
-    identity,
-)
+from harness.golden import FORMAT, MANIFEST_LIMIT, ArrayEntry, Form, Manifest, decode, encode, identity
 from harness.layout import Labels, Layout
 from harness.store.abc import DTYPES, Writer, little_endian, sha256
 from harness.store.contents import check_contents, promised
@@ -160,18 +151,18 @@ def _form(new: NewArray, forms: dict[str, Form], digests: dict[str, list[str]]) 
         GoldenError: the manifest promises no such array, or not this piece of it now.
     """
     if new.path not in forms:
-        raise GoldenError("this is no array of the golden", where=new.path, found=new.path, hint=DEFECT)
+        raise _defect("this is no array of the golden", new.path, None, new.path)
     form, stored = forms[new.path], len(digests.get(new.path, ()))
     if stored == form.slabs or new.index != stored:
         given = new.index < stored
-        raise GoldenError(
-            "an array was given twice" if given else "the slabs of an array do not come in order",
-            where=new.path,
-            expected=f"{form.slabs} slabs, the next of them {stored}" if stored < form.slabs else "once",
-            found=new.index,
-            hint=DEFECT,
-        )
+        problem = "an array was given twice" if given else "the slabs of an array do not come in order"
+        expected = f"{form.slabs} slabs, the next of them {stored}" if stored < form.slabs else "once"
+        raise _defect(problem, new.path, expected, new.index)
     return form
+
+
+def _defect(problem: str, where: str, expected: object, found: object) -> GoldenError:
+    return GoldenError(problem, where=where, expected=expected, found=found, hint=DEFECT)
 
 
 def _storable(new: NewArray, form: Form) -> np.ndarray:
@@ -181,20 +172,14 @@ def _storable(new: NewArray, form: Form) -> np.ndarray:
         GoldenError: another dtype (bfloat16 and objects among them) or shape than promised, or an empty array.
     """
     array = new.array
-    problems = (
-        (array.dtype.name not in DTYPES, "a golden does not hold this dtype", ", ".join(DTYPES), array.dtype),
-        (array.size == 0, "an array is empty", "at least one element", array.shape),
-        (
-            array.shape != form.slab,
-            "an array has another shape than the manifest promises",
-            form.slab,
-            array.shape,
-        ),
-        (array.dtype.name != form.dtype, "an array has another dtype than promised", form.dtype, array.dtype),
-    )
-    for wrong, problem, expected, found in problems:
-        if wrong:
-            raise GoldenError(problem, where=new.path, expected=expected, found=found, hint=DEFECT)
+    if array.dtype.name not in DTYPES:
+        raise _defect("a golden does not hold this dtype", new.path, ", ".join(DTYPES), array.dtype)
+    if array.size == 0:
+        raise _defect("an array is empty", new.path, "at least one element", array.shape)
+    if array.shape != form.slab:
+        raise _defect("an array has another shape than the manifest promises", new.path, form.slab, array.shape)
+    if array.dtype.name != form.dtype:
+        raise _defect("an array has another dtype than promised", new.path, form.dtype, array.dtype)
     return np.ascontiguousarray(array, little_endian(array.dtype.name))
 
 
@@ -205,22 +190,13 @@ def _finished(manifest: Manifest, forms: dict[str, Form], digests: dict[str, lis
         GoldenError: not all of them came, or this is no manifest of this format.
     """
     if manifest.format != FORMAT or manifest.arrays:
-        raise GoldenError(
-            "the manifest does not describe what was written",
-            where=where,
-            expected=f"{FORMAT}, its arrays still to be listed",
-            found=f"{manifest.format}, {len(manifest.arrays)} arrays listed",
-            hint=DEFECT,
-        )
+        expected = f"{FORMAT}, its arrays still to be listed"
+        found = f"{manifest.format}, {len(manifest.arrays)} arrays listed"
+        raise _defect("the manifest does not describe what was written", where, expected, found)
     for path, form in forms.items():
         if len(digests.get(path, ())) != form.slabs:
-            raise GoldenError(
-                "the golden lacks an array that its manifest promises",
-                where=f"{where}: {path}",
-                expected=f"{form.slabs} slabs",
-                found=len(digests.get(path, ())),
-                hint=DEFECT,
-            )
+            problem, came = "the golden lacks an array that its manifest promises", len(digests.get(path, ()))
+            raise _defect(problem, f"{where}: {path}", f"{form.slabs} slabs", came)
     entries = {p: ArrayEntry(f.shape, f.dtype, f.dims, tuple(digests[p])) for p, f in forms.items()}
     return replace(manifest, arrays=entries)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -116,54 +116,27 @@ def add_options(parser: pytest.Parser) -> None:
     for name, (text, _) in CONFIGURABLE.items():
         group.addoption(f"--{name}", dest=f"{PREFIX}{name}", metavar=METAVARS[name], help=text)
         parser.addini(name, f"goldens: {text}", default="")
-    group.addoption(
-        "--golden-case",
-        dest=f"{PREFIX}cases",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="only these cases; may be repeated",
+
+    def option(name: str, field: str, text: str, **more: Any) -> None:
+        group.addoption(name, dest=f"{PREFIX}{field}", help=text, **more)
+
+    option(
+        "--golden-case", "cases", "only these cases; may be repeated", action="append", default=[], metavar="GLOB"
     )
-    group.addoption(
-        "--golden-mode",
-        dest=f"{PREFIX}mode",
-        default="all",
-        metavar="LIST",
-        help="comma-separated: forward, replay (both: the two), prefill, alone; all by default",
-    )
+    modes = "comma-separated: forward, replay (both: the two), prefill, alone; all by default"
+    option("--golden-mode", "mode", modes, default="all", metavar="LIST")
     for name, what in (("rms", "rms"), ("max", "max-abs")):
-        group.addoption(
-            f"--golden-limit-{name}",
-            dest=f"{PREFIX}limit_{name}",
-            type=float,
-            metavar="X",
-            help=f"factor on every {what} limit: above 1 misses bugs, below 1 accuses correct ports",
-        )
-    group.addoption(
-        "--golden-lift",
-        dest=f"{PREFIX}lift",
-        action="store_true",
-        help="in float64, lift the float32 that is hard-coded in the port",
+        factor = f"factor on every {what} limit: above 1 misses bugs, below 1 accuses correct ports"
+        option(f"--golden-limit-{name}", f"limit_{name}", factor, type=float, metavar="X")
+    option(
+        "--golden-lift", "lift", "in float64, lift the float32 that is hard-coded in the port", action="store_true"
     )
-    group.addoption(
-        "--golden-mesh",
-        dest=f"{PREFIX}mesh",
-        metavar="AXIS=SIZE,...",
-        help="give the port a mesh of devices with these axes, such as data=2,model=4; none by default",
-    )
-    group.addoption(
-        "--golden-criteria",
-        dest=f"{PREFIX}criteria",
-        default="phase-3",
-        metavar="LIST",
-        help="your own thresholds on the logits, said in the report: max_abs=1e-4,mean_abs=1e-5,position_r=0.1",
-    )
-    group.addoption(
-        "--allow-reduced-precision",
-        dest=f"{PREFIX}allow_reduced_precision",
-        action="store_true",
-        help="check float32 under the matmul precision that is configured, or the backend's default",
-    )
+    mesh = "give the port a mesh of devices with these axes, such as data=2,model=4; none by default"
+    option("--golden-mesh", "mesh", mesh, metavar="AXIS=SIZE,...")
+    criteria = "your own thresholds on the logits, said in the report: max_abs=1e-4,mean_abs=1e-5,position_r=0.1"
+    option("--golden-criteria", "criteria", criteria, default="phase-3", metavar="LIST")
+    reduced = "check float32 under the matmul precision that is configured, or the backend's default"
+    option("--allow-reduced-precision", "allow_reduced_precision", reduced, action="store_true")
 
 
 def settings_of(config: pytest.Config) -> Settings:

@@ -132,7 +132,7 @@ def test_a_signal_at_any_write_ends_the_writing_and_changes_nothing(local, name)
         f"""
         from pathlib import Path
         from harness.store.files import LocalFiles
-        from harness.store.sink import Sink
+        from harness.store.hdf5_writer import Sink
 
         class Came(BaseException):
             pass

@@ -65,13 +65,8 @@ def marked_array(row: Row, value: Any) -> Any:
 
 def _array(row: Row, value: Any) -> Any:
     if not is_array(value):
-        raise PortError(
-            "an argument is no array where the port's table says so",
-            where=row,
-            expected="an array",
-            found=described(value),
-            hint="name the argument that is the tap",
-        )
+        problem = "an argument is no array where the port's table says so"
+        raise _other(problem, row, "an array", value, "name the argument that is the tap")
     return value
 
 
@@ -80,20 +75,18 @@ def _with_marked(row: Row, result: Any) -> Any:
         return marked_choice(*row.routed, functools.partial(mark, row.site), result, row)
     value = item_of(result, row.item)
     if not is_array(value):
-        raise PortError(
-            "a sub-module or function does not return an array where the port's table says so",
-            where=row,
-            expected="an array",
-            found=described(result),
-            hint="name the item: 'path[1]' is item 1 of a tuple, 'path[hidden]' an entry of a dict, or a field",
-        )
+        problem = "a sub-module or function does not return an array where the port's table says so"
+        hint = "name the item: 'path[1]' is item 1 of a tuple, 'path[hidden]' an entry of a dict, or a field"
+        raise _other(problem, row, "an array", result, hint)
     marked = with_item(result, row.item, marked_array(row, value))
     if marked is MISSING:
-        raise PortError(
-            "an item of what a sub-module or function returns cannot be replaced",
-            where=row,
-            expected="a tuple, a list, a mapping or an object that can be copied with another value in that place",
-            found=described(result),
-            hint="name a place where the value is an array by itself: an argument of what is given it, say",
-        )
+        problem = "an item of what a sub-module or function returns cannot be replaced"
+        expected = "a tuple, a list, a mapping or an object that can be copied with another value in that place"
+        hint = "name a place where the value is an array by itself: an argument of what is given it, say"
+        raise _other(problem, row, expected, result, hint)
     return marked
+
+
+def _other(problem: str, row: Row, expected: str, value: Any, hint: str) -> PortError:
+    """The refusal of a value that is another one than its row says."""
+    return PortError(problem, where=row, expected=expected, found=described(value), hint=hint)

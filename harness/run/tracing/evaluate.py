@@ -142,12 +142,7 @@ class Evaluator:
         if name == "scan" and (_has_taps(params) or any(_is_iterated(tap) for tap in watched)):
             return self._unrolled(equation, operands, watched, iterations)
         if _has_taps(params):
-            raise PortError(
-                "a tap stands where its value cannot be handed over",
-                where=f"inside {name}",
-                expected="taps in plain code, jit, scan, remat, custom_jvp or custom_vjp",
-                hint="leave this tap out of the port's table; it is then reported as not covered",
-            )
+            raise not_handed_over(f"inside {name}")
         if name in LOOPS and name in self._arithmetic.opens:
             return getattr(self, f"_{name}")(equation, operands, iterations), here
         return self._arithmetic.apply(equation, operands), here
@@ -216,6 +211,16 @@ class Evaluator:
         """A nested program, and its constants in this arithmetic."""
         jaxpr, constants = opened(body)
         return jaxpr, [self._arithmetic.constant(value) for value in constants]
+
+
+def not_handed_over(where: str) -> PortError:
+    """The refusal of a tap in nested code that is no plain sequence."""
+    return PortError(
+        "a tap stands where its value cannot be handed over",
+        where=where,
+        expected="taps in plain code, jit, scan, remat, custom_jvp or custom_vjp",
+        hint="leave this tap out of the port's table; it is then reported as not covered",
+    )
 
 
 def opened(body: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence[Any]]:

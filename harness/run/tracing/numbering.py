@@ -14,7 +14,7 @@ from typing import Any
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from harness.errors import PortError
-from harness.run.tracing.evaluate import INLINE, ITERATION, holds_taps
+from harness.run.tracing.evaluate import INLINE, ITERATION, holds_taps, not_handed_over
 from harness.run.tracing.mark import TAP
 from harness.run.tracing.versions import jaxprs_in_params
 
@@ -101,26 +101,24 @@ def _refuse_ambiguous(wanted: Wanted, found: Calls, never: Never) -> None:
     """
     calls = found.of(wanted)
     most = max(calls.values(), default=0)
+    several = f"{most} call{'' if most == 1 else 's'}"
     if not calls:
         raise _not_called(wanted, found, never)
     if wanted.call is None and (most > 1 or wanted.site in found.closed):
         also = f", and inside {found.closed[wanted.site]}" if wanted.site in found.closed else ""
         scoped = "" if " in " in wanted.site else "; or say what has to be running: '... in layers.{i}.attn'"
-        raise PortError(
-            "a row of the port's table names something that is called more than once",
-            where=f"{wanted.site} -> {wanted.tap}",
-            expected="one call, or the number of the one that is meant",
-            found=f"{most} call{'' if most == 1 else 's'}{also}",
-            hint=f"number it: {_numbers(wanted.site, most)}{scoped}",
-        )
+        problem = "a row of the port's table names something that is called more than once"
+        expected = "one call, or the number of the one that is meant"
+        hint = f"number it: {_numbers(wanted.site, most)}{scoped}"
+        raise _refused(problem, f"{wanted.site} -> {wanted.tap}", expected, f"{several}{also}", hint)
     if wanted.call is not None and not -most <= wanted.call < most:
-        raise PortError(
-            "a row of the port's table numbers a call that is not made",
-            where=f"call {wanted.call} of {wanted.site}, for {wanted.tap}",
-            expected=f"0 to {most - 1}",
-            found=f"{most} call{'' if most == 1 else 's'}",
-            hint="correct the number; they count from 0",
-        )
+        problem = "a row of the port's table numbers a call that is not made"
+        where = f"call {wanted.call} of {wanted.site}, for {wanted.tap}"
+        raise _refused(problem, where, f"0 to {most - 1}", several, "correct the number; they count from 0")
+
+
+def _refused(problem: str, where: str, expected: str, found: str, hint: str) -> PortError:
+    return PortError(problem, where=where, expected=expected, found=found, hint=hint)
 
 
 def _numbers(site: str, count: int) -> str:
@@ -136,28 +134,19 @@ def _split(site: str) -> tuple[str, str]:
 
 def _not_called(wanted: Wanted, found: Calls, never: Never) -> PortError:
     if wanted.site in found.closed:
-        return PortError(
-            "a tap stands where its value cannot be handed over",
-            where=f"{wanted.site}, inside {found.closed[wanted.site]}",
-            expected="taps in plain code, jit, scan, remat, custom_jvp or custom_vjp",
-            hint="leave this tap out of the port's table; it is then reported as not covered",
-        )
+        return not_handed_over(f"{wanted.site}, inside {found.closed[wanted.site]}")
     elsewhere = {loop for site, loop in found.counts if site == wanted.site}
     if elsewhere and wanted.looped:
-        return PortError(
-            "a tap's name has {i}, but its value is not made inside a scan",
-            where=f"{wanted.site} -> {wanted.tap}",
-            expected="{i} on both sides, or a scan over the layers",
-            hint="write {i} on the left as well: in the path, in what has to be running "
-            "('... in layers.{i}.attn'), or in the number of the call ('#{i}')",
-        )
+        problem = "a tap's name has {i}, but its value is not made inside a scan"
+        expected = "{i} on both sides, or a scan over the layers"
+        hint = "write {i} on the left as well: in the path, in what has to be running "
+        hint += "('... in layers.{i}.attn'), or in the number of the call ('#{i}')"
+        return PortError(problem, where=f"{wanted.site} -> {wanted.tap}", expected=expected, hint=hint)
     if elsewhere:
-        return PortError(
-            "the value of a tap of one layer is made inside a scan",
-            where=f"{wanted.site} -> {wanted.tap}",
-            expected="{i} on the right side alone: the iteration of the scan",
-            hint="write {i} on the right side and not on the left",
-        )
+        problem = "the value of a tap of one layer is made inside a scan"
+        expected = "{i} on the right side alone: the iteration of the scan"
+        hint = "write {i} on the right side and not on the left"
+        return PortError(problem, where=f"{wanted.site} -> {wanted.tap}", expected=expected, hint=hint)
     return never(wanted)
 
 
@@ -168,13 +157,9 @@ def _by_call(wanted: Iterable[Wanted], found: Calls) -> Mapping[tuple[str, int, 
         for loop, count in found.of(one).items():
             key = (one.site, loop, (one.call or 0) % count)
             if key in names:
-                raise PortError(
-                    "two rows of the port's table name one call",
-                    where=f"call {key[2]} of {one.site}",
-                    expected="one row for every call",
-                    found=f"{names[key]} and {one.tap}",
-                    hint="correct the numbers; calls count from 0, and from -1 at the end",
-                )
+                problem, where = "two rows of the port's table name one call", f"call {key[2]} of {one.site}"
+                hint = "correct the numbers; calls count from 0, and from -1 at the end"
+                raise _refused(problem, where, "one row for every call", f"{names[key]} and {one.tap}", hint)
             names[key] = one.tap
     return names
 

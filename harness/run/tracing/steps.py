@@ -202,13 +202,11 @@ class Steps:
             if (found.shape, found.dtype) != (leaf.shape, leaf.dtype)
         ]
         if form != tree or wrong:
-            raise PortError(
-                "write_cache() does not return a cache of the form that it was given",
-                where="write_cache",
-                expected=tree if form != tree else "arrays of the same shapes and dtypes",
-                found=form if form != tree else shortened("; ".join(wrong)),
-                hint="replace the contents alone: all else in the cache stays as it is",
-            )
+            problem = "write_cache() does not return a cache of the form that it was given"
+            expected = tree if form != tree else "arrays of the same shapes and dtypes"
+            found = form if form != tree else shortened("; ".join(wrong))
+            hint = "replace the contents alone: all else in the cache stays as it is"
+            raise _refused(problem, "write_cache", expected, found, hint)
 
     def _reading(self, tree: jax.tree_util.PyTreeDef, leaves: Sequence[Any]) -> tuple[Any, list[str]]:
         """The reading of a cache as a program, and what it reads."""
@@ -232,24 +230,16 @@ def _strong(path: str, leaf: Any) -> Array:
     try:
         return jnp.asarray(leaf, jnp.result_type(leaf))
     except TypeError:
-        raise PortError(
-            "a cache holds something that is no array",
-            where=f"cache{path}",
-            expected="a tree of arrays and numbers",
-            found=type(leaf).__name__,
-            hint="keep it in the port, or register its class with JAX as static data",
-        ) from None
+        problem, expected = "a cache holds something that is no array", "a tree of arrays and numbers"
+        hint = "keep it in the port, or register its class with JAX as static data"
+        raise _refused(problem, f"cache{path}", expected, type(leaf).__name__, hint) from None
 
 
 def _refuse_without_slots(name: str, value: Any) -> None:
     if getattr(value, "ndim", 0) < 2:
-        raise PortError(
-            "read_cache() does not return arrays with slots",
-            where=name,
-            expected="[batch, slot, kv_head, head_dim]",
-            found=getattr(value, "shape", type(value).__name__),
-            hint="the names are those of taps, and the values arrays with a row for every slot of the cache",
-        )
+        problem, expected = "read_cache() does not return arrays with slots", "[batch, slot, kv_head, head_dim]"
+        hint = "the names are those of taps, and the values arrays with a row for every slot of the cache"
+        raise _refused(problem, name, expected, getattr(value, "shape", type(value).__name__), hint)
 
 
 def _before(first: Int[Array, ""], golden: Array, own: Array) -> Array:
@@ -269,11 +259,14 @@ def _difference(again: Array, value: Array) -> Array:
 def _refuse_unfaithful(lost: Mapping[str, float]) -> None:
     for name, share in lost.items():
         if not share < ROUNDED:
-            raise PortError(
-                "write_cache() does not write what read_cache() reads: replay would go on with something else",
-                where=name,
-                expected="read_cache(write_cache(cache, values)) gives the values again",
-                found=f"a value that is off by {share:.2g} times the rms of the array",
-                hint="make one the inverse of the other, or declare that the cache is only recorded: "
-                f"recorded_only = ({kind_of(name)!r},)",
+            problem = (
+                "write_cache() does not write what read_cache() reads: replay would go on with something else"
             )
+            expected = "read_cache(write_cache(cache, values)) gives the values again"
+            found = f"a value that is off by {share:.2g} times the rms of the array"
+            hint = "make one the inverse of the other, or declare that the cache is only recorded: "
+            raise _refused(problem, name, expected, found, f"{hint}recorded_only = ({kind_of(name)!r},)")
+
+
+def _refused(problem: str, where: str, expected: object, found: object, hint: str) -> PortError:
+    return PortError(problem, where=where, expected=expected, found=found, hint=hint)
