@@ -71,12 +71,12 @@ def check(
     """
     from harness import embedded
     from harness.run.check import check as checked
-    from harness.run.given import given_port
+    from harness.run.loading import port_from_object
     from harness.run.port import BUILT_IN
     from harness.run.question import STANDARD
 
     asked = STANDARD if question is None else question
-    spec, load = given_port(BUILT_IN if port is None else port, asked)
+    spec, load = port_from_object(BUILT_IN if port is None else port, asked)
     path = embedded.resolved(None if golden is None else str(golden))
     return checked(path, None if weights is None else Path(weights), spec, asked, load=load)
 

@@ -28,10 +28,10 @@ from harness.mutants.remembered import Memory, remembering
 from harness.run.arithmetic import one_by_one_of
 from harness.run.cache import Cache, Past
 from harness.run.decoder import Decoder
+from harness.run.lru import CachedArrays
 from harness.run.operations import Operations
 from harness.run.port import Call
 from harness.run.precision import jax_dtype
-from harness.run.recent import Recent
 from harness.run.source import GoldenSource
 from harness.run.tapping import pinned
 from harness.run.weights import Weights
@@ -75,7 +75,7 @@ class _Kept(Checkpoint):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self._recent = Recent(super().read, KEPT_BYTES)
+        self._recent = CachedArrays(super().read, KEPT_BYTES)
 
     def read(self, name: str, rows: slice = slice(None)) -> Num[np.ndarray, "..."]:
         value = self._recent(name)

@@ -21,7 +21,7 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.run.port import Call
-from harness.run.tapping import Goldens, Session
+from harness.run.tapping import Around, Session
 
 T = TypeVar("T")
 
@@ -54,30 +54,22 @@ class Backlog:
             self._waiting.popleft()()
 
 
-class Behind:
+class Behind(Around):
     """A session that takes over a stage's values when the next ones are being computed."""
 
     def __init__(self, session: Session, backlog: Backlog, alone: bool = False) -> None:
-        self._session, self._backlog, self.alone = session, backlog, alone
-        self.replaying = session.replaying
+        super().__init__(session)
+        self._backlog, self.alone = backlog, alone
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         """Compare a value at once, after those that came before it."""
         self._backlog.finish()
         return self._session(name, value)
 
-    def goldens(self, stage: str) -> Goldens:
-        return self._session.goldens(stage)
-
     def expect(self, stage: str) -> None:
         """Read what the session will need of a stage, where it can; for another thread than the port's."""
-        expect = getattr(self._session, "expect", None)
-        if expect is not None:
-            with suppress(HarnessError):  # said where it is asked for
-                expect(stage)
-
-    def judge_by(self, rounding: Mapping[str, str]) -> None:
-        self._session.judge_by(rounding)
+        with suppress(HarnessError):  # said where it is asked for
+            super().expect(stage)
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         self._backlog.add(partial(self._session.absorb, stage, recorded))

@@ -71,8 +71,10 @@ def shows_choices(declared: Declarations) -> bool:
     return not PINNED & {*declared.without, *declared.recorded_only}
 
 
-def given(source: GoldenSource, case: str, tap: Tap, replaying: bool, pinning: bool) -> Num[np.ndarray, "..."]:
-    """What a port's tap is given of the golden: see `harness.run.tapping.Session.goldens`."""
+def replacement(
+    source: GoldenSource, case: str, tap: Tap, replaying: bool, pinning: bool
+) -> Num[np.ndarray, "..."]:
+    """What is handed to a port for a tap (`harness.run.tapping.Session.goldens`)."""
     if replaying or (pinning and tap.kind in PINNED):
         return source.rounded(case, tap.name)
     return source.blank(case, tap.name)

@@ -15,7 +15,7 @@ from jaxtyping import Num
 from harness.comparison import Place, compare
 from harness.golden import CaseEntry
 from harness.results import TapResult
-from harness.run.choices import choosing, given
+from harness.run.choices import choosing, replacement
 from harness.run.source import GoldenSource
 from harness.run.tapping import Goldens, TapFunction, fired_twice, going_on, refuse_tracer, whole
 from harness.taps import CACHE_KINDS, CACHED, PINNED, Tap, name_of
@@ -54,7 +54,7 @@ class OwnPrefill:
         self._readers: dict[str, int] = {}
         for tap in wanted.values():
             if tap.name not in silent and self.wants(tap):
-                self._readers[_twin(tap)] = self._readers.get(_twin(tap), 0) + 1
+                self._readers[_uncached(tap)] = self._readers.get(_uncached(tap), 0) + 1
 
     def calls(self) -> list[TapFunction]:
         """One call, whatever the case has."""
@@ -65,7 +65,7 @@ class OwnPrefill:
 
     def wants(self, tap: Tap) -> bool:
         """Whether the pass has what this tap is compared with: a cache, where the port taps what goes into it."""
-        return tap.name in self._wanted and _twin(tap) in self._wanted
+        return tap.name in self._wanted and _uncached(tap) in self._wanted
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         """Keep a value."""
@@ -80,7 +80,7 @@ class OwnPrefill:
         """As a prompt's tap has them, so that both share a compilation."""
         others = CACHE_KINDS | {"logits"}  # which a call without a cache has not, and which the check itself taps
         taps = (tap for tap in self._wanted.values() if tap.stage == stage and tap.kind not in others)
-        return {tap.kind: given(self._source, self.case.name, tap, False, self._pinning) for tap in taps}
+        return {tap.kind: replacement(self._source, self.case.name, tap, False, self._pinning) for tap in taps}
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         for kind, value in recorded.items():
@@ -94,7 +94,7 @@ class OwnPrefill:
     ) -> TapResult:
         """Compare what all calls together gave for a tap; a cache is what it holds after the last call."""
         place = Place(self.case.name, self._source.precision, self.mode, tap, rounding)
-        own = self._taken(_twin(tap))
+        own = self._taken(_uncached(tap))
         if own is None:
             return place.result("missing", f"tapped {EXPECTED}", "never tapped")
         if own.shape != actual.shape:
@@ -103,22 +103,19 @@ class OwnPrefill:
             return place.result("dtype", f"{actual.dtype.name}, as in its calls", f"{own.dtype.name} {EXPECTED}")
         scope = self._source.scope(self.case.name)
         largest = self._source.largest(self.case.name, tap.name)
-        if largest:
-            if actual.shape != largest.shape:
-                return place.result("shape", str(largest.shape), str(actual.shape))
-            own, actual = largest.of(own), largest.of(actual)
-        expected = np.asarray(own, np.float64)
+        if largest and actual.shape != largest.shape:
+            return place.result("shape", str(largest.shape), str(actual.shape))
+        expected = np.asarray(largest.of(own) if largest else own, np.float64)
         if not np.isfinite(np.moveaxis(expected, tap.position_axis, 1)[scope.counted]).all():
             return place.result("nonfinite", f"finite values {EXPECTED}", "NaN or infinity there")
         noise = self._source.at(rounding).noise(self.case, "forward", tap.name)
-        allowed = self._limit if rounding is None else self._limit_at(rounding)
+        limit, choices = self._limit if rounding is None else self._limit_at(rounding), None
+        if tap.kind in PINNED:
+            choices = choosing(self._source, self.case, tap.name, "forward", limit, rounding)
         if largest is None:
-            by = None
-            if tap.kind in PINNED:
-                by = choosing(self._source, self.case, tap.name, "forward", allowed, rounding)
-            return compare(place, actual, expected, noise, allowed, dtype, scope, choosing=by)
-        found = compare(place, actual, expected, noise, allowed, dtype, scope, lambda *_: None)
-        return largest.named(found, scope.positions)
+            return compare(place, actual, expected, noise, limit, dtype, scope, choosing=choices)
+        result = compare(place, largest.of(actual), expected, noise, limit, dtype, scope, lambda *_: None)
+        return largest.named(result, scope.positions)
 
     def _keep(self, name: str, value: jax.Array | np.ndarray) -> None:
         if name in self._seen:
@@ -133,5 +130,6 @@ class OwnPrefill:
         return self._values.get(name) if self._readers[name] else self._values.pop(name, None)
 
 
-def _twin(tap: Tap) -> str:
+def _uncached(tap: Tap) -> str:
+    """The tap with whose value of all tokens a tap is compared: of a cache, what goes into it."""
     return name_of(tap.stage, CACHED.get(tap.kind, tap.kind))

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness import along
 from harness.run.port import Call
-from harness.run.tapping import Goldens, Session, whole
+from harness.run.tapping import Around, Goldens, Session, whole
 from harness.taps import DIMS, PINNED
 
 SHORT = (1, 8, 64)
@@ -52,23 +52,15 @@ def pad(call: Call, target: int | None = None) -> Call:
     )
 
 
-class PaddedSession:
+class PaddedSession(Around):
     """A session seen from padded arrays: goldens are widened on the way in, values cut on the way out."""
 
     def __init__(self, session: Session, length: int, target: int) -> None:
-        self._session, self._length, self._target = session, length, target
-        self.replaying = session.replaying
-
-    def __call__(self, name: str, value: jax.Array) -> jax.Array:
-        return self._session(name, value)
+        super().__init__(session)
+        self._length, self._target = length, target
 
     def goldens(self, stage: str) -> Goldens:
         return {kind: self._widened(kind, value) for kind, value in self._session.goldens(stage).items()}
-
-    def expect(self, stage: str) -> None:
-        expect = getattr(self._session, "expect", None)
-        if expect is not None:
-            expect(stage)
 
     def _widened(self, kind: str, value: np.ndarray) -> np.ndarray:
         more = along.widths(DIMS[kind], self._target - self._length)
@@ -79,9 +71,6 @@ class PaddedSession:
         wide = [size + added for size, (_, added) in zip(value.shape, more, strict=True)]
         return np.broadcast_to(np.zeros((), value.dtype), wide)
 
-    def judge_by(self, rounding: Mapping[str, str]) -> None:
-        self._session.judge_by(rounding)
-
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
-        cut = {kind: along.cut(DIMS.get(kind, ()), whole(value), self._length) for kind, value in recorded.items()}
-        self._session.absorb(stage, cut)
+        real = {kind: along.cut(DIMS.get(kind, ()), whole(v), self._length) for kind, v in recorded.items()}
+        self._session.absorb(stage, real)

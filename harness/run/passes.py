@@ -47,8 +47,8 @@ def checkable(golden: Golden, cases: Sequence[CaseEntry], modes: Sequence[str]) 
     Raises:
         UsageError: none of them.
     """
-    found = tuple(case for case in cases if set(modes) & set(allowed(golden, case)))
-    if not found:
+    possible = tuple(case for case in cases if set(modes) & set(allowed(golden, case)))
+    if not possible:
         raise UsageError(
             "no case that was asked for can be checked in this mode",
             where=f"--mode {','.join(modes)}",
@@ -56,7 +56,7 @@ def checkable(golden: Golden, cases: Sequence[CaseEntry], modes: Sequence[str]) 
             found=", ".join(case.name for case in cases),
             hint="`goldens show GOLDEN` lists the cases; leave --mode out for all that a case allows",
         )
-    return found
+    return possible
 
 
 def passes(

@@ -45,14 +45,14 @@ def prompts_of(golden: Golden, entry: CaseEntry) -> tuple[CaseEntry | None, ...]
 def _same(golden: Golden, single: list[CaseEntry], batch: Case, row: int) -> CaseEntry | None:
     real = batch.mask[row]
     ids, positions = batch.input_ids[row][real], batch.positions[row][real]
-    found = [
+    same = [
         entry
         for entry in single
         if entry.shape[1] == len(ids)
         and np.array_equal(golden.case(entry.name).input_ids[0], ids)
         and np.array_equal(golden.case(entry.name).positions[0], positions)
     ]
-    return max(found, key=lambda entry: len(entry.taps), default=None)
+    return max(same, key=lambda entry: len(entry.taps), default=None)
 
 
 def rows_not_covered(golden: Golden, entry: CaseEntry) -> Iterator[str]:
@@ -100,18 +100,18 @@ class AloneGolden:
         """Compare the batch's value, of all calls together, with the rows' prompts."""
         place = Place(self.entry.name, self.source.precision, self.mode, tap, rounding)
         truth, noise, scope = self._truth(tap), self._noise(tap, rounding), self._scope(tap)
-        allowed = self.limit if rounding is None else self.limit_at(rounding)
+        limit = self.limit if rounding is None else self.limit_at(rounding)
         largest = self._largest(tap)
         if largest is None:
-            by = self._choosing(tap, scope, allowed, rounding) if tap.kind in PINNED else None
-            found = compare(place, actual, truth, noise, allowed, dtype, scope, choosing=by)
+            choices = self._choosing(tap, scope, limit, rounding) if tap.kind in PINNED else None
+            result = compare(place, actual, truth, noise, limit, dtype, scope, choosing=choices)
         elif actual.shape != largest.shape:
-            found = place.result("shape", f"{largest.shape} [{', '.join(tap.dims)}]", str(actual.shape))
+            result = place.result("shape", f"{largest.shape} [{', '.join(tap.dims)}]", str(actual.shape))
         else:
             statistics = largest.statistics(actual, truth)
-            found = compare(place, largest.of(actual), truth, noise, allowed, dtype, scope, statistics)
-            found = largest.named(found, scope.positions)
-        return replace(found, against=self._against(tap))
+            result = compare(place, largest.of(actual), truth, noise, limit, dtype, scope, statistics)
+            result = largest.named(result, scope.positions)
+        return replace(result, against=self._against(tap))
 
     def _choosing(self, tap: Tap, scope: Scope, limit: Limit, rounding: str | None) -> Choosing:
         """What the rows' choices are judged by: their prompts' scores."""
@@ -141,14 +141,14 @@ class AloneGolden:
 
     def _largest(self, tap: Tap) -> Largest | None:
         """Which logits the rows' prompts have; None of others, and where they have all."""
-        found = None
-        for row, prompt, tokens in self._rows(tap):
-            alone = self.source.largest(prompt.name, tap.name)
-            if alone is not None and found is None:
-                found = Largest(np.zeros((*self.entry.shape, alone.ids.shape[-1]), np.int32), alone.vocabulary)
-            if alone is not None and found is not None:
-                found.ids[row, tokens] = alone.ids[0]
-        return found
+        rows = [(row, self.source.largest(prompt.name, tap.name), at) for row, prompt, at in self._rows(tap)]
+        known = [(row, alone, tokens) for row, alone, tokens in rows if alone is not None]
+        if not known:
+            return None
+        ids = np.zeros((*self.entry.shape, known[0][1].ids.shape[-1]), np.int32)  # [B, S, rank]
+        for row, alone, tokens in known:
+            ids[row, tokens] = alone.ids[0]
+        return Largest(ids, known[0][1].vocabulary)
 
     def _noise(self, tap: Tap, rounding: str | None) -> Floor | None:
         """PyTorch's own error in the prompts; over more keys the same error has a smaller rms."""

@@ -17,7 +17,7 @@ from harness.comparison import Place
 from harness.errors import shortened
 from harness.golden import CaseEntry
 from harness.results import TapResult
-from harness.run.choices import given
+from harness.run.choices import replacement
 from harness.run.comparing import Comparing, Judgement, Reference, compared, refusal
 from harness.run.source import GoldenSource
 from harness.run.tapping import Goldens, TapFunction, fired_twice, going_on, refuse_tracer, whole
@@ -89,7 +89,7 @@ class CaseSession:
     def goldens(self, stage: str, span: slice | None = None) -> dict[str, np.ndarray]:
         taps = self._by_stage.get(stage, ())
         pins = self._by.pins
-        goldens = {tap: given(self._source, self.case.name, tap, self.replaying, pins) for tap in taps}
+        goldens = {tap: replacement(self._source, self.case.name, tap, self.replaying, pins) for tap in taps}
         return {t.kind: value if span is None else along.give(t, value, span) for t, value in goldens.items()}
 
     def expect(self, stage: str) -> None:

@@ -17,8 +17,8 @@ from harness.golden import CaseEntry
 from harness.layout import layer_of, size_of
 from harness.run.convention import TURNED, shifts, turned
 from harness.run.largest import Largest
+from harness.run.lru import CachedArrays
 from harness.run.precision import jax_dtype, round_to
-from harness.run.recent import Recent
 from harness.scope import Scope
 from harness.store import Golden
 from harness.taps import FULL_KINDS, PINNED, Tap
@@ -50,9 +50,9 @@ class GoldenSource:
         architecture = architecture_of(golden.manifest.model.config)
         self._ropes, self.experts = architecture.ropes, architecture.experts
         keep = _working_set(golden) if keep is None else keep
-        self.truth = Recent(self._truth, keep)
+        self.truth = CachedArrays(self._truth, keep)
         itemsize = jax_dtype(precision).itemsize, np.dtype(golden.manifest.truth_dtype).itemsize
-        self.rounded = Recent(self._rounded, keep * itemsize[0] // itemsize[1])
+        self.rounded = CachedArrays(self._rounded, keep * itemsize[0] // itemsize[1])
         self._floors = functools.cache(self._calibrated)
         self.scope = functools.cache(self._scope)
         self._largest = functools.cache(self._of_largest)

@@ -64,6 +64,32 @@ class Session(TapFunction, Protocol):
         ...
 
 
+class Around:
+    """A session that hands everything on to another; what it does otherwise, a subclass says."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.replaying = session.replaying
+
+    def __call__(self, name: str, value: jax.Array) -> jax.Array:
+        return self._session(name, value)
+
+    def goldens(self, stage: str) -> Goldens:
+        return self._session.goldens(stage)
+
+    def expect(self, stage: str) -> None:
+        """Have ready what a stage's taps will be compared with, where the session can read ahead."""
+        expect = getattr(self._session, "expect", None)
+        if expect is not None:
+            expect(stage)
+
+    def judge_by(self, rounding: Mapping[str, str]) -> None:
+        self._session.judge_by(rounding)
+
+    def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
+        self._session.absorb(stage, recorded)
+
+
 class TracedTap:
     """The tap inside a traced function: it collects values, and selects the golden where replaying.
 

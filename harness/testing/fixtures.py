@@ -62,7 +62,7 @@ class CheckGolden:
         """
         __tracebackhide__ = True
         from harness.run.check import check
-        from harness.run.given import given_port
+        from harness.run.loading import port_from_object
 
         chosen = self.settings.port if port is None else port
         if chosen is None:
@@ -84,7 +84,7 @@ class CheckGolden:
             settings = replace(settings, weights_from="check_golden(weights=...)")
         try:
             question = settings.question()
-            spec, load = given_port(chosen, question)
+            spec, load = port_from_object(chosen, question)
             report = check(self.golden.path, settings.checked_weights(), spec, question, load=load)
         except HarnessError as error:
             if wants_traceback():

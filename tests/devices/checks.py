@@ -19,7 +19,7 @@ from harness.report.document import Report
 from harness.run.check import check
 from harness.run.decoder import Decoder
 from harness.run.effort import QUICKLY
-from harness.run.given import given_port
+from harness.run.loading import port_from_object
 from harness.run.mesh import mesh_of
 from harness.run.operations import linear
 from harness.run.question import BOTH, Question
@@ -39,7 +39,7 @@ def question(axes, precisions=("float32",), cases=("one-to-five",)) -> Question:
 
 
 def checked(port: type, asked: Question) -> Report:
-    spec, load = given_port(port, asked)
+    spec, load = port_from_object(port, asked)
     return check(GOLDEN, CHECKPOINT, spec, asked, load=load)
 
 

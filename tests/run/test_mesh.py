@@ -14,7 +14,7 @@ from harness.errors import PortError, UsageError
 from harness.report.junit import junit
 from harness.report.views import html, markdown, report_text
 from harness.run.check import check
-from harness.run.given import given_port
+from harness.run.loading import port_from_object
 from harness.run.mesh import mesh_of
 from harness.run.question import Question, parse_mesh, shown_axes
 from tests.run.ports import Wrapped
@@ -128,14 +128,14 @@ def test_the_built_in_decoder_is_lifted_on_a_mesh(golden_path, checkpoint):
 
 def test_a_port_given_as_a_class_is_loaded_on_the_mesh(golden_path, checkpoint):
     Seeing.seen.clear()
-    spec, load = given_port(Seeing, ONE)
+    spec, load = port_from_object(Seeing, ONE)
     assert check(golden_path, checkpoint, spec, ONE, load=load).environment["mesh"] == {"data": 1, "model": 1}
     assert Seeing.seen[0].shape == {"data": 1, "model": 1}
 
 
 def test_a_port_that_is_loaded_already_takes_no_mesh():
     with pytest.raises(UsageError, match="cannot be given a mesh") as error:
-        given_port(Seeing(None), ONE)
+        port_from_object(Seeing(None), ONE)
     assert error.value.found == "data=1,model=1"
 
 

@@ -12,7 +12,7 @@ import harness.report.pages.check
 import harness.report.render.terminal
 import harness.run.check
 import harness.run.decoder
-import harness.run.given  # noqa: F401
+import harness.run.loading  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 BUILT_IN = "harness.run.decoder:Decoder"

@@ -16,7 +16,7 @@ import numpy as np
 
 from harness.errors import PortError
 from harness.run.adapters.layout import rearranged
-from harness.run.tapping import Goldens, Session, whole
+from harness.run.tapping import Around, whole
 from harness.taps import name_of
 
 ZEROS = re.compile(r"\(\s*([a-z_]\w*)\s*\+\s*zeros\s*\)")
@@ -100,21 +100,14 @@ def _plain(name: str) -> str:
     return name.removesuffix(PADDED)
 
 
-class WithoutRest:
+class WithoutRest(Around):
     """A session that is not shown what is cut off, which is looked at here."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.replaying = session.replaying
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         if name.endswith(REST):
             refuse_other_than_zeros(name, value)
             return value
         return self._session(name, value)
-
-    def goldens(self, stage: str) -> Goldens:
-        return self._session.goldens(stage)
 
     def judge_by(self, rounding: Mapping[str, str]) -> None:
         self._session.judge_by({tap: precision for tap, precision in rounding.items() if not tap.endswith(REST)})

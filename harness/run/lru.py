@@ -1,4 +1,4 @@
-"""Values that were made lately, bounded by the memory that they take."""
+"""The values used last, bounded by the memory that they take (an LRU cache)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 
-class Store:
+class LRUCache:
     """The latest values by key, up to a number of bytes; what takes more than that is not kept.
 
     Args:
@@ -46,7 +46,7 @@ class Store:
             self._bytes = 0
 
 
-class Recent:
+class CachedArrays:
     """A function of names whose latest arrays are kept.
 
     Args:
@@ -55,7 +55,7 @@ class Recent:
     """
 
     def __init__(self, make: Callable[..., np.ndarray], most: int) -> None:
-        self._make, self._store = make, Store(most)
+        self._make, self._cache = make, LRUCache(most)
 
     def __call__(self, *names: str) -> np.ndarray:
         """The array of these names."""
@@ -64,9 +64,9 @@ class Recent:
             value = self._make(*names)
             return value, value.nbytes
 
-        value: np.ndarray = self._store.get(names, made)
+        value: np.ndarray = self._cache.get(names, made)
         return value
 
     def forget(self) -> None:
         """Release everything."""
-        self._store.forget()
+        self._cache.forget()

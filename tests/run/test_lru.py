@@ -8,8 +8,8 @@ import pytest
 
 from harness.run import checker
 from harness.run.checker import Checker
+from harness.run.lru import CachedArrays
 from harness.run.question import Question
-from harness.run.recent import Recent
 from harness.store import Golden
 
 CASES = ("one-to-five", "batch-left")
@@ -80,7 +80,7 @@ def counted(most):
         made.append(name)
         return np.zeros(int(name[1:]), np.uint8)
 
-    return Recent(make, most), made
+    return CachedArrays(make, most), made
 
 
 def test_the_latest_are_kept_and_the_oldest_released_first():
