@@ -8,6 +8,7 @@ every name in it is safe to use as a path.
 from __future__ import annotations
 
 from harness.entries import CASE_NAME, KINDS
+from harness.errors import GoldenError
 from harness.golden import (
     FORMAT_VERSION,
     NOISE_PRECISIONS,
@@ -16,15 +17,48 @@ from harness.golden import (
     CaseEntry,
     Form,
     Manifest,
+    decode,
+    encode,
 )
 from harness.kept import is_rule
 from harness.layout import Layout, size_of
 from harness.selected import EVERYTHING, LEVELS, Selected, at_level
 from harness.store.abc import DIGEST
 from harness.store.graph import check_graph, check_unique, malformed
+from harness.store.refusals import FETCH_AGAIN
 
 CASE_KINDS = tuple(kind.kind for kind in KINDS)
 TRUTH_DTYPES = ("float64", "float32")
+
+# Manifests that were found whole, by their sha256. A process opens the same few goldens again and again: when it
+# writes one, compares two sides, runs tests. What a manifest says of itself is looked through once.
+_WHOLE: dict[str, tuple[Manifest, Layout]] = {}
+_MOST = 4
+
+
+def checked(encoded: bytes, digest: str, where: str) -> tuple[Manifest, Layout]:
+    """A manifest and the layout of its arrays, from its bytes. Both are shared, and not to be changed.
+
+    Args:
+        digest: the sha256 of these bytes.
+
+    Raises:
+        GoldenError: it is no manifest of this release, or contradicts itself.
+    """
+    if (known := _WHOLE.get(digest)) is not None:
+        return known
+    manifest = decode(encoded, where)
+    if encode(manifest) != encoded:
+        raise GoldenError(
+            "the manifest has fields that this release does not know, or is not canonical JSON",
+            where=where,
+            hint=FETCH_AGAIN,
+        )
+    check_contents(manifest, where)
+    for oldest in list(_WHOLE)[: len(_WHOLE) + 1 - _MOST]:
+        _WHOLE.pop(oldest, None)
+    whole = _WHOLE[digest] = manifest, Layout(manifest)
+    return whole
 
 
 def check_contents(manifest: Manifest, where: str) -> None:
