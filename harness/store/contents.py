@@ -16,6 +16,8 @@ from harness.golden import (
     CaseEntry,
     Form,
     Manifest,
+    decode,
+    encode,
 )
 from harness.layout import Layout, size_of
 from harness.selected import EVERYTHING, LEVELS, Selected, at_level
@@ -26,6 +28,32 @@ from harness.store.refusals import damaged
 
 CASE_KINDS = tuple(kind.kind for kind in KINDS)
 TRUTH_DTYPES = ("float64", "float32")
+
+# Manifests that were found whole, by their sha256. A process opens the same few goldens again and again: when it
+# writes one, compares two sides, runs tests. What a manifest says of itself is looked through once.
+_WHOLE: dict[str, tuple[Manifest, Layout]] = {}
+_MOST = 4
+
+
+def checked(encoded: bytes, digest: str, where: str) -> tuple[Manifest, Layout]:
+    """A manifest and the layout of its arrays, from its bytes. Both are shared, and not to be changed.
+
+    Args:
+        digest: the sha256 of these bytes.
+
+    Raises:
+        GoldenError: it is no manifest of this release, or contradicts itself.
+    """
+    if (known := _WHOLE.get(digest)) is not None:
+        return known
+    manifest = decode(encoded, where)
+    if encode(manifest) != encoded:
+        raise damaged("the manifest has fields that this release does not know, or is not canonical JSON", where)
+    check_contents(manifest, where)
+    for oldest in list(_WHOLE)[: len(_WHOLE) + 1 - _MOST]:
+        _WHOLE.pop(oldest, None)
+    whole = _WHOLE[digest] = manifest, Layout(manifest)
+    return whole
 
 
 def check_contents(manifest: Manifest, where: str) -> None:

@@ -12,13 +12,12 @@ import numpy as np
 
 from harness.corpus import Case
 from harness.errors import GoldenError
-from harness.golden import LAYER, NOISE_KINDS, ArrayEntry, CaseEntry, Manifest, decode, encode, identity
+from harness.golden import LAYER, NOISE_KINDS, ArrayEntry, CaseEntry, identity
 from harness.layout import (
     GENERATED_PRECISIONS,
     INPUTS,
     TOP,
     Labels,
-    Layout,
     generated_path,
     input_path,
     label_path,
@@ -28,7 +27,7 @@ from harness.layout import (
 )
 from harness.selected import LEVELS, at_level
 from harness.store.abc import MANIFEST, MANIFEST_DIM, Piece, Reader
-from harness.store.contents import check_contents
+from harness.store.contents import checked
 from harness.store.location import open_reader
 from harness.store.refusals import damaged, reading
 
@@ -74,12 +73,7 @@ class Golden:
         self._cases: dict[str, Case] = {}
         self._lock = threading.RLock()  # a check reads ahead in another thread
         with reading(path):
-            self.manifest: Manifest = decode(encoded, path)
-            if encode(self.manifest) != encoded:
-                problem = "the manifest has fields that this release does not know, or is not canonical JSON"
-                raise damaged(problem, path)
-            check_contents(self.manifest, path)
-            self._layout = Layout(self.manifest)
+            self.manifest, self._layout = checked(encoded, self.id, path)
 
     def __enter__(self) -> Golden:
         return self

@@ -102,6 +102,15 @@ def label_array(path: str, labels: Labels) -> tuple[Form, np.ndarray]:
     return Form((len(labels),), dtype, (path.rpartition("/")[2],)), np.array(labels)
 
 
+@lru_cache(64)
+def encoded_labels(name: str, labels: Labels) -> tuple[Form, bytes]:
+    """The form of a dimension's labels, and their chunk as zarr-python writes it: cases mostly have the same."""
+    form, values = label_array(name, labels)
+    array, blobs = new_array(form)
+    array[...] = values
+    return form, bytes(blobs[chunk(form)].to_bytes())
+
+
 def chunk(form: Form, slab: int = 0) -> str:
     """The name of a slab's chunk: a file beside zarr.json, thanks to the separator."""
     return ".".join(["c", str(slab), *"0" * (len(form.shape) - 1)])
@@ -148,25 +157,23 @@ class ZarrReader(Reader):
         if path != MANIFEST and path not in self._compared:  # those that were read have been compared
             self._compare(path, document(entry.form), self._document(path))
 
-    def _check_labels(self, path: str, form: Form, values: np.ndarray) -> None:
-        array, blobs = new_array(form)
-        array[...] = values
+    def _check_labels(self, path: str, labels: Labels) -> None:
+        form, expected = encoded_labels(path.rpartition("/")[2], labels)
         self._compare(path, document(form), self._document(path))
-        name, expected = f"{path}/{chunk(form)}", blobs[chunk(form)].to_bytes()
+        name = f"{path}/{chunk(form)}"
         agree("the labels of a dimension", f"{self.where}/{name}", expected, self._read(name, len(expected)))
 
     def check_nothing_else(self, arrays: Mapping[str, ArrayEntry], labels: Mapping[str, Labels]) -> None:
         """Groups are checked on the way: this reader does not need them, but others do."""
         expected = {f"{MANIFEST}/{DOCUMENT}", f"{MANIFEST}/c.0"}
         groups = {""}
-        arrays_of_labels = {path: label_array(path, values) for path, values in labels.items()}
         for path, entry in arrays.items():
             expected |= {f"{path}/{DOCUMENT}", *(f"{path}/{chunk(entry, slab)}" for slab in range(entry.slabs))}
             groups.update(parents(path))
         for path in labels:
             expected |= {f"{path}/{DOCUMENT}", f"{path}/c.0"}
-        for path in self._files.ahead(sorted(arrays_of_labels), _blobs_of_labels):
-            self._check_labels(path, *arrays_of_labels[path])
+        for path in self._files.ahead(sorted(labels), _blobs_of_labels):
+            self._check_labels(path, labels[path])
         for group in self._files.ahead(sorted(groups), _blobs_of_group):
             expected.add(f"{group}/{DOCUMENT}".lstrip("/"))
             self._compare(group, document(**({} if group else ROOT)), self._document(group))

@@ -15,7 +15,10 @@ def no_sync(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-@pytest.fixture(params=["h5", "zarr", "zarr-memory-url"])
+KINDS = ("h5", "zarr", "zarr-memory-url")
+
+
+@pytest.fixture(params=KINDS)
 def place(request, tmp_path):
     """Where a golden can lie. A test that takes it is part of the definition of a backend."""
     yield places.make(request.param, tmp_path)
@@ -35,6 +38,15 @@ def small_blobs(kind: str) -> dict[str, bytes]:
 @pytest.fixture
 def golden(place):
     """A place with the small golden in it."""
+    for blob, data in small_blobs(place.kind).items():
+        place.put(blob, data)
+    return place
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def standing(request, tmp_path_factory):
+    """The same, one for all tests of a module: who damages it puts back what was there, however it ends."""
+    place = places.make(request.param, tmp_path_factory.mktemp("standing"))
     for blob, data in small_blobs(place.kind).items():
         place.put(blob, data)
     return place

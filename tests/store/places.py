@@ -56,6 +56,9 @@ class Place(ABC):
     @abstractmethod
     def blobs(self) -> dict[str, bytes]: ...
 
+    @abstractmethod
+    def blob(self, name: str) -> bytes: ...
+
     def tree(self) -> dict[str, bytes]:
         """The blobs of the golden that counts, by their names in it."""
         return self.blobs()
@@ -85,7 +88,10 @@ class Hdf5Place(Place):
         self.path = str(self.file)
 
     def blobs(self):
-        return {"": self.file.read_bytes()}
+        return {"": self.blob("")}
+
+    def blob(self, name):
+        return self.file.read_bytes()
 
     def put(self, blob, data):
         self.file.write_bytes(data)
@@ -123,6 +129,9 @@ class ZarrPlace(Place):
         found = self.files.find(self.root)
         return {path.removeprefix(self.root).strip("/"): self.files.cat_file(path) for path in sorted(found)}
 
+    def blob(self, name):
+        return self.files.cat_file(f"{self.root}/{name}")
+
     def put(self, blob, data):
         self.files.makedirs(f"{self.root}/{blob}".rpartition("/")[0], exist_ok=True)
         self.files.pipe_file(f"{self.root}/{blob}", data)
@@ -134,7 +143,7 @@ class ZarrPlace(Place):
         return f"{path}/{'.'.join(['c', *'0' * rank])}", 0
 
     def claim(self, path, shape):
-        dims = tuple(json.loads(self.blobs()[f"{path}/{DOCUMENT}"])["dimension_names"])
+        dims = tuple(json.loads(self.blob(f"{path}/{DOCUMENT}"))["dimension_names"])
         self.put(f"{path}/{DOCUMENT}", json.dumps(document(Form(shape, "float64", dims))).encode())
 
     def write_unchecked(self, encoded):
