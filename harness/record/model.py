@@ -132,9 +132,13 @@ class Reference:
                     self._skeleton._init_weights(part)
         return module
 
-    def shell(self, precision: str, real: Mapping[str, nn.Module]) -> Shell:
-        """transformers' forward pass with these modules in it, and others that pass through."""
-        make = partial(self.rotary, precision) if self._rotary_module() is not None else None
+    def shell(self, precision: str, real: Mapping[str, nn.Module], turned: bool = False) -> Shell:
+        """transformers' forward pass with these modules in it, and others that pass through.
+
+        Args:
+            turned: one of them looks at the rotation.
+        """
+        make = partial(self.rotary, precision) if turned and self._rotary_module() is not None else None
         return Shell(self._skeleton, self.family, dict(real), make)
 
     def rotary(self, precision: str, nudged: bool = False) -> Any:
@@ -214,7 +218,7 @@ class Embedding(Stage):
         self._modules[precision].weight = nn.Parameter(found, requires_grad=False)
         shell = self._shells[precision]
         with tapped_module(shell.layer(0), "embed", tap):
-            return shell.run(replace(inputs, ids=ids, cache=None, mask=torch.ones_like(ids)), None)
+            return shell.run(replace(_alone(inputs), ids=ids), None)
 
 
 class Layer(Stage):
@@ -231,7 +235,8 @@ class Layer(Stage):
                 if hasattr(part, "layer_idx"):
                     part.layer_idx = 0
         self._shells = {
-            precision: model.shell(precision, {path: self._modules[precision]}) for precision in precisions
+            precision: model.shell(precision, {path: self._modules[precision]}, turned=True)
+            for precision in precisions
         }
 
     def _forward(self, precision: str, state: Tensor | None, inputs: Inputs, tap: Collector) -> Tensor:
@@ -259,11 +264,15 @@ class Head(Stage):
         }
 
     def _forward(self, precision: str, state: Tensor | None, inputs: Inputs, tap: Collector) -> Tensor:
-        inputs = replace(inputs, cache=None, mask=torch.ones_like(inputs.ids))  # no layer looks at them
         with tapped_module(self._norms[precision], "final_norm", tap):
-            value = self._shells[precision].run(inputs, state, whole=True)
+            value = self._shells[precision].run(_alone(inputs), state, whole=True)
         replacement = tap("logits", value)
         return value if replacement is None else replacement
+
+
+def _alone(inputs: Inputs) -> Inputs:
+    """Where no layer looks at a mask or a cache: of a mask of four dimensions transformers makes no other."""
+    return replace(inputs, cache=None, mask=inputs.mask.new_ones(1, 1, 1, 1), kept=None)
 
 
 def _built(directory: Path, dtype: torch.dtype) -> nn.Module:

@@ -1,15 +1,17 @@
 """transformers' own forward pass with one real part: a layer, the embedding or the head. All else passes through.
 
 So masks, rotation by kind of layer, caches and signatures are transformers', and the same however deep a model is:
-what comes out of a real layer is, bit for bit, what it gives in the whole model.
+what comes out of a real layer is, bit for bit, what it gives in the whole model. What is made around a layer may
+be kept for the passes that follow (see `harness.record.around`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from harness.families.family import Family
+from harness.record.around import Kept, entering
 from harness.record.promote import Float64Mode
 
 
@@ -34,6 +37,7 @@ class Inputs:
         mask: [batch, slot], as many slots as are filled after the call; without a cache, [batch, position].
         cache: transformers' own, of this layer alone; None where the case is one call.
         nudged: RoPE's frequencies are one unit in the last place higher.
+        kept: by the end of the call, what was made around a layer, for the passes that follow; None: nothing is.
     """
 
     ids: Tensor
@@ -41,10 +45,12 @@ class Inputs:
     mask: Tensor
     cache: DynamicCache | None = None
     nudged: bool = False
+    kept: dict[int, Kept] | None = None
 
     def part(self, span: slice, cache: DynamicCache | None) -> Inputs:
         """The call that gets these tokens."""
-        return Inputs(self.ids[:, span], self.positions[:, span], self.mask[:, : span.stop], cache, self.nudged)
+        ids, positions, mask = self.ids[:, span], self.positions[:, span], self.mask[:, : span.stop]
+        return Inputs(ids, positions, mask, cache, self.nudged, self.kept)
 
 
 class Passing(nn.Module):
@@ -67,13 +73,20 @@ class Nothing(nn.Module):
         return torch.zeros((), device=ids.device)
 
 
+class Unturned(nn.Module):
+    """A rotation that no layer looks at."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        return hidden_states, hidden_states
+
+
 class Shell:
     """The causal language model in which every layer passes through, at one precision.
 
     Args:
         skeleton: the model on the meta device.
         real: path -> module that takes the place of the one there.
-        rotary: makes the module of RoPE, plain or nudged; None where the model has none.
+        rotary: makes the module of RoPE, plain or nudged; None where no layer is real.
     """
 
     def __init__(
@@ -95,7 +108,10 @@ class Shell:
             kept[family.model["positions"]] = Nothing()
         self._model = _with(skeleton, kept | real)
         self._base = self._model.get_submodule(family.layers.rpartition(".")[0])
-        self._rotary = {nudged: rotary(nudged) for nudged in (False, True)} if rotary else {}
+        self._rotary = cache(rotary) if rotary else None
+        if rotary is None:
+            self._base._modules["rotary_emb"] = Unturned()
+        self._own = object()
 
     def run(self, inputs: Inputs, state: Tensor | None, index: int = 0, whole: bool = False) -> Tensor:
         """Run one call.
@@ -107,11 +123,16 @@ class Shell:
         Returns:
             The logits, or the hidden states after the last layer, which hand on what is real before them.
         """
+        key = (self._own, inputs.nudged)
+        kept = None if inputs.kept is None else inputs.kept.setdefault(inputs.mask.shape[-1], Kept())
+        around = None if kept is None else kept.of(key)
+        if around is not None and state is not None:
+            return around.call(self.layer(index), state, inputs.cache)
         if self._rotary:
-            self._base._modules["rotary_emb"] = self._rotary[inputs.nudged]
+            self._base._modules["rotary_emb"] = self._rotary(inputs.nudged)
         given = {"input_ids": inputs.ids} if state is None else {"inputs_embeds": state}
         forward = self._model if whole else self._base
-        with contextlib.nullcontext() if state is None else self._entering(index, state):
+        with contextlib.nullcontext() if state is None else entering(self.layer(index), state) as seen:
             result = forward(
                 **given,
                 attention_mask=inputs.mask,
@@ -120,24 +141,13 @@ class Shell:
                 use_cache=inputs.cache is not None,
             )
         value: Tensor = result.logits if whole else result.last_hidden_state
+        if kept is not None and seen is not None and value is seen.made:  # so nothing comes after the layer
+            kept.keep(key, seen.around(inputs.cache))
         return value
 
     def layer(self, index: int) -> nn.Module:
         """A layer: the real one, or what passes in its place."""
         return self._model.get_submodule(f"{self._family.layers}.{index}")
-
-    @contextlib.contextmanager
-    def _entering(self, index: int, state: Tensor) -> Iterator[None]:
-        """What enters a layer, whatever the model has done to its embedding before."""
-
-        def enter(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-            return ((state, *args[1:]), options) if args else (args, {**options, "hidden_states": state})
-
-        handle = self.layer(index).register_forward_pre_hook(enter, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
 
 
 def _with(model: nn.Module, modules: dict[str, nn.Module]) -> nn.Module:
