@@ -18,11 +18,11 @@ from harness.cli import cli
 from harness.errors import PortError
 from harness.run.adapters import To
 from harness.run.check import check
+from harness.run.contained import CannotLift
 from harness.run.progress import SILENT
 from harness.run.proposing import discovery
 from harness.run.proposing.discovery import propose_discovered
 from harness.run.question import Question
-from harness.run.tracing.lift import CannotLift
 from tests.run.adapters import function_model, functions
 
 HERE = "tests.run.adapters"
