@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from harness.errors import GoldenError
+from harness.golden import encode
 from harness.layout import stack_path
-from harness.store import open_golden
+from harness.store import contents, open_golden
 from harness.store.hdf5 import Hdf5Reader
 from tests.store import places, small_golden
 from tests.store.test_store import refusal
@@ -74,6 +75,22 @@ def test_a_flipped_digest_of_the_manifest_is_refused(golden):
     damaged = golden.blobs()[blob].replace(digest, digest[:-1] + (b"0" if digest[-1:] != b"0" else b"1"))
     golden.put(blob, damaged)
     refusal(golden.path)
+
+
+def test_a_golden_seen_to_be_whole_is_looked_through_again_once_its_manifest_is_another(tmp_path):
+    """Manifests found whole are known by their sha256, and only the latest of them."""
+    golden = places.make("h5", tmp_path)
+    golden.write()
+    open_golden(golden.path).close()
+    again = open_golden(golden.path)
+    assert 0 < len(contents._WHOLE) <= contents._MOST
+    assert contents._WHOLE[again.id][0] is again.manifest
+    again.close()
+    lacking = small_golden.complete()
+    del lacking.arrays[TAP]
+    golden.write_unchecked(encode(lacking))
+    refusal(golden.path, TAP, "lacks")
+    assert again.manifest.arrays[TAP]
 
 
 def test_a_golden_cut_off_anywhere_is_refused(golden):
