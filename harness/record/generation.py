@@ -1,12 +1,13 @@
 """Greedy generation, free-running: the tokens that the reference writes, in float64 truth and in float32.
 
 It needs the last layer's answer before the first layer's next question, so the weights are read once per token,
-all cases and both precisions together. The caches of all layers stay in memory. Nothing ends early: a token that
-ends a text for a chat program is a token like any other here.
+all cases and both precisions together; those of a small model once. The caches of all layers stay in memory.
+Nothing ends early: a token that ends a text for a chat program is a token like any other here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,11 +17,13 @@ from transformers import DynamicCache
 
 from harness.layout import GENERATED_PRECISIONS
 from harness.record.capture import Collector
-from harness.record.model import Reference
+from harness.record.model import Reference, Stage
+from harness.record.noise import DTYPES
 from harness.record.shell import Inputs
 from harness.record.work import Work
 
 GENERATION = "generation"  # the name of its units of work
+SMALL = 256 * 2**20  # bytes of weights at all precisions that may stay from token to token
 
 
 @dataclass
@@ -90,11 +93,18 @@ def generate_missing(
 
 
 def run_streams(model: Reference, streams: Sequence[Stream]) -> None:
-    """Let all streams grow to their full length, token by token, each stage's weights read once per token."""
+    """Let all streams grow to their full length, token by token, each stage's weights read once per token.
+
+    Of a small model they are read once.
+    """
     precisions = tuple(dict.fromkeys(stream.precision for stream in streams))
+    held: dict[str, Stage] = {}
+    size = sum(map(math.prod, model.shapes.values())) * sum(DTYPES[precision].itemsize for precision in precisions)
     while growing := [stream for stream in streams if len(stream.tokens) < stream.count]:
         for name in model.stages:
-            stage = model.load(name, precisions)
+            stage = held.get(name) or model.load(name, precisions)
+            if size <= SMALL:
+                held[name] = stage
             for stream in growing:
                 inputs = stream.inputs(name, model.device)
                 state = None if name == model.stages[0] else stream.state

@@ -218,7 +218,7 @@ class Embedding(Stage):
         self._modules[precision].weight = nn.Parameter(found, requires_grad=False)
         shell = self._shells[precision]
         with tapped_module(shell.layer(0), "embed", tap):
-            return shell.run(replace(_alone(inputs), ids=ids), None)
+            return shell.run(replace(inputs.alone(), ids=ids), None)
 
 
 class Layer(Stage):
@@ -265,14 +265,9 @@ class Head(Stage):
 
     def _forward(self, precision: str, state: Tensor | None, inputs: Inputs, tap: Collector) -> Tensor:
         with tapped_module(self._norms[precision], "final_norm", tap):
-            value = self._shells[precision].run(_alone(inputs), state, whole=True)
+            value = self._shells[precision].run(inputs.alone(), state, whole=True)
         replacement = tap("logits", value)
         return value if replacement is None else replacement
-
-
-def _alone(inputs: Inputs) -> Inputs:
-    """Where no layer looks at a mask or a cache: of a mask of four dimensions transformers makes no other."""
-    return replace(inputs, cache=None, mask=inputs.mask.new_ones(1, 1, 1, 1), kept=None)
 
 
 def _built(directory: Path, dtype: torch.dtype) -> nn.Module:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -51,6 +51,10 @@ class Inputs:
         """The call that gets these tokens."""
         ids, positions, mask = self.ids[:, span], self.positions[:, span], self.mask[:, : span.stop]
         return Inputs(ids, positions, mask, cache, self.nudged, self.kept)
+
+    def alone(self) -> Inputs:
+        """Where no layer looks at a mask or a cache: of a mask of four dimensions transformers makes no other."""
+        return replace(self, mask=self.mask.new_ones(1, 1, 1, 1), cache=None, kept=None)
 
 
 class Passing(nn.Module):

@@ -61,7 +61,7 @@ def case(name: str) -> Case:
 
 
 def layer_major(model: Reference, precision: str, case: Case, again: bool = False) -> dict[str, torch.Tensor]:
-    """Every tap; where it is run again, from the second pass, which is given what the first kept."""
+    """Every tap; where it is run again, of a pass that is given what the first one kept."""
     inputs, state, found = replace(model.inputs(case), kept={}), None, {}
     for name in model.stages:
         stage = model.load(name, (precision,))
