@@ -1,4 +1,4 @@
-"""How a tap lies along the tokens of a case: padding, calls, kept positions, caches, rows. Only this module knows.
+"""How a tap lies along the tokens of a case: padding, calls, kept positions, caches, rows.
 
 On the way in, `give` makes of a golden what one call of a port sees; on the way out, `take` makes of the values
 of all calls what is compared. A tap has the dimensions `position` (the tokens of a call), `key` (what attention

@@ -7,7 +7,7 @@ import math
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import embedded
@@ -38,6 +38,7 @@ READ = fields_read()
 ONLY_OF_QWEN2 = {**ONLY, **families()["qwen2"].only}
 
 
+@settings(deadline=None)  # machines are shared
 @given(BASES, st.dictionaries(st.sampled_from(sorted(READ)), ABSURD, max_size=4))
 def test_any_value_of_any_field_is_read_or_refused_in_few_words(base, changes):
     try:
@@ -50,6 +51,7 @@ def test_any_value_of_any_field_is_read_or_refused_in_few_words(base, changes):
     assert len(found.windows) == found.layers <= MOST_LAYERS
 
 
+@settings(deadline=None)  # machines are shared
 @given(BASES, st.text(max_size=20), ABSURD)
 def test_a_field_that_is_not_known_is_refused_by_name_unless_it_says_nothing(base, field, value):
     if field in READ | HARMLESS | set(ONLY_OF_QWEN2) | set(REFUSED):

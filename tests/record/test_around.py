@@ -49,7 +49,7 @@ def test_a_unit_has_the_bits_that_it_has_where_nothing_is_kept(model, name, monk
 
 def test_masks_are_made_once_for_every_precision_and_frequencies(model, monkeypatch):
     made = []
-    enter = shell.entering
+    enter = around.entering
     monkeypatch.setattr(shell, "entering", lambda layer, state: made.append(state) or enter(layer, state))
     units(model, "offset")
     # Truth; and at two precisions as it is, and nudged for all further draws, forward and in replay.
