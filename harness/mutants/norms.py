@@ -29,7 +29,7 @@ def _eps_outside(x: Hidden, weight: Array, eps: float) -> Hidden:
 
 def _eps_as_maximum(x: Hidden, weight: Array, eps: float) -> Hidden:
     y = x.astype(wide(x.dtype))
-    return weight * (y / jnp.maximum(_root_mean_square(y), eps)).astype(x.dtype)
+    return aligned(weight, y) * (y / jnp.maximum(_root_mean_square(y), eps)).astype(x.dtype)
 
 
 def _root_mean_square(y: Array) -> Array:
@@ -43,25 +43,26 @@ def _centered(x: Hidden, weight: Array, eps: float) -> Hidden:
 def _weighted_wide(x: Hidden, weight: Array, eps: float) -> Hidden:
     y = x.astype(wide(x.dtype))
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
-    return (weight.astype(y.dtype) * y).astype(x.dtype)
+    return (aligned(weight, y).astype(y.dtype) * y).astype(x.dtype)
 
 
 def _narrow(x: Hidden, weight: Array, eps: float) -> Hidden:
     y = x.astype(jnp.bfloat16)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True, dtype=y.dtype) + eps)
-    return weight * y.astype(x.dtype)
+    return aligned(weight, y) * y.astype(x.dtype)
 
 
 def _narrow_divided(x: Hidden, weight: Array, eps: float) -> Hidden:
     y = x.astype(jnp.bfloat16)
     y = y / jnp.sqrt(jnp.mean(y * y, axis=-1, keepdims=True) + jnp.asarray(eps, y.dtype))
-    return weight * y.astype(x.dtype)
+    return aligned(weight, y) * y.astype(x.dtype)
 
 
 def _narrow_squares(x: Hidden, weight: Array, eps: float) -> Hidden:
     y = x.astype(wide(x.dtype))
     squares = jnp.square(x.astype(jnp.bfloat16)).astype(y.dtype)
-    return weight * (y * jax.lax.rsqrt(jnp.mean(squares, axis=-1, keepdims=True) + eps)).astype(x.dtype)
+    y = y * jax.lax.rsqrt(jnp.mean(squares, axis=-1, keepdims=True) + eps)
+    return aligned(weight, y) * y.astype(x.dtype)
 
 
 def _plus(value: float) -> OperationChange:
