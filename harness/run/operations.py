@@ -2,7 +2,7 @@
 
 `Operations` is the decoder's whole arithmetic: `dataclasses.replace(OPERATIONS, scores=mine)` is another decoder.
 Formulas follow transformers: sums of squares, softmax and rotation angles in at least float32, all else in the
-dtype of the activations. This is what a decoder does where its options say nothing else (`arithmetic.py`).
+dtype of the activations; what a model's options say otherwise is in `arithmetic.py`.
 """
 
 from __future__ import annotations
