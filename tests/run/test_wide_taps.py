@@ -44,7 +44,7 @@ def test_a_bug_behind_a_wider_dtype_is_placed_where_it_is_and_named_beside_the_d
             assert "WideContextHidesABug` tries other values" in said
             assert result.exit_code == 2
             assert "introduced on the way to layers.*.context" in said  # `probs` is not exposed
-            assert "dtype: layers" in said
+            assert "dtype layers" in said
             assert DECLARE in said
 
 
