@@ -194,48 +194,47 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
             tuple(map(str, getattr(port, name, ()))) for name in names
         )
         dtypes = {str(kind): jnp.dtype(dtype).name for kind, dtype in dict(getattr(port, "dtypes", {})).items()}
-    for kind in (*without, *dtypes, *recorded_only):
-        if kind not in kinds:
-            raise PortError(
-                "the port declares a kind of tap that does not exist",
-                where=kind,
-                expected=", ".join(sorted(kinds)),
-                hint="`without`, `recorded_only` and `dtypes` take kinds such as probs, without layer numbers",
-            )
-    for kind in also:
-        if kind not in OPTIONAL:
-            raise PortError(
-                "the port declares more than there is to declare",
-                where=f"also: {kind}",
-                expected=", ".join(sorted(OPTIONAL)),
-                hint="`also` takes kinds of taps that not every golden has; the others it has, or is `without`",
-            )
-    for kind in earlier:
-        if kind not in CACHE_KINDS:
-            raise PortError(
-                "the port declares a kind of cache that does not exist",
-                where=f"earlier_only: {kind}",
-                expected=", ".join(sorted(CACHE_KINDS)),
-                hint="`earlier_only` takes the kinds of a cache, which a port is given again by the next call",
-            )
-    for kind in cannot:
-        if kind not in CASE_KINDS:
-            raise PortError(
-                "the port declares a kind of case that does not exist",
-                where=kind,
-                expected=", ".join(CASE_KINDS),
-                hint="`cannot` takes the kinds of a corpus' entries",
-            )
-    for side in sides:
-        if side not in SIDES:
-            raise PortError(
-                "the port declares a side on which positions do not depend on the pads",
-                where=f"positions_from_pads: {side}",
-                expected=", ".join(SIDES),
-                hint='positions_from_pads = ("left",), where positions count from the beginning of the padded row',
-            )
+    _refuse_unknown(
+        (*without, *dtypes, *recorded_only),
+        sorted(kinds),
+        "the port declares a kind of tap that does not exist",
+        "`without`, `recorded_only` and `dtypes` take kinds such as probs, without layer numbers",
+    )
+    _refuse_unknown(
+        also,
+        sorted(OPTIONAL),
+        "the port declares more than there is to declare",
+        "`also` takes kinds of taps that not every golden has; the others it has, or is `without`",
+        "also: ",
+    )
+    _refuse_unknown(
+        earlier,
+        sorted(CACHE_KINDS),
+        "the port declares a kind of cache that does not exist",
+        "`earlier_only` takes the kinds of a cache, which a port is given again by the next call",
+        "earlier_only: ",
+    )
+    _refuse_unknown(
+        cannot,
+        CASE_KINDS,
+        "the port declares a kind of case that does not exist",
+        "`cannot` takes the kinds of a corpus' entries",
+    )
+    _refuse_unknown(
+        sides,
+        SIDES,
+        "the port declares a side on which positions do not depend on the pads",
+        'positions_from_pads = ("left",), where positions count from the beginning of the padded row',
+        "positions_from_pads: ",
+    )
     without += tuple(sorted(OPTIONAL - {*also, *without}))
     return Declarations(without, dtypes, recorded_only, cannot, sides, earlier)
+
+
+def _refuse_unknown(declared: Sequence[str], known: Sequence[str], problem: str, hint: str, of: str = "") -> None:
+    for name in declared:
+        if name not in known:
+            raise PortError(problem, where=f"{of}{name}", expected=", ".join(known), hint=hint)
 
 
 def notes_of(port: Port) -> tuple[str, ...]:
