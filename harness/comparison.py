@@ -11,9 +11,8 @@ from harness import metrics
 from harness.calibration import Floor
 from harness.choice import Choosing, judged
 from harness.logit_statistics import Statistics, of_all
-from harness.modes import unit_of
 from harness.narrower import held_by
-from harness.results import TapResult, Verdict, Worst, finite
+from harness.results import TapResult, Verdict, Worst, finite, unit_of
 from harness.scope import Scope
 from harness.taps import ROUTING_KINDS, Tap
 from harness.tolerances import Limit

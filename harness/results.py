@@ -1,4 +1,13 @@
-"""What a comparison found: plain data, which reports are made of."""
+"""What a comparison found: plain data, which reports are made of. And the modes of a check: what the port runs on,
+and what its values are compared with.
+
+    forward   its own activations, against the golden
+    replay    golden inputs at every tap, against the golden
+    prefill   its own activations, through a KV cache, against its own single call on the same tokens without one
+    alone     its own activations, in a batch, each row against the golden of the prompt with the same token ids
+
+`prefill` and `alone` ask whether two ways of running the same tokens agree: they say which way is to blame.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +15,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+MODES = ("forward", "replay", "prefill", "alone")
+AGREEMENT_MODES = ("prefill", "alone")
+
+# How many runs' rounding a comparison holds: the size of its unit, in PyTorch's own errors. Two runs of one port
+# that are each within the limit of the truth are at most two limits apart, by the triangle inequality (for the rms
+# as for the largest error): `prefill` never fails a correct port. Twice the unit says the same as twice the limit,
+# and leaves one limit for all modes, in tables, ladders, heat maps and diffs.
+RUNS = {"prefill": 2}
 
 # What a tap can be called. `diverged` is a raw result that `verdict.judge` has not looked at yet.
 # `tied`: every token goes to other experts, within the noise: there is nothing to compare, and nothing is wrong.
@@ -17,6 +35,11 @@ Verdict = Literal[
 def is_wrong(verdict: Verdict) -> bool:
     """Whether a verdict holds something against the port."""
     return verdict not in ("match", "tied")
+
+
+def unit_of(mode: str) -> int:
+    """The size of the unit in which a mode counts errors, in PyTorch's own errors."""
+    return RUNS.get(mode, 1)
 
 
 @dataclass(frozen=True)
@@ -146,7 +169,7 @@ class TapResult:
     in which the tap is beyond the limit. `row` is the batch row that has the worst rms multiple in view of its
     limit, where there are several, and `wrong_rows` are all that are beyond the limit. `against` says, row by row,
     with which prompt's golden a row was compared, in mode `alone`: None where with none. In mode `prefill` the
-    golden of `worst` is the port's own prefill (see `harness.modes`). `expected` and `found` are what a tap had to
+    golden of `worst` is the port's own prefill (see `MODES`). `expected` and `found` are what a tap had to
     be and what it was: where both are there beside figures, it has a wider dtype than it should. `rounding` is
     the precision whose noise and limits it was judged by, where that is not its own. `bound` is the largest error
     that the rounding of this operation can have at `worst`, on golden inputs; it is worked out for what a report

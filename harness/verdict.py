@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from harness.modes import AGREEMENT_MODES
-from harness.results import TapResult, is_wrong
+from harness.results import AGREEMENT_MODES, TapResult, is_wrong
 from harness.taps import CACHE_KINDS, kind_of
 
 # Verdicts of a port that does not keep its contract: nothing could be compared there.

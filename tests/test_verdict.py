@@ -1,7 +1,6 @@
 import pytest
 
-from harness.modes import AGREEMENT_MODES
-from harness.results import TapResult
+from harness.results import AGREEMENT_MODES, TapResult
 from harness.selected import at_level
 from harness.taps import recorded_inputs
 from harness.verdict import breaks_contract, first_divergence, introduced, judge, overall, was_compared

@@ -12,14 +12,13 @@ import msgspec
 
 from harness.difference import STATUSES, verdict_of
 from harness.errors import UsageError
-from harness.modes import MODES
 from harness.report import audit_contradictions
 from harness.report.audit_document import Audit
 from harness.report.criteria import acceptance, criteria_of, is_threshold
 from harness.report.diagnosis import Diagnosis
 from harness.report.diff_document import Diff
 from harness.report.document import Acceptance, Report
-from harness.results import TapResult, is_wrong
+from harness.results import MODES, TapResult, is_wrong
 from harness.tolerances import PRECISIONS
 from harness.verdict import first_divergence, introduced, overall
 

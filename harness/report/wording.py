@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from harness.modes import unit_of
 from harness.report import choices
 from harness.report.contract import breach
 from harness.report.document import LimitEntry, Report
 from harness.report.findings import Finding
 from harness.report.summary import UNCOMPARED
-from harness.results import TapResult, Worst
+from harness.results import TapResult, Worst, unit_of
 from harness.taps import kind_of
 from harness.verdict import was_compared
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from harness.errors import UsageError
 from harness.golden import CaseEntry
-from harness.modes import MODES
+from harness.results import MODES
 from harness.run.choices import pins, unpinned
 from harness.run.comparing import Judgement, Reference, wanted_taps
 from harness.run.own_prefill import OwnPrefill

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.loss import SMALL, is_small, share
-from harness.modes import MODES
 from harness.report.criteria import PHASE_3
 from harness.report.document import Criteria
+from harness.results import MODES
 from harness.selecting import select
 from harness.tolerances import PRECISIONS, Limit, limit
 
@@ -33,7 +33,7 @@ class Question:
 
     Attributes:
         precisions: any of float64, float32, bfloat16.
-        modes: any of `harness.modes`. A case is checked in those that it allows.
+        modes: any of `harness.results.MODES`. A case is checked in those that it allows.
         cases: glob patterns of case names; none means all.
         limit_rms, limit_max: factors on every limit. Above 1 they miss bugs, below 1 they accuse correct ports.
         lift: in float64, lift the narrower floats that are hard-coded in the port.

@@ -14,12 +14,11 @@ from jax.sharding import Mesh
 from harness.generation import Continuation
 from harness.golden import CaseEntry
 from harness.loss import said
-from harness.modes import MODES
 from harness.narrower import narrower
 from harness.report.choices import pinned_note
 from harness.report.criteria import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
-from harness.results import TapResult
+from harness.results import MODES, TapResult
 from harness.run.choices import shows_choices
 from harness.run.coverage import not_judged
 from harness.run.mesh import device_kinds

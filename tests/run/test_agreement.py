@@ -10,11 +10,11 @@ import pytest
 
 from harness.errors import UsageError
 from harness.families.frequencies import inverse_frequencies
-from harness.modes import AGREEMENT_MODES, MODES
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.planting import loader as planted
 from harness.report.agreement import agreement
 from harness.report.views import report_text
+from harness.results import AGREEMENT_MODES, MODES
 from harness.run.check import check
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS, allowed

@@ -9,7 +9,7 @@ import traceback
 import pytest
 
 from harness.comparison import compare
-from harness.modes import MODES
+from harness.results import MODES
 from harness.run import comparing
 from harness.run.check import check
 from harness.run.port import BUILT_IN

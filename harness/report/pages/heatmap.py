@@ -9,12 +9,11 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float
 
-from harness.modes import MODES
 from harness.report.blocks.table import BEYOND, BROKEN, NOT_COMPARED, Cell, Column, Head, Row, Table
 from harness.report.document import Report
 from harness.report.pages.scale import short, step
 from harness.report.summary import UNCOMPARED
-from harness.results import TapResult, is_wrong
+from harness.results import MODES, TapResult, is_wrong
 from harness.taps import kind_of
 
 # More positions than columns are put into bins: single ones first, where RoPE and the mask begin, then ever wider.

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("tunix", reason="google-tunix is not installed: pip install -e '.[test,tunix]'")
 
-from harness.modes import MODES
 from harness.report.calls import call_evidence
+from harness.results import MODES
 from harness.run.check import check
 from harness.run.question import Question
 from harness.store import open_golden
