@@ -3,21 +3,113 @@
 On the way in, `give` makes of a golden what one call of a port sees; on the way out, `take` makes of the values
 of all calls what is compared. A tap has the dimensions `position` (the tokens of a call), `key` (what attention
 reads) and `slot` (of a cache); what has none of them is left as it is. Plain data: no port and no precision.
+
+A case is what comes of an entry of a corpus: token ids, positions and a mask, and the calls in which the model
+gets them. A prompt is one call; a decode is one call per chunk of its prefill and one per step, with a KV cache
+carried from call to call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Int, Num
 
+from harness.errors import CorpusError
 from harness.golden import CaseEntry
 from harness.taps import CACHE_KINDS, Tap
 
 PADDED_DIMS = ("position", "key")
 Values = Num[np.ndarray, "..."]
 Index = tuple[slice, ...]
+ANOTHER_TOKENIZER = "the tokenizer does not belong to this checkpoint: use the one that ships with it"
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One corpus entry as the model sees it.
+
+    Attributes:
+        input_ids: token ids, int32 [batch, position].
+        positions: position of every token, int32 [batch, position].
+        mask: False where a token is padding, bool [batch, position].
+        calls: how many of these tokens each forward pass gets, in order; empty means all in one.
+    """
+
+    name: str
+    input_ids: Int[np.ndarray, "batch position"]
+    positions: Int[np.ndarray, "batch position"]
+    mask: Bool[np.ndarray, "batch position"]
+    calls: tuple[int, ...] = ()
+
+    @property
+    def batch(self) -> int:
+        return int(self.input_ids.shape[0])
+
+    @property
+    def length(self) -> int:
+        return int(self.input_ids.shape[1])
+
+    @property
+    def spans(self) -> tuple[slice, ...]:
+        """The tokens of each call."""
+        return spans_of(self.calls or (self.length,))
+
+
+def spans_of(calls: Sequence[int]) -> tuple[slice, ...]:
+    """Consecutive slices of these lengths."""
+    stops = np.cumsum(calls).tolist()
+    return tuple(slice(stop - length, stop) for stop, length in zip(stops, calls, strict=True))
+
+
+def prompt_case(name: str, ids: Sequence[int]) -> Case:
+    """The case of a single unpadded prompt: positions from 0, nothing masked."""
+    input_ids = np.asarray([ids], np.int32)
+    positions = np.arange(len(ids), dtype=np.int32)[None]
+    return Case(name, input_ids, positions, np.ones_like(input_ids, bool))
+
+
+def check_vocabulary(case: Case, vocab: int) -> None:
+    """Refuse ids outside the embedding table: JAX would clamp them silently.
+
+    Raises:
+        CorpusError: an id below 0 or not below `vocab`.
+    """
+    outside = np.argwhere((case.input_ids < 0) | (case.input_ids >= vocab))
+    if len(outside):
+        row, position = outside[0]
+        where, found = f"case {case.name}, row {row}, position {position}", int(case.input_ids[row, position])
+        problem, expected = "a token id is outside the vocabulary", f"0 to {vocab - 1}"
+        raise CorpusError(problem, where=where, expected=expected, found=found, hint=ANOTHER_TOKENIZER)
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """Which tokens a comparison is about.
+
+    Attributes:
+        counted: False at padding, which is not compared.
+        positions: which of the case's tokens they are.
+        calls: how many of them each forward pass got; empty means all in one.
+    """
+
+    counted: Bool[np.ndarray, "batch position"]
+    positions: Int[np.ndarray, " position"]
+    calls: tuple[int, ...] = ()
+
+    @classmethod
+    def whole(cls, batch: int, length: int) -> Scope:
+        """All tokens, none of them padding."""
+        return cls(np.ones((batch, length), bool), np.arange(length))
+
+    def first_call(self, wrong: Bool[np.ndarray, "batch position"]) -> int | None:
+        """The first call that got a token that is wrong; None where none is, or where there was one call."""
+        tokens = np.flatnonzero((wrong & self.counted).any(axis=0))
+        if not self.calls or not len(tokens):
+            return None
+        return int(np.searchsorted(np.cumsum(self.calls), tokens[0], side="right"))
 
 
 def give(tap: Tap, golden: Values, span: slice) -> Values:

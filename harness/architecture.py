@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import recognise, strict_json
+from harness import recognise
 from harness.errors import CheckpointError
 from harness.families import families, family_named, names
 from harness.families.family import Family
@@ -22,7 +22,7 @@ from harness.families.others import INNER, OTHERS
 from harness.families.quantisation import FIELD, quantisation_of
 from harness.fields import Config as Config
 from harness.fields import wrong
-from harness.regular import MIB, read_regular
+from harness.foreign import MIB, parse, read_regular
 
 OTHER_FAMILY = "check a checkpoint of a family that is known here; `goldens list` prints them"
 LONGEST = 16 * MIB  # of a config.json
@@ -36,7 +36,7 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / "config.json"
     try:
-        config = strict_json.parse(read_regular(path, LONGEST))
+        config = parse(read_regular(path, LONGEST))
     except FileNotFoundError:
         raise CheckpointError(
             "the checkpoint has no config.json", where=checkpoint, hint=recognise.without_config(checkpoint)

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from harness.errors import CorpusError, first_line
-from harness.regular import MIB, read_regular
+from harness.foreign import MIB, read_regular
 
 NAME = "tokenizer.json"
 LONGEST = 512 * MIB

@@ -1,7 +1,7 @@
 """Recorded noise -> PyTorch's own error, place by place, and how well it is known. The method: calibration.md.
 
 PyTorch's error is an estimate of its own size, from few draws and, at some positions, few numbers. What is known
-of it decides the limit (`harness.chances`). (scipy is imported when it is needed: a report is read without it.)
+of it decides the limit (`harness.tolerances`). (scipy is imported when it is needed: a report is read without it.)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A checkpoint directory in Hugging Face format, by the parameters of its model: neither torch nor jax.
 
-Files may have a parameter under another name, in pieces (`harness.pieces`), or quantised (`harness.quantised`).
+Files may have a parameter under another name, in pieces, or quantised (`harness.packed`).
 It is joined and widened as it is read, and only as much of it as is asked for.
 """
 
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Num
@@ -19,9 +20,10 @@ from harness.architecture import Config, family_of
 from harness.errors import CheckpointError
 from harness.families.quantisation import Quantisation, quantisation_of
 from harness.golden import ParameterEntry
-from harness.pieces import Each, cut, pieces_of
-from harness.quantised import Quantised, quantised_parameters
 from harness.stored import INTO_AN_EMPTY_ONE, StoredTensors, entry_of, unfit
+
+if TYPE_CHECKING:
+    from harness.packed import Each, Pieces, Quantised
 
 # What weights are read in, as safetensors writes it, where they are not quantised.
 DTYPES = ("F64", "F32", "F16", "BF16")
@@ -65,6 +67,8 @@ class Checkpoint:
                 self.stored[name] = stored
         self.quantised: dict[str, Quantised] = {}
         if quantisation is not None:
+            from harness.packed import quantised_parameters
+
             dtypes = {name: self._tensors.dtypes[stored] for name, stored in self.stored.items()}
             shapes = {name: self._tensors.shapes[stored] for name, stored in self.stored.items()}
             self.quantised = quantised_parameters(quantisation, dtypes, shapes, directory)
@@ -73,7 +77,11 @@ class Checkpoint:
             if name in self.stored and name not in widened:
                 raise _twice(directory, self.stored[name], self.stored[one.values])
         self._values = {*self.stored, *self.quantised} - (widened - self.quantised.keys())
-        self._pieces = pieces_of(sorted(self._values), each or {}, directory)
+        self._pieces: dict[str, Pieces] = {}
+        if each:
+            from harness.packed import pieces_of
+
+            self._pieces = pieces_of(sorted(self._values), each, directory)
         self._in_pieces = {name for one in self._pieces.values() for parts in one for name in parts}
         for name in self.tensors:
             if name not in widened:
@@ -178,6 +186,8 @@ class Checkpoint:
         if name not in self._pieces:
             yield self.stored[name], np.ascontiguousarray(tensor)
             return
+        from harness.packed import cut
+
         for part, piece in cut(tensor, self._pieces[name]):
             yield self.stored[part], piece
 

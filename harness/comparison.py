@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from harness import metrics
+from harness.along import Scope
 from harness.calibration import Floor
-from harness.choice import Choosing, judged
-from harness.logit_statistics import Statistics, of_all
-from harness.narrower import held_by
+from harness.logits import Statistics, of_all
 from harness.results import TapResult, Verdict, Worst, finite, unit_of
-from harness.scope import Scope
 from harness.taps import ROUTING_KINDS, Tap
 from harness.tolerances import Limit
+
+if TYPE_CHECKING:
+    from harness.choice import Choosing
 
 # Fewer positions than this, and Pearson's r is arithmetic: with 2 it is always +1 or -1.
 MEANINGFUL_POSITIONS = 4
@@ -76,7 +78,7 @@ def compare(
     found, scope = actual.dtype.name, scope or Scope.whole(truth.shape[0], truth.shape[place.tap.position_axis])
     wider = _is_wider(found, dtype)
     if found != dtype and not wider:
-        return replace(place.result("dtype", dtype, found), held_by=held_by(actual, place.precision))
+        return replace(place.result("dtype", dtype, found), held_by=metrics.held_by(actual, place.precision))
     if choosing is None:
         result = _of_values(place, actual, truth, noise, limit, scope, statistics)
     else:
@@ -97,6 +99,8 @@ def _of_choices(
     choosing: Choosing,
 ) -> TapResult:
     """Compare the weights of experts: the choices first, then the values of tokens whose choice is no tie."""
+    from harness.choice import judged
+
     found = judged(choosing, actual, truth, scope.counted, scope.positions)
     left = replace(scope, counted=scope.counted & ~found.tied)
     if not left.counted.any():
@@ -172,7 +176,7 @@ def _of_values(
         row=row if several else None,
         wrong_rows=tuple(np.flatnonzero(beyond.any(axis=1)).tolist()) if several else (),
         rounding=place.rounding,
-        held_by=held_by(actual, place.precision),
+        held_by=metrics.held_by(actual, place.precision),
     )
 
 

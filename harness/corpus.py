@@ -1,9 +1,7 @@
-"""The corpus: fixed prompts with the reason for each, and the cases that a model sees.
+"""The corpus: fixed prompts with the reason for each, and what a model makes cases of (`harness.along.Case`).
 
 A corpus is a TOML file of `[[prompt]]`, `[[decode]]`, `[[batch]]`, `[[offset]]` and `[[generation]]` tables
-(see `harness.entries`). What comes of an entry is a case: token ids, positions and a mask, and the calls in which
-the model gets them. A prompt is one call; a decode is one call per chunk of its prefill and one per step, with a
-KV cache carried from call to call.
+(see `harness.entries`).
 """
 
 from __future__ import annotations
@@ -16,9 +14,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from jaxtyping import Bool, Int
 
 from harness.entries import (
     KINDS,
@@ -35,10 +30,9 @@ from harness.entries import (
     shown,
 )
 from harness.errors import CorpusError, first_line
-from harness.regular import MIB, read_text
+from harness.foreign import MIB, read_text
 
 LONGEST = 16 * MIB  # of a corpus file
-ANOTHER_TOKENIZER = "the tokenizer does not belong to this checkpoint: use the one that ships with it"
 
 
 @dataclass(frozen=True)
@@ -87,63 +81,6 @@ class Corpus:
                 where, expected = f"--case {shown(name)}", listed(known)
                 raise refused("the corpus has no entry of this name", where, expected, shown(name), hint)
         return tuple(entry for entry in self.entries if not names or entry.name in wanted)
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One corpus entry as the model sees it.
-
-    Attributes:
-        input_ids: token ids, int32 [batch, position].
-        positions: position of every token, int32 [batch, position].
-        mask: False where a token is padding, bool [batch, position].
-        calls: how many of these tokens each forward pass gets, in order; empty means all in one.
-    """
-
-    name: str
-    input_ids: Int[np.ndarray, "batch position"]
-    positions: Int[np.ndarray, "batch position"]
-    mask: Bool[np.ndarray, "batch position"]
-    calls: tuple[int, ...] = ()
-
-    @property
-    def batch(self) -> int:
-        return int(self.input_ids.shape[0])
-
-    @property
-    def length(self) -> int:
-        return int(self.input_ids.shape[1])
-
-    @property
-    def spans(self) -> tuple[slice, ...]:
-        """The tokens of each call."""
-        return spans_of(self.calls or (self.length,))
-
-
-def spans_of(calls: Sequence[int]) -> tuple[slice, ...]:
-    """Consecutive slices of these lengths."""
-    stops = np.cumsum(calls).tolist()
-    return tuple(slice(stop - length, stop) for stop, length in zip(stops, calls, strict=True))
-
-
-def prompt_case(name: str, ids: Sequence[int]) -> Case:
-    """The case of a single unpadded prompt: positions from 0, nothing masked."""
-    input_ids = np.asarray([ids], np.int32)
-    positions = np.arange(len(ids), dtype=np.int32)[None]
-    return Case(name, input_ids, positions, np.ones_like(input_ids, bool))
-
-
-def check_vocabulary(case: Case, vocab: int) -> None:
-    """Refuse ids outside the embedding table: JAX would clamp them silently.
-
-    Raises:
-        CorpusError: an id below 0 or not below `vocab`.
-    """
-    outside = np.argwhere((case.input_ids < 0) | (case.input_ids >= vocab))
-    if len(outside):
-        row, position = outside[0]
-        where, found = f"case {case.name}, row {row}, position {position}", int(case.input_ids[row, position])
-        raise refused("a token id is outside the vocabulary", where, f"0 to {vocab - 1}", found, ANOTHER_TOKENIZER)
 
 
 def load_corpus(path: Path) -> Corpus:

@@ -11,17 +11,15 @@ Each should have a `why`: the class of bug that it sees and its neighbours do no
 
 from __future__ import annotations
 
-import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from harness.errors import CorpusError
-from harness.selected import LEVELS
-from harness.selecting import EXAMPLE, is_rule
+from harness.golden import CASE_NAME
+from harness.selecting import EXAMPLE, LEVELS, is_rule
 
-CASE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 PADDINGS = ("left", "right")
 LARGEST = 2**31 - 1  # of any number: lengths, steps and positions are int32
 FARTHEST = 2**24  # of a position: float32, in which RoPE counts, holds every whole number up to here

@@ -7,6 +7,7 @@ differs between two recordings of the same thing on the same machine: no time, n
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from harness.errors import GoldenError
-from harness.selected import EVERYTHING, Selected
+from harness.selecting import EVERYTHING, Selected
 from harness.taps import Tap
 
 FORMAT = "goldens"
@@ -23,6 +24,8 @@ FORMAT_VERSION = 3
 # knows nothing of them refuses it by its version.
 SELECTIVE_VERSION = 4
 VERSIONS = (FORMAT_VERSION, SELECTIVE_VERSION)
+CASE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+CASE_KINDS = ("prompt", "decode", "batch", "offset", "generation")  # `harness.entries` has a class for each
 NOISE_PRECISIONS = ("float32", "bfloat16")
 NOISE_KINDS = ("forward", "replay")
 # What is recorded of PyTorch's error at a position, over its draws: the root of the mean square, the largest (the

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
@@ -20,6 +21,9 @@ BLOCK = 1 << 16  # numbers, of each side
 
 # Unit roundoff: half the distance from 1 to the next number, by precision.
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8}
+# From narrow to wide; float64 is what nothing is narrower than.
+NARROW = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
+FIRST = 4096  # numbers, of which one is hardly ever held by accident: most values are looked at no further
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +168,24 @@ def noise_multiple(error: PerPosition, floor: PerPosition) -> PerPosition:
     """Error divided by the noise floor: 1 means "as good as PyTorch itself"."""
     multiple: PerPosition = np.divide(error, floor, out=np.where(error > 0, np.inf, 0.0), where=floor > 0)
     return multiple
+
+
+def held_by(values: Num[np.ndarray, "..."], precision: str) -> str | None:
+    """The narrowest dtype that holds every value exactly, where it is narrower than the precision; else None."""
+    if not values.size or values.dtype.name not in UNIT_ROUNDOFF:
+        return None
+    flat = np.ravel(values)
+    for name, dtype in NARROW.items():
+        if name == precision:
+            return None
+        if values.dtype == dtype or all(_survives(part, dtype) for part in (flat[:FIRST], flat[FIRST:])):
+            return name
+    return None
+
+
+def _survives(values: Num[np.ndarray, " n"], dtype: np.dtype) -> bool:
+    with np.errstate(over="ignore"):
+        return bool((values.astype(dtype).astype(values.dtype) == values).all())
 
 
 def pcc(actual: Values, expected: Values) -> float | None:

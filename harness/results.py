@@ -174,7 +174,7 @@ class TapResult:
     the precision whose noise and limits it was judged by, where that is not its own. `bound` is the largest error
     that the rounding of this operation can have at `worst`, on golden inputs; it is worked out for what a report
     shows of a finding. `held_by` is the narrowest dtype that holds every value of the port exactly, where it is
-    narrower than the precision (`harness.narrower`). `choice` is there for the experts that tokens go to.
+    narrower than the precision (`metrics.held_by`). `choice` is there for the experts that tokens go to.
     """
 
     case: str

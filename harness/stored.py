@@ -1,7 +1,11 @@
 """The tensors of a checkpoint directory as its files have them: neither torch nor jax, and nothing is interpreted.
 
-One `model.safetensors`, or shards with `model.safetensors.index.json` (see `harness.shards`). Reading a tensor
-touches only its own bytes, and leaves none of them mapped: memory holds what is in use, however large the file is.
+One `model.safetensors`, or shards with `model.safetensors.index.json`. transformers reads the former where there
+is one and passes over an index beside it; others read the index, or every *.safetensors that they find. Where two
+readers would read different weights nothing is read.
+
+Reading a tensor touches only its own bytes, and leaves none of them mapped: memory holds what is in use, however
+large the file is.
 """
 
 from __future__ import annotations
@@ -19,17 +23,17 @@ from safetensors import SafetensorError, safe_open
 
 from harness import recognise
 from harness.errors import CheckpointError
+from harness.foreign import MIB, open_regular, parse, read_regular
 from harness.golden import ParameterEntry
-from harness.regular import open_regular
-from harness.shards import homes
 
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+LONGEST = 64 * MIB  # of an index
+AGAIN = "copy the checkpoint again, without files of another one"
 FP8 = "F8_E4M3"
 # Of what safetensors gives no numpy array, though ml_dtypes has the dtype.
 OURS: Mapping[str, np.dtype] = {FP8: np.dtype(ml_dtypes.float8_e4m3fn)}
 PART = 2**24  # elements of a tensor that are hashed at once
 LENGTH = 8  # bytes of the header's length
-
-
 ONE_CHECKPOINT = "config.json and the weights must come from one checkpoint"
 INTO_AN_EMPTY_ONE = "copy the checkpoint again, into an empty directory"
 
@@ -57,7 +61,7 @@ class StoredTensors:
         self.directory = directory
         self.dtypes: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._home = homes(directory, _names)
+        self._home = homes(directory)
         for path in dict.fromkeys(self._home.values()):
             with _open(path) as file:
                 for name in file.keys():  # noqa: SIM118
@@ -98,6 +102,70 @@ class StoredTensors:
         step = max(1, PART // math.prod(shape[1:]))
         for start in range(0, shape[0], step):
             yield start, self.read(name, slice(start, start + step) if step < shape[0] else slice(None))
+
+
+def homes(directory: Path) -> dict[str, Path]:
+    """Parameter name -> the file that holds it.
+
+    Raises:
+        CheckpointError: no weights, or two sets of them; an adapter beside them; an index that cannot be read, or
+            shards that do not hold exactly what it says.
+    """
+    _refuse_adapter(directory)
+    single, index = directory / SINGLE, directory / INDEX
+    if index.exists() and single.exists():
+        raise CheckpointError(
+            "the checkpoint has one file of weights and an index of shards besides",
+            where=directory,
+            expected=f"{SINGLE}, or shards with {INDEX}",
+            found=f"{SINGLE} and {INDEX}",
+            hint=f"remove those that are not meant: transformers reads {SINGLE}, other readers the shards",
+        )
+    if not index.exists():
+        return dict.fromkeys(_names(single), single)
+    mapped = _weight_map(index)
+    stored: dict[str, str] = {}
+    for shard in sorted(set(mapped.values())):
+        for name in _names(directory / shard):
+            if name in stored:
+                found = f"{stored[name]} and {shard}"
+                raise CheckpointError("two shards hold one parameter", where=name[:200], found=found, hint=AGAIN)
+            stored[name] = shard
+    for name in (*mapped, *stored):
+        if mapped.get(name) != stored.get(name):
+            expected, held = (of.get(name, "no such parameter") for of in (mapped, stored))
+            problem, where = "the shards do not hold what their index says", f"{index}: {name[:200]}"
+            raise CheckpointError(problem, where=where, expected=expected, found=held, hint=AGAIN)
+    return {name: directory / shard for name, shard in stored.items()}
+
+
+def _refuse_adapter(directory: Path) -> None:
+    hint = recognise.adapter(directory)
+    if hint:
+        raise CheckpointError(
+            "the checkpoint has an adapter beside its weights, which transformers loads where peft is installed",
+            where=directory / "adapter_config.json",
+            hint=f"{hint}; or remove it",
+        )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Parameter name -> name of its shard, as the index says."""
+    try:
+        document = parse(read_regular(index, LONGEST))
+        found = document["weight_map"]
+        if not found or not all(_is_plain(shard) for shard in found.values()):
+            raise ValueError("weight_map is not a table of parameters and names of files beside it")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"the index of the shards cannot be read: {error!r}"[:300], where=index, hint="copy it again"
+        ) from None
+    return dict(found)
+
+
+def _is_plain(shard: object) -> bool:
+    """Whether it is the name of a file in the same directory."""
+    return isinstance(shard, str) and Path(shard).name == shard and "\0" not in shard
 
 
 def entry_of(parts: Iterable[Num[np.ndarray, "..."]]) -> ParameterEntry:

@@ -8,10 +8,16 @@ Each of these is at most that of the smallest that was stored, and their sum is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int, Num
+
+from harness import metrics
+from harness.along import Scope
+from harness.logits import Statistics, margin, statistics_of
+from harness.results import LogitStatistics, TapResult, finite
 
 SMALLEST = 1e-300  # of a probability that divides
 
@@ -33,16 +39,79 @@ class Top:
     outside_logit: Float[np.ndarray, "batch position"]
 
 
-def margin(
-    logits: Float[np.ndarray, " rank"], ids: Int[np.ndarray, " rank"], golden: int, chosen: int
-) -> tuple[float, bool]:
-    """By how much the golden prefers its own token over another one, and whether it is only known to be that much.
+@dataclass(frozen=True, eq=False)
+class Largest:
+    """The ids of the largest logits at the tokens of a comparison: what of the port's is compared, and how.
 
-    A token that is not among the stored ones has at most the smallest of their logits.
+    Attributes:
+        vocabulary: how many logits the port has.
+        top: what else the golden knows; None where that is of other tokens.
     """
-    place = {int(token): rank for rank, token in enumerate(ids)}
-    own = float(logits[place.get(golden, 0)])
-    return own - float(logits[place.get(chosen, -1)]), chosen not in place
+
+    ids: Int[np.ndarray, "batch position rank"]
+    vocabulary: int
+    top: Top | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What the port's logits have to be."""
+        return *self.ids.shape[:2], self.vocabulary
+
+    def of(self, logits: Num[np.ndarray, "..."]) -> Num[np.ndarray, "..."]:
+        """Of all logits those that the golden has."""
+        return np.take_along_axis(logits, self.ids.astype(np.int64), axis=-1)
+
+    def statistics(self, actual: Num[np.ndarray, "..."], truth: Num[np.ndarray, "..."]) -> Statistics:
+        """What the usual criteria say of them; nothing where the golden's other figures are of other tokens."""
+        if self.top is None:
+            return lambda *_: None
+        return of_largest(actual, truth, self.top)
+
+    def named(self, result: TapResult, positions: Sequence[int] | np.ndarray) -> TapResult:
+        """The result, with the id of the worst logit in place of its rank.
+
+        Args:
+            positions: which of the case's tokens were compared.
+        """
+        if result.worst is None:
+            return result
+        at = result.worst.index
+        place = int(np.flatnonzero(np.asarray(positions) == at["position"])[0])
+        index = {**at, "vocab": int(self.ids[at["batch"], place, at["vocab"]])}
+        return replace(result, worst=replace(result.worst, index=index))
+
+
+def of_largest(
+    actual: Num[np.ndarray, "batch position vocab"], truth: Float[np.ndarray, "batch position rank"], top: Top
+) -> Statistics:
+    """The same where the golden has the largest logits alone.
+
+    Args:
+        actual: all of the port's.
+    """
+
+    def statistics(error: metrics.Errors, noise: metrics.PerPosition, scope: Scope) -> LogitStatistics:
+        row, position = np.nonzero(scope.counted)
+        where = row, position
+        rows, expected, ids = actual[where], truth[where], top.ids[where]
+        low, high = kl_bounds(rows, expected, top, where)
+        chosen = rows.argmax(-1)
+
+        def flip(n: int) -> tuple[float, bool]:
+            return margin(expected[n], ids[n], int(ids[n, 0]), int(chosen[n]))
+
+        found = statistics_of(high, chosen, ids[:, 0], flip, noise, scope)
+        own = np.take_along_axis(rows, ids.astype(np.int64), -1)
+        return replace(
+            found,
+            nmse=finite(error.nmse),
+            pcc=metrics.pcc(own, expected),
+            top=ids.shape[-1],
+            mean_kl_low=finite(low.mean()),
+            max_kl_low=finite(low.max()),
+        )
+
+    return statistics
 
 
 def kl_bounds(

@@ -1,16 +1,26 @@
 """From results to findings: which operation is wrong, which tap merely inherited it, where it starts.
 
 A verdict is a value. Raising, or exiting with 1, is the caller's choice.
+
+A model that computes in a narrower dtype than it is asked for, as its values and the size of its errors tell, is
+wrong at every tap, by the rounding of that dtype, and none of that is a bug of a formula. Where the whole model is
+like that it is said once; what is wrong by more than that rounding stays a finding of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Literal, Protocol
 
+from harness.metrics import NARROW, UNIT_ROUNDOFF
 from harness.results import AGREEMENT_MODES, TapResult, is_wrong
 from harness.taps import CACHE_KINDS, kind_of
+
+FEWEST = 3  # kinds: one or two operations in a narrower dtype are operations, and not the model
+# Unit roundoffs: a few operations leave this much in most cases, and this much where values cancel.
+USUAL, LARGEST = 5, 20
 
 # Verdicts of a port that does not keep its contract: nothing could be compared there.
 BROKEN = ("missing", "extra", "shape", "dtype", "nonfinite")
@@ -188,7 +198,7 @@ def first_divergence(results: Iterable[TapResult], order: Sequence[str]) -> Dive
 
 
 class Written(Protocol):
-    """What a port wrote by itself (`harness.generation.Continuation`)."""
+    """What a port wrote by itself (`harness.logits.Continuation`)."""
 
     @property
     def verdict(self) -> str: ...
@@ -199,3 +209,73 @@ def overall(results: Sequence[TapResult], written: Iterable[Written] = ()) -> Li
     matched = any(r.verdict == "match" for r in results) and not any(is_wrong(r.verdict) for r in results)
     matched = matched and all(one.verdict == "match" for one in written)
     return "match" if matched else "diverged"
+
+
+@dataclass(frozen=True)
+class Narrower:
+    """What a model computes in at one precision.
+
+    Attributes:
+        precision: what it was asked for.
+        dtype: whose numbers its values are.
+        kinds: of taps whose values are such numbers in all cases of whole prompts.
+        of: how many kinds there are.
+        rounding: kinds that are wrong, by no more than the rounding of that dtype.
+        command: the check of the port as it is.
+    """
+
+    precision: str
+    dtype: str
+    kinds: tuple[str, ...]
+    of: int
+    rounding: tuple[str, ...]
+    command: str | None = None
+
+
+def narrower(results: Sequence[TapResult]) -> tuple[Narrower, ...]:
+    """What the whole model computes in, at every precision at which that is narrower than what was asked for."""
+    seen = []
+    for precision in dict.fromkeys(r.precision for r in results):
+        widths = tuple(NARROW)[: [*NARROW, "float64"].index(precision)]
+        found = (_narrower(results, precision, dtype) for dtype in widths)
+        seen.append(next((one for one in found if one is not None), None))
+    return tuple(one for one in seen if one is not None)
+
+
+def _narrower(results: Sequence[TapResult], precision: str, dtype: str) -> Narrower | None:
+    """Whether half of the kinds of taps are wrong, and hold numbers of a dtype alone."""
+    by_kind: dict[str, list[TapResult]] = {}
+    for result in results:
+        if result.precision == precision:
+            by_kind.setdefault(kind_of(result.tap), []).append(result)
+    wrong = {
+        kind: found
+        for kind, rs in by_kind.items()
+        if (found := [r for r in rs if r.verdict in ("introduced", "dtype")])
+    }
+    holding = tuple(NARROW)[: tuple(NARROW).index(dtype) + 1]
+    # A cache is as wide as the check asks for, and what is computed from it: whole prompts say more.
+    whole = {kind: [r for r in rs if not r.calls] or rs for kind, rs in by_kind.items()}
+    held = tuple(kind for kind, rs in whole.items() if all(r.held_by in holding for r in rs))
+    several = [kind for kind in held if kind in wrong]
+    if len(several) < max(FEWEST, len(by_kind) / 2):
+        return None
+    rounding = tuple(kind for kind, rs in wrong.items() if _is_rounding(rs, dtype))
+    return Narrower(precision, dtype, held, len(by_kind), rounding)
+
+
+def _is_rounding(results: Sequence[TapResult], dtype: str) -> bool:
+    """Whether errors are of the size of a dtype's rounding; of values that were not compared nothing is known.
+
+    Replay says it of the operation alone: a forward error holds what came in from upstream as well.
+    """
+    compared = [r for r in results if r.verdict == "introduced"]
+    compared = [r for r in compared if r.mode == "replay"] or compared
+    sizes = [float("inf") if r.rel_rms is None else r.rel_rms for r in compared]
+    unit = UNIT_ROUNDOFF[dtype]
+    return bool(sizes) and median(sizes) <= USUAL * unit and max(sizes) <= LARGEST * unit
+
+
+def explained(found: Sequence[Narrower]) -> Mapping[str, frozenset[str]]:
+    """By precision, the kinds of taps of which it is enough to say that."""
+    return {one.precision: frozenset(one.rounding) for one in found}

@@ -8,9 +8,8 @@ from scipy.special import erf
 
 from harness import calibration
 from harness.calibration import Recorded, calibrated
-from harness.chances import limits, overall_limit, rms_chance
 from harness.golden import NOISE_PRECISIONS, NOISE_STATISTICS
-from harness.tolerances import LIMITS, limit
+from harness.tolerances import LIMITS, limit, limits, overall_limit, rms_chance
 
 LAYERS, POSITIONS, DRAWS = 12, 5, 4
 TAPS = [f"layers.{layer}.q" for layer in range(LAYERS)]

@@ -15,7 +15,7 @@ from harness import stored
 from harness.checkpoint import Checkpoint
 from harness.errors import CheckpointError
 from harness.record.parameters import parameter_table
-from harness.shards import INDEX, SINGLE
+from harness.stored import INDEX, SINGLE
 
 INDEXED = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 

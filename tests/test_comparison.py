@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from harness.along import Scope
 from harness.calibration import Floor
 from harness.choice import Choosing
 from harness.comparison import Place, compare
 from harness.families.options import Experts
-from harness.scope import Scope
 from harness.taps import Tap
 from harness.tolerances import limit
 from harness.verdict import overall

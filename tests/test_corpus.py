@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import embedded
-from harness.corpus import LONGEST, Case, check_vocabulary, load_corpus, prompt_case
+from harness.along import Case, check_vocabulary, prompt_case
+from harness.corpus import LONGEST, load_corpus
 from harness.entries import FARTHEST, KINDS, MOST_TOKENS, Prompt, read_entry
 from harness.errors import CorpusError
 

@@ -17,7 +17,7 @@ from harness.errors import CheckpointError
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.mutant import WeightChange
 from harness.mutants.planting import write_changed_checkpoint
-from harness.quantised import from_fp8, from_mxfp4
+from harness.packed import from_fp8, from_mxfp4
 from harness.record.families import write_checkpoint
 from harness.record.parameters import model_entry, parameter_table
 from harness.run.dialect import Parameters

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from harness.regular import MIB, UnfitFileError, open_regular, read_regular, read_text
+from harness.foreign import MIB, UnfitFileError, open_regular, read_regular, read_text
 
 
 @pytest.fixture

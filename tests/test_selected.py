@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import UsageError
-from harness.selected import Selected, at_level, folded, refuse_unmatched
+from harness.selecting import Selected, at_level, folded, refuse_unmatched
 from tests.small_decoder import decoder_taps
 
 TAPS = decoder_taps(layers=9)

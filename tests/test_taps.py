@@ -1,5 +1,5 @@
 from harness.families.options import Norm
-from harness.selected import at_level
+from harness.selecting import at_level
 from harness.taps import recorded_inputs
 from tests.small_decoder import decoder_taps
 

@@ -7,11 +7,10 @@ import pytest
 
 from harness import metrics
 from harness.comparison import Place, compare
-from harness.generation import first_mismatch
-from harness.logit_statistics import of_largest
+from harness.logits import first_mismatch, margin
 from harness.taps import Tap
 from harness.tolerances import limit
-from harness.top import Top, kl_bounds, margin
+from harness.top import Top, kl_bounds, of_largest
 
 VOCAB = 300
 LOGITS = Tap("logits", ("batch", "position", "vocab"), ())

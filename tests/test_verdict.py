@@ -1,7 +1,7 @@
 import pytest
 
 from harness.results import AGREEMENT_MODES, TapResult
-from harness.selected import at_level
+from harness.selecting import at_level
 from harness.taps import recorded_inputs
 from harness.verdict import breaks_contract, first_divergence, introduced, judge, overall, was_compared
 from tests.small_decoder import decoder_taps

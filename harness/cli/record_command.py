@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from harness.cli.termination import Terminated
-from harness.selected import EXAMPLE, LEVELS
+from harness.selecting import EXAMPLE, LEVELS
 
 
 class _NamingFamilies(click.Command):

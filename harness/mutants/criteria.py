@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.generation import Continuation
+from harness.logits import Continuation
 from harness.report.audit_document import GREEDY
 from harness.report.criteria import MAX_ABS, MEAN_ABS
 from harness.results import TapResult

@@ -47,7 +47,7 @@ from harness.run.operations import Hidden, Operations
 from harness.run.port import Call, Port, load_port
 from harness.run.tapping import TapFunction
 from harness.run.weights import Weights, ZeroWeights
-from harness.shards import INDEX, SINGLE
+from harness.stored import INDEX, SINGLE
 
 
 class PartlyChanged(Decoder):

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from jaxtyping import Array
 
-from harness.generation import Continuation
 from harness.golden import CaseEntry
+from harness.logits import Continuation
 from harness.mutants.criteria import LogitFigures
 from harness.mutants.mutant import Mutant
 from harness.results import TapResult, Verdict

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness import layout
-from harness.corpus import Case
+from harness.along import Case
 from harness.golden import NOISE_KINDS, CaseEntry, Manifest, statistic
 from harness.layout import Layout
 from harness.record.generation import GENERATION

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.corpus import Corpus
 from harness.errors import CorpusError
 from harness.record.model import Reference
-from harness.selected import Selected
+from harness.selecting import Selected
 from harness.taps import OPTIONAL
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import psutil
 
-from harness.corpus import Case, prompt_case
+from harness.along import Case, prompt_case
 from harness.entries import FARTHEST, Batch, Decode, Entry, Generation, Offset, Prompt, refused
 from harness.families.frequencies import ORIGINAL, is_beyond
 from harness.families.options import Rope

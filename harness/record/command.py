@@ -15,7 +15,7 @@ from harness import embedded, recognise
 from harness.corpus import Corpus, load_corpus
 from harness.entries import Entry, listed, shown
 from harness.errors import CheckpointError, RecordError, UsageError, first_line
-from harness.selected import Selected
+from harness.selecting import Selected
 from harness.store import check_writable
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from harness.corpus import Case, Corpus
+from harness.along import Case
+from harness.corpus import Corpus
 from harness.costs import Costs, by_part, costs
 from harness.entries import Generation
 from harness.families.experts import expert_shapes

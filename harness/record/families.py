@@ -19,7 +19,7 @@ from harness.architecture import Architecture, architecture_of, family_of, read_
 from harness.families.experts import CORRECTION, DOWN, GATE_UP, part_rows
 from harness.families.family import Family
 from harness.families.parameters import HEAD_NORMS, made_with, rows_of, shapes
-from harness.pieces import cut
+from harness.packed import cut
 from harness.record import tiny
 
 BYTES = 256

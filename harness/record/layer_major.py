@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from harness.corpus import Case
+from harness.along import Case
 from harness.golden import CaseEntry, Manifest
 from harness.record.beside import Beside
 from harness.record.model import Reference
 from harness.record.replaying import Replay, replays
 from harness.record.unit import PRECISIONS, State, Task, compute
 from harness.record.work import Work
-from harness.selected import LEVELS
+from harness.selecting import LEVELS
 from harness.taps import Tap
 
 HANDED_BYTES = 256 * 2**20

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from harness.along import Case
 from harness.architecture import architecture_of, family_of, read_config
 from harness.checkpoint import open_checkpoint
-from harness.corpus import Case
 from harness.entries import FARTHEST
 from harness.errors import CheckpointError, first_line
 from harness.families.graph import taps_of, with_experts_apart

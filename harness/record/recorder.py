@@ -13,7 +13,8 @@ from pathlib import Path
 from msgspec import UNSET
 
 from harness import golden
-from harness.corpus import Case, Corpus
+from harness.along import Case
+from harness.corpus import Corpus
 from harness.entries import Batch, Entry, Generation
 from harness.families.graph import taps_of
 from harness.golden import CaseEntry, Manifest, ParameterEntry, RowEntry
@@ -38,7 +39,7 @@ from harness.record.noise import draws_of
 from harness.record.parameters import model_entry, parameter_table
 from harness.record.tokens import Tokenized, tokenize
 from harness.record.work import Work
-from harness.selected import EVERYTHING, LEVELS, Selected, at_level, refuse_unmatched
+from harness.selecting import EVERYTHING, LEVELS, Selected, at_level, refuse_unmatched
 from harness.store import check_writable, write_golden
 
 

@@ -19,12 +19,13 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from harness import bare_tokenizer, embedded
+from harness.along import ANOTHER_TOKENIZER, Case, check_vocabulary
 from harness.bare_tokenizer import LONGEST, refusing, token_ids
-from harness.corpus import ANOTHER_TOKENIZER, Case, Corpus, check_vocabulary
+from harness.corpus import Corpus
 from harness.entries import Batch, Entry, refused
 from harness.errors import CorpusError
+from harness.foreign import open_regular
 from harness.golden import TokenizerEntry
-from harness.regular import open_regular
 
 _BESIDE = "put tokenizer.json and tokenizer_config.json of the checkpoint beside its weights"
 OF_A_TOKENIZER = (".json", ".txt", ".jinja", ".model")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.generation import Continuation
+from harness.logits import Continuation
 from harness.report.document import GoldenReference, LimitEntry, schema_of
 
 SCHEMA_FILE = Path(__file__).with_name("audit_schema.json")

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from harness.comparison import FLOATS
 from harness.errors import PortError
-from harness.narrower import Narrower
 from harness.report.document import Report
 from harness.results import TapResult
 from harness.taps import kind_of
-from harness.verdict import BROKEN, breaks_contract, was_compared
+from harness.verdict import BROKEN, Narrower, breaks_contract, was_compared
 
 
 def broken_contract(report: Report) -> PortError | None:

@@ -12,7 +12,7 @@ from dataclasses import fields
 import msgspec
 
 from harness.errors import UsageError
-from harness.generation import Continuation
+from harness.logits import Continuation
 from harness.report.document import Acceptance, Criteria, Report
 from harness.results import TapResult
 

@@ -12,12 +12,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from harness.chances import BUDGET
-from harness.generation import Continuation
-from harness.narrower import Narrower
+from harness.logits import Continuation
 from harness.results import TapResult
-from harness.tolerances import Limit
-from harness.verdict import Divergence
+from harness.tolerances import BUDGET, Limit
+from harness.verdict import Divergence, Narrower
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 

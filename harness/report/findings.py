@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.narrower import explained
 from harness.report.calls import call_evidence
 from harness.report.document import Report
 from harness.report.summary import READABLE
 from harness.results import TapResult
 from harness.taps import CACHE_KINDS, kind_of
-from harness.verdict import was_compared
+from harness.verdict import explained, was_compared
 
 CLEAN_POSITION_TEXT = "position 0 is clean"
 GROWTH_P = 0.01

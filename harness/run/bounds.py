@@ -1,6 +1,6 @@
 """The largest error that the rounding of one operation can have: what is beyond it is proven to be a bug.
 
-A limit (`harness.chances`) says what a correct port hardly ever has. These bounds say what it cannot have,
+A limit (`harness.tolerances`) says what a correct port hardly ever has. These bounds say what it cannot have,
 whatever the order of its sums: every rounding is as large as it can be, and all go one way. They hold for one
 number, the worst of a tap, on golden inputs (replay), each of which is rounded once on its way in. Sums, norms,
 softmax and angles are made in at least float32. n roundings one after the other are gamma_n = n u / (1 - n u) at
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.along import spans_of
 from harness.architecture import Architecture, architecture_of
 from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.corpus import spans_of
 from harness.families.frequencies import frequencies, grown, within
 from harness.families.parameters import HEAD_NORMS, LATENT_NORMS, NORMS, outputs
 from harness.layout import layer_of

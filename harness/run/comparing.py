@@ -15,15 +15,14 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from harness import along, tolerances
+from harness.along import Scope, spans_of
 from harness.calibration import Floor
 from harness.comparison import Place, compare
-from harness.corpus import spans_of
 from harness.golden import CaseEntry
 from harness.results import Choices, TapResult
 from harness.run.choices import Unpinned, choosing, pins, scores_of, unpinned, with_expert
 from harness.run.port import Declarations
 from harness.run.source import GoldenSource
-from harness.scope import Scope
 from harness.taps import CACHE_KINDS, PINNED, Tap, recorded_inputs
 from harness.tolerances import Limit
 

@@ -13,7 +13,7 @@ from collections.abc import Collection
 import numpy as np
 from jaxtyping import Float, Int
 
-from harness.corpus import Case
+from harness.along import Case
 from harness.errors import PortError
 from harness.families.frequencies import frequencies, turn
 from harness.families.options import Architecture, Rope

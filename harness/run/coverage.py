@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from harness.errors import PortError
 from harness.golden import CaseEntry
 from harness.run.port import Declarations, Port
-from harness.selected import folded
+from harness.selecting import folded
 from harness.taps import ATTENDED, CACHE_KINDS, CACHED, LATENTS, Tap, kind_of, name_of
 
 

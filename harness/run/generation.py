@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from harness.generation import Continuation, agreement, first_mismatch
 from harness.golden import CaseEntry, statistic
 from harness.layout import GENERATED_PRECISIONS
+from harness.logits import Continuation, agreement, first_mismatch
 from harness.metrics import UNIT_ROUNDOFF
 from harness.run.contained import blaming_the_port
 from harness.run.precision import jax_dtype

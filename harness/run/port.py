@@ -61,15 +61,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from harness.architecture import Config
-from harness.entries import KINDS
 from harness.errors import PortError, shortened
+from harness.golden import CASE_KINDS
 from harness.run.contained import blaming_the_port
 from harness.run.convention import SIDES
 from harness.run.dialect import in_both_dialects
 from harness.run.tapping import TapFunction
 from harness.taps import CACHE_KINDS, CACHED, OPTIONAL
 
-CASE_KINDS = tuple(kind.kind for kind in KINDS)
 BUILT_IN = "harness.run.decoder:Decoder"
 
 

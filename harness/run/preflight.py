@@ -13,10 +13,10 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from harness import bare_tokenizer
+from harness.along import check_vocabulary
 from harness.architecture import Config, architecture_of, difference, read_config
 from harness.bare_tokenizer import token_ids
 from harness.checkpoint import open_checkpoint, verify_parameters
-from harness.corpus import check_vocabulary
 from harness.errors import CheckpointError, CorpusError
 from harness.golden import CaseEntry
 from harness.store import Golden

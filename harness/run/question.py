@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 
 from harness.errors import UsageError
 from harness.golden import CaseEntry
-from harness.loss import SMALL, is_small, share
 from harness.report.criteria import PHASE_3
 from harness.report.document import Criteria
 from harness.results import MODES
 from harness.selecting import select
-from harness.tolerances import PRECISIONS, Limit, limit
+from harness.tolerances import PRECISIONS, SMALL, Limit, is_small, limit, share
 
 # Names for several modes. `both` are those that compare every tap of every case.
 BOTH = ("forward", "replay")
@@ -83,7 +82,7 @@ class Question:
 
         Raises:
             UsageError: float64 is asked for by itself, and the truth is narrower; or the limits are so tight that
-                the rounding of the stored truth is not small beside them (`harness.loss`).
+                the rounding of the stored truth is not small beside them (`harness.costs`).
         """
         carried = [p for p in self.precisions if is_small(truth_dtype, p, self.limit(p))]
         if len(carried) == len(self.precisions):

@@ -11,10 +11,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from harness.generation import Continuation
 from harness.golden import CaseEntry
-from harness.loss import said
-from harness.narrower import narrower
+from harness.logits import Continuation
 from harness.report.choices import pinned_note
 from harness.report.criteria import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
@@ -29,7 +27,7 @@ from harness.store import Golden
 from harness.store.location import shown
 from harness.taps import OPTIONAL, kind_of, recorded_inputs
 from harness.tolerances import PRECISIONS
-from harness.verdict import first_divergence, introduced, judge, overall
+from harness.verdict import first_divergence, introduced, judge, narrower, overall
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,11 @@ def assemble(
         declared.unreplaced,
         {case.name: case.taps for case in cases},
     )
-    pinned = [pinned_note(results)] if shows_choices(declared) else []
+    more = [pinned_note(results)] if shows_choices(declared) else []
+    if manifest.truth_dtype != "float64":
+        from harness.costs import said
+
+        more.insert(0, said(golden))
     settings = {p: asdict(by_precision[p].settings) for p in seen}
     not_covered = (
         *_not_asked(question, manifest.truth_dtype),
@@ -113,7 +115,7 @@ def assemble(
         golden=reference(golden),
         port=port,
         environment={**environment(mesh), "precision": settings},
-        notes=(*notes, *filter(None, [said(golden), *pinned])),
+        notes=(*notes, *filter(None, more)),
         verdict=overall(results, generations),
         introduced=introduced(results, order),
         first_divergence=first_divergence(results, order),

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Num
 
 from harness import along, tolerances
+from harness.along import Case, Scope
 from harness.calibration import Floor
 from harness.choice import Choosing
 from harness.comparison import Place, compare
-from harness.corpus import Case
 from harness.golden import CaseEntry
 from harness.results import TapResult
 from harness.run.choices import choosing_by, scores_of
-from harness.run.largest import Largest
 from harness.run.source import GoldenSource
-from harness.scope import Scope
 from harness.store import Golden
 from harness.taps import CACHE_KINDS, PINNED, Tap, kind_of
 from harness.tolerances import Limit
+
+if TYPE_CHECKING:
+    from harness.top import Largest
 
 
 def prompts_of(golden: Golden, entry: CaseEntry) -> tuple[CaseEntry | None, ...]:
@@ -148,7 +149,7 @@ class AloneGolden:
         ids = np.zeros((*self.entry.shape, known[0][1].ids.shape[-1]), np.int32)  # [B, S, rank]
         for row, alone, tokens in known:
             ids[row, tokens] = alone.ids[0]
-        return Largest(ids, known[0][1].vocabulary)
+        return replace(known[0][1], ids=ids, top=None)
 
     def _noise(self, tap: Tap, rounding: str | None) -> Floor | None:
         """PyTorch's own error in the prompts; over more keys the same error has a smaller rms."""

@@ -6,23 +6,25 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Num
 
 from harness import along
+from harness.along import Scope
 from harness.architecture import architecture_of
 from harness.calibration import Floor, Recorded, calibrated
 from harness.golden import CaseEntry
 from harness.layout import layer_of, size_of
 from harness.run.convention import TURNED, shifts, turned
-from harness.run.largest import Largest
 from harness.run.lru import CachedArrays
 from harness.run.precision import jax_dtype, round_to
-from harness.scope import Scope
 from harness.store import Golden
 from harness.taps import FULL_KINDS, PINNED, Tap
-from harness.top import Top
+
+if TYPE_CHECKING:
+    from harness.top import Largest
 
 # Forward and replay of a case ask for the same taps one after the other, layer by layer: what is kept is a layer
 # that is compared and one that is read meanwhile, or the logits. That grows neither in depth nor with the cases.
@@ -109,6 +111,8 @@ class GoldenSource:
         return self._largest(case) if self.golden.manifest.case(case).top and tap == "logits" else None
 
     def _of_largest(self, case: str) -> Largest:
+        from harness.top import Largest, Top
+
         top = Top(**self.golden.top(case))
         return Largest(top.ids, size_of(self.golden.manifest.sizes, self.taps["logits"], "vocab"), top)
 

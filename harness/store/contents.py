@@ -7,8 +7,9 @@ every name in it is safe to use as a path.
 
 from __future__ import annotations
 
-from harness.entries import CASE_NAME, KINDS
 from harness.golden import (
+    CASE_KINDS,
+    CASE_NAME,
     FORMAT_VERSION,
     NOISE_PRECISIONS,
     NOISE_STATISTICS,
@@ -20,13 +21,11 @@ from harness.golden import (
     encode,
 )
 from harness.layout import Layout, size_of
-from harness.selected import EVERYTHING, LEVELS, Selected, at_level
-from harness.selecting import is_rule
+from harness.selecting import EVERYTHING, LEVELS, Selected, at_level, is_rule
 from harness.store.abc import DIGEST
 from harness.store.graph import check_graph, check_unique
 from harness.store.refusals import damaged
 
-CASE_KINDS = tuple(kind.kind for kind in KINDS)
 TRUTH_DTYPES = ("float64", "float32")
 
 # Manifests that were found whole, by their sha256. A process opens the same few goldens again and again: when it

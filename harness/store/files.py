@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import GoldenError
-from harness.regular import UnfitFileError, read_regular
+from harness.foreign import UnfitFileError, read_regular
 from harness.store.refusals import damaged
 
 Wanted = tuple[str, int]  # a blob's path, and the bytes that it may have at most

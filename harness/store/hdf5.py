@@ -18,9 +18,9 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5r, h5s
 
 from harness.errors import GoldenError
+from harness.foreign import open_regular
 from harness.golden import MANIFEST_LIMIT, ArrayEntry, Form
 from harness.layout import Labels, label_path
-from harness.regular import open_regular
 from harness.store import seal
 from harness.store.abc import (
     MANIFEST,

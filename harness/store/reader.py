@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.corpus import Case
+from harness.along import Case
 from harness.errors import GoldenError
 from harness.golden import LAYER, NOISE_KINDS, ArrayEntry, CaseEntry, identity
 from harness.layout import (
@@ -25,7 +25,7 @@ from harness.layout import (
     stack_path,
     top_path,
 )
-from harness.selected import LEVELS, at_level
+from harness.selecting import LEVELS, at_level
 from harness.store.abc import MANIFEST, MANIFEST_DIM, Piece, Reader
 from harness.store.contents import checked
 from harness.store.location import open_reader

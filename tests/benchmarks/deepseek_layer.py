@@ -140,7 +140,7 @@ def _drawn(
             yield name, values
             yield f"{name}_scale_inv", scales
         else:
-            from harness.quantised import from_fp8
+            from harness.packed import from_fp8
 
             yield name, from_fp8(values, scales, (BLOCK, BLOCK))
 

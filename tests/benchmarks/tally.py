@@ -14,11 +14,10 @@ import numpy as np
 from jaxtyping import Float
 
 from harness.calibration import Floor
-from harness.chances import rms_chance
 from harness.results import TapResult
 from harness.run.source import GoldenSource
 from harness.taps import kind_of
-from harness.tolerances import LIMITS
+from harness.tolerances import LIMITS, rms_chance
 
 STATISTICS = ("rms", "max", "overall")
 DECADES = 12  # chances are counted down to 1e-12

@@ -24,7 +24,7 @@ from harness.run.arithmetic import operations_of
 from harness.run.check import check
 from harness.run.decoder import Decoder
 from harness.run.question import Question
-from harness.selected import EVERYTHING, Selected, at_level
+from harness.selecting import EVERYTHING, Selected, at_level
 from harness.store import open_golden
 from tests.families import tiny
 from tests.families.formulas import Model

@@ -17,8 +17,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig
 
+from harness.along import prompt_case
 from harness.architecture import architecture_of, difference, read_config
-from harness.corpus import Corpus, prompt_case
+from harness.corpus import Corpus
 from harness.entries import Batch, Decode, Generation, Offset, Prompt
 from harness.errors import CheckpointError, CorpusError
 from harness.families import families

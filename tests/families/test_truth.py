@@ -16,7 +16,7 @@ pytestmark = pytest.mark.record
 
 from safetensors.numpy import load_file
 
-from harness.corpus import prompt_case
+from harness.along import prompt_case
 from harness.record.environment import reproducible
 from harness.record.model import Reference
 from harness.taps import CACHE_KINDS, kind_of

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.comparison import Place, compare
 from harness.errors import UsageError
-from harness.generation import Continuation
+from harness.logits import Continuation
 from harness.mutants.audit import refuse_without_logits
 from harness.mutants.batches import batches
 from harness.mutants.cover import smallest_cover

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - its customary name
 from transformers.models.qwen2 import modeling_qwen2
 
-from harness.corpus import prompt_case
+from harness.along import prompt_case
 from harness.errors import RecordError
 from harness.families.graph import taps_of
 from harness.record.capture import Collector

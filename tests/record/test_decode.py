@@ -13,7 +13,8 @@ pytestmark = pytest.mark.record
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from harness.corpus import Case, Corpus, prompt_case
+from harness.along import Case, prompt_case
+from harness.corpus import Corpus
 from harness.entries import Batch, Decode, Generation, Offset, Prompt
 from harness.errors import CorpusError, RecordError
 from harness.families.graph import taps_of

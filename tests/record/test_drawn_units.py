@@ -23,7 +23,7 @@ from harness.record.model import Reference
 from harness.record.noise import DTYPES, draws_of, nudged
 from harness.record.replaying import Replay
 from harness.record.unit import FAR, Task, compute
-from harness.selected import at_level
+from harness.selecting import at_level
 from harness.store import open_golden
 
 

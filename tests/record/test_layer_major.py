@@ -10,7 +10,7 @@ pytestmark = pytest.mark.record
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.corpus import prompt_case
+from harness.along import prompt_case
 from harness.record.capture import Collector
 from harness.record.environment import reproducible
 from harness.record.model import Reference

@@ -20,7 +20,7 @@ from harness.golden import NOISE_PRECISIONS, encode
 from harness.record import unit
 from harness.record.model import Layer
 from harness.record.recorder import Options, record
-from harness.selected import at_level
+from harness.selecting import at_level
 from harness.store import open_golden
 
 WORDS = Corpus((Prompt("words", "The quick brown", "short"),))

@@ -23,7 +23,7 @@ from harness.report.views import report_text
 from harness.run.checker import Checker
 from harness.run.port import BUILT_IN
 from harness.run.question import Question
-from harness.selected import Selected
+from harness.selecting import Selected
 from harness.store import open_golden
 from tests.families import tiny
 

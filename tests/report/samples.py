@@ -7,7 +7,7 @@ from dataclasses import replace
 from harness.report.criteria import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.results import Flip, LogitStatistics, TapResult, Worst
-from harness.selected import at_level
+from harness.selecting import at_level
 from harness.verdict import first_divergence, introduced, overall
 from tests.small_decoder import decoder_taps
 

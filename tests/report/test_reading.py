@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from harness.errors import UsageError
-from harness.generation import Continuation
+from harness.logits import Continuation
 from harness.report.criteria import acceptance
 from harness.report.diff_assembly import diff
 from harness.report.document import encode

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.along import Scope
 from harness.comparison import Place, compare
 from harness.report.summary import logit_summary
-from harness.scope import Scope
 from harness.taps import Tap
 from harness.tolerances import limit
 

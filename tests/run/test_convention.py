@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.corpus import Case
+from harness.along import Case
 from harness.errors import PortError
 from harness.families.options import Rope
 from harness.run.check import check

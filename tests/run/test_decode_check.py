@@ -10,7 +10,7 @@ import pytest
 
 from harness.architecture import read_config
 from harness.errors import PortError
-from harness.generation import Continuation, agreement, first_mismatch
+from harness.logits import Continuation, agreement, first_mismatch
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.planting import loader as planted
 from harness.run.check import check

@@ -7,15 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from harness.costs import losses, said
 from harness.errors import UsageError
 from harness.golden import statistic
 from harness.layout import Layout
-from harness.loss import SMALL, is_small, losses, said, share
 from harness.run.checker import Checker
 from harness.run.port import BUILT_IN
 from harness.run.question import Question
 from harness.store import NewArray, open_golden, write_golden
-from harness.tolerances import limit
+from harness.tolerances import SMALL, is_small, limit, share
 
 CASE = "digits"
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import cli
-from harness.narrower import held_by, narrower
+from harness.metrics import held_by
 from harness.report.contract import broken_contract
 from harness.report.findings import findings, unexplained
 from harness.report.junit import junit
@@ -20,6 +20,7 @@ from harness.report.wording import in_a_narrower_dtype
 from harness.results import TapResult
 from harness.run.check import check
 from harness.run.question import Question
+from harness.verdict import narrower
 
 QUESTION = Question(precisions=("float32",), modes=("forward", "replay"), cases=("digits",))
 SENTENCE = "this model computes in bfloat16 whatever it is asked for (here float32)"

@@ -34,7 +34,7 @@ from harness.layout import (
     sizes_of,
     stored_dims,
 )
-from harness.selected import at_level
+from harness.selecting import at_level
 from harness.store import NewArray
 from harness.store.abc import sha256
 

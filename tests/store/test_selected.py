@@ -11,7 +11,7 @@ import pytest
 from harness.errors import GoldenError
 from harness.golden import SELECTIVE_VERSION, encode
 from harness.layout import Layout
-from harness.selected import Selected, at_level
+from harness.selecting import Selected, at_level
 from harness.store import NewArray, open_golden, write_golden
 from tests.store import places, small_golden
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool
 
-from harness.corpus import spans_of
+from harness.along import spans_of
 from harness.golden import CaseEntry
 from harness.mutants.bench import EMBED, HEAD
 from harness.mutants.diagnosis.observation import Observation

@@ -12,13 +12,12 @@ from typing import Any
 from rich.filesize import decimal
 
 from harness.architecture import architecture_of
-from harness.costs import by_part, costs
+from harness.costs import by_part, costs, said
 from harness.families import families
 from harness.golden import Manifest
-from harness.loss import said
 from harness.report.blocks.page import Block, Page, Prose
 from harness.report.blocks.table import Column, Table
-from harness.selected import folded
+from harness.selecting import folded
 from harness.store import Golden, open_golden
 from harness.store.location import shown
 

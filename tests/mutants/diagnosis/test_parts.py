@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harness.along import Scope
 from harness.architecture import architecture_of, read_config
 from harness.checkpoint import Checkpoint
 from harness.golden import CaseEntry
@@ -29,7 +30,6 @@ from harness.run.comparing import Compared
 from harness.run.operations import OPERATIONS
 from harness.run.precision import in_force
 from harness.run.source import GoldenSource
-from harness.scope import Scope
 from harness.store import open_golden
 from harness.taps import Tap
 from harness.tolerances import limit
