@@ -44,10 +44,10 @@ class HarnessError(Exception):
     def __init__(
         self,
         problem: str,
-        *,
         where: object = None,
         expected: object = None,
         found: object = None,
+        *,
         hint: str,
     ) -> None:
         self.problem = shortened(problem)

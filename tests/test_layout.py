@@ -9,7 +9,8 @@ import xarray
 import harness
 from harness.golden import Form
 from harness.layout import Layout
-from harness.store import NewArray, open_golden, write_golden
+from harness.store import open_golden
+from harness.store.writer import NewArray, write_golden
 from harness.taps import TOKENS, Tap
 from tests.store import places, small_golden
 

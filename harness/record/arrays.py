@@ -17,7 +17,7 @@ from harness.record.layer_major import recorded
 from harness.record.model import Reference
 from harness.record.noise import Floors
 from harness.record.work import Work
-from harness.store import NewArray
+from harness.store.writer import NewArray
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from harness.corpus import Corpus, load_corpus
 from harness.entries import Entry, listed, shown
 from harness.errors import CheckpointError, RecordError, UsageError, first_line
 from harness.selecting import Selected
-from harness.store import check_writable
+from harness.store.writer import check_writable
 
 if TYPE_CHECKING:
     from harness.record.recorder import Options, Summary

@@ -40,7 +40,7 @@ from harness.record.parameters import model_entry, parameter_table
 from harness.record.tokens import Tokenized, tokenize
 from harness.record.work import Work
 from harness.selecting import EVERYTHING, LEVELS, Selected, at_level, refuse_unmatched
-from harness.store import check_writable, write_golden
+from harness.store.writer import check_writable, write_golden
 
 
 @dataclass(frozen=True)

@@ -3,27 +3,78 @@
 The backends know nothing of cases and taps. They are given paths that `contents` has checked, and
 entries of a manifest whose own sha256 has been checked, and hold the disk to them.
 tests/store/test_store.py, run on every backend, is the definition of what they must do.
+
+Here the exceptions of h5py, of the file system and of fsspec become a GoldenError, and nowhere else.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 
+from harness.errors import GoldenError, HarnessError
 from harness.golden import ArrayEntry, Form
 from harness.layout import Labels
-from harness.store.refusals import damaged, reading
 
+FETCH_AGAIN = "fetch the golden again, or record it anew with `goldens record`"
 MANIFEST = "manifest"
 MANIFEST_DIM = "manifest_byte"
 DIMENSIONS = "dimensions"
 SHA256 = "sha256"
 DIGEST = re.compile("[0-9a-f]{64}")
 DTYPES = ("float64", "float32", "int32", "bool", "uint8")
+
+
+def reading(where: object) -> AbstractContextManager[None]:
+    """Turn whatever goes wrong while reading into a GoldenError.
+
+    Every `Exception`, because a damaged file makes h5py raise OSError, KeyError, RuntimeError,
+    ValueError, TypeError or UnicodeDecodeError, and remote file systems raise classes of their own.
+
+    Raises:
+        GoldenError: anything went wrong.
+    """
+    problem = "this part of the golden cannot be read: it is damaged, or the medium fails"
+    return _refusing(where, lambda _: problem, FETCH_AGAIN)
+
+
+def writing(where: object) -> AbstractContextManager[None]:
+    """Turn whatever goes wrong while writing into a GoldenError.
+
+    Raises:
+        GoldenError: anything went wrong.
+    """
+
+    def problem(error: Exception) -> str:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        return "the golden cannot be written" + (": no room is left" if full else "")
+
+    return _refusing(where, problem, "nothing was published; give --out a place that can be written and has room")
+
+
+@contextmanager
+def _refusing(where: object, problem: Callable[[Exception], str], hint: str) -> Iterator[None]:
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise GoldenError(problem(error), where=where, found=_described(error), hint=hint) from error
+
+
+def damaged(problem: str, where: object, expected: object = None, found: object = None) -> GoldenError:
+    """The refusal of a golden that is not what it was, or says what cannot be."""
+    return GoldenError(problem, where=where, expected=expected, found=found, hint=FETCH_AGAIN)
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
 
 
 def sha256(data: bytes | np.ndarray) -> str:

@@ -23,10 +23,9 @@ from h5py import h5d, h5ds, h5f, h5fd, h5g, h5p, h5s, h5t
 
 from harness.golden import Form
 from harness.layout import Labels, label_path
-from harness.store import seal
 from harness.store.abc import DIMENSIONS, MANIFEST, MANIFEST_DIM, SHA256, Writer, early_path, labels_array
-from harness.store.publish import reaching_the_disk
-from harness.store.undisturbed import undisturbed
+from harness.store.hdf5 import seal
+from harness.store.publish import reaching_the_disk, undisturbed
 
 LIBVER = h5f.LIBVER_V110  # its metadata carries checksums; the default of old would not
 NOT_A_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
@@ -74,7 +73,7 @@ class Hdf5Writer(Writer):
         self.close()
         self._sink.check()
         with reaching_the_disk(self._path):
-            seal.append(self._path)
+            seal(self._path)
 
     @undisturbed()
     def close(self) -> None:

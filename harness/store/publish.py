@@ -1,12 +1,17 @@
 """Atomic publishing: a golden appears whole under its name, or not at all.
 
-The new golden is written to a dot-prefixed sibling and takes the name in one step: `rename` for a file or
-a new directory, an exchange of the two names (`renameat2`, Linux) for a directory that is there. Where
-the exchange is not to be had, two renames do: a kill between them leaves the old golden under a sibling
-name ending in `.old`, from which the next write restores it and which `interrupted` lets the reader name.
+The new golden is written to a dot-prefixed sibling and takes the name in one step: `rename` for a file or a new
+directory, an exchange of the two names (`renameat2`, Linux) for a directory that is there. Where the exchange is
+not to be had, two renames do: a kill between them leaves the old golden under a sibling name ending in `.old`,
+from which the next write restores it and which `interrupted` lets the reader name.
 
-A sibling in the making is locked, and the kernel drops the lock when its writer dies, so a leftover
-can be told from another writer at work.
+A sibling in the making is locked, and the kernel drops the lock when its writer dies, so a leftover can be told
+from another writer at work.
+
+Some steps a signal's exception must not cut short (`undisturbed`): two renames that belong together, and calls
+into libhdf5, which calls back into Python for every write. Ctrl-C that is raised there never reaches whoever
+called HDF5: h5py drops it, and HDF5, which takes it for a failed write, tries again without end when it closes the
+file.
 """
 
 from __future__ import annotations
@@ -15,21 +20,23 @@ import ctypes
 import os
 import secrets
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.errors import GoldenError
-from harness.store.refusals import writing
-from harness.store.undisturbed import undisturbed
+from harness.store.abc import writing
 
 UNFINISHED = ".tmp"
 SYNCED_AT_ONCE = 8
 LARGE = 64 * 2**20  # bytes
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
+HELD = (signal.SIGINT, signal.SIGTERM)
 
 
 def interrupted(final: Path) -> Path | None:
@@ -184,3 +191,27 @@ def _remove(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold back what SIGINT and SIGTERM raise until the block has ended.
+
+    Handlers are exchanged, and signals not blocked: a signal to the process may reach another thread, and Python
+    would run its handler in this one all the same. Only the main thread runs handlers, and only it may do this.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in HELD}
+    raising = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in raising:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in raising.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])

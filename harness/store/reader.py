@@ -26,10 +26,9 @@ from harness.layout import (
     top_path,
 )
 from harness.selecting import LEVELS, at_level
-from harness.store.abc import MANIFEST, MANIFEST_DIM, Piece, Reader
+from harness.store.abc import MANIFEST, MANIFEST_DIM, Piece, Reader, damaged, reading
 from harness.store.contents import checked
 from harness.store.location import open_reader
-from harness.store.refusals import damaged, reading
 
 
 def open_golden(path: str | Path) -> Golden:

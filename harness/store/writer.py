@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -12,18 +13,16 @@ import numpy as np
 from harness.errors import GoldenError
 from harness.golden import FORMAT, MANIFEST_LIMIT, ArrayEntry, Form, Manifest, decode, encode, identity
 from harness.layout import Labels, Layout
-from harness.store.abc import DTYPES, Writer, little_endian, sha256
+from harness.store.abc import DTYPES, Writer, little_endian, sha256, writing
 from harness.store.contents import check_contents, promised
-from harness.store.edition import edition_of, leftovers, new_name, root_document
 from harness.store.files import LocalFiles
 from harness.store.hdf5_writer import Hdf5Writer
-from harness.store.location import check_writable, is_zarr, local_of, refuse_existing, url_of
+from harness.store.location import is_zarr, local_of, refuse_existing, url_of
 from harness.store.publish import publishing
 from harness.store.reader import open_golden
-from harness.store.refusals import writing
 from harness.store.remote import RemoteFiles
-from harness.store.undisturbed import undisturbed
-from harness.store.zarr3 import DOCUMENT, EDITION, ZarrWriter
+from harness.store.zarr3 import DOCUMENT, is_golden
+from harness.store.zarr3_writer import ZarrWriter, replacing
 
 DEFECT = "this is a defect of the recorder: what it stores and what its manifest says must fit together"
 
@@ -78,12 +77,69 @@ def write_golden(
     return identity(encoded)
 
 
+def check_writable(path: str | Path, overwrite: bool) -> None:
+    """Refuse before hours of recording what `write_golden` would refuse after them.
+
+    Raises:
+        GoldenError: unknown suffix; something is there and `overwrite` is False, or it is no golden; the
+            parent directory is missing or read-only; the package for the URL is not installed.
+    """
+    zarr = is_zarr(path)
+    if url := url_of(path):
+        _check_url(url, overwrite)
+        return
+    local = local_of(path)
+    with writing(path):
+        if not local.parent.is_dir():
+            found = "something else" if local.parent.exists() else "nothing"
+            hint = f"`mkdir -p {local.parent}`, or give another --out"
+            problem = "the directory to write to does not exist"
+            raise GoldenError(problem, local.parent, "a directory", found, hint=hint)
+        if not os.access(local.parent, os.W_OK | os.X_OK):
+            hint = "give an --out in a directory of your own"
+            raise GoldenError("the directory to write to is read-only", local.parent, hint=hint)
+        if local.exists():
+            refuse_existing(path, overwrite)
+            _check_replaceable(local, zarr)
+
+
+def _check_replaceable(local: Path, zarr: bool) -> None:
+    """A directory is deleted only where it is surely a golden, and never for a file or the reverse."""
+    if zarr != local.is_dir():
+        expected, found = ("a directory (Zarr)", "a file") if zarr else ("a file (HDF5)", "a directory")
+        raise _in_the_way("something of another kind has the golden's name", local, expected, found)
+    if not zarr and not local.is_file():
+        problem = "what has the golden's name is no file, and is not replaced"
+        raise _in_the_way(problem, local, "a regular file (HDF5)", "a FIFO, a socket or a device")
+    if zarr and any(local.iterdir()) and not is_golden(LocalFiles(local)):
+        raise _not_ours(local)
+
+
+def _check_url(url: str, overwrite: bool) -> None:
+    files = RemoteFiles(url)
+    with writing(url):
+        if files.occupied():
+            refuse_existing(url, overwrite)
+            if not is_golden(files):
+                raise _not_ours(url)
+        else:
+            files.refuse_no_bucket()
+
+
+def _not_ours(where: object) -> GoldenError:
+    problem = "what lies there is not a golden, and is not deleted"
+    return _in_the_way(problem, where, f"a {DOCUMENT} that says goldens", "another directory")
+
+
+def _in_the_way(problem: str, where: object, expected: str, found: str) -> GoldenError:
+    return GoldenError(problem, where, expected, found, hint="remove it yourself, or give another --out")
+
+
 @contextmanager
 def _writer(path: str | Path, labels: dict[str, Labels], overwrite: bool) -> Iterator[Writer]:
     """The backend for the path; what it wrote is published when the block ends without an exception, and opens."""
-    url = url_of(path)
-    if url:
-        with _remote(url, labels, overwrite) as writer:
+    if url := url_of(path):
+        with replacing(url, labels, overwrite) as writer:
             yield writer
         return
     zarr = is_zarr(path)
@@ -93,45 +149,6 @@ def _writer(path: str | Path, labels: dict[str, Labels], overwrite: bool) -> Ite
         with _closing(backend):
             yield backend
         open_golden(temporary).close()
-
-
-@contextmanager
-def _remote(url: str, labels: dict[str, Labels], overwrite: bool) -> Iterator[Writer]:
-    """The first golden lies in the root, and is there when its manifest is; another one is an edition, and counts
-    when the root's document names it. Either is one object, stored last."""
-    files = RemoteFiles(url)
-    with writing(url):
-        # Asked for first, since some servers store where they should only create.
-        first = not files.occupied() and files.create(DOCUMENT, root_document())
-        if not first:
-            refuse_existing(url, overwrite)  # somebody was quicker
-        replaced, edition = edition_of(files), "" if first else new_name()
-        tree = files.below(edition) if edition else files
-    try:
-        with writing(url):
-            writer = ZarrWriter(tree, labels, marked=first)
-        yield writer
-        open_golden(tree.where).close()
-    except BaseException:
-        with suppress(Exception):  # what failed first is what to tell
-            _take_back(files, edition)
-        raise
-    if edition:
-        # Where this fails it may have been done all the same: the edition stays then, and so does the other.
-        with writing(url), undisturbed():
-            files.write(DOCUMENT, root_document(edition))
-        with suppress(Exception):  # the golden is published; the next one that replaces it tries again
-            files.remove(leftovers(files, edition, replaced))
-
-
-def _take_back(files: RemoteFiles, edition: str) -> None:
-    """Remove what a failed write has stored, and nothing of another one."""
-    counts = edition_of(files)
-    if edition and edition != counts:
-        files.remove([path for path in files.paths() if path.startswith(f"{edition}/")])
-    elif not edition:
-        mine = [path for path in files.paths() if not path.startswith(f"{EDITION}.")]
-        files.remove([path for path in mine if not counts or path != DOCUMENT])
 
 
 @contextmanager
@@ -162,7 +179,7 @@ def _form(new: NewArray, forms: dict[str, Form], digests: dict[str, list[str]]) 
 
 
 def _defect(problem: str, where: str, expected: object, found: object) -> GoldenError:
-    return GoldenError(problem, where=where, expected=expected, found=found, hint=DEFECT)
+    return GoldenError(problem, where, expected, found, hint=DEFECT)
 
 
 def _storable(new: NewArray, form: Form) -> np.ndarray:

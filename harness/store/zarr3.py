@@ -6,6 +6,10 @@ half written where a signal comes while zarr's thread is at work. Reading is our
 and read a file to its end, whatever its size. It compares documents with those that zarr-python writes of the
 manifest's entries, and so refuses what a general reader would interpret (another codec, a fill value for data).
 
+An object store cannot rename, so a golden at a URL is replaced by another tree: an **edition**, a folder in the
+root, `edition.{8 digits}`, that is a whole golden by itself. The root's zarr.json names the edition that counts.
+It is one object, and storing it is one step: whenever a writer dies, a reader sees the old golden or the new one.
+
 zarr is imported where it is called: importing it takes longer than opening a golden, and HDF5 does without.
 """
 
@@ -22,23 +26,20 @@ import numpy as np
 
 from harness.errors import GoldenError
 from harness.golden import MANIFEST_LIMIT, ArrayEntry, Form
-from harness.layout import Labels, label_path
+from harness.layout import Labels
 from harness.store.abc import (
     DIGEST,
+    FETCH_AGAIN,
     MANIFEST,
     MANIFEST_DIM,
     SHA256,
     Piece,
     Reader,
-    Writer,
     agree,
     little_endian,
     parents,
-    raw,
 )
-from harness.store.ahead import ReadAhead
-from harness.store.files import Files, Wanted
-from harness.store.refusals import FETCH_AGAIN
+from harness.store.files import Files, ReadAhead, Wanted
 
 DOCUMENT = "zarr.json"
 DOCUMENT_LIMIT = 1 << 16
@@ -46,7 +47,7 @@ TEXT = "string"
 TRANSFORMERS = "storage_transformers"
 # What tells a golden's directory from any other Zarr: only such a one is ever deleted by overwriting.
 ROOT = {"format": "goldens"}
-# Other trees in a golden's root: see `edition`. Those that the root does not name are not looked at.
+# Other trees in a golden's root. Those that the root does not name are not looked at.
 EDITION = "edition"
 EDITION_NAME = re.compile(r"edition\.[0-9a-f]{8}")
 Blobs = dict[str, Any]  # what zarr-python wrote, by name
@@ -232,56 +233,39 @@ def _blobs_of_group(path: str) -> list[Wanted]:
     return [(f"{path}/{DOCUMENT}".lstrip("/"), DOCUMENT_LIMIT)]
 
 
-class ZarrWriter(Writer):
-    """A golden in the making. The manifest's zarr.json is written last: without it, there is no golden.
+def is_golden(files: Files) -> bool:
+    """Whether the files below a root are a golden, damaged or unfinished ones included."""
+    attributes = _root(files).get("attributes")
+    return isinstance(attributes, dict) and attributes == root_attributes(_named(attributes))
 
-    Args:
-        marked: whether the root's zarr.json is there already.
-    """
 
-    def __init__(self, files: Files, labels: Mapping[str, Labels], marked: bool = False) -> None:
-        self._files = files
-        self._labels = labels
-        self._written = {""}
-        self._arrays: dict[Form, tuple[Any, Blobs]] = {}  # by form: zarr-python takes its time
-        self._group = in_memory("create_group")[1]
-        if not marked:
-            self._write("", in_memory("create_group", attributes=ROOT)[1])
+def edition_of(files: Files) -> str:
+    """The edition that the root names; empty where the golden lies in the root itself, or none is there."""
+    found = _root(files)
+    name = _named(found.get("attributes"))
+    return name if name and found == document(**root_attributes(name)) else ""
 
-    def put(self, path: str, form: Form, slab: int, array: np.ndarray) -> None:
-        if form not in self._arrays:
-            self._arrays[form] = new_array(form)
-        whole, blobs = self._arrays[form]
-        if slab == 0:
-            self._prepare(path, form)
-            self._write(path, {DOCUMENT: blobs[DOCUMENT]})
-        if form.stacked:
-            whole[slab : slab + 1] = array[np.newaxis]  # of a chunk's shape: zarr-python copies no other
-        else:
-            whole[...] = array
-        self._write(path, {chunk(form, slab): blobs.pop(chunk(form, slab))})
 
-    def _prepare(self, path: str, form: Form) -> None:
-        """Write what an array needs, once: groups, and labels, which are arrays themselves."""
-        for group in parents(path):
-            if group not in self._written:
-                self._written.add(group)
-                self._write(group, self._group)
-        for where in (label_path(path, dim) for dim in form.dims):
-            if where in self._labels and where not in self._written:
-                self._written.add(where)
-                labels, values = label_array(where, self._labels[where])
-                self.put(where, labels, 0, values)
+def current(files: Files) -> Files:
+    """The tree that is the golden."""
+    edition = edition_of(files)
+    return files.below(edition) if edition else files
 
-    def _write(self, path: str, blobs: Blobs) -> None:
-        for name, blob in blobs.items():
-            self._files.write(f"{path}/{name}".lstrip("/"), raw(blob.as_numpy_array()))
 
-    def finish(self, manifest: bytes, digest: str) -> None:
-        form = Form((len(manifest),), "uint8", (MANIFEST_DIM,))
-        whole, blobs = new_array(form, **{SHA256: digest})
-        whole[...] = np.frombuffer(manifest, np.uint8)
-        self._write(MANIFEST, {name: blobs[name] for name in (chunk(form), DOCUMENT)})
+def root_attributes(edition: str) -> dict[str, str]:
+    """What the root's zarr.json says: of which edition, if any."""
+    return ROOT | ({EDITION: edition} if edition else {})
 
-    def close(self) -> None:
-        """Nothing is held open."""
+
+def _named(attributes: object) -> str:
+    name = attributes.get(EDITION) if isinstance(attributes, dict) else None
+    return name if isinstance(name, str) and EDITION_NAME.fullmatch(name) else ""
+
+
+def _root(files: Files) -> dict[str, object]:
+    """The root's zarr.json; empty where there is none, or none that can be read as one."""
+    try:
+        found = json.loads(files.read(DOCUMENT, DOCUMENT_LIMIT))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.golden import Manifest
-from harness.store import NewArray, open_golden, write_golden
+from harness.store import open_golden
+from harness.store.writer import NewArray, write_golden
 from tests.store import small_golden
 
 MEGABYTES = 35

@@ -31,7 +31,8 @@ import zarr
 import harness
 from harness import embedded
 from harness.layout import Layout
-from harness.store import Golden, NewArray, open_golden, publish, write_golden
+from harness.store import Golden, open_golden, publish
+from harness.store.writer import NewArray, write_golden
 
 REPEATS = 3
 H5NETCDF = {"engine": "h5netcdf"}

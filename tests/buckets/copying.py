@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from harness.store import Golden, NewArray, open_golden, write_golden
+from harness.store import Golden, open_golden
+from harness.store.writer import NewArray, write_golden
 
 
 def copy(source: Path | str, target: Path | str) -> str:

@@ -12,9 +12,10 @@ import time
 import pytest
 
 from harness import embedded
-from harness.store import open_golden, write_golden
-from harness.store.edition import edition_of
+from harness.store import open_golden
 from harness.store.remote import AT_ONCE, RemoteFiles
+from harness.store.writer import write_golden
+from harness.store.zarr3 import edition_of
 from tests.buckets.copying import copy
 from tests.store import small_golden
 

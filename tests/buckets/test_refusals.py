@@ -5,9 +5,10 @@ import gc
 import pytest
 
 from harness.errors import GoldenError
-from harness.store import check_writable, open_golden
+from harness.store import open_golden
 from harness.store import remote as remote_module
 from harness.store.remote import RemoteFiles
+from harness.store.writer import check_writable
 from tests.buckets.servers import CUT, KINDS
 from tests.buckets.test_buckets import id_of, small
 

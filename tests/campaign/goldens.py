@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from harness import embedded
 from harness.golden import Manifest, encode
 from harness.layout import Layout
-from harness.store import NewArray, open_golden, write_golden
+from harness.store import open_golden
 from harness.store.abc import sha256
 from harness.store.files import LocalFiles
 from harness.store.hdf5_writer import Hdf5Writer
-from harness.store.zarr3 import ZarrWriter
+from harness.store.writer import NewArray, write_golden
+from harness.store.zarr3_writer import ZarrWriter
 from tests.campaign.checkpoints import Named
 from tests.campaign.damage import contents, judged
 from tests.campaign.forked import forked, goldens, held, imported

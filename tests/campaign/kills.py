@@ -21,8 +21,9 @@ from safetensors.numpy import load_file, save_file
 
 from harness import embedded
 from harness.errors import HarnessError
-from harness.store import open_golden, publish, write_golden
+from harness.store import open_golden, publish
 from harness.store.publish import interrupted
+from harness.store.writer import write_golden
 from tests.campaign.faults import KINDS, Faults
 from tests.campaign.forked import Ended, forked, goldens, held, imported
 from tests.campaign.inputs import has_torch

@@ -14,7 +14,8 @@ from harness.layout import Layout
 from harness.run.checker import Checker
 from harness.run.port import BUILT_IN
 from harness.run.question import Question
-from harness.store import NewArray, open_golden, write_golden
+from harness.store import open_golden
+from harness.store.writer import NewArray, write_golden
 from harness.tolerances import SMALL, is_small, limit, share
 
 CASE = "digits"

@@ -15,13 +15,15 @@ import h5py
 
 from harness.golden import Form
 from harness.layout import Layout
-from harness.store import open_golden, seal, write_golden
+from harness.store import open_golden
 from harness.store.abc import Writer, sha256
-from harness.store.edition import edition_of
 from harness.store.files import LocalFiles
+from harness.store.hdf5 import seal
 from harness.store.hdf5_writer import Hdf5Writer
 from harness.store.remote import RemoteFiles
-from harness.store.zarr3 import DOCUMENT, ZarrWriter, document
+from harness.store.writer import write_golden
+from harness.store.zarr3 import DOCUMENT, document, edition_of
+from harness.store.zarr3_writer import ZarrWriter
 from tests.store import small_golden
 
 NUMBERS = itertools.count()
@@ -32,7 +34,7 @@ def editing(path):
     """Change an HDF5 golden with h5py and seal it again, as its author could."""
     with h5py.File(path, "r+", libver=("v110", "v110")) as file:
         yield file
-    seal.append(Path(path))
+    seal(Path(path))
 
 
 class Place(ABC):

@@ -35,8 +35,8 @@ from harness.layout import (
     stored_dims,
 )
 from harness.selecting import at_level
-from harness.store import NewArray
 from harness.store.abc import sha256
+from harness.store.writer import NewArray
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2",

@@ -3,9 +3,9 @@
 import pytest
 
 from harness.errors import GoldenError
-from harness.store import ahead as module
+from harness.store import files as module
 from harness.store import open_golden
-from harness.store.ahead import ReadAhead
+from harness.store.files import ReadAhead
 from tests.store import places
 
 

@@ -9,7 +9,8 @@ import zarr
 
 from harness.errors import GoldenError
 from harness.layout import stack_path
-from harness.store import check_writable, open_golden, write_golden
+from harness.store import open_golden
+from harness.store.writer import check_writable, write_golden
 from tests.store import places, small_golden
 from tests.store.test_store import refusal
 

@@ -16,7 +16,8 @@ import pytest
 
 from harness.errors import GoldenError
 from harness.golden import FREE_LIMIT, encode
-from harness.store import check_writable, hdf5, open_golden, write_golden, writer, zarr3
+from harness.store import hdf5, open_golden, writer, zarr3
+from harness.store.writer import check_writable, write_golden
 from tests.store import places, small_golden
 from tests.store.test_store import refusal
 

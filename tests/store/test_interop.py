@@ -15,7 +15,7 @@ import zarr
 from harness.golden import NOISE_STATISTICS, Form, encode, statistic
 from harness.layout import NOISE_DIMS, label_path
 from harness.store import open_golden
-from harness.store.zarr3 import ZarrWriter
+from harness.store.zarr3_writer import ZarrWriter
 from harness.taps import TOKENS
 from tests.store import places, small_golden
 

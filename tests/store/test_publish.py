@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import GoldenError
-from harness.store import check_writable, open_golden, publish, write_golden
+from harness.store import open_golden, publish
 from harness.store.publish import interrupted
+from harness.store.writer import check_writable, write_golden
 from tests.forked import in_a_fork
 from tests.store import places, small_golden
 from tests.store.test_store import refusal
@@ -33,7 +34,8 @@ def in_another_process(place, prelude="", overwrite=True):
     code = """
     import os, resource, signal
     import numpy as np
-    from harness.store import publish, write_golden, writer
+    from harness.store import publish, writer
+    from harness.store.writer import write_golden
     from tests.store import small_golden
 
     def die(*_):

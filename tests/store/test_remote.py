@@ -12,9 +12,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from harness.errors import GoldenError
-from harness.store import check_writable, open_golden, write_golden
-from harness.store.edition import edition_of, root_document
+from harness.store import open_golden
 from harness.store.remote import RemoteFiles
+from harness.store.writer import check_writable, write_golden
+from harness.store.zarr3 import ROOT, edition_of, encoded_document, root_attributes
 from tests.store import small_golden
 from tests.store.test_store import refusal
 
@@ -229,14 +230,16 @@ def test_an_edition_is_a_golden_by_itself_and_a_copy_of_the_whole_is_one_too(url
 @pytest.mark.parametrize("name", ["edition.0", "../../other.zarr", "edition.0000000g", 1, "edition.00000000/.."])
 def test_a_root_that_names_no_edition_of_that_grammar_is_not_followed(url, name):
     write_golden(url, small_golden.arrays(), small_golden.manifest())
-    root = json.loads(root_document()) | {"attributes": {"format": "goldens", "edition": name}}
+    root = json.loads(encoded_document(**ROOT)) | {"attributes": {"format": "goldens", "edition": name}}
     fsspec.filesystem("memory").pipe_file("/bucket/small.zarr/zarr.json", json.dumps(root).encode())
     refusal(url, "attributes")
 
 
 def test_a_root_that_names_an_edition_that_is_not_there_is_no_golden(url):
     write_golden(url, small_golden.arrays(), small_golden.manifest())
-    fsspec.filesystem("memory").pipe_file("/bucket/small.zarr/zarr.json", root_document("edition.00000000"))
+    fsspec.filesystem("memory").pipe_file(
+        "/bucket/small.zarr/zarr.json", encoded_document(**root_attributes("edition.00000000"))
+    )
     refusal(url, "no manifest", "edition.00000000")
 
 

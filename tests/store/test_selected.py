@@ -12,7 +12,8 @@ from harness.errors import GoldenError
 from harness.golden import SELECTIVE_VERSION, encode
 from harness.layout import Layout
 from harness.selecting import Selected, at_level
-from harness.store import NewArray, open_golden, write_golden
+from harness.store import open_golden
+from harness.store.writer import NewArray, write_golden
 from tests.store import places, small_golden
 
 SELECTED = Selected.asked(["layers.*.q", "*.cache_k", "logits"], "last")

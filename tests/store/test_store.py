@@ -12,7 +12,8 @@ import pytest
 from harness.errors import GoldenError
 from harness.golden import NOISE_STATISTICS, VERSIONS, RowEntry, encode
 from harness.layout import layer_of, stack_path
-from harness.store import NewArray, check_writable, open_golden, write_golden
+from harness.store import open_golden
+from harness.store.writer import NewArray, check_writable, write_golden
 from harness.taps import TOKENS, Tap, kind_of
 from tests.store import places, small_golden
 
