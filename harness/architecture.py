@@ -14,12 +14,9 @@ from typing import Any
 
 from harness import recognise
 from harness.errors import CheckpointError
-from harness.families import families, family_named, names
-from harness.families.family import Family
-from harness.families.neutral import Named, Read, refuse_unknown
+from harness.families import Family, families, family_named, names
+from harness.families.neutral import FIELD, Named, Read, quantisation_of, refuse_unknown
 from harness.families.options import Architecture as Architecture
-from harness.families.others import INNER, OTHERS
-from harness.families.quantisation import FIELD, quantisation_of
 from harness.fields import Config as Config
 from harness.fields import wrong
 from harness.foreign import MIB, parse, read_regular
@@ -58,6 +55,8 @@ def family_of(config: Config) -> Family:
     """
     name = config.get("model_type")
     if not isinstance(name, str) or (name not in names() and name not in families()):
+        from harness.families.others import INNER, OTHERS
+
         reason, hint = OTHERS.get(str(name), ("", INNER if "text_config" in config else OTHER_FAMILY))
         problem = f"this model family is not supported{reason and f': {reason}'}"
         raise wrong(problem, "model_type", " or ".join(families()), name, hint)

@@ -18,7 +18,7 @@ from jaxtyping import Num
 from harness import recognise
 from harness.architecture import Config, family_of
 from harness.errors import CheckpointError
-from harness.families.quantisation import Quantisation, quantisation_of
+from harness.families.neutral import Quantisation, quantisation_of
 from harness.golden import ParameterEntry
 from harness.stored import INTO_AN_EMPTY_ONE, StoredTensors, entry_of, unfit
 

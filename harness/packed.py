@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float32, Num, Shaped, UInt8
 
 from harness.errors import CheckpointError
-from harness.families.quantisation import FIELD, FP8, KEPT, MXFP4, Quantisation
+from harness.families.neutral import FIELD, FP8, KEPT, MXFP4, Quantisation
 from harness.stored import FP8 as F8
 from harness.stored import ONE_CHECKPOINT, unfit
 

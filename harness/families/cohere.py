@@ -3,7 +3,7 @@ Command R7B (`cohere2`): windows, and no RoPE in the layers without one."""
 
 from __future__ import annotations
 
-from harness.families.family import HEAD_NORMS, LAYER, Family
+from harness.families import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture
 from harness.families.reading import ATTENTION, biased, decoder, factor, flag, layer_norm, layers_of, ropes_of
 from harness.families.windows import by_pattern, widths

@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from harness.families.family import CORRECTED, EACH, EXPERTS, LAYER, SHARED, TRAINED, Family
+from harness.families import CORRECTED, EACH, EXPERTS, LAYER, SHARED, TRAINED, Family
+from harness.families.neutral import FP8
 from harness.families.options import Architecture, Experts, Latent, Norm, Rope
-from harness.families.quantisation import FP8
 from harness.families.reading import (
     MLP,
     SIGMOID_ONLY,

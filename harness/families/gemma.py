@@ -3,7 +3,7 @@ Gemma 3: normed queries and keys instead of caps on scores, and another theta wh
 
 from __future__ import annotations
 
-from harness.families.family import HEAD_NORMS, LAYER, Family
+from harness.families import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture, Norm, Rope
 from harness.families.reading import (
     ATTENTION,

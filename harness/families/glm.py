@@ -3,7 +3,7 @@ GLM-4.5: experts from some layer on, chosen by a sigmoid with a correction, and 
 
 from __future__ import annotations
 
-from harness.families.family import CORRECTED, EACH, EXPERTS, HEAD_NORMS, LAYER, SHARED, TRAINED, Family
+from harness.families import CORRECTED, EACH, EXPERTS, HEAD_NORMS, LAYER, SHARED, TRAINED, Family
 from harness.families.options import Architecture
 from harness.families.reading import (
     QKV,

@@ -1,12 +1,14 @@
-"""GPT-2: learned positions, LayerNorm, biases, an MLP without a gate; matrices are stored the other way round."""
+"""GPT-2: learned positions, LayerNorm, biases, an MLP without a gate; matrices are stored the other way round.
+StarCoder2: the same with RoPE, and a sliding window in all layers."""
 
 from __future__ import annotations
 
-from harness.families.family import Family
+from harness.families import LAYER, Family
 from harness.families.neutral import Named
 from harness.families.options import Architecture
 from harness.families.reading import ATTENTION, activation_of, decoder, flag, heads_of, layer_norm, layers_of
-from harness.fields import Config, integer
+from harness.families.windows import everywhere
+from harness.fields import Config, boolean, integer
 
 
 def read(config: Config) -> Architecture:
@@ -23,6 +25,17 @@ def read(config: Config) -> Architecture:
         biases=ATTENTION | {"up", "mlp_out"},
         learned_positions=integer(config, "max_position_embeddings"),
         tied_head=flag(config, "tie_word_embeddings", True),  # GPT2Config's default
+    )
+
+
+def read_starcoder2(config: Config) -> Architecture:
+    return decoder(
+        config,
+        norm=layer_norm(config, "norm_epsilon"),
+        windows=everywhere(config, layers_of(config)),
+        gated=False,
+        biases=ATTENTION | {"up", "mlp_out"} if boolean(config, "use_bias") else frozenset(),
+        tied_head=flag(config, "tie_word_embeddings", True),  # Starcoder2Config's default
     )
 
 
@@ -60,5 +73,18 @@ FAMILIES = (
         # What the first two ask for differs by layer, or in rounding alone; neither is computed here.
         only={"scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False},
         harmless=frozenset({"n_ctx", *(f"summary_{name}" for name in SUMMARY)}),
+    ),
+    Family(
+        model_type="starcoder2",
+        classes=("Starcoder2ForCausalLM", "Starcoder2Model"),
+        read=read_starcoder2,
+        activation="mlp.act",
+        layer={
+            **{kind: path for kind, path in LAYER.items() if kind != "gate"},
+            "up": "mlp.c_fc",
+            "mlp_out": "mlp.c_proj",
+        },
+        harmless=frozenset({"residual_dropout", "embedding_dropout"}),
+        only={"norm_type": "layer_norm", "mlp_type": "default"},
     ),
 )

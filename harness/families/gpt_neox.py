@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.families.family import LAYER, Family
+from harness.families import LAYER, Family
 from harness.families.neutral import Named
 from harness.families.options import Architecture
 from harness.families.reading import ATTENTION, biased, decoder, flag, layer_norm, ropes_of

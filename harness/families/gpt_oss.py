@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.families.family import ATTENTION, TRAINED, Family
+from harness.families import ATTENTION, TRAINED, Family
+from harness.families.neutral import MXFP4
 from harness.families.options import Architecture
-from harness.families.quantisation import MXFP4
 from harness.families.reading import ATTENTION as ALL_BIASES
 from harness.families.reading import biased, decoder, layers_of, mixture, rms_norm, ropes_of
 from harness.families.windows import by_pattern, widths

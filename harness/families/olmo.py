@@ -3,7 +3,7 @@ OLMo 3: windows in three layers of four, and YaRN in the others."""
 
 from __future__ import annotations
 
-from harness.families.family import HEAD_NORMS, LAYER, Family
+from harness.families import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture, Rope
 from harness.families.reading import ATTENTION, biased, decoder, heads_of, layers_of, rms_norm, ropes_of
 from harness.families.rope import ropes_by_type

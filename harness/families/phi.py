@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 
-from harness.families.family import LAYER, MODEL, Family
+from harness.families import LAYER, MODEL, Family
 from harness.families.frequencies import ORIGINAL
 from harness.families.options import Architecture, Rope
 from harness.families.reading import ATTENTION, decoder, heads_of, layer_norm, layers_of, ropes_of

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from harness.families.family import EACH, EXPERTS, HEAD_NORMS, LAYER, TRAINED, Family
+from harness.families import EACH, EXPERTS, HEAD_NORMS, LAYER, TRAINED, Family
 from harness.families.options import Architecture, Experts, Windows
 from harness.families.reading import (
     ATTENTION,

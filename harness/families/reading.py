@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from harness.families.activations import ACTIVATIONS
+import numpy as np
+from jaxtyping import Float
+
 from harness.families.options import Architecture, Experts, Norm, Rope
 from harness.families.rope import rope
 from harness.fields import Config, boolean, integer, number, text, wrong
@@ -14,6 +16,7 @@ from harness.fields import Config, boolean, integer, number, text, wrong
 MOST_LAYERS = 1024  # every layer has twenty taps; the deepest published models have some 130
 EPS = (1e-30, 0.1)
 Sizes = tuple[int, int, int, int]
+Values = Float[np.ndarray, " n"]
 
 # The projections that a config's one field gives biases to.
 QKV = frozenset({"q", "k", "v"})
@@ -177,6 +180,34 @@ def factor(config: Config, field: str) -> float:
 def cap(config: Config, field: str) -> float | None:
     """The value of a field that values are capped at; null is none, and absent is refused."""
     return None if field in config and config[field] is None else factor(config, field)
+
+
+def silu(x: Values) -> Values:
+    """x sigmoid(x) (Elfwing et al. 2017)."""
+    values: Values = x / (1 + np.exp(-x))
+    return values
+
+
+def gelu(x: Values) -> Values:
+    """x Phi(x) (Hendrycks & Gimpel 2016)."""
+    from scipy.special import erf
+
+    values: Values = 0.5 * x * (1 + erf(x / np.sqrt(2)))
+    return values
+
+
+def gelu_tanh(x: Values) -> Values:
+    """Their approximation of it."""
+    values: Values = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    return values
+
+
+ACTIVATIONS: Mapping[str, Callable[[Values], Values]] = {
+    "silu": silu,
+    "gelu": gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+}
 
 
 def activation_of(config: Config, field: str) -> str:

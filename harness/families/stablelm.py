@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.families.family import Family
+from harness.families import Family
 from harness.families.options import Architecture
 from harness.families.reading import QKV, biased, decoder, flag, layer_norm, ropes_of
 from harness.fields import Config

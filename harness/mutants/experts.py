@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from harness.architecture import Architecture
-from harness.families import families
-from harness.families.experts import DOWN, GATE_UP, part_rows
-from harness.families.family import Family
+from harness.families import Family, families
+from harness.families.parameters import DOWN, GATE_UP, part_rows
 from harness.mutants.loading import lexicographic
 from harness.mutants.mutant import FreeValue, Mutant, Read, WeightChange, kinds
 from harness.mutants.needs import Need, values

@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.errors import UsageError
-from harness.families.quantisation import FIELD
+from harness.families.neutral import FIELD
 from harness.mutants.eager import Eager
 from harness.mutants.mutant import (
     CallChange,

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from harness.families.experts import CORRECTION
 from harness.families.options import Experts
+from harness.families.parameters import CORRECTION
 from harness.mutants.between import around, option
 from harness.mutants.free import option_of
 from harness.mutants.loading import changed

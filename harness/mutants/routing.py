@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from harness.families.experts import CORRECTION
 from harness.families.options import Architecture, Experts
+from harness.families.parameters import CORRECTION
 from harness.mutants.between import around, option
 from harness.mutants.free import decades, option_of
 from harness.mutants.mutant import Around, FreeValue, Mutant, NumericsChange, kinds

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 
 from harness.errors import CheckpointError
-from harness.families.activations import ACTIVATIONS
-from harness.families.experts import experts_of
-from harness.families.family import Family
+from harness.families import Family
 from harness.families.frequencies import frequencies
 from harness.families.graph import kinds_of
 from harness.families.options import Architecture
-from harness.families.parameters import HEAD_NORMS, LATENT_NORMS, NORMS, shapes
+from harness.families.parameters import HEAD_NORMS, LATENT_NORMS, NORMS, experts_of, shapes
+from harness.families.reading import ACTIVATIONS
 from harness.families.windows import SLIDING
 
 Fact = tuple[str, object, object]  # what it is, as it was read, as it was built

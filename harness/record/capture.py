@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import RecordError
-from harness.families.family import Family
+from harness.families import Family
 from harness.families.graph import kinds_of
 from harness.families.options import Architecture
 from harness.families.parameters import HEAD_NORMS, outputs

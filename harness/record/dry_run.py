@@ -18,7 +18,7 @@ from harness.along import Case
 from harness.corpus import Corpus
 from harness.costs import Costs, by_part, costs
 from harness.entries import Generation
-from harness.families.experts import expert_shapes
+from harness.families.parameters import expert_shapes
 from harness.golden import NOISE_PRECISIONS, CaseEntry, Manifest
 from harness.record.asked import asked_of
 from harness.record.cases import case_of

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from harness.checkpoint import Checkpoint
-from harness.families.experts import CORRECTION
+from harness.families.parameters import CORRECTION
 from harness.record.promote import EveryCall
 
 NAME = "goldens_experts"

@@ -16,9 +16,17 @@ import numpy as np
 from jaxtyping import Float
 
 from harness.architecture import Architecture, architecture_of, family_of, read_config
-from harness.families.experts import CORRECTION, DOWN, GATE_UP, part_rows
-from harness.families.family import Family
-from harness.families.parameters import HEAD_NORMS, made_with, rows_of, shapes
+from harness.families import Family
+from harness.families.parameters import (
+    CORRECTION,
+    DOWN,
+    GATE_UP,
+    HEAD_NORMS,
+    made_with,
+    part_rows,
+    rows_of,
+    shapes,
+)
 from harness.packed import cut
 from harness.record import tiny
 

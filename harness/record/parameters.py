@@ -14,7 +14,7 @@ from jaxtyping import Num
 
 from harness import recognise
 from harness.checkpoint import Checkpoint, missing_parameter
-from harness.families.family import Family
+from harness.families import Family
 from harness.families.options import Architecture
 from harness.golden import ModelEntry, ParameterEntry
 from harness.stored import ONE_CHECKPOINT, entry_of, unfit

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from harness.families.family import Family
+from harness.families import Family
 from harness.record.around import Kept, entering
 from harness.record.promote import Float64Mode
 

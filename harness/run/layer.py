@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from harness.families.experts import experts_of
 from harness.families.frequencies import both, is_beyond
 from harness.families.options import Architecture, Latent, Norm, Rope
+from harness.families.parameters import experts_of
 from harness.run.arithmetic import normed
 from harness.run.cache import Past
 from harness.run.latent import Own, latent_attention

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from harness.families.experts import experts_of
 from harness.families.graph import kinds_of
 from harness.families.options import Architecture, Experts
 from harness.families.parameters import (
     HEAD_NORMS,
     LATENT_NORMS,
     NORMS,
+    experts_of,
     head_norm_shape,
     inputs,
     latent_norm_shape,

@@ -13,10 +13,9 @@ from jaxtyping import Array, Float, Num
 
 from harness.checkpoint import Checkpoint
 from harness.errors import CheckpointError
-from harness.families.experts import CORRECTION, expert_parameter
-from harness.families.family import Family
+from harness.families import Family
 from harness.families.options import Architecture
-from harness.families.parameters import parameter_of
+from harness.families.parameters import CORRECTION, expert_parameter, parameter_of
 from harness.run.spread import Spread
 
 # Parameters that are called after no projection: the kind of tap whose module has them, and their name there.

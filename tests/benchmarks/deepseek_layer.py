@@ -15,8 +15,7 @@ from jaxtyping import Float32, Num, Shaped
 from safetensors.numpy import save_file
 
 from harness.architecture import architecture_of, family_of
-from harness.families.experts import CORRECTION
-from harness.families.parameters import shapes
+from harness.families.parameters import CORRECTION, shapes
 from harness.record import tiny
 
 BYTES, BLOCK, LARGEST = 256, 128, 448  # every byte is a token; of a block with a scale; of float8_e4m3fn

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import harness
-from harness import architecture
-from harness.families import family
+from harness import architecture, families
 from harness.mutants.mutant import CallChange, Change, ConfigChange, OperationChange, OptionChange
 from harness.run import arithmetic, mixture, weights
 from harness.run.decoder import Decoder
@@ -33,9 +32,9 @@ def right_line(change: Change, kinds: Iterable[str]) -> str:
             return _line(architecture.architecture_of)
         case CallChange():
             return _line(Decoder.forward_sequences)
-    places = {**family.LAYER, **family.CORRECTED, **family.SHARED, **family.EXPERTS}
+    places = {**families.LAYER, **families.CORRECTED, **families.SHARED, **families.EXPERTS}
     paths = [places[kind] for kind in kinds if kind in places]
-    return _line(family, containing=f'"{paths[0]}"') if paths else _line(weights.Weights)
+    return _line(families, containing=f'"{paths[0]}"') if paths else _line(weights.Weights)
 
 
 def _operation(name: str) -> object:
