@@ -20,7 +20,7 @@ from harness.architecture import Config, family_of
 from harness.errors import CheckpointError
 from harness.families.neutral import Quantisation, quantisation_of
 from harness.golden import ParameterEntry
-from harness.stored import INTO_AN_EMPTY_ONE, StoredTensors, entry_of, unfit
+from harness.stored import INTO_AN_EMPTY_ONE, NOT_FILLED_IN, StoredTensors, entry_of, unfit
 
 if TYPE_CHECKING:
     from harness.packed import Each, Pieces, Quantised
@@ -257,10 +257,8 @@ def verify_parameters(checkpoint: Checkpoint, expected: Mapping[str, ParameterEn
 
 def missing_parameter(name: str, checkpoint: Checkpoint) -> CheckpointError:
     """The refusal of a checkpoint without a parameter, with what the names that it has tell."""
-    where = f"{checkpoint.directory}: {name[:200]}"
-    hint = "copy the checkpoint again; nothing is filled in for a parameter that is not there"
-    hint = recognise.by_parameters(checkpoint.names) or hint
-    return unfit("the checkpoint lacks a parameter", where, "a tensor", "nothing", hint)
+    where, hint = f"{checkpoint.directory}: {name[:200]}", recognise.by_parameters(checkpoint.names)
+    return unfit("the checkpoint lacks a parameter", where, "a tensor", "nothing", hint or NOT_FILLED_IN)
 
 
 _ANOTHER = "give the golden's own checkpoint to --weights; `goldens show GOLDEN` says which one it is"

@@ -21,11 +21,8 @@ def directory() -> Path:
     for place in (package.parent / "goldens", package / "_embedded"):
         if (place / "corpus.toml").is_file():
             return place
-    raise GoldenError(
-        "the embedded goldens are not installed",
-        where=package.parent / "goldens",
-        hint="run from a checkout, or name a golden: goldens check PATH --weights DIR",
-    )
+    hint = "run from a checkout, or name a golden: goldens check PATH --weights DIR"
+    raise GoldenError("the embedded goldens are not installed", package.parent / "goldens", hint=hint)
 
 
 def in_checkout() -> bool:

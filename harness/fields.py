@@ -12,6 +12,7 @@ from harness.errors import CheckpointError
 Config = Mapping[str, Any]
 
 RESTORE = "restore the field from the published config.json"
+REMOVE = "remove it from a copy of config.json if it changes nothing; if it does, the model is another one"
 GUESS = f"{RESTORE}; a default would be a guess"
 MOST = 2**53  # as far as a number of JSON counts in every reader
 
@@ -107,4 +108,4 @@ def wrong(problem: str, field: str, expected: object, value: object, hint: str =
 
 def refused(problem: str, field: str, expected: object, found: object, hint: str) -> CheckpointError:
     """The refusal of what fields say, or do not say."""
-    return CheckpointError(problem, where=f"config.json: {field}", expected=expected, found=found, hint=hint)
+    return CheckpointError(problem, f"config.json: {field}", expected, found, hint=hint)

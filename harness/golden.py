@@ -207,13 +207,8 @@ class Manifest:
         for case in self.cases:
             if case.name == name:
                 return case
-        raise GoldenError(
-            "the golden has no case of this name",
-            where=name,
-            expected=", ".join(case.name for case in self.cases),
-            found=name,
-            hint="`goldens show GOLDEN` lists its cases",
-        )
+        problem, hint = "the golden has no case of this name", "`goldens show GOLDEN` lists its cases"
+        raise GoldenError(problem, name, ", ".join(case.name for case in self.cases), name, hint=hint)
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -266,16 +261,10 @@ def decode(encoded: bytes, where: object) -> Manifest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(str(error), where) from None
     if kind != FORMAT:
-        raise GoldenError(
-            "this is not a golden", where=where, expected=f"format {FORMAT!r}", found=kind, hint=DAMAGED
-        )
-    raise GoldenError(
-        "this golden has a format version that this release does not read",
-        where=where,
-        expected=" or ".join(map(str, VERSIONS)),
-        found=version,
-        hint="upgrade this package, or record the golden again with this release",
-    )
+        raise GoldenError("this is not a golden", where, f"format {FORMAT!r}", kind, hint=DAMAGED)
+    problem = "this golden has a format version that this release does not read"
+    hint = "upgrade this package, or record the golden again with this release"
+    raise GoldenError(problem, where, " or ".join(map(str, VERSIONS)), version, hint=hint)
 
 
 def _value(raw: msgspec.Raw) -> object:

@@ -141,12 +141,8 @@ def _data_array(found: Labelled, name: str, golden: str) -> DataArray:
     try:
         from xarray import DataArray
     except ImportError:
-        raise GoldenError(
-            "labelled arrays need a package that is not installed",
-            where="harness.open",
-            expected="xarray",
-            hint="pip install 'goldens[labelled]'",
-        ) from None
+        problem, hint = "labelled arrays need a package that is not installed", "pip install 'goldens[labelled]'"
+        raise GoldenError(problem, "harness.open", "xarray", hint=hint) from None
     coordinates = {dim: (dim, list(labels)) for dim, labels in found.labels.items()}
     return DataArray(found.values, coordinates, found.dims, name, {"golden": golden})
 
@@ -157,6 +153,4 @@ def _unknown(what: str, name: str, where: str, known: Iterable[str]) -> UnknownN
     near = get_close_matches(name, names, NEAR, 0.5) or names[:NEAR]
     shown = f"one of {len(names)} names" if names else "none: nothing of this kind was recorded"
     hint = f"did you mean {', '.join(near)}?" if names else "`goldens show GOLDEN` lists what it holds"
-    return UnknownNameError(
-        f"the golden has no {what} of this name", where=where, expected=shown, found=name, hint=hint
-    )
+    return UnknownNameError(f"the golden has no {what} of this name", where, shown, name, hint=hint)

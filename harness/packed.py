@@ -33,7 +33,7 @@ from jaxtyping import Float32, Num, Shaped, UInt8
 from harness.errors import CheckpointError
 from harness.families.neutral import FIELD, FP8, KEPT, MXFP4, Quantisation
 from harness.stored import FP8 as F8
-from harness.stored import ONE_CHECKPOINT, unfit
+from harness.stored import NOT_FILLED_IN, ONE_CHECKPOINT, unfit
 
 Each = Mapping[str, tuple[str, ...]]
 Pieces = Sequence[Sequence[str]]  # by expert, the tensors whose outputs follow one another
@@ -222,18 +222,17 @@ def pieces_of(names: Iterable[str], each: Each, where: Path) -> dict[str, Pieces
     for target, experts in found.items():
         path = next(path for path in each if target.endswith(path))
         prefix = target.removesuffix(path)
-        for expert in range(max(experts) + 1):
+        count = max(experts) + 1
+        for expert in range(count):
             for part, template in enumerate(each[path]):
                 if part not in experts.get(expert, {}):
-                    raise CheckpointError(
+                    lacking = f"{where}: {prefix}{template.format(expert)}"[:300]
+                    problem, expected = (
                         "the checkpoint lacks a matrix of an expert",
-                        where=f"{where}: {prefix}{template.format(expert)}"[:300],
-                        expected=f"one of each of {max(experts) + 1} experts",
-                        found="nothing",
-                        hint="copy the checkpoint again; nothing is filled in for a parameter that is not there",
+                        f"one of each of {count} experts",
                     )
-        parts = range(len(each[path]))
-        made[target] = [[experts[n][part] for part in parts] for n in range(max(experts) + 1)]
+                    raise CheckpointError(problem, lacking, expected, "nothing", hint=NOT_FILLED_IN)
+        made[target] = [[experts[n][part] for part in range(len(each[path]))] for n in range(count)]
     return made
 
 

@@ -41,7 +41,7 @@ def select(
     everything = tuple(names)
     for pattern in patterns:
         if not any(_matches(name, [pattern]) for name in everything):
-            raise UsageError(problem, where=f"{where} {pattern}", expected=", ".join(everything), hint=hint)
+            raise UsageError(problem, f"{where} {pattern}", ", ".join(everything), hint=hint)
     return tuple(name for name in everything if not patterns or _matches(name, patterns))
 
 
@@ -95,12 +95,9 @@ class Selected:
             UsageError: the layers are no rule.
         """
         if layers is not None and not is_rule(layers):
-            raise UsageError(
-                "this is no rule for layers",
-                where=f"--layers {layers}",
-                expected="parts of 'first, last, every 4th', between commas",
-                hint="for example --layers 'first 2, last, every 4th'",
-            )
+            expected = "parts of 'first, last, every 4th', between commas"
+            hint = "for example --layers 'first 2, last, every 4th'"
+            raise UsageError("this is no rule for layers", f"--layers {layers}", expected, hint=hint)
         return cls(tuple(sorted(set(taps))), ", ".join(part.strip() for part in (layers or "").split(",")))
 
     def __bool__(self) -> bool:
@@ -153,11 +150,10 @@ def refuse_unmatched(taps: Sequence[Tap], cases: Iterable[tuple[str, str, bool]]
         UsageError: there is one.
     """
     cases, layers = tuple(cases), Selected((), selected.layers)
-    found: dict[str, None] = {}
-    for level, cached in dict.fromkeys((level, cached) for _, level, cached in cases):
-        found |= dict.fromkeys(tap.name for tap in at_level(taps, level, cached, layers))
+    asked = dict.fromkeys((level, cached) for _, level, cached in cases)
+    there = {tap for level, cached in asked for tap in at_level(taps, level, cached, layers)}
     select(
-        [tap.name for tap in taps if tap.name in found],
+        [tap.name for tap in taps if tap in there],
         selected.taps,
         problem="no tap that would be recorded matches",
         where="--taps",
@@ -165,12 +161,9 @@ def refuse_unmatched(taps: Sequence[Tap], cases: Iterable[tuple[str, str, bool]]
     )
     empty = [name for name, level, cached in cases if not at_level(taps, level, cached, selected)]
     if empty:
-        raise UsageError(
-            "nothing of a case would be recorded",
-            where=" ".join(selected.words),
-            found=f"{', '.join(empty[:5])}, of {len(cases)} cases",
-            hint="add --taps logits, which every case has, or name the other cases: --case NAME",
-        )
+        found = f"{', '.join(empty[:5])}, of {len(cases)} cases"
+        hint = "add --taps logits, which every case has, or name the other cases: --case NAME"
+        raise UsageError("nothing of a case would be recorded", " ".join(selected.words), found=found, hint=hint)
 
 
 def folded(names: Collection[str], taps: Iterable[Tap]) -> str:

@@ -36,13 +36,14 @@ PART = 2**24  # elements of a tensor that are hashed at once
 LENGTH = 8  # bytes of the header's length
 ONE_CHECKPOINT = "config.json and the weights must come from one checkpoint"
 INTO_AN_EMPTY_ONE = "copy the checkpoint again, into an empty directory"
+NOT_FILLED_IN = "copy the checkpoint again; nothing is filled in for a parameter that is not there"
 
 
 def unfit(
     problem: str, where: object, expected: object, found: object, hint: str = ONE_CHECKPOINT
 ) -> CheckpointError:
     """The refusal of tensors that do not fit what the config, or the golden, says of them."""
-    return CheckpointError(problem, where=where, expected=expected, found=found, hint=hint)
+    return CheckpointError(problem, where, expected, found, hint=hint)
 
 
 class StoredTensors:
@@ -114,13 +115,10 @@ def homes(directory: Path) -> dict[str, Path]:
     _refuse_adapter(directory)
     single, index = directory / SINGLE, directory / INDEX
     if index.exists() and single.exists():
-        raise CheckpointError(
-            "the checkpoint has one file of weights and an index of shards besides",
-            where=directory,
-            expected=f"{SINGLE}, or shards with {INDEX}",
-            found=f"{SINGLE} and {INDEX}",
-            hint=f"remove those that are not meant: transformers reads {SINGLE}, other readers the shards",
-        )
+        problem = "the checkpoint has one file of weights and an index of shards besides"
+        expected, both = f"{SINGLE}, or shards with {INDEX}", f"{SINGLE} and {INDEX}"
+        hint = f"remove those that are not meant: transformers reads {SINGLE}, other readers the shards"
+        raise CheckpointError(problem, directory, expected, both, hint=hint)
     if not index.exists():
         return dict.fromkeys(_names(single), single)
     mapped = _weight_map(index)
@@ -128,25 +126,23 @@ def homes(directory: Path) -> dict[str, Path]:
     for shard in sorted(set(mapped.values())):
         for name in _names(directory / shard):
             if name in stored:
-                found = f"{stored[name]} and {shard}"
-                raise CheckpointError("two shards hold one parameter", where=name[:200], found=found, hint=AGAIN)
+                both = f"{stored[name]} and {shard}"
+                raise CheckpointError("two shards hold one parameter", name[:200], found=both, hint=AGAIN)
             stored[name] = shard
     for name in (*mapped, *stored):
         if mapped.get(name) != stored.get(name):
             expected, held = (of.get(name, "no such parameter") for of in (mapped, stored))
             problem, where = "the shards do not hold what their index says", f"{index}: {name[:200]}"
-            raise CheckpointError(problem, where=where, expected=expected, found=held, hint=AGAIN)
+            raise CheckpointError(problem, where, expected, held, hint=AGAIN)
     return {name: directory / shard for name, shard in stored.items()}
 
 
 def _refuse_adapter(directory: Path) -> None:
-    hint = recognise.adapter(directory)
-    if hint:
-        raise CheckpointError(
-            "the checkpoint has an adapter beside its weights, which transformers loads where peft is installed",
-            where=directory / "adapter_config.json",
-            hint=f"{hint}; or remove it",
+    if hint := recognise.adapter(directory):
+        problem = (
+            "the checkpoint has an adapter beside its weights, which transformers loads where peft is installed"
         )
+        raise CheckpointError(problem, directory / "adapter_config.json", hint=f"{hint}; or remove it")
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -157,9 +153,8 @@ def _weight_map(index: Path) -> dict[str, str]:
         if not found or not all(_is_plain(shard) for shard in found.values()):
             raise ValueError("weight_map is not a table of parameters and names of files beside it")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"the index of the shards cannot be read: {error!r}"[:300], where=index, hint="copy it again"
-        ) from None
+        problem = f"the index of the shards cannot be read: {error!r}"[:300]
+        raise CheckpointError(problem, index, hint="copy it again") from None
     return dict(found)
 
 
@@ -206,14 +201,11 @@ def _open(path: Path) -> safe_open:
         open_regular(path).close()  # safetensors would wait for a FIFO
         return safe_open(path, framework="np")
     except FileNotFoundError:
-        raise CheckpointError(
-            "the checkpoint has no such file", where=path, hint=recognise.without_weights(path.parent)
-        ) from None
+        hint = recognise.without_weights(path.parent)
+        raise CheckpointError("the checkpoint has no such file", path, hint=hint) from None
     except (OSError, SafetensorError) as error:
         raise _damaged(path, error) from None
 
 
 def _damaged(path: Path, why: object) -> CheckpointError:
-    return CheckpointError(
-        f"the weights cannot be read: {why}", where=path, hint="copy the file again; it is damaged"
-    )
+    return CheckpointError(f"the weights cannot be read: {why}", path, hint="copy the file again; it is damaged")

@@ -145,18 +145,12 @@ def limit(precision: str, rms: float | None = None, max_abs: float | None = None
         UsageError: an unknown precision, or a factor that is not a positive number.
     """
     if precision not in LIMITS:
-        raise UsageError(
-            "unknown precision",
-            where="--precision",
-            expected=", ".join(PRECISIONS),
-            found=precision,
-            hint="for example --precision float64,float32",
-        )
+        hint = "for example --precision float64,float32"
+        raise UsageError("unknown precision", "--precision", ", ".join(PRECISIONS), precision, hint=hint)
     for option, value in (("--limit-rms", rms), ("--limit-max", max_abs)):
         if value is not None and not 0 < value < float("inf"):
-            raise UsageError(
-                "a factor on the limits must be a positive number", where=option, found=value, hint="for example 2"
-            )
+            problem = "a factor on the limits must be a positive number"
+            raise UsageError(problem, option, found=value, hint="for example 2")
     base = LIMITS[precision]
     if rms is None and max_abs is None:
         return base

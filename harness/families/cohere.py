@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness.families import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture
-from harness.families.reading import ATTENTION, biased, decoder, factor, flag, layer_norm, layers_of, ropes_of
+from harness.families.reading import ATTENTION, biased, decoder, factor, flag, layer_norm, ropes_of
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config
 
@@ -22,7 +22,7 @@ def read(config: Config) -> Architecture:
 
 
 def read_2(config: Config) -> Architecture:
-    slides = by_pattern(config, layers_of(config), 4)  # Cohere2Config's default
+    slides = by_pattern(config, 4)  # Cohere2Config's default
     one = ropes_of(config, interleaved=True, wide="products")[0]
     ropes = tuple(one if sliding else None for sliding in slides)
     return _read(config, ropes=ropes, windows=widths(config, slides))

@@ -13,7 +13,6 @@ from harness.families.reading import (
     factor,
     flag,
     heads_of,
-    layers_of,
     rms_norm,
     ropes_of,
 )
@@ -54,12 +53,12 @@ def read_2(config: Config) -> Architecture:
         scale=factor(config, "query_pre_attn_scalar") ** -0.5,
         score_cap=cap(config, "attn_logit_softcapping"),
         logit_cap=cap(config, "final_logit_softcapping"),
-        windows=widths(config, by_pattern(config, layers_of(config), 2)),
+        windows=widths(config, by_pattern(config, 2)),
     )
 
 
 def read_3(config: Config) -> Architecture:
-    slides = by_pattern(config, layers_of(config), 6)  # Gemma3TextConfig's default
+    slides = by_pattern(config, 6)  # Gemma3TextConfig's default
     return _read(
         config,
         placement="sandwich",

@@ -32,7 +32,7 @@ def read_starcoder2(config: Config) -> Architecture:
     return decoder(
         config,
         norm=layer_norm(config, "norm_epsilon"),
-        windows=everywhere(config, layers_of(config)),
+        windows=everywhere(config),
         gated=False,
         biases=ATTENTION | {"up", "mlp_out"} if boolean(config, "use_bias") else frozenset(),
         tied_head=flag(config, "tie_word_embeddings", True),  # Starcoder2Config's default

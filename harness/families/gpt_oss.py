@@ -6,7 +6,7 @@ from harness.families import ATTENTION, TRAINED, Family
 from harness.families.neutral import MXFP4
 from harness.families.options import Architecture
 from harness.families.reading import ATTENTION as ALL_BIASES
-from harness.families.reading import biased, decoder, layers_of, mixture, rms_norm, ropes_of
+from harness.families.reading import biased, decoder, mixture, rms_norm, ropes_of
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config, integer, number, wrong
 
@@ -19,7 +19,6 @@ def _agreed(config: Config, field: str, other: str, value: float | None) -> None
 
 
 def read(config: Config) -> Architecture:
-    layers = layers_of(config)
     integer(config, "head_dim")  # where there is none, transformers takes 64
     ropes = ropes_of(config, kinds=("default", "yarn"))
     original = dict(ropes[0].parameters).get("original_max_position_embeddings")
@@ -32,11 +31,11 @@ def read(config: Config) -> Architecture:
         config,
         norm=rms_norm(config, weighted_wide=True),
         ropes=ropes,
-        windows=widths(config, by_pattern(config, layers, 2)),
+        windows=widths(config, by_pattern(config, 2)),
         biases=biased(config, ALL_BIASES, absent=True),
         sinks=True,
         activation="silu",
-        experts=mixture(config, (True,) * layers, score="softmax_of_chosen", bias=True, clamp=(alpha, limit)),
+        experts=mixture(config, score="softmax_of_chosen", bias=True, clamp=(alpha, limit)),
     )
 
 

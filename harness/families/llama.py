@@ -64,26 +64,25 @@ def read_granite(config: Config) -> Architecture:
 
 
 def read_granitemoe(config: Config) -> Architecture:
-    experts = mixture(config, (True,) * layers_of(config), score="softmax_of_chosen")
+    experts = mixture(config, score="softmax_of_chosen")
     return replace(read_granite(config), experts=experts)
 
 
 def read_mistral(config: Config) -> Architecture:
-    return decoder(config, windows=everywhere(config, layers_of(config), ABSENT))
+    return decoder(config, windows=everywhere(config, ABSENT))
 
 
 def read_ministral3(config: Config) -> Architecture:
     integer(config, "head_dim")  # where there is none, transformers takes 128
     ropes = ropes_of(config, kinds=("yarn",), grows=True)
-    return decoder(config, ropes=ropes, windows=everywhere(config, layers_of(config)))
+    return decoder(config, ropes=ropes, windows=everywhere(config))
 
 
 def read_mixtral(config: Config) -> Architecture:
-    layers = layers_of(config)
     return decoder(
         config,
-        windows=everywhere(config, layers),  # MixtralConfig's default is none
-        experts=mixture(config, (True,) * layers, renormed=0.0, weights_wide=True),
+        windows=everywhere(config),  # MixtralConfig's default is none
+        experts=mixture(config, renormed=0.0, weights_wide=True),
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.families import Family
-from harness.fields import Config, boolean, integer, table, text, wrong
+from harness.fields import REMOVE, Config, boolean, integer, table, text, wrong
 
 FIELD = "quantization_config"
 FP8, MXFP4 = "fp8", "mxfp4"
@@ -163,21 +163,12 @@ def refuse_unknown(config: Config, read: Set[str], family: Family) -> None:
             problem, hint = REFUSED[field]
             raise wrong(problem, field, "no such field", value, hint)
         if field not in only:
-            raise wrong(
-                "the config has a field that is not known here, and may change what the model computes",
-                field[:80],
-                "only fields whose meaning is known",
-                value,
-                "remove it from a copy of config.json if it changes nothing; if it does, the model is another one",
-            )
+            problem = "the config has a field that is not known here, and may change what the model computes"
+            raise wrong(problem, field[:80], "only fields whose meaning is known", value, REMOVE)
         if isinstance(value, bool) is not isinstance(only[field], bool) or value != only[field]:
-            raise wrong(
-                "the config asks for something that this model family does not do",
-                field,
-                only[field],
-                value,
-                "remove the field if it is wrong; transformers does not read it, and other stacks do",
-            )
+            problem = "the config asks for something that this model family does not do"
+            hint = "remove the field if it is wrong; transformers does not read it, and other stacks do"
+            raise wrong(problem, field, only[field], value, hint)
     quantisation_of(config, family)
     _refuse_another_class(config, family.classes)
     for field in ("torch_dtype", "dtype"):
@@ -190,13 +181,9 @@ def _refuse_another_class(config: Config, known: tuple[str, ...]) -> None:
     if classes is None:
         return
     if not isinstance(classes, list) or not classes or not all(name in known for name in classes):
-        raise wrong(
-            "the config names another class of model",
-            "architectures",
-            f"a list of {_or(known)}",
-            classes,
-            "what is recorded is the causal language model; where it is one, mend the field in a copy",
-        )
+        hint = "what is recorded is the causal language model; where it is one, mend the field in a copy"
+        expected = f"a list of {_or(known)}"
+        raise wrong("the config names another class of model", "architectures", expected, classes, hint)
 
 
 def _or(names: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness.families import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture, Rope
-from harness.families.reading import ATTENTION, biased, decoder, heads_of, layers_of, rms_norm, ropes_of
+from harness.families.reading import ATTENTION, biased, decoder, heads_of, rms_norm, ropes_of
 from harness.families.rope import ropes_by_type
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config
@@ -23,7 +23,7 @@ def read(config: Config) -> Architecture:
 
 
 def read_3(config: Config) -> Architecture:
-    slides = by_pattern(config, layers_of(config), 4)  # Olmo3Config's default
+    slides = by_pattern(config, 4)  # Olmo3Config's default
     kinds = ("default", "yarn")
     ropes = ropes_by_type(config, slides, heads_of(config)[-1], "rope_theta", kinds=kinds, wide="all")
     return _read(config, ropes, windows=widths(config, slides))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Num
@@ -13,9 +13,6 @@ from harness.families.options import Architecture, Experts, Latent, Norm
 
 Shape = tuple[int, ...]
 Tensor = Num[np.ndarray, "..."]
-NORMS = ("attn_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm")
-HEAD_NORMS = ("q_norm", "k_norm")
-LATENT_NORMS = ("q_latent_norm", "kv_latent_norm")
 # What all experts have in one parameter each, by the parameter's last name.
 GATE_UP, DOWN, CORRECTION = "gate_up_proj", "down_proj", "e_score_correction_bias"
 PARTS = ("gate", "up", "down")
@@ -42,15 +39,8 @@ def shapes(family: Family, arch: Architecture) -> dict[str, Shape]:
 def _of_a_layer(family: Family, arch: Architecture, sparse: bool) -> dict[str, Shape]:
     kinds, paths = kinds_of(arch, sparse), family.paths(sparse)
     found: dict[str, Shape] = expert_shapes(family, arch) if sparse else {}
-    for kind in NORMS:
-        if kind in kinds:
-            found |= _norm(paths[kind], arch.norm, (arch.hidden,))
-    for kind in HEAD_NORMS:
-        if kind in kinds and arch.qk_norm is not None:
-            found |= _norm(paths[kind], arch.qk_norm, head_norm_shape(arch, kind))
-    for kind in LATENT_NORMS:
-        if kind in kinds and arch.mla is not None:
-            found |= _norm(paths[kind], arch.mla.norm, latent_norm_shape(arch.mla, kind))
+    for kind, norm, shape in norms(arch, sparse):
+        found |= _norm(paths[kind], norm, shape)
     if arch.sinks:
         found[f"{paths['probs']}.sinks"] = (arch.heads,)
     sizes = outputs(arch, sparse)
@@ -101,17 +91,17 @@ def inputs(arch: Architecture, kind: str) -> int:
     return sizes.get(kind, arch.hidden)
 
 
-def head_norm_shape(arch: Architecture, kind: str) -> Shape:
-    """The shape of the weight of a norm of queries or keys."""
-    heads = arch.heads if kind == "q_norm" else arch.kv_heads
-    if arch.qk_norm_over == "all":
-        return (heads * arch.head_dim,)
-    return (heads, arch.head_dim) if arch.qk_norm_over == "each" else (arch.head_dim,)
-
-
-def latent_norm_shape(mla: Latent, kind: str) -> Shape:
-    """The shape of the weight of a norm of a latent."""
-    return (mla.kv_rank if kind == "kv_latent_norm" else mla.q_rank or 0,)
+def norms(arch: Architecture, sparse: bool) -> Iterator[tuple[str, Norm, Shape]]:
+    """The kinds of taps of a layer that are norms, each with its norm and the shape of the weight."""
+    for kind in kinds_of(arch, sparse):
+        if kind in ("q_norm", "k_norm") and arch.qk_norm is not None:
+            heads, size = arch.heads if kind == "q_norm" else arch.kv_heads, arch.head_dim
+            shapes = {"all": (heads * size,), "each": (heads, size), "head": (size,)}
+            yield kind, arch.qk_norm, shapes[arch.qk_norm_over]
+        elif kind in ("q_latent_norm", "kv_latent_norm") and arch.mla is not None:
+            yield kind, arch.mla.norm, (arch.mla.kv_rank if kind == "kv_latent_norm" else arch.mla.q_rank or 0,)
+        elif kind.endswith("_norm"):
+            yield kind, arch.norm, (arch.hidden,)
 
 
 def parameter_of(

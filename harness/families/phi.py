@@ -10,7 +10,7 @@ from harness.families import LAYER, MODEL, Family
 from harness.families.frequencies import ORIGINAL
 from harness.families.options import Architecture, Rope
 from harness.families.reading import ATTENTION, decoder, heads_of, layer_norm, layers_of, ropes_of
-from harness.families.rope import PARTIAL, TABLES, TYPES, described, kind_of, theta_of, turned
+from harness.families.rope import PARTIAL, TABLES, TYPES, UNKNOWN, described, kind_of, theta_of, turned
 from harness.families.windows import everywhere
 from harness.fields import Config, integer, number, table, wrong
 
@@ -32,12 +32,7 @@ def _longrope(config: Config, head_dim: int) -> Rope | None:
         return None
     for field, value in given.items():
         if field not in KNOWN and value is not None:
-            raise wrong(
-                "the config has a field of RoPE that is not known here",
-                f"{name}.{field[:80]}",
-                ", ".join(sorted(KNOWN)),
-                value,
-            )
+            raise wrong(UNKNOWN, f"{name}.{field[:80]}", ", ".join(sorted(KNOWN)), value)
     dims = turned(config, given, name, head_dim, 1.0)
     # Phi3Config: the field at the top goes before the one in the table.
     original = integer(config if config.get(ORIGINAL) is not None else given, ORIGINAL)
@@ -80,7 +75,7 @@ def read(config: Config) -> Architecture:
 def read_3(config: Config) -> Architecture:
     layers, scaled = layers_of(config), _longrope(config, heads_of(config)[-1])
     ropes = (scaled,) * layers if scaled else ropes_of(config, partial=1.0)
-    return decoder(config, ropes=ropes, windows=everywhere(config, layers))
+    return decoder(config, ropes=ropes, windows=everywhere(config))
 
 
 FAMILIES = (

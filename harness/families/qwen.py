@@ -29,7 +29,7 @@ COUNTED = {"num_experts": "num_local_experts"}  # as transformers 5 writes it
 
 
 def read_2(config: Config) -> Architecture:
-    windows = windows_of(config, layers_of(config))
+    windows = windows_of(config)
     return decoder(config, ropes=ropes_of(config, kinds=KINDS), windows=windows, biases=QKV)
 
 
@@ -40,18 +40,18 @@ def read_3(config: Config) -> Architecture:
         config,
         qk_norm=rms_norm(config),
         ropes=ropes_of(config, kinds=KINDS),
-        windows=windows_of(config, layers_of(config)),
+        windows=windows_of(config),
         biases=biased(config, ATTENTION),  # Qwen3Config's default is none
     )
 
 
-def _windows(config: Config, layers: int) -> Windows:
+def _windows(config: Config) -> Windows:
     """By layer types alone: without them transformers windows every other layer, and other stacks do not."""
-    used, slides = flag(config, "use_sliding_window", False), by_layer_types(config, layers)
+    used, slides = flag(config, "use_sliding_window", False), by_layer_types(config)
     for field in ("sliding_window", "max_window_layers"):
         config.get(field)  # where no window is used, they say nothing
     if not used:
-        return (None,) * layers
+        return (None,) * layers_of(config)
     if slides is None:
         problem = "the config does not say which layers have the sliding window"
         raise wrong(problem, "layer_types", "the type of every layer", None, GUESS)
@@ -61,7 +61,7 @@ def _windows(config: Config, layers: int) -> Windows:
 def _experts(config: Config, **options: Any) -> Experts | None:
     return mixture(
         config,
-        sparse_layers(config, layers_of(config)),
+        sparse_layers(config),
         count="num_experts",
         intermediate="moe_intermediate_size",
         renormed=0.0 if flag(config, "norm_topk_prob", False) else None,  # the default of both configs
@@ -74,7 +74,7 @@ def read_2_moe(config: Config) -> Architecture:
     return decoder(
         config,
         ropes=ropes_of(config, kinds=KINDS),
-        windows=_windows(config, layers_of(config)),
+        windows=_windows(config),
         biases=biased(config, QKV, "qkv_bias", True),  # Qwen2MoeConfig's default
         experts=_experts(config, shared=shared, shared_gated=True),
     )

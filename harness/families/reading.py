@@ -11,9 +11,9 @@ from jaxtyping import Float
 
 from harness.families.options import Architecture, Experts, Norm, Rope
 from harness.families.rope import rope
+from harness.families.windows import layers_of
 from harness.fields import Config, boolean, integer, number, text, wrong
 
-MOST_LAYERS = 1024  # every layer has twenty taps; the deepest published models have some 130
 EPS = (1e-30, 0.1)
 Sizes = tuple[int, int, int, int]
 Values = Float[np.ndarray, " n"]
@@ -21,10 +21,6 @@ Values = Float[np.ndarray, " n"]
 # The projections that a config's one field gives biases to.
 QKV = frozenset({"q", "k", "v"})
 ATTENTION, MLP = QKV | {"attn_out"}, frozenset({"gate", "up", "mlp_out"})
-
-
-def layers_of(config: Config) -> int:
-    return integer(config, "num_hidden_layers", most=MOST_LAYERS)
 
 
 def rms_norm(config: Config, **options: bool) -> Norm:
@@ -91,7 +87,7 @@ SIGMOID_ONLY = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer
 
 def mixture(
     config: Config,
-    layers: tuple[bool, ...],
+    layers: tuple[bool, ...] | None = None,
     count: str = "num_local_experts",
     intermediate: str = "intermediate_size",
     **options: Any,
@@ -99,18 +95,18 @@ def mixture(
     """The experts that a config describes, with these options; None where no layer has any.
 
     Args:
-        layers: by layer, whether it has some.
+        layers: by layer, whether it has some; None where all have.
         count, intermediate: the fields that say how many there are, and how large.
     """
-    number_of_them = integer(config, count)
+    number_of_them, sparse = integer(config, count), layers or (True,) * layers_of(config)
     found = Experts(
-        layers=layers,
+        layers=sparse,
         count=number_of_them,
         chosen=integer(config, "num_experts_per_tok", most=number_of_them),
         intermediate=integer(config, intermediate),
         **options,
     )
-    return found if any(layers) else None
+    return found if any(sparse) else None
 
 
 def sigmoid_mixture(config: Config) -> Experts | None:
@@ -162,11 +158,11 @@ def in_groups(config: Config, experts: Experts | None) -> Experts | None:
     return replace(experts, groups=groups, chosen_groups=chosen)
 
 
-def sparse_layers(config: Config, layers: int) -> tuple[bool, ...]:
+def sparse_layers(config: Config) -> tuple[bool, ...]:
     """By layer, whether it has experts: every n-th from the n-th on, but for those that the config names."""
     # Qwen2MoeConfig's and Qwen3MoeConfig's defaults are every layer, and none that is named.
     every = 1 if config.get("decoder_sparse_step") is None else integer(config, "decoder_sparse_step")
-    dense = config.get("mlp_only_layers") or []
+    layers, dense = layers_of(config), config.get("mlp_only_layers") or []
     if not isinstance(dense, list) or not all(type(one) is int and 0 <= one < layers for one in dense):
         raise wrong("this is no list of layers", "mlp_only_layers", f"numbers below {layers}", dense)
     return tuple(index not in dense and (index + 1) % every == 0 for index in range(layers))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from harness.families.frequencies import ORIGINAL
 from harness.families.options import Rope
 from harness.families.windows import FULL, SLIDING
-from harness.fields import GUESS, RESTORE, Config, boolean, integer, number, refused, table, wrong
+from harness.fields import GUESS, REMOVE, RESTORE, Config, boolean, integer, number, refused, table, wrong
 
 TABLES = ("rope_parameters", "rope_scaling")
 TYPES = ("rope_type", "type")  # of two spellings the second is the older one
@@ -21,6 +21,7 @@ THETAS = (1.0, 1e30)
 # `max_position_embeddings` within the table changes nothing.
 GROWTH = ("llama_4_scaling_beta", "max_position_embeddings")
 DYNAMIC = "its frequencies depend on the longest input that was seen: check a checkpoint with another kind"
+UNKNOWN = "the config has a field of RoPE that is not known here"
 PARTIAL = "partial_rotary_factor"
 Wide = Literal["none", "products", "all"]
 
@@ -80,9 +81,8 @@ def ropes_by_type(
     """
     by_type = table(config, "rope_parameters")
     if set(by_type) - {FULL, SLIDING}:
-        raise wrong(
-            "RoPE differs by the type of a layer", "rope_parameters", f"{FULL} and {SLIDING}", dict(by_type)
-        )
+        problem = "RoPE differs by the type of a layer"
+        raise wrong(problem, "rope_parameters", f"{FULL} and {SLIDING}", dict(by_type))
     full = {name: config.get(name) for name in ("rope_theta", "rope_scaling")}
     described = {
         False: {**full, "rope_parameters": by_type.get(FULL)},
@@ -149,9 +149,8 @@ def turned(config: Config, given: Config, name: str, head_dim: int, absent: floa
     }
     found = {where: number({where: part}, where, 0.0, 1.0) for where, part in places.items() if part is not None}
     if len(set(found.values())) > 1:
-        raise wrong(
-            "the config says twice how much of a head is turned", " and ".join(found), "one of them", found
-        )
+        problem = "the config says twice how much of a head is turned"
+        raise wrong(problem, " and ".join(found), "one of them", found)
     where, share = next(iter(found.items()), (PARTIAL, absent))
     dims = int(share * head_dim)
     if dims < 2 or dims % 2:
@@ -176,9 +175,8 @@ def theta_of(config: Config, tables: Mapping[str, Config]) -> float:
         raise refused(problem, "rope_theta or rope_parameters.rope_theta", "a number", "nothing", GUESS)
     if len(set(found.values())) > 1:
         first, second = found.values()
-        raise refused(
-            "the config gives two RoPE thetas", " and ".join(found), first, second, "remove the wrong one"
-        )
+        problem, both = "the config gives two RoPE thetas", " and ".join(found)
+        raise refused(problem, both, first, second, "remove the wrong one")
     return next(iter(found.values()))
 
 
@@ -194,14 +192,10 @@ def _refuse_unknown(name: str, given: Config, kinds: tuple[str, ...], more: tupl
     said = {field: given[field] for field in TYPES if field in given}
     for field, kind in (said or {TYPES[0]: "default"}).items() if given else ():
         if kind not in kinds:
+            problem = "this kind of RoPE scaling is not supported in this family"
             hint = "check a checkpoint without it" if kinds == ("default",) else RESTORE
-            raise wrong(
-                "this kind of RoPE scaling is not supported in this family",
-                f"{name}.{field}",
-                " or ".join(kinds),
-                kind,
-                DYNAMIC if kind == "dynamic" else hint,
-            )
+            hint = DYNAMIC if kind == "dynamic" else hint
+            raise wrong(problem, f"{name}.{field}", " or ".join(kinds), kind, hint)
     if len({given[field] for field in TYPES if field in given}) > 1:
         raise wrong("the config names two kinds of RoPE", f"{name}: {' and '.join(TYPES)}", "one", dict(given))
     needed, optional = FIELDS[kind_of(given)]
@@ -209,10 +203,4 @@ def _refuse_unknown(name: str, given: Config, kinds: tuple[str, ...], more: tupl
     for field, value in given.items():
         if field in known or value is None or (field == PARTIAL and value == 1):
             continue
-        raise wrong(
-            "the config has a field of RoPE that is not known here",
-            f"{name}.{field[:80]}",
-            ", ".join(known),
-            value,
-            "remove it from a copy of config.json if it changes nothing; if it does, the model is another one",
-        )
+        raise wrong(UNKNOWN, f"{name}.{field[:80]}", ", ".join(known), value, REMOVE)

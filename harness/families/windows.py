@@ -15,15 +15,20 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 TWICE = "the config says twice which layers have the sliding window, and differently"
 WHICH = "remove the wrong one; transformers goes by layer_types where it is given"
 WIDEST = 2**31 - 1  # positions are int32
+MOST_LAYERS = 1024  # every layer has twenty taps; the deepest published models have some 130
 
 
-def windows_of(config: Config, layers: int) -> Windows:
+def layers_of(config: Config) -> int:
+    return integer(config, "num_hidden_layers", most=MOST_LAYERS)
+
+
+def windows_of(config: Config) -> Windows:
     """By layer, how many keys a query sees at most, its own included; None where it sees all before it.
 
     Raises:
         CheckpointError: a field is missing, or two fields contradict each other.
     """
-    by_type, used = by_layer_types(config, layers), _is_used(config)
+    by_type, used = by_layer_types(config), _is_used(config)
     for field in ("sliding_window", "max_window_layers"):
         config.get(field)  # where no window is used, they say nothing
     if not used:
@@ -33,8 +38,8 @@ def windows_of(config: Config, layers: int) -> Windows:
             found = f"{config.get('use_sliding_window')} and {reprlib.repr(config['layer_types'])}"
             hint = "restore both fields from the published config.json"
             raise refused(problem, "use_sliding_window and layer_types", expected, found, hint)
-        return (None,) * layers
-    width, by_index = integer(config, "sliding_window", most=WIDEST), _by_index(config, layers)
+        return (None,) * layers_of(config)
+    width, by_index = integer(config, "sliding_window", most=WIDEST), _by_index(config)
     slides = by_index if by_type is None else by_type
     if slides is None:
         problem = "the config does not say which layers have the sliding window"
@@ -55,9 +60,9 @@ def _is_used(config: Config) -> bool:
     raise wrong(problem, "use_sliding_window", "true or false", used, GUESS)
 
 
-def by_layer_types(config: Config, layers: int) -> tuple[bool, ...] | None:
+def by_layer_types(config: Config) -> tuple[bool, ...] | None:
     """By layer, whether `layer_types` gives it a window; None where there is no such field."""
-    types = config.get("layer_types")
+    types, layers = config.get("layer_types"), layers_of(config)
     if types is None:
         return None
     if not isinstance(types, list) or len(types) != layers or not all(kind in (FULL, SLIDING) for kind in types):
@@ -67,7 +72,7 @@ def by_layer_types(config: Config, layers: int) -> tuple[bool, ...] | None:
     return tuple(kind == SLIDING for kind in types)
 
 
-def by_pattern(config: Config, layers: int, absent: int) -> tuple[bool, ...]:
+def by_pattern(config: Config, absent: int) -> tuple[bool, ...]:
     """By layer, whether it has a window: all but every n-th, unless `layer_types` says it.
 
     Args:
@@ -76,7 +81,7 @@ def by_pattern(config: Config, layers: int, absent: int) -> tuple[bool, ...]:
     every = absent
     if config.get("sliding_window_pattern") is not None:
         every = integer(config, "sliding_window_pattern")
-    pattern, types = tuple((index + 1) % every != 0 for index in range(layers)), by_layer_types(config, layers)
+    pattern, types = tuple((index + 1) % every != 0 for index in range(layers_of(config))), by_layer_types(config)
     if types is not None and config.get("sliding_window_pattern") is not None and types != pattern:
         expected = f"full attention in every layer {every}"
         raise wrong(TWICE, "sliding_window_pattern and layer_types", expected, config["layer_types"], WHICH)
@@ -90,7 +95,7 @@ def widths(config: Config, slides: tuple[bool, ...]) -> Windows:
     return tuple(width if sliding else None for sliding in slides)
 
 
-def everywhere(config: Config, layers: int, absent: int | None = None) -> Windows:
+def everywhere(config: Config, absent: int | None = None) -> Windows:
     """The same window in every layer, where `sliding_window` alone says it.
 
     Args:
@@ -100,12 +105,12 @@ def everywhere(config: Config, layers: int, absent: int | None = None) -> Window
     if "sliding_window" in config:
         none = config["sliding_window"] is None
         width = None if none else integer(config, "sliding_window", most=WIDEST)
-    return (width,) * layers
+    return (width,) * layers_of(config)
 
 
-def _by_index(config: Config, layers: int) -> tuple[bool, ...] | None:
+def _by_index(config: Config) -> tuple[bool, ...] | None:
     """By layer, whether `max_window_layers` gives it a window; None where there is no such field."""
     if config.get("max_window_layers") is None:
         return None
     first = integer(config, "max_window_layers", least=0)
-    return tuple(layer >= first for layer in range(layers))
+    return tuple(layer >= first for layer in range(layers_of(config)))

@@ -10,16 +10,7 @@ from flax import nnx
 
 from harness.families.graph import kinds_of
 from harness.families.options import Architecture, Experts
-from harness.families.parameters import (
-    HEAD_NORMS,
-    LATENT_NORMS,
-    NORMS,
-    experts_of,
-    head_norm_shape,
-    inputs,
-    latent_norm_shape,
-    outputs,
-)
+from harness.families.parameters import experts_of, inputs, norms, outputs
 from harness.run.operations import wide
 
 
@@ -54,16 +45,9 @@ class DecoderLayer(nnx.Module):
     """
 
     def __init__(self, arch: Architecture, dtype: jnp.dtype, sparse: bool) -> None:
-        kinds = set(kinds_of(arch, sparse))
-        for kind in kinds & set(NORMS):
-            setattr(self, kind, Weighted((arch.hidden,), bias=arch.norm.bias, dtype=dtype))
-        for kind in kinds & set(HEAD_NORMS):
-            assert arch.qk_norm is not None
-            setattr(self, kind, Weighted(head_norm_shape(arch, kind), bias=arch.qk_norm.bias, dtype=dtype))
-        for kind in kinds & set(LATENT_NORMS):
-            assert arch.mla is not None
-            setattr(self, kind, Weighted(latent_norm_shape(arch.mla, kind), bias=False, dtype=dtype))
-        for kind in kinds & outputs(arch, sparse).keys():
+        for kind, norm, shape in norms(arch, sparse):
+            setattr(self, kind, Weighted(shape, bias=norm.bias, dtype=dtype))
+        for kind in set(kinds_of(arch, sparse)) & outputs(arch, sparse).keys():
             sizes = inputs(arch, kind), outputs(arch, sparse)[kind]
             setattr(self, kind, Projection(*sizes, bias=kind in arch.biases, dtype=dtype))
         self.sinks = nnx.Param(jax.ShapeDtypeStruct((arch.heads,), dtype)) if arch.sinks else None

@@ -22,6 +22,7 @@ from harness.errors import GoldenError, HarnessError
 from harness.golden import ArrayEntry, Form
 from harness.layout import Labels
 
+ANOTHER_PATH = "give the path of a golden; `goldens record` makes one"
 FETCH_AGAIN = "fetch the golden again, or record it anew with `goldens record`"
 MANIFEST = "manifest"
 MANIFEST_DIM = "manifest_byte"
@@ -65,12 +66,12 @@ def _refusing(where: object, problem: Callable[[Exception], str], hint: str) -> 
     except HarnessError:
         raise
     except Exception as error:
-        raise GoldenError(problem(error), where=where, found=_described(error), hint=hint) from error
+        raise GoldenError(problem(error), where, found=_described(error), hint=hint) from error
 
 
 def damaged(problem: str, where: object, expected: object = None, found: object = None) -> GoldenError:
     """The refusal of a golden that is not what it was, or says what cannot be."""
-    return GoldenError(problem, where=where, expected=expected, found=found, hint=FETCH_AGAIN)
+    return GoldenError(problem, where, expected, found, hint=FETCH_AGAIN)
 
 
 def _described(error: Exception) -> str:

@@ -18,6 +18,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -28,6 +29,7 @@ from harness.foreign import open_regular
 from harness.golden import MANIFEST_LIMIT, ArrayEntry, Form
 from harness.layout import Labels, label_path
 from harness.store.abc import (
+    ANOTHER_PATH,
     MANIFEST,
     MANIFEST_DIM,
     SHA256,
@@ -72,12 +74,9 @@ class Hdf5Reader(Reader):
 
     def read_manifest(self) -> tuple[bytes, str]:
         if not self._groups[""].links.exists(MANIFEST.encode()):
-            raise GoldenError(
-                "this HDF5 file is not a golden: it has no manifest",
-                where=self.where,
-                found=f"{self._groups[''].get_num_objs()} other members",
-                hint="give the path of a golden; `goldens record` makes one",
-            )
+            found = f"{self._groups[''].get_num_objs()} other members"
+            problem = "this HDF5 file is not a golden: it has no manifest"
+            raise GoldenError(problem, self.where, found=found, hint=ANOTHER_PATH)
         dataset = self._dataset(MANIFEST)
         shape = tuple(dataset.shape) if dataset.rank == 1 else ()
         if math.prod(shape) > MANIFEST_LIMIT:
@@ -206,22 +205,15 @@ class Hdf5Reader(Reader):
         agree("the place of an array", where, "inside the file", "inside the file" if inside else "outside")
 
     def _dataset(self, path: str) -> h5d.DatasetID:
-        group, _, name = path.rpartition("/")
-        member = self._member(group, name)
-        if not isinstance(member, h5d.DatasetID):
-            raise self._foreign(path, type(member).__name__)
-        return member
+        return self._member(path, h5d.DatasetID)
 
     def _group(self, path: str) -> h5g.GroupID:
         if path not in self._groups:
-            group, _, name = path.rpartition("/")
-            member = self._member(group, name)
-            if not isinstance(member, h5g.GroupID):
-                raise self._foreign(path, type(member).__name__)
-            self._groups[path] = member
+            self._groups[path] = self._member(path, h5g.GroupID)
         return self._groups[path]
 
-    def _member(self, group: str, name: str) -> h5g.GroupID | h5d.DatasetID:
+    def _member(self, path: str, kind: type) -> Any:
+        group, _, name = path.rpartition("/")
         parent, key = self._group(group), name.encode()
         try:
             link = parent.links.get_info(key)
@@ -232,7 +224,10 @@ class Hdf5Reader(Reader):
             raise damaged(problem, f"{self.where}: {group}/{name}") from None
         if link.type != h5l.TYPE_HARD:
             raise self._foreign(f"{group}/{name}", "a link")
-        return h5o.open(parent, key)
+        member = h5o.open(parent, key)
+        if not isinstance(member, kind):
+            raise self._foreign(path, type(member).__name__)
+        return member
 
     def _foreign(self, path: str, found: str) -> GoldenError:
         problem = "the file holds something that is no part of a golden"

@@ -161,12 +161,11 @@ def _refuse_if_alive(path: Path, final: Path) -> None:
         finally:
             os.close(handle)
         if not free:
-            raise GoldenError(
+            problem, hint = (
                 "another write to this golden is under way",
-                where=final,
-                found=path.name,
-                hint="wait for it to end, or give another --out",
+                "wait for it to end, or give another --out",
             )
+            raise GoldenError(problem, final, found=path.name, hint=hint)
 
 
 def _try_lock(handle: int) -> bool:

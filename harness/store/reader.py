@@ -164,13 +164,10 @@ class Golden:
         self.manifest.case(case)
         recorded = [(p, k) for p in self.manifest.precisions for k in NOISE_KINDS]
         if (precision, kind) not in recorded:
-            raise GoldenError(
-                "the golden has no noise floor of this precision and kind",
-                where=f"{self.path}: {case}",
-                expected=", ".join(f"{p} {k}" for p, k in recorded) or "none was recorded",
-                found=f"{precision} {kind}",
-                hint="check at a precision that was recorded; `goldens show GOLDEN` lists them",
-            )
+            problem = "the golden has no noise floor of this precision and kind"
+            expected = ", ".join(f"{p} {k}" for p, k in recorded) or "none was recorded"
+            hint = "check at a precision that was recorded; `goldens show GOLDEN` lists them"
+            raise GoldenError(problem, f"{self.path}: {case}", expected, f"{precision} {kind}", hint=hint)
         # Limits are of all cases together (harness/calibration.md): who asks for one goes on to the next.
         names = [entry.name for entry in self.manifest.cases]
         paths = (noise_path(name, precision, kind) for name in names[names.index(case) :])
@@ -205,13 +202,9 @@ class Golden:
         path = generated_path(case, precision, what)
         if path not in self.manifest.arrays:
             generating = [entry.name for entry in self.manifest.cases if entry.generated]
-            raise GoldenError(
-                "the golden holds no such continuation",
-                where=f"{self.path}: {path}",
-                expected=f"{', '.join(generating) or 'no case'}, at {' or '.join(GENERATED_PRECISIONS)}",
-                found=f"{case} at {precision}",
-                hint="`goldens show GOLDEN` lists its cases",
-            )
+            problem, hint = "the golden holds no such continuation", "`goldens show GOLDEN` lists its cases"
+            expected = f"{', '.join(generating) or 'no case'}, at {' or '.join(GENERATED_PRECISIONS)}"
+            raise GoldenError(problem, f"{self.path}: {path}", expected, f"{case} at {precision}", hint=hint)
         return self._array(path)
 
     def verify(self, progress: Callable[[str], None] | None = None) -> int:
@@ -253,15 +246,11 @@ class Golden:
         return self._reader.array(path, self.manifest.arrays[path], index, called)
 
     def _not_recorded(self, case: str, tap: str) -> GoldenError:
-        known = {one.name: one for one in self.manifest.taps}
-
-        def lacks(problem: str, expected: str, found: str, hint: str) -> GoldenError:
-            return GoldenError(problem, where=f"{self.path}: {case}", expected=expected, found=found, hint=hint)
-
+        known, where = {one.name: one for one in self.manifest.taps}, f"{self.path}: {case}"
         if tap not in known:
             expected = f"one of {len(known)} names, {', '.join(list(known)[:3])} and so on"
             hint = "names are matched exactly; the grammar is in harness/taps.py"
-            return lacks("the golden has no tap of this name", expected, tap, hint)
+            return GoldenError("the golden has no tap of this name", where, expected, tap, hint=hint)
         needed = next(level for level in LEVELS if at_level([known[tap]], level))
         level = self.manifest.case(case).level
         if LEVELS.index(level) >= LEVELS.index(needed):
@@ -269,7 +258,8 @@ class Golden:
             expected = f"one of its {len(self.manifest.case(case).taps)} taps"
             found = f"{tap}, recorded with {' '.join(self.manifest.selection.words) or 'no cache in this case'}"
             hint = "record it again with other --taps or --layers, or ask for a tap it has"
-            return lacks(problem, expected, found, hint)
+            return GoldenError(problem, where, expected, found, hint=hint)
         problem = f"this case did not record that tap: it was recorded at level {level!r}"
         hint = f"record it again with `goldens record --level {needed}`, or ask for a tap it has"
-        return lacks(problem, f"level {needed!r}, at which {tap} is recorded", f"level {level!r}", hint)
+        expected = f"level {needed!r}, at which {tap} is recorded"
+        return GoldenError(problem, where, expected, f"level {level!r}", hint=hint)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from copy import copy
 from datetime import timedelta
 from typing import Any
@@ -129,13 +130,9 @@ class RemoteFiles(Files):
         """Raises: GoldenError, where the bucket is not there."""
         bucket = self._root.lstrip("/").partition("/")[0]
         if self._protocol in CREDENTIALS and not self._call("exists", bucket):
-            raise GoldenError(
-                "there is no such bucket",
-                where=self.where,
-                expected=f"a bucket called {bucket}",
-                found="none, or none that may be seen",
-                hint="check the name; make the bucket with your provider's own tool",
-            )
+            expected, found = f"a bucket called {bucket}", "none, or none that may be seen"
+            hint = "check the name; make the bucket with your provider's own tool"
+            raise GoldenError("there is no such bucket", self.where, expected, found, hint=hint)
 
     @property
     def nbytes(self) -> None:
@@ -164,28 +161,23 @@ class RemoteFiles(Files):
         return got
 
     def _silent(self, seconds: float) -> GoldenError:
-        return GoldenError(
-            "the store of this URL does not answer",
-            where=self.where,
-            expected=f"an answer within {seconds:.0f} s",
-            found="none, or only failures that its library tried again",
-            hint=f"check the network and the endpoint, and try again ({self._remedy()})",
+        hint = f"check the network and the endpoint, and try again ({self._remedy()})"
+        expected, found = (
+            f"an answer within {seconds:.0f} s",
+            "none, or only failures that its library tried again",
         )
+        return GoldenError("the store of this URL does not answer", self.where, expected, found, hint=hint)
 
     def _refusal(self, error: Exception) -> GoldenError:
         refused = isinstance(error, PermissionError) or type(error).__name__ in NO_CREDENTIALS
         refused = refused or getattr(error, "code", None) in REFUSED or str(error).startswith("Forbidden")
-        return GoldenError(
-            "the store of this URL refuses access: credentials are missing, or are not allowed to"
-            if refused
-            else "the store of this URL fails",
-            where=self.where,
-            expected="credentials that may read it, and write to it where that is asked" if refused else None,
-            found=f"{type(error).__name__}: {first_line(error)}",
-            hint=f"give credentials: {self._remedy()}"
-            if refused
-            else f"try again; check the network and the endpoint ({self._remedy()})",
-        )
+        found = f"{type(error).__name__}: {first_line(error)}"
+        if not refused:
+            hint = f"try again; check the network and the endpoint ({self._remedy()})"
+            return GoldenError("the store of this URL fails", self.where, found=found, hint=hint)
+        problem = "the store of this URL refuses access: credentials are missing, or are not allowed to"
+        expected = "credentials that may read it, and write to it where that is asked"
+        return GoldenError(problem, self.where, expected, found, hint=f"give credentials: {self._remedy()}")
 
     def _remedy(self) -> str:
         return CREDENTIALS.get(self._protocol, "or copy the golden to a local path")
@@ -205,29 +197,21 @@ def filesystem(url: str, look_for_credentials: bool = False) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
 
-        if look_for_credentials:
-            return _in_time(lambda: url_to_fs(url, use_listings_cache=False))
-        files, root = url_to_fs(url, use_listings_cache=False)
+        def make() -> tuple[Any, str]:
+            files, root = url_to_fs(url, use_listings_cache=False)
+            return files, root
+
+        return _in_time(make) if look_for_credentials else make()
     except TimeoutError:
-        raise GoldenError(
-            "no credentials for this URL were found",
-            where=url,
-            expected=f"some within {FIRST_ANSWER:.0f} s",
-            hint=f"give credentials: {CREDENTIALS['gs']}; a public bucket needs none: FSSPEC_GS_TOKEN=anon",
-        ) from None
+        problem, expected = "no credentials for this URL were found", f"some within {FIRST_ANSWER:.0f} s"
+        hint = f"give credentials: {CREDENTIALS['gs']}; a public bucket needs none: FSSPEC_GS_TOKEN=anon"
+        raise GoldenError(problem, url, expected, hint=hint) from None
     except ImportError as error:
-        raise GoldenError(
-            f"this kind of URL needs a package that is not installed: {error}",
-            where=url,
-            hint=f"`{REMOTE_EXTRA}`, or copy the golden to a local path",
-        ) from None
+        problem = f"this kind of URL needs a package that is not installed: {error}"
+        raise GoldenError(problem, url, hint=f"`{REMOTE_EXTRA}`, or copy the golden to a local path") from None
     except Exception as error:
-        raise GoldenError(
-            f"this URL cannot be opened: {error}",
-            where=url,
-            hint="give a URL that fsspec knows, such as gs://bucket/name.zarr or s3://bucket/name.zarr",
-        ) from error
-    return files, root
+        hint = "give a URL that fsspec knows, such as gs://bucket/name.zarr or s3://bucket/name.zarr"
+        raise GoldenError(f"this URL cannot be opened: {error}", url, hint=hint) from error
 
 
 def _in_time(make: Callable[[], tuple[Any, str]]) -> tuple[Any, str]:
@@ -236,20 +220,13 @@ def _in_time(make: Callable[[], tuple[Any, str]]) -> tuple[Any, str]:
     Raises:
         TimeoutError: it took longer than a first answer may.
     """
-    made: list[tuple[Any, str]] = []
-    failed: list[Exception] = []
+    made: Future[tuple[Any, str]] = Future()
 
     def run() -> None:
         try:
-            made.append(make())
+            made.set_result(make())
         except Exception as error:
-            failed.append(error)
+            made.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(FIRST_ANSWER)
-    if failed:
-        raise failed[0]
-    if not made:
-        raise TimeoutError
-    return made[0]
+    threading.Thread(target=run, daemon=True).start()
+    return made.result(FIRST_ANSWER)

@@ -225,23 +225,20 @@ def _check_manifest(manifest: Manifest, encoded: bytes, where: str) -> None:
         GoldenError: it is too long, or read again it does not say the same.
     """
     if len(encoded) > MANIFEST_LIMIT:
-        raise GoldenError(
+        problem, hint = (
             "the golden's manifest is longer than a reader reads",
-            where=where,
-            expected=f"at most {MANIFEST_LIMIT:,} bytes",
-            found=f"{len(encoded):,}",
-            hint="record fewer prompts in one golden: --case, or a corpus in parts",
+            "record fewer prompts in one golden: ",
         )
+        hint += "--case, or a corpus in parts"
+        raise GoldenError(problem, where, f"at most {MANIFEST_LIMIT:,} bytes", f"{len(encoded):,}", hint=hint)
     again = decode(encoded, where)
     for field in ("model", "environment", "cases", "taps", "sizes", "command", "selected"):
         if getattr(again, field) != getattr(manifest, field):
-            raise GoldenError(
-                f"a value in the manifest's {field} does not come back when it is read: "
-                "it is infinite, not a number, or of a kind that JSON does not have",
-                where=f"{where}: {field}",
-                found=_first_difference(getattr(manifest, field), getattr(again, field)),
-                hint="mend that value in the checkpoint's config.json, or in the corpus, and record again",
-            )
+            problem = f"a value in the manifest's {field} does not come back when it is read: "
+            problem += "it is infinite, not a number, or of a kind that JSON does not have"
+            found = _first_difference(getattr(manifest, field), getattr(again, field))
+            hint = "mend that value in the checkpoint's config.json, or in the corpus, and record again"
+            raise GoldenError(problem, f"{where}: {field}", found=found, hint=hint)
     check_contents(again, where)
 
 

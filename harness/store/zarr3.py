@@ -28,6 +28,7 @@ from harness.errors import GoldenError
 from harness.golden import MANIFEST_LIMIT, ArrayEntry, Form
 from harness.layout import Labels
 from harness.store.abc import (
+    ANOTHER_PATH,
     DIGEST,
     FETCH_AGAIN,
     MANIFEST,
@@ -181,11 +182,8 @@ class ZarrReader(Reader):
         for path in sorted(set(self._files.paths()) - expected):
             if EDITION_NAME.fullmatch(path.partition("/")[0]):
                 continue
-            raise GoldenError(
-                "there is a file that is no part of the golden",
-                where=f"{self.where}/{path}",
-                hint="remove it, or fetch the golden again",
-            )
+            problem, hint = "there is a file that is no part of the golden", "remove it, or fetch the golden again"
+            raise GoldenError(problem, f"{self.where}/{path}", hint=hint)
 
     @property
     def nbytes(self) -> int | None:
@@ -208,8 +206,8 @@ class ZarrReader(Reader):
             if name == f"{MANIFEST}/{DOCUMENT}":
                 self._files.refuse_no_bucket()
                 problem = "this is not a golden, or its recording was never finished: it has no manifest"
-                hint = "give the path of a golden; `goldens record` makes one"
-            raise GoldenError(problem, where=f"{self.where}/{name}", hint=hint) from None
+                hint = ANOTHER_PATH
+            raise GoldenError(problem, f"{self.where}/{name}", hint=hint) from None
 
     def _compare(self, path: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
         where = f"{self.where}/{path}/{DOCUMENT}"
