@@ -15,7 +15,7 @@ from harness.architecture import architecture_of, read_config
 from harness.errors import CheckpointError
 from harness.families import families
 from harness.families.neutral import HARMLESS, ONLY, REFUSED
-from harness.families.reading import MOST_LAYERS
+from harness.families.windows import MOST_LAYERS
 from tests.small_decoder import WINDOW, fields_read
 from tests.test_architecture import HUB, TRANSFORMERS_5
 

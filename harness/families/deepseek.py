@@ -20,10 +20,10 @@ from harness.families.reading import (
     deepseek_mixture,
     flag,
     in_groups,
-    layers_of,
     sigmoid_mixture,
 )
 from harness.families.rope import rope
+from harness.families.windows import layers_of
 from harness.fields import Config, integer, wrong
 
 HARMLESS = TRAINED | {"aux_loss_alpha", "seq_aux"}

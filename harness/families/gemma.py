@@ -5,17 +5,7 @@ from __future__ import annotations
 
 from harness.families import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture, Norm, Rope
-from harness.families.reading import (
-    ATTENTION,
-    biased,
-    cap,
-    decoder,
-    factor,
-    flag,
-    heads_of,
-    rms_norm,
-    ropes_of,
-)
+from harness.families.reading import ATTENTION, biased, cap, decoder, factor, flag, heads_of, rms_norm, ropes_of
 from harness.families.rope import ropes_by_type
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config, integer

@@ -5,16 +5,7 @@ from __future__ import annotations
 
 from harness.families import CORRECTED, EACH, EXPERTS, HEAD_NORMS, LAYER, SHARED, TRAINED, Family
 from harness.families.options import Architecture
-from harness.families.reading import (
-    QKV,
-    SIGMOID_ONLY,
-    biased,
-    decoder,
-    flag,
-    rms_norm,
-    ropes_of,
-    sigmoid_mixture,
-)
+from harness.families.reading import QKV, SIGMOID_ONLY, biased, decoder, flag, rms_norm, ropes_of, sigmoid_mixture
 from harness.fields import Config, integer
 
 

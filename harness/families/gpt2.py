@@ -6,8 +6,8 @@ from __future__ import annotations
 from harness.families import LAYER, Family
 from harness.families.neutral import Named
 from harness.families.options import Architecture
-from harness.families.reading import ATTENTION, activation_of, decoder, flag, heads_of, layer_norm, layers_of
-from harness.families.windows import everywhere
+from harness.families.reading import ATTENTION, activation_of, decoder, flag, heads_of, layer_norm
+from harness.families.windows import everywhere, layers_of
 from harness.fields import Config, boolean, integer
 
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from harness.families import ATTENTION as IN_SPARSE
 from harness.families import EXPERTS, TRAINED, Family
 from harness.families.options import Architecture
-from harness.families.reading import ATTENTION, MLP, biased, decoder, factor, flag, layers_of, mixture, ropes_of
-from harness.families.windows import everywhere
+from harness.families.reading import ATTENTION, MLP, biased, decoder, factor, flag, mixture, ropes_of
+from harness.families.windows import everywhere, layers_of
 from harness.fields import Config, integer, wrong
 
 ABSENT = 4096  # MistralConfig's default: absent is not null

@@ -13,6 +13,9 @@ from harness.families.options import Architecture, Experts, Latent, Norm
 
 Shape = tuple[int, ...]
 Tensor = Num[np.ndarray, "..."]
+NORMS = ("attn_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm")
+HEAD_NORMS = ("q_norm", "k_norm")
+LATENT_NORMS = ("q_latent_norm", "kv_latent_norm")
 # What all experts have in one parameter each, by the parameter's last name.
 GATE_UP, DOWN, CORRECTION = "gate_up_proj", "down_proj", "e_score_correction_bias"
 PARTS = ("gate", "up", "down")
@@ -94,13 +97,13 @@ def inputs(arch: Architecture, kind: str) -> int:
 def norms(arch: Architecture, sparse: bool) -> Iterator[tuple[str, Norm, Shape]]:
     """The kinds of taps of a layer that are norms, each with its norm and the shape of the weight."""
     for kind in kinds_of(arch, sparse):
-        if kind in ("q_norm", "k_norm") and arch.qk_norm is not None:
+        if kind in HEAD_NORMS and arch.qk_norm is not None:
             heads, size = arch.heads if kind == "q_norm" else arch.kv_heads, arch.head_dim
             shapes = {"all": (heads * size,), "each": (heads, size), "head": (size,)}
             yield kind, arch.qk_norm, shapes[arch.qk_norm_over]
-        elif kind in ("q_latent_norm", "kv_latent_norm") and arch.mla is not None:
+        elif kind in LATENT_NORMS and arch.mla is not None:
             yield kind, arch.mla.norm, (arch.mla.kv_rank if kind == "kv_latent_norm" else arch.mla.q_rank or 0,)
-        elif kind.endswith("_norm"):
+        elif kind in NORMS:
             yield kind, arch.norm, (arch.hidden,)
 
 

@@ -9,9 +9,9 @@ import math
 from harness.families import LAYER, MODEL, Family
 from harness.families.frequencies import ORIGINAL
 from harness.families.options import Architecture, Rope
-from harness.families.reading import ATTENTION, decoder, heads_of, layer_norm, layers_of, ropes_of
+from harness.families.reading import ATTENTION, decoder, heads_of, layer_norm, ropes_of
 from harness.families.rope import PARTIAL, TABLES, TYPES, UNKNOWN, described, kind_of, theta_of, turned
-from harness.families.windows import everywhere
+from harness.families.windows import everywhere, layers_of
 from harness.fields import Config, integer, number, table, wrong
 
 FUSED = dict.fromkeys(("q", "k", "v"), "self_attn.qkv_proj") | dict.fromkeys(("gate", "up"), "mlp.gate_up_proj")

@@ -15,13 +15,12 @@ from harness.families.reading import (
     biased,
     decoder,
     flag,
-    layers_of,
     mixture,
     rms_norm,
     ropes_of,
     sparse_layers,
 )
-from harness.families.windows import by_layer_types, widths, windows_of
+from harness.families.windows import by_layer_types, layers_of, widths, windows_of
 from harness.fields import GUESS, Config, integer, wrong
 
 KINDS = ("default", "yarn")  # of RoPE

@@ -15,9 +15,8 @@ import torch
 from harness.errors import CheckpointError
 from harness.families import Family
 from harness.families.frequencies import frequencies
-from harness.families.graph import kinds_of
 from harness.families.options import Architecture
-from harness.families.parameters import HEAD_NORMS, LATENT_NORMS, NORMS, experts_of, shapes
+from harness.families.parameters import experts_of, norms, shapes
 from harness.families.reading import ACTIVATIONS
 from harness.families.windows import SLIDING
 
@@ -62,13 +61,9 @@ def _arithmetic(family: Family, arch: Architecture, model: Any, layers: list[Any
     family = family.of(arch)
     attention = family.layer["q"].rpartition(".")[0]
     for index, layer in enumerate(layers):
-        kinds, paths = kinds_of(arch, arch.is_sparse(index)), family.paths(arch.is_sparse(index))
-        for kind in (*NORMS, *HEAD_NORMS, *LATENT_NORMS):
-            norm = arch.qk_norm if kind in HEAD_NORMS else arch.norm
-            if kind in LATENT_NORMS and arch.mla is not None:
-                norm = arch.mla.norm
-            if kind in kinds and norm is not None:
-                yield f"eps of layers.{index}.{kind}", norm.eps, _eps(layer.get_submodule(paths[kind]))
+        paths = family.paths(arch.is_sparse(index))
+        for kind, norm, _ in norms(arch, arch.is_sparse(index)):
+            yield f"eps of layers.{index}.{kind}", norm.eps, _eps(layer.get_submodule(paths[kind]))
         module = layer.get_submodule(attention)
         yield f"the scale of the scores of layers.{index}", arch.scale, module.scaling
         yield f"the window of layers.{index}", arch.windows[index], _window(model.config, module, index)
