@@ -55,9 +55,8 @@ def family_of(config: Config) -> Family:
     """
     name = config.get("model_type")
     if not isinstance(name, str) or (name not in names() and name not in families()):
-        from harness.families.others import INNER, OTHERS
-
-        reason, hint = OTHERS.get(str(name), ("", INNER if "text_config" in config else OTHER_FAMILY))
+        unknown = "", recognise.INNER if "text_config" in config else OTHER_FAMILY
+        reason, hint = recognise.OTHERS.get(str(name), unknown)
         problem = f"this model family is not supported{reason and f': {reason}'}"
         raise wrong(problem, "model_type", " or ".join(families()), name, hint)
     return family_named(name)

@@ -81,32 +81,19 @@ def compare(
         return replace(place.result("dtype", dtype, found), held_by=metrics.held_by(actual, place.precision))
     if choosing is None:
         result = _of_values(place, actual, truth, noise, limit, scope, statistics)
-    else:
-        result = _of_choices(place, actual, truth, noise, limit, scope, choosing)
+    else:  # the choices first, then the values of tokens whose choice is no tie
+        from harness.choice import judged
+
+        seen = judged(choosing, actual, truth, scope.counted, scope.positions)
+        left = replace(scope, counted=scope.counted & ~seen.tied)
+        result = replace(place.result("tied"), calls=scope.calls)
+        if left.counted.any():
+            result = _of_values(place, actual, truth, noise, limit, left, None, seen.wrong)
+        result = replace(result, choice=seen.choices)
     if not wider or place.tap.kind in ROUTING_KINDS:
         return result
     verdict = "dtype" if result.verdict == "match" else result.verdict
     return replace(result, verdict=verdict, expected=dtype, found=found)
-
-
-def _of_choices(
-    place: Place,
-    actual: Num[np.ndarray, "batch position expert"],
-    truth: Float[np.ndarray, "batch position expert"],
-    noise: Floor | None,
-    limit: Limit,
-    scope: Scope,
-    choosing: Choosing,
-) -> TapResult:
-    """Compare the weights of experts: the choices first, then the values of tokens whose choice is no tie."""
-    from harness.choice import judged
-
-    found = judged(choosing, actual, truth, scope.counted, scope.positions)
-    left = replace(scope, counted=scope.counted & ~found.tied)
-    if not left.counted.any():
-        return replace(place.result("tied"), choice=found.choices, calls=scope.calls)
-    result = _of_values(place, actual, truth, noise, limit, left, None, found.wrong)
-    return replace(result, choice=found.choices)
 
 
 def _is_wider(found: str, dtype: str) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, Protocol
 
 from harness.results import TapResult, Verdict, is_wrong
@@ -88,7 +88,12 @@ def compare_results(
     """
     old, new = _by_key(before), _by_key(after)
     return tuple(
-        Change(*key, classify(old.get(key), new.get(key), limits[key[1]]), _outcome(old, key), _outcome(new, key))
+        Change(
+            *key,
+            classify(old.get(key), new.get(key), limits[key[1]]),
+            _outcome(old.get(key)),
+            _outcome(new.get(key)),
+        )
         for key in dict.fromkeys([*old, *new])
     )
 
@@ -169,12 +174,5 @@ def _by_key(results: Iterable[TapResult]) -> dict[tuple[str, str, str, str], Tap
     return {(r.case, r.precision, r.mode, r.tap): r for r in results}
 
 
-def _outcome(
-    results: Mapping[tuple[str, str, str, str], TapResult], key: tuple[str, str, str, str]
-) -> Outcome | None:
-    result = results.get(key)
-    if result is None:
-        return None
-    return Outcome(
-        result.verdict, result.rms_multiple, result.max_multiple, result.overall_multiple, result.max_abs
-    )
+def _outcome(result: TapResult | None) -> Outcome | None:
+    return None if result is None else Outcome(*(getattr(result, field.name) for field in fields(Outcome)))

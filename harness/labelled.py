@@ -11,21 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness import layout
 from harness.errors import GoldenError
 from harness.golden import NOISE_KINDS, CaseEntry, Manifest
-from harness.layout import (
-    GENERATED,
-    GENERATED_PRECISIONS,
-    INPUTS,
-    TOP,
-    generated_path,
-    input_path,
-    noise_path,
-    top_path,
-)
 from harness.store import Golden, Labelled, open_golden
 
 if TYPE_CHECKING:
@@ -85,13 +77,16 @@ class LabelledCase:
 
     def __init__(self, golden: Golden, entry: CaseEntry) -> None:
         self._golden, self.entry = golden, entry
-        self._paths = {name: input_path(entry.name, name) for name in INPUTS} | dict(golden.stacks(entry.name))
+        self._paths = {name: layout.input_path(entry.name, name) for name in layout.INPUTS}
+        self._paths |= golden.stacks(entry.name)
         if entry.top:
-            self._paths |= {f"top_{what}": top_path(entry.name, what) for what in TOP}
-        keys = [(precision, kind) for precision in golden.manifest.precisions for kind in NOISE_KINDS]
-        self.noise = ByKey("noise floor", {key: noise_path(entry.name, *key) for key in keys}, self._labelled)
-        keys = [(p, what) for p in GENERATED_PRECISIONS for what in GENERATED] if entry.generated else []
-        self.generated = ByKey("continuation", {k: generated_path(entry.name, *k) for k in keys}, self._labelled)
+            self._paths |= {f"top_{what}": layout.top_path(entry.name, what) for what in layout.TOP}
+        kinds = product(golden.manifest.precisions, NOISE_KINDS)
+        noise = {key: layout.noise_path(entry.name, *key) for key in kinds}
+        self.noise = ByKey("noise floor", noise, self._labelled)
+        kinds = product(layout.GENERATED_PRECISIONS if entry.generated else (), layout.GENERATED)
+        generated = {key: layout.generated_path(entry.name, *key) for key in kinds}
+        self.generated = ByKey("continuation", generated, self._labelled)
 
     def __getitem__(self, name: str) -> DataArray:
         """An array by its tap's kind, `q_rope`, or one layer of it by the whole name, `layers.3.q_rope`."""

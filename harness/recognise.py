@@ -1,9 +1,10 @@
-"""What a directory holds that is no checkpoint as it is read here, and what to do about it, by names alone."""
+"""What a directory holds that is no checkpoint as it is read here, and what to do about it, by names alone;
+families that are not supported, by `model_type`: why, and what to do. No name of one is guessed at."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 FORMAT = "give a directory in Hugging Face format: config.json, *.safetensors, tokenizer.json"
@@ -40,6 +41,30 @@ FILES = (
 QUANTISED = ("qweight", "qzeros", "scales", "g_idx", "weight_scale", "weight_scale_inv", "weight_packed", "SCB")
 ADAPTER = ("lora_A", "lora_B", "lora_embedding_A", "base_layer")
 MISPLACED = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+
+INNER = "check its language model, saved alone: model.language_model.save_pretrained(DIR), with the head"
+EXPERTS = "a mixture of experts chooses, and how a choice is judged is not settled here yet"
+WAIT = "check a dense model of the same family, or the port's dense layers, until it is"
+MORE = "more than one state passes from layer to layer"
+NO_TABLE = "no table of taps can say what feeds what; check its operations in tests of your own"
+
+_INNER = "gemma3 mistral3 llava qwen2_vl qwen2_5_vl qwen3_vl mllama paligemma gemma4"
+KIMI = (
+    "it is a deepseek_v3 by another name, and transformers knows it by that one alone",
+    "in a copy of config.json write model_type deepseek_v3, and remove auto_map",
+)
+OTHERS: Mapping[str, tuple[str, str]] = {
+    "kimi_k2": KIMI,
+    **dict.fromkeys(("olmoe", "phimoe", "dbrx", "jamba"), (EXPERTS, WAIT)),
+    **dict.fromkeys(_INNER.split(), ("this is a model of more than text", INNER)),
+    **dict.fromkeys(("gemma3n", "gemma3n_text"), (MORE, NO_TABLE)),
+    "gemma4_text": (f"in E2B and E4B {MORE}, and the others have no table here yet", NO_TABLE),
+    **dict.fromkeys(
+        ("llama4", "llama4_text"), ("its attention is chunked, and its experts scale their input", NO_TABLE)
+    ),
+    "gptj": ("its attention in transformers has no place where probabilities can be taken", NO_TABLE),
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text"), ("most of its layers are no attention", NO_TABLE)),
+}
 
 
 def by_files(names: Iterable[str]) -> str:

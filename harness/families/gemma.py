@@ -68,23 +68,24 @@ SANDWICH = {
     "mlp_norm": "pre_feedforward_layernorm",
     "mlp_post_norm": "post_feedforward_layernorm",
 }
-ONLY = {"use_bidirectional_attention": False, "hidden_activation": TANH}
+# Old configs say `gelu`, and mean its approximation: so GemmaConfig reads it.
+ONLY = {"use_bidirectional_attention": False, "hidden_activation": TANH, "hidden_act": TANH}
+CACHE = frozenset({"cache_implementation"})
 FAMILIES = (
     Family(
         model_type="gemma",
         classes=("GemmaForCausalLM", "GemmaModel"),
         read=read,
-        # Old configs say `gelu`, and mean its approximation: so GemmaConfig reads it.
-        only={**ONLY, "hidden_act": TANH},
-        harmless=frozenset({"cache_implementation"}),
+        only=ONLY,
+        harmless=CACHE,
     ),
     Family(
         model_type="gemma2",
         classes=("Gemma2ForCausalLM", "Gemma2Model"),
         read=read_2,
         layer=SANDWICH,
-        only={**ONLY, "hidden_act": TANH},
-        harmless=frozenset({"cache_implementation"}),
+        only=ONLY,
+        harmless=CACHE,
     ),
     Family(
         model_type="gemma3_text",
@@ -93,7 +94,7 @@ FAMILIES = (
         layer={**SANDWICH, **HEAD_NORMS},
         heads_first=True,
         ropes_by_type=True,
-        only={**ONLY, "hidden_act": TANH, "attn_logit_softcapping": None},
-        harmless=frozenset({"cache_implementation", "_sliding_window_pattern"}),  # it comes with layer_types
+        only={**ONLY, "attn_logit_softcapping": None},
+        harmless=CACHE | {"_sliding_window_pattern"},  # it comes with layer_types
     ),
 )

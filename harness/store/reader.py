@@ -10,21 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from harness import layout
 from harness.along import Case
 from harness.errors import GoldenError
 from harness.golden import LAYER, NOISE_KINDS, ArrayEntry, CaseEntry, identity
-from harness.layout import (
-    GENERATED_PRECISIONS,
-    INPUTS,
-    TOP,
-    Labels,
-    generated_path,
-    input_path,
-    label_path,
-    noise_path,
-    stack_path,
-    top_path,
-)
 from harness.selecting import LEVELS, at_level
 from harness.store.abc import MANIFEST, MANIFEST_DIM, Piece, Reader, damaged, reading
 from harness.store.contents import checked
@@ -51,7 +40,7 @@ class Labelled:
 
     values: np.ndarray
     dims: tuple[str, ...]
-    labels: dict[str, Labels]
+    labels: dict[str, layout.Labels]
 
 
 class Golden:
@@ -104,7 +93,7 @@ class Golden:
         if name in self._cases:  # small, and asked for again and again
             return self._cases[name]
         entry = self.manifest.case(name)
-        paths = [input_path(name, field) for field in INPUTS]
+        paths = [layout.input_path(name, field) for field in layout.INPUTS]
         with self._lock:
             pieces = self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths)
             input_ids, positions, mask = (self._array(path) for path, _, _ in pieces)
@@ -133,7 +122,7 @@ class Golden:
     def stacks(self, case: str) -> dict[str, str]:
         """The paths of the arrays that hold a case's taps, by the name of each: `q_rope`, `logits`."""
         entry = self.manifest.case(case)
-        return {stack.name: stack_path(case, stack.name) for stack in self._layout.stacks(entry)}
+        return {stack.name: layout.stack_path(case, stack.name) for stack in self._layout.stacks(entry)}
 
     def place(self, case: str, tap: str) -> tuple[str, int | None]:
         """The array in which a recorded tap lies, and its place along the layers; None outside the layers."""
@@ -147,7 +136,7 @@ class Golden:
         """
         form = self.manifest.arrays[path]
         dims, every = list(form.dims), self._layout.labels
-        labels = {dim: every[where] for dim in dims if (where := label_path(path, dim)) in every}
+        labels = {dim: every[where] for dim in dims if (where := layout.label_path(path, dim)) in every}
         if form.stacked:
             layers = {LAYER: labels.pop(dims.pop(0))}
             if index is None:
@@ -170,7 +159,7 @@ class Golden:
             raise GoldenError(problem, f"{self.path}: {case}", expected, f"{precision} {kind}", hint=hint)
         # Limits are of all cases together (harness/calibration.md): who asks for one goes on to the next.
         names = [entry.name for entry in self.manifest.cases]
-        paths = (noise_path(name, precision, kind) for name in names[names.index(case) :])
+        paths = (layout.noise_path(name, precision, kind) for name in names[names.index(case) :])
         with self._lock:
             path, _, _ = next(self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths))
             return self._array(path)
@@ -181,9 +170,9 @@ class Golden:
         Raises:
             GoldenError: an array is damaged, or is not what it says.
         """
-        paths = [top_path(case, what) for what in TOP]
+        paths = [layout.top_path(case, what) for what in layout.TOP]
         pieces = self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths)
-        found = dict(zip(TOP, (self._array(path) for path, _, _ in pieces), strict=True))
+        found = dict(zip(layout.TOP, (self._array(path) for path, _, _ in pieces), strict=True))
         ids = found["ids"]
         [vocabulary] = {size for name, size in self.manifest.sizes.items() if name == "vocab"}
         sound = all(np.isfinite(values).all() for values in found.values())
@@ -199,11 +188,11 @@ class Golden:
         Raises:
             GoldenError: nothing was generated in this case, or at this precision, or the array is damaged.
         """
-        path = generated_path(case, precision, what)
+        path = layout.generated_path(case, precision, what)
         if path not in self.manifest.arrays:
             generating = [entry.name for entry in self.manifest.cases if entry.generated]
             problem, hint = "the golden holds no such continuation", "`goldens show GOLDEN` lists its cases"
-            expected = f"{', '.join(generating) or 'no case'}, at {' or '.join(GENERATED_PRECISIONS)}"
+            expected = f"{', '.join(generating) or 'no case'}, at {' or '.join(layout.GENERATED_PRECISIONS)}"
             raise GoldenError(problem, f"{self.path}: {path}", expected, f"{case} at {precision}", hint=hint)
         return self._array(path)
 

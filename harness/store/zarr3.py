@@ -174,9 +174,9 @@ class ZarrReader(Reader):
             groups.update(parents(path))
         for path in labels:
             expected |= {f"{path}/{DOCUMENT}", f"{path}/c.0"}
-        for path in self._files.ahead(sorted(labels), _blobs_of_labels):
+        for path in self._files.ahead(sorted(labels), lambda path: _small(f"{path}/{DOCUMENT}", f"{path}/c.0")):
             self._check_labels(path, labels[path])
-        for group in self._files.ahead(sorted(groups), _blobs_of_group):
+        for group in self._files.ahead(sorted(groups), lambda path: _small(f"{path}/{DOCUMENT}".lstrip("/"))):
             expected.add(f"{group}/{DOCUMENT}".lstrip("/"))
             self._compare(group, document(**({} if group else ROOT)), self._document(group))
         for path in sorted(set(self._files.paths()) - expected):
@@ -223,12 +223,8 @@ def _chunk_of(path: str, entry: ArrayEntry, slab: int) -> Wanted:
     return f"{path}/{chunk(entry, slab)}", math.prod(entry.slab) * little_endian(entry.dtype).itemsize
 
 
-def _blobs_of_labels(path: str) -> list[Wanted]:
-    return [(f"{path}/{DOCUMENT}", DOCUMENT_LIMIT), (f"{path}/c.0", DOCUMENT_LIMIT)]
-
-
-def _blobs_of_group(path: str) -> list[Wanted]:
-    return [(f"{path}/{DOCUMENT}".lstrip("/"), DOCUMENT_LIMIT)]
+def _small(*names: str) -> list[Wanted]:
+    return [(name, DOCUMENT_LIMIT) for name in names]
 
 
 def is_golden(files: Files) -> bool:

@@ -10,7 +10,7 @@ from harness.architecture import architecture_of, difference
 from harness.cli import cli
 from harness.errors import CheckpointError
 from harness.families import families, names
-from harness.families.others import OTHERS
+from harness.recognise import OTHERS
 from tests import documents
 from tests.families import tiny
 
