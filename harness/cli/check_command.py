@@ -106,9 +106,7 @@ def check(
     from harness.errors import UsageError
     from harness.report.contract import broken_contract
     from harness.report.criteria import parse_criteria
-    from harness.run.check import checked
-    from harness.run.checker import Checker
-    from harness.run.processes import OPTIONS, agree, processes_of
+    from harness.run.check import Checker, checked
     from harness.run.progress import SILENT
     from harness.run.question import Question, parse_mesh, parse_modes, parse_precisions
 
@@ -124,7 +122,11 @@ def check(
         criteria=parse_criteria(criteria),
     )
     asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
-    several = processes_of(processes, process_id, coordinator)
+    several = None
+    if (processes, process_id, coordinator) != (None, None, None):
+        from harness.run.processes import OPTIONS, agree, processes_of
+
+        several = processes_of(processes, process_id, coordinator)
     if several is not None and not question.mesh:
         raise UsageError(
             "in several processes a port needs a mesh of their devices",

@@ -56,7 +56,7 @@ def diagnose(
     from harness.cli.own_stdout import stdout_to_stderr
     from harness.cli.progress import Progress
     from harness.mutants.diagnosis.diagnose import diagnose as run_diagnosis
-    from harness.run.checker import Checker
+    from harness.run.check import Checker
     from harness.run.question import BOTH, Question, parse_mesh, parse_precisions
 
     question = Question(

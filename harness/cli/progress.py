@@ -9,16 +9,14 @@ from typing import Self
 from rich import progress as bars
 
 from harness.cli.console import console
+from harness.run import progress as run
 
 # In a log: seconds between two lines, and before the first one.
 QUIET_SECONDS = 30.0
 
 
-class Progress:
-    """What is being done and how far it is, in units that are counted, never guessed.
-
-    Implements `harness.run.progress.Progress`.
-    """
+class Progress(run.Progress):
+    """What is being done and how far it is, in units that are counted, never guessed."""
 
     def __init__(self) -> None:
         self._console = console(stderr=True)

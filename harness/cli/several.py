@@ -33,8 +33,7 @@ def taking_part(asked: Processes | None) -> Iterator[None]:
     if asked is None:
         yield
         return
-    from harness.run.lifeline import lifeline
-    from harness.run.processes import join, leave
+    from harness.run.processes import join, leave, lifeline
 
     def end(error: BaseException) -> NoReturn:
         _end(asked, error)

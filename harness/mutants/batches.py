@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int, Num
 
 from harness import along
 from harness.golden import CaseEntry
-from harness.run.sequences import filled
+from harness.run.passes import filled
 from harness.store import Golden
 from harness.taps import Tap
 

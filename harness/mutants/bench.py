@@ -28,11 +28,10 @@ from harness.mutants.remembered import Memory, remembering
 from harness.run.arithmetic import one_by_one_of
 from harness.run.cache import Cache, Past
 from harness.run.decoder import Decoder
-from harness.run.lru import CachedArrays
 from harness.run.operations import Operations
 from harness.run.port import Call
 from harness.run.precision import jax_dtype
-from harness.run.source import GoldenSource
+from harness.run.source import CachedArrays, GoldenSource
 from harness.run.tapping import pinned
 from harness.run.weights import Weights
 

@@ -11,7 +11,8 @@ from harness.mutants.family_norms import QK_NORM
 from harness.mutants.loading import as_another
 from harness.mutants.mutant import HEAD_NORMS, Among, Around, Mutant, OperationChange, kinds
 from harness.mutants.needs import PAIR, Need, has, values, varied
-from harness.run.operations import Heads, Operations, Probs, norm_all_heads
+from harness.run.arithmetic import norm_all_heads
+from harness.run.operations import Heads, Operations, Probs
 
 Normed = Callable[..., Array]
 Turn = Callable[[Heads], Heads]

@@ -42,9 +42,9 @@ from harness.mutants.mutant import (
 from harness.run.arithmetic import one_by_one_of
 from harness.run.cache import Past
 from harness.run.decoder import Decoder
-from harness.run.loading import Loader
+from harness.run.loading import Loader, load_port
 from harness.run.operations import Hidden, Operations
-from harness.run.port import Call, Port, load_port
+from harness.run.port import Call, Port
 from harness.run.tapping import TapFunction
 from harness.run.weights import Weights, ZeroWeights
 from harness.stored import INDEX, SINGLE
@@ -204,7 +204,7 @@ def decoder_with(
 
 
 def loader(mutant: Mutant, spec: str | None = None, folder: Path | None = None) -> Loader:
-    """What loads a port with the mutant in it, for `harness.run.checker.Checker`.
+    """What loads a port with the mutant in it, for `harness.run.check.Checker`.
 
     Args:
         mutant: weight or config, unless the port is the built-in one.

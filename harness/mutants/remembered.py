@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from harness.run.lru import LRUCache
 from harness.run.operations import WIRING, Operations
+from harness.run.source import LRUCache
 
 HANDED = frozenset({"expert_act"})  # to another operation, which calls it with what is no array yet
 SMALL = 1024  # bytes of an array of numpy's that is told by its numbers: every decoder has frequencies of its own

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from harness import along
 from harness.mutants.batches import CaseBatch, Rows
 from harness.mutants.bench import EMBED, HEAD, Bench, layer_of, left_by
 from harness.mutants.criteria import figures_of
@@ -20,7 +21,7 @@ from harness.mutants.mutant import CallChange, OperationChange, WeightChange
 from harness.mutants.runs import INFINITE, Deviation, MutantRun, deviation
 from harness.results import TapResult
 from harness.run.choices import pins
-from harness.run.comparing import Comparing, compared
+from harness.run.comparing import Comparing, Judgement, compared, refusal
 from harness.run.port import Declarations
 from harness.taps import OPTIONAL, PINNED, Tap
 from harness.tolerances import Limit
@@ -66,7 +67,7 @@ class StageTrial:
         self._taps = {t.name: t for t in taps if t.stage or (t.name == EMBED) == (stage == EMBED)}
         self._pins = pins(self._source, PLAIN)
         self._parameters = bench.parameters(right[0].decoders[0], stage)
-        self._comparing = cache(lambda entry, mode: Comparing(self._source, entry, mode, PLAIN, limit))
+        self._comparing = cache(lambda entry, mode: Comparing(self._source, entry, mode, Judgement(limit, PLAIN)))
         self._entering = right[0].hidden or [[] for _ in batches]
         self._right = {run.exact: self._of_right(run) for run in right}
 
@@ -200,11 +201,13 @@ class StageTrial:
     def _results(self, mode: str, batch: CaseBatch, rows: Rows, values: Mapping[str, Calls]) -> list[TapResult]:
         """The comparisons of a case's taps with the golden, of those that came in every call."""
         by = self._comparing(rows.entry, mode)
-        return [
-            compared(by, by.wanted[name], [batch.cut(by.wanted[name], rows, np.asarray(one)) for one in calls])
-            for name, calls in values.items()
-            if name in by.wanted and name not in by.silent and len(calls) == len(by.spans)
-        ]
+        results = []
+        for name, calls in values.items():
+            if name in by.wanted and name not in by.silent and len(calls) == len(by.spans):
+                tap = by.wanted[name]
+                own = [batch.cut(tap, rows, np.asarray(one)) for one in calls]
+                results.append(refusal(by, tap, own) or compared(by, tap, own, along.take(tap, own, by.case)))
+        return results
 
     def _missing(self) -> list[Deviation]:
         """Every tap of a stage that a mutant does not compute."""

@@ -1,23 +1,27 @@
-"""The operations of a decoder, as its options decide: what differs from `OPERATIONS`, and nothing else."""
+"""The operations of a decoder, as its options decide: what differs from `OPERATIONS`, and nothing else.
+
+They are part of one program, or are compiled one by one, for a decoder that runs them outside a trace.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int
 
-from harness.families.frequencies import frequencies
+from harness.families.frequencies import frequencies, inverse_frequencies, scaled
 from harness.families.options import Architecture, Experts, Norm
 from harness.families.rope import Wide
-from harness.run import mixture
-from harness.run.one_by_one import one_by_one
 from harness.run.operations import (
     OPERATIONS,
+    WIRING,
     Angles,
     Heads,
     Hidden,
@@ -25,9 +29,13 @@ from harness.run.operations import (
     Probs,
     aligned,
     gated,
-    norm_all_heads,
+    join_heads,
+    kept_of_tokens,
+    not_grown,
     rms_norm,
+    split_heads,
     unchanged,
+    unused,
     wide,
 )
 
@@ -38,12 +46,22 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "gelu_pytorch_tanh": jax.nn.gelu,
 }
 USUAL = Norm(eps=0.0)
+# Arguments that are no arrays, by operation.
+STATIC = {
+    "rope_angles": ("dtype",),
+    "repeat_k": ("groups",),
+    "repeat_v": ("groups",),
+    "split_kv": ("nope",),
+    "experts_out": ("act",),
+}
+# Numpy, in float64 whatever the precision, or nothing at all.
+LEFT = frozenset({inverse_frequencies, scaled, unchanged, unused, not_grown, kept_of_tokens})
+# Nothing is computed: outside a trace numpy looks at the same numbers, and there is no program for every shape.
+VIEWS = frozenset({split_heads, join_heads})
 
 
-@cache
-def _bound(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-    """One object for one function: what is compiled by itself is shared by the architectures that have it."""
-    return partial(function, *arguments)
+# One object for one function: what is compiled by itself is shared by the architectures that have it.
+_bound = cache(partial)
 
 
 @cache
@@ -58,7 +76,10 @@ def operations_of(arch: Architecture) -> Operations:
         if arch.qk_norm_over == "all":
             changed["norm_heads"] = norm_all_heads
     if arch.mla is not None:
+        from harness.run.latent import join_key, split_kv  # few models have it
+
         changed |= dict.fromkeys(("q_latent_norm", "kv_latent_norm"), normed(arch.mla.norm))
+        changed |= {"join_key": join_key, "split_kv": split_kv}
     if arch.scale != arch.head_dim**-0.5:
         changed["scores"] = _bound(_scores, arch.scale)
     if arch.activation != "silu":
@@ -68,9 +89,7 @@ def operations_of(arch: Architecture) -> Operations:
         r.interleaved or r.wide != "none" or r.dims < arch.head_dim or frequencies(r)[1] != 1.0 for r in turned
     ):
         one = turned[0]  # which layers have in common
-        rotate = _bound(_rotate, one.interleaved, one.wide)
-        if one.last:
-            rotate = _bound(_rotate_last, one.interleaved, one.wide, one.deinterleaved)
+        rotate = _bound(_rotate, one.interleaved, one.wide, one.last, one.deinterleaved)
         changed |= dict.fromkeys(("rotate_q", "rotate_k"), rotate)
     if turned and turned[0].growth:
         changed["grow_q"] = _bound(_grown, *turned[0].growth)
@@ -90,6 +109,8 @@ def operations_of(arch: Architecture) -> Operations:
 
 def _of_experts(experts: Experts, activation: str) -> dict[str, Callable[..., Any]]:
     """What a mixture of experts adds."""
+    from harness.run import mixture  # few models have it
+
     act = gated if activation == "silu" else _bound(_gated, activation)
     return {
         "router": _bound(mixture.router, experts.logits_wide),
@@ -131,45 +152,44 @@ def _norm(norm: Norm, x: Hidden, weight: Array, eps: float, bias: Array | None =
     return (y if bias is None else y + aligned(bias, y).astype(y.dtype)).astype(x.dtype)
 
 
+def norm_all_heads(
+    x: Heads,
+    norm: Callable[..., Array],
+    *weights: Array | None,
+    join: Callable[..., Array] = join_heads,
+    split: Callable[..., Array] = split_heads,
+) -> Heads:
+    """Queries or keys, all heads of a token normed together."""
+    return split(norm(join(x), *weights), x.shape[2])
+
+
 def _scores(scale: float, q: Heads, k: Heads) -> Probs:
     return jnp.einsum("bqhd,bkhd->bhqk", q, k) * scale
 
 
-def _rotate(interleaved: bool, broad: Wide, x: Heads, angles: Angles, factor: Array | float = 1.0) -> Heads:
-    """RoPE on the first dimensions of a head, as many as there are angles for."""
+def _rotate(
+    interleaved: bool,
+    broad: Wide,
+    last: bool,
+    deinterleaved: bool,
+    x: Heads,
+    angles: Angles,
+    factor: Array | float = 1.0,
+) -> Heads:
+    """RoPE on the first dimensions of a head, or its last, as many as there are angles for (`Rope`)."""
     dims = 2 * angles.shape[-1]
-    both = _pairs(interleaved, interleaved, broad, x[..., :dims], angles, factor)
-    return jnp.concatenate([both, x[..., dims:]], axis=-1)
-
-
-def _rotate_last(
-    interleaved: bool, broad: Wide, deinterleaved: bool, x: Heads, angles: Angles, factor: Array | float = 1.0
-) -> Heads:
-    """RoPE on the last dimensions of a head, as many as there are angles for."""
-    cut = x.shape[-1] - 2 * angles.shape[-1]
-    both = _pairs(interleaved, interleaved and not deinterleaved, broad, x[..., cut:], angles, factor)
-    return jnp.concatenate([x[..., :cut], both], axis=-1)
-
-
-def _pairs(
-    interleaved: bool, back: bool, broad: Wide, turned: Heads, angles: Angles, factor: Array | float
-) -> Heads:
-    """What is turned, all of it.
-
-    Args:
-        interleaved: pairs are (2i, 2i + 1), and not (i, i + dims / 2).
-        back: what comes out has them so.
-    """
-    dtype = turned.dtype
+    start = x.shape[-1] - dims if last else 0
+    before, turned, behind = jnp.split(x, (start, start + dims), axis=-1)
     cos, sin = ((table(angles) * factor)[:, :, None] for table in (jnp.cos, jnp.sin))
     if broad != "all":
-        cos, sin = cos.astype(dtype), sin.astype(dtype)
+        cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
     if broad != "none":
-        turned, cos, sin = (values.astype(wide(dtype)) for values in (turned, cos, sin))
+        turned, cos, sin = (values.astype(wide(x.dtype)) for values in (turned, cos, sin))
     a, b = (turned[..., ::2], turned[..., 1::2]) if interleaved else jnp.split(turned, 2, axis=-1)
-    pair = a * cos - b * sin, b * cos + a * sin
-    both = jnp.stack(pair, axis=-1).reshape(turned.shape) if back else jnp.concatenate(pair, axis=-1)
-    return both.astype(dtype)
+    pair: tuple[Array, ...] = a * cos - b * sin, b * cos + a * sin
+    if interleaved and not deinterleaved:
+        pair = (jnp.stack(pair, axis=-1).reshape(turned.shape),)
+    return jnp.concatenate([before, *(part.astype(x.dtype) for part in pair), behind], axis=-1)
 
 
 def _grown(beta: float, length: float, q: Heads, positions: Int[Array, "batch position"]) -> Heads:
@@ -194,3 +214,27 @@ def _times(factor: float, x: Array) -> Array:
 def _capped(cap: float, x: Array) -> Array:
     """cap tanh(x / cap)."""
     return jnp.tanh(x / cap) * cap
+
+
+@cache
+def _compiled(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Callable[..., Any]:
+    if function in VIEWS:
+        return partial(_viewed, function)
+    return function if function in LEFT else jax.jit(function, static_argnames=static)
+
+
+def _viewed(function: Callable[..., Any], x: Any, *given: Any) -> Any:
+    return function(x, *given) if isinstance(x, Tracer) else jax.device_put(function(np.asarray(x), *given))
+
+
+def one_by_one(operations: Operations) -> Operations:
+    """The same, each function compiled once, however many places it has; arguments that are no arrays are static.
+
+    For a decoder that runs them outside a trace, one after the other, where one of them is often replaced: what is
+    replaced runs primitive by primitive, and the rest is compiled once for all such decoders.
+    """
+    own = {field.name: getattr(operations, field.name) for field in fields(Operations)}
+    made = {name: one if name in WIRING else _compiled(one, STATIC.get(name, ())) for name, one in own.items()}
+    if made["norm_heads"] is norm_all_heads:
+        made["norm_heads"] = partial(norm_all_heads, join=_compiled(join_heads), split=_compiled(split_heads))
+    return Operations(**made)

@@ -27,10 +27,9 @@ from harness.metrics import UNIT_ROUNDOFF
 from harness.report.document import Report
 from harness.report.findings import unexplained
 from harness.results import TapResult
-from harness.run.attended import Attended
 from harness.run.comparing import fused_taps
-from harness.run.coverage import judged_alone
-from harness.run.element import Element
+from harness.run.element import Attended, Element
+from harness.run.passes import judged_alone
 from harness.run.port import Declarations
 from harness.run.source import GoldenSource
 from harness.taps import CACHED, kind_of, name_of

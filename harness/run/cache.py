@@ -1,4 +1,7 @@
-"""The built-in decoder's KV cache: one slot per token, static shapes, so one compilation serves every step."""
+"""KV caches: which slots the tokens of a call fill and see, and that of the built-in decoder.
+
+It has one slot per token, and static shapes, so that one compilation serves every step.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from harness.architecture import Architecture
 from harness.errors import PortError
@@ -88,3 +91,23 @@ class Cache:
             found=tokens,
             hint="init_cache(batch, length, dtype): `length` counts the prompt and all tokens after it",
         )
+
+
+def first_slot(mask: Bool[Array, "batch slot"], tokens: int) -> Int[Array, ""]:
+    """The slot of a call's first token; 0 where there is no cache.
+
+    It is of JAX's default integer type, which in a float64 check has 64 bits, as Python's numbers have there: an
+    index such as `(0, first, 0, 0)` has to be of one type.
+
+    Args:
+        mask: as a port is given it: True up to the call's last token.
+        tokens: how many the call has.
+    """
+    ends = jnp.arange(1, mask.shape[1] + 1)
+    return jnp.maximum(jnp.max(jnp.where(mask.any(axis=0), ends, 0)) - tokens, 0)
+
+
+def causal(mask: Bool[Array, "batch slot"], tokens: int) -> Bool[Array, "batch position slot"]:
+    """Which slots each token of a call sees: its own and all before, without padding; with a cache and without."""
+    own = first_slot(mask, tokens) + jnp.arange(tokens)
+    return (jnp.arange(mask.shape[1])[None] <= own[:, None])[None] & mask[:, None, :]

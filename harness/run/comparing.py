@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from jaxtyping import Float, Num
@@ -17,6 +17,7 @@ from jaxtyping import Float, Num
 from harness import along, tolerances
 from harness.along import Scope, spans_of
 from harness.calibration import Floor
+from harness.choice import Choosing
 from harness.comparison import Place, compare
 from harness.golden import CaseEntry
 from harness.results import Choices, TapResult
@@ -47,11 +48,14 @@ class Compared:
     rounding: str | None = None
 
 
+if TYPE_CHECKING:
+    from harness.top import Largest
+
 Watch = Callable[[Compared], None]
 
 
-def unseen(compared: Compared) -> None:
-    """Nobody looks at the values."""
+def unseen(_: object) -> None:
+    """Nobody looks at the values, or at the results."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +70,13 @@ class Judgement:
 
     limit: Limit
     declared: Declarations
-    sink: Callable[[TapResult], None]
+    sink: Callable[[TapResult], None] = unseen
     watch: Watch = unseen
     limit_at: Callable[[str], Limit] = tolerances.limit
+
+    def limit_of(self, rounding: str | None) -> Limit:
+        """The limits at the precision by whose rounding something is judged; None is the check's own."""
+        return self.limit if rounding is None else self.limit_at(rounding)
 
 
 class Reference(Protocol):
@@ -88,9 +96,45 @@ class Reference(Protocol):
         ...
 
 
-def wanted_taps(source: GoldenSource, case: CaseEntry, declared: Declarations) -> dict[str, Tap]:
-    """The taps of a case that the port has to hand over."""
-    return {n: source.taps[n] for n in case.taps if source.taps[n].kind not in declared.without}
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What a value is compared with.
+
+    Attributes:
+        truth: of the same tokens.
+        noise: PyTorch's own error; None in float64.
+        largest: which logits the truth has, where it has not all.
+        choosing: of the weights of experts, what other choices are judged by.
+        left_out: how many tokens say nothing in replay, if any do.
+    """
+
+    place: Place
+    truth: Float[np.ndarray, "..."]
+    noise: Floor | None
+    limit: Limit
+    scope: Scope
+    largest: Largest | None = None
+    choosing: Choosing | None = None
+    left_out: Choices | None = None
+
+
+def judged(
+    expected: Expected, case: CaseEntry, actual: Num[np.ndarray, "..."], dtype: str, watch: Watch = unseen
+) -> TapResult:
+    """A value against what it is compared with."""
+    place, truth, scope, largest = expected.place, expected.truth, expected.scope, expected.largest
+    if largest and actual.shape != largest.shape:
+        return place.result("shape", f"{largest.shape} [{', '.join(place.tap.dims)}]", str(actual.shape))
+    statistics = largest.statistics(actual, truth) if largest else None
+    actual = largest.of(actual) if largest else actual
+    if expected.left_out and not scope.counted.any():
+        return replace(place.result("tied"), choice=expected.left_out, calls=scope.calls)
+    if actual.shape == truth.shape:
+        watch(Compared(case, place.mode, place.tap, actual, truth, expected.noise, scope, place.rounding))
+    judging = expected.noise, expected.limit, dtype, scope, statistics, expected.choosing
+    result = compare(place, actual, truth, *judging)
+    result = replace(result, choice=expected.left_out) if expected.left_out else result
+    return largest.named(result, scope.positions) if largest else result
 
 
 def fused_taps(source: GoldenSource, case: CaseEntry, declared: Declarations) -> frozenset[str]:
@@ -108,23 +152,18 @@ def fused_taps(source: GoldenSource, case: CaseEntry, declared: Declarations) ->
 
 @dataclass(frozen=True, eq=False)
 class Comparing:
-    """One case in one mode (`forward` or `replay`), against its golden.
-
-    Attributes:
-        limit_at: the limits at another precision, for what is judged by its rounding.
-    """
+    """One case in one mode (`forward` or `replay`), against its golden."""
 
     source: GoldenSource
     case: CaseEntry
     mode: str
-    declared: Declarations
-    limit: Limit
-    limit_at: Callable[[str], Limit] = tolerances.limit
+    judgement: Judgement
 
     @cached_property
     def wanted(self) -> Mapping[str, Tap]:
         """The taps that the port has to hand over."""
-        return wanted_taps(self.source, self.case, self.declared)
+        taps = (self.source.taps[name] for name in self.case.taps)
+        return {tap.name: tap for tap in taps if tap.kind not in self.judgement.declared.without}
 
     @cached_property
     def spans(self) -> Sequence[slice]:
@@ -134,15 +173,15 @@ class Comparing:
     @cached_property
     def pins(self) -> bool:
         """Whether the port's choices are pinned (`harness.run.choices`)."""
-        return pins(self.source, self.declared)
+        return pins(self.source, self.judgement.declared)
 
     @cached_property
     def fused(self) -> frozenset[str]:
-        return fused_taps(self.source, self.case, self.declared)
+        return fused_taps(self.source, self.case, self.judgement.declared)
 
     @cached_property
     def unpinned(self) -> Unpinned:
-        return unpinned(self.source, self.case, self.declared, self.limit)
+        return unpinned(self.source, self.case, self.judgement.declared, self.judgement.limit)
 
     @cached_property
     def silent(self) -> frozenset[str]:
@@ -155,7 +194,7 @@ class Comparing:
     def dtype(self, kind: str) -> str:
         """A port may be wider than the precision by design; nothing is wider than float64."""
         precision = self.source.precision
-        return precision if precision == "float64" else self.declared.dtypes.get(kind, precision)
+        return precision if precision == "float64" else self.judgement.declared.dtypes.get(kind, precision)
 
     def noise_of(self, name: str) -> str:
         """Which of PyTorch's errors a tap's are compared with."""
@@ -178,69 +217,50 @@ def refusal(by: Comparing, tap: Tap, values: Sequence[np.ndarray]) -> TapResult 
 
 
 def compared(
-    by: Comparing, tap: Tap, values: Sequence[np.ndarray], rounding: str | None = None, watch: Watch = unseen
+    by: Comparing,
+    tap: Tap,
+    values: Sequence[np.ndarray],
+    joined: np.ndarray,
+    rounding: str | None = None,
+    watch: Watch = unseen,
 ) -> TapResult:
-    """A tap's values, one for each call, against the case's golden.
+    """A tap's values against the case's golden.
 
     A cache is compared after every call, up to the slots that are filled; the worst is the result.
 
     Args:
+        values: one for each call, which fit together (`refusal`).
+        joined: what they are together (`harness.along.take`).
         rounding: the precision whose rounding it is judged by, where that is not the check's own.
         watch: shown what every comparison is made of.
     """
-    refused = refusal(by, tap, values)
-    if refused is not None:
-        return refused
-    case, truth = by.case, by.source.truth(by.case.name, tap.name)
+    case, truth, dtype = by.case, by.source.truth(by.case.name, tap.name), by.dtype(tap.kind)
     if not case.cached or tap.kind not in CACHE_KINDS:
         truth = truth if case.cached else along.at_kept(tap, truth, case.shape[1], case.kept)
-        return _at_tokens(by, tap, along.take(tap, values, case), truth, rounding, watch)
+        expected = _expected(by, tap, truth, rounding)
+        return with_expert(by.source, judged(expected, case, joined, dtype, watch))
     results = []
     for value, span in zip(values, by.spans, strict=True):
         filled = slice(span.stop)  # [B, slot, ...]
-        results.append(_at_tokens(by, tap, value[:, filled], truth[:, filled], rounding, watch, filled))
+        expected = _expected(by, tap, truth[:, filled], rounding, filled)
+        results.append(judged(expected, case, value[:, filled], dtype, watch))
     wrong = [call for call, result in enumerate(results) if result.verdict != "match"]
     worst = max(results, key=lambda r: (r.verdict != "match", r.rms_multiple is None, r.rms_multiple or 0.0))
     return replace(worst, calls=case.calls, since_call=wrong[0] if wrong else None)
 
 
-def _at_tokens(
-    by: Comparing,
-    tap: Tap,
-    actual: np.ndarray,
-    truth: np.ndarray,
-    rounding: str | None,
-    watch: Watch,
-    tokens: slice = slice(None),
-) -> TapResult:
-    """A value against the truth at some of the case's tokens."""
-    place, largest = by.place(tap, rounding), by.source.largest(by.case.name, tap.name)
-    if largest and actual.shape != largest.shape:
-        return by.place(tap).result("shape", f"{largest.shape} [{', '.join(tap.dims)}]", str(actual.shape))
-    statistics = largest.statistics(actual, truth) if largest else None
-    actual = largest.of(actual) if largest else actual
-    noise = by.source.at(rounding).noise(by.case, by.noise_of(tap.name), tap.name)
-    noise = noise and noise.at(tokens)
-    scope, left_out = _judged_tokens(by, tap)
-    if not scope.counted.any():
-        return replace(by.place(tap).result("tied"), choice=left_out, calls=scope.calls)
-    scope = Scope(scope.counted[:, tokens], scope.positions[tokens], scope.calls)
-    if actual.shape == truth.shape:
-        watch(Compared(by.case, by.mode, tap, actual, truth, noise, scope, rounding))
-    limit, choices = by.limit if rounding is None else by.limit_at(rounding), None
-    if tap.kind in PINNED:
-        mode = by.noise_of(scores_of(by.source, tap.name))
-        choices = choosing(by.source, by.case, tap.name, mode, limit, rounding)
-    result = compare(place, actual, truth, noise, limit, by.dtype(tap.kind), scope, statistics, choices)
-    result = replace(result, choice=left_out) if left_out else result
-    return largest.named(result, scope.positions) if largest else with_expert(by.source, result)
-
-
-def _judged_tokens(by: Comparing, tap: Tap) -> tuple[Scope, Choices | None]:
-    """The tokens at which a tap says something in replay, and how many are left out, if any are."""
-    scope = by.source.scope(by.case.name)
+def _expected(
+    by: Comparing, tap: Tap, truth: np.ndarray, rounding: str | None, tokens: slice = slice(None)
+) -> Expected:
+    """What a value is compared with at some of the case's tokens, whose truth this is."""
+    source, case, left_out = by.source, by.case, None
+    noise, scope = source.at(rounding).noise(case, by.noise_of(tap.name), tap.name), source.scope(case.name)
+    limit, choices, counted = by.judgement.limit_of(rounding), None, scope.counted
     hidden = by.unpinned.tokens.get(tap.name) if by.mode == "replay" else None
-    if hidden is None:
-        return scope, None
-    left_out = Choices(int(scope.counted.sum()), unseen=int(hidden.sum()))
-    return replace(scope, counted=scope.counted & ~hidden), left_out
+    if hidden is not None:
+        left_out, counted = Choices(int(counted.sum()), unseen=int(hidden.sum())), counted & ~hidden
+    if tap.kind in PINNED:
+        choices = choosing(source, case, tap.name, by.noise_of(scores_of(source, tap.name)), limit, rounding)
+    scope, noise = Scope(counted[:, tokens], scope.positions[tokens], scope.calls), noise and noise.at(tokens)
+    largest = source.largest(case.name, tap.name)
+    return Expected(by.place(tap, rounding), truth, noise, limit, scope, largest, choices, left_out)

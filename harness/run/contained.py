@@ -26,6 +26,7 @@ LIBRARIES = (
 )
 HARNESS = str(Path(__file__).parents[1]) + os.sep
 GENERATED = ("<frozen ", "<string>", "<@beartype")  # no file that could be looked into
+OURS = ("/run/port.py", "/run/loading.py")  # which call a port
 QUOTED = "Traceback (most recent call last)"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TRACEBACK_HINT = "run the same command with GOLDENS_TRACEBACK=1 for the whole traceback"
@@ -109,14 +110,6 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
-def own_line(error: BaseException) -> str | None:
-    """`file:line` of the innermost frame that is neither a library's nor the harness's; None where there is none.
-
-    For the built-in port, which is the harness's, it is the innermost frame of the harness.
-    """
-    return origin(error)[1]
-
-
 @functools.lru_cache(maxsize=4096)
 def is_library(file: str) -> bool:
     """Whether a file is a library's, the harness's, or none at all: not the port's own code."""
@@ -124,7 +117,12 @@ def is_library(file: str) -> bool:
 
 
 def origin(error: BaseException) -> tuple[BaseException, str | None]:
-    """What the port raised, and where: of what a library has caught and wrapped, what is in it."""
+    """What the port raised, and where: of what a library has caught and wrapped, what is in it.
+
+    Returns:
+        The exception, and `file:line` of its innermost frame that is neither a library's nor the harness's; of the
+        built-in port, which is the harness's, the innermost frame of the harness. None where there is none.
+    """
     libraries = _library_folders()
     for one in reversed(list(_wrapped(error, libraries))):
         foreign = [frame for frame in _frames(one.__traceback__) if not frame[0].startswith(libraries)]
@@ -132,7 +130,7 @@ def origin(error: BaseException) -> tuple[BaseException, str | None]:
         if own:
             return one, f"{own[-1][0]}:{own[-1][1]}"
     frames = [frame for frame in _frames(error.__traceback__) if not frame[0].startswith(libraries)]
-    inside = [frame for frame in frames if frame[0] != __file__ and not frame[0].endswith("/run/port.py")]
+    inside = [frame for frame in frames if frame[0] != __file__ and not frame[0].endswith(OURS)]
     return error, f"{inside[-1][0]}:{inside[-1][1]}" if inside else None
 
 

@@ -28,16 +28,14 @@ from harness.families import family_named
 from harness.run.arithmetic import operations_of
 from harness.run.behind import Backlog, ReadingAhead
 from harness.run.cache import Cache, Past
-from harness.run.effort import at_few_lengths, is_small, is_tracing
+from harness.run.devices import Spread
 from harness.run.layer import Ids, Mask, places
-from harness.run.modules import skeleton
 from harness.run.operations import Hidden, Operations
+from harness.run.padding import at_few_lengths, is_small, is_tracing
 from harness.run.port import Call
-from harness.run.spread import Spread
-from harness.run.stages import Embedding, Stages, stages
+from harness.run.stages import Embedding, Pair, Stages, head_parts, is_large, looked_up, stages, within
 from harness.run.tapping import TapFunction, no_tap
-from harness.run.vocabulary import Pair, head_parts, is_large, looked_up, within
-from harness.run.weights import AsStored, Kept, Named, Weights, ZeroWeights
+from harness.run.weights import AsStored, Kept, Named, Weights, ZeroWeights, skeleton
 
 Logits = Float[Array, "batch position vocab"]
 LARGE_LAYER = 16 * 2**20  # bytes
@@ -123,51 +121,48 @@ class Decoder:
         for calls, cache in zip(sequences, caches, strict=True):
             if cache is not None:
                 cache.check_room(sum(call.input_ids.shape[1] for call in calls))
-        alone = [calls[0] for calls in sequences if len(calls) == 1 and calls[0].cache is None]
-        at_length = iter(at_few_lengths(self.arch, alone))
         # Several processes gather what they compare: nothing else is to be under way on their devices then.
         replayed = any(getattr(call.tap, "replaying", False) for calls in sequences for call in calls)
         backlog = Backlog(1 if self._spread.mesh is None else 0, alone=not replayed)
         inputs = [
-            [
-                backlog.call(
-                    self._spread.call(next(at_length) if call.cache is None and len(calls) == 1 else call)
-                )
-                for call in calls
-            ]
-            for calls in sequences
+            [backlog.call(self._spread.call(call)) for call in calls]
+            for calls in at_few_lengths(self.arch, sequences)
         ]
+        every = [call for calls in inputs for call in calls]
         with ReadingAhead() as ahead:
-            hidden = self._through_layers(inputs, caches, ahead)
-            every = self._logits(inputs, hidden)
+            hidden = self._embedded(every)
+            self._go_through_layers(inputs, hidden, caches, ahead)
+            logits = iter(self._logits(every, hidden))
         backlog.finish()
         results = []
-        for calls, logits, cache in zip(sequences, every, caches, strict=True):
+        for calls, cache in zip(sequences, caches, strict=True):
             after = cache and cache.advanced(sum(call.input_ids.shape[1] for call in calls))
-            results.append([(_cut(x, c.input_ids.shape[1]), after) for c, x in zip(calls, logits, strict=True)])
+            results.append([(_cut(next(logits), call.input_ids.shape[1]), after) for call in calls])
         return results
 
-    def _through_layers(
-        self, inputs: Sequence[Sequence[Call]], caches: list[Cache | None], ahead: ReadingAhead
-    ) -> list[list[Hidden]]:
-        """The hidden states that leave the last layer; the caches take the place of those given."""
-        hidden = self._embedded(inputs)
+    def _go_through_layers(
+        self,
+        inputs: Sequence[Sequence[Call]],
+        hidden: list[Hidden],
+        caches: list[Cache | None],
+        ahead: ReadingAhead,
+    ) -> None:
+        """What leaves the last layer, of all calls in their order, and the caches take the place of the given."""
         large = self._reads_ahead()
         states = ahead.each([partial(self._state_in_another_thread, n) for n in range(self.arch.layers)])
         for index in range(self.arch.layers):
-            state = next(states) if large else self.state(index)
+            state, places = next(states) if large else self.state(index), iter(range(len(hidden)))
             for row, (calls, cache) in enumerate(zip(inputs, caches, strict=True)):
                 if large:
                     following, at = (row + 1, index) if row + 1 < len(inputs) else (0, index + 1)
                     ahead.expect(inputs[following][:1], f"layers.{at}" if at < self.arch.layers else "head")
                 past = None if cache is None else cache.layer(index)
-                for n, call in enumerate(calls):
-                    hidden[row][n], past = self.layer(call, index, state, hidden[row][n], past)
-                    past = None if past is None else past._replace(filled=past.filled + hidden[row][n].shape[1])
+                for call, n in zip(calls, places, strict=False):
+                    hidden[n], past = self.layer(call, index, state, hidden[n], past)
+                    past = None if past is None else past._replace(filled=past.filled + hidden[n].shape[1])
                 if cache is not None and past is not None:
                     caches[row] = cache.with_layer(index, past)
             del state  # before the next but one's weights are read
-        return hidden
 
     def _reads_ahead(self) -> bool:
         """Whether layers are so large that it pays to read the next one in another thread."""
@@ -179,35 +174,26 @@ class Decoder:
         with jax.enable_x64(self.weights.dtype == np.float64):  # JAX's settings are each thread's own
             return AsStored(self._named.layer(index, self._abstract[index], turned=False))
 
-    def _embedded(self, inputs: Sequence[Sequence[Call]]) -> list[list[Hidden]]:
+    def _embedded(self, calls: Sequence[Call]) -> list[Hidden]:
         """The first stage of all calls."""
         if not self._in_parts():
             embedding = self.embedding()
-            return [[self.embed(call, embedding) for call in calls] for calls in inputs]
-        rows = looked_up([call for calls in inputs for call in calls])
+            return [self.embed(call, embedding) for call in calls]
+        rows = looked_up(calls)
         embedding = Embedding(self._named.rows("embed", rows), self._learned_positions())
-        return [
-            [self.embed(replace(call, input_ids=within(rows, call)), embedding) for call in calls]
-            for calls in inputs
-        ]
+        return [self.embed(replace(call, input_ids=within(rows, call)), embedding) for call in calls]
 
-    def _logits(
-        self, inputs: Sequence[Sequence[Call]], hidden: Sequence[Sequence[Hidden]]
-    ) -> list[list[Logits | np.ndarray]]:
+    def _logits(self, calls: Sequence[Call], hidden: Sequence[Hidden]) -> Sequence[Logits | np.ndarray]:
         """The last stage of all calls."""
-        both = [list(zip(calls, states, strict=True)) for calls, states in zip(inputs, hidden, strict=True)]
         if not self._in_parts():
             of_norm, of_head = self.head_parameters(self.embedding())
-            return [[self.head(call, of_norm, of_head, x) for call, x in one] for one in both]
-        of_norm = self._norm_parameters()
-        normed = [[self._for(call).norm(call.tap, "", of_norm, x) for call, x in one] for one in both]
-        vocab, dtype = self.arch.vocab, self.weights.dtype
-        logits: list[list[Logits | np.ndarray]]
-        logits = [[np.empty((*x.shape[:2], vocab), dtype) for x in states] for states in normed]
+            return [self.head(call, of_norm, of_head, x) for call, x in zip(calls, hidden, strict=True)]
+        of_norm, dtype = self._norm_parameters(), self.weights.dtype
+        normed = [self._for(call).norm(call.tap, "", of_norm, x) for call, x in zip(calls, hidden, strict=True)]
+        logits = [np.empty((*x.shape[:2], self.arch.vocab), dtype) for x in normed]
         for rows, of_head in head_parts(self._named, self.arch, dtype):
-            for calls, states, whole in zip(inputs, normed, logits, strict=True):
-                for call, x, out in zip(calls, states, whole, strict=True):
-                    out[..., rows] = self._for(call).part(no_tap, "", of_head, x)
+            for call, x, whole in zip(calls, normed, logits, strict=True):
+                whole[..., rows] = self._for(call).part(no_tap, "", of_head, x)
         return logits
 
     def _in_parts(self) -> bool:
@@ -217,17 +203,11 @@ class Decoder:
 
     def embedding(self) -> Embedding:
         """The embedding's parameters."""
-
-        def read() -> Embedding:
-            return Embedding(self._named.model("embed"), self._learned_positions())
-
-        embedding: Embedding = self._kept("embedding", read)
-        return embedding
+        return self._kept("embedding", lambda: Embedding(self._named.model("embed"), self._learned_positions()))
 
     def state(self, index: int) -> nnx.State:
         """The parameters of one layer."""
-        state: nnx.State = self._kept(index, lambda: self._named.layer(index, self._abstract[index]))
-        return state
+        return self._kept(index, lambda: self._named.layer(index, self._abstract[index]))
 
     def head_parameters(self, embedding: Embedding) -> tuple[Pair, Pair]:
         """Weight and bias of the last norm and of the head, which may be the embedding's."""
@@ -238,8 +218,7 @@ class Decoder:
             bias = model("logits", "bias") if "logits" in self.arch.biases else None
             return self._norm_parameters(), (head.T, bias)
 
-        parameters: tuple[Pair, Pair] = self._kept("head", read)
-        return parameters
+        return self._kept("head", read)
 
     def _norm_parameters(self) -> Pair:
         model = self._named.model

@@ -1,4 +1,7 @@
-"""Lets a port write on by itself, token by token, until it writes another token than the reference did."""
+"""Lets a port write on by itself, token by token, until it writes another token than the reference did.
+
+Its choices of experts are pinned, and nothing is compared.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,24 @@ from harness.golden import CaseEntry, statistic
 from harness.layout import GENERATED_PRECISIONS
 from harness.logits import Continuation, agreement, first_mismatch
 from harness.metrics import UNIT_ROUNDOFF
+from harness.run.choices import pins
+from harness.run.comparing import Judgement
 from harness.run.contained import blaming_the_port
+from harness.run.port import Declarations
 from harness.run.precision import jax_dtype
+from harness.run.session import CallSession, CaseSession
+from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction, no_tap, whole
 from harness.store import Golden
-
-
-def untapped(_: slice) -> TapFunction:
-    """Outside a check."""
-    return no_tap
+from harness.tolerances import limit
 
 
 def continue_greedily(
-    port: Any, golden: Golden, entry: CaseEntry, precision: str, tap_of: Callable[[slice], TapFunction] = untapped
+    port: Any,
+    golden: Golden,
+    entry: CaseEntry,
+    precision: str,
+    tap_of: Callable[[slice], TapFunction] = lambda _: no_tap,
 ) -> Continuation:
     """Generate after the case's text, with the port's own cache and its own tokens.
 
@@ -78,3 +86,18 @@ def _write(
             written.append(int(whole(logits[0, -1]).astype(np.float64).argmax()))
             new = np.asarray([written[-1:]])
     return written
+
+
+class Pinning(CaseSession):
+    """A case whose values nobody takes; its goldens are those of forward."""
+
+    def take(self, name: str, value: jax.Array | np.ndarray, call: int = 0) -> None:
+        """Nothing is compared."""
+
+
+def pinned_call(source: GoldenSource, case: CaseEntry, declared: Declarations, span: slice) -> TapFunction:
+    """The tap of one call, of the tokens of a case that it is given; none where nothing is pinned."""
+    if not pins(source, declared):
+        return no_tap
+    session = Pinning(source, case, "forward", Judgement(limit(source.precision), declared))
+    return CallSession(session, 0, span)

@@ -5,62 +5,44 @@ They are made anew in every call, of all slots, as in transformers; those of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from harness.families.options import Latent
 from harness.run.cache import Past
-from harness.run.operations import Heads, Hidden, Operations
+from harness.run.layer import Layer
+from harness.run.operations import Hidden
 from harness.run.tapping import TapFunction
 
 Expanded = Float[Array, "batch slot head kv_dim"]
 
 
-class Own(NamedTuple):
-    """What latent attention does with the parameters of its layer, and where its tokens stand.
-
-    Attributes:
-        linear, norm: of a kind of tap, what its projection or its norm makes of an array.
-        turn_q, turn_k: RoPE, of [batch, position, head, head_dim].
-        allowed: from the slots of the call's tokens, which key a query may see.
-    """
-
-    linear: Callable[[str, Array], Array]
-    norm: Callable[[str, Array], Array]
-    turn_q: Callable[[Heads], Heads]
-    turn_k: Callable[[Heads], Heads]
-    allowed: Callable[[Int[Array, " position"]], Bool[Array, "batch 1 position key"]]
-
-
-def latent_attention(
-    mla: Latent, ops: Operations, tap: TapFunction, own: Own, x: Hidden, heads: int, past: Past | None
-) -> tuple[Hidden, Past | None]:
+def latent_attention(layer: Layer, mla: Latent, x: Hidden, past: Past | None) -> tuple[Hidden, Past | None]:
     """What attention adds to the residual stream, and the cache with this call in it."""
-    queries = x
+    ops, tap, linear, turning = layer.ops, layer.tap, layer.linear, layer.turning(x.dtype)
+    queries, heads = x, layer.arch.heads
     if mla.q_rank is not None:
-        queries = tap("q_latent_norm", own.norm("q_latent_norm", tap("q_latent", own.linear("q_latent", x))))
-    q = tap("q", ops.split_heads(own.linear("q", queries), heads))
-    unnormed, unturned = tap("kv_latent", own.linear("kv_latent", x)), tap("k_pe", own.linear("k_pe", x))
-    latent = tap("kv_latent_norm", own.norm("kv_latent_norm", unnormed))
-    q = tap("q_rope", own.turn_q(q))
-    shared = tap("k_pe_rope", own.turn_k(unturned[:, :, None])[:, :, 0])  # one head, and none
-    slots = np.arange(x.shape[1], dtype=np.int32)
+        queries = tap(
+            "q_latent_norm", layer.norm("q_latent_norm", tap("q_latent", linear("q_latent", x)), mla.norm)
+        )
+    q = tap("q", ops.split_heads(linear("q", queries), heads))
+    unnormed, unturned = tap("kv_latent", linear("kv_latent", x)), tap("k_pe", linear("k_pe", x))
+    latent = tap("kv_latent_norm", layer.norm("kv_latent_norm", unnormed, mla.norm))
+    q = tap("q_rope", ops.grow_q(turning(ops.rotate_q)(q), layer.positions))
+    turned = ops.grow_k(turning(ops.rotate_k)(unturned[:, :, None]), layer.positions)
+    shared = tap("k_pe_rope", turned[:, :, 0])  # one head, and none
     if past is not None:
         latent, shared = ops.kept_of_tokens(unnormed, latent, unturned, shared)
         latent = tap("cache_latent", ops.write_latent(past.held["cache_latent"], latent, past.filled))
         shared = tap("cache_k_pe", ops.write_k_pe(past.held["cache_k_pe"], shared, past.filled))
-        slots = slots + past.filled
         past = Past({"cache_latent": latent, "cache_k_pe": shared}, past.filled)
-    kv = _tapped(tap, ops.split_heads(own.linear("kv", latent), heads), x.shape[1], past)
+    kv = _tapped(tap, ops.split_heads(linear("kv", latent), heads), x.shape[1], past)
     k, v = ops.split_kv(kv, mla.nope)
     scores = ops.score_cap(ops.scores(q, ops.join_key(k, shared)))
-    probs = tap("probs", ops.probabilities(scores, own.allowed(slots)))
+    probs = tap("probs", ops.probabilities(scores, layer.allowed(x.shape[1], past)))
     context = tap("context", ops.context(probs, v))
-    return tap("attn_out", own.linear("attn_out", ops.join_heads(context))), past
+    return tap("attn_out", linear("attn_out", ops.join_heads(context))), past
 
 
 def _tapped(tap: TapFunction, kv: Expanded, length: int, past: Past | None) -> Expanded:
@@ -69,3 +51,18 @@ def _tapped(tap: TapFunction, kv: Expanded, length: int, past: Past | None) -> E
         return tap("kv", kv)
     mine = tap("kv", jax.lax.dynamic_slice_in_dim(kv, past.filled, length, axis=1))
     return jax.lax.dynamic_update_slice_in_dim(kv, mine, past.filled, axis=1)
+
+
+def split_kv(
+    kv: Expanded, nope: int
+) -> tuple[Float[Array, "batch slot head nope"], Float[Array, "batch slot head value_dim"]]:
+    """Of what latent attention makes of a latent: the part of keys that is not turned, and the values."""
+    return kv[..., :nope], kv[..., nope:]
+
+
+def join_key(
+    k: Float[Array, "batch slot head nope"], shared: Float[Array, "batch slot rope_dim"]
+) -> Float[Array, "batch slot head qk_dim"]:
+    """Keys of latent attention: each head's own part, and behind it the turned one, the same in all heads."""
+    turned = jnp.broadcast_to(shared[:, :, None], (*k.shape[:3], shared.shape[-1]))
+    return jnp.concatenate([k, turned], axis=-1)

@@ -1,20 +1,90 @@
-"""A port, loaded at the precision that it is to run at; it may be given as a class, a module or an object."""
+"""A port, found by name or given as a class, a module or an object, and loaded at the precision of a check."""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from jax.sharding import Mesh
+
 from harness.architecture import Config
 from harness.errors import HarnessError, PortError, UsageError
-from harness.run.mesh import mesh_of
-from harness.run.port import Port, load_from
+from harness.run.contained import blaming_the_port
+from harness.run.devices import mesh_of
+from harness.run.dialect import in_both_dialects
+from harness.run.port import BUILT_IN, Port
 from harness.run.precision import jax_dtype
 from harness.run.question import Question, shown_axes
 
 Loader = Callable[[Path, Config, Any], Port]
+_SPEC_HINT = f"for example --port {BUILT_IN}, or my_package.my_port:Port with my_package importable"
+
+
+def find_port(spec: str) -> Any:
+    """Import the class or module that `package.module:Name` (or `package.module`) names.
+
+    The current directory is importable, as it is for `python -m`.
+
+    Raises:
+        PortError: a malformed spec, an import that fails, a missing name, or no `load`.
+    """
+    module_name, _, name = spec.partition(":")
+    if not module_name:
+        raise PortError(
+            "this is not a port", where=f"--port {spec}", expected="package.module:Name", hint=_SPEC_HINT
+        )
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    with blaming_the_port(f"--port {spec}", "the port cannot be imported:", _SPEC_HINT):
+        found = importlib.import_module(module_name)
+        for part in filter(None, name.split(".")):
+            found = getattr(found, part)
+        loads = callable(getattr(found, "load", None))
+    if not loads:
+        raise PortError(
+            "the port has no load()",
+            where=f"--port {spec}",
+            expected="load(checkpoint_dir, config, dtype, mesh) -> port",
+            found=found,
+            hint="see the contract at the head of harness/run/port.py",
+        )
+    return found
+
+
+def load_port(spec: str, checkpoint: Path, config: Config, dtype: Any, mesh: Mesh | None = None) -> Port:
+    """Find a port and load it.
+
+    Raises:
+        PortError: it cannot be found, its `load` raises, or what it returns has no `forward`.
+    """
+    return load_from(find_port(spec), spec, checkpoint, config, dtype, mesh)
+
+
+def load_from(
+    factory: Any, spec: str, checkpoint: Path, config: Config, dtype: Any, mesh: Mesh | None = None
+) -> Port:
+    """Load a port from its class or module, called `spec` in messages.
+
+    Raises:
+        PortError: its `load` raises, or what it returns has no `forward`.
+    """
+    given = in_both_dialects(config)
+    with blaming_the_port(f"{spec}: load"):
+        port: Port = factory.load(checkpoint, given, dtype, mesh)
+        runs = callable(getattr(port, "forward", None))
+    if not runs:
+        raise PortError(
+            "what the port's load() returned has no forward()",
+            where=spec,
+            expected="forward(input_ids, positions, mask, cache, tap) -> (logits, cache)",
+            found=type(port).__name__,
+            hint="see the contract at the head of harness/run/port.py",
+        )
+    return port
 
 
 class Ports:

@@ -6,7 +6,7 @@ port wins over what the harness puts in force. None of them can be seen from out
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -57,7 +57,15 @@ def reduced_matmuls(jaxpr: Jaxpr, backend: str) -> tuple[ReducedMatmul, ...]:
     Nested programs (jit, scan, while, cond, custom derivatives, remat, shard_map) are read as well, each as
     often as it is called; a loop's body counts once.
     """
-    return tuple(_walk(jaxpr, backend))
+    found: list[ReducedMatmul] = []
+    for equation in jaxpr.eqns:
+        asked = _reduction(equation, backend)
+        if asked is not None:
+            where = source_info_util.summarize(equation.source_info)
+            found.append(ReducedMatmul(equation.primitive.name, asked, where))
+        for inner in jaxprs_in_params(equation.params):
+            found += reduced_matmuls(inner, backend)
+    return tuple(found)
 
 
 def kinds_of(sequences: Sequence[Sequence[Call]]) -> dict[Kind, Sequence[Call]]:
@@ -156,16 +164,6 @@ class Inspection:
             if kind not in known:
                 known[kind] = audit(port, calls)
         return judge(together(known.values()), precision, allow_reduced)
-
-
-def _walk(jaxpr: Jaxpr, backend: str) -> Iterator[ReducedMatmul]:
-    for equation in jaxpr.eqns:
-        asked = _reduction(equation, backend)
-        if asked is not None:
-            where = source_info_util.summarize(equation.source_info)
-            yield ReducedMatmul(equation.primitive.name, asked, where)
-        for inner in jaxprs_in_params(equation.params):
-            yield from _walk(inner, backend)
 
 
 def _reduction(equation: JaxprEqn, backend: str) -> str | None:

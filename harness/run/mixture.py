@@ -1,4 +1,4 @@
-"""The operations of a mixture of experts: where a token goes, how its experts weigh, and what they make of it.
+"""Experts in place of the MLP of a layer: where a token goes, how its experts weigh, and what they make of it.
 
 Formulas follow transformers: choice and weights are made wide, and every expert's part is added in the dtype of
 the activations, one expert after the other. The part of an expert that a token does not go to is zero, exactly.
@@ -7,6 +7,7 @@ the activations, one expert after the other. The part of an expert that a token 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.families.options import Experts
+from harness.families.parameters import experts_of
+from harness.run.cache import Past
+from harness.run.layer import Layer
 from harness.run.operations import Hidden, aligned, wide
+from harness.run.tapping import is_asked
 
 Logits = Float[Array, "batch position expert"]
 Chosen = Int[Array, "batch position chosen"]
@@ -177,3 +182,39 @@ def gated_shared(shared: Hidden, weight: Float[Array, "batch position single"]) 
 def experts_sum(out: Hidden, shared: Hidden | None = None) -> Hidden:
     """What the experts make of a token, with the shared one's part where there is one."""
     return out if shared is None else out + shared
+
+
+def of_experts(layer: Layer, tokens: Tokens, x: Hidden) -> Hidden:
+    """What the experts of a layer, in place of the MLP, add to the residual stream.
+
+    Args:
+        tokens: False at padding.
+    """
+    experts, ops, tap = experts_of(layer.arch), layer.ops, layer.tap
+    routing = _routing(layer, tokens, x)
+    apart = (Apart(experts.chosen, partial(tap, "expert_out")),) if is_asked(tap, "expert_out") else ()
+    gate, up, down = (Matrices(*layer.parameters(f"experts_{part}")) for part in ("gate", "up", "down"))
+    out = tap("experts_out", ops.experts_out(x, routing, gate, up, down, ops.expert_act, *apart))
+    if not experts.shared:
+        return tap("mlp_out", ops.experts_sum(out))
+    act = ops.shared_act(*(tap(kind, layer.linear(kind, x)) for kind in ("shared_gate", "shared_up")))
+    shared = tap("shared_out", layer.linear("shared_out", tap("shared_act", act)))
+    if experts.shared_gated:
+        shared = ops.gated_shared(shared, tap("shared_weight", layer.linear("shared_weight", x)))
+    return tap("mlp_out", ops.experts_sum(out, shared))
+
+
+def _routing(layer: Layer, tokens: Tokens, x: Hidden) -> Logits:
+    """The weight of every expert, [B, S, E]."""
+    ops, tap, (kernel, bias) = layer.ops, layer.tap, layer.parameters("router_logits")
+    logits = scores = tap("router_logits", ops.router(x, kernel, *(() if bias is None else (bias,))))
+    if layer.own.router_scores is not None:
+        scores = tap("router_scores", ops.corrected(logits, layer.own.router_scores[...]))
+    chosen = ops.choose(ops.in_groups(scores))
+    weights = ops.routing_scale(ops.renormed(ops.weigh(logits, scores, chosen)))
+    return tap("routing", ops.dense(x, weights, chosen, tokens))
+
+
+def tokens_of(mask: Bool[Array, "batch key"], count: int, past: Past | None) -> Tokens:
+    """Which of the tokens of a call are no padding; its mask is of all slots of the cache, where there is one."""
+    return mask if past is None else jax.lax.dynamic_slice_in_dim(mask, past.filled, count, axis=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.families.frequencies import inverse_frequencies, scaled
-from harness.run.latent_keys import join_key, kept_of_tokens, split_kv
 
 Hidden = Float[Array, "batch position hidden"]
 Heads = Float[Array, "batch position head head_dim"]
@@ -163,7 +163,7 @@ def unchanged(x: Array) -> Array:
     return x
 
 
-def unused(*arrays: Array) -> Array:
+def unused(*arrays: Array) -> Any:
     """An operation that this decoder does not have."""
     raise NotImplementedError
 
@@ -176,17 +176,6 @@ def not_grown(q: Heads, positions: Int[Array, "batch position"]) -> Heads:
 def norm_heads(x: Heads, norm: Callable[..., Array], *weights: Array | None) -> Heads:
     """Queries or keys, normed head by head."""
     return norm(x, *weights)
-
-
-def norm_all_heads(
-    x: Heads,
-    norm: Callable[..., Array],
-    *weights: Array | None,
-    join: Callable[..., Array] = join_heads,
-    split: Callable[..., Array] = split_heads,
-) -> Heads:
-    """Queries or keys, all heads of a token normed together."""
-    return split(norm(join(x), *weights), x.shape[2])
 
 
 def norm_then_turn(x: Heads, norm: Callable[[Heads], Heads], turn: Callable[[Heads], Heads]) -> Heads:
@@ -212,6 +201,11 @@ def read_beside(x: Hidden, update: Hidden, norm: Callable[[Hidden], Hidden], nor
         normed: what attention has read, where the two share a norm.
     """
     return norm(x) if normed is None else normed
+
+
+def kept_of_tokens(latent: Array, normed: Array, shared: Array, turned: Array) -> tuple[Array, Array]:
+    """What goes into a cache of latents: the normed ones, and the turned part of keys, [batch, position, ...]."""
+    return normed, turned
 
 
 def add_positions(
@@ -257,8 +251,8 @@ class Operations:
     kept_of_tokens: Callable[..., tuple[Array, Array]] = kept_of_tokens
     write_latent: Callable[..., Array] = write
     write_k_pe: Callable[..., Array] = write
-    split_kv: Callable[..., tuple[Array, Array]] = split_kv
-    join_key: Callable[..., Array] = join_key
+    split_kv: Callable[..., tuple[Array, Array]] = unused
+    join_key: Callable[..., Array] = unused
     allowed: Callable[..., Array] = allowed
     probabilities: Callable[..., Array] = probabilities
     context: Callable[..., Array] = context

@@ -49,27 +49,26 @@ makes ports of models that nobody edits.
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
-from harness.architecture import Config
+from harness.architecture import Architecture
 from harness.errors import PortError, shortened
 from harness.golden import CASE_KINDS
 from harness.run.contained import blaming_the_port
-from harness.run.convention import SIDES
-from harness.run.dialect import in_both_dialects
 from harness.run.tapping import TapFunction
 from harness.taps import CACHE_KINDS, CACHED, OPTIONAL
 
 BUILT_IN = "harness.run.decoder:Decoder"
+SIDES = ("left",)  # padded on the right, positions that count from the row's beginning are the golden's own
+NOTE = (
+    "positions of left-padded rows count from the pads, as the port declares: the golden's queries and keys after "
+    "RoPE, those in a cache too, are turned by the pads of each row before they are compared"
+)
 
 
 class Port(Protocol):
@@ -116,69 +115,6 @@ class Declarations:
         """
         never = {*self.without, *self.recorded_only}
         return frozenset({*never, *(kind for kind in self.earlier_only if CACHED[kind] in never)})
-
-
-def find_port(spec: str) -> Any:
-    """Import the class or module that `package.module:Name` (or `package.module`) names.
-
-    The current directory is importable, as it is for `python -m`.
-
-    Raises:
-        PortError: a malformed spec, an import that fails, a missing name, or no `load`.
-    """
-    module_name, _, name = spec.partition(":")
-    if not module_name:
-        raise PortError(
-            "this is not a port", where=f"--port {spec}", expected="package.module:Name", hint=_SPEC_HINT
-        )
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    with blaming_the_port(f"--port {spec}", "the port cannot be imported:", _SPEC_HINT):
-        found = importlib.import_module(module_name)
-        for part in filter(None, name.split(".")):
-            found = getattr(found, part)
-        loads = callable(getattr(found, "load", None))
-    if not loads:
-        raise PortError(
-            "the port has no load()",
-            where=f"--port {spec}",
-            expected="load(checkpoint_dir, config, dtype, mesh) -> port",
-            found=found,
-            hint="see the contract at the head of harness/run/port.py",
-        )
-    return found
-
-
-def load_port(spec: str, checkpoint: Path, config: Config, dtype: Any, mesh: Mesh | None = None) -> Port:
-    """Find a port and load it.
-
-    Raises:
-        PortError: it cannot be found, its `load` raises, or what it returns has no `forward`.
-    """
-    return load_from(find_port(spec), spec, checkpoint, config, dtype, mesh)
-
-
-def load_from(
-    factory: Any, spec: str, checkpoint: Path, config: Config, dtype: Any, mesh: Mesh | None = None
-) -> Port:
-    """Load a port from its class or module, called `spec` in messages.
-
-    Raises:
-        PortError: its `load` raises, or what it returns has no `forward`.
-    """
-    given = in_both_dialects(config)
-    with blaming_the_port(f"{spec}: load"):
-        port: Port = factory.load(checkpoint, given, dtype, mesh)
-        runs = callable(getattr(port, "forward", None))
-    if not runs:
-        raise PortError(
-            "what the port's load() returned has no forward()",
-            where=spec,
-            expected="forward(input_ids, positions, mask, cache, tap) -> (logits, cache)",
-            found=type(port).__name__,
-            hint="see the contract at the head of harness/run/port.py",
-        )
-    return port
 
 
 def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
@@ -228,6 +164,27 @@ def declarations(port: Port, kinds: frozenset[str]) -> Declarations:
     )
     without += tuple(sorted(OPTIONAL - {*also, *without}))
     return Declarations(without, dtypes, recorded_only, cannot, sides, earlier)
+
+
+def refuse_where_positions_count(sides: Collection[str], arch: Architecture) -> None:
+    """Refuse the declaration for a model in which not only differences of positions count.
+
+    Raises:
+        PortError: positions are learned, or queries grow with them.
+    """
+    reason = "positions are learned" if arch.learned_positions else ""
+    if any(rope and rope.growth for rope in arch.ropes):
+        reason = "queries grow with their position"
+    if any(rope and rope.factors for rope in arch.ropes):
+        reason = "frequencies go by the last position"
+    if sides and reason:
+        raise PortError(
+            f"in this model positions that count from the pads give other logits: {reason}",
+            where="positions_from_pads",
+            expected="nothing",
+            found=", ".join(sides),
+            hint="count the positions of a row from its first token that is no padding",
+        )
 
 
 def _refuse_unknown(declared: Sequence[str], known: Sequence[str], problem: str, hint: str, of: str = "") -> None:
@@ -292,6 +249,3 @@ def _logits(value: Any) -> jax.Array:
     with blaming_the_port("forward"):  # what JAX computes asynchronously fails only here
         logits: jax.Array = jax.block_until_ready(value[0])
     return logits
-
-
-_SPEC_HINT = f"for example --port {BUILT_IN}, or my_package.my_port:Port with my_package importable"

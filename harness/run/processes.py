@@ -1,13 +1,20 @@
 """A check in several processes: each has some of the devices and runs the port, and the first one reports.
 
 All of them compare the same gathered values, so that they come to the same verdict; that they do is looked at.
+
+They are connected for as long as it runs: whoever ends without a word ends them all. JAX notices a dead process
+where it exchanges data with it, or after half a minute without a sign of life, and then aborts. The system closes
+a connection at once, whatever a process died of.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import jax
@@ -21,6 +28,10 @@ JOIN_SECONDS = 120.0
 HEARTBEAT_SECONDS = 30  # without a sign of life for so long, a process counts as dead: JAX then ends the others
 OPTIONS = "--processes 2 --process-id 0 --coordinator localhost:1234"
 HINT = f"for example {OPTIONS}, and the same command with --process-id 1 beside it"
+SECONDS = 60.0  # for all to connect, which they do at the same time
+FAREWELL = b"."
+KEY_BYTES = 4
+Dead = Callable[[PortError], None]
 
 
 @dataclass(frozen=True)
@@ -42,23 +53,15 @@ class Processes:
             UsageError: a single process, a number beyond the last, an address without a port.
         """
         host, _, port = self.coordinator.rpartition(":")
-        refusals = (
-            (self.count < 2, "a check in several processes has two or more", "2 or more", self.count),
-            (
-                not 0 <= self.index < self.count,
-                "there is no process of this number",
-                f"--process-id 0 to {self.count - 1}",
-                self.index,
-            ),
-            (
-                not (host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16),
-                "this is not the address of a coordinator",
-                "HOST:PORT, at which the first process listens",
-                self.coordinator,
-            ),
+        numbers, address = f"--process-id 0 to {self.count - 1}", "HOST:PORT, at which the first process listens"
+        is_address = host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16
+        needed = (
+            (self.count > 1, "a check in several processes has two or more", "2 or more", self.count),
+            (0 <= self.index < self.count, "there is no process of this number", numbers, self.index),
+            (is_address, "this is not the address of a coordinator", address, self.coordinator),
         )
-        for wrong, problem, expected, found in refusals:
-            if wrong:
+        for holds, problem, expected, found in needed:
+            if not holds:
                 raise UsageError(problem, where=str(self), expected=expected, found=found, hint=HINT)
 
     def __str__(self) -> str:
@@ -74,11 +77,8 @@ def processes_of(count: int | None, index: int | None, coordinator: str | None) 
     if count is None and index is None and coordinator is None:
         return None
     address = coordinator or os.environ.get(VARIABLE)
-    missing = [
-        option
-        for option, value in (("--processes", count), ("--process-id", index), ("--coordinator", address))
-        if value is None
-    ]
+    given = {"--processes": count, "--process-id": index, "--coordinator": address}
+    missing = [option for option, value in given.items() if value is None]
     if count is None or index is None or address is None:
         raise UsageError(
             "a check in several processes needs all that says which of them this one is",
@@ -150,3 +150,86 @@ def agree(code: int) -> None:
 def leave() -> None:
     """Part from the others, once all of them are here. Nothing can be computed on their devices afterwards."""
     jax.distributed.shutdown()
+
+
+@contextlib.contextmanager
+def lifeline(asked: Processes, dead: Dead) -> Iterator[None]:
+    """Watch the other processes while the block runs: the first one watches all, and the rest the first.
+
+    Args:
+        dead: called, from another thread, where one of them ends before the block does. It has to end this one.
+
+    Raises:
+        UsageError: no connection.
+    """
+    try:
+        peers = _accepted(asked) if asked.index == 0 else {0: _connected(asked)}
+    except OSError as error:
+        raise UsageError(
+            "the processes of the check cannot reach each other",
+            where=str(asked),
+            found=f"{type(error).__name__}: {error}",
+            hint="the host of --coordinator must be that of process 0, on a network without a filter between them",
+        ) from error
+    for index, peer in peers.items():
+        threading.Thread(target=_watch, args=(asked, index, peer, dead), daemon=True).start()
+    yield
+    for peer in peers.values():
+        with contextlib.suppress(OSError):  # it has said farewell already, and is gone
+            peer.sendall(FAREWELL)
+
+
+def _accepted(asked: Processes) -> dict[int, socket.socket]:
+    """Connections to all others, by process; whoever does not know the key is nobody of ours."""
+    key = secrets.token_bytes(KEY_BYTES)
+    with socket.create_server(("", 0)) as server:
+        server.settimeout(SECONDS)
+        _shared(server.getsockname()[1], key)
+        peers: dict[int, socket.socket] = {}
+        while len(peers) < asked.count - 1:
+            peer, _ = server.accept()
+            peer.settimeout(SECONDS)
+            said = _received(peer, KEY_BYTES + 4)
+            index = int.from_bytes(said[KEY_BYTES:], "big")
+            if said[:KEY_BYTES] == key and 0 < index < asked.count and index not in peers:
+                peers[index] = peer
+            else:
+                peer.close()
+    return peers
+
+
+def _connected(asked: Processes) -> socket.socket:
+    port, key = _shared(0, bytes(KEY_BYTES))
+    host = asked.coordinator.rpartition(":")[0].strip("[]")
+    peer = socket.create_connection((host, port), SECONDS)
+    peer.sendall(key + asked.index.to_bytes(4, "big"))
+    return peer
+
+
+def _shared(port: int, key: bytes) -> tuple[int, bytes]:
+    """The port and the key of the first process, in all of them."""
+    own = np.asarray([port, *key], np.int32)
+    known = np.asarray(multihost_utils.broadcast_one_to_all(own)).tolist()
+    return known[0], bytes(known[1:])
+
+
+def _received(peer: socket.socket, count: int) -> bytes:
+    """So many bytes, or fewer where the connection ends before."""
+    found = b""
+    with contextlib.suppress(OSError):
+        while len(found) < count and (part := peer.recv(count - len(found))):
+            found += part
+    return found
+
+
+def _watch(asked: Processes, index: int, peer: socket.socket, dead: Dead) -> None:
+    peer.settimeout(None)
+    if _received(peer, len(FAREWELL)) != FAREWELL:
+        dead(
+            PortError(
+                "another process of the check has ended",
+                where=f"process {index}",
+                expected=f"all {asked.count} processes, until the verdict is known",
+                hint="what that process said last tells why; where it was killed, as for its memory, nothing does",
+            )
+        )

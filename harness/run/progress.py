@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
 
-
-class Progress(Protocol):
-    """Told what is being done, in units that are counted and never guessed."""
+class Progress:
+    """Told what is being done, in units that are counted and never guessed. This one tells nobody."""
 
     def begin(self, step: str, total: int | None = None) -> None:
         """A new step, of that many units where their number is known."""
@@ -15,17 +13,7 @@ class Progress(Protocol):
         """One unit of the step is done; `at` says which."""
 
 
-class Silent:
-    """Nobody is told."""
-
-    def begin(self, step: str, total: int | None = None) -> None:
-        pass
-
-    def advance(self, at: str) -> None:
-        pass
-
-
-class Prefixed:
+class Prefixed(Progress):
     """Tells somebody else, naming every step's owner first."""
 
     def __init__(self, progress: Progress, owner: str) -> None:
@@ -38,4 +26,4 @@ class Prefixed:
         self._progress.advance(at)
 
 
-SILENT = Silent()
+SILENT = Progress()

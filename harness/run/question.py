@@ -1,15 +1,18 @@
-"""What is asked of a port: precisions, modes, cases, limits."""
+"""What is asked of a port: precisions, modes, cases, limits; and commands that ask it the same again."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from harness import embedded
 from harness.errors import UsageError
 from harness.golden import CaseEntry
 from harness.report.criteria import PHASE_3
-from harness.report.document import Criteria
+from harness.report.document import Criteria, Report
 from harness.results import MODES
 from harness.selecting import select
 from harness.tolerances import PRECISIONS, SMALL, Limit, is_small, limit, share
@@ -154,21 +157,14 @@ def _check_axes(axes: Axes) -> None:
     names = [name for name, _ in axes]
     for name, size in axes:
         if names.count(name) > 1:
-            raise UsageError(
-                "a mesh has no two axes of one name",
-                where=f"--mesh {shown_axes(axes)}",
-                expected="every axis once",
-                found=f"{name} {names.count(name)} times",
-                hint=MESH_HINT,
-            )
-        if size < 1:
-            raise UsageError(
-                "an axis of a mesh has at least one device",
-                where=f"--mesh {shown_axes(axes)}",
-                expected=f"{name}=1 or more",
-                found=size,
-                hint=MESH_HINT,
-            )
+            said = "a mesh has no two axes of one name", "every axis once", f"{name} {names.count(name)} times"
+        elif size < 1:
+            said = "an axis of a mesh has at least one device", f"{name}=1 or more", f"{size}"
+        else:
+            continue
+        problem, expected, found = said
+        where = f"--mesh {shown_axes(axes)}"
+        raise UsageError(problem, where=where, expected=expected, found=found, hint=MESH_HINT)
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -189,3 +185,57 @@ def select_cases(cases: Sequence[CaseEntry], patterns: Sequence[str]) -> tuple[C
         hint="`goldens show GOLDEN` lists the cases; patterns take * and ?",
     )
     return tuple(case for case in cases if case.name in chosen)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a command was given: the golden, its checkpoint (None: beside it), the port, and the question."""
+
+    golden: Path | str
+    checkpoint: Path | None
+    spec: str
+    question: Question
+
+
+def proposing(given: Given, model: str) -> str:
+    """`goldens port` for the same port, on the same golden and checkpoint."""
+    return shlex.join(["goldens", "port", given.spec, *_inputs(given, model)])
+
+
+def repeated(command: str, given: Given, model: str) -> str:
+    """`goldens COMMAND` on the same golden and checkpoint, of the same port, without what goes without saying.
+
+    Args:
+        command: `check` or `diagnose`. What both take is repeated: precisions, cases, the mesh, waivers.
+        model: whose checkpoint lies beside the golden by its name.
+    """
+    words, question = ["goldens", command, *_inputs(given, model)], given.question
+    if question.precisions != USUAL:
+        words += ["--precision", ",".join(question.precisions)]
+    for pattern in question.cases:
+        words += ["--case", pattern]
+    if question.mesh:
+        words += ["--mesh", shown_axes(question.mesh)]
+    words += ["--lift"] * question.lift + ["--allow-reduced-precision"] * question.allow_reduced_precision
+    return shlex.join([*words, "--port", given.spec])
+
+
+def _inputs(given: Given, model: str) -> list[str]:
+    words = [] if str(given.golden) == str(embedded.golden()) else [str(given.golden)]
+    usual = given.checkpoint in (None, embedded.checkpoint_beside(str(given.golden), model))
+    return words if usual else [*words, "--weights", str(given.checkpoint)]
+
+
+def with_commands(report: Report, given: Given, recorded: Collection[str]) -> Report:
+    """The report with the command that checks a model as it is which computes in a narrower dtype everywhere.
+
+    Args:
+        recorded: the precisions of which the golden has PyTorch's own error: of others it can say nothing.
+    """
+
+    def command(dtype: str) -> str | None:
+        asked = replace(given, question=replace(given.question, precisions=(dtype,), lift=False))
+        return repeated("check", asked, report.golden.model) if dtype in recorded else None
+
+    said = tuple(replace(one, command=command(one.dtype)) for one in report.narrower)
+    return replace(report, narrower=said)

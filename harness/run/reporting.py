@@ -18,8 +18,8 @@ from harness.report.criteria import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.results import MODES, TapResult
 from harness.run.choices import shows_choices
-from harness.run.coverage import not_judged
-from harness.run.mesh import device_kinds
+from harness.run.devices import device_kinds
+from harness.run.passes import not_judged
 from harness.run.port import Declarations
 from harness.run.precision import Settings
 from harness.run.question import Question
@@ -105,7 +105,11 @@ def assemble(
         *_not_exposed(declared, {tap.kind for tap in manifest.taps}),
         *dict.fromkeys(run.not_lifted for run in runs if run.not_lifted is not None),
         *dict.fromkeys((*runs[-1].uncovered, *(line for run in runs for line in run.not_judged))),
-        *_outside(question, outside),
+        *(
+            [f"cases that mode {' and '.join(question.modes)} cannot check: {', '.join(outside)}"]
+            if outside
+            else []
+        ),
         *not_judged(cases, manifest.taps),
         *_partly_recorded(cases),
     )
@@ -160,11 +164,6 @@ def _not_exposed(declared: Declarations, there: Collection[str]) -> Iterator[str
         yield f'tap {kind}: the port does not declare that it exposes it (also = ("{kind}",))'
     for kind in declared.recorded_only:
         yield f"replay of tap {kind}: the port records it, but does not go on with the golden in its place"
-
-
-def _outside(question: Question, names: Sequence[str]) -> Iterator[str]:
-    if names:
-        yield f"cases that mode {' and '.join(question.modes)} cannot check: {', '.join(names)}"
 
 
 def _partly_recorded(cases: Sequence[CaseEntry]) -> Iterator[str]:

@@ -1,24 +1,28 @@
 """A port as it stands at a git revision: checked in a temporary worktree, by a process of its own.
 
-The process runs *this* harness: only what lies in the repository, and is not installed, is the revision's.
+The process (`main`) runs *this* harness: only what lies in the repository, and is not installed, is the
+revision's. It alone needs jax.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 
 import harness
 from harness import errors
-from harness.errors import PortError, UsageError
-from harness.report.document import Report
+from harness.errors import HarnessError, PortError, UsageError
+from harness.report.document import Report, encode
 from harness.report.reading import read_report
 from harness.run.question import Question
 from harness.run.worktree import Revision, worktree
@@ -32,7 +36,7 @@ with open(sys.argv[1]) as file:
 sys.path.insert(0, task["harness"])
 import harness
 sys.path[:] = task["path"]
-from harness.run.revision_process import main
+from harness.run.revision import main
 main(sys.argv[1])
 """
 
@@ -59,18 +63,6 @@ class Task:
     outside: tuple[Path, ...]
     result: Path
     refusal: Path
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A `HarnessError` on its way from one process to another."""
-
-    kind: str
-    problem: str
-    where: str | None
-    expected: str | None
-    found: str | None
-    hint: str
 
 
 def check_at(revision: Revision, spec: str, golden: str, weights: Path, question: Question) -> Report:
@@ -153,15 +145,8 @@ def _folder_of(spec: str) -> Iterator[Path]:
 
 def _outcome(task: Task, code: int) -> Report:
     if task.refusal.exists():
-        refusal = msgspec.json.decode(task.refusal.read_bytes(), type=Refusal)
-        kind: type[errors.HarnessError] = getattr(errors, refusal.kind)
-        raise kind(
-            refusal.problem,
-            where=refusal.where,
-            expected=refusal.expected,
-            found=refusal.found,
-            hint=refusal.hint,
-        )
+        kind, problem, facts = msgspec.json.decode(task.refusal.read_bytes())
+        raise getattr(errors, kind)(problem, **facts)
     if code != 0 or not task.result.exists():
         raise PortError(
             "the process that ran the port ended without a result",
@@ -172,3 +157,78 @@ def _outcome(task: Task, code: int) -> Report:
     report = read_report(task.result)
     assert isinstance(report, Report)
     return report
+
+
+def main(file: str) -> None:
+    """Run the task in the file: write its report, or why there is none."""
+    os.dup2(2, 1)  # a port that prints must not write into the data on stdout
+    task = msgspec.json.decode(Path(file).read_bytes(), type=Task, dec_hook=lambda kind, value: kind(value))
+    try:
+        task.result.write_bytes(encode(_report(task)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except HarnessError as error:
+        if os.environ.get("GOLDENS_TRACEBACK"):
+            traceback.print_exc()
+        facts = {name: getattr(error, name) for name in ("where", "expected", "found", "hint")}
+        task.refusal.write_bytes(msgspec.json.encode((error.kind().__name__, error.problem, facts)))
+        sys.exit(2)
+
+
+def _report(task: Task) -> object:
+    from harness.run.check import check
+
+    _find(task)
+    _refuse_strangers(task)
+    report = check(task.golden, task.weights, task.spec, task.question)
+    _refuse_strangers(task)  # what the port imported while it ran
+    return report
+
+
+def _find(task: Task) -> None:
+    from harness.run.loading import find_port
+
+    try:
+        find_port(task.spec)
+    except PortError as error:
+        error.expected = "the port, at that revision"
+        error.hint = "if it had another name there, say so: git:REV:package.module:Name"
+        raise
+
+
+def _refuse_strangers(task: Task) -> None:
+    """Refuse a port that is not the revision's own.
+
+    Raises:
+        PortError: its module, or one that it imports, comes from the user's checkout or from elsewhere.
+    """
+    name = task.spec.partition(":")[0]
+    for place in _places(sys.modules[name]):
+        if not place.is_relative_to(task.worktree):
+            raise PortError(
+                "the port was not imported from the revision",
+                where=f"module {name}",
+                expected="a file of the repository, as it stands at that revision",
+                found=place,
+                hint="a git: side needs a port that lies in this repository; "
+                "for an installed one save a check of each version with goldens check --json",
+            )
+    for name, module in list(sys.modules.items()):
+        for place in _places(module):
+            of_checkout = place.is_relative_to(task.repository) and not place.is_relative_to(task.worktree)
+            if of_checkout and not is_of_environment(place, task.outside):
+                raise PortError(
+                    "the port imports a module of the checkout instead of the revision's",
+                    where=f"module {name}",
+                    expected="a file of the repository, as it stands at that revision",
+                    found=place,
+                    hint="it is on the path by other means than sys.path, such as an editable install: "
+                    "run from the folder that holds the package",
+                )
+
+
+def _places(module: ModuleType) -> list[Path]:
+    """The file of a module, or the folders of a package without one."""
+    file = getattr(module, "__file__", None)
+    found = [file] if file else list(getattr(module, "__path__", ()))
+    return [Path(place).resolve() for place in found if isinstance(place, str)]

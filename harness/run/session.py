@@ -6,8 +6,9 @@ dropped, so that memory holds one stage's taps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ from harness.results import TapResult
 from harness.run.choices import replacement
 from harness.run.comparing import Comparing, Judgement, Reference, compared, refusal
 from harness.run.source import GoldenSource
-from harness.run.tapping import Goldens, TapFunction, fired_twice, going_on, refuse_tracer, whole
+from harness.run.tapping import Around, Goldens, TapFunction, fired_twice, going_on, refuse_tracer, whole
 from harness.taps import OPTIONAL, PINNED, Tap, kind_of, name_of
 
 MOST_OF_A_NAME = 200  # of a tap that a port invents
@@ -46,7 +47,7 @@ class CaseSession:
     ) -> None:
         self.replaying, self.case = mode == "replay", case
         self._source, self._judgement = source, judgement
-        self._by = Comparing(source, case, mode, judgement.declared, judgement.limit, judgement.limit_at)
+        self._by = Comparing(source, case, mode, judgement)
         self._references, self._golden_too = tuple(references), golden_too
         self._by_stage: dict[str, list[Tap]] = {}
         for tap in self._by.wanted.values():
@@ -107,36 +108,48 @@ class CaseSession:
 
     def take(self, name: str, value: jax.Array | np.ndarray, call: int = 0) -> None:
         """Take a value of one call; a tap is compared when all of its calls have come."""
+        tap = self._by.wanted.get(name)
+        values = self._complete(name, value if tap is None else whole(value), call)
+        if not values:
+            return
+        if tap is None:
+            self._say_of_invented(name)
+            return
+        modes, rounding, by = self._modes(tap), self._rounding.get(name), self._by
+        if not modes:
+            return
+        if (refused := refusal(by, tap, values)) is not None:
+            self._say(refused, modes)
+            return
+        joined = along.take(tap, values, self.case)
+        if by.mode in modes:
+            self._judgement.sink(compared(by, tap, values, joined, rounding, self._judgement.watch))
+        for other in self._references:
+            if other.mode in modes:
+                self._judgement.sink(other.result(tap, joined, by.dtype(tap.kind), rounding))
+
+    def _complete(self, name: str, value: jax.Array | np.ndarray, call: int) -> list[Any]:
+        """The values of all calls, once they have come; nothing before."""
         if (name, call) in self._came:
             raise fired_twice(name)
         self._came.add((name, call))
         values = self._values.setdefault(name, [])
         if call != len(values):
-            return  # an earlier call did not tap it: `finish` reports it as missing
-        tap = self._by.wanted.get(name)
-        values.append(value if tap is None else whole(value))
+            return []  # an earlier call did not tap it: `finish` reports it as missing
+        values.append(value)
         if len(values) < len(self._by.spans):
-            return
-        del self._values[name]
+            return []
         self._done.add(name)
-        if tap is not None and self._golden_too and name not in self._by.silent:
-            rounding = self._rounding.get(name)
-            self._judgement.sink(compared(self._by, tap, values, rounding, self._judgement.watch))
-        for result in self._invented(name) if tap is None else self._by_references(tap, values):
-            self._judgement.sink(result)
+        return self._values.pop(name)
 
     def finish(self) -> None:
         """Report the taps that never came."""
         for name, tap in self._by.wanted.items():
-            if name in self._done:
-                continue
-            place, came = self._by.place(tap), len(self._values.get(name, ()))
-            if self.case.cached:
-                result = place.result("missing", "tapped in every call", f"not tapped in call {came}")
-            else:
-                result = place.result("missing", "tapped once", "never tapped")
-            for mode in self._modes(tap):
-                self._judgement.sink(replace(result, mode=mode))
+            if name not in self._done:
+                said = ("tapped once", "never tapped")
+                if self.case.cached:
+                    said = ("tapped in every call", f"not tapped in call {len(self._values.get(name, ()))}")
+                self._say(self._by.place(tap).result("missing", *said), self._modes(tap))
 
     def _modes(self, tap: Tap) -> tuple[str, ...]:
         """The modes in which a tap is compared."""
@@ -145,45 +158,36 @@ class CaseSession:
         own = (self._by.mode,) if self._golden_too else ()
         return (*own, *(other.mode for other in self._references if other.wants(tap)))
 
-    def _by_references(self, tap: Tap, values: Sequence[np.ndarray]) -> Iterator[TapResult]:
-        references = [other for other in self._references if other.wants(tap)]
-        if not references or tap.name in self._by.silent:
-            return
-        refused = refusal(self._by, tap, values)
-        if refused is not None:
-            yield from (replace(refused, mode=other.mode) for other in references)
-            return
-        joined, rounding = along.take(tap, values, self.case), self._rounding.get(tap.name)
-        yield from (other.result(tap, joined, self._by.dtype(tap.kind), rounding) for other in references)
+    def _say(self, result: TapResult, modes: Sequence[str]) -> None:
+        """What is said alike in several modes."""
+        for mode in modes:
+            self._judgement.sink(replace(result, mode=mode))
 
-    def _invented(self, name: str) -> Iterator[TapResult]:
+    def _say_of_invented(self, name: str) -> None:
         """What is said of a tap that is not asked for: nothing, but where the golden could not have it either."""
         if name in self._source.taps or kind_of(name) in OPTIONAL:
             return  # not recorded at this case's level, or declared as not exposed
         mode = self._by.mode if self._golden_too else self._references[0].mode
         called = shortened(name, MOST_OF_A_NAME)
         place = Place(self.case.name, self._source.precision, mode, Tap(called, (), ()))
-        yield place.result("extra", "a tap of the golden", f"a tap called {called}")
+        self._judgement.sink(place.result("extra", "a tap of the golden", f"a tap called {called}"))
 
 
-class CallSession:
-    """The tap of one call of a case. Implements `harness.run.tapping.Session`."""
+class CallSession(Around):
+    """The tap of one call of a case."""
 
     def __init__(self, session: CaseSession, call: int, span: slice) -> None:
-        self.replaying = session.replaying
-        self._session, self._call, self._span = session, call, span
+        super().__init__(session)
+        self._case, self._call, self._span = session, call, span
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         refuse_tracer(name, value)
-        self._session.take(name, value, self._call)
-        return going_on(name, self._session.golden(name, self._span), value, self.replaying)
+        self._case.take(name, value, self._call)
+        return going_on(name, self._case.golden(name, self._span), value, self.replaying)
 
     def goldens(self, stage: str) -> Goldens:
-        return self._session.goldens(stage, self._span)
-
-    def judge_by(self, rounding: Mapping[str, str]) -> None:
-        self._session.judge_by(rounding)
+        return self._case.goldens(stage, self._span)
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         for kind, value in recorded.items():
-            self._session.take(name_of(stage, kind), value, self._call)
+            self._case.take(name_of(stage, kind), value, self._call)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import embedded
-from harness.errors import HarnessError, PortError, UsageError
+from harness.errors import HarnessError, PortError, UsageError, shortened
 from harness.report.diff_assembly import diff
 from harness.report.diff_document import Diff
 from harness.report.document import Report
@@ -64,6 +64,11 @@ class _Side:
     revision: Revision | None = None
     spec: str | None = None
 
+    @property
+    def sha(self) -> str | None:
+        """The commit that it is of."""
+        return None if self.revision is None else self.revision.sha
+
 
 def diff_of(request: Request, progress: Progress = SILENT) -> Diff:
     """Check what has to be checked, and compare.
@@ -93,11 +98,11 @@ def diff_of(request: Request, progress: Progress = SILENT) -> Diff:
             failed = error
             continue
         report = narrowed(report, request.selection, side.label)
-        found[side.option] = Candidate(side.label, report, None if side.revision is None else side.revision.sha)
+        found[side.option] = Candidate(side.label, report, side.sha)
     if failed is not None:
         before = next(side for side in sides if side.option == "--before")
-        sha = None if before.revision is None else before.revision.sha
-        found["--before"] = Candidate(before.label, failing(found["--after"].report, before.spec, failed), sha)
+        report = failing(found["--after"].report, before.spec, failed)
+        found["--before"] = Candidate(before.label, report, before.sha)
     return diff(found["--before"], found["--after"], intersection=request.intersection)
 
 
@@ -217,12 +222,7 @@ def _blaming(side: _Side) -> Iterator[None]:
     try:
         yield
     except HarnessError as error:
-        commit = f" ({side.revision.sha[:12]})" if side.revision is not None else ""
+        commit = f" ({side.sha[:12]})" if side.sha else ""
         where = f"{side.option} {side.label}{commit}"
-        raise error.kind()(
-            error.problem,
-            where=where if error.where is None else f"{where}: {error.where}",
-            expected=error.expected,
-            found=error.found,
-            hint=error.hint,
-        ) from error
+        error.where = shortened(where if error.where is None else f"{where}: {error.where}")
+        raise

@@ -1,24 +1,28 @@
-"""The golden as a check at one precision reads it: truth, truth rounded, noise, and which tokens count."""
+"""The golden as a check at one precision reads it: truth, truth rounded, noise, and which tokens count.
+
+The values used last are kept, bounded by the memory that they take (an LRU cache).
+"""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 
 from harness import along
-from harness.along import Scope
+from harness.along import Case, Scope
 from harness.architecture import architecture_of
 from harness.calibration import Floor, Recorded, calibrated
+from harness.families.frequencies import frequencies, turn
+from harness.families.options import Rope
 from harness.golden import CaseEntry
 from harness.layout import layer_of, size_of
-from harness.run.convention import TURNED, shifts, turned
-from harness.run.lru import CachedArrays
 from harness.run.precision import jax_dtype, round_to
 from harness.store import Golden
 from harness.taps import FULL_KINDS, PINNED, Tap
@@ -26,10 +30,15 @@ from harness.taps import FULL_KINDS, PINNED, Tap
 if TYPE_CHECKING:
     from harness.top import Largest
 
+# What holds the absolute position. Nothing else of a decoder with RoPE does.
+TURNED = frozenset({"q_rope", "k_rope", "cache_k", "k_pe_rope", "cache_k_pe"})
 # Forward and replay of a case ask for the same taps one after the other, layer by layer: what is kept is a layer
 # that is compared and one that is read meanwhile, or the logits. That grows neither in depth nor with the cases.
 # Of a small golden all is kept: it is read once for all that a process asks of it.
 LEAST_KEPT, MOST_KEPT = 32 * 2**20, 512 * 2**20
+# By golden, precision and mode: what several checks in one process need (a test run, a diff, a diagnosis).
+MOST_CALIBRATED = 8
+_CALIBRATED: dict[tuple[str, str, str], dict[str, dict[str, Floor]]] = {}
 
 
 class GoldenSource:
@@ -38,7 +47,7 @@ class GoldenSource:
     Args:
         keep: how many bytes of the latest values to keep, and as many numbers at the precision; None is what a run
             layer by layer has in use.
-        from_pads: whether positions of left-padded rows count from the pads (`harness.run.convention`).
+        from_pads: whether positions of left-padded rows count from the pads (`shifts`).
 
     Attributes:
         experts: of a mixture of experts; None of other models.
@@ -170,6 +179,70 @@ def _working_set(golden: Golden) -> int:
     return min(most, MOST_KEPT)
 
 
-# By golden, precision and mode: what several checks in one process need (a test run, a diff, a diagnosis).
-MOST_CALIBRATED = 8
-_CALIBRATED: dict[tuple[str, str, str], dict[str, dict[str, Floor]]] = {}
+class LRUCache:
+    """The latest values by key, up to a number of bytes; what takes more than that is not kept.
+
+    Args:
+        most: bytes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._bytes = most, 0
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def get(self, key: Hashable, make: Callable[[], tuple[Any, int]]) -> Any:
+        """The value of a key; `make` gives it where it is not kept, with its bytes.
+
+        Whoever asks while another thread makes one waits: what that makes may be what is asked for.
+        """
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key][0]
+            value, size = make()
+            if size <= self._most:
+                self._kept[key] = value, size
+                self._bytes += size
+            while self._bytes > self._most:
+                self._bytes -= self._kept.popitem(last=False)[1][1]
+            return value
+
+    def forget(self) -> None:
+        """Release everything."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
+
+
+class CachedArrays(LRUCache):
+    """A function of names whose latest arrays are kept.
+
+    Args:
+        make: called for what is not kept; its arrays are shared, and not to be changed.
+        most: bytes that they may take.
+    """
+
+    def __init__(self, make: Callable[..., np.ndarray], most: int) -> None:
+        super().__init__(most)
+        self._make = make
+
+    def __call__(self, *names: str) -> np.ndarray:
+        """The array of these names."""
+        array: np.ndarray = self.get(names, lambda: ((made := self._make(*names)), made.nbytes))
+        return array
+
+
+def shifts(case: Case) -> Int[np.ndarray, " batch"]:
+    """By row, by how much positions that count from the row's beginning exceed the golden's."""
+    first = case.mask.argmax(axis=1)
+    rows = np.arange(case.batch)
+    padded = first > 0
+    return np.where(padded, first - case.positions[rows, first], 0)
+
+
+def turned(
+    value: Float[np.ndarray, "batch position ... head_dim"], by: Int[np.ndarray, " batch"], rope: Rope
+) -> Float[np.ndarray, "batch position ... head_dim"]:
+    """Queries or keys after RoPE, as they are at positions that are larger by so much in each row."""
+    return turn(value, by.reshape(-1, *[1] * (value.ndim - 1)) * frequencies(rope)[0], rope)

@@ -1,28 +1,36 @@
-"""What the built-in decoder compiles: one function for its embedding, one for all layers, one for its head."""
+"""What the built-in decoder compiles: one function for its embedding, one for all layers, one for its head.
+
+Of a large vocabulary neither embedding nor head is ever in memory as a whole: in float64 each takes 4.4 GB in a
+model of 7 billion parameters. Of the embedding the rows are read that are looked up; of the head so many rows at a
+time as `PART` bytes hold, and each part makes its part of the logits.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from harness.architecture import Architecture
 from harness.families.options import Norm
 from harness.run.arithmetic import operations_of
 from harness.run.cache import Past
-from harness.run.effort import QUICKLY
 from harness.run.layer import Ids, Layer, Mask, Place, norm
-from harness.run.modules import DecoderLayer, skeleton
 from harness.run.operations import Hidden, Operations
+from harness.run.padding import QUICKLY
+from harness.run.port import Call
 from harness.run.tapping import TapFunction, Tapped
-from harness.run.vocabulary import Pair
-from harness.run.weights import AsStored
+from harness.run.weights import AsStored, DecoderLayer, Named, skeleton
 from harness.taps import DIMS
 
 KINDS = frozenset(DIMS)
+LARGE, PART = 256 * 2**20, 32 * 2**20  # bytes
+Pair = tuple[Array, Array | None]  # a weight, and a bias
 
 
 class Embedding(NamedTuple):
@@ -56,7 +64,7 @@ def _usual(arch: Architecture, dtype: jnp.dtype, quick: bool) -> Stages:
 
 def _made(arch: Architecture, dtype: jnp.dtype, operations: Operations, quick: bool) -> Stages:
     layers = (
-        partial(_layer, skeleton(arch, dtype, sparse)[0], Layer(arch, operations, sparse))
+        partial(_layer, skeleton(arch, dtype, sparse)[0], partial(Layer, arch, operations, sparse))
         for sparse in (False, arch.experts is not None)
     )
     functions = (
@@ -76,7 +84,7 @@ def _embed(ops: Operations, tap: TapFunction, embedding: Embedding, ids: Ids, po
 
 def _layer(
     graph: nnx.GraphDef[DecoderLayer],
-    layer: Layer,
+    layer: Callable[..., Layer],
     tap: TapFunction,
     state: nnx.State | AsStored,
     x: Hidden,
@@ -86,22 +94,59 @@ def _layer(
     past: Past | None,
 ) -> tuple[Hidden, Past | None]:
     state = state.turned() if isinstance(state, AsStored) else state
-    return layer(tap, nnx.merge(graph, state), x, positions, mask, place, past)
+    return layer(tap, nnx.merge(graph, state), positions, mask, place)(x, past)
 
 
 def _head(ops: Operations, spec: Norm, tap: TapFunction, of_norm: Pair, of_head: Pair, x: Hidden) -> Array:
-    return _logits(ops, tap, of_head, _final_norm(ops, spec, tap, of_norm, x))
+    return _logits(ops, of_head, _final_norm(ops, spec, tap, of_norm, x))
 
 
 def _final_norm(ops: Operations, spec: Norm, tap: TapFunction, of_norm: Pair, x: Hidden) -> Hidden:
-    return tap("final_norm", norm(ops.final_norm, x, spec, *of_norm))
+    return tap("final_norm", norm(ops.final_norm, spec, x, *of_norm))
 
 
-def _logits(ops: Operations, tap: TapFunction, of_head: Pair, x: Hidden) -> Array:
+def _logits(ops: Operations, of_head: Pair, x: Hidden) -> Array:
     capped: Array = ops.logit_cap(ops.logit_scale(ops.head(x, *of_head)))
     return capped
 
 
 def _part(ops: Operations, tap: TapFunction, of_head: Pair, x: Hidden) -> Array:
     weight, bias = of_head  # as the checkpoint has it, [row, hidden]
-    return _logits(ops, tap, (weight.T, bias), x)
+    return _logits(ops, (weight.T, bias), x)
+
+
+def is_large(arch: Architecture, dtype: jnp.dtype) -> bool:
+    """Whether the embedding, or the head, is larger than `LARGE` at this dtype."""
+    return arch.vocab * _bytes_a_row(arch, dtype) > LARGE
+
+
+def looked_up(calls: Sequence[Call]) -> Int[np.ndarray, " row"]:
+    """The rows of the embedding that the tokens of these calls have, ascending."""
+    ids = [np.asarray(call.input_ids).ravel() for call in calls]
+    return np.unique(np.concatenate(ids)) if ids else np.zeros(0, np.int32)
+
+
+def within(rows: Int[np.ndarray, " row"], call: Call) -> Int[np.ndarray, "batch position"]:
+    """The tokens of a call, as places among these rows."""
+    return np.searchsorted(rows, np.asarray(call.input_ids)).astype(np.int32)
+
+
+def parts(arch: Architecture, dtype: jnp.dtype) -> list[slice]:
+    """The rows of the head, some at a time: equally many, where at most twice as many parts allow it."""
+    least = -(-arch.vocab * _bytes_a_row(arch, dtype) // PART)
+    number = next((n for n in range(least, 2 * least + 1) if arch.vocab % n == 0), least)
+    size = -(-arch.vocab // number)
+    return [slice(start, min(start + size, arch.vocab)) for start in range(0, arch.vocab, size)]
+
+
+def head_parts(named: Named, arch: Architecture, dtype: jnp.dtype) -> Iterator[tuple[slice, Pair]]:
+    """Weight [row, hidden] and bias [row] of each part of the head, read when its turn comes."""
+    kind = "embed" if arch.tied_head else "logits"
+    biased = "logits" in arch.biases
+    for rows in parts(arch, dtype):
+        bias = named.rows("logits", rows, "bias") if biased else None
+        yield rows, (named.rows(kind, rows), bias)
+
+
+def _bytes_a_row(arch: Architecture, dtype: jnp.dtype) -> int:
+    return arch.hidden * jnp.dtype(dtype).itemsize

@@ -100,21 +100,17 @@ class TracedTap:
     def __init__(
         self, goldens: Mapping[str, jax.Array | None], replaying: jax.Array, known: frozenset[str]
     ) -> None:
-        self._goldens = goldens
+        self.goldens = goldens
         self._replaying = replaying
         self._known = known
         self.recorded: dict[str, jax.Array] = {}
 
-    def asks(self, kind: str) -> bool:
-        """Whether the golden has it."""
-        return kind in self._goldens
-
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         if name in self.recorded:
             raise fired_twice(name)
-        if name in self._goldens or name not in self._known:
+        if name in self.goldens or name not in self._known:
             self.recorded[name] = value  # one that is invented is reported as `extra` by the session
-        golden = self._goldens.get(name)
+        golden = self.goldens.get(name)
         if golden is None:
             return value
         if kind_of(name) in PINNED:
@@ -127,7 +123,7 @@ def is_asked(tap: TapFunction, kind: str) -> bool:
 
     Of taps that not every golden has, and that are computed for nothing else.
     """
-    return isinstance(tap, TracedTap) and tap.asks(kind)
+    return isinstance(tap, TracedTap) and kind in tap.goldens
 
 
 def handed_on(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> jax.Array:

@@ -1,9 +1,10 @@
-"""Parameters of a Hugging Face checkpoint as JAX arrays, one layer at a time."""
+"""Parameters of a checkpoint as JAX arrays, one layer at a time; a layer's shapes are Flax (nnx) modules."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +15,79 @@ from jaxtyping import Array, Float, Num
 from harness.checkpoint import Checkpoint
 from harness.errors import CheckpointError
 from harness.families import Family
+from harness.families.graph import kinds_of
 from harness.families.options import Architecture
-from harness.families.parameters import CORRECTION, expert_parameter, parameter_of
-from harness.run.spread import Spread
+from harness.families.parameters import (
+    CORRECTION,
+    expert_parameter,
+    experts_of,
+    inputs,
+    norms,
+    outputs,
+    parameter_of,
+)
+from harness.run.devices import Spread
+from harness.run.operations import wide
 
+T = TypeVar("T")
 # Parameters that are called after no projection: the kind of tap whose module has them, and their name there.
 OWN_NAMES = {"router_scores": ("router_scores", CORRECTION), "sinks": ("probs", "sinks")}
 ALIGNMENT = 64  # bytes
 FEW_ROWS = 64  # of one in so many and fewer each is read by itself
 KEPT_BYTES = 32 * 2**20  # a small model is read once, and of a large one nothing is kept
+
+
+class Weighted(nnx.Module):
+    """A `kernel` [..., input, output], or the `weight` of a norm, and a bias where there is one."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], bias: bool, dtype: jnp.dtype) -> None:
+        of_bias = (*shape[:-2], shape[-1]) if name == "kernel" else shape
+        self.name = name
+        setattr(self, name, _shaped(shape, dtype))
+        self.bias = _shaped(of_bias, dtype) if bias else None
+
+    @property
+    def arrays(self) -> tuple[Array, Array | None]:
+        """The kernel or the weight, and the bias."""
+        return getattr(self, self.name)[...], None if self.bias is None else self.bias[...]
+
+
+class DecoderLayer(nnx.Module):
+    """The parameters of a layer, each under the kind of tap that is made with it: `q`, `attn_norm`.
+
+    Those of experts are `experts_gate`, `experts_up` and `experts_down`.
+    """
+
+    def __init__(self, arch: Architecture, dtype: jnp.dtype, sparse: bool) -> None:
+        made: dict[str, tuple[str, tuple[int, ...], bool]]
+        made = {kind: ("weight", shape, norm.bias) for kind, norm, shape in norms(arch, sparse)}
+        sizes = {kind: size for kind, size in outputs(arch, sparse).items() if kind in kinds_of(arch, sparse)}
+        made |= {kind: ("kernel", (inputs(arch, kind), size), kind in arch.biases) for kind, size in sizes.items()}
+        self.sinks = _shaped((arch.heads,), dtype) if arch.sinks else None
+        self.router_scores = None
+        if sparse:
+            experts, hidden = experts_of(arch), arch.hidden
+            count, inner = experts.count, experts.intermediate
+            made["router_logits"] = ("kernel", (hidden, count), experts.bias)
+            made |= dict.fromkeys(("experts_gate", "experts_up"), ("kernel", (count, hidden, inner), experts.bias))
+            made["experts_down"] = ("kernel", (count, inner, hidden), experts.bias)
+            # Never narrow: in bfloat16 it would choose other experts.
+            self.router_scores = _shaped((count,), wide(dtype)) if experts.corrected else None
+        for kind, part in made.items():
+            setattr(self, kind, Weighted(*part, dtype))
+
+
+def _shaped(shape: tuple[int, ...], dtype: jnp.dtype) -> nnx.Param[Array]:
+    return nnx.Param(jax.ShapeDtypeStruct(shape, dtype))
+
+
+@functools.lru_cache(maxsize=16)
+def skeleton(
+    arch: Architecture, dtype: jnp.dtype, sparse: bool = False
+) -> tuple[nnx.GraphDef[DecoderLayer], nnx.State]:
+    """A layer's structure, and its parameters' shapes: none ever has an initial value that a load could leave."""
+    graph, abstract = nnx.split(DecoderLayer(arch, dtype, sparse))
+    return graph, abstract
 
 
 class Weights:
@@ -100,10 +165,11 @@ class Kept:
         self._kept: dict[str | int, Any] = {}
         self._bytes = 0
 
-    def __call__(self, key: str | int, read: Callable[[], Any]) -> Any:
+    def __call__(self, key: str | int, read: Callable[[], T]) -> T:
         """What `read` returns, or returned."""
         if key in self._kept:
-            return self._kept[key]
+            kept: T = self._kept[key]
+            return kept
         parameters = read()
         leaves = jax.tree.leaves(parameters)
         size = sum(leaf.nbytes for leaf in leaves)

@@ -15,7 +15,7 @@ from harness.testing.settings import GOLDEN_HINT, PORT_HINT, Settings, settings_
 if TYPE_CHECKING:
     from harness.golden import CaseEntry
     from harness.report.document import Report
-    from harness.run.checker import Checker
+    from harness.run.check import Checker
 
 ROOT = "goldens"
 MARKER = "golden"
@@ -40,7 +40,7 @@ class GoldenCases(pytest.Collector):
         if settings.golden is None or settings.port is None:
             refuse_unused(settings, self.session)
             return
-        from harness.run.checker import Checker
+        from harness.run.check import Checker
 
         checker = Checker(settings.golden_path(), settings.checked_weights(), settings.port, settings.question())
         self.config.add_cleanup(checker.golden.close)
@@ -81,7 +81,7 @@ class GoldenTest(pytest.Item):
             DivergedError: it does not match, or breaks its contract.
             HarnessError: it could not be checked.
         """
-        from harness.run.coverage import NotCovered
+        from harness.run.passes import NotCovered
         from harness.store.location import shown
 
         golden = self._checker.golden

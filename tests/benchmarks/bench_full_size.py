@@ -111,7 +111,7 @@ def _time(spent: dict[str, float], name: str, module: str, function: str) -> Non
 
 
 def check(place: Place, precision: str, modes: str) -> dict[str, Any]:
-    from harness.run.checker import Checker
+    from harness.run.check import Checker
     from harness.run.port import BUILT_IN
     from harness.run.question import Question
 

@@ -35,7 +35,7 @@ def run():
 """
 CHECKED = """
 from harness import embedded
-from harness.run.checker import Checker
+from harness.run.check import Checker
 from harness.run.question import Question
 from harness.run.port import BUILT_IN
 question = Question(precisions=("float32",), cases=(case,), modes=modes)

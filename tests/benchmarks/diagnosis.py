@@ -22,7 +22,7 @@ from harness import embedded
 from harness.errors import PortError
 from harness.mutants.diagnosis.diagnose import diagnose
 from harness.report.diagnosis import Diagnosis, suspect_name
-from harness.run.checker import Checker
+from harness.run.check import Checker
 from harness.run.question import Question
 from tests.second_port.bugs import BUGS, Bug
 from tests.second_port.fresh_bugs import FRESH

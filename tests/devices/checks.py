@@ -18,10 +18,10 @@ from harness.architecture import read_config
 from harness.report.document import Report
 from harness.run.check import check
 from harness.run.decoder import Decoder
-from harness.run.effort import QUICKLY
+from harness.run.devices import mesh_of
 from harness.run.loading import port_from_object
-from harness.run.mesh import mesh_of
 from harness.run.operations import linear
+from harness.run.padding import QUICKLY
 from harness.run.question import BOTH, Question
 from harness.taps import kind_of
 from tests.devices import adapted, marked, split, typed

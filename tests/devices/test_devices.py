@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.run.mesh import COUNT_FLAG
+from harness.run.devices import COUNT_FLAG
 from tests.devices.checks import ALONE
 from tests.devices.split import BUGS
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.run.lifeline import FAREWELL, _watch
-from harness.run.mesh import COUNT_FLAG
-from harness.run.processes import VARIABLE, Processes, processes_of
+from harness.run.devices import COUNT_FLAG
+from harness.run.processes import FAREWELL, VARIABLE, Processes, _watch, processes_of
 from tests.compiled import OWN
 from tests.test_cli import FAST, goldens, refused
 

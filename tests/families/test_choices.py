@@ -27,10 +27,10 @@ from harness.report.document import encode
 from harness.report.pairing import Candidate
 from harness.report.reading import read_report
 from harness.report.views import html, markdown, print_document, report_text
-from harness.run.comparing import wanted_taps
-from harness.run.own_prefill import OwnPrefill
-from harness.run.pinning import pinned_call
+from harness.run.comparing import Judgement
+from harness.run.generation import pinned_call
 from harness.run.port import Declarations
+from harness.run.references import OwnPrefill
 from harness.run.source import GoldenSource
 from harness.run.tapping import no_tap
 from harness.store import open_golden
@@ -342,9 +342,8 @@ def test_the_ports_own_prefill_is_pinned_and_its_choices_are_judged_beside_those
         left = np.where(value[0, token] != 0, np.nan, scores[0, token])
         for array, away in ((other, np.nanargmax(left)), (far, np.nanargmin(left))):
             array[0, token, [out, away]] = array[0, token, [away, out]]
-        wanted = wanted_taps(source, case, Declarations())
         for own, calls, verdict in ((other, value, "match"), (value, other, "match"), (far, value, "diverged")):
-            prefill = OwnPrefill(source, case, wanted, limit("bfloat16"), pinning=True)
+            prefill = OwnPrefill(source, case, Judgement(limit("bfloat16"), Declarations()))
             assert np.array_equal(prefill(ROUTING, jnp.asarray(own)), value)
             assert np.array_equal(prefill.goldens("layers.1")["routing"], value)
             found = prefill.result(source.taps[ROUTING], calls, "bfloat16")

@@ -6,8 +6,7 @@ import pytest
 
 from harness import embedded
 from harness.mutants.diagnosis.diagnose import diagnose
-from harness.run.check import check
-from harness.run.checker import Checker
+from harness.run.check import Checker, check
 from harness.run.question import Question
 from tests.families.independent import BUGS, PORTS
 

@@ -18,8 +18,7 @@ from harness.mutants.diagnosis.fit import at
 from harness.mutants.diagnosis.hypothesis import Hypothesis
 from harness.mutants.diagnosis.prediction import Predictor
 from harness.record.recorder import record
-from harness.run.check import check
-from harness.run.checker import Checker
+from harness.run.check import Checker, check
 from harness.run.precision import in_force
 from harness.run.question import Question
 from harness.run.source import GoldenSource

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from harness.mutants.audit import AuditQuestion, audit
-from harness.run.progress import Silent
+from harness.run.progress import Progress
 from tests.conftest import COMPILED
 
 # Short cases recorded at every operation: enough positions for a mask, a scale and RoPE to show; padding on the
@@ -14,7 +14,7 @@ from tests.conftest import COMPILED
 CASES = ("one-to-five", "multi-token", "batch-left", "offset", "decode", "chunked", "batch-decode")
 
 
-class Sharing(Silent):
+class Sharing(Progress):
     """An audit is one long fixture: other workers get what it compiled mutant by mutant, and not at its end."""
 
     def advance(self, at: str) -> None:

@@ -5,9 +5,7 @@ The list is of what such a harness must catch; the catalogue has an id for each 
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -19,7 +17,7 @@ from harness.mutants.planting import loader
 from harness.mutants.sanity import RIGHT
 from harness.report.document import Report
 from harness.report.findings import findings
-from harness.run.checker import Checker
+from harness.run.check import Checker
 from harness.run.question import Question
 
 KINDS = kinds_in(architecture_of(read_config(embedded.directory() / "qwen2-tiny")))
@@ -63,21 +61,16 @@ Run = Callable[..., Report]
 
 
 @pytest.fixture(scope="module")
-def replayed(golden_path, checkpoint) -> Iterator[Run]:
+def replayed(golden_path, checkpoint) -> Run:
     """Replays cases through the built-in decoder with a mutant in it; nothing is compiled, for there are many."""
 
-    with contextlib.ExitStack() as opened:
+    def run(name: str, precision: str, cases: tuple[str, ...]) -> Report:
+        question = Question(precisions=(precision,), modes=("replay",), cases=cases)
+        load = loader(BY_ID.get(name, RIGHT))
+        with Checker(golden_path, checkpoint, "mutant", question, load=load) as checker:
+            return checker.report([checker.run(precision)])
 
-        @functools.cache
-        def checker(precision: str, cases: tuple[str, ...]) -> Checker:
-            question = Question(precisions=(precision,), modes=("replay",), cases=cases)
-            return opened.enter_context(Checker(golden_path, checkpoint, "mutant", question, load=loader(RIGHT)))
-
-        def run(name: str, precision: str, cases: tuple[str, ...]) -> Report:
-            one = checker(precision, cases).with_port(loader(BY_ID.get(name, RIGHT)))
-            return one.report([one.run(precision)])
-
-        yield run
+    return run
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])

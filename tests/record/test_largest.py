@@ -19,7 +19,7 @@ from harness.record.largest import largest
 from harness.record.recorder import Options, record
 from harness.report.views import html, markdown, report_text
 from harness.report.wording import between
-from harness.run.checker import Checker
+from harness.run.check import Checker
 from harness.run.port import BUILT_IN
 from harness.run.question import Question
 from harness.selecting import Selected
@@ -106,7 +106,7 @@ class Bent:
 
     @classmethod
     def load(cls, checkpoint, config, dtype, mesh=None):
-        from harness.run.port import load_port
+        from harness.run.loading import load_port
 
         port = cls()
         port.own = load_port(BUILT_IN, checkpoint, config, dtype)

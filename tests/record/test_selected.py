@@ -20,7 +20,7 @@ from harness.record.dry_run import estimate
 from harness.record.recorder import Options, record
 from harness.record.work import Work
 from harness.report.views import report_text
-from harness.run.checker import Checker
+from harness.run.check import Checker
 from harness.run.port import BUILT_IN
 from harness.run.question import Question
 from harness.selecting import Selected

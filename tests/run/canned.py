@@ -27,13 +27,13 @@ import types
 def check(golden, weights, spec, question):
     import dataclasses, json, pathlib
     from harness.report.reading import read_report
-    from harness.run.port import load_port
+    from harness.run.loading import load_port
     port = load_port(spec, weights, json.loads((weights / "config.json").read_text()), "float32")
     return dataclasses.replace(read_report(pathlib.Path({right!r} if port.right else {wrong!r})), port=spec)
 sys.modules["harness.run.check"] = types.ModuleType("harness.run.check")
 sys.modules["harness.run.check"].check = check
 """
-START = "from harness.run.revision_process import main\n"
+START = "from harness.run.revision import main\n"
 
 
 def bootstrap(right: str, wrong: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from harness.errors import GoldenError, HarnessError
 from harness.run import decoder
 from harness.run.behind import Backlog, Behind, ReadingAhead
-from harness.run.checker import Checker
+from harness.run.check import Checker
 from harness.run.port import BUILT_IN, Call
 from harness.run.question import Question
 from harness.run.source import GoldenSource

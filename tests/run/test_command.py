@@ -8,8 +8,7 @@ import pytest
 
 from harness import embedded
 from harness.cli import group
-from harness.run.command import Given, repeated
-from harness.run.question import Question
+from harness.run.question import Given, Question, repeated
 
 MODEL = "qwen2-tiny"
 

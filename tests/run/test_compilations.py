@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness.run.check import check
-from harness.run.compilations import EVENT, LEAST_SECONDS, MOST_A_SHAPE, Compilations
+from harness.run.padding import EVENT, LEAST_SECONDS, MOST_A_SHAPE, Compilations
 from harness.run.port import Call
 from harness.run.question import Question
 from harness.run.tapping import no_tap

@@ -9,8 +9,9 @@ from harness.along import Case
 from harness.errors import PortError
 from harness.families.options import Rope
 from harness.run.check import check
-from harness.run.convention import NOTE, TURNED, shifts, turned
+from harness.run.port import NOTE
 from harness.run.question import Question
+from harness.run.source import TURNED, shifts, turned
 
 CASES = ("batch-left", "batch-right", "batch-decode", "digits")
 

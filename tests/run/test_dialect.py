@@ -20,7 +20,7 @@ from harness.families.windows import FULL, SLIDING
 from harness.run.check import check
 from harness.run.decoder import Decoder
 from harness.run.dialect import Parameters, in_both_dialects
-from harness.run.port import load_from, load_port
+from harness.run.loading import load_from, load_port
 from harness.run.question import Question
 from harness.run.tapping import no_tap
 from tests import documents

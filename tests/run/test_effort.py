@@ -11,7 +11,7 @@ from harness.architecture import architecture_of, read_config
 from harness.run import decoder
 from harness.run.check import check
 from harness.run.decoder import Decoder
-from harness.run.effort import FEW, QUICKLY, are_known, elements, is_small
+from harness.run.padding import FEW, QUICKLY, are_known, elements, is_small
 from harness.run.port import Call
 from harness.run.question import Question
 from harness.run.tapping import no_tap
@@ -62,7 +62,7 @@ def test_both_ways_match_and_each_is_taken(golden_path, monkeypatch, few):
         taken.append(is_small(*args))
         return taken[-1]
 
-    monkeypatch.setattr("harness.run.effort.FEW", few)
+    monkeypatch.setattr("harness.run.padding.FEW", few)
     monkeypatch.setattr(decoder, "is_small", seen)
     report = check(golden_path, None, question=Question(precisions=("float32", "bfloat16"), cases=("digits",)))
     assert report.verdict == "match", report.introduced

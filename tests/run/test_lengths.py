@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from harness.run.lengths import shared_lengths
+from harness.run.padding import shared_lengths
 
 
 def tokens(batch, length):

@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from harness.run import checker
-from harness.run.checker import Checker
-from harness.run.lru import CachedArrays
+from harness.run import check as checking
+from harness.run.check import Checker
 from harness.run.question import Question
+from harness.run.source import CachedArrays
 from harness.store import Golden
 
 CASES = ("one-to-five", "batch-left")
@@ -55,7 +55,7 @@ def test_layer_by_layer_one_layer_of_one_case_is_enough_memory(golden_path, chec
     monkeypatch.setattr(Golden, "tap", tap)
     run(golden_path, checkpoint, "LayerMajor")
     reads.clear()
-    monkeypatch.setattr(checker, "GoldenSource", partial(checker.GoldenSource, keep=max(sizes.values())))
+    monkeypatch.setattr(checking, "GoldenSource", partial(checking.GoldenSource, keep=max(sizes.values())))
     expected = run(golden_path, checkpoint, "LayerMajor")
     assert {name: count for name, count in reads.items() if "layers." in name[1]} == dict.fromkeys(
         (name for name in expected if "layers." in name[1]), 1

@@ -12,8 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from harness.cli import cli
 from harness.errors import PortError
-from harness.run.check import check
-from harness.run.checker import Checker
+from harness.run.check import Checker, check
 from harness.run.matmul_audit import reduced_matmuls
 from harness.run.question import Question
 

@@ -14,8 +14,8 @@ from harness.errors import PortError, UsageError
 from harness.report.junit import junit
 from harness.report.views import html, markdown, report_text
 from harness.run.check import check
+from harness.run.devices import mesh_of
 from harness.run.loading import port_from_object
-from harness.run.mesh import mesh_of
 from harness.run.question import Question, parse_mesh, shown_axes
 from tests.run.ports import Wrapped
 from tests.test_cli import FAST, goldens, refused

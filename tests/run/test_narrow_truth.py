@@ -11,7 +11,7 @@ from harness.costs import losses, said
 from harness.errors import UsageError
 from harness.golden import statistic
 from harness.layout import Layout
-from harness.run.checker import Checker
+from harness.run.check import Checker
 from harness.run.port import BUILT_IN
 from harness.run.question import Question
 from harness.store import open_golden

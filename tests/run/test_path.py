@@ -48,7 +48,7 @@ def test_from_the_ports_tap_to_the_comparison_a_value_passes_few_frames(
 
 
 def _of_the_check(file: str) -> bool:
-    return "/harness/" in file and not file.endswith(("decoder.py", "effort.py"))
+    return "/harness/" in file and not file.endswith("decoder.py")
 
 
 def test_a_check_that_passes_enters_the_files_that_it_needs():

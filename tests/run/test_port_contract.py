@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from harness.cli import cli
 from harness.errors import PortError
 from harness.run.check import check
-from harness.run.port import find_port
+from harness.run.loading import find_port
 from harness.run.question import Question
 from harness.verdict import BROKEN
 

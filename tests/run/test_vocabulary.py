@@ -8,11 +8,11 @@ import pytest
 
 from harness import embedded
 from harness.architecture import architecture_of, read_config
-from harness.run import vocabulary
+from harness.run import stages
 from harness.run.check import check
 from harness.run.decoder import Decoder
 from harness.run.question import Question
-from harness.run.vocabulary import parts
+from harness.run.stages import parts
 from harness.run.weights import Weights
 
 CONFIG = read_config(embedded.directory() / "qwen2-tiny")
@@ -30,8 +30,8 @@ def test_in_parts_it_matches_and_is_never_whole(name, monkeypatch):
         return value
 
     monkeypatch.setattr(Weights, "read", watched)
-    monkeypatch.setattr(vocabulary, "LARGE", 4096)
-    monkeypatch.setattr(vocabulary, "PART", 4096)
+    monkeypatch.setattr(stages, "LARGE", 4096)
+    monkeypatch.setattr(stages, "PART", 4096)
     cases = ("decode", "batch-left", "hello") if name == "qwen2-tiny" else ("chunks", "left", "seven")
     question = Question(precisions=("float64",) if name == "gpt-neox" else ("bfloat16",), cases=cases)
     golden = embedded.directory() / f"{name}.h5"
@@ -50,15 +50,15 @@ def test_logits_in_parts_are_those_of_the_whole_head(checkpoint, monkeypatch):
         return np.asarray(port.forward(ids, jnp.arange(4)[None], mask, None, lambda name, value: value)[0])
 
     whole = logits()
-    monkeypatch.setattr(vocabulary, "LARGE", 4096)
-    monkeypatch.setattr(vocabulary, "PART", 4096)
+    monkeypatch.setattr(stages, "LARGE", 4096)
+    monkeypatch.setattr(stages, "PART", 4096)
     assert np.allclose(logits(), whole, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("large", [1 << 12, 1 << 14, 10_000, 1 << 20])
 def test_the_parts_are_all_rows_and_none_is_larger(large, monkeypatch):
-    monkeypatch.setattr(vocabulary, "LARGE", large)
-    monkeypatch.setattr(vocabulary, "PART", large)
+    monkeypatch.setattr(stages, "LARGE", large)
+    monkeypatch.setattr(stages, "PART", large)
     arch, dtype = architecture_of(CONFIG), jnp.dtype("float32")
     found = parts(arch, dtype)
     assert [n for part in found for n in range(part.start, part.stop)] == list(range(arch.vocab))

@@ -104,7 +104,7 @@ def test_of_the_frames_the_line_of_the_test_alone_is_shown(inner, pytester, how)
     result.assert_outcomes(failed=1)
     text = result.stdout.str()
     assert "check_golden(" in text
-    for file in ("fixtures.py", "items.py", "checker.py", "preflight.py", "selecting.py"):
+    for file in ("fixtures.py", "items.py", "run/check.py", "preflight.py", "selecting.py"):
         assert file not in text
 
 

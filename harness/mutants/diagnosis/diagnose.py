@@ -21,7 +21,7 @@ from harness.report.contract import nothing_compared
 from harness.report.diagnosis import Diagnosis, Operation, Suspect
 from harness.report.document import Report
 from harness.report.summary import UNCOMPARED
-from harness.run.checker import Checker
+from harness.run.check import Checker
 from harness.run.port import Declarations
 from harness.run.precision import in_force
 from harness.run.progress import SILENT, Progress

@@ -8,8 +8,8 @@ from harness.report.diagnosis import known_as, verdict_line
 from harness.report.document import Report
 from harness.report.findings import unexplained
 from harness.report.wording import some
-from harness.run.checker import Checker
-from harness.run.command import repeated
+from harness.run.check import Checker
+from harness.run.question import repeated
 
 # Beyond these a run of one stage takes longer than a person wants to wait for after a check.
 MOST_PARAMETERS, MOST_TOKENS = 50_000_000, 64

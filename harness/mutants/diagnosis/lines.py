@@ -9,7 +9,7 @@ from pathlib import Path
 import harness
 from harness import architecture, families
 from harness.mutants.mutant import CallChange, Change, ConfigChange, OperationChange, OptionChange
-from harness.run import arithmetic, mixture, weights
+from harness.run import arithmetic, latent, mixture, weights
 from harness.run.decoder import Decoder
 from harness.run.operations import OPERATIONS
 
@@ -38,10 +38,9 @@ def right_line(change: Change, kinds: Iterable[str]) -> str:
 
 
 def _operation(name: str) -> object:
-    """The operation of that name; those of experts are in a module of their own."""
-    return getattr(mixture, {"in_groups": "grouped", "routing_scale": "scaled"}.get(name, name), None) or getattr(
-        OPERATIONS, name
-    )
+    """The operation of that name; those of experts and of latents are in modules of their own."""
+    there = {"in_groups": "grouped", "routing_scale": "scaled"}.get(name, name)
+    return getattr(mixture, there, None) or getattr(latent, there, None) or getattr(OPERATIONS, name)
 
 
 def _line(source: object, containing: str = "") -> str:

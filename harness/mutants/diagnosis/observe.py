@@ -14,7 +14,7 @@ from harness.mutants.bench import EMBED, layer_of, left_by, stages_of
 from harness.mutants.diagnosis.observation import Observation
 from harness.mutants.diagnosis.replay import FAULTY, StageReplay, sort_of, stage_of
 from harness.results import TapResult
-from harness.run.checker import Checker
+from harness.run.check import Checker
 from harness.run.comparing import Compared
 from harness.run.port import Declarations
 from harness.taps import Tap

@@ -29,7 +29,7 @@ from harness.run.adapters.linen import LinenPort
 from harness.run.adapters.nnx import NnxPort
 from harness.run.adapters.routed import Routed, normed
 from harness.run.adapters.running import on_mesh
-from harness.run.slots import causal, first_slot
+from harness.run.cache import causal, first_slot
 
 __all__ = [
     "EquinoxPort",

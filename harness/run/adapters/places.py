@@ -17,7 +17,7 @@ from harness.run.adapters.replaced import all_replaced, bound_elsewhere, functio
 from harness.run.adapters.running import traced_for
 from harness.run.adapters.table import Row, scopes
 from harness.run.adapters.variables import Variables
-from harness.run.contained import own_line
+from harness.run.contained import origin
 from harness.run.tapping import Session, TapFunction
 from harness.run.tracing.answers import UNANSWERED, Asks, Question, answering, untraceable
 from harness.run.tracing.numbering import Never, Wanted, numbered
@@ -80,7 +80,7 @@ class Places:
             try:
                 return self._run(model, answers, *given)
             except Question as question:
-                raise Asks(own_line(question)) from None
+                raise Asks(origin(question)[1]) from None
 
         return self._evaluated(asking, arguments, self.wanted(watches), self.never)
 

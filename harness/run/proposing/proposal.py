@@ -18,7 +18,7 @@ from harness.golden import CaseEntry
 from harness.run import precision as precisions
 from harness.run.adapters.table import To, is_function
 from harness.run.adapters.watching import Site
-from harness.run.port import load_port
+from harness.run.loading import load_port
 from harness.run.preflight import preflight
 from harness.run.progress import Progress
 from harness.run.proposing.matching import Matcher

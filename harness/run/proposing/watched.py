@@ -19,7 +19,7 @@ from harness.run.adapters.replaced import all_replaced, functions_of
 from harness.run.adapters.running import traced_for
 from harness.run.adapters.table import at_paths
 from harness.run.adapters.watching import Site, watching
-from harness.run.contained import blaming_the_port, own_line
+from harness.run.contained import blaming_the_port, origin
 from harness.run.proposing.functions import function_paths
 from harness.run.tracing.answers import MOST, UNANSWERED, Question, answering, untraceable, without_end
 from harness.run.tracing.evaluate import INLINE, ITERATION, Evaluator
@@ -161,7 +161,7 @@ def _program(model: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Close
             raise
         if not questions:
             return closed, shape
-        place = place or own_line(questions[0])
+        place = place or origin(questions[0])[1]
         answers.append(np.asarray(jaxpr_as_fun(closed)(*jax.tree.leaves(arguments))[0]))
     raise without_end(place)
 

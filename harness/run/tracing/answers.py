@@ -19,7 +19,7 @@ import numpy as np
 from jax.core import Tracer
 
 from harness.errors import PortError, first_line
-from harness.run.contained import own_line
+from harness.run.contained import origin
 from harness.run.tapping import Goldens, Session, TapFunction, no_tap, whole
 
 MOST = 100  # questions in one forward pass
@@ -66,7 +66,7 @@ def untraceable(error: BaseException) -> PortError:
     """What to say where a model asks for a value of nested code, which has many, or in a way that nobody knows."""
     return PortError(
         "the model cannot be traced: it looks at a value where it cannot be answered",
-        where=own_line(error),
+        where=origin(error)[1],
         expected="np.asarray(x), bool(x), int(x) and the like, outside of jit, scan and vmap",
         found=f"{type(error).__name__}: {first_line(error)}",
         hint="compute with jax.numpy there; inside jit, scan and vmap it fails without the harness too",

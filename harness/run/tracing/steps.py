@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.errors import PortError, shortened
-from harness.run.slots import first_slot
+from harness.run.cache import first_slot
 from harness.run.tapping import Session, TapFunction, TracedTap, fired_twice, handed_on, whole
 from harness.run.tracing.evaluate import Evaluator
 from harness.run.tracing.lift import WIDE

@@ -16,9 +16,8 @@ from harness.mutants.diagnosis.diagnose import diagnose, first_cases
 from harness.mutants.diagnosis.hint import hint
 from harness.mutants.planting import loader
 from harness.report.diagnosis import verdict_line
-from harness.run import checker as checking
-from harness.run.check import checked
-from harness.run.checker import Checker
+from harness.run import check as checking
+from harness.run.check import Checker, checked
 from harness.run.port import BUILT_IN
 from harness.run.question import Question
 from tests.run.ports import CutsTheVocabulary

@@ -14,9 +14,9 @@ from harness import embedded
 from harness.mutants.diagnosis.diagnose import diagnose
 from harness.mutants.eager import Eager
 from harness.report.views import print_document
-from harness.run.checker import Checker
+from harness.run.arithmetic import one_by_one
+from harness.run.check import Checker
 from harness.run.decoder import Decoder
-from harness.run.one_by_one import one_by_one
 from harness.run.operations import OPERATIONS, rotate
 from harness.run.question import BOTH, Question
 from tests.mutants.diagnosis.test_diagnose import Hiding

@@ -14,7 +14,7 @@ from harness.architecture import architecture_of, read_config
 from harness.mutants.diagnosis.diagnose import diagnose
 from harness.mutants.diagnosis.prediction import Predictor
 from harness.mutants.diagnosis.search import Search
-from harness.run.checker import Checker
+from harness.run.check import Checker
 from harness.run.operations import NO_WINDOW, allowed, context, scores
 from harness.run.precision import in_force
 from harness.run.question import Question

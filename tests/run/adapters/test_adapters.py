@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from harness.run.check import check
-from harness.run.checker import Checker
+from harness.run.check import Checker, check
 from harness.run.question import Question
 from harness.run.tracing import program
 from harness.taps import CACHE_KINDS

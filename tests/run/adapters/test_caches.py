@@ -9,7 +9,7 @@ import pytest
 from harness.architecture import read_config
 from harness.errors import PortError
 from harness.run.adapters import first_slot
-from harness.run.checker import Checker
+from harness.run.check import Checker
 from harness.run.port import Declarations, declarations
 from harness.run.question import Question
 from harness.taps import DIMS, kind_of

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness.errors import PortError
-from harness.run.slots import causal, first_slot
+from harness.run.cache import causal, first_slot
 from harness.run.tapping import no_tap
 from harness.run.tracing.mark import mark
 from harness.run.tracing.program import Program, Source

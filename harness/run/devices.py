@@ -1,4 +1,4 @@
-"""Where the built-in decoder puts its parameters, its inputs and its cache on a mesh of devices.
+"""The devices of a check: the backend that JAX starts, a port's mesh, and what the built-in decoder puts where.
 
 Along the axis `model` attention is split by heads, the MLP by its intermediate size, and embedding and head by the
 vocabulary; along `data` the batch is. What an axis does not divide is whole on all of its devices. No operation
@@ -7,21 +7,28 @@ knows of it: the compiler sees where the arrays are, and puts the communication 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
+from jax import Device
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Num
 
 from harness.architecture import Architecture
-from harness.errors import PortError
+from harness.errors import PortError, UsageError
+from harness.run.contained import described
 from harness.run.port import Call
+from harness.run.question import Axes, shown_axes
 from harness.taps import Tap
 
+VARIABLE = "JAX_PLATFORMS"
+COUNT_FLAG = "--xla_force_host_platform_device_count"
 DATA, MODEL = "data", "model"
 # What the outputs of a projection are counted in, and the inputs of those that add up what is split.
 OUTPUTS = {"q": "heads", "k": "kv_heads", "v": "kv_heads", "kv": "heads"}
@@ -29,6 +36,68 @@ OUTPUTS |= {"gate": "intermediate", "up": "intermediate"}
 INPUTS = {"attn_out": "heads", "mlp_out": "intermediate"}
 VOCABULARY = frozenset({"embed", "logits"})
 SIZES = {"heads": "heads", "kv_heads": "KV heads", "intermediate": "intermediate size", "vocab": "vocabulary"}
+
+
+def mesh_of(axes: Axes) -> Mesh | None:
+    """A mesh over the first devices that JAX has, in JAX's order; None where there are no axes.
+
+    Its axes are `AxisType.Auto`. A port that wants explicit ones makes them of it:
+    `Mesh(mesh.devices, mesh.axis_names, axis_types=...)`.
+
+    Raises:
+        UsageError: more devices than there are, or fewer than several processes have.
+    """
+    if not axes:
+        return None
+    names, sizes = zip(*axes, strict=True)
+    devices, count = jax.devices(), math.prod(sizes)
+    if count > len(devices):
+        flag = f"on a CPU, set XLA_FLAGS={COUNT_FLAG}={count}"
+        raise UsageError(
+            "the mesh has more devices than there are",
+            where=f"--mesh {shown_axes(axes)}",
+            expected=f"at most {len(devices)} ({', '.join(device_kinds(devices))})",
+            found=count,
+            hint=flag
+            if jax.default_backend() == "cpu"
+            else f"ask for a smaller mesh; {flag} and JAX_PLATFORMS=cpu",
+        )
+    if jax.process_count() > 1 and count < len(devices):
+        raise UsageError(
+            "in several processes the mesh has to have all devices: some processes would have none of them",
+            where=f"--mesh {shown_axes(axes)}",
+            expected=len(devices),
+            found=count,
+            hint=f"give each process fewer devices: on a CPU, XLA_FLAGS={COUNT_FLAG}=N",
+        )
+    # Not jax.make_mesh, which may refuse what the machine's network is not made for: here nothing has to be fast.
+    return Mesh(np.asarray(devices[:count]).reshape(sizes), names)
+
+
+def device_kinds(devices: Iterable[Device]) -> list[str]:
+    """Each kind of device once."""
+    return sorted({device.device_kind for device in devices})
+
+
+def refuse_no_backend() -> None:
+    """Start JAX's backend.
+
+    Raises:
+        UsageError: it does not start, such as a TPU that was asked for and is not there.
+    """
+    try:
+        jax.default_backend()
+    except RuntimeError as error:
+        asked = os.environ.get(VARIABLE)
+        raise UsageError(
+            "JAX cannot start the backend that was asked for",
+            where=f"the environment variable {VARIABLE}={asked}"
+            if asked
+            else "jax.config, or the installed plugins",
+            expected="a device of that platform on this machine",
+            found=described(error),
+            hint=f"run this where there is one, or unset {VARIABLE}: JAX then takes what the machine has",
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -59,8 +128,17 @@ class Spread:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is not split, and why."""
-        return tuple(self._whole())
+        """What is not split, and why: a line for each axis that does not divide something."""
+        notes, parts, rows = [], self._axes.get(MODEL, 1), self._axes.get(DATA, 1)
+        sizes = [(getattr(self.arch, what), name) for what, name in SIZES.items()]
+        whole = ", ".join(f"{name} {size}" for size, name in sizes if size % parts)
+        if whole:
+            notes.append(f"whole on all devices along {MODEL}, since {parts} does not divide them: {whole}")
+        if rows > 1:
+            notes.append(
+                f"whole on all devices along {DATA}: inputs of a number of rows that {rows} does not divide"
+            )
+        return tuple(notes)
 
     def of_layer(self, kind: str, name: str, value: Num[np.ndarray | Array, "..."]) -> Array:
         """A parameter of a layer: a `kernel` [input, output], a `bias` [output], the `weight` of a norm."""
@@ -100,14 +178,3 @@ class Spread:
     def _along(self, axis: str, size: int) -> str | None:
         """The axis, where there is one and it divides what it is to split."""
         return axis if axis in self._axes and size % self._axes[axis] == 0 else None
-
-    def _whole(self) -> Iterator[str]:
-        """A line for each axis that does not divide something."""
-        sizes = [(getattr(self.arch, what), name) for what, name in SIZES.items()]
-        parts = self._axes.get(MODEL, 1)
-        whole = ", ".join(f"{name} {size}" for size, name in sizes if size % parts)
-        if whole:
-            yield f"whole on all devices along {MODEL}, since {parts} does not divide them: {whole}"
-        rows = self._axes.get(DATA, 1)
-        if rows > 1:
-            yield f"whole on all devices along {DATA}: inputs of a number of rows that {rows} does not divide"

@@ -1,33 +1,116 @@
-"""Mode `alone`: each row of a batch against the golden of the prompt that has the very same tokens.
+"""What values are compared with beside their case's golden: the port's own prefill, and a row's prompt alone.
 
-The prompts' goldens are laid out as the batch is, so that one comparison sees all rows. A row's padding is not
-compared; as a key of `probs` it gets the weight 0.
+Mode `prefill` is the port's own single pass over the tokens of a case with a KV cache, without the cache. Its
+values are kept until those of the case's calls have come, tap by tap; of a port that works layer by layer that is
+one layer's.
+
+Mode `alone` is each row of a batch against the golden of the prompt that has the very same tokens. The prompts'
+goldens are laid out as the batch is, so that one comparison sees all rows. A row's padding is not compared; as a
+key of `probs` it gets the weight 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+import jax
 import numpy as np
 from jaxtyping import Float, Num
 
-from harness import along, tolerances
+from harness import along
 from harness.along import Case, Scope
 from harness.calibration import Floor
 from harness.choice import Choosing
-from harness.comparison import Place, compare
+from harness.comparison import Place
 from harness.golden import CaseEntry
 from harness.results import TapResult
-from harness.run.choices import choosing_by, scores_of
+from harness.run.choices import choosing, choosing_by, scores_of
+from harness.run.comparing import Expected, Judgement, judged
+from harness.run.session import CaseSession
 from harness.run.source import GoldenSource
+from harness.run.tapping import TapFunction, fired_twice, whole
 from harness.store import Golden
-from harness.taps import CACHE_KINDS, PINNED, Tap, kind_of
+from harness.taps import CACHE_KINDS, CACHED, PINNED, Tap, kind_of, name_of
 from harness.tolerances import Limit
 
 if TYPE_CHECKING:
     from harness.top import Largest
+
+EXPECTED = "in the port's own prefill of the same tokens"
+
+
+class OwnPrefill(CaseSession):
+    """The tap of that pass, in which nothing is compared: the values of the calls are, with its own."""
+
+    mode = "prefill"
+
+    def __init__(self, source: GoldenSource, case: CaseEntry, judgement: Judgement) -> None:
+        super().__init__(source, case, "forward", judgement, golden_too=False)
+        self._kept: dict[str, np.ndarray] = {}
+        wanted = [tap for tap in self._by.wanted.values() if tap.name not in self._by.silent and self.wants(tap)]
+        self._readers = Counter(_uncached(tap) for tap in wanted)
+
+    def calls(self) -> list[TapFunction]:
+        """One call, whatever the case has."""
+        return [self]
+
+    def expect(self, stage: str) -> None:
+        """It is compared with nothing that could be read ahead."""
+
+    def wants(self, tap: Tap) -> bool:
+        """Whether the pass has what this tap is compared with: a cache, where the port taps what goes into it."""
+        return tap.name in self._by.wanted and _uncached(tap) in self._by.wanted
+
+    def goldens(self, stage: str, span: slice | None = None) -> dict[str, np.ndarray]:
+        """As a prompt's tap has them, so that both share a compilation: a call without a cache has none to tap."""
+        return {kind: golden for kind, golden in super().goldens(stage, span).items() if kind not in CACHE_KINDS}
+
+    def take(self, name: str, value: jax.Array | np.ndarray, call: int = 0) -> None:
+        """Keep a value."""
+        if (name, call) in self._came:
+            raise fired_twice(name)
+        self._came.add((name, call))
+        if name in self._readers:
+            self._kept[name] = whole(value)
+
+    def result(
+        self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str, rounding: str | None = None
+    ) -> TapResult:
+        """Compare what all calls together gave for a tap; a cache is what it holds after the last call."""
+        source, case = self._source, self.case
+        place = Place(case.name, source.precision, self.mode, tap, rounding)
+        own = self._taken(_uncached(tap))
+        if own is None:
+            return place.result("missing", f"tapped {EXPECTED}", "never tapped")
+        if own.shape != actual.shape:
+            return place.result("shape", f"{actual.shape}, as in its calls", f"{own.shape} {EXPECTED}")
+        if own.dtype != actual.dtype:
+            return place.result("dtype", f"{actual.dtype.name}, as in its calls", f"{own.dtype.name} {EXPECTED}")
+        scope, largest = source.scope(case.name), source.largest(case.name, tap.name)
+        if largest and actual.shape != largest.shape:
+            return place.result("shape", str(largest.shape), str(actual.shape))
+        truth = np.asarray(largest.of(own) if largest else own, np.float64)
+        if not np.isfinite(np.moveaxis(truth, tap.position_axis, 1)[scope.counted]).all():
+            return place.result("nonfinite", f"finite values {EXPECTED}", "NaN or infinity there")
+        noise = source.at(rounding).noise(case, "forward", tap.name)
+        limit, choices = self._judgement.limit_of(rounding), None
+        if tap.kind in PINNED:
+            choices = choosing(source, case, tap.name, "forward", limit, rounding)
+        known = largest and replace(largest, top=None)  # whose sums are the golden's, and not of this pass
+        return judged(Expected(place, truth, noise, limit, scope, known, choices), case, actual, dtype)
+
+    def _taken(self, name: str) -> np.ndarray | None:
+        """A value, which is let go of when it has been asked for as often as it will be."""
+        self._readers[name] -= 1
+        return self._kept.get(name) if self._readers[name] else self._kept.pop(name, None)
+
+
+def _uncached(tap: Tap) -> str:
+    """The tap with whose value of all tokens a tap is compared: of a cache, what goes into it."""
+    return name_of(tap.stage, CACHED.get(tap.kind, tap.kind))
 
 
 def prompts_of(golden: Golden, entry: CaseEntry) -> tuple[CaseEntry | None, ...]:
@@ -80,8 +163,7 @@ class AloneGolden:
     source: GoldenSource
     entry: CaseEntry
     prompts: tuple[CaseEntry | None, ...]
-    limit: Limit
-    limit_at: Callable[[str], Limit] = tolerances.limit
+    judgement: Judgement
     mode: ClassVar[str] = "alone"
 
     def wants(self, tap: Tap) -> bool:
@@ -101,18 +183,10 @@ class AloneGolden:
         """Compare the batch's value, of all calls together, with the rows' prompts."""
         place = Place(self.entry.name, self.source.precision, self.mode, tap, rounding)
         truth, noise, scope = self._truth(tap), self._noise(tap, rounding), self._scope(tap)
-        limit = self.limit if rounding is None else self.limit_at(rounding)
-        largest = self._largest(tap)
-        if largest is None:
-            choices = self._choosing(tap, scope, limit, rounding) if tap.kind in PINNED else None
-            result = compare(place, actual, truth, noise, limit, dtype, scope, choosing=choices)
-        elif actual.shape != largest.shape:
-            result = place.result("shape", f"{largest.shape} [{', '.join(tap.dims)}]", str(actual.shape))
-        else:
-            statistics = largest.statistics(actual, truth)
-            result = compare(place, largest.of(actual), truth, noise, limit, dtype, scope, statistics)
-            result = largest.named(result, scope.positions)
-        return replace(result, against=self._against(tap))
+        limit = self.judgement.limit_of(rounding)
+        choices = self._choosing(tap, scope, limit, rounding) if tap.kind in PINNED else None
+        expected = Expected(place, truth, noise, limit, scope, self._largest(tap), choices)
+        return replace(judged(expected, self.entry, actual, dtype), against=self._against(tap))
 
     def _choosing(self, tap: Tap, scope: Scope, limit: Limit, rounding: str | None) -> Choosing:
         """What the rows' choices are judged by: their prompts' scores."""
