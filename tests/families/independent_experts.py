@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.families.independent import Port
+from tests.families.independent_port import Port
 
 
 class Mixture(Port):

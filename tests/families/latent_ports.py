@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.families.independent import Port
+from tests.families.independent_port import Port
 
 EPS = 1e-6
 

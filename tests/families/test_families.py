@@ -36,7 +36,7 @@ from harness.run.check import check
 from harness.run.dialect import Parameters
 from harness.run.question import Question
 from tests.families import tiny
-from tests.record.test_decode import assert_equal_bits, layer_major, plain
+from tests.record.stepping import assert_equal_bits, layer_major, plain
 from tests.record.test_windows import CASES, IDS
 
 # Every kind of case, in few shapes, for each is compiled in three precisions: calls of 1, 3 and 8 tokens, and

@@ -22,7 +22,7 @@ from harness.record.model import Reference
 from harness.taps import CACHE_KINDS, kind_of
 from tests.families import formulas, tiny
 from tests.families.formulas import Model, capped, forward, relative_rms, seen, speeds
-from tests.record.test_decode import layer_major
+from tests.record.stepping import layer_major
 
 IDS = np.random.default_rng(0).integers(0, tiny.BYTES, 70).tolist()
 WINDOW = 6

@@ -29,7 +29,7 @@ from harness.run.weights import Weights
 from harness.store import open_golden
 from tests.families.formulas import forward, relative_rms
 from tests.record.conftest import read_weights
-from tests.record.test_decode import assert_equal_bits, layer_major, load, plain
+from tests.record.stepping import assert_equal_bits, layer_major, load, plain
 from tests.record.test_recorder import assert_same_truth
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
