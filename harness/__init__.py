@@ -117,8 +117,6 @@ def render(document: Document, view: str) -> bytes:
     from harness.report.views import render as rendered
 
     if view not in VIEWS:
-        raise UsageError(
-            "a report has no such view", expected=", ".join(VIEWS), found=view, hint='render(report, "html")'
-        )
-
+        expected, hint = ", ".join(VIEWS), 'render(report, "html")'
+        raise UsageError("a report has no such view", expected=expected, found=view, hint=hint)
     return rendered(document, view)

@@ -12,7 +12,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import recognise
 from harness.errors import CheckpointError
 from harness.families import Family, families, family_named, names
 from harness.families.neutral import FIELD, Named, Read, quantisation_of, refuse_unknown
@@ -22,6 +21,7 @@ from harness.fields import wrong
 from harness.foreign import MIB, parse, read_regular
 
 OTHER_FAMILY = "check a checkpoint of a family that is known here; `goldens list` prints them"
+AGAIN = "copy the checkpoint again"
 LONGEST = 16 * MIB  # of a config.json
 
 
@@ -35,15 +35,14 @@ def read_config(checkpoint: Path) -> dict[str, Any]:
     try:
         config = parse(read_regular(path, LONGEST))
     except FileNotFoundError:
-        raise CheckpointError(
-            "the checkpoint has no config.json", where=checkpoint, hint=recognise.without_config(checkpoint)
-        ) from None
+        from harness.recognise import without_config
+
+        hint = without_config(checkpoint)
+        raise CheckpointError("the checkpoint has no config.json", checkpoint, hint=hint) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"config.json cannot be read: {error}", where=path, hint="copy the checkpoint again"
-        ) from None
+        raise CheckpointError(f"config.json cannot be read: {error}", path, hint=AGAIN) from None
     if not isinstance(config, dict):
-        raise CheckpointError("config.json is not a JSON object", where=path, hint="copy the checkpoint again")
+        raise CheckpointError("config.json is not a JSON object", path, hint=AGAIN)
     return config
 
 
@@ -55,8 +54,9 @@ def family_of(config: Config) -> Family:
     """
     name = config.get("model_type")
     if not isinstance(name, str) or (name not in names() and name not in families()):
-        unknown = "", recognise.INNER if "text_config" in config else OTHER_FAMILY
-        reason, hint = recognise.OTHERS.get(str(name), unknown)
+        from harness.recognise import INNER, OTHERS
+
+        reason, hint = OTHERS.get(str(name), ("", INNER if "text_config" in config else OTHER_FAMILY))
         problem = f"this model family is not supported{reason and f': {reason}'}"
         raise wrong(problem, "model_type", " or ".join(families()), name, hint)
     return family_named(name)

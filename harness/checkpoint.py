@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Num
 
-from harness import recognise
 from harness.architecture import Config, family_of
 from harness.errors import CheckpointError
 from harness.families.neutral import Quantisation, quantisation_of
@@ -89,10 +88,12 @@ class Checkpoint:
 
     def _check_dtype(self, name: str) -> None:
         if self._tensors.dtypes[name] not in DTYPES:
+            from harness.recognise import by_parameters
+
             problem = "a parameter is stored in a dtype that no weight is read in"
             where, found = f"{self.directory}: {name[:200]}", self._tensors.dtypes[name]
             hint = "where the weights are quantised, give the checkpoint that they were quantised from"
-            raise unfit(problem, where, ", ".join(DTYPES), found, recognise.by_parameters(self.names) or hint)
+            raise unfit(problem, where, ", ".join(DTYPES), found, by_parameters(self.names) or hint)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -257,7 +258,9 @@ def verify_parameters(checkpoint: Checkpoint, expected: Mapping[str, ParameterEn
 
 def missing_parameter(name: str, checkpoint: Checkpoint) -> CheckpointError:
     """The refusal of a checkpoint without a parameter, with what the names that it has tell."""
-    where, hint = f"{checkpoint.directory}: {name[:200]}", recognise.by_parameters(checkpoint.names)
+    from harness.recognise import by_parameters
+
+    where, hint = f"{checkpoint.directory}: {name[:200]}", by_parameters(checkpoint.names)
     return unfit("the checkpoint lacks a parameter", where, "a tensor", "nothing", hint or NOT_FILLED_IN)
 
 

@@ -92,13 +92,10 @@ def load_corpus(path: Path) -> Corpus:
     try:
         document = tomllib.loads(read_text(path, LONGEST))
     except FileNotFoundError:
-        raise CorpusError(
-            "the corpus file does not exist", where=path, hint="give a TOML file to --corpus"
-        ) from None
+        raise CorpusError("the corpus file does not exist", path, hint="give a TOML file to --corpus") from None
     except (OSError, ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting without end
-        raise CorpusError(
-            f"the corpus is not readable TOML: {first_line(error)}", where=path, hint=SEE_THE_FORM
-        ) from None
+        problem = f"the corpus is not readable TOML: {first_line(error)}"
+        raise CorpusError(problem, path, hint=SEE_THE_FORM) from None
     experts = document.pop("experts", False)
     if not isinstance(experts, bool):
         problem = "whether each expert's output is recorded is true or false"

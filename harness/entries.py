@@ -117,9 +117,7 @@ def read_entry(kind: type[Entry], table: object, where: str) -> Entry:
     """
     known = {one.name: str(one.type) for one in fields(kind) if one.init}
     if not isinstance(table, Mapping):
-        raise CorpusError(
-            f"a {kind.kind} is not a table", where=where, expected=f"[[{kind.kind}]]", hint=SEE_THE_FORM
-        )
+        raise CorpusError(f"a {kind.kind} is not a table", where, f"[[{kind.kind}]]", hint=SEE_THE_FORM)
     for name, form in known.items():
         if name not in OPTIONAL and not table.get(name):
             needed = ", ".join(one for one in known if one not in OPTIONAL)
@@ -205,7 +203,7 @@ def _bad(problem: str, where: str, expected: object, found: object) -> CorpusErr
 
 def refused(problem: str, where: object, expected: object, found: object, hint: str = SEE_THE_FORM) -> CorpusError:
     """The refusal of a corpus, of an entry of it, or of the case that comes of one."""
-    return CorpusError(problem, where=where, expected=expected, found=found, hint=hint)
+    return CorpusError(problem, where, expected, found, hint=hint)
 
 
 def shown(value: object) -> str:

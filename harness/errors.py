@@ -42,13 +42,7 @@ class HarnessError(Exception):
     """
 
     def __init__(
-        self,
-        problem: str,
-        where: object = None,
-        expected: object = None,
-        found: object = None,
-        *,
-        hint: str,
+        self, problem: str, where: object = None, expected: object = None, found: object = None, *, hint: str
     ) -> None:
         self.problem = shortened(problem)
         self.where, self.expected, self.found = (

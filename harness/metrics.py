@@ -52,10 +52,7 @@ class Errors:
 
 
 def errors(
-    actual: Values,
-    expected: Values,
-    position_axis: int,
-    counted: Bool[np.ndarray, "batch position"] | None = None,
+    actual: Values, expected: Values, position_axis: int, counted: Bool[np.ndarray, "batch position"] | None = None
 ) -> Errors:
     """Compare two arrays of one shape, per position and as a whole.
 

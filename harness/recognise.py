@@ -92,11 +92,6 @@ def without_weights(directory: Path) -> str:
     return by_files(_names(directory))
 
 
-def adapter(directory: Path) -> str | None:
-    """What to do about an adapter beside the weights, which transformers would load as well; None without one."""
-    return by_files(["adapter_config.json"]) if (directory / "adapter_config.json").exists() else None
-
-
 def by_parameters(names: Iterable[str]) -> str | None:
     """What to do about parameters that are not those of the model, by their names; None where nothing is known."""
     stored = tuple(names)

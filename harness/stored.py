@@ -21,7 +21,6 @@ import numpy as np
 from jaxtyping import Num
 from safetensors import SafetensorError, safe_open
 
-from harness import recognise
 from harness.errors import CheckpointError
 from harness.foreign import MIB, open_regular, parse, read_regular
 from harness.golden import ParameterEntry
@@ -138,11 +137,15 @@ def homes(directory: Path) -> dict[str, Path]:
 
 
 def _refuse_adapter(directory: Path) -> None:
-    if hint := recognise.adapter(directory):
+    if (directory / "adapter_config.json").exists():
+        from harness.recognise import by_files
+
         problem = (
             "the checkpoint has an adapter beside its weights, which transformers loads where peft is installed"
         )
-        raise CheckpointError(problem, directory / "adapter_config.json", hint=f"{hint}; or remove it")
+        raise CheckpointError(
+            problem, directory / "adapter_config.json", hint=f"{by_files(['adapter_config.json'])}; or remove it"
+        )
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -201,7 +204,9 @@ def _open(path: Path) -> safe_open:
         open_regular(path).close()  # safetensors would wait for a FIFO
         return safe_open(path, framework="np")
     except FileNotFoundError:
-        hint = recognise.without_weights(path.parent)
+        from harness.recognise import without_weights
+
+        hint = without_weights(path.parent)
         raise CheckpointError("the checkpoint has no such file", path, hint=hint) from None
     except (OSError, SafetensorError) as error:
         raise _damaged(path, error) from None

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Literal, Protocol
+from typing import Literal
 
+from harness.logits import Continuation
 from harness.metrics import NARROW, UNIT_ROUNDOFF
 from harness.results import AGREEMENT_MODES, TapResult, is_wrong
 from harness.taps import CACHE_KINDS, kind_of
@@ -197,14 +198,7 @@ def first_divergence(results: Iterable[TapResult], order: Sequence[str]) -> Dive
     return Divergence(first.tap, first.case, first.precision)
 
 
-class Written(Protocol):
-    """What a port wrote by itself (`harness.logits.Continuation`)."""
-
-    @property
-    def verdict(self) -> str: ...
-
-
-def overall(results: Sequence[TapResult], written: Iterable[Written] = ()) -> Literal["match", "diverged"]:
+def overall(results: Sequence[TapResult], written: Iterable[Continuation] = ()) -> Literal["match", "diverged"]:
     """`match` or `diverged`; nothing compared is not a pass."""
     matched = any(r.verdict == "match" for r in results) and not any(is_wrong(r.verdict) for r in results)
     matched = matched and all(one.verdict == "match" for one in written)

@@ -14,10 +14,7 @@ def read(config: Config) -> Architecture:
     ropes = ropes_of(config, interleaved=True, wide="products")
     normed = flag(config, "use_qk_norm", False)  # CohereConfig's default
     return _read(
-        config,
-        ropes=ropes,
-        qk_norm=layer_norm(config, bias=False) if normed else None,
-        qk_norm_over="each",
+        config, ropes=ropes, qk_norm=layer_norm(config, bias=False) if normed else None, qk_norm_over="each"
     )
 
 

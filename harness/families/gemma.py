@@ -72,13 +72,7 @@ SANDWICH = {
 ONLY = {"use_bidirectional_attention": False, "hidden_activation": TANH, "hidden_act": TANH}
 CACHE = frozenset({"cache_implementation"})
 FAMILIES = (
-    Family(
-        model_type="gemma",
-        classes=("GemmaForCausalLM", "GemmaModel"),
-        read=read,
-        only=ONLY,
-        harmless=CACHE,
-    ),
+    Family(model_type="gemma", classes=("GemmaForCausalLM", "GemmaModel"), read=read, only=ONLY, harmless=CACHE),
     Family(
         model_type="gemma2",
         classes=("Gemma2ForCausalLM", "Gemma2Model"),

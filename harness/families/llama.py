@@ -114,11 +114,7 @@ FAMILIES = (
         harmless=TRAINED,
     ),
     Family(model_type="mistral", classes=("MistralForCausalLM", "MistralModel"), read=read_mistral),
-    Family(
-        model_type="ministral3",
-        classes=("Ministral3ForCausalLM", "Ministral3Model"),
-        read=read_ministral3,
-    ),
+    Family(model_type="ministral3", classes=("Ministral3ForCausalLM", "Ministral3Model"), read=read_ministral3),
     Family(
         model_type="mixtral",
         classes=("MixtralForCausalLM", "MixtralModel"),

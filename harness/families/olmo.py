@@ -46,10 +46,6 @@ def _read(config: Config, ropes: tuple[Rope, ...], **options: object) -> Archite
 FAMILIES = (
     Family(model_type="olmo2", classes=("Olmo2ForCausalLM", "Olmo2Model"), read=read, layer=POST),
     Family(
-        model_type="olmo3",
-        classes=("Olmo3ForCausalLM", "Olmo3Model"),
-        read=read_3,
-        layer=POST,
-        ropes_by_type=True,
+        model_type="olmo3", classes=("Olmo3ForCausalLM", "Olmo3Model"), read=read_3, layer=POST, ropes_by_type=True
     ),
 )

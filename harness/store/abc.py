@@ -218,9 +218,9 @@ class Reader(ABC):
     def nbytes(self) -> int | None:
         """The size on disk; None where finding out would mean asking for every object."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Release the file. Closing twice is allowed."""
+        """Release the file, where one is held open. Closing twice is allowed."""
+        return
 
 
 class Writer(ABC):
@@ -237,6 +237,6 @@ class Writer(ABC):
     def finish(self, manifest: bytes, digest: str) -> None:
         """Store the manifest, last, and close."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Release the file, finished or not. Closing twice is allowed."""
+        """Release the file, where one is held open, finished or not. Closing twice is allowed."""
+        return

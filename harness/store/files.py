@@ -65,9 +65,9 @@ class Files(ABC):
         return
 
     @property
-    @abstractmethod
     def nbytes(self) -> int | None:
         """The size of all blobs; None where it is not known without asking for each."""
+        return None
 
     def too_long(self, path: str, limit: int) -> GoldenError:
         problem = "a file of the golden is longer than it can be"

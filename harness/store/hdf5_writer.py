@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -128,7 +129,7 @@ def _create_file(sink: Sink) -> h5py.File:
     return h5py.File(h5f.create(b"golden", h5f.ACC_TRUNC, fapl=access, fcpl=creation))
 
 
-class Sink:
+class Sink(io.FileIO):
     """What h5py's `fileobj` driver asks of a file, with `error` in place of exceptions.
 
     libhdf5 does not survive a full disk: it tries again at every release of every handle, and version 2.0.0
@@ -140,7 +141,7 @@ class Sink:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("w+b", buffering=0)
+        super().__init__(path, "w+")
         self.error: OSError | None = None
 
     def check(self) -> None:
@@ -152,22 +153,13 @@ class Sink:
         if self.error is not None:
             raise self.error
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def readinto(self, buffer: memoryview) -> int:
-        return self._file.readinto(buffer) or 0
-
-    def write(self, data: memoryview) -> int:
+    def write(self, data: Any) -> int:
         """Write all of it: one call may write less than asked where a limit or the end of the disk is near."""
         left = memoryview(data)
         size = left.nbytes
         try:
             while self.error is None and left.nbytes:
-                left = left[self._file.write(left) or 0 :]
+                left = left[super().write(left) or 0 :]
         except OSError as error:
             self.error = error
         return size
@@ -175,16 +167,13 @@ class Sink:
     def truncate(self, size: int | None = None) -> int:
         try:
             if self.error is None:
-                return self._file.truncate(size)
+                return super().truncate(size)
         except OSError as error:
             self.error = error
         return size or 0
 
-    def flush(self) -> None:
-        """Nothing is buffered."""
-
     def close(self) -> None:
         try:
-            self._file.close()
+            super().close()
         except OSError as error:
             self.error = self.error or error

@@ -134,10 +134,6 @@ class RemoteFiles(Files):
             hint = "check the name; make the bucket with your provider's own tool"
             raise GoldenError("there is no such bucket", self.where, expected, found, hint=hint)
 
-    @property
-    def nbytes(self) -> None:
-        return None
-
     def _call(self, method: str, *args: Any, nbytes: float = 0, timed: bool = True, **options: Any) -> Any:
         """One call of the file system, which ends in time.
 

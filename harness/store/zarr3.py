@@ -189,9 +189,6 @@ class ZarrReader(Reader):
     def nbytes(self) -> int | None:
         return self._files.nbytes
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
     def _document(self, path: str) -> dict[str, Any]:
         found = json.loads(self._read(f"{path}/{DOCUMENT}".lstrip("/"), DOCUMENT_LIMIT))
         if not isinstance(found, dict):

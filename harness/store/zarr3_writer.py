@@ -12,26 +12,13 @@ import numpy as np
 
 from harness.golden import Form
 from harness.layout import Labels, label_path
+from harness.store import zarr3
 from harness.store.abc import MANIFEST, MANIFEST_DIM, SHA256, Writer, parents, raw, writing
 from harness.store.files import Files
 from harness.store.location import refuse_existing
 from harness.store.publish import undisturbed
 from harness.store.reader import open_golden
 from harness.store.remote import RemoteFiles
-from harness.store.zarr3 import (
-    DOCUMENT,
-    EDITION,
-    EDITION_NAME,
-    ROOT,
-    Blobs,
-    chunk,
-    edition_of,
-    encoded_document,
-    in_memory,
-    label_array,
-    new_array,
-    root_attributes,
-)
 
 # An edition that nothing names is left by a write that died, or being written. No write takes as long as this.
 DEAD_AFTER = timedelta(days=1)
@@ -48,23 +35,23 @@ class ZarrWriter(Writer):
         self._files = files
         self._labels = labels
         self._written = {""}
-        self._arrays: dict[Form, tuple[Any, Blobs]] = {}  # by form: zarr-python takes its time
-        self._group = in_memory("create_group")[1]
+        self._arrays: dict[Form, tuple[Any, zarr3.Blobs]] = {}  # by form: zarr-python takes its time
+        self._group = zarr3.in_memory("create_group")[1]
         if not marked:
-            self._write("", in_memory("create_group", attributes=ROOT)[1])
+            self._write("", zarr3.in_memory("create_group", attributes=zarr3.ROOT)[1])
 
     def put(self, path: str, form: Form, slab: int, array: np.ndarray) -> None:
         if form not in self._arrays:
-            self._arrays[form] = new_array(form)
+            self._arrays[form] = zarr3.new_array(form)
         whole, blobs = self._arrays[form]
         if slab == 0:
             self._prepare(path, form)
-            self._write(path, {DOCUMENT: blobs[DOCUMENT]})
+            self._write(path, {zarr3.DOCUMENT: blobs[zarr3.DOCUMENT]})
         if form.stacked:
             whole[slab : slab + 1] = array[np.newaxis]  # of a chunk's shape: zarr-python copies no other
         else:
             whole[...] = array
-        self._write(path, {chunk(form, slab): blobs.pop(chunk(form, slab))})
+        self._write(path, {zarr3.chunk(form, slab): blobs.pop(zarr3.chunk(form, slab))})
 
     def _prepare(self, path: str, form: Form) -> None:
         """Write what an array needs, once: groups, and labels, which are arrays themselves."""
@@ -75,21 +62,18 @@ class ZarrWriter(Writer):
         for where in (label_path(path, dim) for dim in form.dims):
             if where in self._labels and where not in self._written:
                 self._written.add(where)
-                labels, values = label_array(where, self._labels[where])
+                labels, values = zarr3.label_array(where, self._labels[where])
                 self.put(where, labels, 0, values)
 
-    def _write(self, path: str, blobs: Blobs) -> None:
+    def _write(self, path: str, blobs: zarr3.Blobs) -> None:
         for name, blob in blobs.items():
             self._files.write(f"{path}/{name}".lstrip("/"), raw(blob.as_numpy_array()))
 
     def finish(self, manifest: bytes, digest: str) -> None:
         form = Form((len(manifest),), "uint8", (MANIFEST_DIM,))
-        whole, blobs = new_array(form, **{SHA256: digest})
+        whole, blobs = zarr3.new_array(form, **{SHA256: digest})
         whole[...] = np.frombuffer(manifest, np.uint8)
-        self._write(MANIFEST, {name: blobs[name] for name in (chunk(form), DOCUMENT)})
-
-    def close(self) -> None:
-        """Nothing is held open."""
+        self._write(MANIFEST, {name: blobs[name] for name in (zarr3.chunk(form), zarr3.DOCUMENT)})
 
 
 @contextmanager
@@ -99,10 +83,10 @@ def replacing(url: str, labels: dict[str, Labels], overwrite: bool) -> Iterator[
     files = RemoteFiles(url)
     with writing(url):
         # Asked for first, since some servers store where they should only create.
-        first = not files.occupied() and files.create(DOCUMENT, encoded_document(**ROOT))
+        first = not files.occupied() and files.create(zarr3.DOCUMENT, zarr3.encoded_document(**zarr3.ROOT))
         if not first:
             refuse_existing(url, overwrite)  # somebody was quicker
-        replaced, edition = edition_of(files), "" if first else f"{EDITION}.{secrets.token_hex(4)}"
+        replaced, edition = zarr3.edition_of(files), "" if first else f"{zarr3.EDITION}.{secrets.token_hex(4)}"
         tree = files.below(edition) if edition else files
     try:
         with writing(url):
@@ -116,19 +100,19 @@ def replacing(url: str, labels: dict[str, Labels], overwrite: bool) -> Iterator[
     if edition:
         # Where this fails it may have been done all the same: the edition stays then, and so does the other.
         with writing(url), undisturbed():
-            files.write(DOCUMENT, encoded_document(**root_attributes(edition)))
+            files.write(zarr3.DOCUMENT, zarr3.encoded_document(**zarr3.root_attributes(edition)))
         with suppress(Exception):  # the golden is published; the next one that replaces it tries again
             files.remove(_leftovers(files, edition, replaced))
 
 
 def _take_back(files: RemoteFiles, edition: str) -> None:
     """Remove what a failed write has stored, and nothing of another one."""
-    counts = edition_of(files)
+    counts = zarr3.edition_of(files)
     if edition and edition != counts:
         files.remove([path for path in files.paths() if path.startswith(f"{edition}/")])
     elif not edition:
-        mine = [path for path in files.paths() if not path.startswith(f"{EDITION}.")]
-        files.remove([path for path in mine if not counts or path != DOCUMENT])
+        mine = [path for path in files.paths() if not path.startswith(f"{zarr3.EDITION}.")]
+        files.remove([path for path in mine if not counts or path != zarr3.DOCUMENT])
 
 
 def _leftovers(files: RemoteFiles, edition: str, replaced: str) -> list[str]:
@@ -140,10 +124,10 @@ def _leftovers(files: RemoteFiles, edition: str, replaced: str) -> list[str]:
 
     def gone(path: str) -> bool:
         name = path.partition("/")[0]
-        if not EDITION_NAME.fullmatch(name):
-            return path != DOCUMENT
+        if not zarr3.EDITION_NAME.fullmatch(name):
+            return path != zarr3.DOCUMENT
         if name not in dead:
-            dead[name] = files.older(f"{name}/{DOCUMENT}", DOCUMENT, DEAD_AFTER)
+            dead[name] = files.older(f"{name}/{zarr3.DOCUMENT}", zarr3.DOCUMENT, DEAD_AFTER)
         return dead[name]
 
     return [path for path in files.paths() if gone(path)]
