@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness.families import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture
-from harness.families.reading import ATTENTION, biased, decoder, factor, flag, layer_norm, ropes_of
+from harness.families.reading import biased, decoder, factor, flag, layer_norm, ropes_of
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config
 
@@ -30,7 +30,7 @@ def _read(config: Config, **options: object) -> Architecture:
         config,
         norm=layer_norm(config, bias=False),
         placement="parallel",
-        biases=biased(config, ATTENTION),  # both configs' default is none
+        biases=biased(config),  # both configs' default is none
         logit_scale=factor(config, "logit_scale"),
         tied_head=flag(config, "tie_word_embeddings", True),  # both configs' default
         **options,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness.families import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture, Norm, Rope
-from harness.families.reading import ATTENTION, biased, cap, decoder, factor, flag, heads_of, rms_norm, ropes_of
+from harness.families.reading import biased, cap, decoder, factor, flag, heads_of, rms_norm, ropes_of
 from harness.families.rope import ropes_by_type
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config, integer
@@ -24,7 +24,7 @@ def _read(config: Config, ropes: tuple[Rope, ...] | None = None, **options: obje
         norm=_norm(config),
         ropes=ropes or ropes_of(config),
         embed_scale=heads_of(config)[0] ** 0.5,
-        biases=biased(config, ATTENTION),  # GemmaConfig's default is none
+        biases=biased(config),  # GemmaConfig's default is none
         tied_head=flag(config, "tie_word_embeddings", True),  # GemmaConfig's default; published configs lack it
         activation=TANH,
         **options,

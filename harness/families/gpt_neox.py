@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.families import LAYER, Family
 from harness.families.neutral import Named
 from harness.families.options import Architecture
-from harness.families.reading import ATTENTION, biased, decoder, flag, layer_norm, ropes_of
+from harness.families.reading import biased, decoder, flag, layer_norm, ropes_of
 from harness.fields import Config
 
 
@@ -19,7 +19,7 @@ def read(config: Config) -> Architecture:
         placement="parallel_two" if parallel else "pre",
         ropes=ropes,
         gated=False,
-        biases=biased(config, ATTENTION, absent=True) | {"up", "mlp_out"},
+        biases=biased(config, absent=True) | {"up", "mlp_out"},
         tied_head=flag(config, "tie_word_embeddings", False),
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from harness.families import ATTENTION, TRAINED, Family
 from harness.families.neutral import MXFP4
 from harness.families.options import Architecture
-from harness.families.reading import ATTENTION as ALL_BIASES
 from harness.families.reading import biased, decoder, mixture, rms_norm, ropes_of
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config, integer, number, wrong
@@ -32,7 +31,7 @@ def read(config: Config) -> Architecture:
         norm=rms_norm(config, weighted_wide=True),
         ropes=ropes,
         windows=widths(config, by_pattern(config, 2)),
-        biases=biased(config, ALL_BIASES, absent=True),
+        biases=biased(config, absent=True),
         sinks=True,
         activation="silu",
         experts=mixture(config, score="softmax_of_chosen", bias=True, clamp=(alpha, limit)),

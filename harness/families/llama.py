@@ -12,7 +12,7 @@ from dataclasses import replace
 from harness.families import ATTENTION as IN_SPARSE
 from harness.families import EXPERTS, TRAINED, Family
 from harness.families.options import Architecture
-from harness.families.reading import ATTENTION, MLP, biased, decoder, factor, flag, mixture, ropes_of
+from harness.families.reading import MLP, biased, decoder, factor, flag, mixture, ropes_of
 from harness.families.windows import everywhere, layers_of
 from harness.fields import Config, integer, wrong
 
@@ -21,7 +21,7 @@ ABSENT = 4096  # MistralConfig's default: absent is not null
 
 def _biases(config: Config) -> frozenset[str]:
     """Published configs of Llama 2 have neither field; false is the default of all these configs."""
-    return biased(config, ATTENTION) | biased(config, MLP, "mlp_bias")
+    return biased(config) | biased(config, MLP, "mlp_bias")
 
 
 def read(config: Config) -> Architecture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness.families import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture, Rope
-from harness.families.reading import ATTENTION, biased, decoder, heads_of, rms_norm, ropes_of
+from harness.families.reading import biased, decoder, heads_of, rms_norm, ropes_of
 from harness.families.rope import ropes_by_type
 from harness.families.windows import by_pattern, widths
 from harness.fields import Config
@@ -38,7 +38,7 @@ def _read(config: Config, ropes: tuple[Rope, ...], **options: object) -> Archite
         qk_norm=norm,
         qk_norm_over="all",
         ropes=ropes,
-        biases=biased(config, ATTENTION),  # Olmo2Config's default is none
+        biases=biased(config),  # Olmo2Config's default is none
         **options,
     )
 

@@ -9,17 +9,7 @@ from typing import Any
 
 from harness.families import EACH, EXPERTS, HEAD_NORMS, LAYER, TRAINED, Family
 from harness.families.options import Architecture, Experts, Windows
-from harness.families.reading import (
-    ATTENTION,
-    QKV,
-    biased,
-    decoder,
-    flag,
-    mixture,
-    rms_norm,
-    ropes_of,
-    sparse_layers,
-)
+from harness.families.reading import QKV, biased, decoder, flag, mixture, rms_norm, ropes_of, sparse_layers
 from harness.families.windows import by_layer_types, layers_of, widths, windows_of
 from harness.fields import GUESS, Config, integer, wrong
 
@@ -40,7 +30,7 @@ def read_3(config: Config) -> Architecture:
         qk_norm=rms_norm(config),
         ropes=ropes_of(config, kinds=KINDS),
         windows=windows_of(config),
-        biases=biased(config, ATTENTION),  # Qwen3Config's default is none
+        biases=biased(config),  # Qwen3Config's default is none
     )
 
 

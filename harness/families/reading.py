@@ -39,7 +39,7 @@ def ropes_of(config: Config, **options: Any) -> tuple[Rope, ...]:
 
 
 def biased(
-    config: Config, kinds: frozenset[str], field: str = "attention_bias", absent: bool = False
+    config: Config, kinds: frozenset[str] = ATTENTION, field: str = "attention_bias", absent: bool = False
 ) -> frozenset[str]:
     """These kinds of taps, where the field says that their projections have a bias."""
     return kinds if flag(config, field, absent) else frozenset()
