@@ -17,7 +17,6 @@ from harness.taps import FULL_KINDS, TOKENS, Tap, kind_of
 INPUTS = {"input_ids": "int32", "positions": "int32", "mask": "bool"}
 CASE_DIMS = ("batch", "position", "key", "slot")  # their size is a matter of the case
 KEPT, RANK, TAP, STATISTIC = "kept", "rank", "tap", "statistic"
-NOISE_DIMS = (TAP, STATISTIC, "batch", "position")
 GENERATED_PRECISIONS = ("float64", "float32")
 GENERATED = {"tokens": "int32", "margins": "float64"}
 GENERATED_DIMS = ("batch", "step")
@@ -86,11 +85,6 @@ def stored_dims(case: CaseEntry, tap: Tap) -> tuple[str, ...]:
     return tuple(KEPT if dim == "position" else dim for dim in dims)
 
 
-def noise_dims(case: CaseEntry) -> tuple[str, ...]:
-    """The dimension names of noise floors. A cache tap has its slots along `position`."""
-    return (*NOISE_DIMS[:-1], KEPT) if case.kept else NOISE_DIMS
-
-
 def label_path(array: str, dim: str) -> str:
     """Where a dimension of an array has its length, and its labels where it has some.
 
@@ -139,13 +133,17 @@ class Layout:
                 yield input_path(case.name, name), Form(case.shape, dtype, TOKENS)
             for stack in self.stacks(case):
                 yield stack_path(case.name, stack.name), self._form(case, stack)
+            position = KEPT if case.kept else "position"  # along which a cache tap has its slots in noise floors
             noise = (len(case.taps), len(manifest.statistics), batch, len(case.kept) or length)
             for precision in manifest.precisions:
                 for kind in NOISE_KINDS:
-                    yield noise_path(case.name, precision, kind), Form(noise, "float32", noise_dims(case))
+                    yield (
+                        noise_path(case.name, precision, kind),
+                        Form(noise, "float32", (TAP, STATISTIC, "batch", position)),
+                    )
             for what, dtype in TOP.items() if case.top else ():
                 shape = (batch, len(case.kept) or length, case.top or 0)
-                dims = ("batch", KEPT if case.kept else "position", RANK)
+                dims = ("batch", position, RANK)
                 count = 3 if what == "ids" else 2
                 yield top_path(case.name, what), Form(shape[:count], dtype, dims[:count])
             for precision in GENERATED_PRECISIONS if case.generated else ():

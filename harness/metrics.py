@@ -48,7 +48,8 @@ class Errors:
     @property
     def nmse(self) -> float:
         """Normalized mean squared error: sum (a - e)^2 / sum e^2."""
-        return _finite_or_inf(_ratio(_mean_square(self.rms), _mean_square(self.scale_rms)))
+        value = _ratio(_mean_square(self.rms), _mean_square(self.scale_rms))
+        return value if np.isfinite(value) else float("inf")
 
 
 def errors(
@@ -278,7 +279,3 @@ def _ratio(numerator: float, denominator: float) -> float:
     if denominator > 0:
         return numerator / denominator
     return float("inf") if numerator > 0 else 0.0
-
-
-def _finite_or_inf(value: float) -> float:
-    return value if np.isfinite(value) else float("inf")

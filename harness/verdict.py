@@ -228,12 +228,12 @@ class Narrower:
 
 def narrower(results: Sequence[TapResult]) -> tuple[Narrower, ...]:
     """What the whole model computes in, at every precision at which that is narrower than what was asked for."""
-    seen = []
+    narrowest: dict[str, Narrower] = {}
     for precision in dict.fromkeys(r.precision for r in results):
-        widths = tuple(NARROW)[: [*NARROW, "float64"].index(precision)]
-        found = (_narrower(results, precision, dtype) for dtype in widths)
-        seen.append(next((one for one in found if one is not None), None))
-    return tuple(one for one in seen if one is not None)
+        for dtype in tuple(NARROW)[: [*NARROW, "float64"].index(precision)]:
+            if precision not in narrowest and (seen := _narrower(results, precision, dtype)):
+                narrowest[precision] = seen
+    return tuple(narrowest.values())
 
 
 def _narrower(results: Sequence[TapResult], precision: str, dtype: str) -> Narrower | None:
@@ -242,17 +242,12 @@ def _narrower(results: Sequence[TapResult], precision: str, dtype: str) -> Narro
     for result in results:
         if result.precision == precision:
             by_kind.setdefault(kind_of(result.tap), []).append(result)
-    wrong = {
-        kind: found
-        for kind, rs in by_kind.items()
-        if (found := [r for r in rs if r.verdict in ("introduced", "dtype")])
-    }
+    wrong = {kind: [r for r in rs if r.verdict in ("introduced", "dtype")] for kind, rs in by_kind.items()}
     holding = tuple(NARROW)[: tuple(NARROW).index(dtype) + 1]
     # A cache is as wide as the check asks for, and what is computed from it: whole prompts say more.
     whole = {kind: [r for r in rs if not r.calls] or rs for kind, rs in by_kind.items()}
     held = tuple(kind for kind, rs in whole.items() if all(r.held_by in holding for r in rs))
-    several = [kind for kind in held if kind in wrong]
-    if len(several) < max(FEWEST, len(by_kind) / 2):
+    if sum(bool(wrong[kind]) for kind in held) < max(FEWEST, len(by_kind) / 2):
         return None
     rounding = tuple(kind for kind, rs in wrong.items() if _is_rounding(rs, dtype))
     return Narrower(precision, dtype, held, len(by_kind), rounding)

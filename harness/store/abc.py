@@ -66,16 +66,13 @@ def _refusing(where: object, problem: Callable[[Exception], str], hint: str) -> 
     except HarnessError:
         raise
     except Exception as error:
-        raise GoldenError(problem(error), where, found=_described(error), hint=hint) from error
+        found = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+        raise GoldenError(problem(error), where, found=found, hint=hint) from error
 
 
 def damaged(problem: str, where: object, expected: object = None, found: object = None) -> GoldenError:
     """The refusal of a golden that is not what it was, or says what cannot be."""
     return GoldenError(problem, where, expected, found, hint=FETCH_AGAIN)
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
 
 
 def sha256(data: bytes | np.ndarray) -> str:
