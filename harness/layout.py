@@ -17,6 +17,7 @@ from harness.taps import FULL_KINDS, TOKENS, Tap, kind_of
 INPUTS = {"input_ids": "int32", "positions": "int32", "mask": "bool"}
 CASE_DIMS = ("batch", "position", "key", "slot")  # their size is a matter of the case
 KEPT, RANK, TAP, STATISTIC = "kept", "rank", "tap", "statistic"
+NOISE_DIMS = (TAP, STATISTIC, "batch", "position")
 GENERATED_PRECISIONS = ("float64", "float32")
 GENERATED = {"tokens": "int32", "margins": "float64"}
 GENERATED_DIMS = ("batch", "step")
@@ -139,7 +140,7 @@ class Layout:
                 for kind in NOISE_KINDS:
                     yield (
                         noise_path(case.name, precision, kind),
-                        Form(noise, "float32", (TAP, STATISTIC, "batch", position)),
+                        Form(noise, "float32", (*NOISE_DIMS[:-1], position)),
                     )
             for what, dtype in TOP.items() if case.top else ():
                 shape = (batch, len(case.kept) or length, case.top or 0)
