@@ -135,18 +135,15 @@ class Layout:
             for stack in self.stacks(case):
                 yield stack_path(case.name, stack.name), self._form(case, stack)
             position = KEPT if case.kept else "position"  # along which a cache tap has its slots in noise floors
-            noise = (len(case.taps), len(manifest.statistics), batch, len(case.kept) or length)
+            shape = (len(case.taps), len(manifest.statistics), batch, len(case.kept) or length)
+            noise = Form(shape, "float32", (*NOISE_DIMS[:-1], position))
             for precision in manifest.precisions:
                 for kind in NOISE_KINDS:
-                    yield (
-                        noise_path(case.name, precision, kind),
-                        Form(noise, "float32", (*NOISE_DIMS[:-1], position)),
-                    )
+                    yield noise_path(case.name, precision, kind), noise
             for what, dtype in TOP.items() if case.top else ():
-                shape = (batch, len(case.kept) or length, case.top or 0)
-                dims = ("batch", position, RANK)
+                sizes, dims = (batch, len(case.kept) or length, case.top or 0), ("batch", position, RANK)
                 count = 3 if what == "ids" else 2
-                yield top_path(case.name, what), Form(shape[:count], dtype, dims[:count])
+                yield top_path(case.name, what), Form(sizes[:count], dtype, dims[:count])
             for precision in GENERATED_PRECISIONS if case.generated else ():
                 for what, dtype in GENERATED.items():
                     form = Form((batch, case.generated), dtype, GENERATED_DIMS)
