@@ -107,7 +107,8 @@ def parse(content: bytes) -> Any:
         )
     except RecursionError:
         raise _too_deep() from None
-    _check_depth(value)
+    if is_deeper(value, DEEPEST):
+        raise _too_deep()
     json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is a UnicodeEncodeError, a ValueError
     return value
 
@@ -132,13 +133,13 @@ def _float(text: str) -> float:
     return value
 
 
-def _check_depth(value: Any) -> None:
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested deeper than so many levels, however deep they are."""
     level = [value] if isinstance(value, (dict, list)) else []
-    for _ in range(DEEPEST):
+    for _ in range(levels):
         below = (inner for one in level for inner in (one.values() if isinstance(one, dict) else one))
         level = [inner for inner in below if isinstance(inner, (dict, list))]
-    if level:
-        raise _too_deep()
+    return bool(level)
 
 
 def _too_deep() -> ValueError:

@@ -1,13 +1,13 @@
-"""What two ways of running the same tokens say about each other: which of them is to blame, and which is not."""
+"""What ways of running the same tokens, and the calls of a case, say about each other: which is to blame."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from harness.report.calls import call_name
 from harness.report.document import Report
-from harness.report.summary import UNCOMPARED
+from harness.report.summary import UNCOMPARED, grouped
 from harness.results import TapResult, is_wrong
+from harness.taps import CACHE_KINDS, kind_of
 
 OWN_PREFILL = "the port's own prefill of the same tokens"
 Cells = Mapping[tuple[str, str, str], Sequence[TapResult]]  # by case, precision, mode; taps in data-flow order
@@ -33,11 +33,9 @@ def agreement(report: Report) -> tuple[str, ...]:
 
 def _cells(report: Report) -> Cells:
     order = {name: place for place, name in enumerate(report.taps)}
-    cells: dict[tuple[str, str, str], list[TapResult]] = {}
-    for r in sorted(report.results, key=lambda r: order.get(r.tap, len(order))):
-        if r.verdict not in UNCOMPARED:
-            cells.setdefault((r.case, r.precision, r.mode), []).append(r)
-    return cells
+    compared = (r for r in report.results if r.verdict not in UNCOMPARED)
+    ordered = sorted(compared, key=lambda r: order.get(r.tap, len(order)))
+    return grouped(ordered, lambda r: (r.case, r.precision, r.mode))
 
 
 def _of_prefill(cells: Cells, case: str, precision: str) -> str | None:
@@ -87,3 +85,30 @@ def _wrong(results: Sequence[TapResult]) -> list[TapResult]:
 
 def _rows(rows: Sequence[int], prompts: Mapping[int, str]) -> str:
     return f"row{'s' if len(rows) > 1 else ''} {', '.join(f'{row} ({prompts[row]})' for row in rows)}"
+
+
+def call_evidence(results: Sequence[TapResult]) -> Iterable[str]:
+    """At most one sentence, from results of one kind of tap in cases of several calls.
+
+    A cache that is wrong is told apart from an operation that is right in the prefill and wrong in a later call;
+    in replay both see a golden past.
+    """
+    found = [r for r in results if r.calls and r.since_call is not None]
+    if not found:
+        return
+    first = min(found, key=lambda r: r.since_call or 0)
+    name, where = call_name(first.calls, first.since_call or 0), f"case {first.case}"
+    if kind_of(first.tap) in CACHE_KINDS:
+        slot = first.worst.index.get("slot") if first.worst else None
+        yield f"wrong in the cache itself, first after {name} ({where}; worst at slot {slot})"
+    elif first.since_call:
+        yield f"right in every call before, wrong only from {name} on ({where})"
+
+
+def call_name(calls: Sequence[int], call: int) -> str:
+    """`the prefill`, `chunk 2 of the prefill`, `step 3`: steps are the single tokens at the end."""
+    steps = next((n for n, length in enumerate(reversed(calls)) if length > 1), len(calls) - 1)
+    chunks = len(calls) - steps
+    if call >= chunks:
+        return f"step {call - chunks + 1}"
+    return "the prefill" if chunks == 1 else f"chunk {call + 1} of the prefill"

@@ -1,20 +1,13 @@
-"""An audit as plain data: which known bugs a golden can see, and which cases see them.
-
-`audit_schema.json` beside this file is generated from these classes (`python -m harness.report.audit_document`),
-and a test compares the two.
-"""
+"""An audit as plain data: which known bugs a golden can see, and which cases see them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from harness.logits import Continuation
-from harness.report.document import GoldenReference, LimitEntry, schema_of
-
-SCHEMA_FILE = Path(__file__).with_name("audit_schema.json")
+from harness.report.document import GoldenReference, LimitEntry
 
 # caught: a check of a port with this bug would diverge.
 # survived: it changes values, but no comparison leaves its limit.
@@ -137,12 +130,3 @@ def is_blind(results: Iterable[AuditResult]) -> bool:
     """Whether a mutant is a bug at some precision and is caught at none."""
     outcomes = {result.outcome for result in results}
     return not outcomes.isdisjoint(BLIND) and "caught" not in outcomes
-
-
-def schema() -> bytes:
-    """The JSON Schema of an audit."""
-    return schema_of(Audit)
-
-
-if __name__ == "__main__":
-    SCHEMA_FILE.write_bytes(schema())

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.report.findings import Finding
+from harness.report.summary import grouped
 from harness.results import Choice, Drop, TapResult
 
 SHOWN_DROPS, SHOWN_TOKENS = 4, 8
@@ -39,11 +40,8 @@ def figures(results: Iterable[TapResult]) -> ChoiceFigures:
 
 def by_mode(results: Iterable[TapResult]) -> dict[tuple[str, str], list[TapResult]]:
     """By precision and mode, the results that have choices which are not all the golden's."""
-    found: dict[tuple[str, str], list[TapResult]] = {}
-    for r in results:
-        if r.choice is not None and (r.choice.others or r.choice.unseen):
-            found.setdefault((r.precision, r.mode), []).append(r)
-    return found
+    other = (r for r in results if r.choice is not None and (r.choice.others or r.choice.unseen))
+    return grouped(other, lambda r: (r.precision, r.mode))
 
 
 def sentences(results: Sequence[TapResult]) -> tuple[str, ...]:

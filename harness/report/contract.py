@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 from harness.comparison import FLOATS
 from harness.errors import PortError
 from harness.report.document import Report
+from harness.report.summary import is_comparable
+from harness.report.wording import breach
 from harness.results import TapResult
 from harness.taps import kind_of
-from harness.verdict import BROKEN, Narrower, breaks_contract, was_compared
+from harness.verdict import Narrower, breaks_contract, was_compared
 
 
 def broken_contract(report: Report) -> PortError | None:
     """The error to raise where nothing, or not every tap, could be compared (`BROKEN`); else None."""
+    if is_comparable(report):
+        return None
     if all(result.verdict == "tied" for result in report.results):
         return nothing_compared(report)
     broken = [result for result in report.results if breaks_contract(result)]
-    if not broken:
-        return None
     first = broken[0]
     reasons = [breach(result) for result in broken]
     as_it_is = next((one for one in report.narrower if one.precision == first.precision), None)
@@ -32,11 +34,6 @@ def broken_contract(report: Report) -> PortError | None:
         found=first.found or "NaN or infinity",
         hint=_hint(broken, as_it_is),
     )
-
-
-def breach(result: TapResult) -> str:
-    """What is wrong with a tap itself, whatever the verdict on its values."""
-    return result.verdict if result.verdict in BROKEN else "dtype"
 
 
 def _hint(broken: Sequence[TapResult], as_it_is: Narrower | None) -> str:

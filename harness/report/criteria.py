@@ -14,6 +14,7 @@ import msgspec
 from harness.errors import UsageError
 from harness.logits import Continuation
 from harness.report.document import Acceptance, Criteria, Report
+from harness.report.summary import largest
 from harness.results import TapResult
 
 MAX_ABS, MEAN_ABS = 1e-4, 1e-5
@@ -90,8 +91,8 @@ def acceptance(
         for r in forward
         if r.precision == precision and (precision == "bfloat16" or not _beyond_reach(r, criteria))
     ]
-    max_abs = _largest([r.max_abs for r in logits])
-    mean_abs = _largest([r.mean_abs for r in logits])
+    max_abs = largest(r.max_abs for r in logits)
+    mean_abs = largest(r.mean_abs for r in logits)
     meaningful = [r.position_r for r in logits if r.position_r is not None and r.position_note is None]
     correlation = max(meaningful, key=abs, default=None)
     written = [one for one in generations if one.precision == precision]
@@ -147,8 +148,3 @@ def _bfloat16_remark(forward: Sequence[TapResult], criteria: Criteria) -> str | 
         f"{criteria.max_abs:g} is below PyTorch's own bfloat16 noise of {max(own):.2g} on these logits: no "
         "bfloat16 port can reach it, right or wrong; judge it by the noise multiples, and the function in float32"
     )
-
-
-def _largest(values: Sequence[float | None]) -> float | None:
-    finite = [value for value in values if value is not None]
-    return max(finite) if finite and len(finite) == len(values) else None

@@ -6,18 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.difference import NOISE, STATUSES, Change, compare_results, crosses, verdict_of
+from harness.report import diff_document as document
 from harness.report.choices import by_mode, figures
 from harness.report.criteria import acceptance, criteria_of_both
-from harness.report.diff_document import (
-    ChoicesEntry,
-    Counts,
-    Diff,
-    Extreme,
-    Largest,
-    LogitFigures,
-    LogitsEntry,
-    Side,
-)
+from harness.report.diff_document import Counts, Diff, LogitFigures
 from harness.report.document import Criteria
 from harness.report.pairing import Candidate, pair
 from harness.report.summary import forward_logits, logit_summary
@@ -72,9 +64,9 @@ def _by_itself(verdict: Verdict) -> bool:
     return is_wrong(verdict) and verdict != "inherited"
 
 
-def _side(candidate: Candidate, results: Sequence[TapResult], criteria: Criteria) -> Side:
+def _side(candidate: Candidate, results: Sequence[TapResult], criteria: Criteria) -> document.Side:
     report, order = candidate.report, tuple(candidate.report.taps)
-    return Side(
+    return document.Side(
         label=candidate.label,
         port=report.port,
         git=candidate.git,
@@ -133,25 +125,27 @@ def _flat(environment: Mapping[str, Any], prefix: str = "") -> dict[str, object]
     return flat
 
 
-def _largest(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterator[Largest]:
+def _largest(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterator[document.Largest]:
     for precision, mode in dict.fromkeys((r.precision, r.mode) for r in before):
         sides = ([r for r in side if (r.precision, r.mode) == (precision, mode)] for side in (before, after))
         worst = [max(results, key=lambda r: r.share) for results in sides]
-        old, new = (Extreme(r.tap, r.case, r.rms_multiple, r.rms_limit) for r in worst)
-        yield Largest(precision, mode, old, new)
+        old, new = (document.Extreme(r.tap, r.case, r.rms_multiple, r.rms_limit) for r in worst)
+        yield document.Largest(precision, mode, old, new)
 
 
-def _logits(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterator[LogitsEntry]:
+def _logits(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterator[document.LogitsEntry]:
     old, new = _logit_figures(before), _logit_figures(after)
-    yield from (LogitsEntry(precision, old[precision], new[precision]) for precision in old if precision in new)
+    yield from (
+        document.LogitsEntry(precision, old[precision], new[precision]) for precision in old if precision in new
+    )
 
 
-def _choices(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterator[ChoicesEntry]:
+def _choices(before: Sequence[TapResult], after: Sequence[TapResult]) -> Iterator[document.ChoicesEntry]:
     for precision, mode in dict.fromkeys([*by_mode(before), *by_mode(after)]):
         old, new = (
             figures(r for r in side if (r.precision, r.mode) == (precision, mode)) for side in (before, after)
         )
-        yield ChoicesEntry(precision, mode, old, new)
+        yield document.ChoicesEntry(precision, mode, old, new)
 
 
 def _logit_figures(results: Iterable[TapResult]) -> dict[str, LogitFigures]:

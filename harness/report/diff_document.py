@@ -1,21 +1,14 @@
-"""The diff of two checks as plain data. Like a check's report, its JSON is the diff, and people see views of it.
-
-`diff_schema.json` beside this file is generated from these classes (`python -m harness.report.diff_document`),
-and a test compares the two.
-"""
+"""The diff of two checks as plain data. As with a check's report its JSON is the diff; people see views of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from harness.difference import Change, Status
 from harness.report.choices import ChoiceFigures
-from harness.report.document import Acceptance, GoldenReference, LimitEntry, schema_of
+from harness.report.document import Acceptance, GoldenReference, LimitEntry
 from harness.verdict import Divergence
-
-SCHEMA_FILE = Path(__file__).with_name("diff_schema.json")
 
 Counts = dict[Status, int]
 
@@ -140,12 +133,3 @@ class Diff:
     changes: tuple[Change, ...]
     still_wrong: tuple[Change, ...]
     choices: tuple[ChoicesEntry, ...] = ()
-
-
-def schema() -> bytes:
-    """The JSON Schema of a diff."""
-    return schema_of(Diff)
-
-
-if __name__ == "__main__":
-    SCHEMA_FILE.write_bytes(schema())

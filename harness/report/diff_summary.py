@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness.difference import BETTER, STATUSES, Change, Outcome, Status
 from harness.report.diff_document import Diff, LogitFigures
-from harness.report.summary import READABLE
+from harness.report.summary import READABLE, grouped
 from harness.report.wording import between, counted, folded, number, unit
 from harness.taps import kind_of
 
@@ -61,10 +61,7 @@ def sections(diff: Diff) -> Iterator[Section]:
 
 def operations(diff: Diff, changes: Sequence[Change]) -> Iterator[Operation]:
     """One entry per kind of tap."""
-    kinds: dict[str, list[Change]] = {}
-    for change in changes:
-        kinds.setdefault(kind_of(change.tap), []).append(change)
-    for kind, group in kinds.items():
+    for kind, group in grouped(changes, lambda change: kind_of(change.tap)).items():
         # Replay speaks about the operation alone; float32 multiples say more to a person than half-ulps.
         group = [change for change in group if change.mode == "replay"] or group
         taps = list(dict.fromkeys(change.tap for change in group))

@@ -1,13 +1,8 @@
-"""The report as plain data. Its JSON is the report; everything that a person sees is a view of it.
-
-`schema.json` beside this file is generated from these classes (`python -m harness.report.document`), and a
-test compares the two.
-"""
+"""The report as plain data. Its JSON is the report; everything that a person sees is a view of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -16,8 +11,6 @@ from harness.logits import Continuation
 from harness.results import TapResult
 from harness.tolerances import BUDGET, Limit
 from harness.verdict import Divergence, Narrower
-
-SCHEMA_FILE = Path(__file__).with_name("schema.json")
 
 
 @dataclass(frozen=True)
@@ -137,17 +130,3 @@ class Report:
 def encode(document: object) -> bytes:
     """A document (a check, a diff, an audit, a diagnosis) as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
-
-
-def schema_of(document: type) -> bytes:
-    """The JSON Schema of a kind of document."""
-    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(document)), indent=2) + b"\n"
-
-
-def schema() -> bytes:
-    """The JSON Schema of a report."""
-    return schema_of(Report)
-
-
-if __name__ == "__main__":
-    SCHEMA_FILE.write_bytes(schema())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.report.calls import call_evidence
+from harness.report.agreement import call_evidence
 from harness.report.document import Report
 from harness.report.summary import READABLE
 from harness.results import TapResult

@@ -1,15 +1,17 @@
-"""Two checks side by side: whether they asked the same, and what both of them compared."""
+"""Two checks side by side: which parts of them, whether they asked the same, and what both of them compared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.difference import Limits
-from harness.errors import UsageError
+from harness.errors import PortError, UsageError
 from harness.report.document import Report
 from harness.report.wording import counted
 from harness.results import TapResult
+from harness.selecting import select
+from harness.verdict import first_divergence
 
 Cell = tuple[str, str, str]  # precision, mode, case
 
@@ -131,3 +133,76 @@ def _left_out(side: Candidate, other: frozenset[Cell], when: str) -> Iterator[st
         label = name(_cell(result))
         counts[label] = counts.get(label, 0) + 1
     yield from (f"{label}: only {when}, {counted(count, 'comparison')}" for label, count in counts.items())
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is compared. None (and no cases) is: whatever is there.
+
+    Attributes:
+        cases: glob patterns of case names.
+    """
+
+    precisions: tuple[str, ...] | None = None
+    modes: tuple[str, ...] | None = None
+    cases: tuple[str, ...] = ()
+
+
+def narrowed(report: Report, selection: Selection, label: str) -> Report:
+    """A check reduced to the results that are selected.
+
+    Args:
+        label: what the user calls the check.
+
+    Raises:
+        UsageError: something is selected that the check does not have.
+    """
+    names = (
+        _chosen(report, "precision", selection.precisions or (), label),
+        _chosen(report, "mode", selection.modes or (), label),
+        _chosen(report, "case", selection.cases, label),
+    )
+    precisions, modes, cases = names
+    kept = (r for r in report.results if r.precision in precisions and r.mode in modes and r.case in cases)
+    return replace(report, results=tuple(kept))
+
+
+def _chosen(report: Report, field: str, patterns: Sequence[str], label: str) -> frozenset[str]:
+    """The names in a field of the results that match any pattern; without patterns, all of them."""
+    names = list(dict.fromkeys(getattr(result, field) for result in report.results))
+    chosen = select(
+        names,
+        patterns,
+        problem="a side does not have what was selected",
+        where=f"{label}: --{field}",
+        hint=f"leave --{field} out, or save that check again with it",
+    )
+    return frozenset(chosen)
+
+
+def failing(other: Report, spec: str | None, error: PortError) -> Report:
+    """What a check of a port that raises would say, if it were asked what the other side was asked.
+
+    Args:
+        other: the check of the other side.
+        spec: the port that raises.
+        error: what it raised.
+    """
+    results = tuple(
+        TapResult(r.case, r.precision, r.mode, r.tap, "missing", expected="a value", found=error.problem)
+        for r in other.results
+        if r.verdict != "extra"
+    )
+    return replace(
+        other,
+        port=spec or other.port,
+        notes=(f"could not run, and counts as wrong everywhere: {error.problem}",),
+        verdict="diverged",
+        introduced=(),
+        first_divergence=first_divergence(results, tuple(other.taps)),
+        acceptance=None,
+        not_covered=(),
+        results=results,
+        generations=(),
+        looks_like=None,
+    )

@@ -1,4 +1,8 @@
-"""Saved reports, read back strictly: what contradicts itself is refused, never repaired."""
+"""Saved reports, read back strictly: what contradicts itself is refused, never repaired.
+
+The JSON Schemas beside this file are generated from the classes (`python -m harness.report.reading`), and tests
+compare the two.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import msgspec
 
 from harness.difference import STATUSES, verdict_of
 from harness.errors import UsageError
+from harness.foreign import is_deeper
 from harness.report import audit_contradictions
 from harness.report.audit_document import Audit
 from harness.report.criteria import acceptance, criteria_of, is_threshold
@@ -26,6 +31,10 @@ SCHEMA = 1
 DEEPEST = 24  # levels of nesting; reports have 8
 Document = Report | Diff | Audit | Diagnosis
 KINDS: dict[str, type[Document]] = {"check": Report, "diff": Diff, "audit": Audit, "diagnosis": Diagnosis}
+SCHEMAS: dict[type[Document], Path] = {
+    kind: Path(__file__).with_name(name)
+    for kind, name in ((Report, "schema.json"), (Diff, "diff_schema.json"), (Audit, "audit_schema.json"))
+}
 _SAVE = "save one with `goldens check --json FILE`, or with that option of `diff`, `audit` or `diagnose`"
 _AGAIN = "the file is incomplete or was edited: save it again with the command that made it"
 
@@ -75,40 +84,22 @@ def read_report(path: Path) -> Document:
 
 
 def _json(content: bytes, path: Path) -> Any:
-    try:
-        document = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the report is not JSON: {error}", where=path, hint=_AGAIN) from None
-    except RecursionError:
-        raise _too_deep(path) from None
-    if _is_deeper(document, DEEPEST):
-        raise _too_deep(path)
-    return document
-
-
-def _too_deep(path: Path) -> UsageError:
-    return UsageError(
+    too_deep = UsageError(
         "this is not a report: it is nested too deep",
         where=path,
         expected=f"at most {DEEPEST} levels",
         found="more",
         hint=_SAVE,
     )
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects are nested deeper than so many levels, however deep they are."""
-    layer = [value]
-    for _ in range(levels + 1):
-        layer = [
-            item
-            for one in layer
-            if isinstance(one, dict | list)
-            for item in (one.values() if isinstance(one, dict) else one)
-        ]
-        if not layer:
-            return False
-    return True
+    try:
+        document = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the report is not JSON: {error}", where=path, hint=_AGAIN) from None
+    except RecursionError:
+        raise too_deep from None
+    if is_deeper(document, DEEPEST):
+        raise too_deep
+    return document
 
 
 def _contradictions(document: Document) -> Iterable[tuple[str, object, object]]:
@@ -251,3 +242,13 @@ def _of_diagnosis(diagnosis: Diagnosis) -> Iterable[tuple[str, object, object]]:
             formulas = len(suspect.wrong), len(suspect.right)
             if formulas != (len(suspect.mutants),) * 2:
                 yield f"{place}: {' + '.join(suspect.mutants)}", "a formula for each, wrong and right", formulas
+
+
+def schema(document: type[Document]) -> bytes:
+    """The JSON Schema of a kind of document."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(document)), indent=2) + b"\n"
+
+
+if __name__ == "__main__":
+    for kind, file in SCHEMAS.items():
+        file.write_bytes(schema(kind))

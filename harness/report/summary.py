@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from harness.report.document import Report
 from harness.results import TapResult
+from harness.verdict import breaks_contract
 
 # Verdicts of results without numbers: there was nothing to compare.
 UNCOMPARED = ("missing", "extra", "shape", "dtype")
 READABLE = "float32"  # the precision that says most to a person: "x PyTorch's own float32 error"
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,19 @@ class LogitSummary:
         return self.positions - self.flips - self.ties
 
 
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Items by what `key` says of each, in the order in which they come."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def is_comparable(report: Report) -> bool:
+    """Whether anything could be compared, and all of it: else the port breaks its contract."""
+    return any(r.verdict != "tied" for r in report.results) and not any(map(breaks_contract, report.results))
+
+
 def has_figures(result: TapResult) -> bool:
     """Whether there were values to compare."""
     return result.verdict not in (*UNCOMPARED, "tied")
@@ -69,9 +87,7 @@ def has_figures(result: TapResult) -> bool:
 
 def groups(report: Report) -> tuple[Group, ...]:
     """One group per precision and mode, in the report's order."""
-    by_kind: dict[tuple[str, str], list[TapResult]] = {}
-    for result in report.results:
-        by_kind.setdefault((result.precision, result.mode), []).append(result)
+    by_kind = grouped(report.results, lambda r: (r.precision, r.mode))
     return tuple(_group(precision, mode, results) for (precision, mode), results in by_kind.items())
 
 
@@ -90,11 +106,8 @@ def _group(precision: str, mode: str, results: Sequence[TapResult]) -> Group:
 
 def forward_logits(results: Iterable[TapResult]) -> dict[str, list[TapResult]]:
     """The forward results that have logit statistics, by precision."""
-    found: dict[str, list[TapResult]] = {}
-    for result in results:
-        if result.logits is not None and result.mode == "forward":
-            found.setdefault(result.precision, []).append(result)
-    return found
+    of_logits = (r for r in results if r.logits is not None and r.mode == "forward")
+    return grouped(of_logits, lambda r: r.precision)
 
 
 def logit_summary(results: Sequence[TapResult]) -> LogitSummary:
@@ -102,11 +115,11 @@ def logit_summary(results: Sequence[TapResult]) -> LogitSummary:
     statistics = [r.logits for r in results if r.logits is not None]
     flips = [flip for s in statistics for flip in s.flips]
     return LogitSummary(
-        max_abs=_largest(r.max_abs for r in results),
-        mean_abs=_largest(r.mean_abs for r in results),
-        mean_kl=_largest(s.mean_kl for s in statistics),
-        max_kl=_largest(s.max_kl for s in statistics),
-        nmse=_largest(s.nmse for s in statistics),
+        max_abs=largest(r.max_abs for r in results),
+        mean_abs=largest(r.mean_abs for r in results),
+        mean_kl=largest(s.mean_kl for s in statistics),
+        max_kl=largest(s.max_kl for s in statistics),
+        nmse=largest(s.nmse for s in statistics),
         pcc=min((s.pcc for s in statistics if s.pcc is not None), default=None),
         positions=sum(s.positions for s in statistics),
         flips=sum(not flip.tie for flip in flips),
@@ -117,7 +130,8 @@ def logit_summary(results: Sequence[TapResult]) -> LogitSummary:
     )
 
 
-def _largest(values: Iterable[float | None]) -> float | None:
+def largest(values: Iterable[float | None]) -> float | None:
+    """The largest; None where one is not finite, or there is none."""
     found = list(values)
     return None if any(v is None for v in found) else _largest_known(found)
 

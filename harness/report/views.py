@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
-from harness.report.blocks.page import Detail, Page
 from harness.report.document import encode
 from harness.report.output import write_output
+from harness.report.pages import page_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,36 +24,30 @@ NO_JUNIT = {
 # A library, a renderer and the page of a kind of document are imported by the view that needs them.
 
 
-def page_of(document: Document, detail: Detail) -> Page:
-    """The page of a document, made by the module of `harness.report.pages` that is called as its kind."""
-    page: Page = import_module(f"harness.report.pages.{document.kind}").page(document, detail)
-    return page
-
-
 def print_document(document: Document, console: Console) -> None:
     """Print it as a person reads it in a terminal."""
-    from harness.report.render.terminal import print_page
+    from harness.report.terminal import print_page
 
     print_page(page_of(document, "screen"), console)
 
 
 def report_text(document: Document, width: int) -> str:
     """The same as plain text, lines of at most `width` characters."""
-    from harness.report.render.terminal import text
+    from harness.report.terminal import text
 
     return text(page_of(document, "screen"), width)
 
 
 def html(document: Document) -> str:
     """One page for a browser, on which everything is."""
-    from harness.report.render import html
+    from harness.report import html
 
     return html.html(page_of(document, "page"))
 
 
 def markdown(document: Document) -> str:
     """A summary, as GitHub shows it for a step of CI."""
-    from harness.report.render import markdown
+    from harness.report import markdown
 
     return markdown.markdown(page_of(document, "summary"))
 
@@ -65,16 +58,12 @@ def junit(document: Document) -> bytes:
     Raises:
         UsageError: it is neither.
     """
-    from harness.report.diff_document import Diff
-    from harness.report.diff_junit import diff_junit
-    from harness.report.document import Report
-    from harness.report.junit import junit
+    from harness.report import junit
 
-    match document:
-        case Report():
-            return junit(document)
-        case Diff():
-            return diff_junit(document)
+    if document.kind == "check":
+        return junit.junit(document)
+    if document.kind == "diff":
+        return junit.diff_junit(document)
     raise UsageError(
         NO_JUNIT[document.kind],
         where="--junit",

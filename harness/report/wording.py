@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
-from harness.report import choices
-from harness.report.contract import breach
 from harness.report.document import LimitEntry, Report
-from harness.report.findings import Finding
 from harness.report.summary import UNCOMPARED
 from harness.results import TapResult, Worst, unit_of
 from harness.taps import kind_of
-from harness.verdict import was_compared
+from harness.verdict import BROKEN, was_compared
+
+if TYPE_CHECKING:
+    from harness.report.findings import Finding
 
 NOT_FINITE = "NaN or infinity where the golden is finite"
 # By mode, what a finding rests on.
@@ -71,6 +72,11 @@ def uncompared(report: Report) -> Iterator[Uncompared]:
         )
 
 
+def breach(result: TapResult) -> str:
+    """What is wrong with a tap itself, whatever the verdict on its values."""
+    return result.verdict if result.verdict in BROKEN else "dtype"
+
+
 def place(finding: Finding) -> str:
     """The taps of a finding."""
     return folded(finding.taps, finding.layers)
@@ -99,6 +105,8 @@ def extent(finding: Finding) -> str:
 
 def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
     """A finding's figures and evidence: (label, text)."""
+    from harness.report.choices import evidence  # what a check that passes does not need
+
     worst = finding.worst
     if worst.verdict == "nonfinite":
         yield "value", NOT_FINITE
@@ -107,7 +115,7 @@ def facts(finding: Finding, report: Report) -> Iterator[tuple[str, str]]:
     if worst.worst is not None:
         at = f"case {worst.case}, {worst.tap}, {index(worst)}"
         yield "worst at", f"{at}:  actual {actual(worst.worst)}, {expected(worst)} {worst.worst.golden:.6g}"
-    yield from (*_certainty(worst), *choices.evidence(finding, report.results))
+    yield from (*_certainty(worst), *evidence(finding, report.results))
     if finding.since:
         yield "operation", f"any after {some(finding.since)}: what is between was not compared in these cases"
     for sentence in finding.evidence:

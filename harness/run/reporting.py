@@ -11,9 +11,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from harness.costs import said
 from harness.golden import CaseEntry
 from harness.logits import Continuation
-from harness.report.choices import pinned_note
 from harness.report.criteria import acceptance
 from harness.report.document import GoldenReference, LimitEntry, Report
 from harness.results import MODES, TapResult
@@ -94,11 +94,11 @@ def assemble(
         declared.unreplaced,
         {case.name: case.taps for case in cases},
     )
-    more = [pinned_note(results)] if shows_choices(declared) else []
-    if manifest.truth_dtype != "float64":
-        from harness.costs import said
+    pinned = None
+    if shows_choices(declared) and any(r.choice is not None for r in results):
+        from harness.report.choices import pinned_note  # of a dense model there are none
 
-        more.insert(0, said(golden))
+        pinned = pinned_note(results)
     settings = {p: asdict(by_precision[p].settings) for p in seen}
     not_covered = (
         *_not_asked(question, manifest.truth_dtype),
@@ -119,7 +119,7 @@ def assemble(
         golden=reference(golden),
         port=port,
         environment={**environment(mesh), "precision": settings},
-        notes=(*notes, *filter(None, more)),
+        notes=(*notes, *filter(None, [said(golden), pinned])),
         verdict=overall(results, generations),
         introduced=introduced(results, order),
         first_divergence=first_divergence(results, order),

@@ -13,10 +13,8 @@ from harness.errors import HarnessError, PortError, UsageError, shortened
 from harness.report.diff_assembly import diff
 from harness.report.diff_document import Diff
 from harness.report.document import Report
-from harness.report.failing import failing
-from harness.report.pairing import Candidate, same_limits
+from harness.report.pairing import Candidate, Selection, failing, narrowed, same_limits
 from harness.report.reading import read_report
-from harness.report.selection import Selection, narrowed
 from harness.run.progress import SILENT, Prefixed, Progress
 from harness.run.question import STANDARD, Axes, Question
 from harness.run.revision import check_at

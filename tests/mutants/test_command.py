@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import cli
-from harness.report.audit_document import SCHEMA_FILE, schema
+from harness.report.audit_document import Audit
+from harness.report.reading import SCHEMAS, schema
 
 FAST = ("--precision", "float32", "--case", "one-to-five", "--mutant", "rope_m*")
 
@@ -24,7 +25,7 @@ def test_a_golden_that_sees_every_mutant_exits_with_0_and_writes_json(tmp_path):
     assert result.exit_code == 0, result.output
     assert "SEES" in result.stdout
     document = json.loads(path.read_text())
-    jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text()))
+    jsonschema.validate(document, json.loads(SCHEMAS[Audit].read_text()))
     assert {m["id"] for m in document["mutants"]} == {
         "rope_missing",
         "rope_missing_on_keys",
@@ -86,4 +87,4 @@ def test_what_cannot_be_audited_exits_with_2_and_a_hint(args, words):
 
 
 def test_the_committed_schema_is_the_one_that_the_classes_give():
-    assert SCHEMA_FILE.read_bytes() == schema(), "run: python -m harness.report.audit_document"
+    assert SCHEMAS[Audit].read_bytes() == schema(Audit), "run: python -m harness.report.reading"

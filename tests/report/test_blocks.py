@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from harness.report.blocks.inline import Span, code, linked, strong
-from harness.report.blocks.page import Facts, Finding, Ladder, Legend, Lines, Page, Prose, Rung, Section, tree
-from harness.report.blocks.table import Cell, Column, Group, Table, numbers
-from harness.report.render.html import html
-from harness.report.render.markdown import markdown
-from harness.report.render.terminal import print_page, text
+from harness.report.blocks import Facts, Finding, Ladder, Legend, Lines, Page, Prose, Rung, Section, tree
+from harness.report.html import html
+from harness.report.markdown import markdown
+from harness.report.tables import Cell, Column, Group, Span, Table, code, linked, numbers, strong
+from harness.report.terminal import print_page, text
 from tests.report.pages import Page as Parsed
 
 HEAT = Table(("layer", Column("q", "narrow")), (("0", Cell("▲7", 9, "beyond", "somewhere")),), "map", kind="heat")

@@ -10,7 +10,7 @@ import pytest
 
 from harness.cli import console as consoles
 from harness.report.pages.golden import contents
-from harness.report.render.terminal import print_page
+from harness.report.terminal import print_page
 from harness.store import open_golden
 from harness.store.location import shown
 

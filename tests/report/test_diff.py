@@ -11,11 +11,10 @@ import pytest
 from harness.difference import STATUSES
 from harness.errors import UsageError
 from harness.report.diff_assembly import diff
-from harness.report.diff_document import SCHEMA_FILE, schema
+from harness.report.diff_document import Diff
 from harness.report.document import GoldenReference, LimitEntry, encode
-from harness.report.pairing import Candidate
-from harness.report.reading import read_report
-from harness.report.selection import Selection, narrowed
+from harness.report.pairing import Candidate, Selection, narrowed
+from harness.report.reading import SCHEMAS, read_report, schema
 from harness.results import LogitStatistics
 from tests.report.samples import PASSING, REPORT, TAPS, build, result
 
@@ -215,12 +214,12 @@ def test_a_selection_keeps_what_it_names_and_refuses_what_is_not_there():
             assert word in str(caught.value)
 
 
-SCHEMA = json.loads(SCHEMA_FILE.read_text())
+SCHEMA = json.loads(SCHEMAS[Diff].read_text())
 DIFF = compared(port(*ROPE, NORM), REPORT, intersection=True)
 
 
 def test_the_committed_schema_is_the_one_that_the_classes_give():
-    assert SCHEMA_FILE.read_bytes() == schema(), "run: python -m harness.report.diff_document"
+    assert SCHEMAS[Diff].read_bytes() == schema(Diff), "run: python -m harness.report.reading"
 
 
 @pytest.mark.parametrize("document", [DIFF, compared(RIGHT, RIGHT), compared(REPORT, PASSING, intersection=True)])

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import junitparser
 import pytest
 
-from harness.report.diff_junit import diff_junit
+from harness.report.junit import diff_junit
 from harness.report.views import html, markdown, render
 from tests.report.hostile import NAME
 from tests.report.pages import Page

@@ -8,8 +8,7 @@ import pytest
 
 from harness.report.document import LimitEntry
 from harness.report.pages.heatmap import MAX_COLUMNS, bins, by_position, by_tap, span_text
-from harness.report.pages.ladder import Measured, ladder
-from harness.report.pages.scale import EDGES, WITHIN, legend, short, step
+from harness.report.pages.scales import EDGES, WITHIN, Measured, ladder, legend, short, step
 from tests.report.samples import REPORT, build, result
 
 

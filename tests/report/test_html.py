@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-import harness.report.render
-from harness.report.pages.scale import COLOURS, FIRST_WITH_DARK_TEXT
+import harness.report
+from harness.report.pages.scales import COLOURS, FIRST_WITH_DARK_TEXT
 from harness.report.views import html
 from tests.report.hostile import EXTRA, NAME, NAMED
 from tests.report.pages import Page
 from tests.report.samples import PASSING, REPORT, build, result
 from tests.report.synthetic import large
 
-STYLE = (Path(harness.report.render.__file__).parent / "templates" / "style.css").read_text()
+STYLE = (Path(harness.report.__file__).parent / "templates" / "style.css").read_text()
 NAN = build(
     replace(
         result("layers.0.probs", verdict="nonfinite"), rms_multiple=None, profile=(1.0, None), limits=(4.0, 4.0)

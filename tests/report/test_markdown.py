@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from markdown_it import MarkdownIt
 
-from harness.report.render.markdown import CUT, MAX_BYTES, code, fitted, text
+from harness.report.markdown import CUT, MAX_BYTES, code, fitted, text
 from harness.report.views import markdown
 from tests.report.hostile import EXTRA, NAME, NAMED
 from tests.report.pages import Page

@@ -6,8 +6,8 @@ import shlex
 
 import pytest
 
+import harness.cli as group
 from harness import embedded
-from harness.cli import group
 from harness.run.question import Given, Question, repeated
 
 MODEL = "qwen2-tiny"

@@ -9,7 +9,7 @@ import pytest
 import scipy.special  # noqa: F401
 
 import harness.report.pages.check
-import harness.report.render.terminal
+import harness.report.terminal
 import harness.run.check
 import harness.run.decoder
 import harness.run.loading  # noqa: F401

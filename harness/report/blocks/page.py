@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.report.blocks.inline import Style, Text
+
 from harness.report.blocks.table import Cell, Table
 
 # How much a page says: what fits a terminal's screen, a CI step's summary, or everything, for a browser.

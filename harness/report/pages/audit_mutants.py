@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-from harness.report import audit_summary as words
 from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResult
-from harness.report.blocks.inline import Span, code
-from harness.report.blocks.page import Block, Prose, Section
-from harness.report.blocks.table import BEYOND, NOT_COMPARED, Cell, Column, Group, Head, Row, Table, numbers
-from harness.report.pages import scale
+from harness.report.blocks import Block, Prose, Section
+from harness.report.pages import scales
+from harness.report.pages.audit import criteria, families
+from harness.report.tables import BEYOND, NOT_COMPARED, Cell, Column, Group, Head, Row, Span, Table, code, numbers
 from harness.report.wording import counted, some
 
 SHOWN_CASES = 3
@@ -25,16 +24,16 @@ CASES = "How many mutants each case catches, and how many of those it also names
 
 def mutants(audit: Audit) -> Iterator[Block]:
     """The table of mutants, family by family; those that need looking at are open."""
-    names = words.criteria(audit)
+    names = criteria(audit)
     alarms = {name for score in audit.scores.values() for name in score.false_alarms}
     at = ", ".join(precision for precision, score in audit.scores.items() if score.false_alarms)
     marked = f"; * rejects the right decoder too, at {at}" if at else ""
     framed = Span(f"{BEYOND}pass", "strong")
     yield Prose((HOW, framed, f" is a bug that one of them lets through{marked}."), "quiet")
-    yield scale.legend(beyond="")
+    yield scales.legend(beyond="")
     upright = tuple(Column(f"{name} *" if name in alarms else name, "narrow") for name in names)
     fixed = ("precision", "outcome", *numbers("× limit"), *_long("introduced at", "cases that see it"))
-    for family in words.families(audit):
+    for family in families(audit):
         tallies = zip(audit.scores, family.tallies, strict=True)
         note = "; ".join(f"{p} {caught} of {bugs} caught, {named} named" for p, (caught, named, bugs) in tallies)
         fine = all(caught == named == bugs for caught, named, bugs in family.tallies)
@@ -87,7 +86,7 @@ def _margin(result: AuditResult) -> Cell:
         return Cell(NOT_COMPARED, mark="quiet", title="no comparison is changed")
     value = inf if result.margin is None else result.margin
     changed = f"{counted(result.compared, 'comparison')} changed by a bit or more"
-    return Cell(scale.short(value), scale.step(value), title=changed)
+    return Cell(scales.short(value), scales.step(value), title=changed)
 
 
 def cases(audit: Audit) -> Table:

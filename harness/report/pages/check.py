@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from harness.report import choices, wording
-from harness.report.agreement import agreement
-from harness.report.blocks.inline import Span, Text, code, linked, strong
-from harness.report.blocks.page import Block, Detail, Finding, Lines, Page, Prose, Section
-from harness.report.blocks.table import Table, numbers
+from harness.report import pages, wording
+from harness.report.blocks import Block, Detail, Finding, Lines, Page, Prose, Section
 from harness.report.document import Report
-from harness.report.findings import Finding as Wrong
-from harness.report.findings import unexplained, worst_first
-from harness.report.pages.shared import (
-    LOGITS,
-    closing,
-    criteria,
-    figures_of,
-    judged_by,
-    listed,
-    outcome,
-    part,
-    ran_on,
-)
 from harness.report.summary import forward_logits, groups, has_figures, logit_summary
+from harness.report.tables import Span, Table, Text, code, linked, numbers, strong
 from harness.report.wording import number
+
+if TYPE_CHECKING:
+    from harness.report.findings import Finding as Wrong
 
 SHOWN_ON_SCREEN, SHOWN_IN_SUMMARY = 6, 20
 HEAD = {
@@ -58,7 +47,7 @@ def _head(report: Report, detail: Detail) -> Iterator[tuple[str, Text]]:
         "golden": f"{report.golden.path}  {report.golden.id[:12]}",
         "model": report.golden.model,
         "port": report.port,
-        "ran on": ran_on(report.environment),
+        "ran on": pages.ran_on(report.environment),
         "mesh": wording.mesh_of(report),
     }
     yield from ((name, value) for name in HEAD[detail] if (value := known[name]) is not None)
@@ -84,21 +73,25 @@ def _body(report: Report, detail: Detail) -> Iterator[Block]:
         logits = tuple(_logits(report))
     if detail == "screen":
         yield from logits
-    said = choices.sentences(report.results)
+    if any(r.choice is not None for r in report.results):
+        from harness.report.choices import sentences  # of a dense model there are none
+
+        said = sentences(report.results)
+    else:
+        said = ()
     if said:
         explained = (Prose(TIES),) if on_page else ()
         yield Section("Choices of experts", (*explained, Lines(said)), link="Choices of experts")
     acceptance = tuple(_acceptance(report, detail))
-    yield from part(detail, "Logits", (*acceptance, *logits) if on_page else acceptance, link="Logits")
-    yield from listed("Not covered", report.not_covered, detail)
+    yield from pages.part(detail, "Logits", (*acceptance, *logits) if on_page else acceptance, link="Logits")
+    yield from pages.listed("Not covered", report.not_covered, detail)
     if detail == "summary":
-        found = worst_first(report)[:SHOWN_IN_SUMMARY]
-        if found:
-            evidence = tuple(_finding(f, report, but="worst at") for f in found)
+        if found := _worst_first(report):
+            evidence = tuple(_finding(f, report, but="worst at") for f in found[:SHOWN_IN_SUMMARY])
             yield Section("Evidence", evidence, folded=True)
         if logits:
             yield Section("Logits", logits, folded=True)
-    yield from closing(detail, report.golden, report.limits, {"ran on": report.environment})
+    yield from pages.closing(detail, report.golden, report.limits, {"ran on": report.environment})
 
 
 def _wrong(report: Report, detail: Detail) -> Iterator[Block]:
@@ -107,6 +100,10 @@ def _wrong(report: Report, detail: Detail) -> Iterator[Block]:
         yield Finding(broken.reason, wording.some(broken.taps), broken.where, facts)
     for sentence in wording.in_a_narrower_dtype(report):
         yield Prose(Span(sentence, "bad"), "finding")
+    if report.verdict == "match":
+        return
+    from harness.report.agreement import agreement
+
     yield from _findings(report, detail)
     downstream = wording.inherited(report)
     if downstream is not None:
@@ -122,6 +119,8 @@ def _wrong(report: Report, detail: Detail) -> Iterator[Block]:
 
 def _findings(report: Report, detail: Detail) -> Iterator[Block]:
     """In data-flow order on a screen, worst first elsewhere; in a summary a table, its evidence further down."""
+    from harness.report.findings import unexplained
+
     if detail == "screen":
         found = unexplained(report)
         yield from (_finding(f, report) for f in found[:SHOWN_ON_SCREEN])
@@ -130,11 +129,20 @@ def _findings(report: Report, detail: Detail) -> Iterator[Block]:
     elif detail == "page":
         from harness.report.pages.check_details import worst_elements
 
-        yield from (_finding(f, report, body=worst_elements(f, report)) for f in worst_first(report))
-    elif found := worst_first(report):
+        yield from (_finding(f, report, body=worst_elements(f, report)) for f in _worst_first(report))
+    elif found := _worst_first(report):
         rows = tuple(_finding_row(f, report) for f in found[:SHOWN_IN_SUMMARY])
         heads = ("introduced at", "layers", "precisions", "x noise", "worst element")
         yield Table(heads, rows, rest=len(found) - len(rows))
+
+
+def _worst_first(report: Report) -> tuple[Wrong, ...]:
+    """The findings, for which a check that passes needs no search."""
+    if report.verdict == "match":
+        return ()
+    from harness.report.findings import worst_first
+
+    return worst_first(report)
 
 
 def _finding(finding: Wrong, report: Report, but: str = "", body: tuple[Block, ...] = ()) -> Finding:
@@ -176,16 +184,16 @@ def _figures(report: Report) -> Table:
 def _logits(report: Report) -> Iterator[Table]:
     """A line for each precision at which there are logits."""
     found = forward_logits(report.results)
-    rows = tuple((p, *figures_of(logit_summary(results)).values()) for p, results in found.items())
+    rows = tuple((p, *pages.figures_of(logit_summary(results)).values()) for p, results in found.items())
     if rows:
-        yield Table(("logits", *numbers(*LOGITS)), rows, "logits")
+        yield Table(("logits", *numbers(*pages.LOGITS)), rows, "logits")
 
 
 def _acceptance(report: Report, detail: Detail) -> Iterator[Prose]:
     found = report.acceptance
     if found is not None:
-        figures = f"{'   ' if detail == 'screen' else ', '}{criteria(found)}"
-        yield Prose((f"{judged_by(found)}: ", outcome(found), figures))
+        figures = f"{'   ' if detail == 'screen' else ', '}{pages.criteria(found)}"
+        yield Prose((f"{pages.judged_by(found)}: ", pages.outcome(found), figures))
         if found.generation:
             yield Prose(f"generation: {found.generation}", "note")
         if found.remark:

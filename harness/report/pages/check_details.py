@@ -5,23 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from harness.report import wording
-from harness.report.blocks.inline import Text, code, strong
-from harness.report.blocks.page import Block, Prose, Section
-from harness.report.blocks.table import BEYOND, BROKEN, NOT_COMPARED, Table, numbers
+from harness.report import summary, wording
+from harness.report.blocks import Block, Prose, Section
 from harness.report.document import Report
 from harness.report.findings import Finding
-from harness.report.pages import heatmap, scale
-from harness.report.pages.ladder import Measured, ladder
-from harness.report.pages.shared import LOGITS, figures_of
-from harness.report.summary import (
-    READABLE,
-    UNCOMPARED,
-    forward_logits,
-    groups,
-    has_figures,
-    logit_summary,
-)
+from harness.report.pages import LOGITS, figures_of, heatmap, scales
+from harness.report.pages.scales import Measured, ladder
+from harness.report.summary import READABLE, UNCOMPARED, grouped, has_figures
+from harness.report.tables import BEYOND, BROKEN, NOT_COMPARED, Table, Text, code, numbers, strong
 from harness.report.wording import between, number
 from harness.results import Flip, TapResult, is_wrong
 
@@ -78,7 +69,7 @@ def ladders(report: Report) -> Iterator[Block]:
             Measured(
                 f"this port, {g.mode}", g.worst.rms_multiple, f"{g.worst.tap} in {g.worst.case}", g.worst.rms_limit
             )
-            for g in groups(report)
+            for g in summary.groups(report)
             if g.precision == precision and has_figures(g.worst)
         ]
         yield ladder(precision, wording.unit(precision), limits, measured)
@@ -97,17 +88,15 @@ def maps(report: Report) -> Iterator[Block]:
             )
             for mode in heatmap.modes(report, precision)
         )
-        yield Section(precision, (Prose(SCALE, "quiet"), scale.legend(), *modes), folded=precision != opened)
+        yield Section(precision, (Prose(SCALE, "quiet"), scales.legend(), *modes), folded=precision != opened)
 
 
 def cases(report: Report) -> Table:
     """Each case with what it is at every precision."""
-    by_case: dict[str, dict[str, list[TapResult]]] = {}
-    for r in report.results:
-        by_case.setdefault(r.case, {}).setdefault(r.precision, []).append(r)
+    by_case = grouped(report.results, lambda r: r.case)
     rows = tuple(
-        (case, *(_at(by_precision.get(precision, ())) for precision in report.limits))
-        for case, by_precision in by_case.items()
+        (case, *(_at([r for r in results if r.precision == precision]) for precision in report.limits))
+        for case, results in by_case.items()
     )
     return Table(("case", *report.limits), rows, "cases", CASES)
 
@@ -122,15 +111,15 @@ def _at(results: Sequence[TapResult]) -> Text:
     missing = (strong(f"{BROKEN} {broken} of {len(results)}"),) if broken else ()
     if worst is None:
         return missing
-    largest = scale.short(math.inf if worst.rms_multiple is None else worst.rms_multiple)
+    largest = scales.short(math.inf if worst.rms_multiple is None else worst.rms_multiple)
     figure = (strong(f"{BEYOND} {largest}"), f" at {beyond} of {len(results)}") if beyond else (largest,)
     return (*missing, "; ", *figure) if broken else figure
 
 
 def logits(report: Report) -> Iterator[Section]:
     """The forward logits of every precision: all cases together, each case, and the largest flips."""
-    for place, (precision, results) in enumerate(forward_logits(report.results).items()):
-        total = logit_summary(results)
+    for place, (precision, results) in enumerate(summary.forward_logits(report.results).items()):
+        total = summary.logit_summary(results)
         note = (
             f"max abs {number(total.max_abs)}, max KL {between(total.max_kl_low, total.max_kl)}, top-1 agrees at "
             f"{total.agreed:,} of {total.positions:,} positions, {total.flips} flips, {total.ties} ties"
@@ -144,7 +133,7 @@ def logits(report: Report) -> Iterator[Section]:
 def _by_case(precision: str, results: Sequence[TapResult]) -> Table:
     rows = []
     for r in results:
-        x = logit_summary([r])
+        x = summary.logit_summary([r])
         rows.append((r.case, *figures_of(x).values(), between(x.mean_kl_low, x.mean_kl)))
     about = "The port's own logits (forward), by case"
     return Table(("case", *numbers(*LOGITS, "mean KL")), tuple(rows), f"logits at {precision}", about)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.report.blocks.inline import Text, linked, strong
-from harness.report.blocks.page import Block, Detail, Finding, Page, Prose
+from harness.report.blocks import Block, Detail, Finding, Page, Prose
 from harness.report.diagnosis import Diagnosis, Operation, Suspect, suspect_name, verdict_line
-from harness.report.pages.shared import closing, listed, part
+from harness.report.pages import closing, listed, part
+from harness.report.tables import Text, linked, strong
 from harness.report.wording import counted, some
 
 SHOWN_TAPS, SHOWN_THREADS = 8, 2

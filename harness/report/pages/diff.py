@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness.report import diff_summary as words
-from harness.report.blocks.inline import Style, Text, code
-from harness.report.blocks.page import Block, Detail, Finding, Lines, Page, Prose, Section
-from harness.report.blocks.table import Table, numbers
+from harness.report.blocks import Block, Detail, Finding, Lines, Page, Prose, Section
 from harness.report.diff_document import Counts, Diff, Extreme
 from harness.report.diff_summary import Operation
-from harness.report.pages.ladder import Measured, ladder
-from harness.report.pages.shared import closing, criteria, judged_by, listed, outcome, part
+from harness.report.pages import closing, criteria, judged_by, listed, outcome, part
+from harness.report.pages.scales import Measured, ladder
+from harness.report.tables import Style, Table, Text, code, numbers
 from harness.report.wording import allowed, number, some, unit
 
 SHOWN = {"screen": 6, "summary": 20, "page": 1000}

@@ -15,8 +15,8 @@ from harness.architecture import architecture_of
 from harness.costs import by_part, costs, said
 from harness.families import families
 from harness.golden import Manifest
-from harness.report.blocks.page import Block, Page, Prose
-from harness.report.blocks.table import Column, Table
+from harness.report.blocks import Block, Page, Prose
+from harness.report.tables import Column, Table
 from harness.selecting import folded
 from harness.store import Golden, open_golden
 from harness.store.location import shown

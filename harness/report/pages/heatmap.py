@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float
 
-from harness.report.blocks.table import BEYOND, BROKEN, NOT_COMPARED, Cell, Column, Head, Row, Table
 from harness.report.document import Report
-from harness.report.pages.scale import short, step
-from harness.report.summary import UNCOMPARED
+from harness.report.pages.scales import short, step
+from harness.report.summary import UNCOMPARED, grouped
+from harness.report.tables import BEYOND, BROKEN, NOT_COMPARED, Cell, Column, Head, Row, Table
 from harness.results import MODES, TapResult, is_wrong
 from harness.taps import kind_of
 
@@ -22,9 +22,7 @@ MAX_COLUMNS, SINGLE = 24, 8
 
 def by_tap(report: Report, precision: str, mode: str) -> Table:
     """Rows are layers, columns kinds of taps, both in data-flow order."""
-    results: dict[str, list[TapResult]] = {}
-    for r in _of(report, precision, mode):
-        results.setdefault(r.tap, []).append(r)
+    results = grouped(_of(report, precision, mode), lambda r: r.tap)
     stages = dict.fromkeys(_stage(name) for name in report.taps if "." in name)
     kinds = dict.fromkeys(map(kind_of, report.taps))
     outside = [name for name in report.taps if "." not in name]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import jinja2
-
 from harness.report.blocks.inline import Text, spans
+from harness.report.pages.scale import COLOURS, FIRST_WITH_DARK_TEXT
+
 from harness.report.blocks.page import Page
 from harness.report.blocks.table import Cell, Column
-from harness.report.pages.scale import COLOURS, FIRST_WITH_DARK_TEXT
 
 
 def html(page: Page) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from harness.report.blocks.inline import Span, Text, spans
+
 from harness.report.blocks.page import Block, Facts, Finding, Ladder, Legend, Lines, Page, Prose, Section
 from harness.report.blocks.table import Cell, Row, Table, cells, words
 from harness.report.wording import escaped

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from harness.report.blocks.inline import spans
 from rich import table
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.measure import Measurement
@@ -14,7 +15,6 @@ from rich.segment import Segment
 from rich.text import Text
 
 from harness.report.blocks import inline
-from harness.report.blocks.inline import spans
 from harness.report.blocks.page import Block, Facts, Finding, Ladder, Legend, Lines, Page, Prose, Section
 from harness.report.blocks.table import Table, cells, words
 from harness.report.wording import escaped

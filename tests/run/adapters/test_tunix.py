@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("tunix", reason="google-tunix is not installed: pip install -e '.[test,tunix]'")
 
-from harness.report.calls import call_evidence
+from harness.report.agreement import call_evidence
 from harness.results import MODES
 from harness.run.check import check
 from harness.run.question import Question
