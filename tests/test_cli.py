@@ -13,8 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import harness
-from harness.cli import cli
-from harness.cli.group import COMMANDS
+from harness.cli import COMMANDS, cli
 
 ROOT = Path(__file__).parent.parent
 FAST = ("--precision", "float32", "--case", "digits")

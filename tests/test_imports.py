@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from harness.cli.group import COMMANDS
+from harness.cli import COMMANDS
 from harness.report.document import encode
 from tests.report.audit_samples import BLIND
 from tests.report.samples import REPORT

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import os, sys
-from harness.cli.own_stdout import stdout_to_stderr
+from harness.cli.console import stdout_to_stderr
 with stdout_to_stderr():
     print("of the port")
     {does}

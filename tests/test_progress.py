@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from harness.cli import progress as module
+from harness.cli import console as module
 from harness.run.check import Checker
 from harness.run.progress import Prefixed
 from harness.run.question import Question

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from harness.cli.group import COMMANDS, command
+from harness.cli import COMMANDS, command
 from harness.run.check import check
 from harness.run.question import Question
 from tests.documents import ROOT, ci_commands, documents, port, read

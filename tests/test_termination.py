@@ -10,8 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from harness.cli import cli
-from harness.cli.termination import Terminated, raising_on_sigterm
+from harness.cli import Terminated, cli, raising_on_sigterm
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import click
 import pytest
 import yaml
 
-from harness.cli.group import command
+from harness.cli import command
 from tests.conftest import PLACES
 from tests.documents import ci_commands, read
 

@@ -1,5 +1,145 @@
-"""The command line. Imports happen inside commands, so that help is instant."""
+"""The command line: the group of all commands, what they refuse, and with which exit code.
 
-from harness.cli.group import cli
+Imports happen inside commands, so that help is instant.
 
-__all__ = ["cli"]
+CI systems and supervisors end a job with SIGTERM; by default a process is then gone at once, and a temporary
+worktree stays in the user's repository. So SIGTERM is an exception here, and what a command has made for itself is
+removed on the way out, as on Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from harness import __version__
+from harness.errors import HarnessError
+
+COMMANDS = {
+    "audit": "audit_command:audit",
+    "check": "check_command:check",
+    "diagnose": "diagnose_command:diagnose",
+    "diff": "diff_command:diff",
+    "list": "reading_commands:list_",
+    "port": "port_command:port",
+    "record": "record_command:record",
+    "report": "reading_commands:report",
+    "show": "reading_commands:show",
+    "verify": "reading_commands:verify",
+}
+MATCH, DIVERGED, COULD_NOT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+# What becomes of a stream whose disk is full, or that nobody reads any more.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
+
+
+class Terminated(BaseException):
+    """SIGTERM has come. Like KeyboardInterrupt it is no `Exception`: nobody goes on after it."""
+
+
+@contextlib.contextmanager
+def raising_on_sigterm() -> Iterator[None]:
+    """Raise `Terminated` where SIGTERM arrives, once; a second one does not cut the cleaning up short.
+
+    Only where nobody else has decided what SIGTERM does, and in the main thread, which alone can say so.
+    """
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if not ours:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)
+    raise Terminated
+
+
+def command(name: str) -> click.Command:
+    """One of the commands, imported."""
+    module, _, function = COMMANDS[name].partition(":")
+    found: click.Command = getattr(importlib.import_module(f"harness.cli.{module}"), function)
+    return found
+
+
+class _Refusing(click.Group):
+    """A group whose commands refuse: a HarnessError is its message on stderr, and exit code 2.
+
+    Python would exit with 1 on anything that it does not expect, and 1 means "diverged" here; so that is 2 too.
+    A command is imported when it is asked for.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*COMMANDS, *self.commands})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.commands or cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        return command(cmd_name)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            with raising_on_sigterm():
+                return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except KeyboardInterrupt:
+            _say("interrupted")
+            ctx.exit(INTERRUPTED)
+        except Terminated:
+            _say("terminated")
+            ctx.exit(TERMINATED)
+        except HarnessError as error:
+            if os.environ.get("GOLDENS_TRACEBACK"):
+                _say(traceback.format_exc())
+            _say(f"error: {error}")
+            ctx.exit(COULD_NOT)
+        except SystemExit as error:  # commands end by `Exit`: this one is somebody else's, such as a port's thread
+            _say(f"error: something ended the process: SystemExit({error.code!r})")
+            ctx.exit(COULD_NOT)
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                _say(f"error: what this command prints cannot be written: {error.strerror}\n\n{ELSEWHERE}")
+            else:
+                _say(traceback.format_exc())
+                _say("error: this is a bug in goldens, not an answer about the port")
+            ctx.exit(COULD_NOT)
+
+
+ELSEWHERE = "hint: make room where its output goes, or send it somewhere else"
+
+
+def _say(text: str) -> None:
+    """On stderr, where that can be written; the exit code says the same in any case."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        # Python ends with an exit code of its own where it cannot write what is left in a stream.
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+
+
+@click.group(cls=_Refusing, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="goldens")
+def cli() -> None:
+    """Check a JAX port of a PyTorch model against recorded goldens, without PyTorch.
+
+    Exit codes: 0 match, 1 diverged, 2 could not check; 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
+    """

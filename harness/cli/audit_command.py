@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 from click.exceptions import Exit
 
-from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import chosen, golden_argument, output_options, weights_option
+from harness.cli import DIVERGED, MATCH
+from harness.cli.options import chosen, golden_argument, inputs, output_options, weights_option
 
 
 @click.command(short_help="Say which known bugs a golden can see.")
@@ -38,14 +38,12 @@ def audit(
     goldens audit --mutant 'rope_*' --case long --precision float32
     goldens audit my-golden.h5 --weights path/to/Qwen2.5-7B --json audit.json --html audit.html
     """
-    from harness.cli.console import show
-    from harness.cli.own_stdout import stdout_to_stderr
-    from harness.cli.progress import Progress
+    from harness.cli.console import Progress, show, stdout_to_stderr
     from harness.mutants.audit import AuditQuestion
     from harness.mutants.audit import audit as run_audit
     from harness.run.question import parse_precisions
 
-    asked = chosen(outputs, {"the golden": golden, "the weights": weights})
+    asked = chosen(outputs, inputs(golden, weights))
     question = AuditQuestion(parse_precisions(precision), mutants, cases)
     with stdout_to_stderr(), Progress() as progress:
         found = run_audit(golden, weights, question, progress=progress)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.exceptions import Exit
 
-from harness.cli.group import COULD_NOT, DIVERGED, MATCH
-from harness.cli.options import (
-    chosen,
-    golden_argument,
-    mesh_option,
-    output_options,
-    port_file,
-    reduced_precision_option,
-    weights_option,
-)
+from harness.cli import COULD_NOT, DIVERGED, MATCH, options
+
+if TYPE_CHECKING:
+    from harness.errors import PortError
+    from harness.run.processes import Processes
 
 
 @click.command(short_help="Check a port against a golden, operation by operation.")
-@golden_argument
+@options.golden_argument
 @click.option(
     "--port",
     default="harness.run.decoder:Decoder",
@@ -30,7 +26,7 @@ from harness.cli.options import (
     show_default=True,
     help="The JAX model.",
 )
-@weights_option
+@options.weights_option
 @click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
 @click.option(
     "--mode",
@@ -55,7 +51,7 @@ from harness.cli.options import (
     show_default=True,
     help="Your thresholds on the logits, said beside the verdict: max_abs=1e-4,mean_abs=1e-5,position_r=0.1.",
 )
-@mesh_option
+@options.mesh_option
 @click.option("--processes", type=int, metavar="N", help="This is one of N processes, each with some devices.")
 @click.option("--process-id", type=int, metavar="I", help="Which of them, from 0; process 0 reports.")
 @click.option(
@@ -63,8 +59,8 @@ from harness.cli.options import (
     metavar="HOST:PORT",
     help="Where process 0 listens for the others.  [default: JAX_COORDINATOR_ADDRESS]",
 )
-@reduced_precision_option
-@output_options("json", "html", "markdown", "junit")
+@options.reduced_precision_option
+@options.output_options("json", "html", "markdown", "junit")
 def check(
     golden: str,
     port: str,
@@ -99,13 +95,9 @@ def check(
 
     Exit codes: 0 match, 1 diverged, 2 could not check.
     """
-    from harness.cli.console import show
-    from harness.cli.own_stdout import stdout_to_stderr
-    from harness.cli.progress import Progress
-    from harness.cli.several import taking_part
-    from harness.errors import UsageError
-    from harness.report.contract import broken_contract
+    from harness.cli.console import Progress, show, stdout_to_stderr
     from harness.report.criteria import parse_criteria
+    from harness.report.summary import is_comparable
     from harness.run.check import Checker, checked
     from harness.run.progress import SILENT
     from harness.run.question import Question, parse_mesh, parse_modes, parse_precisions
@@ -121,28 +113,29 @@ def check(
         mesh=parse_mesh(mesh),
         criteria=parse_criteria(criteria),
     )
-    asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
-    several = None
+    asked = options.chosen(outputs, options.inputs(golden, weights, port))
+    several: Processes | None = None
+    together: AbstractContextManager[None] = nullcontext()
     if (processes, process_id, coordinator) != (None, None, None):
-        from harness.run.processes import OPTIONS, agree, processes_of
+        from harness.cli.several import one_of_several, taking_part
 
-        several = processes_of(processes, process_id, coordinator)
-    if several is not None and not question.mesh:
-        raise UsageError(
-            "in several processes a port needs a mesh of their devices",
-            where=str(several),
-            expected="--mesh with as many devices as the processes have together",
-            hint=f"for example --mesh data=2,model=4 {OPTIONS}",
-        )
+        several = one_of_several(processes, process_id, coordinator, question.mesh)
+        together = taking_part(several)
+    broken: PortError | None = None
     reports = several is None or several.index == 0
     telling = Progress() if reports else nullcontext(SILENT)
-    with stdout_to_stderr(), taking_part(several), telling as progress:
+    with stdout_to_stderr(), together, telling as progress:
         progress.begin("config, weights, token ids")
         with Checker(golden, weights, port, question) as checker:
             report = checked(checker, progress)
-            broken = broken_contract(report)
+            if not is_comparable(report):
+                from harness.report.contract import broken_contract
+
+                broken = broken_contract(report)
             code = COULD_NOT if broken is not None else MATCH if report.verdict == "match" else DIVERGED
             if several is not None:
+                from harness.run.processes import agree
+
                 agree(code)  # a diagnosis runs the port as often as it likes: not in step with other processes
             # What could be compared is named beside what could not.
             elif report.verdict != "match" and (report.introduced or broken is None):

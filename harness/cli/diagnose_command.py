@@ -7,28 +7,19 @@ from pathlib import Path
 import click
 from click.exceptions import Exit
 
-from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import (
-    chosen,
-    golden_argument,
-    mesh_option,
-    output_options,
-    port_file,
-    reduced_precision_option,
-    weights_option,
-)
+from harness.cli import DIVERGED, MATCH, options
 
 
 @click.command(short_help="Name the known bug that a port has.")
-@golden_argument
+@options.golden_argument
 @click.option("--port", required=True, metavar="PKG.MODULE:NAME", help="The JAX model that diverges.")
-@weights_option
+@options.weights_option
 @click.option("--precision", default="float64,float32", show_default=True, help="Comma-separated; bfloat16 too.")
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @click.option("--lift", is_flag=True, help="As for check.")
-@mesh_option
-@reduced_precision_option
-@output_options("json", "html", "markdown")
+@options.mesh_option
+@options.reduced_precision_option
+@options.output_options("json", "html", "markdown")
 def diagnose(
     golden: str,
     port: str,
@@ -52,9 +43,7 @@ def diagnose(
 
     Exit codes: 0 nothing to diagnose, 1 diverged, 2 could not check.
     """
-    from harness.cli.console import show
-    from harness.cli.own_stdout import stdout_to_stderr
-    from harness.cli.progress import Progress
+    from harness.cli.console import Progress, show, stdout_to_stderr
     from harness.mutants.diagnosis.diagnose import diagnose as run_diagnosis
     from harness.run.check import Checker
     from harness.run.question import BOTH, Question, parse_mesh, parse_precisions
@@ -67,7 +56,7 @@ def diagnose(
         allow_reduced_precision=allow_reduced_precision,
         mesh=parse_mesh(mesh),
     )
-    asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
+    asked = options.chosen(outputs, options.inputs(golden, weights, port))
     with stdout_to_stderr(), Progress() as progress, Checker(golden, weights, port, question) as checker:
         found = run_diagnosis(checker, port, progress)
     show(found, asked)

@@ -7,22 +7,14 @@ from pathlib import Path
 import click
 from click.exceptions import Exit
 
-from harness.cli.group import DIVERGED, MATCH
-from harness.cli.options import (
-    chosen,
-    mesh_option,
-    output_options,
-    reduced_precision_option,
-    side_file,
-    weights_option,
-)
+from harness.cli import DIVERGED, MATCH, options
 
 
 @click.command(short_help="Say what a candidate fix mends and what it breaks.")
 @click.argument("golden", required=False)
 @click.option("--before", required=True, metavar="SIDE", help="What it was.")
 @click.option("--after", required=True, metavar="SIDE", help="What it is now.")
-@weights_option
+@options.weights_option
 @click.option("--precision", metavar="LIST", help="Comma-separated. [default: a saved side's, or as check]")
 @click.option(
     "--mode",
@@ -33,9 +25,9 @@ from harness.cli.options import (
 @click.option("--lift", is_flag=True, help="As for check.")
 @click.option("--intersection", is_flag=True, help="Leave out, and name, what only one side was asked.")
 @click.option("--before-may-fail", is_flag=True, help="If BEFORE raises, all that it lacks counts as wrong.")
-@mesh_option
-@reduced_precision_option
-@output_options("json", "html", "markdown", "junit")
+@options.mesh_option
+@options.reduced_precision_option
+@options.output_options("json", "html", "markdown", "junit")
 def diff(
     golden: str | None,
     before: str,
@@ -69,17 +61,15 @@ def diff(
     Exit codes: 0 nothing is worse, 1 something is worse, broken or no longer covered, 2 could not compare.
     """
     from harness import embedded
-    from harness.cli.console import show
-    from harness.cli.own_stdout import stdout_to_stderr
-    from harness.cli.progress import Progress
+    from harness.cli.console import Progress, show, stdout_to_stderr
     from harness.difference import WORSE
-    from harness.report.selection import Selection
+    from harness.report.pairing import Selection
     from harness.run.question import parse_mesh, parse_modes, parse_precisions
     from harness.run.sides import Request, diff_of
 
-    sides = {"--before": side_file(before), "--after": side_file(after)}
+    sides = {"--before": options.side_file(before), "--after": options.side_file(after)}
     named = golden and embedded.resolved(golden)
-    asked = chosen(outputs, {"the golden": named or embedded.golden(), "the weights": weights, **sides})
+    asked = options.chosen(outputs, {"the golden": named or embedded.golden(), "the weights": weights, **sides})
     selection = Selection(
         precisions=None if precision is None else parse_precisions(precision),
         modes=None if mode in (None, "all") else parse_modes(mode),

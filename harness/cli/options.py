@@ -67,14 +67,18 @@ def chosen(outputs: Mapping[str, Path | None], inputs: Mapping[str, str | Path |
     Raises:
         UsageError: one cannot be written, or is an input, or two go to the same place.
     """
-    from harness.report.inputs import refuse_inputs
-    from harness.report.output import check_outputs
-
     asked = {view: path for view, path in outputs.items() if path is not None}
-    check_outputs(asked)
     if asked:
+        from harness.report.output import check_outputs, refuse_inputs
+
+        check_outputs(asked)
         refuse_inputs(asked, inputs)
     return asked
+
+
+def inputs(golden: str, weights: Path | None, port: str | None = None) -> dict[str, str | Path | None]:
+    """What a check reads, by what a message calls it."""
+    return {"the golden": golden, "the weights": weights, "the port": None if port is None else port_file(port)}
 
 
 def port_file(spec: str) -> Path | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 from click.exceptions import Exit
 
-from harness.cli.group import COULD_NOT, MATCH
-from harness.cli.options import chosen, golden_argument, output_options, port_file, weights_option
+from harness.cli import COULD_NOT, MATCH
+from harness.cli.options import chosen, golden_argument, inputs, output_options, weights_option
 
 
 @click.command(short_help="Propose the table of taps of a port.")
@@ -51,16 +51,14 @@ def port(
 
     Exit codes: 0 a table is proposed, 2 it could not be looked, or nothing was found.
     """
-    from harness.cli.console import console
-    from harness.cli.own_stdout import stdout_to_stderr
+    from harness.cli.console import Progress, console, stdout_to_stderr
     from harness.cli.port_printed import print_proposal
-    from harness.cli.progress import Progress
     from harness.report.document import encode
     from harness.report.output import STDOUT, write_output
     from harness.run.proposing.discovery import propose_discovered
     from harness.run.proposing.proposal import propose
 
-    asked = chosen(outputs, {"the golden": golden, "the weights": weights, "the port": port_file(port)})
+    asked = chosen(outputs, inputs(golden, weights, port))
     with stdout_to_stderr(), Progress() as progress:
         found = (propose_discovered if discover else propose)(golden, weights, port, case, precision, progress)
     for file in asked.values():

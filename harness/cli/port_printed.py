@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from harness.run.proposing.proposal import Absent, Module, Proposal, ProposedRow
+from harness.report.summary import grouped
+from harness.run.proposing.proposal import Module, Proposal, ProposedRow
+from harness.taps import kind_of
 
 NUMBERED = re.compile(r"(?<![0-9A-Za-z])\d+(?![0-9A-Za-z])")
 
@@ -98,10 +100,7 @@ def _several(names: Sequence[str]) -> str:
 
 def _absent(found: Proposal) -> Iterator[str]:
     """Taps of one kind whose place something else has, together."""
-    kinds: dict[str, list[Absent]] = {}
-    for one in found.absent:
-        kinds.setdefault(one.tap.rpartition(".")[2], []).append(one)
-    for alike in kinds.values():
+    for alike in grouped(found.absent, lambda absent: kind_of(absent.tap)).values():
         first = alike[0]
         names = _several([one.tap for one in alike])
         yield f"\nNOT THERE: {names}; {', '.join(first.instead)} is read in its place at {first.place}"
@@ -116,10 +115,7 @@ def _left_over(found: Proposal) -> Iterator[str]:
     if not found.missing:
         return
     yield "\nnot found (left out of the table they are reported as not covered):"
-    kinds: dict[str, list[str]] = {}
-    for name in found.missing:
-        kinds.setdefault(name.rpartition(".")[2], []).append(name)
-    for kind, names in kinds.items():
+    for kind, names in grouped(found.missing, kind_of).items():
         yield f"    {kind}: {_several(names)}"
     if found.discovered is not None:
         yield "hint: no variable of the program equals them: they are inside a kernel, or part of a larger array"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from harness.cli.termination import Terminated
+from harness.cli import Terminated
 from harness.selecting import EXAMPLE, LEVELS
 
 
@@ -56,20 +57,7 @@ class _NamingFamilies(click.Command):
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Where torch computes.  [default: cpu]")
 @click.option("--force", is_flag=True, help="Replace a golden that is already there.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take (passes, disk, memory), and record nothing.")
-def record(
-    model: str | None,
-    corpus: Path | None,
-    out: str | None,
-    level: str | None,
-    taps: tuple[str, ...],
-    layers: str | None,
-    logits: str | None,
-    dtype: str | None,
-    cases: tuple[str, ...],
-    device: str | None,
-    force: bool,
-    dry_run: bool,
-) -> None:
+def record(**asked: Any) -> None:
     """Record goldens: run the PyTorch reference over a fixed corpus, and keep what it computes.
 
     A golden holds the float64 truth of every intermediate, and how far PyTorch's own float32 and bfloat16 are from
@@ -98,9 +86,8 @@ def record(
 
     from harness.record.command import Request, run
 
-    request = Request(model, corpus, out, level, dtype, cases, device, force, dry_run, taps, layers, logits)
     try:
-        for summary in run(request, Console(stderr=True)):
+        for summary in run(Request(**asked), Console(stderr=True)):
             click.echo(summary.id)
     except (KeyboardInterrupt, Terminated):
         click.echo("the same command goes on where this one stopped", err=True)

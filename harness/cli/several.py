@@ -8,36 +8,46 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NoReturn
+from functools import partial
+from typing import NoReturn
 
 import click
 
-from harness.cli.group import COULD_NOT, INTERRUPTED, TERMINATED
-from harness.cli.termination import Terminated
-from harness.errors import HarnessError
-
-if TYPE_CHECKING:
-    from harness.run.processes import Processes
+from harness.cli import COULD_NOT, INTERRUPTED, TERMINATED, Terminated
+from harness.errors import HarnessError, UsageError
+from harness.run.processes import OPTIONS, Processes, join, leave, lifeline, processes_of
+from harness.run.question import Axes
 
 ENDING = threading.Lock()
 EXIT = os._exit  # while a port runs, another function is in its place
 
 
+def one_of_several(count: int | None, index: int | None, coordinator: str | None, mesh: Axes) -> Processes:
+    """Which of how many processes this one is, by the options, of which at least one is given.
+
+    Raises:
+        UsageError: as `processes_of`, or there is no mesh.
+    """
+    several = processes_of(count, index, coordinator)
+    assert several is not None
+    if not mesh:
+        raise UsageError(
+            "in several processes a port needs a mesh of their devices",
+            where=str(several),
+            expected="--mesh with as many devices as the processes have together",
+            hint=f"for example --mesh data=2,model=4 {OPTIONS}",
+        )
+    return several
+
+
 @contextlib.contextmanager
-def taking_part(asked: Processes | None) -> Iterator[None]:
-    """Join the other processes for as long as the block runs; None is a command on its own.
+def taking_part(asked: Processes) -> Iterator[None]:
+    """Join the other processes for as long as the block runs.
 
     An exception in the block ends this process at once: a usual end would wait for the others, which wait for it.
     They find their connection to it closed, and end as well.
     """
-    if asked is None:
-        yield
-        return
-    from harness.run.processes import join, leave, lifeline
-
-    def end(error: BaseException) -> NoReturn:
-        _end(asked, error)
-
+    end = partial(_end, asked)
     try:
         join(asked, end)
         with lifeline(asked, end):

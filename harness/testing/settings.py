@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,23 +141,11 @@ def add_options(parser: pytest.Parser) -> None:
 
 def settings_of(config: pytest.Config) -> Settings:
     """The command line first, then the project's configuration, then the default."""
-    found = {name: _configured(config, name) for name in CONFIGURABLE}
-    option = config.option
-    return Settings(
-        golden=found["golden"] or None,
-        port=found["port"] or None,
-        weights=Path(found["weights"]) if found["weights"] else None,
-        precision=found["precision"],
-        cases=tuple(option.goldens_cases),
-        mode=option.goldens_mode,
-        limit_rms=option.goldens_limit_rms,
-        limit_max=option.goldens_limit_max,
-        lift=option.goldens_lift,
-        allow_reduced_precision=option.goldens_allow_reduced_precision,
-        weights_from=_origin(config, "weights"),
-        mesh=option.goldens_mesh,
-        criteria=option.goldens_criteria,
-    )
+    given: dict[str, Any] = {name: _configured(config, name) or None for name in CONFIGURABLE}
+    alone = {field.name for field in fields(Settings)} - {*CONFIGURABLE, "weights_from"}
+    given |= {name: getattr(config.option, PREFIX + name) for name in alone}
+    given["weights"] = given["weights"] and Path(given["weights"])
+    return Settings(**given | {"cases": tuple(given["cases"]), "weights_from": _origin(config, "weights")})
 
 
 def _origin(config: pytest.Config, name: str) -> str:

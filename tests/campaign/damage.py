@@ -238,7 +238,7 @@ def unfinished(target: Target) -> Callable[[tuple[Damage, float]], None]:
 
 def claims(folder: Path) -> list[Tried]:
     """Those of unfinished work need torch."""
-    imported("xarray", "harness.cli", "harness.cli.progress", "harness.report.pages.golden")
+    imported("xarray", "harness.cli", "harness.cli.console", "harness.report.pages.golden")
     damaged = Damaged(folder)
     made = [
         Tried("damage of an HDF5 golden: seen, or harmless", DAMAGES, damaged.of_golden("h5"), seconds=30),
