@@ -3,7 +3,7 @@
 - `document`, `audit_document`, `diff_document`, `diagnosis`: the documents, three of them with a JSON Schema.
 - `reading`, `audit_contradictions`, `pairing`, `diff_assembly`: saved documents, and two compared.
 - `findings`, `summary`, `agreement`, `choices`, `contract`, `criteria`: what follows from the results.
-- `wording`, `diff_summary`: the same in words.
+- `wording`: the same in words.
 - `blocks`, `tables`: what a page is made of: text, tables, findings, ladders, sections.
 - `pages`: from each kind of document to blocks: what a report says, and in which order.
 - `terminal`, `markdown`, `html` with its `templates`: from blocks to how a report looks. JUnit is in `junit`.

@@ -14,11 +14,12 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from junitparser.junitparser import FinalResult
 
 from harness.difference import WORSE
-from harness.report import diff_summary, wording
+from harness.report import wording
 from harness.report.agreement import agreement
 from harness.report.diff_document import Diff
 from harness.report.document import Report
 from harness.report.findings import worst_first
+from harness.report.pages import diff as diffs
 from harness.report.summary import grouped
 from harness.report.wording import escaped
 from harness.results import TapResult
@@ -40,12 +41,12 @@ def diff_junit(diff: Diff) -> bytes:
     """The XML of a diff."""
     return _suite(
         f"{diff.after.label}/{diff.golden.model}",
-        {"golden": diff.golden.id, "verdict": diff.verdict, **dict(diff_summary.sides(diff))},
-        diff_summary.notes(diff),
+        {"golden": diff.golden.id, "verdict": diff.verdict, **dict(diffs.sides(diff))},
+        diffs.notes(diff),
         (
             *_of_diff(diff),
             *_skipped("left out", diff.left_out),
-            *_skipped("not covered", diff_summary.not_covered(diff)),
+            *_skipped("not covered", diffs.not_covered(diff)),
         ),
     )
 
@@ -103,11 +104,11 @@ def _of_diff(diff: Diff) -> Iterator[TestCase]:
 def _what_is_worse(diff: Diff, case: str) -> Iterator[str]:
     """Operation by operation, with the largest multiples before and after."""
     changes = tuple(change for change in diff.changes if change.case == case and change.status in WORSE)
-    for section in diff_summary.sections(replace(diff, changes=changes)):
+    for section in diffs.sections(replace(diff, changes=changes)):
         for o in section.operations:
             yield f"{section.status} at {o.place} ({o.extent}): {o.before} -> {o.after} x {o.unit}"
         if section.inherited:
-            yield f"{section.status}: {diff_summary.inheritance(section)}"
+            yield f"{section.status}: {section.inheritance}"
 
 
 def _suite(classname: str, properties: dict[str, str], notes: Iterable[str], tests: Iterable[TestCase]) -> bytes:

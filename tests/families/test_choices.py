@@ -22,8 +22,8 @@ from harness.report.agreement import agreement
 from harness.report.choices import sentences
 from harness.report.contract import broken_contract
 from harness.report.diff_assembly import diff as diff_of
-from harness.report.diff_summary import choices
 from harness.report.document import encode
+from harness.report.pages.diff import choices
 from harness.report.pairing import Candidate
 from harness.report.reading import read_report
 from harness.report.views import html, markdown, print_document, report_text

@@ -2,36 +2,72 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from harness.report import diff_summary as words
+from harness.difference import BETTER, STATUSES, Change, Outcome, Status
 from harness.report.blocks import Block, Detail, Finding, Lines, Page, Prose, Section
-from harness.report.diff_document import Counts, Diff, Extreme
-from harness.report.diff_summary import Operation
+from harness.report.diff_document import Counts, Diff, Extreme, LogitFigures
 from harness.report.pages import closing, criteria, judged_by, listed, outcome, part
 from harness.report.pages.scales import Measured, ladder
+from harness.report.summary import READABLE, grouped
 from harness.report.tables import Style, Table, Text, code, numbers
-from harness.report.wording import allowed, number, some, unit
+from harness.report.wording import allowed, between, counted, folded, number, some, unit
+from harness.taps import kind_of
 
+# What the fix mended first, then what it broke.
+ORDER: tuple[Status, ...] = ("fixed", "improved", "gained", "broken", "worse", "lost")
 SHOWN = {"screen": 6, "summary": 20, "page": 1000}
 TO = {"screen": "->", "summary": "→", "page": "→"}
 STYLES: dict[str, Style] = {"better": "good", "same": "plain", "worse": "bad", "mixed": "bad"}
 
 
+@dataclass(frozen=True)
+class Operation:
+    """One kind of tap that changed: where, and its largest multiple before and after, as text."""
+
+    kind: str
+    place: str
+    extent: str
+    before: str
+    after: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Changed:
+    """All changes of one status: those with a cause of their own by operation, the others as a number of taps."""
+
+    status: Status
+    better: bool
+    operations: tuple[Operation, ...]
+    inherited: int
+
+    @property
+    def inheritance(self) -> str:
+        """The taps that changed because of what is upstream."""
+        return f"{counted(self.inherited, 'tap')} downstream, by inheritance alone"
+
+
 def page(diff: Diff, detail: Detail) -> Page:
     """A diff as a person reads it."""
-    word, said = words.headline(diff)
+    counts = ", ".join(
+        f"{diff.counts[status]:,} {status}"
+        for status in STATUSES
+        if diff.counts[status] or status not in ("lost", "gained")
+    )
+    compared = counted(sum(diff.counts.values()), "comparison"), counted(len(diff.cases), "case")
     golden = ("golden", f"{diff.golden.path}  {diff.golden.id[:12]}")
-    model = ("model", diff.golden.model)
-    sides = tuple(words.sides(diff))
+    model, both = ("model", diff.golden.model), tuple(sides(diff))
     return Page(
         command="goldens diff",
         title=f"{diff.before.label} to {diff.after.label}",
-        word=word,
+        word=diff.verdict.upper(),
         style=STYLES[diff.verdict],
-        said=said,
-        facts={"screen": (golden, *sides), "summary": (*sides, model), "page": (*sides, model, golden)}[detail],
-        notes=tuple(words.notes(diff)),
+        said=f"{counts}   ({', '.join(compared)})",
+        facts={"screen": (golden, *both), "summary": (*both, model), "page": (*both, model, golden)}[detail],
+        notes=tuple(notes(diff)),
         body=tuple(_body(diff, detail)),
     )
 
@@ -49,26 +85,26 @@ def _body(diff: Diff, detail: Detail) -> Iterator[Block]:
         yield Section("", (*changed, *wrong))
         yield _largest(diff)
     if diff.choices:
-        yield Section("Choices of experts", (Lines(tuple(words.choices(diff))),), link="Choices of experts")
+        yield Section("Choices of experts", (Lines(tuple(choices(diff))),), link="Choices of experts")
     yield from part(detail, "Logits", _logits(diff, detail), link="Logits")
     if diff.left_out:
         yield from listed("Left out", diff.left_out, detail)
-    yield from listed("Not covered", words.not_covered(diff), detail)
-    sides = {"before": diff.before.environment, "after": diff.after.environment}
-    yield from closing(detail, diff.golden, diff.limits, sides)
+    yield from listed("Not covered", not_covered(diff), detail)
+    environments = {"before": diff.before.environment, "after": diff.after.environment}
+    yield from closing(detail, diff.golden, diff.limits, environments)
 
 
 def _changed(diff: Diff, detail: Detail) -> Iterator[Finding]:
     """Status by status: on a screen what was mended first, elsewhere what was broken."""
-    sections = list(words.sections(diff))
-    for section in sections if detail == "screen" else sorted(sections, key=lambda section: section.better):
-        found = (_operations(section.operations, section.status, detail),) if section.operations else ()
-        rest = Prose(f"{'and ' if found else ''}{words.inheritance(section)}")
-        yield Finding(section.status, body=(*found, rest) if section.inherited else found, better=section.better)
+    found = list(sections(diff))
+    for section in found if detail == "screen" else sorted(found, key=lambda section: section.better):
+        own = (_operations(section.operations, section.status, detail),) if section.operations else ()
+        rest = Prose(f"{'and ' if own else ''}{section.inheritance}")
+        yield Finding(section.status, body=(*own, rest) if section.inherited else own, better=section.better)
 
 
 def _still_wrong(diff: Diff, detail: Detail) -> tuple[Block, ...]:
-    found, sentence = tuple(words.operations(diff, diff.still_wrong)), Prose(words.still_wrong(diff))
+    found, sentence = tuple(_by_kind(diff, diff.still_wrong)), Prose(_what_is_wrong(diff))
     body = (_operations(found, "still wrong", detail), sentence) if found else (sentence,)
     if detail == "page" or (detail == "screen" and not found):
         return body
@@ -130,8 +166,8 @@ def _logits(diff: Diff, detail: Detail) -> Iterator[Block]:
     """The figures of either side, and whether its logits are within the criteria."""
     to = TO[detail]
     if diff.logits:
-        sides = ((e.precision, words.logit_row(e.before), words.logit_row(e.after)) for e in diff.logits)
-        rows = tuple((p, *map(f" {to} ".join, zip(old, new, strict=True))) for p, old, new in sides)
+        both = ((e.precision, _logit_row(e.before), _logit_row(e.after)) for e in diff.logits)
+        rows = tuple((p, *map(f" {to} ".join, zip(old, new, strict=True))) for p, old, new in both)
         heads = ("logits", *numbers("max abs", "max KL", "top-1 flips", "ties"))
         about = f"The port's own logits (forward), the worst of all cases, before {to} after"
         yield Table(heads, rows, "logits", about)
@@ -139,3 +175,106 @@ def _logits(diff: Diff, detail: Detail) -> Iterator[Block]:
     if before is not None and after is not None:
         said = f"{judged_by(after)}: ", outcome(before), f" {to} ", outcome(after)
         yield Prose((*said, f", {criteria(after)}") if detail == "page" else said)
+
+
+def sections(diff: Diff) -> Iterator[Changed]:
+    """The statuses that occur."""
+    for status in ORDER:
+        changes = [change for change in diff.changes if change.status == status]
+        own = [change for change in changes if not _inherited(change)]
+        rest = {change.tap for change in changes} - {change.tap for change in own}
+        if changes:
+            yield Changed(status, status in BETTER, tuple(_by_kind(diff, own)), len(rest))
+
+
+def _by_kind(diff: Diff, changes: Sequence[Change]) -> Iterator[Operation]:
+    """One entry per kind of tap."""
+    for kind, group in grouped(changes, lambda change: kind_of(change.tap)).items():
+        # Replay speaks about the operation alone; float32 multiples say more to a person than half-ulps.
+        group = [change for change in group if change.mode == "replay"] or group
+        taps = list(dict.fromkeys(change.tap for change in group))
+        layers = sum(kind_of(name) == kind for name in diff.taps if name.startswith("layers."))
+        worst = max(group, key=lambda change: (change.precision == READABLE, _size(change)))
+        where = f"in {len(taps)} of {layers} layers, " if layers else ""
+        yield Operation(
+            kind,
+            folded(taps, layers),
+            f"{where}{worst.mode}; {', '.join(dict.fromkeys(change.precision for change in group))}",
+            _figure(worst.before),
+            _figure(worst.after),
+            unit(worst.precision, worst.mode),
+        )
+
+
+def _what_is_wrong(diff: Diff) -> str:
+    """What is wrong after, in a sentence; the operations are those of `diff.still_wrong`."""
+    after = diff.after
+    if not after.wrong:
+        return "nothing is wrong after"
+    first = after.first_divergence
+    assert first is not None
+    start = f"{first.tap} (case {first.case}, {first.precision})"
+    if diff.still_wrong:
+        return f"which starts at {start}; {counted(after.wrong, 'comparison')} in all"
+    return (
+        f"still wrong: {counted(after.wrong, 'comparison')}, yet no operation on golden inputs; small errors "
+        f"add up,\nfirst beyond the limit at {start}"
+    )
+
+
+def sides(diff: Diff) -> Iterator[tuple[str, str]]:
+    """(before, its label, port and commit), and the same for after."""
+    for when, side in (("before", diff.before), ("after", diff.after)):
+        commit = f"  commit {side.git[:12]}" if side.git else ""
+        port = f"  {side.port}" if side.port != side.label else ""
+        yield when, f"{side.label}{port}{commit}"
+
+
+def notes(diff: Diff) -> Iterator[str]:
+    """What a reader has to know about either side, and about the two together."""
+    shared = [note for note in diff.before.notes if note in diff.after.notes]
+    yield from shared
+    for when, side in (("before", diff.before), ("after", diff.after)):
+        yield from (f"{when}: {note}" for note in side.notes if note not in shared)
+    yield from diff.notes
+
+
+def not_covered(diff: Diff) -> tuple[str, ...]:
+    """What either side says nothing about."""
+    return tuple(dict.fromkeys([*diff.after.not_covered, *diff.before.not_covered]))
+
+
+def _logit_row(logits: LogitFigures) -> tuple[str, ...]:
+    """Largest absolute error, largest KL, flips of how many positions, ties."""
+    flips = f"{logits.flips:,} of {logits.positions:,}"
+    return number(logits.max_abs), between(logits.max_kl_low, logits.max_kl), flips, f"{logits.ties:,}"
+
+
+def choices(diff: Diff) -> Iterator[str]:
+    """A line for every precision and mode in which tokens go to other experts than in the golden."""
+    for entry in diff.choices:
+        old, new = entry.before, entry.after
+        counts = (
+            (name, getattr(old, name), getattr(new, name)) for name in ("ties", "wrong", "dropped", "unseen")
+        )
+        said = (f"{name} {a:,} to {b:,}" for name, a, b in counts if a or b)
+        yield f"{entry.precision} {entry.mode}: {', '.join(said)}, of {new.tokens:,} choices"
+
+
+def _inherited(change: Change) -> bool:
+    """Whether the side that is wrong (before a fix, after a break) only inherited its error."""
+    if change.before is None or change.after is None:
+        return False
+    wrong = change.before if change.status in ("fixed", "improved") else change.after
+    return wrong.verdict == "inherited"
+
+
+def _size(change: Change) -> float:
+    sides = [side for side in (change.before, change.after) if side is not None]
+    return max(math.inf if side.rms_multiple is None else side.rms_multiple for side in sides)
+
+
+def _figure(side: Outcome | None) -> str:
+    if side is None:
+        return "not compared"
+    return side.verdict if side.rms_multiple is None else number(side.rms_multiple)
