@@ -14,9 +14,8 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.testing.fixtures import CheckGolden
-from harness.testing.items import MARKER, ROOT, GoldenCases
+from harness.testing.items import MARKER, ROOT, GoldenCases, write_summary
 from harness.testing.settings import add_options, collects, decide_collection, refuse_empty, settings_of
-from harness.testing.summary import write_summary
 
 if TYPE_CHECKING:
     from harness.store import Golden
