@@ -127,10 +127,8 @@ def tapped_expansion(tap: Tap, norm: nn.Module, expansion: nn.Module, heads: int
         replacement = tap("kv", value[:, 0, earlier.shape[2] :].unflatten(-1, (heads, -1)))
         return None if replacement is None else torch.cat([earlier, replacement.flatten(2)[:, None]], dim=2)
 
-    with contextlib.ExitStack() as stack:
-        stack.callback(norm.register_forward_hook(count).remove)
-        stack.callback(expansion.register_forward_pre_hook(enter).remove)
-        stack.callback(expansion.register_forward_hook(leave).remove)
+    before, after = expansion.register_forward_pre_hook(enter), expansion.register_forward_hook(leave)
+    with norm.register_forward_hook(count), before, after:
         yield
 
 

@@ -111,28 +111,24 @@ def tapped_layer(
                 stack.enter_context(tapped_router(module, tap, shape, tap.pinned, tap.chosen))
             elif not PARAMETERS_ALONE & set(sharing):
                 hook = _made(tap, sharing, family, arch, shape)
-                stack.callback(module.register_forward_hook(hook).remove)
+                stack.enter_context(module.register_forward_hook(hook))
         for kind, reader in (("act", "mlp_out"), ("shared_act", "shared_out")):
             if kind in kinds:
                 last = layer.get_submodule(paths[reader])
-                stack.callback(last.register_forward_pre_hook(_argument(tap, kind, shape)).remove)
+                stack.enter_context(last.register_forward_pre_hook(_argument(tap, kind, shape)))
         if "resid_mid" in kinds:
             reader = next(kind for kind in ("mlp_norm", "gate", "up") if kind in paths)
             first = layer.get_submodule(paths[reader])
-            stack.callback(first.register_forward_pre_hook(_shared_argument(tap, "resid_mid")).remove)
-        stack.callback(layer.register_forward_hook(_whole(tap, "resid_post")).remove)
+            stack.enter_context(first.register_forward_pre_hook(_shared_argument(tap, "resid_mid")))
+        stack.enter_context(tapped_module(layer, "resid_post", tap))
         stack.enter_context(tapping(tap, arch.mla))
         yield
 
 
-@contextlib.contextmanager
-def tapped_module(module: nn.Module, kind: str, tap: Collector) -> Iterator[None]:
-    """One module whose output is a tap."""
-    handle = module.register_forward_hook(_whole(tap, kind))
-    try:
-        yield
-    finally:
-        handle.remove()
+def tapped_module(module: nn.Module, kind: str, tap: Collector) -> contextlib.AbstractContextManager[object]:
+    """One module whose output is a tap, for the time of a block."""
+    handle: contextlib.AbstractContextManager[object] = module.register_forward_hook(_whole(tap, kind))
+    return handle
 
 
 def _made(

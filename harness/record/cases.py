@@ -11,7 +11,7 @@ import psutil
 from harness.along import Case, prompt_case
 from harness.entries import FARTHEST, Batch, Decode, Entry, Generation, Offset, Prompt, refused
 from harness.families.frequencies import ORIGINAL, is_beyond
-from harness.families.options import Rope
+from harness.families.options import Architecture, Rope
 from harness.selecting import positions_of
 
 Ids = Sequence[int]
@@ -60,6 +60,18 @@ def kept_positions(entry: Entry, length: int) -> tuple[int, ...]:
         return ()
     kept = positions_of(entry.positions, length) if isinstance(entry.positions, str) else entry.positions
     return () if len(kept) == length else kept
+
+
+def check_cases(arch: Architecture, cases: Sequence[Case]) -> None:
+    """Refuse what the model or this machine cannot run.
+
+    Raises:
+        CorpusError: a case that is too long, or has positions that the model has not.
+    """
+    for case in cases:
+        check_size(case, arch.heads)
+        check_positions(case, arch.learned_positions)
+        check_one_regime(case, arch.ropes)
 
 
 def check_size(case: Case, heads: int) -> None:

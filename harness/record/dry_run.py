@@ -20,13 +20,12 @@ from harness.costs import Costs, by_part, costs
 from harness.entries import Generation
 from harness.families.parameters import expert_shapes
 from harness.golden import NOISE_PRECISIONS, CaseEntry, Manifest
-from harness.record.asked import asked_of
-from harness.record.cases import case_of
+from harness.record.cases import case_of, check_cases
 from harness.record.experts import room
 from harness.record.layer_major import recorded, replays_of, witness_of
 from harness.record.model import Reference
 from harness.record.noise import DTYPES
-from harness.record.recorder import Options, check_cases, check_selection, entries_of, manifest_of
+from harness.record.recorder import Options, asked_of, check_selection, entries_of, manifest_of
 from harness.record.tokens import tokenize
 
 BF16 = 2  # bytes; what weights are mostly stored in
@@ -62,7 +61,7 @@ def estimate(checkpoint: Path, corpus: Corpus, options: Options) -> Estimate:
     tokenized = tokenize(checkpoint, corpus, selected, model.arch.vocab)
     written = {entry.name: [0] * entry.tokens for entry in selected if isinstance(entry, Generation)}
     cases = tuple(case_of(entry, tokenized.ids, written, tokenized.pad) for entry in selected)
-    check_cases(model, cases)
+    check_cases(model.arch, cases)
     check_selection(model, selected, options)
     manifest = manifest_of(model, "", corpus, tokenized, options, {})
     manifest = replace(manifest, cases=entries_of(model, corpus, selected, cases, options))

@@ -15,8 +15,7 @@ from harness.along import Case
 from harness.golden import CaseEntry, Manifest
 from harness.record.beside import Beside
 from harness.record.model import Reference
-from harness.record.replaying import Replay, replays
-from harness.record.unit import PRECISIONS, State, Task, compute
+from harness.record.unit import PRECISIONS, Replay, State, Task, compute, replays
 from harness.record.work import Work
 from harness.selecting import LEVELS
 from harness.taps import Tap

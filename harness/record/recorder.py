@@ -16,20 +16,13 @@ from harness import golden
 from harness.along import Case
 from harness.corpus import Corpus
 from harness.entries import Batch, Entry, Generation
+from harness.errors import CorpusError
 from harness.families.graph import taps_of
 from harness.golden import CaseEntry, Manifest, ParameterEntry, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
-from harness.record.asked import asked_of
 from harness.record.beside import ahead
-from harness.record.cases import (
-    case_of,
-    check_one_regime,
-    check_positions,
-    check_size,
-    has_cache,
-    kept_positions,
-)
+from harness.record.cases import case_of, check_cases, has_cache, kept_positions
 from harness.record.environment import check_device, provenance, reproducible
 from harness.record.generation import generate_missing
 from harness.record.largest import refuse_count
@@ -41,6 +34,7 @@ from harness.record.tokens import Tokenized, tokenize
 from harness.record.work import Work
 from harness.selecting import EVERYTHING, LEVELS, Selected, at_level, refuse_unmatched
 from harness.store.writer import check_writable, write_golden
+from harness.taps import OPTIONAL
 
 
 @dataclass(frozen=True)
@@ -156,6 +150,26 @@ def record(
     )
 
 
+def asked_of(checkpoint: Path, device: str, corpus: Corpus, selected: Selected) -> Reference:
+    """The model, with a tap for what each expert makes of a token where the corpus, or a glob, names it.
+
+    Raises:
+        CheckpointError: as `Reference`.
+        CorpusError: the corpus asks for each expert's output, and there are no experts.
+    """
+    named = any(kind in pattern for kind in OPTIONAL for pattern in selected.taps)
+    model = Reference(checkpoint, device, apart=corpus.experts or named)
+    if corpus.experts and model.arch.experts is None:
+        raise CorpusError(
+            "the corpus asks for what each expert makes of a token, and this model has none",
+            where=checkpoint,
+            expected="a mixture of experts",
+            found=model.arch.family,
+            hint="leave `experts = true` out of the corpus",
+        )
+    return model
+
+
 def _cases(
     model: Reference, selected: Sequence[Entry], tokenized: Tokenized, work: Work, progress: Silent
 ) -> tuple[Case, ...]:
@@ -166,20 +180,8 @@ def _cases(
     texts = {name: tokenized.ids[name] for name in counts}
     generated = generate_missing(model, texts, counts, work)
     cases = tuple(case_of(entry, tokenized.ids, generated, tokenized.pad) for entry in selected)
-    check_cases(model, cases)
+    check_cases(model.arch, cases)
     return cases
-
-
-def check_cases(model: Reference, cases: Sequence[Case]) -> None:
-    """Refuse what the model or this machine cannot run.
-
-    Raises:
-        CorpusError: a case that is too long, or has positions that the model has not.
-    """
-    for case in cases:
-        check_size(case, model.arch.heads)
-        check_positions(case, model.arch.learned_positions)
-        check_one_regime(case, model.arch.ropes)
 
 
 def check_selection(model: Reference, entries: Sequence[Entry], options: Options) -> None:

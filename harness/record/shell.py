@@ -1,15 +1,19 @@
 """transformers' own forward pass with one real part: a layer, the embedding or the head. All else passes through.
 
 So masks, rotation by kind of layer, caches and signatures are transformers', and the same however deep a model is:
-what comes out of a real layer is, bit for bit, what it gives in the whole model. What is made around a layer may
-be kept for the passes that follow (see `harness.record.around`).
+what comes out of a real layer is, bit for bit, what it gives in the whole model.
+
+A unit of work runs the same calls through the same layer many times: every draw, forward and in replay. What the
+layer is given beside its hidden states, masks and rotation, is the same in all of them, so it is made once, by
+transformers, and after that the layer is called alone. Made anew each time, it took longer than the layer of a
+small model itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,13 +23,58 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from harness.families import Family
-from harness.record.around import Kept, entering
 from harness.record.promote import Float64Mode
 
 
 def arithmetic(precision: str) -> contextlib.AbstractContextManager[object]:
     """The context in which a stream computes: float64 needs the casts in the model code lifted."""
     return Float64Mode() if precision == "float64" else contextlib.nullcontext()
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """One call of a layer, without its hidden states and its cache.
+
+    Attributes:
+        args, options: what transformers gave; where the hidden states stood there is None, as for the cache.
+        first: whether the hidden states come first in `args`; else they have their name.
+        cached: the names of the options that are the cache.
+    """
+
+    args: tuple[Any, ...]
+    options: Mapping[str, Any]
+    first: bool
+    cached: tuple[str, ...]
+
+    def call(self, layer: nn.Module, state: Tensor, cache: DynamicCache | None) -> Tensor:
+        """The hidden states that a layer makes of these."""
+        options = {**self.options, **dict.fromkeys(self.cached, cache)}
+        made = layer(state, *self.args[1:], **options) if self.first else layer(**options, hidden_states=state)
+        return only(made)
+
+
+@dataclass(eq=False)
+class Kept:
+    """What is kept of one call of a case from pass to pass: the last only, for a mask can be large.
+
+    Attributes:
+        key: whose it is: of which layer at which precision, with which frequencies.
+    """
+
+    key: tuple[object, ...] = ()
+    around: Around | None = None
+
+    def of(self, key: tuple[object, ...]) -> Around | None:
+        """What was kept under this key, if it was the last."""
+        return self.around if self.key == key else None
+
+
+@dataclass(eq=False)
+class Seen:
+    """One call of a layer, while it happens: what it was given, and the hidden states that it gave."""
+
+    around: Around | None = None
+    made: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,12 +195,40 @@ class Shell:
             )
         value: Tensor = result.logits if whole else result.last_hidden_state
         if kept is not None and seen is not None and value is seen.made:  # so nothing comes after the layer
-            kept.keep(key, seen.around(inputs.cache))
+            kept.key, kept.around = key, seen.around
         return value
 
     def layer(self, index: int) -> nn.Module:
         """A layer: the real one, or what passes in its place."""
         return self._model.get_submodule(f"{self._family.layers}.{index}")
+
+
+@contextlib.contextmanager
+def entering(layer: nn.Module, state: Tensor) -> Iterator[Seen]:
+    """Whatever the model does to its embedding, this is what enters the layer, for the time of the block.
+
+    Yields:
+        What the layer is given, and gives, once it has run.
+    """
+    seen = Seen()
+
+    def enter(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        cached = tuple(name for name, value in options.items() if isinstance(value, DynamicCache))
+        held = {name: value for name, value in options.items() if name not in {"hidden_states", *cached}}
+        seen.around = Around((None, *args[1:]), held, bool(args), cached)
+        return ((state, *args[1:]), options) if args else (args, {**options, "hidden_states": state})
+
+    def leave(module: nn.Module, args: Any, made: Any) -> None:
+        seen.made = only(made)
+
+    with layer.register_forward_pre_hook(enter, with_kwargs=True), layer.register_forward_hook(leave):
+        yield seen
+
+
+def only(made: Any) -> Tensor:
+    """The hidden states among what a layer gives."""
+    value: Tensor = made[0] if isinstance(made, tuple) else made
+    return value
 
 
 def _with(model: nn.Module, modules: dict[str, nn.Module]) -> nn.Module:

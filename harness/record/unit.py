@@ -4,6 +4,8 @@ The streams are truth (float64), and at float32 and bfloat16 a forward and a rep
 tap is replaced by truth rounded to the precision, what comes into the stage as well. So a replay pass needs
 nothing from the replay pass of the stage before, and what goes from stage to stage is truth and forward passes.
 Where what comes in is not recorded, nothing stands in its place: the replay passes go from stage to stage as well.
+So a check replays: it replaces what the golden has, and goes on with the port's own values elsewhere. As long as
+nothing was recorded yet, replay is what forward is.
 
 PyTorch's error is one draw of its rounding, so every pass at a precision is drawn several times (see
 `harness.record.noise`). Far out one rounding of a RoPE frequency moves every angle, and a draw in which it happens
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +29,6 @@ from harness.record.experts import Choice
 from harness.record.largest import LOGITS, beside, largest, narrowed
 from harness.record.model import Stage
 from harness.record.noise import Floors, noise_floors, not_finite, nudged, rounded
-from harness.record.replaying import Replay
 from harness.record.shell import Inputs
 from harness.taps import CACHED, FULL_KINDS, Tap, name_of
 
@@ -35,6 +37,21 @@ FAR = 256
 ENTRY = "entry"  # what comes into a stage, beside the kinds of its taps
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size
 State = Mapping[str, Tensor]  # stream -> hidden states [batch, position, hidden]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The replay passes of one case through one stage.
+
+    Attributes:
+        runs: whether there are any: elsewhere replay is forward, or nobody asks.
+        entering: from which stream comes what enters the stage.
+        carries: whether what comes out is needed by the stage that follows.
+    """
+
+    runs: bool
+    entering: Literal["truth", "forward", "replay"]
+    carries: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,3 +240,36 @@ def _refuse_non_finite(stage: Stage, truth: Pass) -> None:
         value = truth.out if kind == stage.kinds[-1] else truth.values.get(kind)
         if value is not None and not torch.isfinite(torch.stack(value.aminmax())).all():
             raise not_finite(name_of(stage.prefix, kind), "truth")
+
+
+def replays(recorded: Mapping[str, Sequence[Tap]]) -> dict[str, Replay]:
+    """The replay passes of one case, by stage.
+
+    Args:
+        recorded: by stage, in their order, the taps that the case records.
+    """
+    stages = list(recorded)
+    # Of a single tap everything comes from the tokens, in replay as well.
+    several = sum(map(len, recorded.values())) > 1
+    found: dict[str, Replay] = {}
+    before, upstream = "", False
+    for index, stage in enumerate(stages):
+        taps = recorded[stage]
+        entering: Literal["truth", "forward", "replay"] = "forward"
+        if before and _leaving(before) in {tap.name for tap in recorded[before]}:
+            entering = "truth"
+        elif upstream:
+            entering = "replay"
+        follows = any(recorded[later] for later in stages[index + 1 :])
+        changed = bool(upstream or taps)
+        carries = follows and changed and _leaving(stage) not in {tap.name for tap in taps}
+        # What leaves a stage is not put in its own place: of that tap alone, replay is what forward is.
+        differs = entering != "forward" or any(tap.name != _leaving(stage) for tap in taps)
+        found[stage] = Replay(several and differs and (bool(taps) or carries), entering, carries)
+        before, upstream = stage, changed
+    return found
+
+
+def _leaving(stage: str) -> str:
+    """The tap that a stage hands on."""
+    return "embed" if stage == "embed" else name_of(stage, "resid_post")

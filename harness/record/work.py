@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -85,7 +84,9 @@ class Work:
         if found != settings:
             with _writing(self.directory):
                 shutil.rmtree(self.directory / "units", ignore_errors=True)
-                _write_aside(self._settings, settings)
+                aside = self._settings.with_suffix(".tmp")
+                aside.write_bytes(settings)
+                aside.replace(self._settings)
         return found not in (None, settings)
 
     def finish(self) -> None:
@@ -229,21 +230,6 @@ def _digest_of_header(path: Path) -> str:
         length = file.read(8)
         header = file.read(min(int.from_bytes(length, "little"), LONGEST_HEADER))
     return hashlib.sha256(length + header).hexdigest()
-
-
-def _write_aside(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whenever this process ends."""
-    aside = path.with_name(f"{path.name}.tmp")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)  # noqa: PTH105 - named for what it does: atomic
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @contextlib.contextmanager

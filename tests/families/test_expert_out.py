@@ -18,8 +18,7 @@ from harness.entries import Batch, Prompt
 from harness.errors import CorpusError, PortError
 from harness.families.graph import taps_of
 from harness.mutants.audit import AuditQuestion, audit
-from harness.record.asked import asked_of
-from harness.record.recorder import record
+from harness.record.recorder import asked_of, record
 from harness.run.arithmetic import operations_of
 from harness.run.check import check
 from harness.run.decoder import Decoder

@@ -10,10 +10,9 @@ pytestmark = pytest.mark.record
 import torch
 
 from harness.families.graph import taps_of
-from harness.record import around, shell
+from harness.record import shell
 from harness.record.model import Reference
-from harness.record.replaying import Replay
-from harness.record.unit import PRECISIONS, Task, compute
+from harness.record.unit import PRECISIONS, Replay, Task, compute
 from tests.record.test_decode import case
 
 
@@ -43,13 +42,13 @@ def differing(one, other) -> set[str]:
 @pytest.mark.parametrize("name", ["offset", "ragged decode"])
 def test_a_unit_has_the_bits_that_it_has_where_nothing_is_kept(model, name, monkeypatch):
     kept = units(model, name)
-    monkeypatch.setattr(around.Kept, "of", lambda self, key: None)
+    monkeypatch.setattr(shell.Kept, "of", lambda self, key: None)
     assert differing(kept, units(model, name)) == set()
 
 
 def test_masks_are_made_once_for_every_precision_and_frequencies(model, monkeypatch):
     made = []
-    enter = around.entering
+    enter = shell.entering
     monkeypatch.setattr(shell, "entering", lambda layer, state: made.append(state) or enter(layer, state))
     units(model, "offset")
     # Truth; and at two precisions as it is, and nudged for all further draws, forward and in replay.
@@ -59,6 +58,6 @@ def test_masks_are_made_once_for_every_precision_and_frequencies(model, monkeypa
 
 def test_what_was_kept_for_other_frequencies_would_be_seen(model, monkeypatch):
     kept = units(model, "offset")
-    monkeypatch.setattr(around.Kept, "of", lambda self, key: self.around if self.key[:1] == key[:1] else None)
+    monkeypatch.setattr(shell.Kept, "of", lambda self, key: self.around if self.key[:1] == key[:1] else None)
     wrong = differing(kept, units(model, "offset"))
     assert {"float32 forward 1", "float32 forward 2"} <= wrong and "float32 forward" not in wrong

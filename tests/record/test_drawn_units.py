@@ -21,8 +21,7 @@ from harness.record.cases import case_of
 from harness.record.layer_major import recorded
 from harness.record.model import Reference
 from harness.record.noise import DTYPES, draws_of, nudged
-from harness.record.replaying import Replay
-from harness.record.unit import FAR, Task, compute
+from harness.record.unit import FAR, Replay, Task, compute
 from harness.selecting import at_level
 from harness.store import open_golden
 
