@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from harness.report.criteria import acceptance, criteria_of_both
 from harness.report.diff_document import Counts, Diff, LogitFigures
 from harness.report.document import Criteria
 from harness.report.pairing import Candidate, pair
-from harness.report.summary import forward_logits, logit_summary
+from harness.report.summary import forward_logits, grouped, logit_summary
 from harness.report.wording import counted
 from harness.results import TapResult, Verdict, is_wrong
 from harness.taps import kind_of
@@ -82,20 +83,16 @@ def _side(candidate: Candidate, results: Sequence[TapResult], criteria: Criteria
 
 
 def _counts(changes: Iterable[Change]) -> Counts:
-    counts: Counts = dict.fromkeys(STATUSES, 0)
-    for change in changes:
-        counts[change.status] += 1
-    return counts
+    occurring = Counter(change.status for change in changes)
+    return {status: occurring[status] for status in STATUSES}
 
 
 def _tallies(
     changes: Sequence[Change], names: Iterable[str], name_of: Callable[[Change], str]
 ) -> dict[str, Counts]:
     """Counts by name, for the names that occur."""
-    groups: dict[str, list[Change]] = {name: [] for name in names}
-    for change in changes:
-        groups[name_of(change)].append(change)
-    return {name: _counts(group) for name, group in groups.items() if group}
+    groups = grouped(changes, name_of)
+    return {name: _counts(groups[name]) for name in names if name in groups}
 
 
 def _notes(before: Candidate, after: Candidate, changes: Iterable[Change]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -52,7 +53,7 @@ def pair(before: Candidate, after: Candidate, intersection: bool) -> Pair:
         UsageError: another golden, other limits, other cases, precisions or modes, or nothing in common.
     """
     _same_golden(before, after)
-    cells = _cells(before.report), _cells(after.report)
+    cells = [frozenset(map(_cell, side.report.results)) for side in (before, after)]
     left_out = (*_left_out(before, cells[1], "before"), *_left_out(after, cells[0], "after"))
     if left_out and not intersection:
         raise UsageError(
@@ -105,10 +106,6 @@ def same_limits(before: Mapping[str, Limits], after: Mapping[str, Limits], where
             )
 
 
-def _cells(report: Report) -> frozenset[Cell]:
-    return frozenset(_cell(result) for result in report.results)
-
-
 def _cell(result: TapResult) -> Cell:
     return result.precision, result.mode, result.case
 
@@ -128,10 +125,7 @@ def _left_out(side: Candidate, other: frozenset[Cell], when: str) -> Iterator[st
                 return f"{what} {value}"
         return f"case {cell[2]} at {cell[0]}, {cell[1]}"
 
-    counts: dict[str, int] = {}
-    for result in results:
-        label = name(_cell(result))
-        counts[label] = counts.get(label, 0) + 1
+    counts = Counter(name(_cell(result)) for result in results)
     yield from (f"{label}: only {when}, {counted(count, 'comparison')}" for label, count in counts.items())
 
 
