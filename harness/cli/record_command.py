@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from harness.cli import Terminated
-from harness.selecting import EXAMPLE, LEVELS
+from harness.selecting import LEVELS
 
 
 class _NamingFamilies(click.Command):
@@ -41,7 +41,7 @@ class _NamingFamilies(click.Command):
     metavar="GLOB",
     help="Of the level only taps with such names, as 'layers.*.resid_post'; may be repeated.",
 )
-@click.option("--layers", metavar="RULE", help=f"Of what layers have only some: '{EXAMPLE}'.")
+@click.option("--layers", metavar="RULE", help="Of what layers have only some: 'first, last, every 4th'.")
 @click.option(
     "--logits",
     metavar="all|top-K",
