@@ -12,8 +12,7 @@ from harness.golden import CaseEntry
 from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked
 from harness.mutants.diagnosis.evidence import about_the_kind, about_the_port
 from harness.mutants.diagnosis.lines import right_line
-from harness.mutants.diagnosis.observe import COMFORTABLE, observe, plan, representatives
-from harness.mutants.diagnosis.precision import telling, wrong_kinds
+from harness.mutants.diagnosis.observe import COMFORTABLE, observe, plan, representatives, telling, wrong_kinds
 from harness.mutants.diagnosis.prediction import Predictor
 from harness.mutants.diagnosis.replay import FAULTY, StageReplay
 from harness.mutants.diagnosis.search import NEAR, Search

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from harness.mutants.diagnosis import facts
-from harness.mutants.diagnosis.observation import Observation
-from harness.mutants.diagnosis.precision import hard_coded, wrong_kinds
-from harness.mutants.diagnosis.replay import FAULTY, StageReplay
+from harness.mutants.diagnosis.observe import hard_coded, wrong_kinds
+from harness.mutants.diagnosis.replay import FAULTY, Observation, StageReplay
 from harness.report.diagnosis import Fact
 from harness.report.document import Report
 from harness.report.findings import findings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.mutants.diagnosis.diagnose import answers, operation, replayed_again, searching
-from harness.mutants.diagnosis.precision import telling
+from harness.mutants.diagnosis.observe import telling
 from harness.report.diagnosis import known_as, verdict_line
 from harness.report.document import Report
 from harness.report.findings import unexplained

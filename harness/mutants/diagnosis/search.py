@@ -16,8 +16,7 @@ from harness.mutants.bench import layer_of
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked, indistinguishable, ranking
 from harness.mutants.diagnosis.fit import fitted
-from harness.mutants.diagnosis.hypothesis import NOTHING, Hypothesis
-from harness.mutants.diagnosis.match import Match, match
+from harness.mutants.diagnosis.hypothesis import NOTHING, Hypothesis, Match, match
 from harness.mutants.diagnosis.prediction import Predictor, Values
 from harness.mutants.diagnosis.replay import StageReplay
 from harness.mutants.mutant import Mutant

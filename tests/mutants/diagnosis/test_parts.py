@@ -15,13 +15,11 @@ from harness.checkpoint import Checkpoint
 from harness.golden import CaseEntry
 from harness.mutants.catalogue import BY_ID, CATALOGUE
 from harness.mutants.diagnosis.fit import at, gauss_newton
-from harness.mutants.diagnosis.hypothesis import Hypothesis
+from harness.mutants.diagnosis.hypothesis import Hypothesis, match, share
 from harness.mutants.diagnosis.lines import ROOT, right_line
-from harness.mutants.diagnosis.match import match, share
-from harness.mutants.diagnosis.observation import Observation
-from harness.mutants.diagnosis.precision import hard_coded, telling
+from harness.mutants.diagnosis.observe import hard_coded, telling
 from harness.mutants.diagnosis.prediction import Predictor
-from harness.mutants.diagnosis.replay import StageReplay, stage_of
+from harness.mutants.diagnosis.replay import Observation, StageReplay, stage_of
 from harness.mutants.diagnosis.search import Search
 from harness.mutants.planting import decoder_with
 from harness.mutants.remembered import Memory, remembering
