@@ -16,13 +16,11 @@ from harness.mutants.bench import Bench
 from harness.mutants.catalogue import TOPICS
 from harness.mutants.cover import smallest_cover
 from harness.mutants.criteria import CRITERIA, says_no
-from harness.mutants.generated import write_on
 from harness.mutants.judgement import Facts, judge, not_planted
 from harness.mutants.mutant import Mutant
 from harness.mutants.needs import case_facts, model_facts
 from harness.mutants.runs import MutantRun, Trial
-from harness.mutants.sanity import RIGHT
-from harness.mutants.trial import run_trial
+from harness.mutants.trial import RIGHT, run_trial, write_on
 from harness.report.audit_document import BLIND, GREEDY, Audit, AuditedMutant, AuditResult, Score, is_blind
 from harness.report.document import LimitEntry
 from harness.run import precision as precisions

@@ -1,13 +1,13 @@
 """Cases side by side in few arrays, padded on the right, so that a mutant is run once and not once per case.
 
-What padding could change is kept from it: see `exact`. A case with a KV cache is a batch of its own, in several
-calls. The right decoder goes through the same batches, and an audit is refused where it does not pass.
+What padding could change is kept from it: see `at_exact_lengths`. A case with a KV cache is a batch of its own, in
+several calls. The right decoder goes through the same batches, and an audit is refused where it does not pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Int, Num
 
 from harness import along
 from harness.golden import CaseEntry
+from harness.run.operations import Operations
 from harness.run.passes import filled
 from harness.store import Golden
 from harness.taps import Tap
@@ -118,3 +119,33 @@ def batch_of(golden: Golden, entries: Sequence[CaseEntry]) -> CaseBatch:
         spans=tuple(inputs[0].spans) if cached else (slice(0, width),),
         cached=cached,
     )
+
+
+def at_exact_lengths(operations: Operations, lengths: Sequence[int] | None) -> Operations:
+    """The same operations, with mask and softmax computed over as many keys as a row has, for rows of one length.
+
+    Mask and softmax alone would see how a batch is padded. A wrong mask lets a query see keys that it should not
+    see, and with them the padding that only this machinery has put there: a single token would then show a bug
+    that no port can show on a single token.
+
+    Args:
+        operations: `allowed` and `probabilities` are the ones that are wrapped.
+        lengths: of the rows of the batch that the operations will be given; None leaves them as they are.
+    """
+    if lengths is None:
+        return operations
+
+    def probabilities(scores: Array, deferred: tuple[Array, Array], *sinks: Array) -> Array:
+        (mask, window), given, whole = deferred, np.asarray(scores), np.zeros(scores.shape, scores.dtype)
+        for length in dict.fromkeys(lengths):
+            rows = [row for row, own in enumerate(lengths) if own == length]
+            slots = np.arange(length, dtype=np.int32)
+            seen = operations.allowed(jax.device_put(np.asarray(mask)[rows, :length]), slots, window)
+            part = jax.device_put(given[rows, :, :length, :length])
+            whole[rows, :, :length, :length] = np.asarray(operations.probabilities(part, seen, *sinks))
+        return jax.device_put(whole)
+
+    def deferred(mask: Array, slots: Array, window: Array) -> tuple[Array, Array]:
+        return mask, window
+
+    return replace(operations, allowed=deferred, probabilities=probabilities)

@@ -20,15 +20,13 @@ from jaxtyping import Array, Num
 from harness.along import give
 from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import Checkpoint, open_checkpoint
-from harness.mutants.batches import CaseBatch
-from harness.mutants.exact import at_exact_lengths
+from harness.mutants.batches import CaseBatch, at_exact_lengths
 from harness.mutants.mutant import CallChange, Change
 from harness.mutants.planting import decoder_with
 from harness.mutants.remembered import Memory, remembering
 from harness.run.arithmetic import one_by_one_of
 from harness.run.cache import Cache, Past
 from harness.run.decoder import Decoder
-from harness.run.operations import Operations
 from harness.run.port import Call
 from harness.run.precision import jax_dtype
 from harness.run.source import CachedArrays, GoldenSource
@@ -129,7 +127,7 @@ class Bench:
         Raises:
             CheckpointError: a changed config or parameter that the decoder does not compute.
         """
-        exact = functools.partial(at_exact_lengths, lengths=lengths) if lengths else _as_they_are
+        exact = functools.partial(at_exact_lengths, lengths=lengths)
         given = (self._checkpoint, self.config, self.dtype)
         return decoder_with(changes, *given, by_layer or {}, self._operations, exact)
 
@@ -249,10 +247,6 @@ class Bench:
         """What one call sees of a golden at the precision of the source; NaN where there is none."""
         value = self.source.rounded(case, name)
         return give(self.source.taps[name], value, batch.spans[call]) if batch.cached else value
-
-
-def _as_they_are(operations: Operations) -> Operations:
-    return operations
 
 
 def _with_parameters_of(right: Architecture, arch: Architecture) -> Architecture:

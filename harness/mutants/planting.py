@@ -137,19 +137,14 @@ class ChangedWeights(Weights):
         return self._read(name)[rows].astype(dtype or self.dtype)
 
 
-def load_mutant(mutant: Mutant, checkpoint: Path, config: Config, dtype: jnp.dtype) -> Decoder | Misled:
-    """The built-in decoder with a mutant in it, or around it.
+def load_mutants(
+    mutants: Sequence[Mutant], checkpoint: Path, config: Config, dtype: jnp.dtype
+) -> Decoder | Misled:
+    """The built-in decoder with mutants in it, or around it; of two that replace one operation the later counts.
 
     Raises:
         CheckpointError: as `Decoder.load`, of a checkpoint or of a changed config that it does not compute.
     """
-    return load_mutants([mutant], checkpoint, config, dtype)
-
-
-def load_mutants(
-    mutants: Sequence[Mutant], checkpoint: Path, config: Config, dtype: jnp.dtype
-) -> Decoder | Misled:
-    """The built-in decoder with several mutants in it; of two that replace one operation, the later one counts."""
     opened = open_checkpoint(checkpoint, config)
     everywhere, by_layer = placed(mutants, architecture_of(config).layers)
     port: Decoder | Misled = decoder_with(everywhere, opened, config, dtype, by_layer)
@@ -215,7 +210,7 @@ def loader(mutant: Mutant, spec: str | None = None, folder: Path | None = None) 
         UsageError: an operation mutant, for a port whose operations cannot be replaced.
     """
     if spec is None:
-        return lambda checkpoint, config, dtype: Eager(load_mutant(mutant, checkpoint, config, dtype))
+        return lambda checkpoint, config, dtype: Eager(load_mutants([mutant], checkpoint, config, dtype))
     if isinstance(mutant.change, OperationChange | OptionChange) or folder is None:
         raise UsageError(
             "an operation mutant lives in the built-in decoder",

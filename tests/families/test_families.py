@@ -25,7 +25,7 @@ from harness.errors import CheckpointError, CorpusError
 from harness.families import families
 from harness.families.graph import taps_of, with_experts_apart
 from harness.mutants.planting import loader
-from harness.mutants.sanity import RIGHT
+from harness.mutants.trial import RIGHT
 from harness.record import capture
 from harness.record.capture import Collector
 from harness.record.cases import case_of

@@ -12,7 +12,7 @@ from harness.mutants.audit import AuditQuestion, audit
 from harness.mutants.catalogue import BY_ID
 from harness.mutants.mutant import Mutant, OperationChange, kinds
 from harness.mutants.planting import loader
-from harness.mutants.sanity import FORCED_FAILURE
+from harness.mutants.trial import FORCED_FAILURE
 from harness.report.audit_document import GREEDY
 from harness.run.check import check
 from harness.run.operations import OPERATIONS

@@ -14,7 +14,7 @@ from harness.architecture import architecture_of, read_config
 from harness.families.graph import kinds_in
 from harness.mutants.catalogue import BY_ID
 from harness.mutants.planting import loader
-from harness.mutants.sanity import RIGHT
+from harness.mutants.trial import RIGHT
 from harness.report.document import Report
 from harness.report.findings import findings
 from harness.run.check import Checker

@@ -15,10 +15,9 @@ from harness.comparison import Place, compare
 from harness.errors import UsageError
 from harness.logits import Continuation
 from harness.mutants.audit import refuse_without_logits
-from harness.mutants.batches import batches
+from harness.mutants.batches import at_exact_lengths, batches
 from harness.mutants.cover import smallest_cover
 from harness.mutants.criteria import CRITERIA, figures_of, says_no
-from harness.mutants.exact import at_exact_lengths
 from harness.report.audit_document import GREEDY
 from harness.results import Flip
 from harness.run.operations import NO_WINDOW, OPERATIONS

@@ -18,7 +18,7 @@ from harness.checkpoint import Checkpoint, open_checkpoint
 from harness.corpus import Corpus
 from harness.entries import Prompt
 from harness.mutants.planting import loader
-from harness.mutants.sanity import RIGHT
+from harness.mutants.trial import RIGHT
 from harness.record import experts
 from harness.record.families import write_checkpoint
 from harness.record.model import Reference
