@@ -6,7 +6,8 @@ from harness.architecture import Architecture, Config, difference
 from harness.errors import CheckpointError
 from harness.families.graph import kinds_in
 from harness.families.options import Experts
-from harness.mutants.mutant import ROTATED, ConfigChange, Mutant, OperationChange, OptionChange
+from harness.mutants.introduced import ROTATED
+from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, OptionChange
 from harness.mutants.needs import ModelFacts
 from harness.run.arithmetic import operations_of
 from harness.run.operations import OPERATIONS

@@ -1,35 +1,26 @@
-"""Bugs of attention: scale, order of the KV heads, softmax. Masks are in masks.py."""
+"""Bugs of attention: scale, order of the KV heads, softmax, sinks. Masks are in masks.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from harness.mutants.free import Wrapping, around_of, capping, decades, forms, times
-from harness.mutants.mutant import FreeValue, Mutant, NumericsChange, OperationChange, kinds
-from harness.mutants.needs import FINE, GROUPED, PAIR, SEVERAL_KV_HEADS
+from harness.mutants.free import Wrapping, around_of, capping, decades, forms, rounding, through, times
+from harness.mutants.introduced import kinds
+from harness.mutants.mutant import Around, FreeValue, Mutant, NumericsChange, OperationChange, github
+from harness.mutants.needs import FINE, GROUPED, PAIR, SEVERAL_KV_HEADS, model_has
 from harness.run.operations import Heads, Probs, context, probabilities, scores, wide
 
-SCALED = "q . k / sqrt(head_dim)"
-REPEATED = "each KV head serves neighbouring query heads: [k0, k0, k1, k1]"
-SOFTMAX = "exp(s) / sum(exp(s))"
 KeyValue = Float[Array, "batch position kv_head head_dim"]
 Allowed = Bool[Array, "batch 1 position key"]
 
 
 def _unscaled(q: Heads, k: Heads) -> Probs:
     return jnp.einsum("bqhd,bkhd->bhqk", q, k)
-
-
-def _scaled_twice(q: Heads, k: Heads) -> Probs:
-    return _unscaled(q, k) / q.shape[-1]
-
-
-def _scaled_by_hidden(q: Heads, k: Heads) -> Probs:
-    return _unscaled(q, k) * (q.shape[-2] * q.shape[-1]) ** -0.5
 
 
 def _rescaled(value: float) -> Wrapping:
@@ -66,8 +57,8 @@ def _context_of_first(probs: Probs, v: KeyValue) -> Heads:
     return context(probs, jnp.broadcast_to(v[:, :, :1], v.shape))
 
 
-def _clipped(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
-    return jnp.clip(probabilities(scores, allowed, *sinks), 1e-9, 1 - 1e-9)
+def _softmax(formula: Callable[..., Probs] | Around) -> OperationChange:
+    return OperationChange({"probabilities": formula})
 
 
 def _with_sink(value: float) -> OperationChange:
@@ -78,7 +69,7 @@ def _with_sink(value: float) -> OperationChange:
         extended = jnp.pad(scores, edge, constant_values=value)
         return probabilities(extended, jnp.pad(allowed, edge, constant_values=True))[..., :-1]
 
-    return OperationChange({"probabilities": softmax})
+    return _softmax(softmax)
 
 
 def _narrow(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
@@ -95,18 +86,14 @@ def _by_hand(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
     return (power / power.sum(axis=-1, keepdims=True)).astype(scores.dtype)
 
 
-def _short(x: Array) -> Array:
-    return x.astype(jnp.bfloat16).astype(x.dtype)
-
-
-def _softmax(formula: Callable[..., Probs]) -> OperationChange:
-    return OperationChange({"probabilities": formula})
+def _of_short(scores: Probs, *more: Array) -> Probs:
+    return probabilities(through(scores), *more)
 
 
 NARROW = forms(
-    scores_alone=_softmax(lambda scores, *more: probabilities(_short(scores), *more)),
-    probabilities_alone=_softmax(lambda *args: _short(probabilities(*args))),
-    scores_and_probabilities=_softmax(lambda scores, *more: _short(probabilities(_short(scores), *more))),
+    scores_alone=_softmax(_of_short),
+    probabilities_alone=_softmax(rounding(probabilities)),
+    scores_and_probabilities=_softmax(rounding(_of_short)),
     exp_over_sum=_softmax(_by_hand),
 )
 
@@ -118,138 +105,119 @@ def _with_dropout(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
     return jnp.where(kept, probabilities(scores, allowed, *sinks) / 0.9, 0)
 
 
+scale = partial(Mutant, right="q . k / sqrt(head_dim)", introduced=kinds("probs"), needs=(PAIR,))
+repeated = partial(
+    Mutant,
+    right="each KV head serves neighbouring query heads: [k0, k0, k1, k1]",
+    introduced=kinds("probs", "context"),
+)
+softmax = partial(Mutant, right="exp(s) / sum(exp(s))", introduced=kinds("probs"))
 MUTANTS = (
-    Mutant(
+    scale(
         "scale_missing",
         wrong="q . k",
-        right=SCALED,
-        introduced=kinds("probs"),
         change=OperationChange({"scores": _unscaled}),
         free=FreeValue("scale =", around_of("scores", _rescaled), decades(-3, 2), "{} q . k"),
-        needs=(PAIR,),
-        seen=("https://github.com/mlc-ai/mlc-llm/pull/3426", "https://github.com/jax-ml/jax/issues/19450"),
+        seen=github("mlc-ai/mlc-llm/pull/3426", "jax-ml/jax/issues/19450"),
     ),
-    Mutant(
+    scale(
         "scale_twice",
         wrong="q . k / head_dim",
-        right=SCALED,
-        introduced=kinds("probs"),
-        change=OperationChange({"scores": _scaled_twice}),
-        needs=(PAIR,),
-        seen=(
-            "https://github.com/AI-Hypercomputer/maxtext/issues/3138",
-            "https://github.com/microsoft/MInference/issues/69",
-        ),
+        change=OperationChange({"scores": lambda q, k: _unscaled(q, k) / q.shape[-1]}),
+        seen=github("AI-Hypercomputer/maxtext/issues/3138", "microsoft/MInference/issues/69"),
     ),
-    Mutant(
+    scale(
         "scale_of_hidden",
         wrong="q . k / sqrt(heads head_dim)",
-        right=SCALED,
-        introduced=kinds("probs"),
-        change=OperationChange({"scores": _scaled_by_hidden}),
-        needs=(PAIR,),
-        seen=("https://github.com/keras-team/keras-hub/pull/2692",),
+        change=OperationChange({"scores": lambda q, k: _unscaled(q, k) * (q.shape[-2] * q.shape[-1]) ** -0.5}),
+        seen=github("keras-team/keras-hub/pull/2692"),
     ),
-    Mutant(
+    scale(
         "scores_softcapped",
         wrong="50 tanh(q . k / sqrt(head_dim) / 50), as in Gemma 2",
-        right=SCALED,
-        introduced=kinds("probs"),
         change=OperationChange({"scores": capping(50.0)(scores)}),
         free=FreeValue("cap =", around_of("scores", capping), decades(0, 3), "{0} tanh(s / {0})"),
-        needs=(PAIR,),
-        seen=(
-            "https://github.com/sgl-project/sglang/issues/33915",
-            "https://github.com/EricLBuehler/mistral.rs/pull/1930",
-        ),
+        seen=github("sgl-project/sglang/issues/33915", "EricLBuehler/mistral.rs/pull/1930"),
     ),
-    Mutant(
+    repeated(
         "gqa_tiled",
         wrong="[k0, k1, k0, k1] and [v0, v1, v0, v1]",
-        right=REPEATED,
-        introduced=kinds("probs", "context"),
         change=OperationChange({"repeat_k": _tiled, "repeat_v": _tiled}),
         needs=(GROUPED, PAIR),
-        seen=("https://github.com/apple/axlearn/pull/842", "https://github.com/onnx/onnx/pull/7274"),
+        seen=github("apple/axlearn/pull/842", "onnx/onnx/pull/7274"),
     ),
-    Mutant(
+    repeated(
         "gqa_tiled_values",
         wrong="[k0, k0, k1, k1] and [v0, v1, v0, v1]",
-        right=REPEATED,
         introduced=kinds("context"),
         change=OperationChange({"repeat_v": _tiled}),
         needs=(GROUPED,),
-        seen=("https://github.com/ekzhang/jax-js/pull/180", "https://github.com/microsoft/onnxscript/pull/2408"),
+        seen=github("ekzhang/jax-js/pull/180", "microsoft/onnxscript/pull/2408"),
     ),
-    Mutant(
+    repeated(
         "gqa_first_head_only",
         wrong="every query head reads KV head 0",
-        right=REPEATED,
-        introduced=kinds("probs", "context"),
         change=OperationChange({"repeat_k": _first, "repeat_v": _first}),
         needs=(SEVERAL_KV_HEADS, PAIR),
-        seen=("https://github.com/ByteDance-Seed/VeOmni/pull/162",),
+        seen=github("ByteDance-Seed/VeOmni/pull/162"),
     ),
-    Mutant(
+    repeated(
         "attention_first_head_only",
         wrong="every head reads head 0 of q, k and v",
         right="each head reads its own",
-        introduced=kinds("probs", "context"),
         change=OperationChange({"scores": _scores_of_first, "context": _context_of_first}),
         needs=(SEVERAL_KV_HEADS, PAIR),
-        seen=("https://github.com/BobMcDear/attorch/issues/14",),
+        seen=github("BobMcDear/attorch/issues/14"),
     ),
-    Mutant(
+    # Their probabilities have the right shape where there are as many heads.
+    repeated(
         "attention_over_heads",
         wrong="the softmax runs over the heads of one position: heads and positions have changed places",
         right="over the positions of one head",
-        introduced=kinds(
-            "probs", "context"
-        ),  # their probabilities have the right shape where there are as many heads
         change=OperationChange(
             {"scores": _scores_of_heads, "probabilities": _softmax_of_heads, "context": _mean_of_heads}
         ),
-        seen=(
-            "https://github.com/huggingface/transformers/issues/41125",
-            "https://github.com/triton-lang/triton/issues/2626",
-        ),
+        seen=github("huggingface/transformers/issues/41125", "triton-lang/triton/issues/2626"),
     ),
-    Mutant(
+    softmax(
         "probabilities_clipped",
         wrong="clip(softmax(s), 1e-9, 1 - 1e-9): hidden keys have a weight",
-        right=SOFTMAX,
-        introduced=kinds("probs"),
-        change=OperationChange({"probabilities": _clipped}, unmasks=True),
+        change=OperationChange(
+            {"probabilities": lambda *args: jnp.clip(probabilities(*args), 1e-9, 1 - 1e-9)}, unmasks=True
+        ),
         needs=(FINE,),
     ),
-    Mutant(
+    softmax(
         "softmax_sink",
         wrong="exp(s) / (1 + sum(exp(s))): a slot of zeros, or a sink, that this model does not have",
-        right=SOFTMAX,
-        introduced=kinds("probs"),
         change=_with_sink(0.0),
         free=FreeValue("sink =", _with_sink, (-4.0, -2.0, 0.0, 2.0, 4.0), "exp(s) / (exp({}) + sum(exp(s)))"),
-        seen=(
-            "https://github.com/vllm-project/vllm-metal/pull/550",
-            "https://github.com/jax-ml/jax/issues/30964",
-        ),
+        seen=github("vllm-project/vllm-metal/pull/550", "jax-ml/jax/issues/30964"),
     ),
-    Mutant(
+    softmax(
         "softmax_dropout",
         wrong="dropout(exp(s) / sum(exp(s)), 0.1)",
-        right=SOFTMAX,
-        introduced=kinds("probs"),
-        change=OperationChange({"probabilities": _with_dropout}),
-        seen=("https://github.com/ipolharvard/ethos-ares/issues/20", "https://github.com/google/flax/pull/2510"),
+        change=_softmax(_with_dropout),
+        seen=github("ipolharvard/ethos-ares/issues/20", "google/flax/pull/2510"),
     ),
-    Mutant(
+    softmax(
         "softmax_narrow",
         wrong="exp(s) / sum(exp(s)) in bfloat16",
         right="in float32 or wider",
-        introduced=kinds("probs"),
         change=NumericsChange({"probabilities": _narrow}),
         free=NARROW,
         needs=(PAIR,),
-        seen=("https://github.com/osaurus-ai/osaurus/pull/1501", "https://github.com/apple/axlearn/pull/18"),
+        seen=github("osaurus-ai/osaurus/pull/1501", "apple/axlearn/pull/18"),
+    ),
+)
+# A sink is a score of every head's own, of which the probability goes to no key.
+SINKS = (
+    softmax(
+        "sinks_missing",
+        wrong="exp(s) / sum(exp(s)): no sink, or what it leaves is divided by its sum",
+        right="exp(s) / (exp(sink) + sum(exp(s)))",
+        change=_softmax(Around(lambda right: lambda scores, allowed, *sinks: right(scores, allowed))),
+        needs=(model_has(lambda arch: arch.sinks, "heads have no sinks here"),),
+        seen=github("NVIDIA/TransformerEngine/pull/3551", "vllm-project/vllm-metal/pull/550"),
     ),
 )

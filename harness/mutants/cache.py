@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from harness.mutants.free import through
+from harness.mutants.introduced import ROTATED, kinds
 from harness.mutants.masks import Mask, Slots, Window
-from harness.mutants.mutant import (
-    ROTATED,
-    Around,
-    CallChange,
-    Change,
-    Mutant,
-    NumericsChange,
-    OperationChange,
-    kinds,
-)
-from harness.mutants.needs import CHUNKED, UNCOUNTED, WIDE, Need, steps
+from harness.mutants.mutant import Around, CallChange, Mutant, NumericsChange, OperationChange, github
+from harness.mutants.needs import CHUNKED, UNCOUNTED, WIDE, steps
 from harness.run.operations import KeyValues, allowed, write
 
 CACHE = kinds("cache_k", "cache_v", "cache_latent", "cache_k_pe")
-WRITTEN = "the keys and values of the new tokens go to the slots from `filled` on"
-POSITION = "position = tokens before it"
-CAUSAL = "slot <= the query's own"
 Start = Int[Array, ""]
 
 
@@ -46,16 +37,18 @@ def only_in_steps(
     return lambda *args: (wrong if tokens(*args) == 1 else right)(*args)
 
 
-def _not_written(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
-    return buffer if new.shape[1] == 1 else write(buffer, new, start)
+def new_tokens(buffer: KeyValues, new: KeyValues, start: Start) -> int:
+    """How many come, where they are written."""
+    count: int = new.shape[1]
+    return count
 
 
-def _late(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
-    return write(buffer, new, start + 1 if new.shape[1] == 1 else start)
+_late = only_in_steps(lambda buffer, new, start: write(buffer, new, start + 1), write, new_tokens)
+_over_the_last = only_in_steps(lambda buffer, new, start: write(buffer, new, start - 1), write, new_tokens)
 
 
-def _over_the_last(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
-    return write(buffer, new, start - 1 if new.shape[1] == 1 else start)
+def _not_in_steps(rotate: Callable[..., Array]) -> Callable[..., Array]:
+    return only_in_steps(lambda x, *_: x, rotate)
 
 
 def _in_blocks(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
@@ -66,11 +59,7 @@ def _in_blocks(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
 
 
 def _narrow(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
-    return write(buffer, new.astype(jnp.bfloat16).astype(new.dtype), start)
-
-
-def _from_the_left(mask: Mask, slots: Slots, window: Window) -> Array:
-    return allowed(mask, slots - slots[0], window)
+    return write(buffer, through(new), start)
 
 
 def _all_filled(mask: Mask, slots: Slots, window: Window) -> Array:
@@ -90,16 +79,11 @@ def _over_another(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:
     return write(jnp.where(start == 0, jnp.flip(new, axis=1)[:, slots], buffer), new, start)
 
 
-def _stuck(positions: Array, filled: int, prefill: int) -> Array:
-    return jnp.full_like(positions, prefill) if filled else positions
-
-
-def _ahead(positions: Array, filled: int, prefill: int) -> Array:
-    return positions + jnp.ones_like(positions) if filled else positions
-
-
-def _zero(positions: Array, filled: int, prefill: int) -> Array:
-    return jnp.zeros_like(positions) if filled else positions
+def _after_prefill(wrong: Callable[[Array, int, int], Array]) -> CallChange:
+    """Positions that are wrong from the second call on."""
+    return CallChange(
+        lambda positions, filled, prefill: wrong(positions, filled, prefill) if filled else positions
+    )
 
 
 def _counted(positions: Array, filled: int, prefill: int) -> Array:
@@ -107,185 +91,132 @@ def _counted(positions: Array, filled: int, prefill: int) -> Array:
     return jnp.broadcast_to(index, positions.shape)
 
 
-def _shared(positions: Array, filled: int, prefill: int) -> Array:
-    return _counted(positions, filled, prefill) if filled else positions
-
-
-def _mutant(
-    name: str,
-    wrong: str,
-    right: str,
-    introduced: frozenset[str],
-    change: Change,
-    *seen: str,
-    needs: tuple[Need, ...],
-) -> Mutant:
-    return Mutant(name, wrong, right, introduced, change, needs=needs, cached=True, seen=seen)
-
-
+position = partial(Mutant, right="position = tokens before it", introduced=ROTATED, needs=(steps(1),), cached=True)
+written = partial(
+    Mutant,
+    right="the keys and values of the new tokens go to the slots from `filled` on",
+    introduced=CACHE,
+    needs=(steps(1),),
+    cached=True,
+)
+causal = partial(
+    Mutant, right="slot <= the query's own", introduced=kinds("probs"), needs=(steps(2),), cached=True
+)
 MUTANTS = (
-    _mutant(
+    position(
         "decode_position_stuck",
-        "every decoded token at the position after the prefill",
-        POSITION,
-        ROTATED,
-        CallChange(_stuck),
-        "https://github.com/jundot/omlx/pull/2363",
+        wrong="every decoded token at the position after the prefill",
+        change=_after_prefill(lambda positions, filled, prefill: jnp.full_like(positions, prefill)),
         needs=(steps(2),),
+        seen=github("jundot/omlx/pull/2363"),
     ),
-    _mutant(
+    position(
         "decode_position_ahead",
-        "position + 1 after the prefill",
-        POSITION,
-        ROTATED,
-        CallChange(_ahead),
-        "https://github.com/fla-org/flash-linear-attention/issues/766",
-        "https://github.com/huggingface/transformers/pull/37414",
-        needs=(steps(1),),
+        wrong="position + 1 after the prefill",
+        change=_after_prefill(lambda positions, *_: positions + jnp.ones_like(positions)),
+        seen=github("fla-org/flash-linear-attention/issues/766", "huggingface/transformers/pull/37414"),
     ),
-    _mutant(
+    position(
         "decode_position_zero",
-        "position 0 after the prefill",
-        POSITION,
-        ROTATED,
-        CallChange(_zero),
-        "https://github.com/Blaizzy/mlx-vlm/issues/1983",
-        "https://github.com/keras-team/keras-hub/pull/1544",
-        needs=(steps(1),),
+        wrong="position 0 after the prefill",
+        change=_after_prefill(lambda positions, *_: jnp.zeros_like(positions)),
+        seen=github("Blaizzy/mlx-vlm/issues/1983", "keras-team/keras-hub/pull/1544"),
     ),
-    _mutant(
+    position(
         "decode_positions_counted",
-        "position = slot in the cache, padding included",
-        POSITION,
-        ROTATED,
-        CallChange(_counted),
-        "https://github.com/TransformerLensOrg/TransformerLens/issues/1609",
-        "https://github.com/unslothai/unsloth/pull/3795",
+        wrong="position = slot in the cache, padding included",
+        change=CallChange(_counted),
         needs=(UNCOUNTED, steps(1)),
+        seen=github("TransformerLensOrg/TransformerLens/issues/1609", "unslothai/unsloth/pull/3795"),
     ),
-    _mutant(
+    position(
         "decode_positions_shared",
-        "after a right prefill, all rows at the position of the longest",
-        POSITION,
-        ROTATED,
-        CallChange(_shared),
-        "https://github.com/scouzi1966/maclocal-api/issues/92",
+        wrong="after a right prefill, all rows at the position of the longest",
+        change=_after_prefill(_counted),
         needs=(UNCOUNTED, steps(1)),
+        seen=github("scouzi1966/maclocal-api/issues/92"),
     ),
-    _mutant(
+    position(
         "decode_rope_skipped",
-        "q, k of a decoded token",
-        "R q, R k in prefill and decode alike",
-        ROTATED,
-        OperationChange(
-            {
-                "rotate_q": Around(lambda rotate: only_in_steps(lambda x, *_: x, rotate)),
-                "rotate_k": Around(lambda rotate: only_in_steps(lambda x, *_: x, rotate)),
-            }
-        ),
-        "https://github.com/paiml/aprender/pull/2085",
-        "https://github.com/tenstorrent/tt-mlir/pull/9042",
-        needs=(steps(1),),
+        wrong="q, k of a decoded token",
+        right="R q, R k in prefill and decode alike",
+        change=OperationChange(dict.fromkeys(("rotate_q", "rotate_k"), Around(_not_in_steps))),
+        seen=github("paiml/aprender/pull/2085", "tenstorrent/tt-mlir/pull/9042"),
     ),
-    _mutant(
+    written(
         "cache_not_written",
-        "keys and values of decoded tokens are never stored",
-        WRITTEN,
-        CACHE,
-        OperationChange(both(_not_written)),
+        wrong="keys and values of decoded tokens are never stored",
+        change=OperationChange(both(only_in_steps(lambda buffer, *_: buffer, write, new_tokens))),
         needs=(steps(2),),
     ),
-    _mutant(
+    written(
         "cache_slot_late",
-        "a decoded token's keys and values go one slot further on",
-        WRITTEN,
-        CACHE,
-        OperationChange(both(_late)),
-        "https://github.com/RobertCsordas/moeut/pull/6",
-        needs=(steps(1),),
+        wrong="a decoded token's keys and values go one slot further on",
+        change=OperationChange(both(_late)),
+        seen=github("RobertCsordas/moeut/pull/6"),
     ),
-    _mutant(
+    written(
         "cache_slot_overwritten",
-        "a decoded token's keys and values go over the last token's",
-        WRITTEN,
-        CACHE,
-        OperationChange(both(_over_the_last)),
-        "https://github.com/EricLBuehler/mistral.rs/pull/300",
-        needs=(steps(1),),
+        wrong="a decoded token's keys and values go over the last token's",
+        change=OperationChange(both(_over_the_last)),
+        seen=github("EricLBuehler/mistral.rs/pull/300"),
     ),
-    _mutant(
+    written(
         "cache_keys_overwritten",
-        "a decoded token's key goes over the last token's, its value does not",
-        WRITTEN,
-        kinds("cache_k"),
-        OperationChange({"write_k": _over_the_last}),
-        "https://github.com/EricLBuehler/mistral.rs/pull/300",
-        needs=(steps(1),),
+        wrong="a decoded token's key goes over the last token's, its value does not",
+        introduced=kinds("cache_k"),
+        change=OperationChange({"write_k": _over_the_last}),
+        seen=github("EricLBuehler/mistral.rs/pull/300"),
     ),
-    _mutant(
+    written(
         "cache_clamped",
-        "written in blocks of 8, which JAX moves back where they do not fit",
-        WRITTEN,
-        CACHE,
-        OperationChange(both(_in_blocks)),
-        "https://github.com/vllm-project/tpu-inference/pull/2366",
-        "https://github.com/jax-ml/jax/issues/40849",
-        "https://github.com/openxla/xla/issues/49120",
+        wrong="written in blocks of 8, which JAX moves back where they do not fit",
+        change=OperationChange(both(_in_blocks)),
         needs=(steps(2),),
+        seen=github("vllm-project/tpu-inference/pull/2366", "jax-ml/jax/issues/40849", "openxla/xla/issues/49120"),
     ),
-    _mutant(
+    causal(
         "cache_unwritten_seen",
-        "a decoded token sees every slot, those without a token as well",
-        CAUSAL,
-        kinds("probs"),
-        OperationChange({"allowed": _every_slot}),
-        "https://github.com/huggingface/transformers/pull/28937",
-        needs=(steps(2),),
+        wrong="a decoded token sees every slot, those without a token as well",
+        change=OperationChange({"allowed": _every_slot}),
+        seen=github("huggingface/transformers/pull/28937"),
     ),
-    _mutant(
+    causal(
         "cache_stale",
-        "a decoded token sees every slot, and those without a token hold an earlier request's keys and values",
-        CAUSAL,
-        kinds("probs"),
-        OperationChange({**both(_over_another), "allowed": _every_slot}),
-        "https://github.com/sgl-project/sglang-jax/issues/1503",
-        needs=(steps(2),),
+        wrong="a decoded token sees every slot, and those without a token hold an earlier "
+        "request's keys and values",
+        change=OperationChange({**both(_over_another), "allowed": _every_slot}),
+        seen=github("sgl-project/sglang-jax/issues/1503"),
     ),
-    _mutant(
+    written(
         "cache_in_bfloat16",
-        "bfloat16(k), bfloat16(v) in the cache of a wider model",
-        "k, v in the dtype of the activations",
-        CACHE,
-        NumericsChange(both(_narrow)),
-        "https://github.com/xjdr-alt/entropix/pull/72",
-        "https://github.com/ml-explore/mlx-lm/pull/1491",
+        wrong="bfloat16(k), bfloat16(v) in the cache of a wider model",
+        right="k, v in the dtype of the activations",
+        change=NumericsChange(both(_narrow)),
         needs=(steps(1), WIDE),
+        seen=github("xjdr-alt/entropix/pull/72", "ml-explore/mlx-lm/pull/1491"),
     ),
-    _mutant(
+    written(
         "cache_keys_in_bfloat16",
-        "bfloat16(k) in the cache of a wider model",
-        "k in the dtype of the activations",
-        kinds("cache_k"),
-        NumericsChange({"write_k": _narrow}),
-        "https://github.com/google/tunix/issues/1321",
+        wrong="bfloat16(k) in the cache of a wider model",
+        right="k in the dtype of the activations",
+        introduced=kinds("cache_k"),
+        change=NumericsChange({"write_k": _narrow}),
         needs=(steps(1), WIDE),
+        seen=github("google/tunix/issues/1321"),
     ),
-    _mutant(
+    causal(
         "chunk_aligned_left",
-        "a later chunk masked as if it were the first: key <= index in the chunk",
-        CAUSAL,
-        kinds("probs"),
-        OperationChange({"allowed": _from_the_left}),
-        "https://github.com/huggingface/transformers/pull/28937",
+        wrong="a later chunk masked as if it were the first: key <= index in the chunk",
+        change=OperationChange({"allowed": lambda mask, slots, window: allowed(mask, slots - slots[0], window)}),
         needs=(CHUNKED,),
+        seen=github("huggingface/transformers/pull/28937"),
     ),
-    _mutant(
+    causal(
         "chunk_not_causal",
-        "every token of a chunk sees the whole chunk",
-        CAUSAL,
-        kinds("probs"),
-        OperationChange({"allowed": _all_filled}),
-        "https://github.com/osaurus-ai/vmlx-swift/pull/185",
+        wrong="every token of a chunk sees the whole chunk",
+        change=OperationChange({"allowed": _all_filled}),
         needs=(steps(1),),
+        seen=github("osaurus-ai/vmlx-swift/pull/185"),
     ),
 )

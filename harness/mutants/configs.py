@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from harness.architecture import Config, family_of
 from harness.mutants.free import decades
-from harness.mutants.mutant import EVERY_NORM, ROTATED, ConfigChange, FreeValue, Mutant, kinds
+from harness.mutants.introduced import EVERY_NORM, ROTATED, kinds
+from harness.mutants.mutant import ConfigChange, FreeValue, Mutant, github
 from harness.mutants.needs import PAIR, layers
 
-THETA = "theta of the config"
-EPS = "eps of the config"
 # What families call the eps of their norms, theta, and the number of layers.
 EPS_FIELDS = ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "layer_norm_epsilon")
 THETA_FIELDS = ("rope_theta", "rotary_emb_base")
@@ -47,51 +47,39 @@ def _one_layer_fewer(config: Config) -> Mapping[str, Any]:
     return {name: config[name] - 1 for name in counts} | {name: config[name][:-1] for name in lists}
 
 
+of_theta = partial(Mutant, right="theta of the config", introduced=ROTATED, needs=(PAIR,))
+of_eps = partial(Mutant, right="eps of the config", introduced=EVERY_NORM)
 MUTANTS = (
-    Mutant(
+    of_theta(
         "theta_1e4",
         wrong="theta = 1e4, what getattr returns where the field has moved",
-        right=THETA,
-        introduced=ROTATED,
         change=theta(1e4),
         free=FreeValue("theta =", theta, decades(1, 9), "theta = {}"),
-        needs=(PAIR,),
-        seen=(
-            "https://github.com/google-deepmind/penzai/pull/102",
-            "https://github.com/Lightning-AI/litgpt/issues/2217",
-            "https://github.com/deepspeedai/DeepSpeed/pull/8345",
-            "https://github.com/vllm-project/vllm/pull/28542",
+        seen=github(
+            "google-deepmind/penzai/pull/102",
+            "Lightning-AI/litgpt/issues/2217",
+            "deepspeedai/DeepSpeed/pull/8345",
+            "vllm-project/vllm/pull/28542",
         ),
     ),
-    Mutant(
+    of_theta(
         "theta_5e5",
         wrong="theta = 5e5, that of Llama 3",
-        right=THETA,
-        introduced=ROTATED,
         change=theta(5e5),
-        needs=(PAIR,),
-        seen=("https://github.com/ml-explore/mlx-examples/pull/176",),
+        seen=github("ml-explore/mlx-examples/pull/176"),
     ),
-    Mutant(
+    of_eps(
         "eps_1e5",
         wrong="eps = 1e-5",
-        right=EPS,
-        introduced=EVERY_NORM,
         change=eps(1e-5),
         free=FreeValue("eps =", eps, (0.0, *decades(-13, -1, 1)), "eps = {}"),
-        seen=(
-            "https://github.com/paiml/aprender/pull/1606",
-            "https://github.com/apache/tvm/pull/15856",
-            "https://github.com/huggingface/transformers/pull/38026",
-        ),
+        seen=github("paiml/aprender/pull/1606", "apache/tvm/pull/15856", "huggingface/transformers/pull/38026"),
     ),
-    Mutant(
+    of_eps(
         "eps_1e12",
         wrong="eps = 1e-12",
-        right=EPS,
-        introduced=EVERY_NORM,
         change=eps(1e-12),
-        seen=("https://github.com/huggingface/candle/pull/271",),
+        seen=github("huggingface/candle/pull/271"),
     ),
     Mutant(
         "last_layer_dropped",
@@ -100,6 +88,6 @@ MUTANTS = (
         introduced=kinds("final_norm"),
         change=ConfigChange(_one_layer_fewer),
         needs=(layers(2),),
-        seen=("https://github.com/LukasHedegaard/continual-inference/pull/70",),
+        seen=github("LukasHedegaard/continual-inference/pull/70"),
     ),
 )

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
 from harness.architecture import Architecture
 from harness.families import Family, families
 from harness.families.parameters import DOWN, GATE_UP, part_rows
+from harness.mutants.introduced import kinds
 from harness.mutants.loading import lexicographic
-from harness.mutants.mutant import FreeValue, Mutant, Read, WeightChange, kinds
-from harness.mutants.needs import Need, values
+from harness.mutants.mutant import FreeValue, Mutant, Read, WeightChange, github
+from harness.mutants.needs import model_has, values
 from harness.mutants.routing import BIASED, experts_have
 
 OUT = kinds("experts_out")
-OWN = "every expert has its own matrices"
-PACKED = "gates and ups as the file has them"
 Parts = Mapping[str, np.ndarray]
-SQUARE = Need(
-    "architecture",
-    lambda m: m.architecture.experts is not None and m.architecture.experts.intermediate == m.architecture.hidden,
+SQUARE = model_has(
+    lambda arch: arch.experts and arch.experts.intermediate == arch.hidden,
     "the experts' matrices are not square here: transposed, they have other shapes, and loading refuses them",
 )
 TEN = experts_have(lambda e: e.count > 10, "there are fewer than 11 experts")
@@ -79,18 +78,13 @@ def _packed(own: Parts, family: Family) -> Parts:
     return {"gate": whole[:, ::2], "up": whole[:, 1::2]}
 
 
-def _transposed(own: Parts, family: Family) -> Parts:
-    return {part: tensor.swapaxes(1, 2) for part, tensor in own.items()}
-
-
 def _as_text(tensor: np.ndarray) -> np.ndarray:
     return tensor[[lexicographic(index, len(tensor)) for index in range(len(tensor))]]
 
 
 def _first_half_twice(tensor: np.ndarray) -> np.ndarray:
     half = len(tensor) // 2
-    found: np.ndarray = tensor[[index if index < half else index - half for index in range(len(tensor))]]
-    return found
+    return np.concatenate([tensor[:half], tensor[: len(tensor) - half]])
 
 
 def _further(value: float) -> WeightChange:
@@ -107,40 +101,33 @@ def _zero(value: float) -> WeightChange:
     return experts_loaded(each(without))
 
 
+experts = partial(Mutant, right="every expert has its own matrices", introduced=OUT)
 MUTANTS = (
-    Mutant(
+    experts(
         "experts_gate_up_exchanged",
         wrong="in every expert the gate is W_up x and the up is W_gate x",
         right="the gate is W_gate x and the up is W_up x",
-        introduced=OUT,
         change=experts_loaded(_exchanged),
-        seen=("https://github.com/thinking-machines-lab/tinker-cookbook/pull/459",),
+        seen=github("thinking-machines-lab/tinker-cookbook/pull/459"),
     ),
-    Mutant(
+    experts(
         "experts_gate_up_packing",
         wrong="gates and ups that lie beside each other split in halves, or halves split as every other",
-        right=PACKED,
-        introduced=OUT,
+        right="gates and ups as the file has them",
         change=experts_loaded(_packed),
-        seen=("https://github.com/vllm-project/llm-compressor/pull/3100",),
+        seen=github("vllm-project/llm-compressor/pull/3100"),
     ),
-    Mutant(
+    experts(
         "experts_transposed",
         wrong="an expert's matrices transposed",
         right="[output, input]",
-        introduced=OUT,
-        change=experts_loaded(_transposed, "weight"),
+        change=experts_loaded(each(lambda tensor: tensor.swapaxes(1, 2)), "weight"),
         needs=(SQUARE,),
-        seen=(
-            "https://github.com/unslothai/unsloth-zoo/issues/849",
-            "https://github.com/huggingface/transformers/issues/47031",
-        ),
+        seen=github("unslothai/unsloth-zoo/issues/849", "huggingface/transformers/issues/47031"),
     ),
-    Mutant(
+    experts(
         "experts_shifted",
         wrong="every expert has the matrices of the next one",
-        right=OWN,
-        introduced=OUT,
         change=_further(1),
         free=FreeValue(
             "experts further:",
@@ -150,52 +137,45 @@ MUTANTS = (
             counts=True,
         ),
         needs=(SEVERAL,),
-        seen=("https://github.com/vllm-project/vllm-ascend/issues/11150",),
+        seen=github("vllm-project/vllm-ascend/issues/11150"),
     ),
-    Mutant(
+    experts(
         "experts_as_text",
         wrong="experts in the order of their names: 0, 1, 10, 11, 2",
-        right=OWN,
-        introduced=OUT,
         change=experts_loaded(each(_as_text)),
         needs=(TEN,),
-        seen=("https://github.com/AI-Hypercomputer/maxtext/pull/3191",),
+        seen=github("AI-Hypercomputer/maxtext/pull/3191"),
     ),
-    Mutant(
+    experts(
         "experts_first_half_twice",
         wrong="the second of two devices has the experts of the first",
-        right=OWN,
-        introduced=OUT,
         change=experts_loaded(each(_first_half_twice)),
         needs=(SEVERAL,),
-        seen=("https://github.com/deepspeedai/DeepSpeed/issues/6589",),
+        seen=github("deepspeedai/DeepSpeed/issues/6589"),
     ),
-    Mutant(
+    experts(
         "expert_not_loaded",
         wrong="the matrices of the last expert stay at 0",
         right="they are loaded",
-        introduced=OUT,
         change=_zero(-1),
         free=FreeValue("expert", _zero, tuple(range(64)), "the matrices of expert {} stay at 0", counts=True),
         needs=(values("no token goes to the last expert", "more tokens"),),
-        seen=("https://github.com/vllm-project/vllm/pull/51130",),
+        seen=github("vllm-project/vllm/pull/51130"),
     ),
-    Mutant(
+    experts(
         "experts_inner_biases_missing",
         wrong="gate, up = W x in every expert",
         right="gate, up = W x + b",
-        introduced=OUT,
         change=experts_loaded(each(np.zeros_like, "gate", "up"), "bias"),
         needs=(BIASED,),
-        seen=("https://github.com/tenstorrent/tt-metal/pull/49619",),
+        seen=github("tenstorrent/tt-metal/pull/49619"),
     ),
-    Mutant(
+    experts(
         "experts_outer_biases_missing",
         wrong="every expert's part is W_down act",
         right="W_down act + b",
-        introduced=OUT,
         change=experts_loaded(each(np.zeros_like, "down"), "bias"),
         needs=(BIASED,),
-        seen=("https://github.com/allenai/OLMo-core/pull/763",),
+        seen=github("allenai/OLMo-core/pull/763"),
     ),
 )

@@ -9,24 +9,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.families.options import Architecture, Placement
-from harness.mutants.between import option
 from harness.mutants.family_norms import POST_NORMS
-from harness.mutants.loading import as_another
-from harness.mutants.mutant import Mutant, OperationChange, kinds
-from harness.mutants.needs import Need, has, varied
+from harness.mutants.introduced import kinds
+from harness.mutants.loading import exchanged
+from harness.mutants.mutant import Mutant, OperationChange, OptionChange, github
+from harness.mutants.needs import Need, has, model_has, varied
 from harness.mutants.norms import MISSING
 
-BESIDE = "attention and MLP read the same residual stream"
 ONE_NORM: Placement = "parallel"
 TWO_NORMS: Placement = "parallel_two"
 PRE, POST, BOTH = "x + f(norm(x))", "x + norm(f(x))", "x + last(f(first(x)))"
 SEQUENTIAL = OperationChange({"read_beside": lambda x, update, norm, normed: norm(x + update)})
-PARALLEL = ("https://github.com/elixir-nx/bumblebee/pull/204",)
+PARALLEL = github("elixir-nx/bumblebee/pull/204")
 
 
-def placed(*placements: Placement, lacking: str) -> Need:
+def placed(lacking: str, *placements: Placement) -> Need:
     """The norms of attention and MLP are in one of these places."""
-    return Need("architecture", lambda m: m.architecture.placement in placements, lacking)
+    return model_has(lambda arch: arch.placement in placements, lacking)
 
 
 def _side_by_side(arch: Architecture) -> Architecture:
@@ -37,12 +36,10 @@ MUTANTS = (
     Mutant(
         "parallel_as_sequential",
         wrong="the MLP reads norm(x + attention)",
-        right=BESIDE,
+        right="attention and MLP read the same residual stream",
         introduced=kinds("mlp_norm"),
         change=SEQUENTIAL,
-        needs=(
-            placed(TWO_NORMS, lacking="attention and MLP do not read a norm each of one residual stream here"),
-        ),
+        needs=(placed("attention and MLP do not read a norm each of one residual stream here", TWO_NORMS),),
         seen=PARALLEL,
     ),
     Mutant(
@@ -51,18 +48,16 @@ MUTANTS = (
         right="attention and MLP read one norm of the residual stream",
         introduced=kinds("gate", "up"),
         change=SEQUENTIAL,
-        needs=(placed(ONE_NORM, lacking="attention and MLP do not share a norm here"),),
+        needs=(placed("attention and MLP do not share a norm here", ONE_NORM),),
         seen=PARALLEL,
     ),
-    option(
+    Mutant(
         "sequential_as_parallel",
-        "the MLP reads norm(x), beside attention",
-        "the MLP reads norm(x + attention)",
-        kinds("mlp_norm"),
-        _side_by_side,
-        "attention and MLP do not follow each other with one norm each here",
-        "https://github.com/ml-explore/mlx-lm/pull/586",
-        "https://github.com/ggml-org/ggml/pull/139",
+        wrong="the MLP reads norm(x), beside attention",
+        right="the MLP reads norm(x + attention)",
+        introduced=kinds("mlp_norm"),
+        change=OptionChange(_side_by_side, "attention and MLP do not follow each other with one norm each here"),
+        seen=github("ml-explore/mlx-lm/pull/586", "ggml-org/ggml/pull/139"),
     ),
     Mutant(
         "post_norms_as_pre",
@@ -70,8 +65,8 @@ MUTANTS = (
         right=POST,
         introduced=kinds("q", "k", "v", "attn_post_norm", "gate", "up", "mlp_post_norm"),
         change=OperationChange({"read_unnormed": lambda x, norm: norm(x), **POST_NORMS}),
-        needs=(placed("post", lacking="attention and MLP read a norm here"),),
-        seen=("https://github.com/EleutherAI/gpt-neox/pull/1408",),
+        needs=(placed("attention and MLP read a norm here", "post"),),
+        seen=github("EleutherAI/gpt-neox/pull/1408"),
     ),
     Mutant(
         "pre_norms_as_post",
@@ -81,9 +76,7 @@ MUTANTS = (
         change=OperationChange(
             {"added_unnormed": lambda x, norm: norm(x), "attn_norm": MISSING, "mlp_norm": MISSING}
         ),
-        needs=(
-            placed("pre", lacking="attention and MLP do not follow each other with one norm before each here"),
-        ),
+        needs=(placed("attention and MLP do not follow each other with one norm before each here", "pre"),),
     ),
     Mutant(
         "post_norms_after_sum",
@@ -92,19 +85,14 @@ MUTANTS = (
         introduced=kinds("attn_post_norm", "mlp_post_norm", "resid_mid", "resid_post"),
         change=OperationChange({"left_unnormed": lambda x, norm: norm(x), **POST_NORMS}),
         needs=(has("attn_post_norm"),),
-        seen=("https://github.com/google/flax/issues/4567",),
+        seen=github("google/flax/issues/4567"),
     ),
     Mutant(
         "first_and_last_norm_weights_swapped",
         wrong="the norms before and after attention have each other's weights, and those of the MLP",
         right="each has its own",
         introduced=kinds("attn_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm"),
-        change=as_another(
-            attn_norm="attn_post_norm",
-            attn_post_norm="attn_norm",
-            mlp_norm="mlp_post_norm",
-            mlp_post_norm="mlp_norm",
-        ),
+        change=exchanged(attn_norm="attn_post_norm", mlp_norm="mlp_post_norm"),
         needs=(has("attn_norm", "attn_post_norm"), varied("attn_norm"), varied("mlp_norm")),
     ),
     Mutant(
@@ -113,15 +101,11 @@ MUTANTS = (
         right=PRE,
         introduced=kinds("resid_mid", "resid_post"),
         change=OperationChange({"carried": lambda x, read: read}),
-        needs=(
-            placed(
-                "pre", "sandwich", lacking="nothing is normed before attention here, or the MLP lies beside it"
-            ),
-        ),
-        seen=(
-            "https://github.com/allenai/OLMo/pull/680",
-            "https://github.com/pytorch/pytorch/issues/61165",
-            "https://github.com/Howuhh/faster-trajectory-transformer/issues/3",
+        needs=(placed("nothing is normed before attention here, or the MLP lies beside it", "pre", "sandwich"),),
+        seen=github(
+            "allenai/OLMo/pull/680",
+            "pytorch/pytorch/issues/61165",
+            "Howuhh/faster-trajectory-transformer/issues/3",
         ),
     ),
 )

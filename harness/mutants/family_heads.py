@@ -8,26 +8,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from harness.mutants.family_norms import QK_NORM
-from harness.mutants.loading import as_another
-from harness.mutants.mutant import HEAD_NORMS, Among, Around, Mutant, OperationChange, kinds
-from harness.mutants.needs import PAIR, Need, has, values, varied
+from harness.mutants.introduced import HEAD_NORMS, kinds
+from harness.mutants.loading import exchanged
+from harness.mutants.mutant import Among, Around, Mutant, OperationChange, github
+from harness.mutants.needs import PAIR, SEVERAL_HEADS, has, model_has, values, varied
 from harness.run.arithmetic import norm_all_heads
 from harness.run.operations import Heads, Operations, Probs
 
 Normed = Callable[..., Array]
 Turn = Callable[[Heads], Heads]
-TURNED = Need("architecture", lambda m: any(m.architecture.ropes), "no layer of this model has RoPE")
-ONE_BY_ONE = Need(
-    "architecture", lambda m: m.architecture.qk_norm_over != "all", "all heads are normed together here"
-)
-TOGETHER = Need("architecture", lambda m: m.architecture.qk_norm_over == "all", "heads are normed one by one here")
-SEVERAL_HEADS = Need("architecture", lambda m: m.architecture.heads > 1, "there is one head")
-NO_GROUPS = Need(
-    "architecture",
-    lambda m: m.architecture.heads == m.architecture.kv_heads,
+TURNED = model_has(lambda arch: any(arch.ropes), "no layer of this model has RoPE")
+ONE_BY_ONE = model_has(lambda arch: arch.qk_norm_over != "all", "all heads are normed together here")
+TOGETHER = model_has(lambda arch: arch.qk_norm_over == "all", "heads are normed one by one here")
+NO_GROUPS = model_has(
+    lambda arch: arch.heads == arch.kv_heads,
     "queries and keys have different shapes here: exchanged, loading refuses them",
 )
-CAPPED = Need("architecture", lambda m: m.architecture.score_cap is not None, "scores are not capped here")
+CAPPED = model_has(lambda arch: arch.score_cap is not None, "scores are not capped here")
 SMALL_CAP = values("exp(-cap) is below the rounding of probabilities", "a smaller cap on the scores")
 
 
@@ -62,7 +59,7 @@ MUTANTS = (
         wrong="q = W_k x + b_k, k = W_q x + b_q",
         right="q = W_q x + b_q, k = W_k x + b_k",
         introduced=kinds("q", "k"),
-        change=as_another(q="k", k="q"),
+        change=exchanged(q="k"),
         needs=(has("q", "k"), NO_GROUPS),
     ),
     # What the norms give is then what attention is given, so that each is wrong where it stands for the other.
@@ -73,10 +70,7 @@ MUTANTS = (
         introduced=HEAD_NORMS | {"q_rope", "k_rope"},
         change=OperationChange({"norm_then_turn": _turned_first}),
         needs=(has("q_norm", "k_norm"), TURNED, varied("q_norm"), PAIR),
-        seen=(
-            "https://github.com/vllm-project/vllm-metal/issues/660",
-            "https://github.com/hw-native-sys/pypto-lib/pull/792",
-        ),
+        seen=github("vllm-project/vllm-metal/issues/660", "hw-native-sys/pypto-lib/pull/792"),
     ),
     Mutant(
         "qk_norm_over_all_heads",
@@ -85,7 +79,7 @@ MUTANTS = (
         introduced=HEAD_NORMS,
         change=OperationChange({"norm_heads": _all_together}),
         needs=(has("q_norm", "k_norm"), ONE_BY_ONE, SEVERAL_HEADS),
-        seen=("https://github.com/vllm-project/vllm/pull/16311",),
+        seen=github("vllm-project/vllm/pull/16311"),
     ),
     Mutant(
         "qk_norm_by_head",
@@ -94,10 +88,7 @@ MUTANTS = (
         introduced=HEAD_NORMS,
         change=OperationChange({"norm_heads": Around(lambda _: _one_by_one)}),
         needs=(has("q_norm", "k_norm"), TOGETHER, SEVERAL_HEADS),
-        seen=(
-            "https://github.com/vllm-project/vllm-metal/issues/767",
-            "https://github.com/lablup/mlxcel/pull/317",
-        ),
+        seen=github("vllm-project/vllm-metal/issues/767", "lablup/mlxcel/pull/317"),
     ),
     Mutant(
         "score_cap_after_mask",
@@ -106,10 +97,8 @@ MUTANTS = (
         introduced=kinds("probs"),
         change=OperationChange({"probabilities": Among(_capped_last)}, unmasks=True),
         needs=(CAPPED, PAIR, SMALL_CAP),
-        seen=(
-            "https://github.com/Dao-AILab/flash-attention/pull/1025",
-            "https://github.com/emmtrix/emx-onnx-cgen/pull/731",
-            "https://github.com/onnx/onnx/issues/7865",
+        seen=github(
+            "Dao-AILab/flash-attention/pull/1025", "emmtrix/emx-onnx-cgen/pull/731", "onnx/onnx/issues/7865"
         ),
     ),
 )

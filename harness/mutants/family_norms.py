@@ -4,32 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from harness.families.options import Architecture, Norm
-from harness.mutants.between import around, option
-from harness.mutants.loading import as_another
-from harness.mutants.mutant import EVERY_NORM, HEAD_NORMS, NORMS, Around, Mutant, kinds
-from harness.mutants.needs import ROUNDED, Need, has, values, varied
+from harness.families.options import Architecture
+from harness.mutants.introduced import EVERY_NORM, HEAD_NORMS, NORMS, kinds
+from harness.mutants.loading import exchanged
+from harness.mutants.mutant import Around, Mutant, OperationChange, OptionChange, github
+from harness.mutants.needs import ROUNDED, has, model_has, values, varied
 from harness.mutants.norms import MISSING
 
-PLUS_ONE = Need("architecture", lambda m: m.architecture.norm.plus_one, "norm weights are stored as they are here")
-CENTERED = Need("architecture", lambda m: m.architecture.norm.centered, "no norm here subtracts a mean")
+NO_MEAN = "no norm here subtracts a mean"
+PLUS_ONE = model_has(lambda arch: arch.norm.plus_one, "norm weights are stored as they are here")
+CENTERED = model_has(lambda arch: arch.norm.centered, NO_MEAN)
 POST_NORMS = {"attn_post_norm": MISSING, "mlp_post_norm": MISSING}
 QK_NORM = "q, k = norm(q), norm(k), before RoPE"
-NO_QK_NORM = (
-    "https://github.com/paiml/aprender/pull/2085",
-    "https://github.com/panbanda/higgs/pull/23",
-    "https://github.com/tenstorrent/tt-mlir/pull/9042",
-)
 LAYER_NORM = "w (x - mean) / sqrt(var + eps) + b"
-NO_MEAN = "no norm here subtracts a mean"
 
 
-def every_norm(change: Callable[[Norm], Norm]) -> Callable[[Architecture], Architecture]:
-    """The norms with other options."""
-    return lambda arch: replace(arch, norm=change(arch.norm), qk_norm=arch.qk_norm and change(arch.qk_norm))
+def norms_having(**options: Any) -> Callable[[Architecture], Architecture]:
+    """The norms with these options."""
+    return lambda arch: replace(
+        arch, norm=replace(arch.norm, **options), qk_norm=arch.qk_norm and replace(arch.qk_norm, **options)
+    )
 
 
 def _with_weight(change: Callable[[np.ndarray], np.ndarray]) -> Around:
@@ -46,114 +45,117 @@ def _of_a_sample(norm: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return wrong
 
 
+every = partial(Mutant, introduced=EVERY_NORM)
+of_heads = partial(Mutant, right=QK_NORM, introduced=HEAD_NORMS)
 MUTANTS = (
-    option(
+    every(
         "norm_plus_one_missing",
-        "w x / rms(x)",
-        "(1 + w) x / rms(x)",
-        EVERY_NORM,
-        every_norm(lambda norm: replace(norm, plus_one=False)),
-        "norm weights are stored as they are here",
-        "https://github.com/ggml-org/llama.cpp/pull/5631",
-        "https://github.com/utensils/mold/pull/1078",
+        wrong="w x / rms(x)",
+        right="(1 + w) x / rms(x)",
+        change=OptionChange(norms_having(plus_one=False), "norm weights are stored as they are here"),
+        seen=github("ggml-org/llama.cpp/pull/5631", "utensils/mold/pull/1078"),
     ),
-    around(
+    every(
         "norm_plus_one_doubled",
-        "(2 + w) x / rms(x): a converter had added the 1",
-        "(1 + w) x / rms(x)",
-        dict.fromkeys(sorted(EVERY_NORM), _with_weight(lambda weight: weight + 1)),
-        "https://github.com/vllm-project/vllm/pull/31464",
-        "https://github.com/NeuraLegion/shainet/pull/176",
+        wrong="(2 + w) x / rms(x): a converter had added the 1",
+        right="(1 + w) x / rms(x)",
+        change=OperationChange(dict.fromkeys(sorted(EVERY_NORM), _with_weight(lambda weight: weight + 1))),
         needs=(PLUS_ONE,),
+        seen=github("vllm-project/vllm/pull/31464", "NeuraLegion/shainet/pull/176"),
     ),
-    option(
+    every(
         "norm_cast_early",
-        "w cast(x / rms(x)), as in Llama",
-        "cast(w x / rms(x))",
-        EVERY_NORM,
-        every_norm(lambda norm: replace(norm, weighted_wide=False)),
-        "the weight multiplies after the cast here",
-        "https://github.com/huggingface/transformers/pull/29402",
+        wrong="w cast(x / rms(x)), as in Llama",
+        right="cast(w x / rms(x))",
+        change=OptionChange(norms_having(weighted_wide=False), "the weight multiplies after the cast here"),
         needs=(ROUNDED,),
+        seen=github("huggingface/transformers/pull/29402"),
     ),
-    option(
+    every(
         "layer_norm_not_centered",
-        "w x / rms(x) + b",
-        LAYER_NORM,
-        EVERY_NORM,
-        every_norm(lambda norm: replace(norm, centered=False)),
-        NO_MEAN,
+        wrong="w x / rms(x) + b",
+        right=LAYER_NORM,
+        change=OptionChange(norms_having(centered=False), NO_MEAN),
     ),
-    around(
+    every(
         "layer_norm_sample_variance",
-        "the variance over N - 1",
-        "the variance over N",
-        dict.fromkeys(sorted(EVERY_NORM), Around(_of_a_sample)),
-        "https://github.com/LBANN/lbann/pull/2024",
-        "https://github.com/allenai/allennlp/pull/953",
+        wrong="the variance over N - 1",
+        right="the variance over N",
+        change=OperationChange(dict.fromkeys(sorted(EVERY_NORM), Around(_of_a_sample))),
         needs=(CENTERED,),
+        seen=github("LBANN/lbann/pull/2024", "allenai/allennlp/pull/953"),
     ),
-    option(
+    Mutant(
         "layer_norm_bias_missing",
-        "w (x - mean) / sqrt(var + eps)",
-        LAYER_NORM,
-        NORMS,
-        lambda arch: replace(arch, norm=replace(arch.norm, bias=False)),
-        "norms have no bias here",
-        "https://github.com/baidu-baige/LoongForge/pull/109",
+        wrong="w (x - mean) / sqrt(var + eps)",
+        right=LAYER_NORM,
+        introduced=NORMS,
+        change=OptionChange(
+            lambda arch: replace(arch, norm=replace(arch.norm, bias=False)), "norms have no bias here"
+        ),
         needs=(varied("final_norm"),),
+        seen=github("baidu-baige/LoongForge/pull/109"),
     ),
-    around(
+    Mutant(
         "post_norms_missing",
-        "x + f(norm(x))",
-        "x + norm(f(norm(x)))",
-        POST_NORMS,
-        "https://github.com/google/flax/issues/4567",
-        "https://github.com/google/tunix/pull/596",
+        wrong="x + f(norm(x))",
+        right="x + norm(f(norm(x)))",
+        introduced=kinds(*POST_NORMS),
+        change=OperationChange(POST_NORMS),
         needs=(has("attn_post_norm"),),
+        seen=github("google/flax/issues/4567", "google/tunix/pull/596"),
     ),
     Mutant(
         "post_norm_weights_swapped",
         wrong="the norms after attention and before the MLP have each other's weights",
         right="each has its own",
         introduced=kinds("attn_post_norm", "mlp_norm"),
-        change=as_another(attn_post_norm="mlp_norm", mlp_norm="attn_post_norm"),
+        change=exchanged(attn_post_norm="mlp_norm"),
         needs=(has("attn_post_norm", "mlp_norm"), varied("mlp_norm")),
-        seen=("https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4201",),
+        seen=github("NVIDIA-NeMo/Megatron-Bridge/pull/4201"),
     ),
-    around("qk_norms_missing", "q, k", QK_NORM, {"q_norm": MISSING, "k_norm": MISSING}, *NO_QK_NORM),
-    around(
+    of_heads(
+        "qk_norms_missing",
+        wrong="q, k",
+        change=OperationChange({"q_norm": MISSING, "k_norm": MISSING}),
+        seen=github("paiml/aprender/pull/2085", "panbanda/higgs/pull/23", "tenstorrent/tt-mlir/pull/9042"),
+    ),
+    of_heads(
         "q_norm_missing",
-        "q, norm(k)",
-        QK_NORM,
-        {"q_norm": MISSING},
-        "https://github.com/kyegomez/MegaVIT/issues/17",
+        wrong="q, norm(k)",
+        introduced=kinds("q_norm"),
+        change=OperationChange({"q_norm": MISSING}),
+        seen=github("kyegomez/MegaVIT/issues/17"),
     ),
-    around("k_norm_missing", "norm(q), k", QK_NORM, {"k_norm": MISSING}),
-    Mutant(
+    of_heads(
+        "k_norm_missing",
+        wrong="norm(q), k",
+        introduced=kinds("k_norm"),
+        change=OperationChange({"k_norm": MISSING}),
+    ),
+    of_heads(
         "qk_norm_weights_swapped",
         wrong="the norms of queries and keys have each other's weights",
         right="each has its own",
-        introduced=HEAD_NORMS,
-        change=as_another(q_norm="k_norm", k_norm="q_norm"),
+        change=exchanged(q_norm="k_norm"),
         needs=(
             has("q_norm"),
             varied("q_norm"),
-            Need(
-                "architecture",
-                lambda m: m.architecture.qk_norm_over == "head" or m.architecture.heads == m.architecture.kv_heads,
+            model_has(
+                lambda arch: arch.qk_norm_over == "head" or arch.heads == arch.kv_heads,
                 "the weights have different shapes here: exchanged, loading refuses them",
             ),
         ),
     ),
-    option(
+    of_heads(
         "qk_norm_eps",
-        "eps = 1e-12 for queries and keys",
-        "eps of the config",
-        HEAD_NORMS,
-        lambda arch: replace(arch, qk_norm=arch.qk_norm and replace(arch.qk_norm, eps=1e-12)),
-        "queries and keys are not normed here",
-        "https://github.com/Wenyueh/MinivLLM/pull/82",
+        wrong="eps = 1e-12 for queries and keys",
+        right="eps of the config",
+        change=OptionChange(
+            lambda arch: replace(arch, qk_norm=arch.qk_norm and replace(arch.qk_norm, eps=1e-12)),
+            "queries and keys are not normed here",
+        ),
         needs=(values("either eps is below the rounding of queries and keys", "smaller queries and keys"),),
+        seen=github("Wenyueh/MinivLLM/pull/82"),
     ),
 )

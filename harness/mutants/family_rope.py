@@ -4,45 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from harness.families.frequencies import frequencies
 from harness.families.options import Architecture, Rope
-from harness.mutants.between import option
-from harness.mutants.mutant import ROTATED, Around, Mutant, OperationChange, kinds
-from harness.mutants.needs import PAIR, Need
+from harness.mutants.introduced import ROTATED, kinds
+from harness.mutants.mutant import Around, Mutant, OperationChange, OptionChange, github
+from harness.mutants.needs import PAIR, model_has
 from harness.run.arithmetic import operations_of
 from harness.run.operations import OPERATIONS
 
-PARTLY = Need(
-    "architecture",
-    lambda m: any(rope and rope.dims < m.architecture.head_dim for rope in m.architecture.ropes),
-    "all of a head is turned here",
+PARTLY = model_has(
+    lambda arch: any(rope and rope.dims < arch.head_dim for rope in arch.ropes), "all of a head is turned here"
 )
-FIRST = Need(
-    "architecture",
-    lambda m: not any(rope and rope.last for rope in m.architecture.ropes),
+FIRST = model_has(
+    lambda arch: not any(rope and rope.last for rope in arch.ropes),
     "the last dimensions of a head are turned here",
 )
-LOCAL_GLOBAL = (
-    "https://github.com/Blaizzy/mlx-vlm/pull/1709",
-    "https://github.com/lablup/mlxcel/issues/1340",
-    "https://github.com/ollama/ollama/pull/13452",
-)
+LOCAL_GLOBAL = github("Blaizzy/mlx-vlm/pull/1709", "lablup/mlxcel/issues/1340", "ollama/ollama/pull/13452")
 ONE_ROPE = "every layer has the same RoPE here"
-NOPE = (
-    "https://github.com/pytorch/executorch/issues/22043",
-    "https://github.com/huggingface/transformers/issues/43756",
-)
-SCALED = "the frequencies of the config's kind of RoPE"
-UNSCALED = "RoPE is not scaled here"
-LLAMA3 = (
-    "https://github.com/felafax/felafax/issues/59",
-    "https://github.com/lablup/mlxcel/issues/1355",
-    "https://github.com/unslothai/unsloth/pull/6197",
-)
-YARN_FACTOR = "cosines and sines times the factor of YaRN"
+NOPE = github("pytorch/executorch/issues/22043", "huggingface/transformers/issues/43756")
+LLAMA3 = github("felafax/felafax/issues/59", "lablup/mlxcel/issues/1355", "unslothai/unsloth/pull/6197")
 NO_FACTOR = "RoPE has no factor on cosines and sines here"
 
 
@@ -51,8 +36,8 @@ def every_rope(change: Callable[[Rope], Rope]) -> Callable[[Architecture], Archi
     return lambda arch: replace(arch, ropes=tuple(rope and change(rope) for rope in arch.ropes))
 
 
-def _plain(rope: Rope) -> Rope:
-    return replace(rope, kind="default", parameters=(), factors=None)
+def ropes_having(**options: Any) -> Callable[[Architecture], Architecture]:
+    return every_rope(lambda rope: replace(rope, **options))
 
 
 def _linear(rope: Rope) -> Rope:
@@ -87,37 +72,33 @@ def _by_window(arch: Architecture) -> dict[bool, Rope]:
     return found if len(set(found.values())) == 2 else {}
 
 
-def _ropes_swapped(arch: Architecture) -> Architecture:
-    found = _by_window(arch)
-    ropes = tuple(found[window is None] for window in arch.windows) if found else arch.ropes
-    return replace(arch, ropes=ropes)
+def _rope_of(choose: Callable[[bool], bool]) -> Callable[[Architecture], Architecture]:
+    """Whether a layer has a window -> whether it turns as those with one do."""
 
-
-def _rope_of(sliding: bool) -> Callable[[Architecture], Architecture]:
     def options(arch: Architecture) -> Architecture:
-        found = _by_window(arch)
-        return replace(arch, ropes=(found[sliding],) * arch.layers) if found else arch
+        ropes = _by_window(arch)
+        return replace(arch, ropes=tuple(ropes[choose(w is not None)] for w in arch.windows)) if ropes else arch
 
     return options
 
 
-def _on_every_layer(arch: Architecture) -> Architecture:
-    turned = next((rope for rope in arch.ropes if rope), None)
-    return replace(arch, ropes=tuple(rope or turned for rope in arch.ropes))
+def _turned(choose: Callable[[Rope | None, Rope | None], Rope | None]) -> Callable[[Architecture], Architecture]:
+    """RoPE in other layers: (a layer's own, that of the first that has one) -> what the layer has."""
 
+    def options(arch: Architecture) -> Architecture:
+        first = next((rope for rope in arch.ropes if rope), None)
+        return (
+            replace(arch, ropes=tuple(choose(rope, first) for rope in arch.ropes)) if None in arch.ropes else arch
+        )
 
-def _layers_inverted(arch: Architecture) -> Architecture:
-    turned = next((rope for rope in arch.ropes if rope), None)
-    if None not in arch.ropes:
-        return arch
-    return replace(arch, ropes=tuple(None if rope else turned for rope in arch.ropes))
+    return options
 
 
 def _neighbours(arch: Architecture) -> Architecture:
     """Where the rotation is the usual one, it is `rope_interleaved`."""
     if operations_of(arch).rotate_q is OPERATIONS.rotate_q:
         return arch
-    return every_rope(lambda rope: replace(rope, interleaved=True))(arch)
+    return ropes_having(interleaved=True)(arch)
 
 
 def _over_head_dim(arch: Architecture) -> Architecture:
@@ -138,158 +119,114 @@ def _last_dimensions(rotate: Callable[..., np.ndarray]) -> Callable[..., np.ndar
     return wrong
 
 
+scaled = partial(Mutant, right="the frequencies of the config's kind of RoPE", introduced=ROTATED, needs=(PAIR,))
+yarn = partial(Mutant, right="cosines and sines times the factor of YaRN", introduced=ROTATED)
+rope = partial(Mutant, introduced=ROTATED, needs=(PAIR,))
+by_layer = partial(Mutant, right="each kind of layer has its own", introduced=ROTATED, needs=(PAIR,))
 MUTANTS = (
-    option(
+    scaled(
         "rope_scaling_ignored",
-        "theta^(-2i / head_dim), whatever the config says of scaling",
-        SCALED,
-        ROTATED,
-        every_rope(_plain),
-        UNSCALED,
-        *LLAMA3,
-        needs=(PAIR,),
+        wrong="theta^(-2i / head_dim), whatever the config says of scaling",
+        change=OptionChange(ropes_having(kind="default", parameters=(), factors=None), "RoPE is not scaled here"),
+        seen=LLAMA3,
     ),
-    option(
+    scaled(
         "rope_scaled_linearly",
-        "every frequency divided by the factor",
-        SCALED,
-        ROTATED,
-        every_rope(_linear),
-        "RoPE has no bands here",
-        needs=(PAIR,),
+        wrong="every frequency divided by the factor",
+        change=OptionChange(every_rope(_linear), "RoPE has no bands here"),
     ),
-    option(
+    scaled(
         "rope_bands_swapped",
-        "the low and the high factor of Llama 3 have changed places",
-        SCALED,
-        ROTATED,
-        every_rope(_bands_swapped),
-        "RoPE has no bands of Llama 3 here",
-        needs=(PAIR,),
+        wrong="the low and the high factor of Llama 3 have changed places",
+        change=OptionChange(every_rope(_bands_swapped), "RoPE has no bands of Llama 3 here"),
     ),
-    option(
+    yarn(
         "yarn_factor_missing",
-        "cosines and sines as they are",
-        YARN_FACTOR,
-        ROTATED,
-        every_rope(_attention_factor(lambda factor: 1.0)),
-        NO_FACTOR,
-        "https://github.com/turboderp-org/exllamav3/issues/259",
+        wrong="cosines and sines as they are",
+        change=OptionChange(every_rope(_attention_factor(lambda factor: 1.0)), NO_FACTOR),
+        seen=github("turboderp-org/exllamav3/issues/259"),
     ),
-    option(
+    yarn(
         "yarn_factor_squared",
-        "cosines and sines times the square of the factor",
-        YARN_FACTOR,
-        ROTATED,
-        every_rope(_attention_factor(lambda factor: factor**2)),
-        NO_FACTOR,
-        "https://github.com/sgl-project/sglang/pull/33558",
+        wrong="cosines and sines times the square of the factor",
+        change=OptionChange(every_rope(_attention_factor(lambda factor: factor**2)), NO_FACTOR),
+        seen=github("sgl-project/sglang/pull/33558"),
     ),
-    option(
+    by_layer(
         "rope_local_global_swapped",
-        "layers with a window have the RoPE of the others, and the other way round",
-        "each kind of layer has its own",
-        ROTATED,
-        _ropes_swapped,
-        ONE_ROPE,
-        *LOCAL_GLOBAL,
-        needs=(PAIR,),
+        wrong="layers with a window have the RoPE of the others, and the other way round",
+        change=OptionChange(_rope_of(lambda sliding: not sliding), ONE_ROPE),
+        seen=LOCAL_GLOBAL,
     ),
-    option(
+    by_layer(
         "rope_global_everywhere",
-        "every layer has the RoPE of those without a window",
-        "each kind of layer has its own",
-        ROTATED,
-        _rope_of(sliding=False),
-        ONE_ROPE,
-        *LOCAL_GLOBAL,
-        needs=(PAIR,),
+        wrong="every layer has the RoPE of those without a window",
+        change=OptionChange(_rope_of(lambda sliding: False), ONE_ROPE),
+        seen=LOCAL_GLOBAL,
     ),
-    option(
+    by_layer(
         "rope_local_everywhere",
-        "every layer has the RoPE of those with a window",
-        "each kind of layer has its own",
-        ROTATED,
-        _rope_of(sliding=True),
-        ONE_ROPE,
-        "https://github.com/antonellof/ferrox/issues/39",
-        needs=(PAIR,),
+        wrong="every layer has the RoPE of those with a window",
+        change=OptionChange(_rope_of(lambda sliding: True), ONE_ROPE),
+        seen=github("antonellof/ferrox/issues/39"),
     ),
-    option(
+    rope(
         "rope_on_every_layer",
-        "R q, R k in every layer",
-        "q, k in the layers that turn nothing",
-        ROTATED,
-        _on_every_layer,
-        "every layer has RoPE here, or none",
-        *NOPE,
-        needs=(PAIR,),
+        wrong="R q, R k in every layer",
+        right="q, k in the layers that turn nothing",
+        change=OptionChange(_turned(lambda own, first: own or first), "every layer has RoPE here, or none"),
+        seen=NOPE,
     ),
-    option(
+    rope(
         "rope_layers_inverted",
-        "RoPE in the layers that turn nothing, and in no other",
-        "q, k in the layers that turn nothing",
-        ROTATED,
-        _layers_inverted,
-        "every layer has RoPE here, or none",
-        *NOPE,
-        needs=(PAIR,),
+        wrong="RoPE in the layers that turn nothing, and in no other",
+        right="q, k in the layers that turn nothing",
+        change=OptionChange(
+            _turned(lambda own, first: None if own else first), "every layer has RoPE here, or none"
+        ),
+        seen=NOPE,
     ),
-    option(
+    rope(
         "rope_over_the_whole_head",
-        "all of head_dim is turned",
-        "a part of head_dim is turned",
-        ROTATED,
-        lambda arch: every_rope(lambda rope: replace(rope, dims=arch.turned_dim))(arch),
-        "all of a head is turned here",
-        "https://github.com/AI-Hypercomputer/maxtext/issues/4616",
-        needs=(PAIR,),
+        wrong="all of head_dim is turned",
+        right="a part of head_dim is turned",
+        change=OptionChange(lambda arch: ropes_having(dims=arch.turned_dim)(arch), "all of a head is turned here"),
+        seen=github("AI-Hypercomputer/maxtext/issues/4616"),
     ),
-    option(
+    rope(
         "rope_exponent_over_head_dim",
-        "theta^(-2i / head_dim) for the part that is turned, as in Gemma 4",
-        "theta^(-2i / dims), of the dims that are turned",
-        ROTATED,
-        _over_head_dim,
-        "all of a head is turned here, or one pair of it",
-        "https://github.com/pie-project/pie/issues/602",
-        needs=(PAIR,),
+        wrong="theta^(-2i / head_dim) for the part that is turned, as in Gemma 4",
+        right="theta^(-2i / dims), of the dims that are turned",
+        change=OptionChange(_over_head_dim, "all of a head is turned here, or one pair of it"),
+        seen=github("pie-project/pie/issues/602"),
     ),
-    Mutant(
+    rope(
         "rope_last_dimensions",
         wrong="the last dimensions of a head are turned",
         right="the first are",
-        introduced=ROTATED,
         change=OperationChange(dict.fromkeys(("rotate_q", "rotate_k"), Around(_last_dimensions))),
         needs=(PARTLY, FIRST, PAIR),
-        seen=("https://github.com/ml-explore/mlx-lm/pull/1698",),
+        seen=github("ml-explore/mlx-lm/pull/1698"),
     ),
-    option(
+    rope(
         "rope_halves_for_neighbours",
-        "pairs (i, i + dims / 2)",
-        "pairs (2i, 2i + 1)",
-        ROTATED,
-        every_rope(lambda rope: replace(rope, interleaved=False)),
-        "halves are paired here",
-        needs=(PAIR,),
+        wrong="pairs (i, i + dims / 2)",
+        right="pairs (2i, 2i + 1)",
+        change=OptionChange(ropes_having(interleaved=False), "halves are paired here"),
     ),
-    option(
+    rope(
         "rope_neighbours_for_halves",
-        "pairs (2i, 2i + 1)",
-        "pairs (i, i + dims / 2)",
-        ROTATED,
-        _neighbours,
-        "rope_interleaved is that bug here, or neighbours are paired",
-        "https://github.com/huggingface/transformers/issues/25199",
-        needs=(PAIR,),
+        wrong="pairs (2i, 2i + 1)",
+        right="pairs (i, i + dims / 2)",
+        change=OptionChange(_neighbours, "rope_interleaved is that bug here, or neighbours are paired"),
+        seen=github("huggingface/transformers/issues/25199"),
     ),
-    option(
+    Mutant(
         "query_growth_missing",
-        "R q",
-        "(1 + beta log(1 + floor(position / length))) R q",
-        kinds("q_rope"),
-        every_rope(lambda rope: replace(rope, growth=None)),
-        "queries do not grow with their position here",
-        "https://github.com/antonellof/ferrox/pull/213",
+        wrong="R q",
+        right="(1 + beta log(1 + floor(position / length))) R q",
+        introduced=kinds("q_rope"),
+        change=OptionChange(ropes_having(growth=None), "queries do not grow with their position here"),
+        seen=github("antonellof/ferrox/pull/213"),
     ),
 )

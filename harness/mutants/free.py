@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from harness.architecture import Architecture
@@ -32,6 +35,11 @@ def around_of(operation: str, wrapping: Callable[[float], Wrapping]) -> Callable
     return lambda value: OperationChange({operation: Around(wrapping(value))})
 
 
+def having(**options: Any) -> Callable[[Architecture], Architecture]:
+    """A decoder with these options."""
+    return lambda arch: replace(arch, **options)
+
+
 def option_of(options: Callable[[float], Callable[[Architecture], Architecture]]) -> Callable[[float], Change]:
     """Another option of the decoder: value -> change."""
     return lambda value: OptionChange(options(value), "the model has that value")
@@ -39,6 +47,16 @@ def option_of(options: Callable[[float], Callable[[Architecture], Architecture]]
 
 def times(x: Array, factor: float) -> Array:
     return x * jnp.asarray(factor, x.dtype)
+
+
+def through(x: Array, dtype: DTypeLike = jnp.bfloat16) -> Array:
+    """Rounded to a narrower dtype, and as wide as before."""
+    return x.astype(dtype).astype(x.dtype)
+
+
+def rounding(operation: Callable[..., Array], dtype: DTypeLike = jnp.bfloat16) -> Callable[..., Array]:
+    """The operation, and what it gives rounded to a narrower dtype."""
+    return lambda *args: through(operation(*args), dtype)
 
 
 def scaling(value: float) -> Wrapping:

@@ -10,22 +10,17 @@ import numpy as np
 from jaxtyping import Array
 
 from harness.architecture import Architecture
-from harness.mutants.between import around, option
 from harness.mutants.free import decades, option_of
+from harness.mutants.introduced import LATENT_NORMS, kinds
 from harness.mutants.loading import Own, loaded
-from harness.mutants.mutant import LATENT_NORMS, Around, FreeValue, Mutant, kinds
-from harness.mutants.needs import PAIR, Need
+from harness.mutants.mutant import Around, FreeValue, Mutant, OperationChange, OptionChange, github
+from harness.mutants.needs import PAIR, SEVERAL_HEADS, model_has
 from harness.mutants.norms import MISSING
 from harness.run.operations import Heads
 
-LATENT = Need("architecture", lambda m: m.architecture.mla is not None, "attention is not latent here")
-SEVERAL_HEADS = Need("architecture", lambda m: m.architecture.heads > 1, "there is one head")
+LATENT = model_has(lambda arch: arch.mla is not None, "attention is not latent here")
 NORMED = "latents are normed, with an eps of their own"
-SCALE = "q . k times the scale of the config, with queries and keys of both parts"
-ALL_HEADS = "every head has the same turned part of its key"
 BOTH = "of every head, the part of its key and then its value"
-SPLIT = "the latent, and behind it the part of keys that is turned"
-Split = Callable[..., tuple[Array, Array]]
 
 
 def _with_eps(value: float | None) -> Callable[[Architecture], Architecture]:
@@ -71,12 +66,9 @@ def _first_head_alone(join: Callable[..., Heads]) -> Callable[..., Heads]:
     return wrong
 
 
-def _values_first(_: Split) -> Split:
-    def wrong(kv: Array, nope: int) -> tuple[Array, Array]:
-        values = kv.shape[-1] - nope
-        return kv[..., values:], kv[..., :values]
-
-    return wrong
+def _values_first(kv: Array, nope: int) -> tuple[Array, Array]:
+    values = kv.shape[-1] - nope
+    return kv[..., values:], kv[..., :values]
 
 
 def _keys_before_values(own: Own, kind: str, arch: Architecture) -> np.ndarray:
@@ -95,41 +87,47 @@ def _turned_part_first(own: Own, kind: str, arch: Architecture) -> np.ndarray:
 
 
 MUTANTS = (
-    option(
+    Mutant(
         "latent_norms_eps",
-        "eps of the config for latents too",
-        NORMED,
-        LATENT_NORMS,
-        _with_eps(None),
-        "attention is not latent here, or eps is the same",
-        "https://github.com/huggingface/transformers/pull/44346",
-        "https://github.com/NVIDIA/Megatron-LM/pull/6122",
+        wrong="eps of the config for latents too",
+        right=NORMED,
+        introduced=LATENT_NORMS,
+        change=OptionChange(_with_eps(None), "attention is not latent here, or eps is the same"),
         free=FreeValue("eps =", option_of(_with_eps), (0.0, *decades(-13, -1, 1)), "eps of latents = {}"),
+        seen=github("huggingface/transformers/pull/44346", "NVIDIA/Megatron-LM/pull/6122"),
     ),
-    around("latent_norms_missing", "latents as they are", NORMED, dict.fromkeys(sorted(LATENT_NORMS), MISSING)),
+    Mutant(
+        "latent_norms_missing",
+        wrong="latents as they are",
+        right=NORMED,
+        introduced=LATENT_NORMS,
+        change=OperationChange(dict.fromkeys(sorted(LATENT_NORMS), MISSING)),
+    ),
     Mutant(
         "latent_split_reversed",
         wrong="the part of keys that is turned, and behind it the latent",
-        right=SPLIT,
+        right="the latent, and behind it the part of keys that is turned",
         introduced=kinds("kv_latent", "k_pe"),
         change=loaded(("kv_latent", "k_pe"), _turned_part_first),
         needs=(LATENT,),
     ),
-    around(
+    Mutant(
         "latent_not_turned",
-        "neither queries nor keys are turned",
-        "the part of queries and keys that has positions is",
-        {name: Around(lambda _: lambda x, *rotation: x) for name in ("rotate_q", "rotate_k")},
-        "https://github.com/sqliteai/warp/pull/27",
+        wrong="neither queries nor keys are turned",
+        right="the part of queries and keys that has positions is",
         introduced=kinds("q_rope", "k_pe_rope"),
+        change=OperationChange(
+            {name: Around(lambda _: lambda x, *rotation: x) for name in ("rotate_q", "rotate_k")}
+        ),
         needs=(LATENT, PAIR),
+        seen=github("sqliteai/warp/pull/27"),
     ),
-    around(
+    Mutant(
         "latent_first_dimensions_turned",
-        "the first dimensions of a query are turned",
-        "the last are",
-        {"rotate_q": Around(_first_dimensions)},
+        wrong="the first dimensions of a query are turned",
+        right="the last are",
         introduced=kinds("q_rope"),
+        change=OperationChange({"rotate_q": Around(_first_dimensions)}),
         needs=(LATENT, PAIR),
     ),
     Mutant(
@@ -140,41 +138,38 @@ MUTANTS = (
         change=loaded(("kv",), _keys_before_values),
         needs=(LATENT, SEVERAL_HEADS),
     ),
-    around(
+    Mutant(
         "latent_values_first",
-        "of every head, its value and then the part of its key",
-        BOTH,
-        {"split_kv": Around(_values_first)},
+        wrong="of every head, its value and then the part of its key",
+        right=BOTH,
         introduced=kinds("probs", "context"),
+        change=OperationChange({"split_kv": Around(lambda _: _values_first)}),
         needs=(LATENT, PAIR),
     ),
-    around(
+    Mutant(
         "latent_key_of_first_head",
-        "the first head alone has the turned part of the key",
-        ALL_HEADS,
-        {"join_key": Around(_first_head_alone)},
+        wrong="the first head alone has the turned part of the key",
+        right="every head has the same turned part of its key",
         introduced=kinds("probs"),
+        change=OperationChange({"join_key": Around(_first_head_alone)}),
         needs=(LATENT, SEVERAL_HEADS, PAIR),
     ),
-    option(
+    Mutant(
         "latent_scale_absorbed",
-        "q . k / sqrt(latent and turned part), times YaRN's part of the scale",
-        SCALE,
-        kinds("probs"),
-        _scale_of_the_latent,
-        "attention is not latent here, or both sizes are the same",
-        "https://github.com/ollama/ollama/pull/13893",
-        "https://github.com/NVIDIA/Megatron-LM/issues/1501",
+        wrong="q . k / sqrt(latent and turned part), times YaRN's part of the scale",
+        right="q . k times the scale of the config, with queries and keys of both parts",
+        introduced=kinds("probs"),
+        change=OptionChange(_scale_of_the_latent, "attention is not latent here, or both sizes are the same"),
         needs=(PAIR,),
+        seen=github("ollama/ollama/pull/13893", "NVIDIA/Megatron-LM/issues/1501"),
     ),
-    option(
+    Mutant(
         "latent_scale_once",
-        "q . k / sqrt(head_dim), times YaRN's factor",
-        "times the square of it",
-        kinds("probs"),
-        _scaled_once,
-        "attention is not latent here, or its scale has nothing of YaRN",
-        "https://github.com/NVIDIA/Megatron-LM/issues/1429",
+        wrong="q . k / sqrt(head_dim), times YaRN's factor",
+        right="times the square of it",
+        introduced=kinds("probs"),
+        change=OptionChange(_scaled_once, "attention is not latent here, or its scale has nothing of YaRN"),
         needs=(PAIR,),
+        seen=github("NVIDIA/Megatron-LM/issues/1429"),
     ),
 )

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from harness.architecture import Architecture
 from harness.families import families
 from harness.mutants.free import forms
-from harness.mutants.loading import Own, as_another, changed, loaded
-from harness.mutants.mutant import Mutant, WeightChange, kinds
-from harness.mutants.needs import SEVERAL_KV_HEADS, SQUARE_ATTENTION, Need, has
+from harness.mutants.introduced import kinds
+from harness.mutants.loading import Own, changed, exchanged, loaded
+from harness.mutants.mutant import Mutant, WeightChange, github
+from harness.mutants.needs import SEVERAL_KV_HEADS, SQUARE_ATTENTION, has, model_has
 
-HEADS_FIRST = "rows in the order (head, head_dim)"
-TRANSPOSED = (
-    "https://github.com/vllm-project/vllm/issues/44110",
-    "https://github.com/meta-pytorch/tritonbench/pull/887",
-)
 PARTS = ("q", "k", "v")
-NOT_BY_HEAD = Need(
-    "architecture",
-    lambda m: not families()[m.architecture.family].by_head,
+NOT_BY_HEAD = model_has(
+    lambda arch: not families()[arch.family].by_head,
     "queries, keys and values are stored head by head here: split so, they are right",
 )
 
@@ -77,52 +73,49 @@ def _gate_up_packing(own: Own, kind: str, arch: Architecture) -> np.ndarray:
     return np.concatenate([own("gate"), own("up")])[0 if kind == "gate" else 1 :: 2]
 
 
+transposed = partial(
+    Mutant,
+    needs=(SQUARE_ATTENTION,),
+    seen=github("vllm-project/vllm/issues/44110", "meta-pytorch/tritonbench/pull/887"),
+)
+reshaped = partial(Mutant, right="rows in the order (head, head_dim)", seen=github("nntile/nntile/pull/347"))
 MUTANTS = (
-    Mutant(
+    transposed(
         "q_transposed",
         wrong="q = W^T x + b",
         right="q = W x + b",
         introduced=kinds("q"),
         change=changed("q", by=np.transpose),
-        needs=(SQUARE_ATTENTION,),
-        seen=TRANSPOSED,
     ),
-    Mutant(
+    transposed(
         "o_transposed",
         wrong="attn_out = W^T context",
         right="attn_out = W context",
         introduced=kinds("attn_out"),
         change=changed("attn_out", by=np.transpose),
-        needs=(SQUARE_ATTENTION,),
-        seen=TRANSPOSED,
     ),
-    Mutant(
+    reshaped(
         "q_heads_reshaped",
         wrong="rows of q_proj in the order (head_dim, head)",
-        right=HEADS_FIRST,
         introduced=kinds("q"),
         change=rows("q", by=_dims_first),
         free=forms(the_other_way_round=rows("q", by=_heads_first)),
-        seen=("https://github.com/nntile/nntile/pull/347",),
     ),
-    Mutant(
+    reshaped(
         "kv_heads_reshaped",
         wrong="rows of k_proj and v_proj in the order (head_dim, head)",
-        right=HEADS_FIRST,
         introduced=kinds("k", "v"),
         change=rows("k", "v", by=_dims_first),
         free=forms(the_other_way_round=rows("k", "v", by=_heads_first)),
         needs=(SEVERAL_KV_HEADS,),
-        seen=("https://github.com/nntile/nntile/pull/347",),
     ),
-    Mutant(
+    reshaped(
         "o_heads_reshaped",
         wrong="columns of o_proj in the order (head_dim, head)",
         right="columns in the order (head, head_dim)",
         introduced=kinds("attn_out"),
         change=columns(_dims_first),
         free=forms(the_other_way_round=columns(_heads_first)),
-        seen=("https://github.com/nntile/nntile/pull/347",),
     ),
     Mutant(
         "qk_permuted_for_interleaved_rope",
@@ -130,10 +123,10 @@ MUTANTS = (
         right="rows as stored, for RoPE on pairs (i, i + head_dim / 2)",
         introduced=kinds("q", "k"),
         change=rows("q", "k", by=_halves_interleaved),
-        seen=(
-            "https://github.com/ggml-org/llama.cpp/pull/3364",
-            "https://github.com/AI-Hypercomputer/maxtext/pull/581",
-            "https://github.com/huggingface/transformers/pull/31788",
+        seen=github(
+            "ggml-org/llama.cpp/pull/3364",
+            "AI-Hypercomputer/maxtext/pull/581",
+            "huggingface/transformers/pull/31788",
         ),
     ),
     Mutant(
@@ -141,17 +134,17 @@ MUTANTS = (
         wrong="k = W_v x + b_v, v = W_k x + b_k",
         right="k = W_k x + b_k, v = W_v x + b_v",
         introduced=kinds("k", "v"),
-        change=as_another(k="v", v="k"),
-        seen=("https://github.com/huggingface/transformers/pull/40257",),
+        change=exchanged(k="v"),
+        seen=github("huggingface/transformers/pull/40257"),
     ),
     Mutant(
         "gate_up_exchanged",
         wrong="gate = W_up x, up = W_gate x",
         right="gate = W_gate x, up = W_up x",
         introduced=kinds("gate", "up"),
-        change=as_another(gate="up", up="gate"),
+        change=exchanged(gate="up"),
         needs=(has("gate"),),
-        seen=("https://github.com/tenstorrent/tt-metal/pull/52818",),
+        seen=github("tenstorrent/tt-metal/pull/52818"),
     ),
     Mutant(
         "qkv_packing",
@@ -160,10 +153,8 @@ MUTANTS = (
         introduced=kinds("q", "k", "v"),
         change=loaded(PARTS, _qkv_packing),
         needs=(has(*PARTS), SEVERAL_KV_HEADS),
-        seen=(
-            "https://github.com/vllm-project/vllm/pull/26347",
-            "https://github.com/elixir-nx/bumblebee/pull/204",
-            "https://github.com/tenstorrent/tt-metal/issues/6243",
+        seen=github(
+            "vllm-project/vllm/pull/26347", "elixir-nx/bumblebee/pull/204", "tenstorrent/tt-metal/issues/6243"
         ),
     ),
     Mutant(
@@ -173,7 +164,7 @@ MUTANTS = (
         introduced=kinds("q", "k", "v"),
         change=loaded(PARTS, _qkv_by_head),
         needs=(has(*PARTS), SEVERAL_KV_HEADS, NOT_BY_HEAD),
-        seen=("https://github.com/awslabs/slapo/pull/46",),
+        seen=github("awslabs/slapo/pull/46"),
     ),
     Mutant(
         "gate_up_packing",
@@ -182,6 +173,6 @@ MUTANTS = (
         introduced=kinds("gate", "up"),
         change=loaded(("gate", "up"), _gate_up_packing),
         needs=(has("gate"),),
-        seen=("https://github.com/AI-Hypercomputer/maxtext/pull/2241",),
+        seen=github("AI-Hypercomputer/maxtext/pull/2241"),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -11,26 +12,15 @@ from harness.architecture import Architecture
 from harness.families import families
 from harness.families.graph import kinds_in
 from harness.families.parameters import made_with, parameter_of, rows_of
-from harness.mutants.mutant import (
-    EVERY_PARAMETER,
-    LAYER_PARAMETERS,
-    FreeValue,
-    Mutant,
-    Read,
-    WeightChange,
-    kinds,
+from harness.mutants.introduced import EVERY_PARAMETER, LAYER_PARAMETERS, kinds
+from harness.mutants.mutant import FreeValue, Mutant, Read, WeightChange, github
+from harness.mutants.needs import BEYOND_FLOAT16, STORED_WIDE, WIDE, Need, bias, has, layers, model_has, varied
+
+NOT_LOADED = github(
+    "huggingface/transformers/issues/12528", "huggingface/diffusers/issues/4840", "kekzl/imp/issues/1282"
 )
-from harness.mutants.needs import BEYOND_FLOAT16, STORED_WIDE, WIDE, Need, bias, has, layers, varied
-
-OWN = "every layer has its own weights"
-NOT_LOADED = (
-    "https://github.com/huggingface/transformers/issues/12528",
-    "https://github.com/huggingface/diffusers/issues/4840",
-    "https://github.com/kekzl/imp/issues/1282",
-)
-
-
-DENSE_SECOND = Need("architecture", lambda m: not m.architecture.is_sparse(1), "the second layer has experts here")
+NO_BIAS = github("sbryngelson/ANEForge/pull/253", "OminiX-ai/OminiX-MLX/pull/7", "ServiceNow/Fast-LLM/pull/398")
+DENSE_SECOND = model_has(lambda arch: not arch.is_sparse(1), "the second layer has experts here")
 Own = Callable[[str], np.ndarray]
 Make = Callable[[Own, str, Architecture], np.ndarray]
 
@@ -67,9 +57,10 @@ def loaded(kinds_: Iterable[str], make: Make, *names: str, layer: int | None = N
     return WeightChange(load)
 
 
-def as_another(**others: str) -> WeightChange:
-    """Parameters that are loaded as those of another kind."""
-    return loaded(others, lambda own, kind, arch: own(others[kind]))
+def exchanged(**others: str) -> WeightChange:
+    """Parameters of two kinds that are each loaded as the other's."""
+    either = others | {other: kind for kind, other in others.items()}
+    return loaded(either, lambda own, kind, arch: own(either[kind]))
 
 
 def changed(
@@ -77,6 +68,13 @@ def changed(
 ) -> WeightChange:
     """Parameters of some kinds, changed on the way in."""
     return loaded(kinds_, lambda own, kind, arch: by(own(kind)), names, layer=layer)
+
+
+def without_bias(name: str, *kinds_: str, seen: tuple[str, ...]) -> Mutant:
+    """Projections whose biases are not loaded."""
+    biases = changed(*kinds_, by=np.zeros_like, names="bias")
+    product = f"{', '.join(kinds_)} = W x"
+    return Mutant(name, product, f"{product} + b", kinds(*kinds_), biases, needs=bias(*kinds_), seen=seen)
 
 
 def everything(change: Callable[[np.ndarray], np.ndarray]) -> WeightChange:
@@ -96,14 +94,15 @@ def layer_from(other: Callable[[int, int], int]) -> WeightChange:
     return WeightChange(load)
 
 
+def _from(value: float) -> WeightChange:
+    """Every layer has the weights of one."""
+    return layer_from(lambda index, count: round(value) % count)
+
+
 def alike(other: Callable[[int, int], int]) -> Need:
     """A layer and the one that is loaded in its place have parameters of the same names."""
-    return Need(
-        "architecture",
-        lambda m: all(
-            m.architecture.is_sparse(index) == m.architecture.is_sparse(other(index, m.architecture.layers))
-            for index in range(m.architecture.layers)
-        ),
+    return model_has(
+        lambda arch: all(arch.is_sparse(i) == arch.is_sparse(other(i, arch.layers)) for i in range(arch.layers)),
         "some layers have experts here: a parameter of another layer is missing, and loading refuses that",
     )
 
@@ -134,129 +133,85 @@ def _narrowed(tensor: np.ndarray) -> np.ndarray:
     return tensor.astype(ml_dtypes.bfloat16).astype(tensor.dtype)
 
 
+layered = partial(Mutant, right="every layer has its own weights", introduced=LAYER_PARAMETERS)
+not_loaded = partial(Mutant, right="it is loaded", layers=(1,), seen=NOT_LOADED)
+stored = partial(Mutant, right="as the checkpoint stores them", introduced=EVERY_PARAMETER)
 MUTANTS = (
-    *(
-        Mutant(
-            f"{name}_bias_missing",
-            wrong=f"{name} = W x",
-            right=f"{name} = W x + b",
-            introduced=kinds(name),
-            change=changed(name, by=np.zeros_like, names="bias"),
-            needs=bias(name),
-            seen=(
-                "https://github.com/sbryngelson/ANEForge/pull/253",
-                "https://github.com/OminiX-ai/OminiX-MLX/pull/7",
-                "https://github.com/ServiceNow/Fast-LLM/pull/398",
-            ),
-        )
-        for name in ("q", "k", "v")
-    ),
-    Mutant(
-        "qkv_biases_missing",
-        wrong="q, k, v = W x",
-        right="q, k, v = W x + b",
-        introduced=kinds("q", "k", "v"),
-        change=changed("q", "k", "v", by=np.zeros_like, names="bias"),
-        needs=bias("q", "k", "v"),
-        seen=("https://github.com/EricLBuehler/candle-vllm/pull/167",),
-    ),
+    *(without_bias(f"{kind}_bias_missing", kind, seen=NO_BIAS) for kind in ("q", "k", "v")),
+    without_bias("qkv_biases_missing", "q", "k", "v", seen=github("EricLBuehler/candle-vllm/pull/167")),
     Mutant(
         "norm_weights_swapped",
         wrong="the norms before attention and before the MLP have each other's weights",
         right="each has its own",
         introduced=kinds("attn_norm", "mlp_norm"),
-        change=as_another(attn_norm="mlp_norm", mlp_norm="attn_norm"),
+        change=exchanged(attn_norm="mlp_norm"),
         needs=(has("attn_norm", "mlp_norm"), varied("attn_norm")),
-        seen=(
-            "https://github.com/NVIDIA-NeMo/Speech/issues/11951",
-            "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4201",
-        ),
+        seen=github("NVIDIA-NeMo/Speech/issues/11951", "NVIDIA-NeMo/Megatron-Bridge/pull/4201"),
     ),
-    Mutant(
+    layered(
         "layer_repeated",
         wrong="layer 2 has the weights of layer 1",
-        right=OWN,
-        introduced=LAYER_PARAMETERS,
         change=layer_from(repeated),
         layers=(2,),
         needs=(layers(3), alike(repeated)),
-        seen=("https://github.com/AI-Hypercomputer/maxtext/issues/528",),
+        seen=github("AI-Hypercomputer/maxtext/issues/528"),
     ),
-    Mutant(
+    layered(
         "layers_swapped",
         wrong="layers 1 and 2 have each other's weights",
-        right=OWN,
-        introduced=LAYER_PARAMETERS,
         change=layer_from(swapped),
         layers=(1, 2),
         needs=(layers(3), alike(swapped)),
-        seen=("https://github.com/AI-Hypercomputer/maxtext/pull/3191",),
+        seen=github("AI-Hypercomputer/maxtext/pull/3191"),
     ),
-    Mutant(
+    layered(
         "layers_shifted",
         wrong="layer i has the weights of layer i + 1, and the first comes last",
-        right=OWN,
-        introduced=LAYER_PARAMETERS,
         change=layer_from(shifted),
         free=FreeValue(
             "weights of layer",
-            lambda value: layer_from(lambda index, count: round(value) % count),
+            _from,
             tuple(range(128)),
             "a layer has the weights of another",
             counts=True,
             by_layer=True,
         ),
         needs=(layers(2), alike(shifted)),
-        seen=("https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4875",),
+        seen=github("NVIDIA-NeMo/Megatron-Bridge/pull/4875"),
     ),
-    Mutant(
+    layered(
         "layers_as_text",
         wrong="layers in the order of their names: 0, 1, 10, 11, 2",
-        right=OWN,
-        introduced=LAYER_PARAMETERS,
         change=layer_from(lexicographic),
         needs=(layers(11), alike(lexicographic)),
-        seen=("https://github.com/AI-Hypercomputer/maxtext/pull/3191",),
+        seen=github("AI-Hypercomputer/maxtext/pull/3191"),
     ),
-    Mutant(
+    not_loaded(
         "norm_not_loaded",
         wrong="the weight of a norm stays at its initial 1",
-        right="it is loaded",
         introduced=kinds("mlp_norm"),
         change=changed("mlp_norm", by=np.ones_like, layer=1),
-        layers=(1,),
         needs=(layers(2), varied("mlp_norm")),
-        seen=NOT_LOADED,
     ),
-    Mutant(
+    not_loaded(
         "up_not_loaded",
         wrong="up_proj of one layer stays at 0",
-        right="it is loaded",
         introduced=kinds("up"),
         change=changed("up", by=np.zeros_like, layer=1),
-        layers=(1,),
         needs=(layers(2), DENSE_SECOND),
-        seen=NOT_LOADED,
     ),
-    Mutant(
+    stored(
         "weights_through_float16",
         wrong="parameters converted to float16 on the way in",
-        right="as the checkpoint stores them",
-        introduced=EVERY_PARAMETER,
         change=everything(_through_float16),
         needs=(BEYOND_FLOAT16,),
-        seen=(
-            "https://github.com/google/saxml/issues/28",
-            "https://github.com/facebookresearch/metaseq/pull/254",
-        ),
+        seen=github("google/saxml/issues/28", "facebookresearch/metaseq/pull/254"),
     ),
-    Mutant(
+    stored(
         "weights_narrowed",
         wrong="parameters rounded to bfloat16 as they are loaded",
-        right="as the checkpoint stores them",
-        introduced=EVERY_PARAMETER,
         change=everything(_narrowed),
         needs=(STORED_WIDE, WIDE),
-        seen=("https://github.com/huggingface/transformers/pull/16762",),
+        seen=github("huggingface/transformers/pull/16762"),
     ),
 )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from harness.mutants.free import decades, times
-from harness.mutants.mutant import Change, FreeValue, Mutant, NumericsChange, OperationChange, kinds
-from harness.mutants.needs import WIDE, Need, values
+from harness.mutants.introduced import kinds
+from harness.mutants.mutant import FreeValue, Mutant, NumericsChange, OperationChange, github
+from harness.mutants.needs import WIDE, values
 from harness.run.operations import gated
 
 LIMIT = 7.0
@@ -35,68 +37,62 @@ def _narrow(gate: Array, up: Array) -> Array:
     return jax.nn.silu(gate.astype(jnp.bfloat16)).astype(gate.dtype) * up
 
 
-def _mutant(
-    name: str, wrong: str, change: Change, *seen: str, needs: tuple[Need, ...] = (), free: FreeValue | None = None
-) -> Mutant:
-    return Mutant(name, wrong, "silu(gate) up", SHOWN, change, needs=needs, free=free, seen=seen)
-
-
+activation = partial(Mutant, right="silu(gate) up", introduced=SHOWN)
 MUTANTS = (
-    _mutant(
+    activation(
         "gate_up_swapped",
-        "silu(up) gate",
-        everywhere(lambda gate, up: gated(up, gate)),
-        "https://github.com/ml-explore/mlx-lm/pull/767",
+        wrong="silu(up) gate",
+        change=everywhere(lambda gate, up: gated(up, gate)),
+        seen=github("ml-explore/mlx-lm/pull/767"),
     ),
-    _mutant(
+    activation(
         "activation_gelu",
-        "gelu(gate) up, with erf",
-        everywhere(lambda gate, up: jax.nn.gelu(gate, approximate=False) * up),
-        "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4661",
+        wrong="gelu(gate) up, with erf",
+        change=everywhere(lambda gate, up: jax.nn.gelu(gate, approximate=False) * up),
+        seen=github("NVIDIA-NeMo/Megatron-Bridge/pull/4661"),
     ),
-    _mutant(
+    activation(
         "activation_gelu_tanh",
-        "gelu(gate) up, with tanh",
-        everywhere(lambda gate, up: jax.nn.gelu(gate, approximate=True) * up),
-        "https://github.com/huggingface/transformers/pull/29402",
-        "https://github.com/jax-ml/jax/pull/4438",
+        wrong="gelu(gate) up, with tanh",
+        change=everywhere(lambda gate, up: jax.nn.gelu(gate, approximate=True) * up),
+        seen=github("huggingface/transformers/pull/29402", "jax-ml/jax/pull/4438"),
     ),
-    _mutant(
+    activation(
         "activation_quick_gelu",
-        "gate sigmoid(1.702 gate) up",
-        _sloped(1.702),
-        "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4661",
+        wrong="gate sigmoid(1.702 gate) up",
+        change=_sloped(1.702),
         free=FreeValue("slope =", _sloped, decades(-1, 1), "gate sigmoid({} gate) * up"),
+        seen=github("NVIDIA-NeMo/Megatron-Bridge/pull/4661"),
     ),
-    _mutant(
+    activation(
         "activation_relu",
-        "max(gate, 0) up",
-        everywhere(lambda gate, up: jax.nn.relu(gate) * up),
+        wrong="max(gate, 0) up",
+        change=everywhere(lambda gate, up: jax.nn.relu(gate) * up),
     ),
-    _mutant(
+    activation(
         "activation_missing",
-        "gate up",
-        everywhere(lambda gate, up: gate * up),
+        wrong="gate up",
+        change=everywhere(lambda gate, up: gate * up),
     ),
-    _mutant(
+    activation(
         "activation_without_up",
-        "silu(gate): SwiGLU taken for SiLU",
-        everywhere(lambda gate, up: jax.nn.silu(gate)),
-        "https://github.com/google-research/timesfm/issues/493",
+        wrong="silu(gate): SwiGLU taken for SiLU",
+        change=everywhere(lambda gate, up: jax.nn.silu(gate)),
+        seen=github("google-research/timesfm/issues/493"),
     ),
-    _mutant(
+    activation(
         "activation_clamped",
-        f"silu(min(gate, {LIMIT:g})) clip(up, -{LIMIT:g}, {LIMIT:g}): a limit that other models have",
-        _clamped(LIMIT),
-        "https://github.com/vllm-project/vllm/pull/57984",
-        needs=(values(f"no gate and no up exceeds {LIMIT:g}", f"weights with activations beyond {LIMIT:g}"),),
+        wrong=f"silu(min(gate, {LIMIT:g})) clip(up, -{LIMIT:g}, {LIMIT:g}): a limit that other models have",
+        change=_clamped(LIMIT),
         free=FreeValue("limit =", _clamped, decades(-1, 1, 8), "gate at most {0}, up between -{0} and {0}"),
+        needs=(values(f"no gate and no up exceeds {LIMIT:g}", f"weights with activations beyond {LIMIT:g}"),),
+        seen=github("vllm-project/vllm/pull/57984"),
     ),
-    _mutant(
+    activation(
         "activation_narrow",
-        "bfloat16(silu(gate)) up",
-        NumericsChange(dict.fromkeys(GATED, _narrow)),
-        "https://github.com/apple/coremltools/pull/2863",
+        wrong="bfloat16(silu(gate)) up",
+        change=NumericsChange(dict.fromkeys(GATED, _narrow)),
         needs=(WIDE,),
+        seen=github("apple/coremltools/pull/2863"),
     ),
 )

@@ -176,13 +176,14 @@ def steps(count: int) -> Need:
     )
 
 
+def model_has(what: Callable[[Architecture], object], lacking: str) -> Need:
+    """Something about the architecture."""
+    return Need("architecture", lambda model: bool(what(model.architecture)), lacking)
+
+
 def bias(*kinds: str) -> tuple[Need, ...]:
     """These projections have biases, and they are not zero."""
-    there = Need(
-        "architecture",
-        lambda model: model.architecture.biases >= set(kinds),
-        f"{' or '.join(kinds)} has no bias here",
-    )
+    there = model_has(lambda arch: arch.biases >= set(kinds), f"{' or '.join(kinds)} has no bias here")
     return there, *map(_not_zero, kinds)
 
 
@@ -197,11 +198,12 @@ def _not_zero(kind: str) -> Need:
 
 def has(*kinds: str) -> Need:
     """The model has taps of these kinds."""
-    return Need(
-        "architecture",
-        lambda model: kinds_in(model.architecture) >= set(kinds),
-        f"this model has no {' or '.join(kinds)}",
-    )
+    return model_has(lambda arch: kinds_in(arch) >= set(kinds), f"this model has no {' or '.join(kinds)}")
+
+
+def layers(count: int) -> Need:
+    """The model has that many layers."""
+    return model_has(lambda arch: arch.layers >= count, f"there are fewer than {count} layers")
 
 
 def varied(kind: str) -> Need:
@@ -232,10 +234,7 @@ def over_window(by: int) -> Need:
 PAIR = at_least(2)
 OVER_WINDOW, FILLS_WINDOW = over_window(1), over_window(0)
 CHUNKED = Need(
-    "case",
-    lambda case: case.chunked,
-    "no case has a prefill in chunks",
-    "a decode whose prefill comes in chunks",
+    "case", lambda case: case.chunked, "no case has a prefill in chunks", "a decode whose prefill comes in chunks"
 )
 LEFT_PADDING = Need(
     "case", lambda case: case.padded_left, "no case is padded on the left", "a batch that is padded on the left"
@@ -246,33 +245,23 @@ UNCOUNTED = Need(
     "in every case a token's position is its index",
     "a batch that is padded on the left, or a case that starts at an offset",
 )
-WINDOWED = Need(
-    "architecture",
-    lambda model: any(model.architecture.windows),
-    "no layer has a sliding window here",
-)
-MIXED = Need(
-    "architecture",
-    lambda model: None in model.architecture.windows,
-    "every layer has the sliding window here",
-)
-GROUPED = Need(
-    "architecture",
-    lambda model: 1 < model.architecture.kv_heads < model.architecture.heads,
+WINDOWED = model_has(lambda arch: any(arch.windows), "no layer has a sliding window here")
+MIXED = model_has(lambda arch: None in arch.windows, "every layer has the sliding window here")
+GROUPED = model_has(
+    lambda arch: 1 < arch.kv_heads < arch.heads,
     "every order of the KV heads is the same here: there is one, or one for each query head",
 )
-SEVERAL_KV_HEADS = Need("architecture", lambda model: model.architecture.kv_heads > 1, "there is one KV head")
-SQUARE_ATTENTION = Need(
-    "architecture",
-    lambda model: model.architecture.heads * model.architecture.head_dim == model.architecture.hidden,
+SEVERAL_HEADS = model_has(lambda arch: arch.heads > 1, "there is one head")
+SEVERAL_KV_HEADS = model_has(lambda arch: arch.kv_heads > 1, "there is one KV head")
+SQUARE_ATTENTION = model_has(
+    lambda arch: arch.heads * arch.head_dim == arch.hidden,
     "the matrix is not square here: transposed, it has another shape, and loading refuses it",
 )
-UNEVEN_THETA = Need(
-    "architecture",
-    lambda model: any(rope and ml_dtypes.bfloat16(rope.theta) != rope.theta for rope in model.architecture.ropes),
+UNEVEN_THETA = model_has(
+    lambda arch: any(rope and ml_dtypes.bfloat16(rope.theta) != rope.theta for rope in arch.ropes),
     "theta is a bfloat16 number here",
 )
-UNTIED = Need("architecture", lambda model: not model.architecture.tied_head, "the head is the embedding here")
+UNTIED = model_has(lambda arch: not arch.tied_head, "the head is the embedding here")
 STORED_WIDE = Need(
     "architecture",
     lambda model: model.dtypes != {"bfloat16"},
@@ -285,13 +274,4 @@ BEYOND_FLOAT16 = Need(
 )
 ROUNDED = Need("precision", lambda precision: precision == "bfloat16", "the activations are as wide as the sums")
 WIDE = Need("precision", lambda precision: precision != "bfloat16", "the activations are bfloat16 anyway")
-
-
 FINE = Need("precision", lambda precision: precision == "float64", "1e-9 is below the rounding of probabilities")
-
-
-def layers(count: int) -> Need:
-    """The model has that many layers."""
-    return Need(
-        "architecture", lambda model: model.architecture.layers >= count, f"there are fewer than {count} layers"
-    )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from harness.mutants.free import forms
-from harness.mutants.mutant import ALIKE_NORMS, Around, FreeValue, Mutant, NumericsChange, OperationChange, kinds
-from harness.mutants.needs import ROUNDED, Need, varied
+from harness.mutants.introduced import ALIKE_NORMS, kinds
+from harness.mutants.mutant import Around, FreeValue, Mutant, NumericsChange, OperationChange, github
+from harness.mutants.needs import ROUNDED, model_has, varied
 from harness.run.operations import Hidden, aligned, rms_norm, wide
 
-RMS = "w x / sqrt(mean(x^2) + eps)"
 WEIGHTS = (varied("attn_norm"), varied("mlp_norm"), varied("final_norm"))
 
 
@@ -22,18 +23,15 @@ def every(norm: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
     return dict.fromkeys(sorted(ALIKE_NORMS), norm)
 
 
-def _eps_outside(x: Hidden, weight: Array, eps: float) -> Hidden:
-    y = x.astype(wide(x.dtype))
-    return aligned(weight, y) * (y / (_root_mean_square(y) + eps)).astype(x.dtype)
+def _divided(by: Callable[[Array, float], Array]) -> OperationChange:
+    """Divided otherwise than by the root of mean square plus eps: (root of mean square, eps) -> divisor."""
 
+    def divided(x: Hidden, weight: Array, eps: float) -> Hidden:
+        y = x.astype(wide(x.dtype))
+        root = jnp.sqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True))
+        return aligned(weight, y) * (y / by(root, eps)).astype(x.dtype)
 
-def _eps_as_maximum(x: Hidden, weight: Array, eps: float) -> Hidden:
-    y = x.astype(wide(x.dtype))
-    return aligned(weight, y) * (y / jnp.maximum(_root_mean_square(y), eps)).astype(x.dtype)
-
-
-def _root_mean_square(y: Array) -> Array:
-    return jnp.sqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True))
+    return OperationChange(every(divided))
 
 
 def _centered(x: Hidden, weight: Array, eps: float) -> Hidden:
@@ -73,59 +71,47 @@ def _plus(value: float) -> OperationChange:
 
 MISSING = Around(lambda norm: lambda x, *parameters: x)
 TWICE = Around(lambda norm: lambda x, *parameters: norm(norm(x, *parameters), *parameters))
-
-
+norm = partial(Mutant, right="w x / sqrt(mean(x^2) + eps)", introduced=ALIKE_NORMS)
 MUTANTS = (
-    Mutant(
+    norm(
         "norm_eps_outside",
         wrong="w x / (sqrt(mean(x^2)) + eps)",
-        right=RMS,
-        introduced=ALIKE_NORMS,
-        change=OperationChange(every(_eps_outside)),
-        seen=("https://github.com/allenai/OLMo/issues/281",),
+        change=_divided(lambda root, eps: root + eps),
+        seen=github("allenai/OLMo/issues/281"),
     ),
-    Mutant(
+    norm(
         "norm_eps_as_maximum",
         wrong="w x / max(sqrt(mean(x^2)), eps)",
-        right=RMS,
-        introduced=ALIKE_NORMS,
-        change=OperationChange(every(_eps_as_maximum)),
-        seen=("https://github.com/EleutherAI/gpt-neox/pull/1342",),
+        change=_divided(jnp.maximum),
+        seen=github("EleutherAI/gpt-neox/pull/1342"),
     ),
-    Mutant(
+    norm(
         "norm_eps_of_another",
         wrong="the norm before the MLP uses another eps of the config, 1e-5",
-        right=RMS,
         introduced=kinds("mlp_norm"),
         change=OperationChange({"mlp_norm": lambda x, weight, eps: rms_norm(x, weight, 1e-5)}),
-        needs=(Need("architecture", lambda model: model.architecture.norm.eps != 1e-5, "eps is 1e-5 here"),),
-        seen=("https://github.com/osaurus-ai/vmlx-swift/pull/374",),
+        needs=(model_has(lambda arch: arch.norm.eps != 1e-5, "eps is 1e-5 here"),),
+        seen=github("osaurus-ai/vmlx-swift/pull/374"),
     ),
-    Mutant(
+    norm(
         "norm_centered",
         wrong="w (x - mean(x)) / sqrt(var(x) + eps), LayerNorm",
-        right=RMS,
-        introduced=ALIKE_NORMS,
         change=OperationChange(every(_centered)),
-        seen=("https://github.com/sonos/tract/pull/2749", "https://github.com/mit-han-lab/omniserve/issues/32"),
+        seen=github("sonos/tract/pull/2749", "mit-han-lab/omniserve/issues/32"),
     ),
-    Mutant(
+    norm(
         "norm_plus_one",
         wrong="(1 + w) x / sqrt(mean(x^2) + eps), as in Gemma",
-        right=RMS,
-        introduced=ALIKE_NORMS,
         change=_plus(1.0),
         free=FreeValue("added to the weight:", _plus, (-1.0, 0.5, 1.0, 2.0), "norm * (weight + {})"),
-        seen=("https://github.com/ggml-org/llama.cpp/pull/5631", "https://github.com/utensils/mold/pull/1078"),
+        seen=github("ggml-org/llama.cpp/pull/5631", "utensils/mold/pull/1078"),
     ),
-    Mutant(
+    norm(
         "norm_weight_ignored",
         wrong="x / sqrt(mean(x^2) + eps)",
-        right=RMS,
-        introduced=ALIKE_NORMS,
         change=OperationChange(every(lambda x, weight, eps: rms_norm(x, jnp.ones_like(weight), eps))),
         needs=WEIGHTS,
-        seen=("https://github.com/lucidrains/x-transformers/issues/352",),
+        seen=github("lucidrains/x-transformers/issues/352"),
     ),
     Mutant(
         "norm_before_attention_missing",
@@ -133,7 +119,7 @@ MUTANTS = (
         right="attention reads norm(x)",
         introduced=kinds("attn_norm"),
         change=OperationChange({"attn_norm": MISSING}),
-        seen=("https://github.com/google/flax/issues/4567",),
+        seen=github("google/flax/issues/4567"),
     ),
     Mutant(
         "norm_before_mlp_missing",
@@ -141,7 +127,7 @@ MUTANTS = (
         right="the MLP reads norm(x)",
         introduced=kinds("mlp_norm"),
         change=OperationChange({"mlp_norm": MISSING}),
-        seen=("https://github.com/google/tunix/pull/596",),
+        seen=github("google/tunix/pull/596"),
     ),
     Mutant(
         "norm_before_attention_twice",
@@ -150,35 +136,31 @@ MUTANTS = (
         introduced=kinds("attn_norm"),
         change=OperationChange({"attn_norm": TWICE}),
         needs=(varied("attn_norm"),),
-        seen=("https://github.com/ggml-org/llama.cpp/pull/1925",),
+        seen=github("ggml-org/llama.cpp/pull/1925"),
     ),
-    Mutant(
+    norm(
         "norm_cast_late",
         wrong="cast(w x / sqrt(mean(x^2) + eps)), as in Gemma",
         right="w cast(x / sqrt(mean(x^2) + eps))",
-        introduced=ALIKE_NORMS,
         change=NumericsChange(every(_weighted_wide)),
         needs=(ROUNDED, *WEIGHTS),
-        seen=(
-            "https://github.com/huggingface/transformers/issues/33133",
-            "https://github.com/NVIDIA/TransformerEngine/issues/1132",
-            "https://github.com/InternLM/lmdeploy/pull/2842",
+        seen=github(
+            "huggingface/transformers/issues/33133",
+            "NVIDIA/TransformerEngine/issues/1132",
+            "InternLM/lmdeploy/pull/2842",
         ),
     ),
-    Mutant(
+    norm(
         "norm_narrow",
         wrong="square, mean and root in bfloat16",
         right="in float32 or wider",
-        introduced=ALIKE_NORMS,
         change=NumericsChange(every(_narrow)),
         free=forms(
             divided_by_a_root=OperationChange(every(_narrow_divided)),
             squares_alone=OperationChange(every(_narrow_squares)),
         ),
-        seen=(
-            "https://github.com/meta-llama/llama/issues/1048",
-            "https://github.com/keras-team/keras-hub/pull/1532",
-            "https://github.com/tenstorrent/tt-metal/issues/49600",
+        seen=github(
+            "meta-llama/llama/issues/1048", "keras-team/keras-hub/pull/1532", "tenstorrent/tt-metal/issues/49600"
         ),
     ),
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from harness.mutants.mutant import EVERY_MATMUL, Around, Mutant, NumericsChange, kinds
+from harness.mutants.introduced import EVERY_MATMUL, kinds
+from harness.mutants.mutant import Around, Mutant, NumericsChange, github
 from harness.mutants.needs import PAIR, WIDE
 from harness.run.mixture import Act, Matrices
 from harness.run.operations import Heads, Probs, aligned
@@ -36,11 +38,9 @@ def three_passes(equation: str, x: Array, y: Array) -> Array:
         return high, jax.lax.reduce_precision(side - high, 8, BFLOAT16_BITS)
 
     (high, low), (other_high, other_low) = split(x), split(y)
-    return (
-        jnp.einsum(equation, high, other_high)
-        + jnp.einsum(equation, high, other_low)
-        + jnp.einsum(equation, low, other_high)
-    )
+    pairs = (high, other_high), (high, other_low), (low, other_high)
+    first, second, third = (jnp.einsum(equation, *pair) for pair in pairs)
+    return first + second + third
 
 
 def stored_narrow(equation: str, x: Array, y: Array) -> Array:
@@ -74,11 +74,23 @@ def all_at_once(product: Product) -> Callable[..., Array]:
     """What experts make of tokens, in products over all of them."""
 
     def wrong(x: Array, routing: Array, gate: Matrices, up: Matrices, down: Matrices, act: Act) -> Array:
-        inner = act(*(biased(product("bsh,ehi->bsei", x, own.kernel), own.bias) for own in (gate, up)))
+        inner = inside(x, gate, up, act, product)
         y = biased(product("bsei,eih->bseh", inner, down.kernel), down.bias)
         return (y * routing[..., None]).sum(axis=2).astype(x.dtype)
 
     return wrong
+
+
+def inside(
+    x: Array,
+    gate: Matrices,
+    up: Matrices,
+    act: Act,
+    product: Product = jnp.einsum,
+    equation: str = "bsh,ehi->bsei",
+) -> Array:
+    """What all experts have inside, [B, S, E, I]."""
+    return act(*(biased(product(equation, x, own.kernel), own.bias) for own in (gate, up)))
 
 
 def biased(y: Array, bias: Array | None) -> Array:
@@ -104,80 +116,63 @@ def everywhere(product: Product) -> dict[str, Callable[..., Array] | Around]:
 
 
 EVERYWHERE = EVERY_MATMUL | {"probs", "context"}
-TPU = ("https://github.com/jax-ml/jax/issues/1856", "https://github.com/huggingface/transformers/issues/15754")
-GPU = ("https://github.com/jax-ml/jax/issues/12008", "https://github.com/tensorflow/tensorflow/pull/127577")
+TPU = github("jax-ml/jax/issues/1856", "huggingface/transformers/issues/15754")
+GPU = github("jax-ml/jax/issues/12008", "tensorflow/tensorflow/pull/127577")
 BFLOAT16, TF32 = rounded(8, BFLOAT16_BITS), rounded(8, TF32_BITS)
 
+matmul = partial(Mutant, right=EXACT, introduced=EVERYWHERE, needs=(WIDE,))
 MUTANTS = (
-    Mutant(
+    matmul(
         "matmul_bfloat16",
         wrong="bfloat16(x) bfloat16(W): the default precision of a TPU",
-        right=EXACT,
-        introduced=EVERYWHERE,
         change=NumericsChange(everywhere(BFLOAT16)),
-        needs=(WIDE,),
         seen=TPU,
     ),
-    Mutant(
+    matmul(
         "matmul_bfloat16_3x",
         wrong="three passes over bfloat16 halves: the precision `high` of a TPU",
-        right=EXACT,
-        introduced=EVERYWHERE,
         change=NumericsChange(everywhere(three_passes)),
-        needs=(WIDE,),
-        seen=("https://github.com/jax-ml/jax/issues/7010",),
+        seen=github("jax-ml/jax/issues/7010"),
     ),
-    Mutant(
+    matmul(
         "matmul_tf32",
         wrong="tf32(x) tf32(W): the default precision of a GPU",
-        right=EXACT,
-        introduced=EVERYWHERE,
         change=NumericsChange(everywhere(TF32)),
-        needs=(WIDE,),
         seen=GPU,
     ),
-    Mutant(
+    matmul(
         "matmul_float16",
         wrong="float16(x) float16(W)",
-        right=EXACT,
-        introduced=EVERYWHERE,
         change=NumericsChange(everywhere(rounded(5, FLOAT16_BITS))),
-        seen=("https://github.com/huggingface/transformers/issues/9295",),
+        needs=(),
+        seen=github("huggingface/transformers/issues/9295"),
     ),
-    Mutant(
+    matmul(
         "matmul_stored_bfloat16",
         wrong="bfloat16(x W), made wide afterwards",
-        right=EXACT,
-        introduced=EVERYWHERE,
         change=NumericsChange(everywhere(stored_narrow)),
-        needs=(WIDE,),
-        seen=("https://github.com/sgl-project/sglang/issues/33627",),
+        seen=github("sgl-project/sglang/issues/33627"),
     ),
-    Mutant(
+    matmul(
         "attention_matmul_bfloat16",
         wrong="bfloat16 inputs in q . k and probs . v alone",
-        right=EXACT,
         introduced=kinds("probs", "context"),
         change=NumericsChange(in_attention(BFLOAT16)),
         needs=(WIDE, PAIR),
-        seen=("https://github.com/jax-ml/jax/issues/9973", "https://github.com/jax-ml/jax/issues/16349"),
+        seen=github("jax-ml/jax/issues/9973", "jax-ml/jax/issues/16349"),
     ),
-    Mutant(
+    matmul(
         "projection_matmul_tf32",
         wrong="tf32 inputs in the projections alone",
-        right=EXACT,
         introduced=EVERY_MATMUL - {"logits"},
         change=NumericsChange({**in_projections(TF32), **in_experts(TF32)}),
-        needs=(WIDE,),
-        seen=("https://github.com/jax-ml/jax/issues/11628",),
+        seen=github("jax-ml/jax/issues/11628"),
     ),
-    Mutant(
+    matmul(
         "head_matmul_bfloat16",
         wrong="bfloat16 inputs in the head alone",
-        right=EXACT,
         introduced=kinds("logits"),
         change=NumericsChange(in_head(BFLOAT16)),
-        needs=(WIDE,),
-        seen=("https://github.com/jax-ml/jax/issues/10413",),
+        seen=github("jax-ml/jax/issues/10413"),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +12,13 @@ from jaxtyping import Array, Float
 from harness.families.frequencies import inverse_frequencies
 from harness.families.options import Rope
 from harness.mutants.free import COUNTS
-from harness.mutants.mutant import ROTATED, FreeValue, Mutant, OperationChange, kinds
-from harness.mutants.needs import PAIR, Need
+from harness.mutants.introduced import ROTATED, kinds
+from harness.mutants.mutant import FreeValue, Mutant, OperationChange, github
+from harness.mutants.needs import PAIR, model_has
 from harness.run.operations import Angles, Heads, rotate
 
 PAIRS = "pairs (i, i + head_dim / 2)"
+EVEN = tuple(n for n in COUNTS if n % 2 == 0)
 ANGLE = "position theta^(-2i / head_dim)"
 
 
@@ -26,6 +29,12 @@ def both(rotation: Callable[[Heads, Angles], Heads]) -> dict[str, Callable[..., 
 
 def _tables(x: Heads, angles: Angles) -> tuple[Array, Array]:
     return jnp.cos(angles).astype(x.dtype)[:, :, None], jnp.sin(angles).astype(x.dtype)[:, :, None]
+
+
+def by_tables(x: Heads, cos: Array, sin: Array) -> Heads:
+    """The usual rotation, with tables of cosines and sines."""
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
 def _none(x: Heads, angles: Angles) -> Heads:
@@ -46,12 +55,7 @@ def _mismatched(x: Heads, angles: Angles) -> Heads:
 
 def _swapped(x: Heads, angles: Angles) -> Heads:
     sin, cos = _tables(x, angles)
-    first, second = jnp.split(x, 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-
-
-def _backwards(x: Heads, angles: Angles) -> Heads:
-    return rotate(x, -angles)
+    return by_tables(x, cos, sin)
 
 
 def _first_head(x: Heads, angles: Angles) -> Heads:
@@ -99,54 +103,42 @@ def _has_bands(rope: Rope) -> bool:
     return bool(np.any(_banded(rope.theta, rope.dims) != inverse_frequencies(rope.theta, rope.dims)))
 
 
-SLOW = Need(
-    "architecture",
-    lambda m: any(_has_bands(rope) for rope in m.architecture.ropes if rope),
+SLOW = model_has(
+    lambda arch: any(_has_bands(rope) for rope in arch.ropes if rope),
     "every pair turns at least 4 times in 8,192 positions here: Llama 3's bands change no frequency",
 )
+turned = partial(Mutant, right=ANGLE, introduced=ROTATED, needs=(PAIR,))
 MUTANTS = (
-    Mutant(
+    turned(
         "rope_frequencies_repeated",
         wrong="head_dim / 4 frequencies theta^(-4i / head_dim), each for the pairs i and i + head_dim / 4",
-        right=ANGLE,
-        introduced=ROTATED,
         change=OperationChange({"inverse_frequencies": _repeated}),
-        needs=(PAIR,),
     ),
-    Mutant(
+    turned(
         "rope_interleaved",
         wrong="pairs (2i, 2i + 1)",
         right=PAIRS,
-        introduced=ROTATED,
         change=OperationChange(both(_interleaved)),
-        needs=(PAIR,),
-        seen=(
-            "https://github.com/NeuraLegion/shainet/pull/111",
-            "https://github.com/jmaczan/tiny-vllm/issues/4",
-            "https://github.com/tenstorrent/tt-metal/issues/26844",
-            "https://github.com/huggingface/transformers/issues/25199",
+        seen=github(
+            "NeuraLegion/shainet/pull/111",
+            "jmaczan/tiny-vllm/issues/4",
+            "tenstorrent/tt-metal/issues/26844",
+            "huggingface/transformers/issues/25199",
         ),
     ),
-    Mutant(
+    turned(
         "rope_table_mismatch",
         wrong="pairs (i, i + head_dim / 2) with the table of pairs (2i, 2i + 1)",
         right=PAIRS,
-        introduced=ROTATED,
         change=OperationChange(both(_mismatched)),
-        needs=(PAIR,),
-        seen=(
-            "https://github.com/huggingface/transformers/issues/16288",
-            "https://github.com/NVIDIA-NeMo/Megatron-Bridge/issues/4195",
-        ),
+        seen=github("huggingface/transformers/issues/16288", "NVIDIA-NeMo/Megatron-Bridge/issues/4195"),
     ),
-    Mutant(
+    turned(
         "rope_backwards",
         wrong="R(-position)",
         right="R(position)",
-        introduced=ROTATED,
-        change=OperationChange(both(_backwards)),
-        needs=(PAIR,),
-        seen=("https://github.com/trymirai/lalamo/pull/268",),
+        change=OperationChange(both(lambda x, angles: rotate(x, -angles))),
+        seen=github("trymirai/lalamo/pull/268"),
     ),
     Mutant(
         "rope_sin_cos_swapped",
@@ -154,87 +146,59 @@ MUTANTS = (
         right="first cos - second sin, second cos + first sin",
         introduced=ROTATED,
         change=OperationChange(both(_swapped)),
-        seen=("https://github.com/trymirai/lalamo/pull/268",),
+        seen=github("trymirai/lalamo/pull/268"),
     ),
-    Mutant(
+    turned(
         "rope_missing",
         wrong="q, k",
         right="R q, R k",
-        introduced=ROTATED,
         change=OperationChange(both(_none)),
-        needs=(PAIR,),
-        seen=("https://github.com/kvcache-ai/ktransformers/pull/1959",),
+        seen=github("kvcache-ai/ktransformers/pull/1959"),
     ),
-    Mutant(
+    turned(
         "rope_missing_on_keys",
         wrong="R q, k",
         right="R q, R k",
         introduced=kinds("k_rope"),
         change=OperationChange({"rotate_k": _none}),
-        needs=(PAIR,),
-        seen=("https://github.com/kvcache-ai/ktransformers/pull/1959",),
+        seen=github("kvcache-ai/ktransformers/pull/1959"),
     ),
-    Mutant(
+    turned(
         "rope_missing_in_last_layer",
         wrong="q, k in the last layer",
         right="R q, R k in every layer",
-        introduced=ROTATED,
         change=OperationChange(both(_none)),
         layers=(-1,),
-        needs=(PAIR,),
-        seen=(
-            "https://github.com/timtoole02/Camelid/pull/535",
-            "https://github.com/pytorch/executorch/issues/22043",
-        ),
+        seen=github("timtoole02/Camelid/pull/535", "pytorch/executorch/issues/22043"),
     ),
-    Mutant(
+    turned(
         "rope_first_head_only",
         wrong="only head 0 is rotated",
         right="every head is rotated",
-        introduced=ROTATED,
         change=OperationChange(both(_first_head)),
-        needs=(PAIR,),
-        seen=("https://github.com/panbanda/higgs/pull/23",),
+        seen=github("panbanda/higgs/pull/23"),
     ),
-    Mutant(
+    turned(
         "rope_half_of_dims",
         wrong="half of head_dim is rotated",
         right="all of head_dim is rotated",
-        introduced=ROTATED,
         change=OperationChange(both(_half)),
-        free=FreeValue(
-            "rotated",
-            _first,
-            tuple(n for n in COUNTS if n % 2 == 0),
-            "the first {} features of a head are rotated",
-            counts=True,
-        ),
-        needs=(PAIR,),
-        seen=(
-            "https://github.com/AI-Hypercomputer/maxtext/issues/4616",
-            "https://github.com/ml-explore/mlx-lm/pull/1698",
-        ),
+        free=FreeValue("rotated", _first, EVEN, "the first {} features of a head are rotated", counts=True),
+        seen=github("AI-Hypercomputer/maxtext/issues/4616", "ml-explore/mlx-lm/pull/1698"),
     ),
-    Mutant(
+    turned(
         "rope_exponent_doubled",
         wrong="position theta^(-4i / head_dim): the dims counted as if half of them were rotated",
-        right=ANGLE,
-        introduced=ROTATED,
         change=OperationChange({"inverse_frequencies": _over_half}),
-        needs=(PAIR,),
-        seen=("https://github.com/pie-project/pie/pull/603",),
+        seen=github("pie-project/pie/pull/603"),
     ),
-    Mutant(
+    turned(
         "rope_llama3_bands",
         wrong="low frequencies divided by 8, as in Llama 3",
-        right=ANGLE,
-        introduced=ROTATED,
         change=OperationChange({"inverse_frequencies": _banded}),
         needs=(PAIR, SLOW),
-        seen=(
-            "https://github.com/felafax/felafax/issues/59",
-            "https://github.com/jmaczan/tiny-vllm/pull/1",
-            "https://github.com/TransformerLensOrg/TransformerLens/pull/910",
+        seen=github(
+            "felafax/felafax/issues/59", "jmaczan/tiny-vllm/pull/1", "TransformerLensOrg/TransformerLens/pull/910"
         ),
     ),
 )

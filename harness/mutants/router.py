@@ -11,16 +11,24 @@ from jaxtyping import Array
 
 from harness.families.options import Experts
 from harness.families.parameters import CORRECTION
-from harness.mutants.between import around, option
 from harness.mutants.free import option_of
+from harness.mutants.introduced import kinds
 from harness.mutants.loading import changed
-from harness.mutants.mutant import Around, FreeValue, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.mutant import Around, FreeValue, Mutant, NumericsChange, OperationChange, OptionChange, github
 from harness.mutants.needs import WIDE, has, values
-from harness.mutants.routing import BIASED, CORRECTS, ROUTING, SIGMOID, experts_have, of_experts, softmax, weighed
+from harness.mutants.routing import (
+    BIASED,
+    CORRECTS,
+    SIGMOID,
+    experts_have,
+    experts_having,
+    of_experts,
+    routed,
+    softmax,
+    weighed,
+)
 
-LOGITS = "W x, as wide as the model has it"
 BY_GROUPS = "experts of the groups that are chosen first"
-BY_CORRECTED = "chosen by sigmoid(logits) + correction"
 
 
 def _hidden_by_zero(groups: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -61,29 +69,27 @@ MUTANTS = (
         introduced=kinds("router_logits"),
         change=changed("router_logits", by=np.zeros_like, names="bias"),
         needs=(BIASED,),
-        seen=("https://github.com/pytorch/torchtitan/pull/2319",),
+        seen=github("pytorch/torchtitan/pull/2319"),
     ),
     Mutant(
         "router_narrow",
         wrong="router logits = bfloat16(W) bfloat16(x), stored in bfloat16",
-        right=LOGITS,
+        right="W x, as wide as the model has it",
         introduced=kinds("router_logits"),
         change=NumericsChange({"router": Around(_narrow_product)}),
         needs=(WIDE,),
-        seen=(
-            "https://github.com/vllm-project/vllm/pull/14027",
-            "https://github.com/sgl-project/sglang/pull/33764",
-            "https://github.com/marin-community/marin/pull/4234",
+        seen=github(
+            "vllm-project/vllm/pull/14027", "sgl-project/sglang/pull/33764", "marin-community/marin/pull/4234"
         ),
     ),
     Mutant(
         "router_correction_missing",
         wrong="chosen by sigmoid(logits)",
-        right=BY_CORRECTED,
+        right="chosen by sigmoid(logits) + correction",
         introduced=kinds("router_scores"),
         change=changed("router_scores", by=np.zeros_like, names=CORRECTION),
         needs=(has("router_scores"), CORRECTS),
-        seen=("https://github.com/huggingface/transformers/pull/41663",),
+        seen=github("huggingface/transformers/pull/41663"),
     ),
     Mutant(
         "router_softmax_for_sigmoid",
@@ -97,54 +103,50 @@ MUTANTS = (
             }
         ),
         needs=(SIGMOID,),
-        seen=("https://github.com/MetaX-MACA/vLLM-metax/pull/284",),
+        seen=github("MetaX-MACA/vLLM-metax/pull/284"),
     ),
-    option(
+    routed(
         "router_sigmoid_for_softmax",
-        "sigmoid(logits) of the chosen",
-        "a softmax over experts",
-        ROUTING,
-        of_experts(lambda e: replace(e, score="sigmoid")),
-        "weights are sigmoids here",
+        wrong="sigmoid(logits) of the chosen",
+        right="a softmax over experts",
+        change=OptionChange(experts_having(score="sigmoid"), "weights are sigmoids here"),
     ),
-    option(
+    routed(
         "router_groups_ignored",
-        "the best of all experts",
-        BY_GROUPS,
-        ROUTING,
-        of_experts(lambda e: replace(e, groups=1, chosen_groups=1) if e.groups > e.chosen_groups else e),
-        "experts are not chosen by groups here",
-        "https://github.com/pytorch/torchtitan/pull/2111",
+        wrong="the best of all experts",
+        right=BY_GROUPS,
+        change=OptionChange(
+            of_experts(lambda e: replace(e, groups=1, chosen_groups=1) if e.groups > e.chosen_groups else e),
+            "experts are not chosen by groups here",
+        ),
         needs=(values("no group that is left out has one of the best experts", "more experts, or more tokens"),),
+        seen=github("pytorch/torchtitan/pull/2111"),
     ),
-    option(
+    routed(
         "router_groups_by_best",
-        "a group's score is its best expert's, as in DeepSeek-V2",
-        "the sum of its best two",
-        ROUTING,
-        of_experts(_best_of_a_group),
-        "experts are not chosen by groups here, or by their best",
-        "https://github.com/NVIDIA/Megatron-LM/pull/1381",
+        wrong="a group's score is its best expert's, as in DeepSeek-V2",
+        right="the sum of its best two",
+        change=OptionChange(
+            of_experts(_best_of_a_group), "experts are not chosen by groups here, or by their best"
+        ),
         needs=(values("both scores choose the same groups", "more groups, or more tokens"),),
+        seen=github("NVIDIA/Megatron-LM/pull/1381"),
     ),
-    option(
+    routed(
         "router_groups_of_wrong_size",
-        "groups of twice as many experts, half as many of them chosen",
-        BY_GROUPS,
-        ROUTING,
-        of_experts(_larger_groups),
-        "experts are not chosen by groups here, or larger ones do not fit",
-        "https://github.com/huggingface/transformers/issues/48647",
+        wrong="groups of twice as many experts, half as many of them chosen",
+        right=BY_GROUPS,
+        change=OptionChange(
+            of_experts(_larger_groups), "experts are not chosen by groups here, or larger ones do not fit"
+        ),
         needs=(values("both groups choose the same experts", "more groups, or more tokens"),),
+        seen=github("huggingface/transformers/issues/48647"),
     ),
-    around(
+    routed(
         "router_groups_hidden_by_zero",
-        "experts of other groups score 0",
-        "they cannot be chosen",
-        {"in_groups": Around(_hidden_by_zero)},
-        "https://github.com/sgl-project/sglang/pull/3705",
-        "https://github.com/huggingface/transformers/pull/45441",
-        introduced=ROUTING,
+        wrong="experts of other groups score 0",
+        right="they cannot be chosen",
+        change=OperationChange({"in_groups": Around(_hidden_by_zero)}),
         needs=(
             experts_have(
                 lambda e: e.corrected and e.groups > e.chosen_groups,
@@ -152,15 +154,15 @@ MUTANTS = (
             ),
             values("no expert that is chosen scores less than 0", "corrections below 0"),
         ),
+        seen=github("sgl-project/sglang/pull/3705", "huggingface/transformers/pull/45441"),
     ),
-    option(
+    routed(
         "router_one_fewer_chosen",
-        "one expert fewer than the config says",
-        "as many experts as the config says",
-        ROUTING,
-        of_experts(lambda e: replace(e, chosen=max(e.chosen - 1, 1))),
-        "a token goes to one expert here",
-        "https://github.com/JieShibo/MoLE/issues/7",
+        wrong="one expert fewer than the config says",
+        right="as many experts as the config says",
+        change=OptionChange(
+            of_experts(lambda e: replace(e, chosen=max(e.chosen - 1, 1))), "a token goes to one expert here"
+        ),
         free=FreeValue(
             "experts of a token:",
             option_of(lambda value: of_experts(lambda e: replace(e, chosen=min(round(value), e.count)))),
@@ -168,5 +170,6 @@ MUTANTS = (
             "a token goes to {} experts",
             counts=True,
         ),
+        seen=github("JieShibo/MoLE/issues/7"),
     ),
 )

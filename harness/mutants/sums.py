@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.mutants.introduced import kinds
 from harness.mutants.loading import changed
-from harness.mutants.mutant import Mutant, kinds
-from harness.mutants.needs import Need, bias
+from harness.mutants.mutant import Mutant, github
+from harness.mutants.needs import bias, model_has
 
-DENSE = Need(
-    "architecture",
-    lambda m: not all(m.architecture.is_sparse(index) for index in range(m.architecture.layers)),
-    "every layer has experts here",
-)
+DENSE = model_has(lambda arch: not all(map(arch.is_sparse, range(arch.layers))), "every layer has experts here")
 
 
 def _of_the_first_device(weight: np.ndarray) -> np.ndarray:
@@ -33,10 +30,7 @@ MUTANTS = (
         right="sum over all heads",
         introduced=kinds("attn_out"),
         change=changed("attn_out", by=_of_the_first_device),
-        seen=(
-            "https://github.com/FlashML-org/FreeToken/pull/429",
-            "https://github.com/FlashML-org/FreeToken/pull/440",
-        ),
+        seen=github("FlashML-org/FreeToken/pull/429", "FlashML-org/FreeToken/pull/440"),
     ),
     Mutant(
         "mlp_summed_twice",
@@ -45,7 +39,7 @@ MUTANTS = (
         introduced=kinds("mlp_out"),
         change=changed("mlp_out", by=_on_two_devices),
         needs=(DENSE,),
-        seen=("https://github.com/lightseekorg/tokenspeed/pull/80",),
+        seen=github("lightseekorg/tokenspeed/pull/80"),
     ),
     Mutant(
         "output_biases_summed_twice",
@@ -54,10 +48,10 @@ MUTANTS = (
         introduced=kinds("attn_out", "mlp_out"),
         change=changed("attn_out", "mlp_out", by=_on_two_devices, names="bias"),
         needs=bias("attn_out", "mlp_out"),
-        seen=(
-            "https://github.com/huggingface/text-generation-inference/issues/1036",
-            "https://github.com/PaddlePaddle/Paddle/pull/35186",
-            "https://github.com/Wenyueh/MinivLLM/issues/80",
+        seen=github(
+            "huggingface/text-generation-inference/issues/1036",
+            "PaddlePaddle/Paddle/pull/35186",
+            "Wenyueh/MinivLLM/issues/80",
         ),
     ),
 )

@@ -6,6 +6,7 @@ Width and layers are read from the config, so that those bugs can be planted in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,18 +16,14 @@ from harness.architecture import Config, architecture_of
 from harness.errors import CheckpointError
 from harness.families.windows import FULL, SLIDING
 from harness.mutants.cache import only_in_steps
-from harness.mutants.masks import Mask, Slots, Window
-from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, kinds
+from harness.mutants.introduced import kinds
+from harness.mutants.masks import WINDOWS, Mask, Slots, Window
+from harness.mutants.mutant import ConfigChange, Mutant, OperationChange, github
 from harness.mutants.needs import FILLS_WINDOW, MIXED, OVER_WINDOW, WINDOWED, Need, steps
 from harness.run.operations import NO_WINDOW, allowed
 
 RIGHT_WIDTH = "query - window < key <= query, in the layers that have a window"
 RIGHT_LAYERS = "a window in the layers from max_window_layers on"
-MISSING = (
-    "https://github.com/huggingface/transformers/pull/35691",
-    "https://github.com/axolotl-ai-cloud/axolotl/pull/732",
-    "https://github.com/InternLM/lmdeploy/pull/3614",
-)
 
 
 def slides(config: Config) -> list[bool]:
@@ -76,126 +73,82 @@ def _in_steps(wrong: Callable[[Mask, Slots, Window], Array]) -> OperationChange:
     return OperationChange({"allowed": only_in_steps(wrong, allowed, lambda mask, slots, window: len(slots))})
 
 
-def _counted_in_the_call(mask: Mask, slots: Slots, window: Window) -> Array:
-    """The window begins `window` before the index in the call; of single tokens, that hides nothing."""
-    return allowed(mask, slots, window + slots[0])
-
-
 def _starts_late(right: Sequence[bool]) -> list[bool]:
     first = right.index(True)
     return [sliding and layer != first for layer, sliding in enumerate(right)]
 
 
+width = partial(Mutant, right=RIGHT_WIDTH, introduced=kinds("probs"))
+layered = partial(
+    Mutant, right=RIGHT_LAYERS, introduced=kinds("probs"), needs=(WINDOWED, MIXED, BY_TYPE, OVER_WINDOW)
+)
+decoded = partial(
+    Mutant, right=RIGHT_WIDTH, introduced=kinds("probs"), cached=True, needs=(WINDOWED, OVER_WINDOW, steps(1))
+)
 MUTANTS = (
-    Mutant(
+    width(
         "window_missing",
         wrong="key <= query, whatever use_sliding_window says",
-        right=RIGHT_WIDTH,
-        introduced=kinds("probs"),
         change=in_layers(lambda right: [False for _ in right]),
         needs=(WINDOWED, BY_TYPE, OVER_WINDOW),
-        seen=MISSING,
+        seen=WINDOWS,
     ),
-    Mutant(
+    width(
         "window_off_by_one_wider",
         wrong="query - window <= key: window keys beside the query's own",
-        right=RIGHT_WIDTH,
-        introduced=kinds("probs"),
         change=wider(1),
         needs=(WINDOWED, OVER_WINDOW),
-        seen=(
-            "https://github.com/huggingface/transformers/issues/39408",
-            "https://github.com/ml-explore/mlx-lm/pull/390",
-        ),
+        seen=github("huggingface/transformers/issues/39408", "ml-explore/mlx-lm/pull/390"),
     ),
-    Mutant(
+    width(
         "window_off_by_one_narrower",
         wrong="query - window + 1 < key: one key fewer",
-        right=RIGHT_WIDTH,
-        introduced=kinds("probs"),
         change=wider(-1),
         needs=(WINDOWED, FILLS_WINDOW),
-        seen=("https://github.com/vllm-project/vllm/issues/3385",),
+        seen=github("vllm-project/vllm/issues/3385"),
     ),
-    Mutant(
+    layered(
         "window_in_every_layer",
         wrong="a window in all layers, max_window_layers ignored",
-        right=RIGHT_LAYERS,
-        introduced=kinds("probs"),
         change=in_layers(lambda right: [True for _ in right]),
-        needs=(WINDOWED, MIXED, BY_TYPE, OVER_WINDOW),
-        seen=(
-            "https://github.com/huggingface/transformers/issues/35896",
-            "https://github.com/huggingface/transformers/pull/36162",
-        ),
+        seen=github("huggingface/transformers/issues/35896", "huggingface/transformers/pull/36162"),
     ),
-    Mutant(
+    layered(
         "window_layers_swapped",
         wrong="a window in the layers before max_window_layers",
-        right=RIGHT_LAYERS,
-        introduced=kinds("probs"),
         change=in_layers(lambda right: [not sliding for sliding in right]),
-        needs=(WINDOWED, MIXED, BY_TYPE, OVER_WINDOW),
-        seen=(
-            "https://github.com/huggingface/transformers/issues/40126",
-            "https://github.com/huggingface/transformers/pull/31775",
-        ),
+        seen=github("huggingface/transformers/issues/40126", "huggingface/transformers/pull/31775"),
     ),
-    Mutant(
+    layered(
         "window_starts_late",
         wrong="a window from the layer after max_window_layers on: layers counted from 1",
-        right=RIGHT_LAYERS,
-        introduced=kinds("probs"),
         change=in_layers(_starts_late),
         needs=(WINDOWED, BY_TYPE, OVER_WINDOW),
-        seen=(
-            "https://github.com/NVIDIA-NeMo/Megatron-Bridge/pull/4875",
-            "https://github.com/NVIDIA-NeMo/Speech/pull/9672",
-        ),
+        seen=github("NVIDIA-NeMo/Megatron-Bridge/pull/4875", "NVIDIA-NeMo/Speech/pull/9672"),
     ),
-    Mutant(
+    decoded(
         "decode_window_missing",
         wrong="a decode step sees the whole cache",
-        right=RIGHT_WIDTH,
-        introduced=kinds("probs"),
         change=_in_steps(lambda mask, slots, window: allowed(mask, slots, jnp.asarray(NO_WINDOW, slots.dtype))),
-        needs=(WINDOWED, OVER_WINDOW, steps(1)),
-        cached=True,
-        seen=("https://github.com/karpathy/nanochat/pull/456",),
+        seen=github("karpathy/nanochat/pull/456"),
     ),
-    Mutant(
+    decoded(
         "decode_window_wider",
         wrong="a decode step sees window keys of the cache beside its own",
-        right=RIGHT_WIDTH,
-        introduced=kinds("probs"),
         change=_in_steps(lambda mask, slots, window: allowed(mask, slots, window + 1)),
-        needs=(WINDOWED, OVER_WINDOW, steps(1)),
-        cached=True,
     ),
-    Mutant(
+    decoded(
         "decode_window_narrower",
         wrong="a decode step sees window - 1 keys, its own included",
-        right=RIGHT_WIDTH,
-        introduced=kinds("probs"),
         change=_in_steps(lambda mask, slots, window: allowed(mask, slots, window - 1)),
         needs=(WINDOWED, FILLS_WINDOW, steps(1)),
-        cached=True,
-        seen=(
-            "https://github.com/mistralai/mistral-inference/issues/60",
-            "https://github.com/lightseekorg/tokenspeed/pull/578",
-        ),
+        seen=github("mistralai/mistral-inference/issues/60", "lightseekorg/tokenspeed/pull/578"),
     ),
-    Mutant(
+    decoded(
         "chunk_window_aligned_left",
         wrong="index in the call - window < key: a later call's window is counted from its first token",
-        right=RIGHT_WIDTH,
-        introduced=kinds("probs"),
-        change=OperationChange({"allowed": _counted_in_the_call}),
-        needs=(WINDOWED, OVER_WINDOW, steps(1)),
-        cached=True,
-        seen=(
-            "https://github.com/trymirai/lalamo/pull/200",
-            "https://github.com/pytorch/executorch/pull/21857",
-        ),
+        # Of single tokens, that hides nothing.
+        change=OperationChange({"allowed": lambda mask, slots, window: allowed(mask, slots, window + slots[0])}),
+        seen=github("trymirai/lalamo/pull/200", "pytorch/executorch/pull/21857"),
     ),
 )

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from harness.mutants.free import decades, times
-from harness.mutants.mutant import FreeValue, Mutant, NumericsChange, OperationChange, kinds
+from harness.mutants.free import decades, rounding, times
+from harness.mutants.introduced import kinds
+from harness.mutants.mutant import FreeValue, Mutant, NumericsChange, OperationChange, github
 from harness.mutants.needs import WIDE, values
 from harness.run.operations import Hidden, residual
 
-SUM = "x + f(x)"
 BOTH = kinds("resid_mid", "resid_post")
-NARROW = (
-    "https://github.com/vllm-project/vllm-omni/pull/6878",
-    "https://github.com/ROCm/aiter/issues/5151",
-    "https://github.com/microsoft/onnxruntime-genai/pull/1441",
+NARROW = github(
+    "vllm-project/vllm-omni/pull/6878", "ROCm/aiter/issues/5151", "microsoft/onnxruntime-genai/pull/1441"
 )
+
+
+def _both(add: Callable[[Hidden, Hidden], Hidden]) -> dict[str, Callable[..., Hidden]]:
+    """The same sum after attention and after the MLP."""
+    return {"attn_residual": add, "mlp_residual": add}
 
 
 def _update_alone(x: Hidden, update: Hidden) -> Hidden:
@@ -25,14 +31,7 @@ def _update_alone(x: Hidden, update: Hidden) -> Hidden:
 
 
 def _multiplied(value: float) -> OperationChange:
-    def add(x: Hidden, update: Hidden) -> Hidden:
-        return residual(x, times(update, value))
-
-    return OperationChange({"attn_residual": add, "mlp_residual": add})
-
-
-def _rounded(x: Hidden, update: Hidden) -> Hidden:
-    return residual(x, update).astype(jnp.bfloat16).astype(x.dtype)
+    return OperationChange(_both(lambda x, update: residual(x, times(update, value))))
 
 
 def _truncated(x: Hidden, update: Hidden) -> Hidden:
@@ -42,73 +41,57 @@ def _truncated(x: Hidden, update: Hidden) -> Hidden:
     return kept.astype(x.dtype)
 
 
-def _half_precision(x: Hidden, update: Hidden) -> Hidden:
-    return residual(x, update).astype(jnp.float16).astype(x.dtype)
-
-
+summed = partial(Mutant, right="x + f(x)", introduced=BOTH)
 MUTANTS = (
-    Mutant(
+    summed(
         "attention_residual_missing",
         wrong="attention(norm(x))",
-        right=SUM,
         introduced=kinds("resid_mid"),
         change=OperationChange({"attn_residual": _update_alone}),
-        seen=("https://github.com/strutive07/transformer-tensorflow2.0/issues/14",),
+        seen=github("strutive07/transformer-tensorflow2.0/issues/14"),
     ),
-    Mutant(
+    summed(
         "mlp_residual_missing",
         wrong="mlp(norm(x))",
-        right=SUM,
         introduced=kinds("resid_post"),
         change=OperationChange({"mlp_residual": _update_alone}),
-        seen=("https://github.com/strutive07/transformer-tensorflow2.0/issues/14",),
+        seen=github("strutive07/transformer-tensorflow2.0/issues/14"),
     ),
-    Mutant(
+    summed(
         "residual_multiplied",
         wrong="x + 0.22 f(x), as in Granite",
-        right=SUM,
-        introduced=BOTH,
         change=_multiplied(0.22),
         free=FreeValue("factor =", _multiplied, decades(-3, 3, 1), "residual + {} update"),
-        seen=("https://github.com/OpenNMT/CTranslate2/pull/1882",),
+        seen=github("OpenNMT/CTranslate2/pull/1882"),
     ),
-    Mutant(
+    summed(
         "mlp_residual_halved",
         wrong="x + f(x) / 2",
-        right=SUM,
         introduced=kinds("resid_post"),
         change=OperationChange({"mlp_residual": lambda x, update: residual(x, update / 2)}),
-        seen=("https://github.com/ndif-team/nnterp/issues/54",),
+        seen=github("ndif-team/nnterp/issues/54"),
     ),
-    Mutant(
+    summed(
         "residual_in_bfloat16",
         wrong="bfloat16(x + f(x)) in a wider model",
-        right=SUM,
-        introduced=BOTH,
-        change=NumericsChange({"attn_residual": _rounded, "mlp_residual": _rounded}),
+        change=NumericsChange(_both(rounding(residual))),
         needs=(WIDE,),
         seen=NARROW,
     ),
-    Mutant(
+    summed(
         "residual_truncated",
         wrong="x + f(x) cut to the upper 16 bits",
-        right=SUM,
-        introduced=BOTH,
-        change=NumericsChange({"attn_residual": _truncated, "mlp_residual": _truncated}),
+        change=NumericsChange(_both(_truncated)),
         needs=(WIDE,),
         seen=NARROW,
     ),
-    Mutant(
+    summed(
         "residual_in_float16",
         wrong="float16(x + f(x)), infinite beyond 65,504",
-        right=SUM,
-        introduced=BOTH,
-        change=NumericsChange({"attn_residual": _half_precision, "mlp_residual": _half_precision}),
+        change=NumericsChange(_both(rounding(residual, jnp.float16))),
         needs=(values("float16 holds every sum that there is", "activations beyond 65,504"),),
-        seen=(
-            "https://github.com/QwenLM/Qwen3/issues/826",
-            "https://github.com/huggingface/transformers/pull/36832",
-            "https://github.com/keras-team/keras-hub/pull/2519",
+        seen=github(
+            "QwenLM/Qwen3/issues/826", "huggingface/transformers/pull/36832", "keras-team/keras-hub/pull/2519"
         ),
     ),
 )

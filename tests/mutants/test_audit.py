@@ -10,7 +10,8 @@ import pytest
 from harness.errors import CheckpointError, PortError, UsageError
 from harness.mutants.audit import AuditQuestion, audit
 from harness.mutants.catalogue import BY_ID
-from harness.mutants.mutant import Mutant, OperationChange, kinds
+from harness.mutants.introduced import kinds
+from harness.mutants.mutant import Mutant, OperationChange
 from harness.mutants.planting import loader
 from harness.mutants.trial import FORCED_FAILURE
 from harness.report.audit_document import GREEDY

@@ -11,7 +11,7 @@ from harness.architecture import architecture_of, read_config
 from harness.embedded import directory
 from harness.families.graph import kinds_in
 from harness.mutants import (
-    dispatch,
+    attention,
     expert_sums,
     experts,
     family_blocks,
@@ -23,7 +23,6 @@ from harness.mutants import (
     latent_cache,
     router,
     routing,
-    sinks,
 )
 from harness.mutants.catalogue import CATALOGUE, TOPICS
 from harness.mutants.mutant import CallChange, ConfigChange, OperationChange, OptionChange, WeightChange
@@ -35,8 +34,8 @@ from tests.mutants.conftest import CASES
 BETWEEN = (
     *(*family_blocks.MUTANTS, *family_heads.MUTANTS),
     *(*family_norms.MUTANTS, *family_rope.MUTANTS, *family_scales.MUTANTS),
-    *(*sinks.MUTANTS, *latent.MUTANTS, *latent_cache.MUTANTS, *router.MUTANTS, *routing.MUTANTS),
-    *(*dispatch.MUTANTS, *experts.MUTANTS, *expert_sums.MUTANTS),
+    *(*attention.SINKS, *latent.MUTANTS, *latent_cache.MUTANTS, *router.MUTANTS, *routing.MUTANTS),
+    *(*routing.DISPATCH, *experts.MUTANTS, *expert_sums.MUTANTS),
 )
 PRE_NORMS = {"sequential_as_parallel", "pre_norms_as_post", "residual_from_norm"}
 OPTIONS = tuple(mutant for mutant in BETWEEN if mutant.id not in PRE_NORMS)
