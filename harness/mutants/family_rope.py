@@ -32,11 +32,12 @@ NO_FACTOR = "RoPE has no factor on cosines and sines here"
 
 
 def every_rope(change: Callable[[Rope], Rope]) -> Callable[[Architecture], Architecture]:
-    """The rotations with other options, where there are some."""
+    """The rotations changed, where there are some."""
     return lambda arch: replace(arch, ropes=tuple(rope and change(rope) for rope in arch.ropes))
 
 
 def ropes_having(**options: Any) -> Callable[[Architecture], Architecture]:
+    """The rotations with these options, where there are some."""
     return every_rope(lambda rope: replace(rope, **options))
 
 

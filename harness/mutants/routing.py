@@ -19,10 +19,9 @@ from harness.mutants.mutant import Around, FreeValue, Mutant, NumericsChange, Op
 from harness.mutants.needs import LEFT_PADDING, PAIR, WIDE, Need, at_least, has, model_has, values
 from harness.run.operations import wide
 
-ROUTING = kinds("routing")
 EVERY = "every token goes to the experts that are chosen for it"
-routed = partial(Mutant, introduced=ROUTING)
 FACTOR = "weights, divided by their sum where the model does so, times the factor of the config"
+routed = partial(Mutant, introduced=kinds("routing"))
 
 
 def of_experts(change: Callable[[Experts], Experts]) -> Callable[[Architecture], Architecture]:
@@ -31,6 +30,7 @@ def of_experts(change: Callable[[Experts], Experts]) -> Callable[[Architecture],
 
 
 def experts_having(**options: Any) -> Callable[[Architecture], Architecture]:
+    """A decoder whose experts have these options."""
     return of_experts(lambda experts: replace(experts, **options))
 
 

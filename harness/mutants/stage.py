@@ -78,16 +78,12 @@ class StageTrial:
 
     def observe_right(self) -> list[Deviation]:
         """Every comparison of the right decoder, and of the one with exact masks what differs from it."""
-        plain = self._right[False]
-        made = self._differing(plain.replayed, None)
-        if self.stage == HEAD:
-            made += self._logits(plain.run, plain.leaving, None)
-        if True in self._right:
-            other = self._right[True]
-            made += self._differing(other.replayed, plain)
+        made: list[Deviation] = []
+        for exact, right in self._right.items():
+            plain = self._right[False] if exact else None
+            made += self._differing(right.replayed, plain)
             if self.stage == HEAD:
-                made += self._logits(other.run, other.leaving, plain)
-        for right in self._right.values():
+                made += self._logits(right.run, right.leaving, plain)
             self._left(right.run, right.leaving)
         return made
 

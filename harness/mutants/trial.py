@@ -75,7 +75,7 @@ def run_trial(
     with precisions.in_force(precision):
         clean, forced = (_ready(mutant, bench, batches, exact=False) for mutant in (RIGHT, FORCED_FAILURE))
         runs = [_planted(mutant, bench, batches) for mutant in mutants]
-        right = [clean, *([_ready(RIGHT, bench, batches, exact=True)] if any(one.exact for one in runs) else [])]
+        right = [clean, *([_ready(RIGHT, bench, batches, exact=True)] if any(run.exact for run in runs) else [])]
         stages = stages_of(bench.arch.layers)
         for number, stage in enumerate(stages, start=1):
             progress.begin(f"{precision}: stage {number} of {len(stages)}", len(runs))
@@ -86,11 +86,11 @@ def run_trial(
             must_fail(passed, failures, precision)
             clean.deviations += passed
             forced_failures += len(failures)
-            for one in runs:
-                if one.refusal is None:
-                    with _refusing(one):
-                        trial.observe(one)
-                progress.advance(one.mutant.id)
+            for run in runs:
+                if run.refusal is None:
+                    with _refusing(run):
+                        trial.observe(run)
+                progress.advance(run.mutant.id)
     return Trial(clean, runs, forced_failures)
 
 
@@ -119,12 +119,12 @@ def _planted(mutant: Mutant, bench: Bench, batches: Sequence[CaseBatch]) -> Muta
 
 
 @contextlib.contextmanager
-def _refusing(one: MutantRun) -> Iterator[None]:
+def _refusing(run: MutantRun) -> Iterator[None]:
     """What a mutant raises is its own refusal: a bug that needs no golden to be seen."""
     try:
         yield
     except Exception as error:
-        one.refusal = first_line(error)
+        run.refusal = first_line(error)
 
 
 def must_pass(right: Sequence[Deviation], precision: str) -> None:
@@ -182,12 +182,12 @@ def write_on(
     """
     progress.begin(f"{precision}: generation", len(runs))
     with precisions.in_force(precision):
-        for one in runs:
-            if one.refusal is None:
-                with _refusing(one):
-                    port = Eager(load_mutants([one.mutant], checkpoint, config, precisions.jax_dtype(precision)))
-                    one.generations += [continue_greedily(port, golden, case, precision) for case in cases]
-            progress.advance(one.mutant.id)
+        for run in runs:
+            if run.refusal is None:
+                with _refusing(run):
+                    port = Eager(load_mutants([run.mutant], checkpoint, config, precisions.jax_dtype(precision)))
+                    run.generations += [continue_greedily(port, golden, case, precision) for case in cases]
+            progress.advance(run.mutant.id)
 
 
 def first_line(error: Exception) -> str:
