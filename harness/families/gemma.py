@@ -3,6 +3,8 @@ Gemma 3: normed queries and keys instead of caps on scores, and another theta wh
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.families import HEAD_NORMS, LAYER, Family
 from harness.families.options import Architecture, Norm, Rope
 from harness.families.reading import biased, cap, decoder, factor, flag, heads_of, rms_norm, ropes_of
@@ -17,7 +19,7 @@ def _norm(config: Config) -> Norm:
     return rms_norm(config, plus_one=True, weighted_wide=True)
 
 
-def _read(config: Config, ropes: tuple[Rope, ...] | None = None, **options: object) -> Architecture:
+def _read(config: Config, ropes: tuple[Rope, ...] | None = None, **options: Any) -> Architecture:
     integer(config, "head_dim")  # where there is none, transformers takes 256
     return decoder(
         config,
@@ -35,31 +37,26 @@ def read(config: Config) -> Architecture:
     return _read(config)
 
 
-def read_2(config: Config) -> Architecture:
-    # Published configs have no layer_types: Gemma2Config alternates, beginning with a window.
-    return _read(
-        config,
-        placement="sandwich",
-        scale=factor(config, "query_pre_attn_scalar") ** -0.5,
-        score_cap=cap(config, "attn_logit_softcapping"),
-        logit_cap=cap(config, "final_logit_softcapping"),
-        windows=widths(config, by_pattern(config, 2)),
-    )
-
-
-def read_3(config: Config) -> Architecture:
-    slides = by_pattern(config, 6)  # Gemma3TextConfig's default
+def _sandwich(config: Config, slides: tuple[bool, ...], **options: Any) -> Architecture:
     return _read(
         config,
         placement="sandwich",
         scale=factor(config, "query_pre_attn_scalar") ** -0.5,
         logit_cap=cap(config, "final_logit_softcapping"),
         windows=widths(config, slides),
-        ropes=ropes_by_type(
-            config, slides, heads_of(config)[-1], "rope_local_base_freq", kinds=("default", "linear")
-        ),
-        qk_norm=_norm(config),
+        **options,
     )
+
+
+def read_2(config: Config) -> Architecture:
+    # Published configs have no layer_types: Gemma2Config alternates, beginning with a window.
+    return _sandwich(config, by_pattern(config, 2), score_cap=cap(config, "attn_logit_softcapping"))
+
+
+def read_3(config: Config) -> Architecture:
+    slides, kinds = by_pattern(config, 6), ("default", "linear")  # Gemma3TextConfig's default
+    ropes = ropes_by_type(config, slides, heads_of(config)[-1], "rope_local_base_freq", kinds=kinds)
+    return _sandwich(config, slides, ropes=ropes, qk_norm=_norm(config))
 
 
 SANDWICH = {
