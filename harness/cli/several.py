@@ -31,12 +31,9 @@ def one_of_several(count: int | None, index: int | None, coordinator: str | None
     several = processes_of(count, index, coordinator)
     assert several is not None
     if not mesh:
-        raise UsageError(
-            "in several processes a port needs a mesh of their devices",
-            where=str(several),
-            expected="--mesh with as many devices as the processes have together",
-            hint=f"for example --mesh data=2,model=4 {OPTIONS}",
-        )
+        problem = "in several processes a port needs a mesh of their devices"
+        expected = "--mesh with as many devices as the processes have together"
+        raise UsageError(problem, str(several), expected, hint=f"for example --mesh data=2,model=4 {OPTIONS}")
     return several
 
 

@@ -131,10 +131,7 @@ def _eps(norm: Any) -> object:
 
 
 def _disagreement(fact: str, ours: object, theirs: object) -> CheckpointError:
-    return CheckpointError(
-        "transformers reads this config differently than the checking side does",
-        where=f"config.json: {fact}",
-        expected=ours,
-        found=f"{theirs}, in what transformers built",
-        hint="write config.json in one dialect: AutoConfig.from_pretrained(DIR).save_pretrained(NEW)",
-    )
+    problem = "transformers reads this config differently than the checking side does"
+    hint = "write config.json in one dialect: AutoConfig.from_pretrained(DIR).save_pretrained(NEW)"
+    found = f"{theirs}, in what transformers built"
+    return CheckpointError(problem, f"config.json: {fact}", ours, found, hint=hint)

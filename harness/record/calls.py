@@ -98,13 +98,11 @@ def _joined(tap: Tap, parts: Sequence[Tensor], stage: str) -> Tensor:
     if tap.kind in CACHE_KINDS:
         for part in parts:
             if not torch.equal(part, last[:, : part.shape[1]]):
-                raise RecordError(
-                    "the reference's cache changed what it held",
-                    where=tap.name,
-                    expected="keys and values that stay as they were written",
-                    found=f"another content of the first {part.shape[1]} slots at the end",
-                    hint="a cache that moves or drops its contents cannot be recorded slot by slot",
-                )
+                problem = "the reference's cache changed what it held"
+                expected = "keys and values that stay as they were written"
+                hint = "a cache that moves or drops its contents cannot be recorded slot by slot"
+                found = f"another content of the first {part.shape[1]} slots at the end"
+                raise RecordError(problem, tap.name, expected, found, hint=hint)
         return last
     if "key" in tap.dims:  # keys that are not there yet have no probability
         parts = [torch.nn.functional.pad(part, (0, last.shape[-1] - part.shape[-1])) for part in parts]

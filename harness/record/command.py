@@ -134,13 +134,9 @@ def require_torch() -> None:
     """
     missing = [name for name in LIBRARIES if not _is_installed(name)]
     if missing:
-        raise RecordError(
-            "recording needs libraries that are not installed here",
-            where="the Python environment",
-            expected=", ".join(LIBRARIES),
-            found=f"no {', no '.join(missing)}",
-            hint=f"{INSTALL} (checking needs none of them: goldens check)",
-        )
+        problem, expected = "recording needs libraries that are not installed here", ", ".join(LIBRARIES)
+        hint = f"{INSTALL} (checking needs none of them: goldens check)"
+        raise RecordError(problem, "the Python environment", expected, f"no {', no '.join(missing)}", hint=hint)
 
 
 def _is_installed(name: str) -> bool:
@@ -173,18 +169,12 @@ def checkpoint_directory(model: str) -> Path:
         directory = Path(snapshot_download(model, allow_patterns=patterns))
         found = () if any(directory.glob("*.safetensors")) else list_repo_files(model)
     except Exception as error:  # the hub's client raises its own errors, the network's and the file system's
-        raise CheckpointError(
-            f"the model cannot be fetched from the hub: {first_line(error)}",
-            where=shown(model),
-            hint="check the id and the network, or download it elsewhere and give the directory to --model",
-        ) from None
+        problem = f"the model cannot be fetched from the hub: {first_line(error)}"
+        hint = "check the id and the network, or download it elsewhere and give the directory to --model"
+        raise CheckpointError(problem, shown(model), hint=hint) from None
     if found:
-        raise CheckpointError(
-            "the model has no weights in safetensors on the hub",
-            where=shown(model),
-            found=listed(found),
-            hint=recognise.by_files(found),
-        )
+        problem = "the model has no weights in safetensors on the hub"
+        raise CheckpointError(problem, shown(model), found=listed(found), hint=recognise.by_files(found))
     return directory
 
 

@@ -64,15 +64,9 @@ def refuse_count(count: int, vocabulary: int, logits: Collection[Tap]) -> None:
         UsageError: so it is.
     """
     if count >= vocabulary:
-        raise UsageError(
-            "the vocabulary has no more logits than are to be stored",
-            where=f"--logits top-{count}",
-            expected=f"fewer than {vocabulary:,}",
-            hint="leave --logits out: all of them are stored then",
-        )
+        problem = "the vocabulary has no more logits than are to be stored"
+        hint = "leave --logits out: all of them are stored then"
+        raise UsageError(problem, f"--logits top-{count}", f"fewer than {vocabulary:,}", hint=hint)
     if not logits:
-        raise UsageError(
-            "the largest logits are asked for, and no logits are recorded",
-            where=f"--logits top-{count}",
-            hint="add --taps logits, or leave --logits out",
-        )
+        problem = "the largest logits are asked for, and no logits are recorded"
+        raise UsageError(problem, f"--logits top-{count}", hint="add --taps logits, or leave --logits out")

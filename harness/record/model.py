@@ -283,11 +283,9 @@ def _built(directory: Path, dtype: torch.dtype) -> nn.Module:
                 config, dtype=dtype, attn_implementation=attention.NAME, experts_implementation=experts.NAME
             )
     except Exception as error:  # validators, torch and the model's own code raise what they like
-        raise CheckpointError(
-            f"transformers cannot build a model from this config: {first_line(error)}",
-            where=directory / "config.json",
-            hint="restore config.json from the published checkpoint",
-        ) from None
+        problem = f"transformers cannot build a model from this config: {first_line(error)}"
+        hint = "restore config.json from the published checkpoint"
+        raise CheckpointError(problem, directory / "config.json", hint=hint) from None
     built: nn.Module = model.eval()
     return built
 

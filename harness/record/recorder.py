@@ -160,13 +160,9 @@ def asked_of(checkpoint: Path, device: str, corpus: Corpus, selected: Selected) 
     named = any(kind in pattern for kind in OPTIONAL for pattern in selected.taps)
     model = Reference(checkpoint, device, apart=corpus.experts or named)
     if corpus.experts and model.arch.experts is None:
-        raise CorpusError(
-            "the corpus asks for what each expert makes of a token, and this model has none",
-            where=checkpoint,
-            expected="a mixture of experts",
-            found=model.arch.family,
-            hint="leave `experts = true` out of the corpus",
-        )
+        problem = "the corpus asks for what each expert makes of a token, and this model has none"
+        hint = "leave `experts = true` out of the corpus"
+        raise CorpusError(problem, checkpoint, "a mixture of experts", model.arch.family, hint=hint)
     return model
 
 

@@ -60,11 +60,8 @@ class Work:
         try:
             lock.acquire()
         except Timeout:  # a kind of OSError
-            raise RecordError(
-                "another recording to this path is at work",
-                where=self.directory,
-                hint="wait for it, or record to another path: --out",
-            ) from None
+            hint = "wait for it, or record to another path: --out"
+            raise RecordError("another recording to this path is at work", self.directory, hint=hint) from None
         except OSError as error:
             raise _unwritable(self.directory, error) from None
         try:
@@ -185,13 +182,9 @@ class Stored:
 
 
 def damaged(where: Path, found: str) -> RecordError:
-    return RecordError(
-        "a unit of the work in progress is missing or damaged",
-        where=where,
-        expected="one file that has the sha256 in its name, of tensors that have theirs",
-        found=found,
-        hint="run the same command again: it does that unit anew, and goes on",
-    )
+    expected = "one file that has the sha256 in its name, of tensors that have theirs"
+    hint = "run the same command again: it does that unit anew, and goes on"
+    return RecordError("a unit of the work in progress is missing or damaged", where, expected, found, hint=hint)
 
 
 def _is_sound(path: Path) -> bool:
@@ -241,8 +234,6 @@ def _writing(where: Path) -> Iterator[None]:
 
 
 def _unwritable(where: Path, error: Exception) -> RecordError:
-    return RecordError(
-        f"the work in progress cannot be written: {getattr(error, 'strerror', None) or error}",
-        where=where,
-        hint="make room there, or make it writable, and run the same command: it goes on where it stopped",
-    )
+    problem = f"the work in progress cannot be written: {getattr(error, 'strerror', None) or error}"
+    hint = "make room there, or make it writable, and run the same command: it goes on where it stopped"
+    return RecordError(problem, where, hint=hint)

@@ -61,10 +61,6 @@ def declaration(wider: Mapping[str, str | None]) -> str | None:
 
 def nothing_compared(report: Report) -> PortError:
     """Neither match nor diverged: the port leaves nothing to be compared."""
-    return PortError(
-        "nothing was compared",
-        where=report.port,
-        expected="at least one comparison",
-        found="; ".join(report.not_covered) or "no results",
-        hint="the port declares too much as `without` or `cannot`, or too little was asked for (--case, --mode)",
-    )
+    hint = "the port declares too much as `without` or `cannot`, or too little was asked for (--case, --mode)"
+    found = "; ".join(report.not_covered) or "no results"
+    return PortError("nothing was compared", report.port, "at least one comparison", found, hint=hint)

@@ -61,12 +61,9 @@ def check_output(path: Path) -> None:
             hint="name a file, or - for stdout",
         )
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UsageError(
-            "the output cannot be written",
-            where=path,
-            expected="a file in a folder that exists and can be written to",
-            hint=f"create the folder: mkdir -p {folder}",
-        )
+        expected = "a file in a folder that exists and can be written to"
+        hint = f"create the folder: mkdir -p {folder}"
+        raise UsageError("the output cannot be written", path, expected, hint=hint)
 
 
 def refuse_inputs(outputs: Mapping[str, Path], inputs: Mapping[str, Input]) -> None:
@@ -94,13 +91,9 @@ def refuse_inputs(outputs: Mapping[str, Path], inputs: Mapping[str, Input]) -> N
 
 
 def _refused(option: str, path: Path, name: str, given: Path) -> UsageError:
-    return UsageError(
-        "an output is an input: writing it would destroy what is read",
-        where=f"--{option} {path}",
-        expected="a file of its own",
-        found=f"{name}: {given}",
-        hint=f"name another file: --{option} FILE",
-    )
+    problem = "an output is an input: writing it would destroy what is read"
+    hint = f"name another file: --{option} FILE"
+    return UsageError(problem, f"--{option} {path}", "a file of its own", f"{name}: {given}", hint=hint)
 
 
 def _local(given: Input) -> Path | None:
@@ -155,11 +148,8 @@ def write_output(path: Path, content: bytes) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise UsageError(
-            f"the output could not be written: {error.strerror}",
-            where=path,
-            hint="free some space or choose another place",
-        ) from None
+        problem = f"the output could not be written: {error.strerror}"
+        raise UsageError(problem, path, hint="free some space or choose another place") from None
 
 
 def _umask() -> int:

@@ -79,13 +79,11 @@ def pair(before: Candidate, after: Candidate, intersection: bool) -> Pair:
 def _same_golden(before: Candidate, after: Candidate) -> None:
     old, new = before.report.golden, after.report.golden
     if old.id != new.id:
-        raise UsageError(
-            "the two sides were checked against different goldens",
-            where=f"{before.label} and {after.label}",
-            expected=f"{old.id[:12]} on both sides ({old.path}, {old.model})",
-            found=f"{new.id[:12]} after ({new.path}, {new.model})",
-            hint="check both against one golden: goldens diff GOLDEN --before ... --after ...",
-        )
+        problem = "the two sides were checked against different goldens"
+        expected = f"{old.id[:12]} on both sides ({old.path}, {old.model})"
+        hint = "check both against one golden: goldens diff GOLDEN --before ... --after ..."
+        found = f"{new.id[:12]} after ({new.path}, {new.model})"
+        raise UsageError(problem, f"{before.label} and {after.label}", expected, found, hint=hint)
 
 
 def same_limits(before: Mapping[str, Limits], after: Mapping[str, Limits], where: str) -> None:
@@ -97,13 +95,11 @@ def same_limits(before: Mapping[str, Limits], after: Mapping[str, Limits], where
     for precision in before:
         old, new = before[precision], after.get(precision, before[precision])
         if (old.allowance, old.rms, old.max) != (new.allowance, new.rms, new.max):
-            raise UsageError(
-                f"the two sides are judged by different limits at {precision}",
-                where=where,
-                expected=f"allowance {old.allowance:g}, factors rms {old.rms:g}, max {old.max:g} on both sides",
-                found=f"allowance {new.allowance:g}, factors rms {new.rms:g}, max {new.max:g}",
-                hint="save both with the same --limit-rms and --limit-max of goldens check",
-            )
+            problem = f"the two sides are judged by different limits at {precision}"
+            expected = f"allowance {old.allowance:g}, factors rms {old.rms:g}, max {old.max:g} on both sides"
+            hint = "save both with the same --limit-rms and --limit-max of goldens check"
+            found = f"allowance {new.allowance:g}, factors rms {new.rms:g}, max {new.max:g}"
+            raise UsageError(problem, where, expected, found, hint=hint)
 
 
 def _cell(result: TapResult) -> Cell:

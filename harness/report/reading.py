@@ -61,25 +61,15 @@ def read_report(path: Path) -> Document:
             hint=_SAVE,
         )
     if document.get("schema") != SCHEMA:
-        raise UsageError(
-            "this report has a schema version that this release does not read",
-            where=path,
-            expected=SCHEMA,
-            found=document.get("schema"),
-            hint="upgrade this package, or save the report again with this release",
-        )
+        problem = "this report has a schema version that this release does not read"
+        hint = "upgrade this package, or save the report again with this release"
+        raise UsageError(problem, path, SCHEMA, document.get("schema"), hint=hint)
     try:
         report = msgspec.convert(document, KINDS[kind])
     except msgspec.ValidationError as error:
         raise UsageError(f"the report is malformed: {error}", where=path, hint=_AGAIN) from None
     for where, expected, found in _contradictions(report):
-        raise UsageError(
-            "the report contradicts itself",
-            where=f"{path}: {where}",
-            expected=expected,
-            found=found,
-            hint=_AGAIN,
-        )
+        raise UsageError("the report contradicts itself", f"{path}: {where}", expected, found, hint=_AGAIN)
     return report
 
 

@@ -64,13 +64,9 @@ def junit(document: Document) -> bytes:
         return junit.junit(document)
     if document.kind == "diff":
         return junit.diff_junit(document)
-    raise UsageError(
-        NO_JUNIT[document.kind],
-        where="--junit",
-        expected="a saved check or diff",
-        found=f"a saved {document.kind}",
-        hint=f"for a summary in CI: goldens report {document.kind.upper()}.json --markdown FILE",
-    )
+    problem = NO_JUNIT[document.kind]
+    hint = f"for a summary in CI: goldens report {document.kind.upper()}.json --markdown FILE"
+    raise UsageError(problem, "--junit", "a saved check or diff", f"a saved {document.kind}", hint=hint)
 
 
 def render(document: Document, view: str) -> bytes:

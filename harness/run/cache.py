@@ -84,13 +84,9 @@ class Cache:
         """
         if isinstance(self.filled, jax.core.Tracer) or int(self.filled) + tokens <= self.length:
             return
-        raise PortError(
-            "the KV cache has no room for these tokens",
-            where="cache",
-            expected=f"at most {self.length - int(self.filled)} more of {self.length}",
-            found=tokens,
-            hint="init_cache(batch, length, dtype): `length` counts the prompt and all tokens after it",
-        )
+        expected = f"at most {self.length - int(self.filled)} more of {self.length}"
+        hint = "init_cache(batch, length, dtype): `length` counts the prompt and all tokens after it"
+        raise PortError("the KV cache has no room for these tokens", "cache", expected, tokens, hint=hint)
 
 
 def first_slot(mask: Bool[Array, "batch slot"], tokens: int) -> Int[Array, ""]:

@@ -78,11 +78,9 @@ class blaming_the_port:  # noqa: N801 - reads as a sentence at its call sites
         if ours is not None:
             raise ours from None
         raised, line = origin(error)
-        raise PortError(
-            f"{self._problem} {described(raised)}",
-            where=self._where if line is None else f"{self._where} ({line})",
-            hint=EXIT_HINT if isinstance(raised, SystemExit) else self._hint,
-        ) from error
+        problem = f"{self._problem} {described(raised)}"
+        hint = EXIT_HINT if isinstance(raised, SystemExit) else self._hint
+        raise PortError(problem, self._where if line is None else f"{self._where} ({line})", hint=hint) from error
 
     def _noting(self, handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
         def handle(number: int, frame: FrameType | None) -> None:

@@ -53,23 +53,14 @@ def mesh_of(axes: Axes) -> Mesh | None:
     devices, count = jax.devices(), math.prod(sizes)
     if count > len(devices):
         flag = f"on a CPU, set XLA_FLAGS={COUNT_FLAG}={count}"
-        raise UsageError(
-            "the mesh has more devices than there are",
-            where=f"--mesh {shown_axes(axes)}",
-            expected=f"at most {len(devices)} ({', '.join(device_kinds(devices))})",
-            found=count,
-            hint=flag
-            if jax.default_backend() == "cpu"
-            else f"ask for a smaller mesh; {flag} and JAX_PLATFORMS=cpu",
-        )
+        problem = "the mesh has more devices than there are"
+        expected = f"at most {len(devices)} ({', '.join(device_kinds(devices))})"
+        hint = flag if jax.default_backend() == "cpu" else f"ask for a smaller mesh; {flag} and JAX_PLATFORMS=cpu"
+        raise UsageError(problem, f"--mesh {shown_axes(axes)}", expected, count, hint=hint)
     if jax.process_count() > 1 and count < len(devices):
-        raise UsageError(
-            "in several processes the mesh has to have all devices: some processes would have none of them",
-            where=f"--mesh {shown_axes(axes)}",
-            expected=len(devices),
-            found=count,
-            hint=f"give each process fewer devices: on a CPU, XLA_FLAGS={COUNT_FLAG}=N",
-        )
+        problem = "in several processes the mesh has to have all devices: some processes would have none of them"
+        hint = f"give each process fewer devices: on a CPU, XLA_FLAGS={COUNT_FLAG}=N"
+        raise UsageError(problem, f"--mesh {shown_axes(axes)}", len(devices), count, hint=hint)
     # Not jax.make_mesh, which may refuse what the machine's network is not made for: here nothing has to be fast.
     return Mesh(np.asarray(devices[:count]).reshape(sizes), names)
 

@@ -45,13 +45,9 @@ def find_port(spec: str) -> Any:
             found = getattr(found, part)
         loads = callable(getattr(found, "load", None))
     if not loads:
-        raise PortError(
-            "the port has no load()",
-            where=f"--port {spec}",
-            expected="load(checkpoint_dir, config, dtype, mesh) -> port",
-            found=found,
-            hint="see the contract at the head of harness/run/port.py",
-        )
+        expected = "load(checkpoint_dir, config, dtype, mesh) -> port"
+        hint = "see the contract at the head of harness/run/port.py"
+        raise PortError("the port has no load()", f"--port {spec}", expected, found, hint=hint)
     return found
 
 
@@ -77,13 +73,10 @@ def load_from(
         port: Port = factory.load(checkpoint, given, dtype, mesh)
         runs = callable(getattr(port, "forward", None))
     if not runs:
-        raise PortError(
-            "what the port's load() returned has no forward()",
-            where=spec,
-            expected="forward(input_ids, positions, mask, cache, tap) -> (logits, cache)",
-            found=type(port).__name__,
-            hint="see the contract at the head of harness/run/port.py",
-        )
+        problem = "what the port's load() returned has no forward()"
+        expected = "forward(input_ids, positions, mask, cache, tap) -> (logits, cache)"
+        hint = "see the contract at the head of harness/run/port.py"
+        raise PortError(problem, spec, expected, type(port).__name__, hint=hint)
     return port
 
 
@@ -141,29 +134,17 @@ def port_from_object(port: Any, question: Question) -> tuple[str, Loader | None]
             return name, load
     elif callable(getattr(port, "forward", None)):
         if len(question.precisions) != 1:
-            raise UsageError(
-                "a port that is already loaded has one dtype and cannot be checked at several precisions",
-                where=name,
-                expected="one precision",
-                found=", ".join(question.precisions),
-                hint='check_golden(port, precision="float32"), or give the class, which is then loaded for each',
-            )
+            problem = "a port that is already loaded has one dtype and cannot be checked at several precisions"
+            hint = 'check_golden(port, precision="float32"), or give the class, which is then loaded for each'
+            raise UsageError(problem, name, "one precision", ", ".join(question.precisions), hint=hint)
         if question.mesh:
-            raise UsageError(
-                "a port that is already loaded is where it is and cannot be given a mesh",
-                where=name,
-                expected="no mesh",
-                found=shown_axes(question.mesh),
-                hint="give the class, which is then loaded on the mesh, or load the port on it and leave mesh out",
-            )
+            problem = "a port that is already loaded is where it is and cannot be given a mesh"
+            hint = "give the class, which is then loaded on the mesh, or load the port on it and leave mesh out"
+            raise UsageError(problem, name, "no mesh", shown_axes(question.mesh), hint=hint)
         return name, lambda *_: port
-    raise PortError(
-        "this is not a port",
-        where=name,
-        expected="package.module:Name, a class or module with load(), or an object with forward()",
-        found=port,
-        hint="see the contract at the head of harness/run/port.py",
-    )
+    expected = "package.module:Name, a class or module with load(), or an object with forward()"
+    hint = "see the contract at the head of harness/run/port.py"
+    raise PortError("this is not a port", name, expected, port, hint=hint)
 
 
 def _name(port: object) -> str:

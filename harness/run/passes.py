@@ -38,13 +38,11 @@ def checkable(golden: Golden, cases: Sequence[CaseEntry], modes: Sequence[str]) 
         if always or ("prefill" in modes and case.cached) or ("alone" in modes and any(prompts_of(golden, case)))
     )
     if not possible:
-        raise UsageError(
-            "no case that was asked for can be checked in this mode",
-            where=f"--mode {','.join(modes)}",
-            expected="prefill: a case with a KV cache; alone: a batch of prompts that the golden also has alone",
-            found=", ".join(case.name for case in cases),
-            hint="`goldens show GOLDEN` lists the cases; leave --mode out for all that a case allows",
-        )
+        problem = "no case that was asked for can be checked in this mode"
+        expected = "prefill: a case with a KV cache; alone: a batch of prompts that the golden also has alone"
+        hint = "`goldens show GOLDEN` lists the cases; leave --mode out for all that a case allows"
+        found = ", ".join(case.name for case in cases)
+        raise UsageError(problem, f"--mode {','.join(modes)}", expected, found, hint=hint)
     return possible
 
 

@@ -178,13 +178,9 @@ def refuse_where_positions_count(sides: Collection[str], arch: Architecture) -> 
     if any(rope and rope.factors for rope in arch.ropes):
         reason = "frequencies go by the last position"
     if sides and reason:
-        raise PortError(
-            f"in this model positions that count from the pads give other logits: {reason}",
-            where="positions_from_pads",
-            expected="nothing",
-            found=", ".join(sides),
-            hint="count the positions of a row from its first token that is no padding",
-        )
+        problem = f"in this model positions that count from the pads give other logits: {reason}"
+        hint = "count the positions of a row from its first token that is no padding"
+        raise PortError(problem, "positions_from_pads", "nothing", ", ".join(sides), hint=hint)
 
 
 def _refuse_unknown(declared: Sequence[str], known: Sequence[str], problem: str, hint: str, of: str = "") -> None:
@@ -219,12 +215,9 @@ def run_sequences(port: Port, sequences: Sequence[Sequence[Call]]) -> Iterator[l
         returned = [list(results) for results in port.forward_sequences(sequences)]
     expected, found = ([len(row) for row in rows] for rows in (sequences, returned))
     if found != expected:
-        raise PortError(
-            "forward_sequences() does not return what forward() would for every call",
-            expected=f"{expected} results (logits, cache), by case",
-            found=found,
-            hint="see the contract at the head of harness/run/port.py",
-        )
+        problem = "forward_sequences() does not return what forward() would for every call"
+        hint = "see the contract at the head of harness/run/port.py"
+        raise PortError(problem, expected=f"{expected} results (logits, cache), by case", found=found, hint=hint)
     yield from ([_logits(result) for result in results] for results in returned)
 
 
@@ -240,12 +233,9 @@ def _step_by_step(port: Port, calls: Sequence[Call]) -> list[jax.Array]:
 
 def _logits(value: Any) -> jax.Array:
     if not (isinstance(value, tuple) and len(value) == 2 and hasattr(value[0], "shape")):
-        raise PortError(
-            "forward() does not return (logits, cache)",
-            expected="a tuple of two: logits [B, S, V], cache",
-            found=type(value).__name__,
-            hint="return (logits, cache); a port without a cache returns (logits, None)",
-        )
+        problem, expected = "forward() does not return (logits, cache)", "a tuple of two: logits [B, S, V], cache"
+        hint = "return (logits, cache); a port without a cache returns (logits, None)"
+        raise PortError(problem, expected=expected, found=type(value).__name__, hint=hint)
     with blaming_the_port("forward"):  # what JAX computes asynchronously fails only here
         logits: jax.Array = jax.block_until_ready(value[0])
     return logits

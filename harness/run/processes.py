@@ -80,13 +80,9 @@ def processes_of(count: int | None, index: int | None, coordinator: str | None) 
     given = {"--processes": count, "--process-id": index, "--coordinator": address}
     missing = [option for option, value in given.items() if value is None]
     if count is None or index is None or address is None:
-        raise UsageError(
-            "a check in several processes needs all that says which of them this one is",
-            where=", ".join(missing),
-            expected=f"--processes, --process-id and --coordinator (or the environment variable {VARIABLE})",
-            found=f"no {', no '.join(missing)}",
-            hint=HINT,
-        )
+        problem = "a check in several processes needs all that says which of them this one is"
+        expected = f"--processes, --process-id and --coordinator (or the environment variable {VARIABLE})"
+        raise UsageError(problem, ", ".join(missing), expected, f"no {', no '.join(missing)}", hint=HINT)
     asked = Processes(count, index, address)
     asked.check()
     return asked
@@ -120,12 +116,10 @@ def join(asked: Processes, give_up: Callable[[UsageError], None], seconds: float
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        raise UsageError(
-            "JAX does not start with several processes",
-            where=str(asked),
-            found=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-            hint="the coordinator's port must be free, and every process must be started once",
-        ) from error
+        problem = "JAX does not start with several processes"
+        hint = "the coordinator's port must be free, and every process must be started once"
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(problem, str(asked), found=found, hint=hint) from error
     finally:
         waiting.cancel()
 
@@ -165,12 +159,9 @@ def lifeline(asked: Processes, dead: Dead) -> Iterator[None]:
     try:
         peers = _accepted(asked) if asked.index == 0 else {0: _connected(asked)}
     except OSError as error:
-        raise UsageError(
-            "the processes of the check cannot reach each other",
-            where=str(asked),
-            found=f"{type(error).__name__}: {error}",
-            hint="the host of --coordinator must be that of process 0, on a network without a filter between them",
-        ) from error
+        problem = "the processes of the check cannot reach each other"
+        hint = "the host of --coordinator must be that of process 0, on a network without a filter between them"
+        raise UsageError(problem, str(asked), found=f"{type(error).__name__}: {error}", hint=hint) from error
     for index, peer in peers.items():
         threading.Thread(target=_watch, args=(asked, index, peer, dead), daemon=True).start()
     yield

@@ -75,10 +75,8 @@ class Question:
                     hint="for example --mode forward,replay",
                 )
         if not self.precisions or not self.modes:
-            raise UsageError(
-                "nothing is to be checked",
-                hint=f"--precision takes {', '.join(PRECISIONS)}, --mode {', '.join((*SEVERAL, *MODES))}",
-            )
+            hint = f"--precision takes {', '.join(PRECISIONS)}, --mode {', '.join((*SEVERAL, *MODES))}"
+            raise UsageError("nothing is to be checked", hint=hint)
 
     def carried_by(self, truth_dtype: str) -> Question:
         """The question as a golden whose truth is stored in this dtype can be asked it.
@@ -92,21 +90,16 @@ class Question:
             return self
         for precision in self.precisions:
             if precision != "float64" and precision not in carried:
-                raise UsageError(
-                    f"the limits are too tight for a truth that is stored in {truth_dtype}",
-                    where=f"--precision {precision}",
-                    expected=f"a rounding of at most {SMALL:.2g} of a limit",
-                    found=f"up to {share(truth_dtype, precision, self.limit(precision)):.2g}",
-                    hint="leave --limit-rms and --limit-max out, or record the golden with --dtype float64",
-                )
+                problem = f"the limits are too tight for a truth that is stored in {truth_dtype}"
+                expected = f"a rounding of at most {SMALL:.2g} of a limit"
+                hint = "leave --limit-rms and --limit-max out, or record the golden with --dtype float64"
+                found = f"up to {share(truth_dtype, precision, self.limit(precision)):.2g}"
+                raise UsageError(problem, f"--precision {precision}", expected, found, hint=hint)
         if self.precisions != USUAL:
-            raise UsageError(
-                "this golden cannot say anything about float64",
-                where="--precision",
-                expected=f"precisions that a truth stored in {truth_dtype} can carry: float32, bfloat16",
-                found=", ".join(self.precisions),
-                hint="leave float64 out, or record the golden with --dtype float64",
-            )
+            problem = "this golden cannot say anything about float64"
+            expected = f"precisions that a truth stored in {truth_dtype} can carry: float32, bfloat16"
+            hint = "leave float64 out, or record the golden with --dtype float64"
+            raise UsageError(problem, "--precision", expected, ", ".join(self.precisions), hint=hint)
         return replace(self, precisions=tuple(carried))
 
     def limit(self, precision: str) -> Limit:

@@ -79,12 +79,9 @@ def check_at(revision: Revision, spec: str, golden: str, weights: Path, question
     with tempfile.TemporaryDirectory(prefix="goldens-") as scratch, worktree(revision, Path(scratch)) as tree:
         directory = tree / revision.directory
         if not directory.is_dir():
-            raise UsageError(
-                "the current directory does not exist at that revision",
-                where=f"git:{revision.name} ({revision.sha[:12]})",
-                expected=f"{revision.directory}/",
-                hint="run the command from the top of the repository",
-            )
+            problem, expected = "the current directory does not exist at that revision", f"{revision.directory}/"
+            hint = "run the command from the top of the repository"
+            raise UsageError(problem, f"git:{revision.name} ({revision.sha[:12]})", expected, hint=hint)
         installed = Path(harness.__file__).resolve().parent
         task = Task(
             spec=spec,
@@ -148,12 +145,8 @@ def _outcome(task: Task, code: int) -> Report:
         kind, problem, facts = msgspec.json.decode(task.refusal.read_bytes())
         raise getattr(errors, kind)(problem, **facts)
     if code != 0 or not task.result.exists():
-        raise PortError(
-            "the process that ran the port ended without a result",
-            where=task.spec,
-            found=f"exit code {code}",
-            hint="its own messages are above",
-        )
+        problem = "the process that ran the port ended without a result"
+        raise PortError(problem, task.spec, found=f"exit code {code}", hint="its own messages are above")
     report = read_report(task.result)
     assert isinstance(report, Report)
     return report

@@ -128,11 +128,9 @@ def _parse(request: Request) -> list[_Side]:
     }
     for option, asked in live.items():
         if asked and all(side.saved is not None for side in sides):
-            raise UsageError(
-                f"both sides are saved checks: nothing is run that could use {option}",
-                where=f"--before {request.before} --after {request.after}",
-                hint=f"leave {option} out",
-            )
+            problem = f"both sides are saved checks: nothing is run that could use {option}"
+            hint = f"leave {option} out"
+            raise UsageError(problem, f"--before {request.before} --after {request.after}", hint=hint)
     return sides
 
 
@@ -143,13 +141,9 @@ def _side(option: str, text: str) -> _Side:
     if text.endswith(".json") or Path(text).is_file():
         report = read_report(Path(text))
         if not isinstance(report, Report):
-            raise UsageError(
-                f"a saved {report.kind} cannot be a side of a diff",
-                where=f"{option} {text}",
-                expected="a saved check",
-                found=f"kind {report.kind}",
-                hint="save the check itself: goldens check --json FILE",
-            )
+            problem = f"a saved {report.kind} cannot be a side of a diff"
+            hint = "save the check itself: goldens check --json FILE"
+            raise UsageError(problem, f"{option} {text}", "a saved check", f"kind {report.kind}", hint=hint)
         return _Side(option, text, saved=report)
     return _Side(option, text, spec=text)
 
@@ -165,13 +159,11 @@ def _same_golden(request: Request, sides: Sequence[_Side]) -> None:
     with open_golden(_golden(request)) as golden:
         for side in sides:
             if side.saved is not None and side.saved.golden.id != golden.id:
-                raise UsageError(
-                    "the saved check was made against another golden",
-                    where=f"{side.option} {side.label}",
-                    expected=f"{golden.id[:12]} ({golden.path})",
-                    found=f"{side.saved.golden.id[:12]} ({side.saved.golden.path})",
-                    hint=f"name its golden: goldens diff {side.saved.golden.path} --before ... --after ...",
-                )
+                problem = "the saved check was made against another golden"
+                expected = f"{golden.id[:12]} ({golden.path})"
+                hint = f"name its golden: goldens diff {side.saved.golden.path} --before ... --after ..."
+                found = f"{side.saved.golden.id[:12]} ({side.saved.golden.path})"
+                raise UsageError(problem, f"{side.option} {side.label}", expected, found, hint=hint)
 
 
 def _question(request: Request, saved: Sequence[Report]) -> Question:

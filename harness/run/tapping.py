@@ -263,11 +263,9 @@ def refuse_tracer(name: str, value: object) -> None:
         PortError: the tap was called inside the port's own `jax.jit`.
     """
     if isinstance(value, Tracer):
-        raise PortError(
-            "a tap was called inside the port's own jax.jit, where its value cannot be handed over",
-            where=name,
-            hint="jit the function with harness.run.tapping.Tapped, which carries taps in and out",
-        )
+        problem = "a tap was called inside the port's own jax.jit, where its value cannot be handed over"
+        hint = "jit the function with harness.run.tapping.Tapped, which carries taps in and out"
+        raise PortError(problem, name, hint=hint)
 
 
 def fired_twice(name: str) -> PortError:

@@ -55,12 +55,8 @@ def resolve(name: str) -> Revision:
     except FileNotFoundError:
         raise UsageError("git is not installed", where=f"git:{name}", hint="install git") from None
     except subprocess.CalledProcessError as error:
-        raise UsageError(
-            "the current directory is not in a git checkout",
-            where=here,
-            found=_last_line(error.stderr),
-            hint=hint,
-        ) from None
+        problem = "the current directory is not in a git checkout"
+        raise UsageError(problem, here, found=_last_line(error.stderr), hint=hint) from None
     try:
         sha = _git(here, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     except subprocess.CalledProcessError:

@@ -95,11 +95,8 @@ class AdaptedPort:
         """
         if cache is not None:
             if not self.has_cache:
-                raise PortError(
-                    "this adapted port has no KV cache",
-                    where="cache",
-                    hint="write init_cache(batch, length, dtype), or pass None: whole prompts only",
-                )
+                hint = "write init_cache(batch, length, dtype), or pass None: whole prompts only"
+                raise PortError("this adapted port has no KV cache", "cache", hint=hint)
             with self.context():
                 found: tuple[Logits, Any] = self._answered_steps(
                     input_ids, positions, mask, cache, tap=self.places.without_rest(tap)
@@ -170,13 +167,10 @@ class AdaptedPort:
         given = input_ids, positions, mask, cache
         returned, watched = self.places.traced(self._model, given, self.watches, answers)
         if not isinstance(returned, tuple) or len(returned) != 2:
-            raise PortError(
-                "the run() of a port with a cache does not return (logits, cache)",
-                where=f"{type(self).__name__}.run",
-                expected="a tuple of two: logits [batch, position, vocab], cache",
-                found=type(returned).__name__,
-                hint="return (logits, cache), or leave init_cache out where the model has no cache",
-            )
+            problem = "the run() of a port with a cache does not return (logits, cache)"
+            expected = "a tuple of two: logits [batch, position, vocab], cache"
+            hint = "return (logits, cache), or leave init_cache out where the model has no cache"
+            raise PortError(problem, f"{type(self).__name__}.run", expected, type(returned).__name__, hint=hint)
         return returned[0], returned[1], watched
 
     def _given(self, answers: Sequence[np.ndarray]) -> Program:

@@ -117,13 +117,9 @@ def refuse_other_arguments(port: Any, further: Sequence[str]) -> None:
     try:
         signature.bind(*given)
     except TypeError:
-        raise PortError(
-            "the port's run() does not take what it is given",
-            where=f"{type(port).__name__}.run",
-            expected=f"run({', '.join(given)})",
-            found=f"run{signature}",
-            hint="a port with init_cache is given the cache as well, which is None for a whole prompt",
-        ) from None
+        problem, expected = "the port's run() does not take what it is given", f"run({', '.join(given)})"
+        hint = "a port with init_cache is given the cache as well, which is None for a whole prompt"
+        raise PortError(problem, f"{type(port).__name__}.run", expected, f"run{signature}", hint=hint) from None
 
 
 def _places(left: str, right: str | To, arch: Architecture) -> Iterator[Place]:
@@ -170,13 +166,10 @@ def _index(text: str, row: str, sizes: Mapping[str, int]) -> Index:
 
 def _leaf(place: Place, leaves: Mapping[str, Any]) -> Any:
     if place.path not in leaves:
-        raise PortError(
-            "the cache has no array at a path of the port's table",
-            where=place.path or "the cache itself",
-            expected="one of its arrays",
-            found=shortened(", ".join(leaves)) or "no array at all",
-            hint="correct the path in `cache`: keys, indices and attributes, joined by dots",
-        )
+        problem = "the cache has no array at a path of the port's table"
+        hint = "correct the path in `cache`: keys, indices and attributes, joined by dots"
+        found = shortened(", ".join(leaves)) or "no array at all"
+        raise PortError(problem, place.path or "the cache itself", "one of its arrays", found, hint=hint)
     return leaves[place.path]
 
 

@@ -80,12 +80,9 @@ def without_zeros(layout: str, sizes: Mapping[str, int]) -> tuple[str, Cut | Non
     left, arrow, right = layout.partition("->")
     padded = ZEROS.findall(left)
     if "+" in ZEROS.sub("", layout) or any(name not in sizes for name in padded):
-        raise PortError(
-            "a layout of the port's table cuts off what it cannot",
-            where=layout,
-            expected=f"'(head_dim + zeros)', on the left, with one of {', '.join(sizes)}",
-            hint="what is cut off has to be zeros, after a dimension whose size is known",
-        )
+        expected = f"'(head_dim + zeros)', on the left, with one of {', '.join(sizes)}"
+        hint = "what is cut off has to be zeros, after a dimension whose size is known"
+        raise PortError("a layout of the port's table cuts off what it cannot", layout, expected, hint=hint)
     if not padded:
         return layout, None
     fixed = tuple((name, size) for name, size in sizes.items())

@@ -48,10 +48,7 @@ class FunctionPort(AdaptedPort):
             return returned, found
         for row in self.rows:
             if row.path not in found:
-                raise PortError(
-                    "the function returns no intermediate of that key",
-                    where=row.path,
-                    expected=", ".join(found) or "intermediates",
-                    hint="correct the port's table: keys of nested dicts and lists are joined by dots",
-                )
+                problem = "the function returns no intermediate of that key"
+                hint = "correct the port's table: keys of nested dicts and lists are joined by dots"
+                raise PortError(problem, row.path, ", ".join(found) or "intermediates", hint=hint)
         return returned, {row.tap: found[row.path] for row in self.rows}

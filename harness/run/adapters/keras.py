@@ -76,21 +76,13 @@ def _refuse_another_backend() -> None:
     try:
         from keras import config
     except ImportError as error:
-        raise PortError(
-            "this port is of a Keras model, and Keras 3 cannot be imported",
-            where="import keras",
-            expected="Keras 3",
-            found=error,
-            hint="pip install keras, and set KERAS_BACKEND=jax",
-        ) from None
+        problem = "this port is of a Keras model, and Keras 3 cannot be imported"
+        hint = "pip install keras, and set KERAS_BACKEND=jax"
+        raise PortError(problem, "import keras", "Keras 3", error, hint=hint) from None
     if config.backend() != "jax":
-        raise PortError(
-            "Keras runs on another backend than JAX",
-            where="keras.config.backend()",
-            expected="jax",
-            found=config.backend(),
-            hint="set KERAS_BACKEND=jax in the environment: Keras reads it when it is first imported",
-        )
+        problem = "Keras runs on another backend than JAX"
+        hint = "set KERAS_BACKEND=jax in the environment: Keras reads it when it is first imported"
+        raise PortError(problem, "keras.config.backend()", "jax", config.backend(), hint=hint)
 
 
 def _inside(layer: Any) -> list[tuple[str, Any]]:

@@ -58,13 +58,10 @@ def rearranged(value: Array, source: str, target: str, sizes: Mapping[str, int],
     try:
         moved: Array = rearrange(value, f"{source} -> {target}", **sizes)
     except EinopsError as error:
-        raise PortError(
-            "a value does not have the layout that the port's table declares",
-            where=where,
-            expected=f"{source}, with {', '.join(f'{name} {size}' for name, size in sizes.items())}",
-            found=tuple(value.shape),
-            hint=f"correct the layout in the table ({str(error).strip().splitlines()[-1].strip()})",
-        ) from None
+        problem = "a value does not have the layout that the port's table declares"
+        expected = f"{source}, with {', '.join(f'{name} {size}' for name, size in sizes.items())}"
+        hint = f"correct the layout in the table ({str(error).strip().splitlines()[-1].strip()})"
+        raise PortError(problem, where, expected, tuple(value.shape), hint=hint) from None
     return moved
 
 

@@ -28,13 +28,9 @@ class NnxPort(ModelPort):
 
     def __init__(self, model: nnx.Module, config: Config, dtype: Any) -> None:
         if not isinstance(model, nnx.Module):
-            raise PortError(
-                "the model of this port is no nnx.Module",
-                where=type(self).__name__,
-                expected="an nnx.Module",
-                found=type(model).__name__,
-                hint="other models have ports of their own: LinenPort, EquinoxPort, KerasPort, FunctionPort",
-            )
+            problem = "the model of this port is no nnx.Module"
+            hint = "other models have ports of their own: LinenPort, EquinoxPort, KerasPort, FunctionPort"
+            raise PortError(problem, type(self).__name__, "an nnx.Module", type(model).__name__, hint=hint)
         self._graph, self._state = nnx.split(model)
         super().__init__(model, config, dtype)
 

@@ -94,11 +94,9 @@ class Places:
                 self._run(model, answers, *given)
             except Question as question:
                 return question.value
-            raise PortError(
-                "the model looks at other values in another pass on the same inputs",
-                where=f"question {len(answers) + 1}",
-                hint="a model has to do the same whenever it is given the same",
-            )
+            problem = "the model looks at other values in another pass on the same inputs"
+            hint = "a model has to do the same whenever it is given the same"
+            raise PortError(problem, f"question {len(answers) + 1}", hint=hint)
 
         return self._evaluated(up_to_it, arguments, self.wanted(watches), None)
 
@@ -132,10 +130,6 @@ class Places:
             hint = "a row names the module whose own name for the function is looked up at the call: after `from "
             hint += f"{row.path.partition(':')[0]} import {function.name}` that is the importing one"
             hint += f"; this function is also {', '.join(others)}" if others else ""
-        return PortError(
-            "the model never makes a value that the port's table names",
-            where=f"{row} -> {wanted.tap}",
-            expected="one call of it in every forward pass" + (f", while {row.scope} runs" if row.scope else ""),
-            found="none",
-            hint=hint,
-        )
+        problem = "the model never makes a value that the port's table names"
+        expected = "one call of it in every forward pass" + (f", while {row.scope} runs" if row.scope else "")
+        return PortError(problem, f"{row} -> {wanted.tap}", expected, "none", hint=hint)

@@ -109,13 +109,10 @@ def _found(path: str, rows: tuple[Row, ...]) -> Function:
         owner = getattr(owner, part, None)
     held = _held(owner, last)
     if not callable(getattr(owner, last, None)) or isinstance(held, property):
-        raise PortError(
-            "a row of the port's table names a function that its module does not have",
-            where=path,
-            expected="a function, or a method of a class",
-            found=f"in {module_name}: {_callables(owner)}" if held is None else type(held).__name__,
-            hint="correct the row: it names the module whose own name for the function is looked up at the call",
-        )
+        problem = "a row of the port's table names a function that its module does not have"
+        hint = "correct the row: it names the module whose own name for the function is looked up at the call"
+        found = f"in {module_name}: {_callables(owner)}" if held is None else type(held).__name__
+        raise PortError(problem, path, "a function, or a method of a class", found, hint=hint)
     return Function(path, owner, last, rows)
 
 

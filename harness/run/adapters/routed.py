@@ -58,13 +58,9 @@ def marked_choice(routed: Routed, experts: int, mark: Callable[[Array], Array], 
     pair = result if isinstance(result, (tuple, list)) else ()
     arrays = len(pair) >= 2 and all(is_array(one) for one in pair[:2])
     if not arrays or not jnp.issubdtype(pair[1].dtype, jnp.integer):
-        raise PortError(
-            "a place whose row is a choice of experts does not return weights and indices",
-            where=where,
-            expected="(weights, indices), each [..., chosen]",
-            found=described(result),
-            hint="name jax.lax:top_k, or the function that calls it, `in` the router",
-        )
+        problem = "a place whose row is a choice of experts does not return weights and indices"
+        hint = "name jax.lax:top_k, or the function that calls it, `in` the router"
+        raise PortError(problem, where, "(weights, indices), each [..., chosen]", described(result), hint=hint)
     weights, indices = pair[0], pair[1]
     own = routed.weigh(weights)
     marked = mark(spread(own, indices, experts))

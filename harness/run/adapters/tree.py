@@ -183,13 +183,9 @@ def has_nothing(path: str, part: str, node: Any, names: Sequence[str] = ()) -> P
 
 def has_nothing_to_call(path: str, node: Any, lacks: str = "cannot be called") -> PortError:
     """The refusal of a path at which there is something else than a sub-module."""
-    return PortError(
-        f"what the model has at a path of the port's table {lacks}",
-        where=path,
-        expected="a sub-module, or a method of one",
-        found=type(node).__name__,
-        hint="name the sub-module whose output is the tap",
-    )
+    problem = f"what the model has at a path of the port's table {lacks}"
+    hint = "name the sub-module whose output is the tap"
+    return PortError(problem, path, "a sub-module, or a method of one", type(node).__name__, hint=hint)
 
 
 def _key(node: Mapping[Any, Any], name: str) -> Any:

@@ -62,13 +62,10 @@ class Variables:
         ]
         others = list(dict.fromkeys(place.partition("/")[0] for place in self._seen))
         found = ", ".join(same) or f"code of {', '.join(others[:MOST_LISTED])}"
-        return PortError(
-            "the model's program does not have a variable that the port's table names",
-            where=f"{row} -> {row.tap}",
-            expected=f"{primitive} in its code" + (f", while {row.scope} runs" if row.scope else ""),
-            found=found,
-            hint="the code has changed there: `goldens port PORT --discover` names it anew",
-        )
+        problem = "the model's program does not have a variable that the port's table names"
+        expected = f"{primitive} in its code" + (f", while {row.scope} runs" if row.scope else "")
+        hint = "the code has changed there: `goldens port PORT --discover` names it anew"
+        return PortError(problem, f"{row} -> {row.tap}", expected, found, hint=hint)
 
     def _body(self, jaxpr: Jaxpr, around: Origin) -> Jaxpr:
         equations: list[JaxprEqn] = []

@@ -195,13 +195,10 @@ def _case(golden: Golden, name: str | None) -> CaseEntry:
     cases = select_cases(golden.manifest.cases, () if name is None else (name,))
     alone = [one for one in cases if one.shape[0] == 1 and not one.calls and not one.kept and one.level == "ops"]
     if not alone:
-        raise UsageError(
-            "a table is proposed from a prompt alone, with every operation recorded",
-            where="--case" if name is not None else "the golden",
-            expected="a case of one row, one call and all positions, of level ops",
-            found=name or f"{len(cases)} others",
-            hint="`goldens show GOLDEN` lists the cases and their levels",
-        )
+        hint, found = "`goldens show GOLDEN` lists the cases and their levels", name or f"{len(cases)} others"
+        problem = "a table is proposed from a prompt alone, with every operation recorded"
+        expected = "a case of one row, one call and all positions, of level ops"
+        raise UsageError(problem, "--case" if name is not None else "the golden", expected, found, hint=hint)
     return min(alone, key=lambda one: (one.shape[1] < FEWEST_TOKENS, abs(one.shape[1] - FEWEST_TOKENS)))
 
 

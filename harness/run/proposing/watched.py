@@ -67,12 +67,9 @@ class Watched:
 
     def __init__(self, port: Any, arguments: Sequence[Array]) -> None:
         if not isinstance(port, AdaptedPort):
-            raise PortError(
-                "this port is no adapter of somebody's model: it has no table that could be proposed",
-                where=type(port).__name__,
-                expected=", ".join(kind.__name__ for kind in KINDS),
-                hint="see harness/run/adapters; a port that calls tap() itself needs no table",
-            )
+            problem = "this port is no adapter of somebody's model: it has no table that could be proposed"
+            hint = "see harness/run/adapters; a port that calls tap() itself needs no table"
+            raise PortError(problem, type(port).__name__, ", ".join(kind.__name__ for kind in KINDS), hint=hint)
         self.port, self.arguments = port, tuple(arguments)
         self.marks: list[Mark] = []
         held = list(_held(port))

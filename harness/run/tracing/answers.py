@@ -64,24 +64,17 @@ class Asks(Exception):  # noqa: N818 - a question, for whoever can answer
 
 def untraceable(error: BaseException) -> PortError:
     """What to say where a model asks for a value of nested code, which has many, or in a way that nobody knows."""
-    return PortError(
-        "the model cannot be traced: it looks at a value where it cannot be answered",
-        where=origin(error)[1],
-        expected="np.asarray(x), bool(x), int(x) and the like, outside of jit, scan and vmap",
-        found=f"{type(error).__name__}: {first_line(error)}",
-        hint="compute with jax.numpy there; inside jit, scan and vmap it fails without the harness too",
-    )
+    problem = "the model cannot be traced: it looks at a value where it cannot be answered"
+    expected = "np.asarray(x), bool(x), int(x) and the like, outside of jit, scan and vmap"
+    hint = "compute with jax.numpy there; inside jit, scan and vmap it fails without the harness too"
+    found = f"{type(error).__name__}: {first_line(error)}"
+    return PortError(problem, origin(error)[1], expected, found, hint=hint)
 
 
 def without_end(place: str | None) -> PortError:
     """What to say of a model that asks, and asks again, first at some line."""
-    return PortError(
-        "the model looks at values without end",
-        where=place,
-        expected=f"at most {MOST} in one forward pass",
-        found="more",
-        hint="compute with jax.numpy there, or look at fewer values",
-    )
+    expected, hint = f"at most {MOST} in one forward pass", "compute with jax.numpy there, or look at fewer values"
+    return PortError("the model looks at values without end", place, expected, "more", hint=hint)
 
 
 @contextmanager

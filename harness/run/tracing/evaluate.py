@@ -215,12 +215,9 @@ class Evaluator:
 
 def not_handed_over(where: str) -> PortError:
     """The refusal of a tap in nested code that is no plain sequence."""
-    return PortError(
-        "a tap stands where its value cannot be handed over",
-        where=where,
-        expected="taps in plain code, jit, scan, remat, custom_jvp or custom_vjp",
-        hint="leave this tap out of the port's table; it is then reported as not covered",
-    )
+    problem = "a tap stands where its value cannot be handed over"
+    hint = "leave this tap out of the port's table; it is then reported as not covered"
+    return PortError(problem, where, "taps in plain code, jit, scan, remat, custom_jvp or custom_vjp", hint=hint)
 
 
 def opened(body: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence[Any]]:
@@ -245,12 +242,9 @@ def _resolved(name: str, iterations: tuple[int, ...]) -> str:
     if ITERATION not in name:
         return name
     if not iterations:
-        raise PortError(
-            "a tap's name has {i}, but its value is not made inside a scan",
-            where=name,
-            expected="{i} in the path as well, or a scan over the layers",
-            hint="write {i} on both sides of the table: 'layers.{i}.attn' -> 'layers.{i}.attn_out'",
-        )
+        problem = "a tap's name has {i}, but its value is not made inside a scan"
+        hint = "write {i} on both sides of the table: 'layers.{i}.attn' -> 'layers.{i}.attn_out'"
+        raise PortError(problem, name, "{i} in the path as well, or a scan over the layers", hint=hint)
     return name.replace(ITERATION, str(iterations[-1]))
 
 

@@ -180,13 +180,9 @@ class Program:
     def _refuse_silent(self, closed: ClosedJaxpr, watched: Sequence[str | None]) -> None:
         made = tap_names(closed.jaxpr) | set(watched)
         for name in sorted(self.source.expected - made):
-            raise PortError(
-                "the model never makes a value that the port's table names",
-                where=name,
-                expected="one call of that sub-module in every forward pass",
-                found="none",
-                hint="correct the path in the table, or leave it out: it is then reported as not covered",
-            )
+            problem = "the model never makes a value that the port's table names"
+            hint = "correct the path in the table, or leave it out: it is then reported as not covered"
+            raise PortError(problem, name, "one call of that sub-module in every forward pass", "none", hint=hint)
 
     def _refuse_dead(self, closed: ClosedJaxpr, watched: Sequence[str | None], unread: frozenset[str]) -> None:
         for slot, name in enumerate(watched):
