@@ -144,12 +144,9 @@ def refuse_without_logits(path: str, cases: Sequence[CaseEntry]) -> None:
     """
     without = [case.name for case in cases if "logits" not in case.taps]
     if without:
-        raise UsageError(
-            "an audit compares logits, and this golden was recorded without",
-            where=path,
-            found=f"no logits in {', '.join(without[:5])}",
-            hint="audit a golden of this model that has them: goldens record with --taps logits as well",
-        )
+        problem = "an audit compares logits, and this golden was recorded without"
+        hint = "audit a golden of this model that has them: goldens record with --taps logits as well"
+        raise UsageError(problem, path, found=f"no logits in {', '.join(without[:5])}", hint=hint)
 
 
 @dataclass(frozen=True)

@@ -212,13 +212,10 @@ def loader(mutant: Mutant, spec: str | None = None, folder: Path | None = None) 
     if spec is None:
         return lambda checkpoint, config, dtype: Eager(load_mutants([mutant], checkpoint, config, dtype))
     if isinstance(mutant.change, OperationChange | OptionChange) or folder is None:
-        raise UsageError(
-            "an operation mutant lives in the built-in decoder",
-            where=f"{mutant.id} in {spec}",
-            expected="a weight or config mutant, and a folder for the changed checkpoint",
-            found=f"a mutant of kind {mutant.kind}",
-            hint="plant it in the built-in decoder, or choose a weight or config mutant",
-        )
+        problem = "an operation mutant lives in the built-in decoder"
+        expected = "a weight or config mutant, and a folder for the changed checkpoint"
+        hint = "plant it in the built-in decoder, or choose a weight or config mutant"
+        raise UsageError(problem, f"{mutant.id} in {spec}", expected, f"a mutant of kind {mutant.kind}", hint=hint)
 
     def load(checkpoint: Path, config: Config, dtype: jnp.dtype) -> Port:
         if isinstance(mutant.change, CallChange):

@@ -34,9 +34,7 @@ def find_port(spec: str) -> Any:
     """
     module_name, _, name = spec.partition(":")
     if not module_name:
-        raise PortError(
-            "this is not a port", where=f"--port {spec}", expected="package.module:Name", hint=_SPEC_HINT
-        )
+        raise PortError("this is not a port", f"--port {spec}", "package.module:Name", hint=_SPEC_HINT)
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     with blaming_the_port(f"--port {spec}", "the port cannot be imported:", _SPEC_HINT):
