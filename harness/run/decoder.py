@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from harness.architecture import Architecture, Config, architecture_of
@@ -34,7 +35,7 @@ from harness.run.operations import Hidden, Operations
 from harness.run.padding import at_few_lengths, is_small, is_tracing
 from harness.run.port import Call
 from harness.run.stages import Embedding, Pair, Stages, head_parts, is_large, looked_up, stages, within
-from harness.run.tapping import TapFunction, no_tap
+from harness.run.tapping import TapFunction, no_tap, whole
 from harness.run.weights import AsStored, Kept, Named, Weights, ZeroWeights, skeleton
 
 Logits = Float[Array, "batch position vocab"]
@@ -192,8 +193,8 @@ class Decoder:
         normed = [self._for(call).norm(call.tap, "", of_norm, x) for call, x in zip(calls, hidden, strict=True)]
         logits = [np.empty((*x.shape[:2], self.arch.vocab), dtype) for x in normed]
         for rows, of_head in head_parts(self._named, self.arch, dtype):
-            for call, x, whole in zip(calls, normed, logits, strict=True):
-                whole[..., rows] = self._for(call).part(no_tap, "", of_head, x)
+            for call, x, every in zip(calls, normed, logits, strict=True):
+                every[..., rows] = self._for(call).part(no_tap, "", of_head, x)
         return logits
 
     def _in_parts(self) -> bool:
@@ -249,6 +250,8 @@ class Decoder:
         return self._quick if is_small(self.arch, call) else self._well
 
 
-def _cut(logits: Logits, length: int) -> Logits:
-    """Without padding, where there is any: every slice is a small program of its own."""
-    return logits if logits.shape[1] == length else logits[:, :length]
+def _cut(logits: Logits, length: int) -> Logits | np.ndarray:
+    """Without padding, where there is any: outside of JAX, in which every slice is a small program of its own."""
+    if logits.shape[1] == length:
+        return logits
+    return (logits if isinstance(logits, Tracer) else whole(logits))[:, :length]
