@@ -161,7 +161,7 @@ def test_the_files_that_start_first_exist():
 
 def test_lint_is_one_command_wherever_it_is_run():
     assert ".ci/lint" in scripts(WORKFLOWS["ci.yml"])
-    assert "\n  .ci/lint\n" in read(".ci/run")
+    assert "&& .ci/lint)" in read(".ci/run")
     hooks = [hook for repo in yaml.safe_load(read(".pre-commit-config.yaml"))["repos"] for hook in repo["hooks"]]
     assert ".ci/lint" in [hook["entry"] for hook in hooks]
     for tool in ('ruff" format --check', 'ruff" check', "mypy", "lint-imports"):
