@@ -15,20 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.entries import (
-    KINDS,
-    SEE_THE_FORM,
-    Batch,
-    Decode,
-    Entry,
-    Generation,
-    Offset,
-    Prompt,
-    listed,
-    read_entry,
-    refused,
-    shown,
-)
+from harness import entries
+from harness.entries import Batch, Decode, Entry, Generation, Offset, Prompt
 from harness.errors import CorpusError, first_line
 from harness.foreign import MIB, read_text
 
@@ -78,8 +66,8 @@ class Corpus:
         for name in names:
             if name not in known:
                 hint = "give one of the names above, or add the entry to the corpus"
-                where, expected = f"--case {shown(name)}", listed(known)
-                raise refused("the corpus has no entry of this name", where, expected, shown(name), hint)
+                problem, asked = "the corpus has no entry of this name", entries.shown(name)
+                raise CorpusError(problem, f"--case {asked}", entries.listed(known), asked, hint=hint)
         return tuple(entry for entry in self.entries if not names or entry.name in wanted)
 
 
@@ -95,20 +83,21 @@ def load_corpus(path: Path) -> Corpus:
         raise CorpusError("the corpus file does not exist", path, hint="give a TOML file to --corpus") from None
     except (OSError, ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting without end
         problem = f"the corpus is not readable TOML: {first_line(error)}"
-        raise CorpusError(problem, path, hint=SEE_THE_FORM) from None
+        raise CorpusError(problem, path, hint=entries.SEE_THE_FORM) from None
     experts = document.pop("experts", False)
     if not isinstance(experts, bool):
         problem = "whether each expert's output is recorded is true or false"
-        raise refused(problem, path, "experts = true", f"experts = {shown(experts)}")
-    kinds = {kind.kind: kind for kind in KINDS}
+        raise entries.refused(problem, path, "experts = true", f"experts = {entries.shown(experts)}")
+    kinds = {kind.kind: kind for kind in entries.KINDS}
     tables = {name: value for name, value in document.items() if isinstance(value, list) and value}
     if not document.get("prompt") or set(tables) != set(document) or set(tables) - set(kinds):
         problem = "the corpus holds no prompts, or something that is no entry"
         expected = f"[[prompt]] tables, and others of {', '.join(kinds)}"
-        raise refused(problem, path, expected, listed(document) or "nothing")
+        raise entries.refused(problem, path, expected, entries.listed(document) or "nothing")
     read: dict[str, tuple[Any, ...]] = {
         name: tuple(
-            read_entry(kind, table, f"{path}, {name} {n}") for n, table in enumerate(tables.get(name, ()), 1)
+            entries.read_entry(kind, table, f"{path}, {name} {n}")
+            for n, table in enumerate(tables.get(name, ()), 1)
         )
         for name, kind in kinds.items()
     }
@@ -131,4 +120,5 @@ def _check_names(corpus: Corpus, path: Path) -> None:
             if name not in prompts:
                 problem = "a batch names a prompt that the corpus does not have"
                 hint = "the rows of a batch are prompts of the same corpus: add it, or name another"
-                raise refused(problem, f"{path}, {batch.name}", listed(prompts), shown(name), hint)
+                where, expected = f"{path}, {batch.name}", entries.listed(prompts)
+                raise CorpusError(problem, where, expected, entries.shown(name), hint=hint)

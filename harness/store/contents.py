@@ -11,20 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from harness.golden import (
-    CASE_KINDS,
-    CASE_NAME,
-    FORMAT_VERSION,
-    LAYER,
-    NOISE_PRECISIONS,
-    NOISE_STATISTICS,
-    SELECTIVE_VERSION,
-    CaseEntry,
-    Form,
-    Manifest,
-    decode,
-    encode,
-)
+from harness import golden
+from harness.golden import LAYER, CaseEntry, Form, Manifest, decode, encode
 from harness.layout import CASE_DIMS, INPUTS, KEPT, LAYERS, RANK, STATISTIC, TAP, Layout, layer_of, size_of
 from harness.selecting import EVERYTHING, LEVELS, Selected, at_level, is_rule
 from harness.store.abc import DIGEST, damaged
@@ -118,8 +106,8 @@ def _check_case(case: CaseEntry, where: str) -> None:
     batch, length = case.shape
     if min(case.shape) < 1:
         raise damaged("a case is empty", where, "[batch, position]", case.shape)
-    if case.kind not in CASE_KINDS:
-        raise damaged("a case is of an unknown kind", where, ", ".join(CASE_KINDS), case.kind)
+    if case.kind not in golden.CASE_KINDS:
+        raise damaged("a case is of an unknown kind", where, ", ".join(golden.CASE_KINDS), case.kind)
     if case.calls and (sum(case.calls) != length or min(case.calls) < 1):
         raise damaged("a case's calls are not its tokens", where, f"{length} tokens", case.calls)
     if any(b <= a for a, b in zip((-1, *case.kept), (*case.kept, length), strict=True)):
@@ -137,17 +125,17 @@ def _check_names(manifest: Manifest, where: str) -> None:
     if manifest.truth_dtype not in TRUTH_DTYPES:
         expected = " or ".join(TRUTH_DTYPES)
         raise damaged("truth has an unknown dtype", where, expected, manifest.truth_dtype)
-    if manifest.statistics != NOISE_STATISTICS:
-        raise damaged("noise floors have other statistics", where, NOISE_STATISTICS, manifest.statistics)
+    if manifest.statistics != golden.NOISE_STATISTICS:
+        raise damaged("noise floors have other statistics", where, golden.NOISE_STATISTICS, manifest.statistics)
     cases = [case.name for case in manifest.cases]
     check_unique("case", where, cases)
     check_unique("precision", where, manifest.precisions)
     for name in cases:
-        if not CASE_NAME.fullmatch(name):
-            raise damaged("a case's name is not in the grammar", where, CASE_NAME.pattern, name[:100])
+        if not golden.CASE_NAME.fullmatch(name):
+            raise damaged("a case's name is not in the grammar", where, golden.CASE_NAME.pattern, name[:100])
     for precision in manifest.precisions:
-        if precision not in NOISE_PRECISIONS:
-            expected = ", ".join(NOISE_PRECISIONS)
+        if precision not in golden.NOISE_PRECISIONS:
+            expected = ", ".join(golden.NOISE_PRECISIONS)
             raise damaged("a noise floor of an unknown precision", where, expected, precision)
 
 
@@ -186,7 +174,7 @@ def _check_selection(manifest: Manifest, where: str) -> None:
     if selected != Selected.asked(selected.taps, selected.layers or None):
         raise damaged("a selection is not in its canonical form", where, "sorted, once each", selected.words[:4])
     narrowed = any(isinstance(case.top, int) for case in manifest.cases)
-    needed = SELECTIVE_VERSION if selected or narrowed else FORMAT_VERSION
+    needed = golden.SELECTIVE_VERSION if selected or narrowed else golden.FORMAT_VERSION
     if manifest.version != needed or (isinstance(manifest.selected, Selected) and not selected):
         raise damaged("a golden is not of the version of what it holds", where, needed, manifest.version)
 
