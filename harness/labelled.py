@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from harness import layout
 from harness.errors import GoldenError
 from harness.golden import NOISE_KINDS, CaseEntry, Manifest
-from harness.store import Golden, Labelled, open_golden
+from harness.store import Golden, open_golden
 
 if TYPE_CHECKING:
     from xarray import DataArray
@@ -108,8 +108,17 @@ class LabelledCase:
         return f"<case {self.entry.name} {self.entry.shape}: {', '.join(self._paths)}>"
 
     def _labelled(self, path: str, index: int | None = None) -> DataArray:
-        found = self._golden.labelled(path, index)
-        return _data_array(found, path.rpartition("/")[2], self._golden.id)
+        try:
+            from xarray import DataArray
+        except ImportError:
+            problem, hint = (
+                "labelled arrays need a package that is not installed",
+                "pip install 'goldens[labelled]'",
+            )
+            raise GoldenError(problem, "harness.open", "xarray", hint=hint) from None
+        values, dims, labels = self._golden.labelled(path, index)
+        coordinates = {dim: (dim, list(names)) for dim, names in labels.items()}
+        return DataArray(values, coordinates, dims, path.rpartition("/")[2], {"golden": self._golden.id})
 
 
 class ByKey(Mapping[Key, "DataArray"]):
@@ -130,16 +139,6 @@ class ByKey(Mapping[Key, "DataArray"]):
 
     def __len__(self) -> int:
         return len(self._paths)
-
-
-def _data_array(found: Labelled, name: str, golden: str) -> DataArray:
-    try:
-        from xarray import DataArray
-    except ImportError:
-        problem, hint = "labelled arrays need a package that is not installed", "pip install 'goldens[labelled]'"
-        raise GoldenError(problem, "harness.open", "xarray", hint=hint) from None
-    coordinates = {dim: (dim, list(labels)) for dim, labels in found.labels.items()}
-    return DataArray(found.values, coordinates, found.dims, name, {"golden": golden})
 
 
 def _unknown(what: str, name: str, where: str, known: Iterable[str]) -> UnknownNameError:

@@ -10,6 +10,6 @@ and in `harness.store.writer`, which whoever reads does not import:
 `goldens/README.md` is the specification of both layouts.
 """
 
-from harness.store.reader import Golden, Labelled, open_golden
+from harness.store.reader import Golden, open_golden
 
-__all__ = ["Golden", "Labelled", "open_golden"]
+__all__ = ["Golden", "open_golden"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +33,8 @@ def open_golden(path: str | Path) -> Golden:
         raise
 
 
-@dataclass(frozen=True, eq=False)
-class Labelled:
-    """An array with the names of its dimensions, and the labels of those that have some."""
-
-    values: np.ndarray
-    dims: tuple[str, ...]
-    labels: dict[str, layout.Labels]
+# An array, the names of its dimensions, and the labels of those that have some.
+Labelled = tuple[np.ndarray, list[str], dict[str, layout.Labels]]
 
 
 class Golden:
@@ -141,7 +135,7 @@ class Golden:
             layers = {LAYER: labels.pop(dims.pop(0))}
             if index is None:
                 dims, labels = [LAYER, *dims], layers | labels
-        return Labelled(self._array(path, index), tuple(dim.partition(".")[0] for dim in dims), labels)
+        return self._array(path, index), [dim.partition(".")[0] for dim in dims], labels
 
     def noise(self, case: str, precision: str, kind: str) -> np.ndarray:
         """A case's noise floors: float32 [tap, statistic, batch, position or kept], taps as in `CaseEntry.taps`,
