@@ -1,11 +1,12 @@
-"""GPT-NeoX and Pythia: attention and MLP side by side, a LayerNorm each; one matrix for q, k and v."""
+"""GPT-NeoX and Pythia: attention and MLP side by side, a LayerNorm each; one matrix for q, k and v.
+StableLM 2: LayerNorm, a quarter of a head turned, a gated MLP, beside attention where the config says so."""
 
 from __future__ import annotations
 
 from harness.families import LAYER, Family
 from harness.families.neutral import Named
 from harness.families.options import Architecture
-from harness.families.reading import biased, decoder, flag, layer_norm, ropes_of
+from harness.families.reading import QKV, biased, decoder, flag, layer_norm, ropes_of
 from harness.fields import Config
 
 
@@ -21,6 +22,18 @@ def read(config: Config) -> Architecture:
         gated=False,
         biases=biased(config, absent=True) | {"up", "mlp_out"},
         tied_head=flag(config, "tie_word_embeddings", False),
+    )
+
+
+def read_stablelm(config: Config) -> Architecture:
+    # StableLmConfig's defaults.
+    ropes, parallel = ropes_of(config, partial=0.25), flag(config, "use_parallel_residual", False)
+    return decoder(
+        config,
+        norm=layer_norm(config),
+        placement="parallel" if parallel else "pre",
+        ropes=ropes,
+        biases=biased(config, QKV, "use_qkv_bias"),
     )
 
 
@@ -43,4 +56,5 @@ FAMILIES = (
         names={"rope_theta": "rotary_emb_base"},
         stored={r"^embed_out\.": "lm_head.", r"\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$": None},
     ),
+    Family(model_type="stablelm", classes=("StableLmForCausalLM", "StableLmModel"), read=read_stablelm),
 )
