@@ -26,13 +26,8 @@ def check_device(device: str) -> None:
         UsageError: cuda without a GPU that torch can use.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(
-            "torch finds no CUDA device",
-            where=f"--device {device}",
-            expected="a GPU, and a torch built for it",
-            found=f"torch {torch.__version__}",
-            hint="record on the CPU: --device cpu",
-        )
+        where, found, hint = f"--device {device}", f"torch {torch.__version__}", "record on the CPU: --device cpu"
+        raise UsageError("torch finds no CUDA device", where, "a GPU, and a torch built for it", found, hint=hint)
 
 
 @contextlib.contextmanager

@@ -131,10 +131,6 @@ def _statistics(
 
 
 def not_finite(tap: str, stream: str) -> RecordError:
-    return RecordError(
-        "the reference itself is not finite",
-        where=f"{tap}, {stream}",
-        expected="finite values",
-        found="NaN or infinity",
-        hint="a weight is not finite, or the model overflows here: nothing can be compared with this reference",
-    )
+    problem = "the reference itself is not finite"
+    hint = "a weight is not finite, or the model overflows here: nothing can be compared with this reference"
+    return RecordError(problem, f"{tap}, {stream}", "finite values", "NaN or infinity", hint=hint)

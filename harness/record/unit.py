@@ -220,13 +220,10 @@ def _agreed(stage: Stage, stream: str, once: Callable[[], Pass]) -> Pass:
     ):
         if not torch.equal(_bits(value), _bits(again)):
             difference = (value.to(torch.float64) - again.to(torch.float64)).abs().max()
-            raise RecordError(
-                "the reference does not agree with itself: the same pass, run twice, gave different bits",
-                where=f"{name_of(stage.prefix, kind)}, {stream}",
-                expected="the same bits",
-                found=f"a difference of up to {difference:.3g}",
-                hint="an operation here is not deterministic: record on another device (--device cpu)",
-            )
+            problem = "the reference does not agree with itself: the same pass, run twice, gave different bits"
+            where, expected = f"{name_of(stage.prefix, kind)}, {stream}", "the same bits"
+            hint = "an operation here is not deterministic: record on another device (--device cpu)"
+            raise RecordError(problem, where, expected, f"a difference of up to {difference:.3g}", hint=hint)
     return first
 
 

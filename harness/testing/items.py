@@ -189,12 +189,10 @@ def refuse_unused(settings: Settings, session: pytest.Session) -> None:
     if used:
         return
     lacks_port = settings.port is None
-    raise UsageError(
-        f"nothing would be checked: there is no {'port' if lacks_port else 'golden'}",
-        where=f"pytest --golden={settings.golden}" if lacks_port else f"pytest --port={settings.port}",
-        expected=f"a {'port' if lacks_port else 'golden'}, or tests that use the fixtures golden or check_golden",
-        hint=PORT_HINT if lacks_port else GOLDEN_HINT,
-    )
+    problem = f"nothing would be checked: there is no {'port' if lacks_port else 'golden'}"
+    where = f"pytest --golden={settings.golden}" if lacks_port else f"pytest --port={settings.port}"
+    expected = f"a {'port' if lacks_port else 'golden'}, or tests that use the fixtures golden or check_golden"
+    raise UsageError(problem, where, expected, hint=PORT_HINT if lacks_port else GOLDEN_HINT)
 
 
 def _said_once(excinfo: pytest.ExceptionInfo[BaseException], text: str) -> Any:

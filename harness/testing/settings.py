@@ -70,13 +70,9 @@ class Settings:
             UsageError: what is configured is no folder.
         """
         if self.weights is not None and not self.weights.is_dir():
-            raise UsageError(
-                "there is no checkpoint directory",
-                where=self.weights_from,
-                expected="a folder with config.json and *.safetensors",
-                found=self.weights,
-                hint="correct it, or leave it out: the default is beside the golden, by the model's name",
-            )
+            problem, expected = "there is no checkpoint directory", "a folder with config.json and *.safetensors"
+            hint = "correct it, or leave it out: the default is beside the golden, by the model's name"
+            raise UsageError(problem, self.weights_from, expected, self.weights, hint=hint)
         return self.weights
 
     def golden_path(self) -> str:
