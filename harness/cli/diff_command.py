@@ -16,11 +16,7 @@ from harness.cli import DIVERGED, MATCH, options
 @click.option("--after", required=True, metavar="SIDE", help="What it is now.")
 @options.weights_option
 @click.option("--precision", metavar="LIST", help="Comma-separated. [default: a saved side's, or as check]")
-@click.option(
-    "--mode",
-    metavar="LIST",
-    help="As for check. [default: a saved side's, or all]",
-)
+@click.option("--mode", metavar="LIST", help="As for check. [default: a saved side's, or all]")
 @click.option("--case", "cases", multiple=True, metavar="GLOB", help="Only these cases; may be repeated.")
 @click.option("--lift", is_flag=True, help="As for check.")
 @click.option("--intersection", is_flag=True, help="Leave out, and name, what only one side was asked.")

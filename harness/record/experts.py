@@ -195,10 +195,7 @@ class _Choosing(EveryCall):
     """
 
     def __init__(
-        self,
-        through: Callable[[str, Tensor], Tensor],
-        correction: Tensor | None,
-        pinned: Choice | None,
+        self, through: Callable[[str, Tensor], Tensor], correction: Tensor | None, pinned: Choice | None
     ) -> None:
         super().__init__()
         self._through, self._correction, self._pinned = through, correction, pinned

@@ -24,11 +24,7 @@ HANDED_BYTES = 256 * 2**20
 
 
 def run_units(
-    model: Reference,
-    manifest: Manifest,
-    cases: Sequence[Case],
-    work: Work,
-    done: Callable[[str, str, int], None],
+    model: Reference, manifest: Manifest, cases: Sequence[Case], work: Work, done: Callable[[str, str, int], None]
 ) -> None:
     """Do every unit of work that is not done yet.
 

@@ -143,11 +143,7 @@ class Shell:
     """
 
     def __init__(
-        self,
-        skeleton: Any,
-        family: Family,
-        real: dict[str, nn.Module],
-        rotary: Callable[[bool], nn.Module] | None,
+        self, skeleton: Any, family: Family, real: dict[str, nn.Module], rotary: Callable[[bool], nn.Module] | None
     ) -> None:
         self._family = family
         layers = skeleton.get_submodule(family.layers)

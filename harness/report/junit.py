@@ -43,11 +43,7 @@ def diff_junit(diff: Diff) -> bytes:
         f"{diff.after.label}/{diff.golden.model}",
         {"golden": diff.golden.id, "verdict": diff.verdict, **dict(diffs.sides(diff))},
         diffs.notes(diff),
-        (
-            *_of_diff(diff),
-            *_skipped("left out", diff.left_out),
-            *_skipped("not covered", diffs.not_covered(diff)),
-        ),
+        (*_of_diff(diff), *_skipped("left out", diff.left_out), *_skipped("not covered", diffs.not_covered(diff))),
     )
 
 
