@@ -139,38 +139,27 @@ def _made(
     if others:
         return _parts(tap, kinds, family, arch)
     if "head_dim" not in DIMS[first]:
-        return _whole(tap, first, shape)
+        return _whole(tap, first, lambda value: value.reshape(*shape, -1))
     if family.heads_first and first in HEAD_NORMS:  # [B, heads, S, head_dim]
-        return _turned(tap, first, lambda value: value.transpose(1, 2), lambda tapped, _: tapped.transpose(1, 2))
+        return _whole(tap, first, lambda value: value.transpose(1, 2), lambda tapped: tapped.transpose(1, 2))
     # [B, S, heads * head_dim], or [B, S, heads, head_dim]
-    return _turned(
-        tap,
-        first,
-        lambda value: value.view(*value.shape[:2], -1, arch.head_dim),
-        lambda tapped, value: tapped.reshape(value.shape),
-    )
+    return _whole(tap, first, lambda value: value.view(*value.shape[:2], -1, arch.head_dim))
 
 
-def _whole(tap: Collector, kind: str, shape: tuple[int, int] | None = None) -> Hook:
-    """The module's output is the tap; [B S, ...] is taken as [B, S, ...]."""
+def _same(value: Tensor) -> Tensor:
+    return value
+
+
+def _whole(tap: Collector, kind: str, there: Way = _same, back: Way = _same) -> Hook:
+    """The module's output is the tap: `there` gives it its form, `back` its order to what comes in its place."""
 
     def hook(module: nn.Module, args: Any, value: Any) -> Any:
         first = value[0] if isinstance(value, tuple) else value
-        replacement = tap(kind, first if shape is None else first.reshape(*shape, -1))
+        replacement = tap(kind, there(first))
         if replacement is None:
             return None
-        replacement = replacement.reshape(first.shape)
+        replacement = back(replacement).reshape(first.shape)
         return (replacement, *value[1:]) if isinstance(value, tuple) else replacement
-
-    return hook
-
-
-def _turned(tap: Collector, kind: str, there: Way, back: Callable[[Tensor, Tensor], Tensor]) -> Hook:
-    """Its output is the tap in another form: `there` makes the tap, and `back` the output of a replacement."""
-
-    def hook(module: nn.Module, args: Any, value: Tensor) -> Tensor | None:
-        replacement = tap(kind, there(value))
-        return None if replacement is None else back(replacement, value)
 
     return hook
 

@@ -17,6 +17,22 @@ from harness.selecting import positions_of
 Ids = Sequence[int]
 
 
+def cases_of(
+    arch: Architecture, entries: Sequence[Entry], ids: Mapping[str, Ids], generated: Mapping[str, Ids], pad: int
+) -> tuple[Case, ...]:
+    """The case of every entry (`case_of`).
+
+    Raises:
+        CorpusError: the model or this machine cannot run one: it is too long, or has positions that are not there.
+    """
+    cases = tuple(case_of(entry, ids, generated, pad) for entry in entries)
+    for case in cases:
+        check_size(case, arch.heads)
+        check_positions(case, arch.learned_positions)
+        check_one_regime(case, arch.ropes)
+    return cases
+
+
 def case_of(entry: Entry, ids: Mapping[str, Ids], generated: Mapping[str, Ids], pad: int) -> Case:
     """The case of an entry.
 
@@ -60,18 +76,6 @@ def kept_positions(entry: Entry, length: int) -> tuple[int, ...]:
         return ()
     kept = positions_of(entry.positions, length) if isinstance(entry.positions, str) else entry.positions
     return () if len(kept) == length else kept
-
-
-def check_cases(arch: Architecture, cases: Sequence[Case]) -> None:
-    """Refuse what the model or this machine cannot run.
-
-    Raises:
-        CorpusError: a case that is too long, or has positions that the model has not.
-    """
-    for case in cases:
-        check_size(case, arch.heads)
-        check_positions(case, arch.learned_positions)
-        check_one_regime(case, arch.ropes)
 
 
 def check_size(case: Case, heads: int) -> None:

@@ -20,7 +20,7 @@ from harness.costs import Costs, by_part, costs
 from harness.entries import Generation
 from harness.families.parameters import expert_shapes
 from harness.golden import NOISE_PRECISIONS, CaseEntry, Manifest
-from harness.record.cases import case_of, check_cases
+from harness.record.cases import cases_of
 from harness.record.experts import room
 from harness.record.layer_major import recorded, replays_of, witness_of
 from harness.record.model import Reference
@@ -60,8 +60,7 @@ def estimate(checkpoint: Path, corpus: Corpus, options: Options) -> Estimate:
     model = asked_of(checkpoint, options.device, corpus, options.selected)
     tokenized = tokenize(checkpoint, corpus, selected, model.arch.vocab)
     written = {entry.name: [0] * entry.tokens for entry in selected if isinstance(entry, Generation)}
-    cases = tuple(case_of(entry, tokenized.ids, written, tokenized.pad) for entry in selected)
-    check_cases(model.arch, cases)
+    cases = cases_of(model.arch, selected, tokenized.ids, written, tokenized.pad)
     check_selection(model, selected, options)
     manifest = manifest_of(model, "", corpus, tokenized, options, {})
     manifest = replace(manifest, cases=entries_of(model, corpus, selected, cases, options))

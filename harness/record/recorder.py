@@ -22,7 +22,7 @@ from harness.golden import CaseEntry, Manifest, ParameterEntry, RowEntry
 from harness.layout import sizes_of
 from harness.record.arrays import Loudest, Tally, golden_arrays
 from harness.record.beside import ahead
-from harness.record.cases import case_of, check_cases, has_cache, kept_positions
+from harness.record.cases import cases_of, has_cache, kept_positions
 from harness.record.environment import check_device, provenance, reproducible
 from harness.record.generation import generate_missing
 from harness.record.largest import refuse_count
@@ -175,9 +175,7 @@ def _cases(
         progress.notice(f"generating: {', '.join(counts)}")
     texts = {name: tokenized.ids[name] for name in counts}
     generated = generate_missing(model, texts, counts, work)
-    cases = tuple(case_of(entry, tokenized.ids, generated, tokenized.pad) for entry in selected)
-    check_cases(model.arch, cases)
-    return cases
+    return cases_of(model.arch, selected, tokenized.ids, generated, tokenized.pad)
 
 
 def check_selection(model: Reference, entries: Sequence[Entry], options: Options) -> None:

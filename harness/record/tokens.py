@@ -117,14 +117,12 @@ def _published() -> Mapping[str, Sequence[Sequence[int]]]:
 
 def _same_from_the_file(name: str, ids: Sequence[int], bare: Sequence[int]) -> None:
     if list(ids) != list(bare):
-        raise CorpusError(
-            "transformers and tokenizer.json give different token ids",
-            where=f"prompt {name}",
-            expected=f"{reprlib.repr(list(bare))} (tokenizers library, tokenizer.json)",
-            found=f"{reprlib.repr(list(ids))} (transformers, AutoTokenizer)",
-            hint="transformers changes this tokenizer as it loads it (often its normalizer): save it again with "
-            "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
-        )
+        problem = "transformers and tokenizer.json give different token ids"
+        expected = f"{reprlib.repr(list(bare))} (tokenizers library, tokenizer.json)"
+        found = f"{reprlib.repr(list(ids))} (transformers, AutoTokenizer)"
+        hint = "transformers changes this tokenizer as it loads it (often its normalizer): save it again with "
+        hint += "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+        raise CorpusError(problem, f"prompt {name}", expected, found, hint=hint)
 
 
 def _same_as_published(name: str, ids: Sequence[int], published: Sequence[Sequence[int]] | None) -> None:

@@ -114,13 +114,13 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
     ids = largest(truth.values[LOGITS], task.top) if task.top and LOGITS in truth.values else None
     expected = narrowed(truth.values, ids)
     noise: dict[tuple[str, str], Floors] = {}
-    out = {"float64": truth.out}
+    out, far = {"float64": truth.out}, bool(task.inputs.positions.max() >= FAR)
     for precision in NOISE_PRECISIONS:
         forward, replay = [], []
         given = _given(stage, precision, task.replay, state, truth) if task.replay.runs else {}
         for draw in range(task.draws):
             stream = _stream(precision, "forward", draw)
-            one = replace(task, inputs=replace(task.inputs, nudged=bool(draw) and _is_far(task)))
+            one = replace(task, inputs=replace(task.inputs, nudged=far and draw > 0))
             if state or not draw:  # tokens come in the same in every draw
                 ran = _run(stage, one, stream, precision, state.get(stream), None, truth.chosen)
             nudge = draw and not state  # once, where the tokens come in
@@ -149,10 +149,6 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
 
 def _stream(precision: str, kind: str, draw: int) -> str:
     return f"{precision} {kind}{f' {draw}' * bool(draw)}"
-
-
-def _is_far(task: Task) -> bool:
-    return bool(task.inputs.positions.max() >= FAR)
 
 
 def _kept(tap: Tap, value: Tensor, kept: Sequence[int]) -> Tensor:

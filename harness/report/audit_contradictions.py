@@ -51,11 +51,8 @@ def _of_result(audit: Audit, mutant: AuditedMutant, result: AuditResult) -> Iter
     if strangers:
         yield place, "naming cases among those that catch it", _names(strangers)
     if result.margin is not None and caught != (result.margin > 1):
-        yield (
-            place,
-            f"a margin {'above' if caught else 'of at most'} 1, since it is {result.outcome}",
-            result.margin,
-        )
+        expected = f"a margin {'above' if caught else 'of at most'} 1, since it is {result.outcome}"
+        yield place, expected, result.margin
     if caught and not set(result.cases) & set(audit.needed):
         yield place, "a needed case among those that catch it", _names(result.cases)
 

@@ -25,15 +25,12 @@ def broken_contract(report: Report) -> PortError | None:
     reasons = [breach(result) for result in broken]
     as_it_is = next((one for one in report.narrower if one.precision == first.precision), None)
     kinds = ", ".join(dict.fromkeys(reasons))
-    return PortError(
-        f"this model computes in {as_it_is.dtype} whatever it is asked for"
-        if as_it_is is not None and kinds == "dtype"
-        else f"{len(broken)} taps could not be compared ({kinds})",
-        where=f"{first.tap} in case {first.case}, {first.precision}, {first.mode}: {reasons[0]}",
-        expected=first.expected or "finite values",
-        found=first.found or "NaN or infinity",
-        hint=_hint(broken, as_it_is),
-    )
+    problem = f"{len(broken)} taps could not be compared ({kinds})"
+    if as_it_is is not None and kinds == "dtype":
+        problem = f"this model computes in {as_it_is.dtype} whatever it is asked for"
+    where = f"{first.tap} in case {first.case}, {first.precision}, {first.mode}: {reasons[0]}"
+    expected, found = first.expected or "finite values", first.found or "NaN or infinity"
+    return PortError(problem, where, expected, found, hint=_hint(broken, as_it_is))
 
 
 def _hint(broken: Sequence[TapResult], as_it_is: Narrower | None) -> str:

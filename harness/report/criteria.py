@@ -37,17 +37,11 @@ def parse_criteria(text: str) -> Criteria:
         name, _, number = (word.strip() for word in part.partition("="))
         value = _number(number)
         if name not in known or name in found or not is_threshold(value):
-            raise UsageError(
-                "unknown criterion"
-                if name not in known
-                else "a criterion is given twice"
-                if name in found
-                else "this is not a threshold",
-                where=f"--criteria {text}",
-                expected=f"{PHASE_3_NAME}, or NAME=NUMBER with commas, of {', '.join(known)}, each above 0",
-                found=part.strip() or "nothing",
-                hint=f"for example --criteria max_abs=1e-4,mean_abs=1e-5,position_r=0.1, which is {PHASE_3_NAME}",
-            )
+            problem = "a criterion is given twice" if name in found else "this is not a threshold"
+            problem = problem if name in known else "unknown criterion"
+            expected = f"{PHASE_3_NAME}, or NAME=NUMBER with commas, of {', '.join(known)}, each above 0"
+            hint = f"for example --criteria max_abs=1e-4,mean_abs=1e-5,position_r=0.1, which is {PHASE_3_NAME}"
+            raise UsageError(problem, f"--criteria {text}", expected, part.strip() or "nothing", hint=hint)
         found[name] = value
     return Criteria(**found)
 

@@ -15,7 +15,7 @@ from harness.report.document import Criteria
 from harness.report.pairing import Candidate, pair
 from harness.report.summary import forward_logits, grouped, logit_summary
 from harness.report.wording import counted
-from harness.results import TapResult, Verdict, is_wrong
+from harness.results import TapResult, is_wrong
 from harness.taps import kind_of
 from harness.verdict import first_divergence, introduced, overall
 
@@ -57,12 +57,10 @@ def diff(before: Candidate, after: Candidate, *, intersection: bool = False) -> 
         logits=tuple(_logits(both.before, both.after)),
         changes=tuple(change for change in changes if change.status != "unchanged"),
         choices=tuple(_choices(both.before, both.after)),
-        still_wrong=tuple(c for c in changes if c.after and _by_itself(c.after.verdict)),
+        still_wrong=tuple(
+            c for c in changes if c.after and is_wrong(c.after.verdict) and c.after.verdict != "inherited"
+        ),
     )
-
-
-def _by_itself(verdict: Verdict) -> bool:
-    return is_wrong(verdict) and verdict != "inherited"
 
 
 def _side(candidate: Candidate, results: Sequence[TapResult], criteria: Criteria) -> document.Side:

@@ -7,6 +7,7 @@ fails no test there: that is the check's own view.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -24,6 +25,8 @@ from harness.report.summary import grouped
 from harness.report.wording import escaped
 from harness.results import TapResult
 from harness.verdict import BROKEN, first_divergence, introduced, overall
+
+ILLEGAL = "[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def junit(report: Report) -> bytes:
@@ -147,8 +150,4 @@ def _skipped(title: str, lines: Iterable[str]) -> Iterator[TestCase]:
 
 def legal(text: str) -> str:
     """Text as XML can hold it: a character that it cannot is written as its escape, \\x1b."""
-    return "".join(c if _is_legal(ord(c)) else escaped(c) for c in text)
-
-
-def _is_legal(code: int) -> bool:
-    return code in (0x9, 0xA, 0xD) or 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code >= 0x10000
+    return re.sub(ILLEGAL, lambda found: escaped(found.group()), text)

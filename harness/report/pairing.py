@@ -52,38 +52,26 @@ def pair(before: Candidate, after: Candidate, intersection: bool) -> Pair:
     Raises:
         UsageError: another golden, other limits, other cases, precisions or modes, or nothing in common.
     """
-    _same_golden(before, after)
-    cells = [frozenset(map(_cell, side.report.results)) for side in (before, after)]
-    left_out = (*_left_out(before, cells[1], "before"), *_left_out(after, cells[0], "after"))
-    if left_out and not intersection:
-        raise UsageError(
-            "the two sides were not asked the same",
-            where=f"{before.label} and {after.label}",
-            expected="the same cases, precisions and modes",
-            found="; ".join(left_out),
-            hint="--intersection compares what both have; or save both with the same options of goldens check",
-        )
-    common = cells[0] & cells[1]
-    if not common:
-        raise UsageError(
-            "the two sides have nothing in common",
-            where=f"{before.label} and {after.label}",
-            expected="at least one case at one precision in one mode on both sides",
-            found="; ".join(left_out) or "no results",
-            hint="save both with the same options of goldens check",
-        )
-    same_limits(before.report.limits, after.report.limits, f"{before.label} and {after.label}")
-    return Pair(_within(before.report.results, common), _within(after.report.results, common), left_out)
-
-
-def _same_golden(before: Candidate, after: Candidate) -> None:
+    where = f"{before.label} and {after.label}"
     old, new = before.report.golden, after.report.golden
     if old.id != new.id:
         problem = "the two sides were checked against different goldens"
         expected = f"{old.id[:12]} on both sides ({old.path}, {old.model})"
         hint = "check both against one golden: goldens diff GOLDEN --before ... --after ..."
-        found = f"{new.id[:12]} after ({new.path}, {new.model})"
-        raise UsageError(problem, f"{before.label} and {after.label}", expected, found, hint=hint)
+        raise UsageError(problem, where, expected, f"{new.id[:12]} after ({new.path}, {new.model})", hint=hint)
+    cells = [frozenset(map(_cell, side.report.results)) for side in (before, after)]
+    left_out = (*_left_out(before, cells[1], "before"), *_left_out(after, cells[0], "after"))
+    if left_out and not intersection:
+        problem, expected = "the two sides were not asked the same", "the same cases, precisions and modes"
+        hint = "--intersection compares what both have; or save both with the same options of goldens check"
+        raise UsageError(problem, where, expected, "; ".join(left_out), hint=hint)
+    common = cells[0] & cells[1]
+    if not common:
+        problem, found = "the two sides have nothing in common", "; ".join(left_out) or "no results"
+        expected = "at least one case at one precision in one mode on both sides"
+        raise UsageError(problem, where, expected, found, hint="save both with the same options of goldens check")
+    same_limits(before.report.limits, after.report.limits, where)
+    return Pair(_within(before.report.results, common), _within(after.report.results, common), left_out)
 
 
 def same_limits(before: Mapping[str, Limits], after: Mapping[str, Limits], where: str) -> None:

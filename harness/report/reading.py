@@ -53,13 +53,8 @@ def read_report(path: Path) -> Document:
     document = _json(content, path)
     kind = document.get("kind") if isinstance(document, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UsageError(
-            "this is not a report",
-            where=path,
-            expected=f"kind {' or '.join(KINDS)}",
-            found="no kind" if kind is None else f"kind {kind!r}",
-            hint=_SAVE,
-        )
+        expected, which = f"kind {' or '.join(KINDS)}", "no kind" if kind is None else f"kind {kind!r}"
+        raise UsageError("this is not a report", path, expected, which, hint=_SAVE)
     if document.get("schema") != SCHEMA:
         problem = "this report has a schema version that this release does not read"
         hint = "upgrade this package, or save the report again with this release"
@@ -74,13 +69,8 @@ def read_report(path: Path) -> Document:
 
 
 def _json(content: bytes, path: Path) -> Any:
-    too_deep = UsageError(
-        "this is not a report: it is nested too deep",
-        where=path,
-        expected=f"at most {DEEPEST} levels",
-        found="more",
-        hint=_SAVE,
-    )
+    problem, expected = "this is not a report: it is nested too deep", f"at most {DEEPEST} levels"
+    too_deep = UsageError(problem, path, expected, "more", hint=_SAVE)
     try:
         document = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

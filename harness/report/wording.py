@@ -130,10 +130,8 @@ def _certainty(result: TapResult) -> Iterator[tuple[str, str]]:
     if result.mode != "replay" or result.verdict != "introduced":
         return
     if beyond is not None and beyond > 1:
-        yield (
-            "proven",
-            f"no rounding: {number(beyond)} times the most that all roundings of this operation can add up to",
-        )
+        times = f"{number(beyond)} times the most that all roundings of this operation can add up to"
+        yield "proven", f"no rounding: {times}"
     elif result.chance is not None:
         rarely = f"once in {power(1 / result.chance)} comparisons" if result.chance > 1e-300 else "never"
         yield "unusual", f"roundings could add up to this, but in a correct port they do {rarely}"

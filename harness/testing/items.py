@@ -221,7 +221,8 @@ def write_summary(reporter: pytest.TerminalReporter, settings: Settings) -> None
     for name in ("golden", "port", "mesh", "note"):
         for value in _values(tests, name):
             reporter.line(f"{name:<8} {value}")
-    closest = max((said for said in tests if "closest" in said), key=_share_of_limit, default=None)
+    compared = (said for said in tests if "closest" in said)
+    closest = max(compared, key=lambda said: float(said["share_of_limit"][0]), default=None)
     if closest is not None:
         reporter.line(f"{'closest':<8} {closest['closest'][0]}  ({closest['closest_at'][0]})")
     gaps = (*_never_ran(tests, settings), *_values(tests, "not_covered"))
@@ -246,10 +247,6 @@ def _golden_tests(reporter: pytest.TerminalReporter) -> Iterator[Said]:
 
 def _values(tests: Iterable[Said], name: str) -> Iterator[str]:
     yield from dict.fromkeys(value for said in tests for value in said.get(name, ()))
-
-
-def _share_of_limit(said: Said) -> float:
-    return float(said["share_of_limit"][0])
 
 
 def _never_ran(tests: Sequence[Said], settings: Settings) -> Iterator[str]:

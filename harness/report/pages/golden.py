@@ -60,7 +60,10 @@ def _facts(golden: Golden) -> Iterator[tuple[str, str]]:
         yield "loss", loss
     yield "format", f"version {manifest.version}, level {manifest.level}"
     if manifest.selection:
-        yield "selected", f"{' '.join(manifest.selection.words)}: {_how_many(manifest)}"
+        held = {tap for case in manifest.cases for tap in case.taps}  # of those that its cases could have
+        kinds = folded(held, manifest.taps)
+        words = " ".join(manifest.selection.words)
+        yield "selected", f"{words}: {len(held):,} of {len(manifest.taps):,} taps ({kinds})"
     top = {case.top for case in manifest.cases if isinstance(case.top, int)}
     if top:
         yield "logits", f"the {max(top):,} largest of {manifest.sizes['vocab']:,} at each position; bounds for KL"
@@ -86,12 +89,6 @@ def _cases(manifest: Manifest) -> Table:
         rows.append((case.name, case.depth, tokens, str(len(case.taps)), size, short, case.why))
     numbers = (Column(name, "number") for name in ("tokens", "taps", "size"))
     return Table(("case", "level", *numbers, Column("text", "long"), Column("why", "long")), tuple(rows))
-
-
-def _how_many(manifest: Manifest) -> str:
-    """How many of the taps that its cases could have they do have, and which those are."""
-    held = {tap for case in manifest.cases for tap in case.taps}
-    return f"{len(held):,} of {len(manifest.taps):,} taps ({folded(held, manifest.taps)})"
 
 
 def _kinds(names: tuple[str, ...]) -> str:
