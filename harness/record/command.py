@@ -118,12 +118,8 @@ def largest_of(logits: str | None) -> int:
     count = int(found[1]) if found else 0
     if logits in (None, "all") or count > 1:
         return count
-    raise UsageError(
-        "this is no choice of logits",
-        where=f"--logits {shown(logits)}",
-        expected="all, or top-2 and more",
-        hint="for example --logits top-64",
-    )
+    problem, where = "this is no choice of logits", f"--logits {shown(logits)}"
+    raise UsageError(problem, where, "all, or top-2 and more", hint="for example --logits top-64")
 
 
 def require_torch() -> None:

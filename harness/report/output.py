@@ -25,13 +25,9 @@ def check_outputs(paths: Mapping[str, Path]) -> None:
         check_output(path)
         place = _place(path)
         if place in taken:
-            raise UsageError(
-                "two outputs go to one place",
-                where=f"--{taken[place]} and --{option}",
-                expected="a file for each; only one of them can go to - (stdout)",
-                found=path,
-                hint=f"name another file: --{option} FILE",
-            )
+            problem, where = "two outputs go to one place", f"--{taken[place]} and --{option}"
+            expected = "a file for each; only one of them can go to - (stdout)"
+            raise UsageError(problem, where, expected, path, hint=f"name another file: --{option} FILE")
         taken[place] = option
 
 
