@@ -53,8 +53,8 @@ def read_report(path: Path) -> Document:
     document = _json(content, path)
     kind = document.get("kind") if isinstance(document, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        expected, which = f"kind {' or '.join(KINDS)}", "no kind" if kind is None else f"kind {kind!r}"
-        raise UsageError("this is not a report", path, expected, which, hint=_SAVE)
+        kinds, named = f"kind {' or '.join(KINDS)}", "no kind" if kind is None else f"kind {kind!r}"
+        raise UsageError("this is not a report", path, kinds, named, hint=_SAVE)
     if document.get("schema") != SCHEMA:
         problem = "this report has a schema version that this release does not read"
         hint = "upgrade this package, or save the report again with this release"
