@@ -55,8 +55,7 @@ def port(
     from harness.cli.port_printed import print_proposal
     from harness.report.document import encode
     from harness.report.output import STDOUT, write_output
-    from harness.run.proposing.discovery import propose_discovered
-    from harness.run.proposing.proposal import propose
+    from harness.run.proposing.proposal import propose, propose_discovered
 
     asked = chosen(outputs, inputs(golden, weights, port))
     with stdout_to_stderr(), Progress() as progress:

@@ -11,7 +11,8 @@ from rich.text import Text
 from rich.tree import Tree
 
 from harness.report.summary import grouped
-from harness.run.proposing.proposal import Module, Proposal, ProposedRow
+from harness.run.proposing.proposal import Proposal
+from harness.run.proposing.rows import Module, ProposedRow
 from harness.taps import kind_of
 
 NUMBERED = re.compile(r"(?<![0-9A-Za-z])\d+(?![0-9A-Za-z])")
@@ -108,8 +109,6 @@ def _absent(found: Proposal) -> Iterator[str]:
 
 def _left_over(found: Proposal) -> Iterator[str]:
     yield from _absent(found)
-    if found.gave_up:
-        yield "\nthe search ended before it was through: correct what is wrong above, and look again"
     if found.logits is False:
         yield "\nthe logits are not the golden's: the head is wrong as well, or something that was not found"
     if not found.missing:

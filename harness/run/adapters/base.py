@@ -126,6 +126,10 @@ class AdaptedPort:
         """Call the model: see the kinds of ports."""
         raise NotImplementedError
 
+    def sub_modules(self) -> Iterable[tuple[str, Any]]:
+        """What the model holds, by path."""
+        return ()
+
     def paths(self) -> Iterable[str]:
         """What of the model can be called, as rows have it: sub-modules, and their own methods."""
         return ()

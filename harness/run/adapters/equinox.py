@@ -41,7 +41,7 @@ class EquinoxPort(ModelPort):
 
     framework = frozenset({"equinox", "haliax", "flax"})
 
-    def _sub_modules(self) -> Iterable[tuple[str, Any]]:
+    def sub_modules(self) -> Iterable[tuple[str, Any]]:
         found: dict[str, Any] = {}
         _collect(self.model, (), found)
         return found.items()

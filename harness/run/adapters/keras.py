@@ -53,7 +53,7 @@ class KerasPort(ModelPort):
     def paths(self) -> list[str]:
         return [path for path in super().paths() if path.rpartition(".")[2] not in ASKED]
 
-    def _sub_modules(self) -> list[tuple[str, Any]]:
+    def sub_modules(self) -> list[tuple[str, Any]]:
         from keras import Operation
 
         return [(where, layer) for where, layer in modules_in(self.model, Operation, _inside) if where]

@@ -34,7 +34,7 @@ class NnxPort(ModelPort):
         self._graph, self._state = nnx.split(model)
         super().__init__(model, config, dtype)
 
-    def _sub_modules(self) -> list[tuple[str, Any]]:
+    def sub_modules(self) -> list[tuple[str, Any]]:
         return modules_in(self.model, nnx.Module, _inside)
 
     def _place(self, rows: tuple[Row, ...]) -> list[tuple[Any, Methods]]:

@@ -31,7 +31,7 @@ class ModelPort(AdaptedPort):
         self._placed = self._place(self.rows)  # a wrong path is refused now, not in the middle of a forward pass
 
     def paths(self) -> list[str]:
-        return [path for where, node in self._sub_modules() for path in called(where, node, self.framework)]
+        return [path for where, node in self.sub_modules() for path in called(where, node, self.framework)]
 
     def marking(self, rows: tuple[Row, ...]) -> Self:
         port = super().marking(rows)
@@ -40,10 +40,6 @@ class ModelPort(AdaptedPort):
 
     def run(self, model: Any, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> Any:
         """Call the model; returns logits [batch, position, vocab], or with a cache (logits, cache)."""
-        raise NotImplementedError
-
-    def _sub_modules(self) -> Iterable[tuple[str, Any]]:
-        """What the model holds, by path."""
         raise NotImplementedError
 
     def _place(self, rows: tuple[Row, ...]) -> Any:

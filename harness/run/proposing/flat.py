@@ -15,7 +15,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from harness.run.adapters.watching import Site
-from harness.run.proposing.watched import Mark, Watched
+from harness.run.proposing.watched import Mark, Watched, index_of
 from harness.run.tracing.evaluate import INLINE, Native, opened
 from harness.run.tracing.mark import TAP
 from harness.run.tracing.numbering import PLAIN
@@ -31,6 +31,7 @@ from harness.run.tracing.origins import (
 )
 
 Place = tuple[Mark, int | None]  # and the iteration of the scan that it is in
+Form = tuple[tuple[int, ...], str]  # shape and dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,8 @@ class Flat:
         given: the values of constants, arguments and numbers, by variable.
         places: by variable, how it can be named: as what a call is given or returns, and by its primitive.
         marks: all of them, in the order of the program.
-        shapes: by variable that an equation makes and that holds floats.
+        forms: by mark of what a call is given or returns, its shape and dtype.
+        shapes: by variable that is looked at, which an equation makes and which holds floats: the same.
         made_at: by variable, the number of its step.
         outputs: of the program; the logits are first.
     """
@@ -66,7 +68,8 @@ class Flat:
     steps: list[Step] = field(default_factory=list)
     places: dict[int, list[Place]] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
-    shapes: dict[int, tuple[tuple[int, ...], str]] = field(default_factory=dict)
+    forms: dict[int, Form] = field(default_factory=dict)
+    shapes: dict[int, Form] = field(default_factory=dict)
     made_at: dict[int, int] = field(default_factory=dict)
     outputs: tuple[int, ...] = ()
 
@@ -93,29 +96,38 @@ class Flat:
         self.made_at = {v: at for at, step in enumerate(self.steps) for v in step.outputs}
 
 
-def flattened(watched: Watched, layers: int, dtype: str, arithmetic: Native) -> Flat:
+def flattened(watched: Watched, layers: int, dtype: str, arithmetic: Native, names_variables: bool = True) -> Flat:
     """The program of a model as a flat one.
 
     Args:
         layers: longer scans count something else, and are one step.
         dtype: of the check.
+        names_variables: whether what no call is given or returns has places too, and is looked at.
     """
-    flat = _Flattening(watched.marks, layers, dtype, arithmetic)(watched.closed, watched.arguments)
-    for name, output in zip(watched.names, flat.outputs, strict=True):
-        if name is not None:  # what a function returns by key; what a scan stacks is one key for all layers
+    flattening = _Flattening(watched.marks, layers, dtype, arithmetic, names_variables)
+    flat = flattening(watched.closed, watched.arguments)
+    for key, output in zip(watched.names, flat.outputs, strict=True):
+        if key is not None:  # what a scan stacks is one key for all layers
             step = flat.steps[flat.made_at[output]] if output in flat.made_at else None
-            stacked = step.inputs if step is not None and step.equation is None and step.row is None else None
-            mark = watched.marks[int(name.split()[0])]
-            keyed = [(output, None)] if mark.loop == PLAIN else list(zip(stacked or (), itertools.count()))
-            for variable, iteration in keyed:
+            rows = step.inputs if step is not None and step.equation is None and step.row is None else None
+            mark = Mark(len(flat.marks), Site(key, "", ()), PLAIN if rows is None else 1)
+            flat.marks.append(mark)
+            for variable, iteration in [(output, None)] if rows is None else zip(rows, itertools.count()):
                 flat.places.setdefault(variable, []).append((mark, iteration))
+                if variable in flat.shapes:
+                    flat.forms[mark.index] = flat.shapes[variable]
+    if not names_variables:
+        flat.shapes = {variable: form for variable, form in flat.shapes.items() if variable in flat.places}
     flat.without_dead(flat.outputs[0])
     return flat
 
 
 class _Flattening:
-    def __init__(self, marks: Sequence[Mark], layers: int, dtype: str, arithmetic: Native) -> None:
+    def __init__(
+        self, marks: Sequence[Mark], layers: int, dtype: str, arithmetic: Native, names_variables: bool
+    ) -> None:
         self._called, self._layers, self._dtype, self._arithmetic = marks, layers, dtype, arithmetic
+        self._names_variables = names_variables
         self._modules = loaded_modules()
         self._flat = Flat(marks=list(marks))
         self._next, self._scans = 0, PLAIN
@@ -161,8 +173,9 @@ class _Flattening:
     def _equation(self, equation: JaxprEqn, inputs: list[int], around: Origin) -> list[int]:
         name, params = equation.primitive.name, equation.params
         if equation.primitive is TAP:
-            index = int(params["name"].split()[0])
+            index = index_of(equation)
             self._flat.places.setdefault(inputs[0], []).append((self._called[index], self._iteration))
+            self._flat.forms[index] = _form(equation.outvars[0].aval)
             return inputs
         origin = origin_of(equation, around, self._modules)
         if name in INLINE:
@@ -172,10 +185,12 @@ class _Flattening:
             return self._unrolled(equation, inputs, origin)
         outputs = [self._new() for _ in equation.outvars]
         self._flat.steps.append(Step(equation, tuple(inputs), tuple(outputs), origin))
-        if name == "scan":  # no variable by itself: only what it is given to, and what that makes
-            self._shape(equation, outputs)
-        elif is_numeric(equation):
+        # A scan is no variable by itself: only what it is given to, and what that makes.
+        if self._names_variables and name != "scan" and is_numeric(equation):
             self._name(equation, inputs, outputs, origin)
+        for variable, out in zip(outputs, equation.outvars, strict=True):
+            if is_float(out.aval):
+                self._flat.shapes[variable] = _form(out.aval)
         return outputs
 
     def _unrolled(self, equation: JaxprEqn, inputs: list[int], origin: Origin) -> list[int]:
@@ -212,12 +227,6 @@ class _Flattening:
             if is_float(out.aval):
                 field = f"[{n}]" if len(outputs) > 1 else ""
                 self._put(outputs[n], Site(place, field, origin.running), out.aval)
-        self._shape(equation, outputs)
-
-    def _shape(self, equation: JaxprEqn, outputs: list[int]) -> None:
-        for variable, out in zip(outputs, equation.outvars, strict=True):
-            if is_float(out.aval):
-                self._flat.shapes[variable] = tuple(out.aval.shape), str(out.aval.dtype)
 
     def _put(self, variable: int, site: Site, aval: Any) -> None:
         if self._cursor is None:
@@ -229,3 +238,7 @@ class _Flattening:
             mark = self._remembered[self._cursor]
             self._cursor += 1
         self._flat.places.setdefault(variable, []).append((mark, self._iteration))
+
+
+def _form(aval: Any) -> Form:
+    return tuple(aval.shape), str(aval.dtype)

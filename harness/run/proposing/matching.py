@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -17,7 +17,6 @@ from harness.golden import CaseEntry
 from harness.run.adapters.cutting import ZEROS, without_zeros
 from harness.run.adapters.layout import adaptation
 from harness.run.adapters.table import fixed_sizes
-from harness.run.precision import jax_dtype
 from harness.run.proposing.layouts import layouts
 from harness.run.question import BOTH
 from harness.run.source import GoldenSource
@@ -51,7 +50,6 @@ class Matcher:
     Attributes:
         graph: all taps of the golden, in data-flow order.
         taps: those that are looked for, by name.
-        width: of the precision's dtype, in bytes.
     """
 
     def __init__(self, source: GoldenSource, case: CaseEntry, arch: Architecture) -> None:
@@ -66,7 +64,6 @@ class Matcher:
         for tap in self.taps.values():
             self._by_dims[tap.dims].append(tap)
         self._limit = limit(source.precision)
-        self.width = jax_dtype(source.precision).itemsize
         self._known: dict[tuple[object, ...], list[Match]] = {}
         self._samples: dict[tuple[str, ...], np.ndarray] = {}
 
@@ -107,16 +104,6 @@ class Matcher:
                 if match is not None:
                     found[tap.name] = match
         return list(found.values())
-
-    def again(
-        self, value: Num[np.ndarray, "..."], handed: Mapping[str, np.ndarray]
-    ) -> tuple[str, str | None] | None:
-        """Which of these, by tap, a value is to the bit, and in which layout."""
-        for dims, layout in self.fitting(value.shape) if handed else ():
-            for name in (name for name in handed if self.taps[name].dims == dims):
-                if np.array_equal(self._as_tap(value, layout, self.taps[name]), handed[name]):
-                    return name, layout
-        return None
 
     def are_logits(self, value: Num[np.ndarray, "..."]) -> bool | None:
         """Whether a model returned the golden's logits; None where that has none, or the largest alone."""

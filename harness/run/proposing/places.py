@@ -91,7 +91,6 @@ class Places:
     def __init__(self, marks: Sequence[Mark], methods: frozenset[str]) -> None:
         self._methods = methods
         self._calls: dict[tuple[str, str, int, str | None], list[int]] = defaultdict(list)
-        self._marks = tuple(marks)
         for mark in marks:
             for scope in (None, *dict.fromkeys(mark.site.inside)):
                 self._calls[mark.site.path, mark.site.field, mark.loop, scope].append(mark.index)
@@ -109,21 +108,3 @@ class Places:
             )
             if once and scope is None and not is_function(path) and not is_variable(path):
                 return
-
-    def at_layer(self, mark: Mark, layer: int, other: int) -> Mark | None:
-        """The same place in another layer, by its path and by what is running; None where there is none."""
-
-        def moved(path: str) -> str:
-            parts = path.replace("_", "._").split(".")
-            return ".".join(
-                part.replace(str(layer), str(other)) if part.lstrip("_") == str(layer) else part for part in parts
-            ).replace("._", "_")
-
-        site = mark.site
-        for scope in (*reversed(site.inside), None):  # the innermost that has the layer in it
-            here = self._calls[site.path, site.field, mark.loop, scope]
-            key = moved(site.path), site.field, mark.loop, None if scope is None else moved(scope)
-            there = self._calls.get(key, [])
-            if (key[0], key[3]) != (site.path, scope) and len(there) == len(here):
-                return self._marks[there[here.index(mark.index)]]
-        return None

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from jax.extend.core import Jaxpr, Var
+from jax.extend.core import Jaxpr, JaxprEqn, Var
 
 from harness.run.tracing.evaluate import INLINE, opened
 from harness.run.tracing.mark import TAP
 from harness.run.tracing.versions import jaxprs_in_params
 
 
-def tap_names(jaxpr: Jaxpr) -> set[str]:
-    """The names of all marked values, nested code included; `{i}` where a scan counts."""
-    names = {eqn.params["name"] for eqn in jaxpr.eqns if eqn.primitive is TAP}
+def marks_in(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """All marked values, nested code included."""
     for eqn in jaxpr.eqns:
+        if eqn.primitive is TAP:
+            yield eqn
         for inner in jaxprs_in_params(eqn.params):
-            names |= tap_names(inner)
-    return names
+            yield from marks_in(inner)
+
+
+def tap_names(jaxpr: Jaxpr) -> set[str]:
+    """The names of all marked values; `{i}` where a scan counts."""
+    return {mark.params["name"] for mark in marks_in(jaxpr)}
 
 
 def goes_on(jaxpr: Jaxpr, slot: int, live: Sequence[bool] | None = None) -> bool:

@@ -20,8 +20,8 @@ from harness.run.adapters import To
 from harness.run.check import check
 from harness.run.contained import CannotLift
 from harness.run.progress import SILENT
-from harness.run.proposing import discovery
-from harness.run.proposing.discovery import propose_discovered
+from harness.run.proposing import proposal as discovery
+from harness.run.proposing.proposal import propose_discovered
 from harness.run.question import Question
 from tests.run.adapters import function_model, functions
 

@@ -199,9 +199,9 @@ def test_arithmetic_that_is_coarse_is_told_tap_by_tap_in_rows_that_serve_its_cac
     assert {left for left in written if left not in proposal.table} == {"layers.{i}.attn[out]"}
     assert proposal.table[f"layers.{{i}}.attn{item}"] == "layers.{i}.attn_out"
     kinds = {row.tap.rpartition(".")[2] for row in proposal.rows if row.wrong}
-    assert kinds == {"probs", "context", "attn_out"}
+    assert kinds == {"probs", "context"}  # its output projection is as it should be
     assert all(row.far < 0.01 for row in proposal.rows)
-    assert (proposal.missing, proposal.gave_up) == ((), False)
+    assert proposal.missing == ()
 
 
 class Looking(function_model.Stacked):

@@ -14,8 +14,7 @@ pytest.importorskip("tunix", reason="google-tunix is not installed: pip install 
 
 from harness import embedded
 from harness.run.progress import SILENT
-from harness.run.proposing.discovery import propose_discovered
-from harness.run.proposing.proposal import propose
+from harness.run.proposing.proposal import propose, propose_discovered
 from tests import documents
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
