@@ -15,6 +15,7 @@ from harness.run.adapters.layout import adaptation
 from harness.run.tapping import Tapped, handed_on
 from harness.run.tracing.mark import mark
 from harness.run.tracing.program import Program, Source
+from harness.run.tracing.steps import Steps
 from tests.small_decoder import decoder_taps
 
 PARTS, FEATURES = 4, 8  # two heads of four features: the heads have no place on four devices
@@ -58,16 +59,16 @@ def _facts(session, out) -> list[Any]:
 def traced(mesh, session):
     table = jax.device_put(np.ones((5, FEATURES), np.float32), NamedSharding(mesh, P()))
 
-    def model(ids, positions, mask):
+    def step(ids, positions, mask, cache):
         q = table.at[ids[0]].get(out_sharding=P(None, "model"))  # [position, head * head_dim]
-        return 2 * mark("layers.0.q", q), {}
+        return 2 * mark("layers.0.q", q), None, {}
 
     with jax.set_mesh(mesh):
         q = next(tap for tap in decoder_taps(1) if tap.kind == "q")
         way = adaptation("position (head head_dim)", q, {"head": 2, "head_dim": FEATURES // 2})
         tokens = np.zeros((1, 3), np.int32)
-        program = Program(Source(model, decoder_taps(1), {"q": way}))
-        return _facts(session, program(tokens, tokens, tokens == 0, session))
+        run = Steps(Program(Source(decoder_taps(1), {"q": way})), step)
+        return _facts(session, run(tokens, tokens, tokens == 0, None, session)[0])
 
 
 def tapped(mesh, session):

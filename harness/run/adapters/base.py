@@ -24,7 +24,7 @@ from harness.run.padding import pad
 from harness.run.port import Call
 from harness.run.tapping import TapFunction
 from harness.run.tracing.answers import Answered
-from harness.run.tracing.program import Ids, Logits, Mask, Program, Source, Traced
+from harness.run.tracing.program import Ids, Logits, Mask, Program, Source
 from harness.run.tracing.steps import Access, Contents, Steps
 from harness.taps import CACHE_KINDS
 
@@ -73,17 +73,11 @@ class AdaptedPort:
         self.without = tuple(dict.fromkeys([*hidden, *getattr(type(self), "without", ())]))
         self.earlier_only = tuple(sorted(held - {*self.recorded_only, *self.without}))
         self._lift = jnp.dtype(dtype) == jnp.float64
-        self._source = Source(
-            model=self._whole,
-            taps=taps_of(arch),
-            adaptations=_adaptations(table, arch),
-            expected=frozenset(row.tap for row in table),
-            recorded_only=frozenset(self.recorded_only),
-        )
+        expected = frozenset(row.tap for row in table)
+        self._source = Source(taps_of(arch), _adaptations(table, arch), expected, frozenset(self.recorded_only))
         self._program = Program(self._source, lift=self._lift)
-        self._steps = Steps(self._program, self._step, Access(self.read_cache, self.write_cache))
-        self._answered = Answered(self._program, self._given, self._question)
-        self._answered_steps = Answered(self._steps, self._given_steps, self._question_in_steps)
+        self._steps = Steps(self._program, self._step, Access(self._contents, self.write_cache))
+        self._answered = Answered(self._steps, self._given, self._question)
 
     def forward(
         self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any, tap: TapFunction
@@ -93,22 +87,15 @@ class AdaptedPort:
         Raises:
             PortError: a cache, of a port that has none.
         """
-        if cache is not None:
-            if not self.has_cache:
-                hint = "write init_cache(batch, length, dtype), or pass None: whole prompts only"
-                raise PortError("this adapted port has no KV cache", "cache", hint=hint)
-            with self.context():
-                found: tuple[Logits, Any] = self._answered_steps(
-                    input_ids, positions, mask, cache, tap=self.places.without_rest(tap)
-                )
-            return found
-        call = Call(input_ids, positions, mask, None, tap)
-        padded = pad(call) if self.pads else call
+        if cache is not None and not self.has_cache:
+            hint = "write init_cache(batch, length, dtype), or pass None: whole prompts only"
+            raise PortError("this adapted port has no KV cache", "cache", hint=hint)
+        call = Call(input_ids, positions, mask, cache, tap)
+        padded = pad(call) if self.pads and cache is None else call
+        given = padded.input_ids, padded.positions, padded.mask, padded.cache
         with self.context():
-            logits = self._answered(
-                padded.input_ids, padded.positions, padded.mask, tap=self.places.without_rest(padded.tap)
-            )
-        return logits[:, : input_ids.shape[1]], None
+            logits, after = self._answered(*given, tap=self.places.without_rest(padded.tap))
+        return logits if padded is call else logits[:, : input_ids.shape[1]], after
 
     def context(self) -> AbstractContextManager[Any]:
         """What the model is traced and run in: a mesh (`on_mesh`), rules for the names of axes, and the like."""
@@ -143,7 +130,7 @@ class AdaptedPort:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the report has to say about how the port was run."""
-        return tuple(dict.fromkeys((*self._answered.notes, *self._answered_steps.notes)))
+        return self._answered.notes
 
     def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
         """Run the model once, while it is traced: mark its values, or return them.
@@ -156,51 +143,42 @@ class AdaptedPort:
         """
         raise NotImplementedError
 
-    def _whole(self, input_ids: Ids, positions: Ids, mask: Mask, *, answers: Sequence[np.ndarray] = ()) -> Traced:
-        """The model on a whole prompt, with every mark named by its tap."""
-        if self.has_cache:
-            logits, _, watched = self._step(input_ids, positions, mask, None, answers=answers)
-            return logits, watched
-        found: Traced = self.places.traced(self._model, (input_ids, positions, mask), self.watches, answers)
-        return found
-
     def _step(
         self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any, *, answers: Sequence[np.ndarray] = ()
     ) -> tuple[Logits, Any, Mapping[str, Array]]:
-        """The model on one call through a cache."""
-        given = input_ids, positions, mask, cache
+        """The model on one call, with every mark named by its tap; without a cache none comes back."""
+        given = self._arguments(input_ids, positions, mask, cache)
         returned, watched = self.places.traced(self._model, given, self.watches, answers)
+        if not self.has_cache:
+            return returned, None, watched
         if not isinstance(returned, tuple) or len(returned) != 2:
             problem = "the run() of a port with a cache does not return (logits, cache)"
             expected = "a tuple of two: logits [batch, position, vocab], cache"
             hint = "return (logits, cache), or leave init_cache out where the model has no cache"
             raise PortError(problem, f"{type(self).__name__}.run", expected, type(returned).__name__, hint=hint)
-        return returned[0], returned[1], watched
+        return returned[0], None if cache is None else returned[1], watched
 
-    def _given(self, answers: Sequence[np.ndarray]) -> Program:
-        """The program for a model that looks at values, for what it saw."""
-        model = functools.partial(self._whole, answers=answers)
-        return Program(replace(self._source, model=model), lift=self._lift)
+    def _given(self, answers: Sequence[np.ndarray]) -> Steps:
+        """The calls of a model that looks at values, for what it saw."""
+        program = Program(self._source, lift=self._lift)
+        return self._steps.like(program, functools.partial(self._step, answers=answers))
 
-    def _question(self, answers: Sequence[np.ndarray]) -> Program:
-        """The program that computes what it looks at next."""
+    def _question(self, answers: Sequence[np.ndarray]) -> Callable[..., Any]:
+        """What computes what it looks at next."""
 
         def asked(*given: Any) -> Any:
-            given = (*given, None) if self.has_cache else given
-            return self.places.asked(self._model, given, self.watches, answers), {}
+            return self.places.asked(self._model, self._arguments(*given), self.watches, answers), given[-1], {}
 
-        return Program(replace(self._source, model=asked, expected=frozenset()), lift=self._lift)
-
-    def _given_steps(self, answers: Sequence[np.ndarray]) -> Steps:
-        """The same, call by call through a cache."""
-        return self._steps.like(self._given(answers), functools.partial(self._step, answers=answers))
-
-    def _question_in_steps(self, answers: Sequence[np.ndarray]) -> Callable[..., Any]:
-        def asked(*given: Any) -> Any:
-            return self.places.asked(self._model, given, self.watches, answers), given[-1], {}
-
-        steps = self._steps.like(self._question(answers), asked)
+        program = Program(replace(self._source, expected=frozenset()), lift=self._lift)
+        steps = self._steps.like(program, asked)
         return lambda *arguments: steps(*arguments)[0]
+
+    def _arguments(self, *given: Any) -> tuple[Any, ...]:
+        """What the model is given of a call: a model without a cache nothing in its place."""
+        return given if self.has_cache else given[:-1]
+
+    def _contents(self, cache: Any) -> Contents:
+        return {} if cache is None else self.read_cache(cache)
 
     def _held(self, kinds: frozenset[str]) -> frozenset[str]:
         """The kinds of taps that are read from the cache.

@@ -23,9 +23,9 @@ from harness.run.contained import blaming_the_port, origin
 from harness.run.proposing.functions import function_paths
 from harness.run.tracing.answers import MOST, UNANSWERED, Question, answering, untraceable, without_end
 from harness.run.tracing.evaluate import ITERATION
-from harness.run.tracing.inspect import marks_in
 from harness.run.tracing.numbering import PLAIN, Calls, _Walk
 from harness.run.tracing.origins import is_float
+from harness.run.tracing.program import marks_in
 
 Shapes = Mapping[tuple[str, str], tuple[int, ...]]  # by path and field
 KINDS = (NnxPort, LinenPort, EquinoxPort, KerasPort, FunctionPort)

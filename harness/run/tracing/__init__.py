@@ -5,8 +5,7 @@ numbering.py  which of several calls is which tap
 answers.py    models that look at values while they are traced
 origins.py    which function and line an equation comes from
 evaluate.py   runs a jaxpr, opening nested code down to the taps
-inspect.py    what a jaxpr says about taps before it is run
 lift.py       the arithmetic of float64 in place of float32, bfloat16 and float16
-program.py    a port's forward, traced and compiled, with its taps carried in and out
-steps.py      the same call by call, through a cache
+program.py    what of a traced program is which tap, in which arithmetic; what is refused
+steps.py      a port's calls, traced and compiled, with their taps carried in and out, through a cache or without
 """

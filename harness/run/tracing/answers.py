@@ -20,7 +20,7 @@ from jax.core import Tracer
 
 from harness.errors import PortError, first_line
 from harness.run.contained import origin
-from harness.run.tapping import Goldens, Session, TapFunction, no_tap, whole
+from harness.run.tapping import Around, Session, TapFunction, no_tap, whole
 
 MOST = 100  # questions in one forward pass
 # What JAX raises where Python asks for a value that exists only while it traces.
@@ -133,18 +133,11 @@ def _as_numpy(value: Tracer, *args: Any) -> Any:
     return np.asarray(value).item(*args)
 
 
-class Unseen:
+class Unseen(Around):
     """A session to whom nothing is handed over: a program is run up to a question."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.replaying = session.replaying
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         return value
-
-    def goldens(self, stage: str) -> Goldens:
-        return self._session.goldens(stage)
 
     def judge_by(self, rounding: Mapping[str, str]) -> None:
         pass

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxtyping import Array
+
 from harness.architecture import Config, architecture_of
 from harness.families.graph import taps_of
 from harness.run.port import Port
 from harness.run.tapping import TapFunction
 from harness.run.tracing.mark import mark
-from harness.run.tracing.program import Ids, Logits, Mask, Program, Source, Traced
+from harness.run.tracing.program import Ids, Logits, Mask, Program, Source
+from harness.run.tracing.steps import Steps
 
 
 class LiftedPort:
@@ -25,18 +28,17 @@ class LiftedPort:
         self.cannot = getattr(port, "cannot", ())
         self.positions_from_pads = getattr(port, "positions_from_pads", ())
 
-        def model(input_ids: Ids, positions: Ids, mask: Mask) -> Traced:
-            logits, _ = port.forward(input_ids, positions, mask, None, mark)
-            return logits, {}
+        def step(input_ids: Ids, positions: Ids, mask: Mask, cache: None) -> tuple[Logits, None, dict[str, Array]]:
+            return port.forward(input_ids, positions, mask, None, mark)[0], None, {}
 
-        self._program = Program(Source(model, taps_of(architecture_of(config))), lift=True)
+        self._steps = Steps(Program(Source(taps_of(architecture_of(config))), lift=True), step)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self._program.notes
+        return self._steps.notes
 
     def forward(
         self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any, tap: TapFunction
     ) -> tuple[Logits, None]:
         """The port contract, for whole prompts."""
-        return self._program(input_ids, positions, mask, tap), None
+        return self._steps(input_ids, positions, mask, None, tap)[0], None

@@ -1,30 +1,30 @@
-"""A model as a function of its input and of its taps: traced once per shape, compiled, checked by a session."""
+"""What of a model's program is which tap, in which arithmetic; what of it is refused, and what a report says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.errors import HarnessError, PortError
 from harness.run.contained import CannotLift
-from harness.run.tapping import Session, TapFunction, TracedTap, is_explicit, laid_out
-from harness.run.tracing.evaluate import Evaluator, Native
-from harness.run.tracing.inspect import goes_on, tap_names
+from harness.run.tapping import Session, TracedTap, is_explicit, laid_out
+from harness.run.tracing.evaluate import INLINE, Native, opened
 from harness.run.tracing.lift import Lifted
-from harness.run.tracing.rounding import Rounding, rounding, rounding_notes
+from harness.run.tracing.mark import TAP
+from harness.run.tracing.rounding import Rounding, rounding_notes
+from harness.run.tracing.versions import jaxprs_in_params
 from harness.taps import Tap, kind_of, name_of
 
 Ids = Int[Array, "batch position"]
 Mask = Bool[Array, "batch position"]
 Logits = Float[Array, "batch position vocab"]
-Traced = tuple[Logits, Mapping[str, Array]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +43,15 @@ AS_IT_IS = Adaptation(lambda value, batch=None: value, lambda value, batch=None:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a program is made from.
+    """What of a program is which tap.
 
     Attributes:
-        model: `model(input_ids, positions, mask) -> (logits, watched)`. It marks values (`mark`) with the names
-            of their taps, or returns them in `watched`; `{i}` in a name is the iteration of a scan.
         taps: all taps of the architecture.
         adaptations: by kind of tap, where the model's values have another layout.
         expected: the names that have to appear.
         recorded_only: kinds that replay need not replace.
     """
 
-    model: Callable[[Ids, Ids, Mask], Traced]
     taps: Sequence[Tap]
     adaptations: Mapping[str, Adaptation] = field(default_factory=dict)
     expected: frozenset[str] = frozenset()
@@ -62,7 +59,7 @@ class Source:
 
 
 class Program:
-    """Runs a model on its own or on golden values, tap by tap.
+    """How a model is run on its own or on golden values, tap by tap (`steps.py`).
 
     Args:
         lift: compute in float64 what the model computes in narrower floats (under `enable_x64`).
@@ -70,29 +67,8 @@ class Program:
 
     def __init__(self, source: Source, *, lift: bool = False) -> None:
         self.source, self.lift = source, lift
-        self._traced: dict[tuple[int, ...], tuple[Callable[..., Any], Sequence[Any]]] = {}
         self.rounding: dict[Hashable, Rounding] = {}
         self.lifted: Lifted | None = None
-
-    def __call__(self, input_ids: Ids, positions: Ids, mask: Mask, tap: TapFunction) -> Logits:
-        """The logits; where `tap` is a session, it is given all taps.
-
-        Raises:
-            PortError: a tap that the model never makes, or that replay could not replace.
-            CannotLift: an operation that stays narrow.
-        """
-        shape = tuple(input_ids.shape)
-        if shape not in self._traced:
-            self._traced[shape] = self._trace(input_ids, positions, mask)
-        run, constants = self._traced[shape]
-        run = liftable(run) if self.lift else run
-        if not isinstance(tap, Session):
-            logits, _ = run(constants, {}, np.bool_(False), input_ids, positions, mask)
-            return logits
-        goldens = self.goldens(tap)
-        logits, recorded = run(constants, goldens, np.bool_(tap.replaying), input_ids, positions, mask)
-        self.hand_over(tap, shape, goldens, recorded)
-        return logits
 
     def goldens(self, tap: Session) -> dict[str, np.ndarray]:
         """The golden of every tap that a session has, by its whole name."""
@@ -125,30 +101,6 @@ class Program:
             f"float64: {lifted} in the port's own code were lifted",
             *rounding_notes(self.rounding.values()),
         )
-
-    def _trace(self, input_ids: Ids, positions: Ids, mask: Mask) -> tuple[Callable[..., Any], Sequence[Any]]:
-        """The compiled function, and the constants (parameters) that it takes."""
-
-        def model(ids: Ids, positions: Ids, mask: Mask) -> tuple[Logits, dict[str, Array]]:
-            logits, watched = self.source.model(ids, positions, mask)
-            return logits, dict(watched)
-
-        closed, (_, watched) = jax.make_jaxpr(model, return_shape=True)(input_ids, positions, mask)
-        names = [None, *sorted(watched)]  # JAX flattens a dict in the order of its keys
-        self.refuse(closed, names)
-        known = frozenset(tap.name for tap in self.source.taps)
-        if self.lift:
-            self.rounding[tuple(input_ids.shape)] = rounding(closed, names)
-
-        def run(
-            constants: Sequence[Any], goldens: Mapping[str, Array], replaying: Array, *arguments: Any
-        ) -> tuple[Logits, dict[str, Array]]:
-            tap = TracedTap(goldens, replaying, known)
-            evaluate = Evaluator(self.adapted(tap, arguments[0].shape[0]), self.arithmetic())
-            outputs = evaluate(closed.jaxpr, constants, arguments, names)
-            return outputs[0], tap.recorded
-
-        return jax.jit(run), closed.consts
 
     def adapted(self, tap: TracedTap, batch: int) -> Callable[[str, Array], Array]:
         """A tap that sees the model's values, of so many rows, in the layout of their taps."""
@@ -234,3 +186,53 @@ def _by_stage(recorded: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
         stage, _, kind = name.rpartition(".")
         stages.setdefault(stage, {})[kind] = value
     return stages
+
+
+def marks_in(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """All marked values, nested code included."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive is TAP:
+            yield eqn
+        for inner in jaxprs_in_params(eqn.params):
+            yield from marks_in(inner)
+
+
+def tap_names(jaxpr: Jaxpr) -> set[str]:
+    """The names of all marked values; `{i}` where a scan counts."""
+    return {mark.params["name"] for mark in marks_in(jaxpr)}
+
+
+def goes_on(jaxpr: Jaxpr, slot: int, live: Sequence[bool] | None = None) -> bool:
+    """Whether anything but the output itself is computed from the value of output `slot`.
+
+    Only then does replay, which puts the golden in its place, change what comes after.
+
+    Args:
+        live: by output, whether something outside goes on with it; without it the first one (the logits) is.
+    """
+    outputs = list(jaxpr.outvars)
+    var = outputs[slot]
+    if not isinstance(var, Var):
+        return False
+    live = [n == 0 for n in range(len(outputs))] if live is None else live
+    if _is_live(jaxpr, var, live, slot):
+        return True
+    maker = next((eqn for eqn in jaxpr.eqns if any(var is made for made in eqn.outvars)), None)
+    if maker is None:
+        return False
+    inner_slot = next(n for n, made in enumerate(maker.outvars) if made is var)
+    inner_live = [_is_live(jaxpr, made, live, slot) for made in maker.outvars]
+    name = maker.primitive.name
+    if name in INLINE:
+        return goes_on(opened(maker.params[INLINE[name]])[0], inner_slot, inner_live)
+    if name == "scan" and inner_slot >= maker.params["num_carry"]:
+        inner_live[: maker.params["num_carry"]] = [True] * maker.params["num_carry"]
+        return goes_on(opened(maker.params["jaxpr"])[0], inner_slot, inner_live)
+    return False
+
+
+def _is_live(jaxpr: Jaxpr, var: object, live: Sequence[bool], slot: int) -> bool:
+    """Whether anything reads a variable, in here or from another output than `slot`."""
+    if any(var is atom for eqn in jaxpr.eqns for atom in eqn.invars):
+        return True
+    return any(other is var and live[n] for n, other in enumerate(jaxpr.outvars) if n != slot)

@@ -1,7 +1,8 @@
-"""A model call by call through its cache: one compilation for every shape of call, on its own or on golden values.
+"""A model call by call, each a function of its input and of its taps: one compilation for every shape of call.
 
-In replay the golden is written into the cache that comes in, at the slots of earlier calls. This call's keys and
-values are what the model makes of golden values. The cache that comes out is read and compared.
+A whole prompt has no cache. In replay the golden is written into the cache that comes in, at the slots of earlier
+calls. This call's keys and values are what the model makes of golden values. The cache that comes out is read and
+compared.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ ROUNDED = 0.5
 class Access:
     """How the contents of a cache are had and put, by tap: one is the other's inverse."""
 
-    read: Callable[[Any], Contents]
-    write: Callable[[Any, Contents], Any]
+    read: Callable[[Any], Contents] = lambda cache: {}
+    write: Callable[[Any, Contents], Any] = lambda cache, values: cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +51,15 @@ class _Traced:
 
 
 class Steps:
-    """Runs the calls of a program's model that have a cache.
+    """Runs the calls of a model, on its own or on golden values.
 
     Args:
-        program: of the same model; it says how, and notes what was lifted.
-        step: `step(input_ids, positions, mask, cache) -> (logits, cache, watched)`, marked as the program's model.
+        program: it says how, and notes what was lifted.
+        step: `step(input_ids, positions, mask, cache) -> (logits, cache, watched)`. It marks values (`mark`) with
+            the names of their taps, or returns them in `watched`; `{i}` in a name is the iteration of a scan.
     """
 
-    def __init__(self, program: Program, step: Step, access: Access) -> None:
+    def __init__(self, program: Program, step: Step, access: Access = Access()) -> None:
         self._program, self._step, self._access = program, step, access
         self._traced: dict[Hashable, _Traced] = {}
         self._dtypes: dict[Hashable, tuple[np.dtype, ...]] = {}
@@ -80,8 +82,9 @@ class Steps:
         """Logits of one call, and the cache after it; where `tap` is a session, it is given all taps.
 
         Raises:
-            PortError: as `Program`; a cache with something else than arrays in it; `write_cache` returns another
-                form of cache, or what it wrote is not what `read_cache` reads.
+            PortError: a tap that the model never makes, or that replay could not replace; a cache with something
+                else than arrays in it; `write_cache` returns another form of cache, or what it wrote is not what
+                `read_cache` reads.
             CannotLift: an operation that stays narrow.
         """
         leaves, tree = _arrays(cache)
@@ -128,7 +131,7 @@ class Steps:
         closed, (_, watched, outputs) = jax.make_jaxpr(model, return_shape=True)(*arguments)
         names = [None, *sorted(watched)]  # JAX flattens a dict in the order of its keys
         # Keys that are never kept are a bug of the cache, which its contents show.
-        self._program.refuse(closed, names, frozenset(CACHED.values()))
+        self._program.refuse(closed, names, frozenset(CACHED.values() if arguments[3:] else ()))
         self._written(tree, arguments[3:])
         if self._program.lift:
             self._dtypes[after[0], tuple(one.shape for one in outputs)] = tuple(one.dtype for one in outputs)
@@ -139,7 +142,7 @@ class Steps:
             constants: Sequence[Any], goldens: Mapping[str, Array], replaying: Array, *given: Array
         ) -> tuple[Logits, dict[str, Array], list[Array], dict[str, Array]]:
             ids, positions, mask, *incoming = given
-            first = first_slot(mask, ids.shape[1])
+            first = first_slot(mask, ids.shape[1]) if incoming else jnp.asarray(0)
             leaves, held, lost = self._replayed(tree, incoming, goldens, replaying, first)
             tap = TracedTap({n: one for n, one in goldens.items() if n not in held}, replaying, known)
             evaluate = Evaluator(self._program.adapted(tap, ids.shape[0]), self._program.arithmetic())

@@ -25,7 +25,7 @@ from harness.run.progress import SILENT
 from harness.run.proposing.proposal import propose
 from harness.run.question import Question
 from harness.run.tapping import no_tap
-from harness.run.tracing.inspect import tap_names
+from harness.run.tracing.program import tap_names
 from harness.taps import CACHE_KINDS
 from harness.tolerances import PRECISIONS
 from tests.run.adapters import equinox_model, functions

@@ -9,8 +9,8 @@ import pytest
 
 from harness.errors import PortError
 from harness.run.tracing.evaluate import Evaluator, Native
-from harness.run.tracing.inspect import goes_on, tap_names
 from harness.run.tracing.mark import mark
+from harness.run.tracing.program import goes_on, tap_names
 
 X = jnp.arange(6.0).reshape(2, 3)
 

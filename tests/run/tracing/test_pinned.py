@@ -9,6 +9,7 @@ import pytest
 
 from harness.run.tracing.mark import mark
 from harness.run.tracing.program import Adaptation, Program, Source
+from harness.run.tracing.steps import Steps
 from harness.taps import DIMS, Tap
 
 TAPS = (Tap("layers.0.routing", DIMS["routing"], ()),)
@@ -40,15 +41,15 @@ class Session:
 @pytest.mark.parametrize("turned", [False, True], ids=["as it is", "experts first"])
 @pytest.mark.parametrize("pinned", [True, False])
 def test_a_traced_model_goes_on_with_the_goldens_choice(turned, pinned):
-    def model(ids, positions, mask):
+    def step(ids, positions, mask, cache):
         weights = jnp.asarray(OWN.swapaxes(1, 2) if turned else OWN) + 0 * ids.sum().astype(jnp.float32)
         gone_on = mark("layers.0.routing", weights)
-        return jax.lax.stop_gradient(gone_on.swapaxes(1, 2) if turned else gone_on), {}
+        return jax.lax.stop_gradient(gone_on.swapaxes(1, 2) if turned else gone_on), None, {}
 
     adaptations = {"routing": TURNED} if turned else {}
-    program = Program(Source(model, TAPS, adaptations, frozenset({"layers.0.routing"})))
+    run = Steps(Program(Source(TAPS, adaptations, frozenset({"layers.0.routing"}))), step)
     session = Session(GOLDEN if pinned else np.full_like(GOLDEN, np.nan))
-    found = program(IDS, POSITIONS, jnp.ones((1, 2), bool), session)
+    found, _ = run(IDS, POSITIONS, jnp.ones((1, 2), bool), None, session)
     expected = np.stack([OWN[:, 0], GOLDEN[:, 1]], axis=1) if pinned else OWN
     assert np.array_equal(found, expected)
     assert np.array_equal(session.seen["routing"], OWN)

@@ -12,6 +12,7 @@ from harness.run.tapping import no_tap
 from harness.run.tracing.mark import mark
 from harness.run.tracing.program import Program, Source
 from harness.run.tracing.rounding import rounding, rounding_notes
+from harness.run.tracing.steps import Steps
 from tests.small_decoder import decoder_taps
 
 ODD = 0.5100697
@@ -90,8 +91,8 @@ def test_taps_in_a_scan_are_followed_one_by_one():
 def ran(model):
     ids = jnp.zeros((1, 3), jnp.int32)
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        program = Program(Source(model=model, taps=decoder_taps(1)), lift=True)
-        return program(ids, ids, ids, no_tap)
+        run = Steps(Program(Source(decoder_taps(1)), lift=True), lambda ids, *_: (model(ids), None, {}))
+        return run(ids, ids, ids, None, no_tap)[0]
 
 
 def test_an_array_inside_a_nested_jit_is_lifted():
@@ -99,7 +100,7 @@ def test_an_array_inside_a_nested_jit_is_lifted():
     def inner(x):
         return x * (jnp.asarray(np.asarray([0.1, 0.2, 0.3, 0.4], np.float32)) / 8.0)
 
-    found = ran(lambda ids, *_: (inner(jnp.ones((*ids.shape, 4), jnp.float32)), {}))
+    found = ran(lambda ids: inner(jnp.ones((*ids.shape, 4), jnp.float32)))
     assert found.dtype == jnp.float64
     np.testing.assert_allclose(found[0, 0], np.asarray([0.1, 0.2, 0.3, 0.4]) / 8, rtol=1e-15)
 
@@ -107,4 +108,4 @@ def test_an_array_inside_a_nested_jit_is_lifted():
 def test_what_breaks_in_lifted_code_is_the_liftings_failure(monkeypatch):
     monkeypatch.setattr("harness.run.tracing.lift.Lifted.literal", lambda self, literal: literal.val)
     with pytest.raises(CannotLift, match=r"mul at .*test_rounding.py"):
-        ran(lambda ids, *_: (ids[..., None].astype(jnp.float32) * np.float32(ODD), {}))
+        ran(lambda ids: ids[..., None].astype(jnp.float32) * np.float32(ODD))

@@ -51,7 +51,7 @@ READ = Access(lambda cache: {LATENT: cache["kept"]}, lambda cache, values: {**ca
 
 
 def steps(access=READ, model=step, lift=False):
-    source = Source(lambda *_: None, TAPS, expected=frozenset({"layers.0.latent"}))
+    source = Source(TAPS, expected=frozenset({"layers.0.latent"}))
     return Steps(Program(source, lift=lift), model, access)
 
 
