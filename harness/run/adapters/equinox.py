@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +24,17 @@ from jax import Array
 from harness.run.adapters.calls import marked_call
 from harness.run.adapters.outputs import is_named
 from harness.run.adapters.table import Row, by_path
-from harness.run.adapters.tree import ModelPort, copied, has_nothing, has_nothing_to_call, replaced, stored
+from harness.run.adapters.tree import (
+    Marks,
+    ModelPort,
+    copied,
+    has_nothing,
+    has_nothing_to_call,
+    marking,
+    replaced,
+    stored,
+)
 from harness.run.tracing.program import Ids, Mask
-
-Marks = tuple[tuple[str, tuple[Row, ...]], ...]  # rows by method
 
 
 class EquinoxPort(ModelPort):
@@ -99,7 +105,7 @@ def _marking(node: Any, marks: Marks) -> Any:
     if is_leaf and marks[0][0] == "__call__":
         return MarkedFunction(node, marks[0][1])
     original: Any = type(node)
-    made = _subclass(original, marks)
+    made = marking(original, marks)
     found = copied(node, made)
     if not is_leaf and jax.tree_util.all_leaves([found]):
         _register(made, original)
@@ -118,23 +124,6 @@ class MarkedFunction:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "function"), name)
-
-
-@functools.cache
-def _subclass(original: Any, marks: Marks) -> Any:
-    """A class of its own for every set of rows: where a module is flattened the class goes along, and its rows."""
-
-    def marked(name: str, found: tuple[Row, ...]) -> Callable[..., Any]:
-        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return marked_call(found, getattr(super(made, self), name), args, kwargs)
-
-        return call
-
-    methods = {name: marked(name, found) for name, found in marks}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the original's class was warned of, it is warned of again
-        made = type(original)(original.__name__, (original,), {"__module__": original.__module__, **methods})
-    return made
 
 
 def _register(made: Any, original: Any) -> None:

@@ -11,7 +11,7 @@ from harness.architecture import Config
 from harness.errors import PortError
 from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.caches import named_leaves
-from harness.run.adapters.watching import is_watching
+from harness.run.adapters.calls import is_watching
 from harness.run.tracing.program import Ids, Mask
 
 

@@ -11,10 +11,9 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from harness.errors import PortError
-from harness.run.adapters.cutting import REST, WithoutRest
-from harness.run.adapters.indices import alike_indices
+from harness.run.adapters.layout import REST, WithoutRest
 from harness.run.adapters.replaced import all_replaced, bound_elsewhere, functions_of
-from harness.run.adapters.running import traced_for
+from harness.run.adapters.running import alike_indices, traced_for
 from harness.run.adapters.table import Row, scopes
 from harness.run.adapters.variables import Variables
 from harness.run.contained import origin

@@ -41,7 +41,7 @@ from dataclasses import dataclass
 from harness.architecture import Architecture
 from harness.errors import PortError
 from harness.families.graph import taps_of
-from harness.run.adapters.cutting import Cut, without_zeros
+from harness.run.adapters.layout import Cut, without_zeros
 from harness.run.adapters.routed import Routed
 from harness.taps import Tap, kind_of
 

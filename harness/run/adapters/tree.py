@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from harness.architecture import Config
 from harness.errors import PortError
 from harness.run.adapters.base import AdaptedPort
+from harness.run.adapters.calls import marked_call
 from harness.run.adapters.table import Row, by_path
 from harness.run.tracing.program import Ids, Mask
 
@@ -48,6 +51,29 @@ class ModelPort(AdaptedPort):
 
 
 Methods = Mapping[str, tuple[Row, ...]]  # rows by method
+Marks = tuple[tuple[str, tuple[Row, ...]], ...]  # the same, hashable
+
+
+@functools.cache
+def marking(original: Any, marks: Marks) -> Any:
+    """A subclass whose methods mark their arguments and results.
+
+    It is one of its own for every set of rows: where JAX takes a module apart the class goes along, and its rows.
+    """
+
+    def marked(name: str, rows: tuple[Row, ...]) -> Callable[..., Any]:
+        @functools.wraps(getattr(original, name))
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            # Looked up when it is called: somebody may have replaced it since.
+            return marked_call(rows, getattr(super(made, self), name), args, kwargs)
+
+        return call
+
+    methods = {name: marked(name, rows) for name, rows in marks}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the original's class was warned of, it is warned of again
+        made = type(original)(original.__name__, (original,), {"__module__": original.__module__, **methods})
+    return made
 
 
 def placed(rows: Iterable[Row], find: Callable[[str], tuple[Any, str]]) -> list[tuple[Any, Methods]]:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from harness.run.adapters.watching import Site
+from harness.run.adapters.calls import Site
 from harness.run.proposing.watched import Mark, Watched, index_of
 from harness.run.tracing.evaluate import INLINE, Native, opened
 from harness.run.tracing.mark import TAP

@@ -14,8 +14,7 @@ from jaxtyping import Num
 from harness.architecture import Architecture
 from harness.comparison import Place, compare
 from harness.golden import CaseEntry
-from harness.run.adapters.cutting import ZEROS, without_zeros
-from harness.run.adapters.layout import adaptation
+from harness.run.adapters.layout import ZEROS, adaptation, without_zeros
 from harness.run.adapters.table import fixed_sizes
 from harness.run.proposing.layouts import layouts
 from harness.run.question import BOTH

@@ -15,10 +15,10 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, jaxpr_as_fun
 from harness.errors import PortError
 from harness.run.adapters import EquinoxPort, FunctionPort, KerasPort, LinenPort, NnxPort
 from harness.run.adapters.base import AdaptedPort
+from harness.run.adapters.calls import Site, watching
 from harness.run.adapters.replaced import all_replaced, functions_of
 from harness.run.adapters.running import traced_for
 from harness.run.adapters.table import at_paths
-from harness.run.adapters.watching import Site, watching
 from harness.run.contained import blaming_the_port, origin
 from harness.run.proposing.functions import function_paths
 from harness.run.tracing.answers import MOST, UNANSWERED, Question, answering, untraceable, without_end

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from harness.run.adapters.indices import alike_indices
+from harness.run.adapters.running import alike_indices
 
 
 def put(buffer, new, end):

@@ -18,7 +18,7 @@ from flax import nnx
 from harness.cli import cli
 from harness.errors import PortError, UsageError
 from harness.run.adapters import To
-from harness.run.adapters.watching import Site
+from harness.run.adapters.calls import Site
 from harness.run.check import check
 from harness.run.progress import SILENT
 from harness.run.proposing.layouts import layouts
