@@ -55,11 +55,11 @@ def port(
     from harness.cli.port_printed import print_proposal
     from harness.report.document import encode
     from harness.report.output import STDOUT, write_output
-    from harness.run.proposing.proposal import propose, propose_discovered
+    from harness.run.proposing.proposal import propose
 
     asked = chosen(outputs, inputs(golden, weights, port))
     with stdout_to_stderr(), Progress() as progress:
-        found = (propose_discovered if discover else propose)(golden, weights, port, case, precision, progress)
+        found = propose(golden, weights, port, case, precision, progress, discover)
     for file in asked.values():
         write_output(file, encode(found))
     print_proposal(found, console(stderr=STDOUT in asked.values()))

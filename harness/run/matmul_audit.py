@@ -19,7 +19,6 @@ from harness.run.contained import blaming_the_port, described
 from harness.run.port import Call, Port
 from harness.run.precision import FULL, is_reduced
 from harness.run.tapping import no_tap
-from harness.run.tracing.versions import jaxprs_in_params
 
 PRODUCTS = frozenset({"dot_general", "ragged_dot_general", "conv_general_dilated"})
 AUDITED_DTYPES = ("float32", "float64")
@@ -57,6 +56,8 @@ def reduced_matmuls(jaxpr: Jaxpr, backend: str) -> tuple[ReducedMatmul, ...]:
     Nested programs (jit, scan, while, cond, custom derivatives, remat, shard_map) are read as well, each as
     often as it is called; a loop's body counts once.
     """
+    from harness.run.tracing.versions import jaxprs_in_params
+
     found: list[ReducedMatmul] = []
     for equation in jaxpr.eqns:
         asked = _reduction(equation, backend)

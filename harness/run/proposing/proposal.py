@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,9 +66,6 @@ class Proposal:
         return {row.left: row.target for row in self.rows}
 
 
-Look = Callable[[Any, Golden, CaseEntry, Config, str, Progress], Proposal]
-
-
 def propose(
     golden_path: str | Path,
     checkpoint: Path | None,
@@ -77,52 +73,35 @@ def propose(
     case: str | None,
     precision: str | None,
     progress: Progress,
-    look: Look | None = None,
+    discover: bool = False,
 ) -> Proposal:
     """Propose the table of an adapted port.
 
     Args:
         case: its name; None is the shortest that tells taps apart.
-        precision: None is float32.
-        look: how taps are looked for, in a port that is loaded, at the precision that is in force; None is among
-            what its calls are given and return.
+        precision: None is float32; of all variables float64, or float32 where the golden's truth or the model is no
+            wider.
+        discover: look among all variables of its program, and not only what calls are given and return.
 
     Raises:
         HarnessError: the golden, the weights or the port cannot be used, or no case is a prompt alone.
     """
-    precision = precision or "float32"
-    precisions.refuse_reduced(precision)
-    with open_golden(golden_path) as golden:
-        Question((precision,)).carried_by(golden.manifest.truth_dtype)
-        entry = _case(golden, case)
-        directory = checkpoint or embedded.checkpoint_beside(str(golden_path), golden.manifest.model.id)
-        config = preflight(golden, directory, [entry])
-        progress.begin(f"{precision}: loading the port")
-        with precisions.in_force(precision):
-            port = load_port(spec, directory, config, precisions.jax_dtype(precision), None)
-            look = look or functools.partial(discovered, among_variables=False)
-            return look(port, golden, entry, config, precision, progress)
-
-
-def propose_discovered(
-    golden_path: str | Path,
-    checkpoint: Path | None,
-    spec: str,
-    case: str | None,
-    precision: str | None,
-    progress: Progress,
-) -> Proposal:
-    """Propose the table of an adapted port from all variables of its program; the arguments are `propose`'s.
-
-    Args:
-        precision: None is float64, or float32 where the golden's truth or the model is no wider.
-    """
+    look = discovered if discover else functools.partial(discovered, among_variables=False)
 
     def at(precision: str) -> Proposal:
-        return propose(golden_path, checkpoint, spec, case, precision, progress, discovered)
+        precisions.refuse_reduced(precision)
+        with open_golden(golden_path) as golden:
+            Question((precision,)).carried_by(golden.manifest.truth_dtype)
+            entry = _case(golden, case)
+            directory = checkpoint or embedded.checkpoint_beside(str(golden_path), golden.manifest.model.id)
+            config = preflight(golden, directory, [entry])
+            progress.begin(f"{precision}: loading the port")
+            with precisions.in_force(precision):
+                port = load_port(spec, directory, config, precisions.jax_dtype(precision), None)
+                return look(port, golden, entry, config, precision, progress)
 
-    if precision is not None:
-        return at(precision)
+    if precision is not None or not discover:
+        return at(precision or "float32")
     try:
         return at("float64")
     except CannotLift as error:

@@ -21,7 +21,7 @@ from harness.run.check import check
 from harness.run.contained import CannotLift
 from harness.run.progress import SILENT
 from harness.run.proposing import proposal as discovery
-from harness.run.proposing.proposal import propose_discovered
+from harness.run.proposing.proposal import propose
 from harness.run.question import Question
 from tests.run.adapters import function_model, functions
 
@@ -43,7 +43,7 @@ Scanned.run.__module__ = "nowhere"
 
 
 def found(golden_path, checkpoint, name, precision=None, case=CASE):
-    return propose_discovered(golden_path, checkpoint, f"{HERE}.{name}", case, precision, SILENT)
+    return propose(golden_path, checkpoint, f"{HERE}.{name}", case, precision, SILENT, discover=True)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ pytest.importorskip("tunix", reason="google-tunix is not installed: pip install 
 
 from harness import embedded
 from harness.run.progress import SILENT
-from harness.run.proposing.proposal import propose, propose_discovered
+from harness.run.proposing.proposal import propose
 from tests import documents
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other people's deprecations
@@ -71,7 +71,7 @@ def test_tables_for_tunix_are_proposed_around_the_defects_that_ship_today(name, 
 def test_among_all_variables_the_defect_of_gemma_2_has_its_line():
     """Scores are scaled by head_dim, and not by query_pre_attn_scalar."""
     directory, spec = embedded.directory(), "tests.run.adapters.tunix_ports:Gemma2"
-    found = propose_discovered(directory / "gemma2.h5", directory / "gemma2", spec, None, None, SILENT)
+    found = propose(directory / "gemma2.h5", directory / "gemma2", spec, None, None, SILENT, discover=True)
     (wrong,) = (row for row in found.rows if row.wrong)
     assert (wrong.tap, len(wrong.wrong)) == ("layers.{i}.probs", 3)
     assert re.search(r"tunix/models/gemma/model\.py:\d+: probs = jax\.nn\.softmax\(", wrong.place)
