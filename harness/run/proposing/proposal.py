@@ -79,8 +79,8 @@ def propose(
 
     Args:
         case: its name; None is the shortest that tells taps apart.
-        precision: None is float32; of all variables float64, or float32 where the golden's truth or the model is no
-            wider.
+        precision: None is float32; of all variables float64, or float32 where the golden's truth or the model is
+            no wider.
         discover: look among all variables of its program, and not only what calls are given and return.
 
     Raises:

@@ -32,7 +32,6 @@ INLINE = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
-LOOPS = frozenset({"scan", "while", "cond"})
 
 
 class Native:
@@ -134,7 +133,6 @@ class Evaluator:
     ) -> tuple[list[Any], list[bool]]:
         """The equation's outputs, and which of them have been handed over inside it."""
         name, params = equation.primitive.name, equation.params
-        here = [False] * len(equation.outvars)
         tapped = _has_taps(params) or any(watched)
         if name in INLINE and (tapped or name in self._arithmetic.opens):
             found = self._run(*self._opened(params[INLINE[name]]), operands, watched, iterations)
@@ -143,9 +141,7 @@ class Evaluator:
             return self._unrolled(equation, operands, watched, iterations)
         if _has_taps(params):
             raise not_handed_over(f"inside {name}")
-        if name in LOOPS and name in self._arithmetic.opens:
-            return getattr(self, f"_{name}")(equation, operands, iterations), here
-        return self._arithmetic.apply(equation, operands), here
+        return self._arithmetic.apply(equation, operands), [False] * len(equation.outvars)
 
     def _unrolled(
         self, equation: JaxprEqn, operands: list[Any], watched: Watched, iterations: tuple[int, ...]
@@ -167,45 +163,6 @@ class Evaluator:
             self._arithmetic.stack([rows[step][n] for step in steps]) for n in range(len(watched) - carried)
         ]
         return [*carry, *columns], [name is not None for name in inner]
-
-    def _scan(self, equation: JaxprEqn, operands: list[Any], iterations: tuple[int, ...]) -> list[Any]:
-        params = equation.params
-        consts, carried = params["num_consts"], params["num_carry"]
-        body, constants = self._opened(params["jaxpr"])
-
-        def step(carry: list[Any], rows: list[Any]) -> tuple[list[Any], list[Any]]:
-            found = self._run(body, constants, [*operands[:consts], *carry, *rows], (), iterations)
-            return found[:carried], found[carried:]
-
-        carry, columns = jax.lax.scan(
-            step,
-            operands[consts:][:carried],
-            operands[consts + carried :],
-            length=params["length"],
-            reverse=params["reverse"],
-            unroll=params["unroll"],
-        )
-        return [*carry, *columns]
-
-    def _while(self, equation: JaxprEqn, operands: list[Any], iterations: tuple[int, ...]) -> list[Any]:
-        params = equation.params
-        of_condition, of_body = params["cond_nconsts"], params["body_nconsts"]
-        condition, body = self._opened(params["cond_jaxpr"]), self._opened(params["body_jaxpr"])
-        first, second = operands[:of_condition], operands[of_condition:][:of_body]
-        found: list[Any] = jax.lax.while_loop(
-            lambda carry: self._run(*condition, [*first, *carry], (), iterations)[0],
-            lambda carry: self._run(*body, [*second, *carry], (), iterations),
-            operands[of_condition + of_body :],
-        )
-        return found
-
-    def _cond(self, equation: JaxprEqn, operands: list[Any], iterations: tuple[int, ...]) -> list[Any]:
-        def evaluated(branch: ClosedJaxpr) -> Callable[..., list[Any]]:
-            return lambda *given: self._run(*self._opened(branch), given, (), iterations)
-
-        branches = [evaluated(branch) for branch in equation.params["branches"]]
-        found: list[Any] = jax.lax.switch(operands[0], branches, *operands[1:])
-        return found
 
     def _opened(self, body: Jaxpr | ClosedJaxpr) -> tuple[Jaxpr, Sequence[Any]]:
         """A nested program, and its constants in this arithmetic."""

@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.extend.source_info_util import summarize
 
 from harness.run.contained import CannotLift
-from harness.run.tracing.evaluate import INLINE, LOOPS, Evaluator, Native, bind
+from harness.run.tracing.evaluate import INLINE, Evaluator, Native, bind
 from harness.run.tracing.meant import MOST_RECOGNISED, meant, meant_all
 from harness.run.tracing.versions import jaxprs_in_params
 
@@ -55,7 +55,7 @@ class Lifted(Native):
         casts, literals: how many narrow casts and how many narrow numbers were lifted.
     """
 
-    opens = frozenset(INLINE) | LOOPS
+    opens = frozenset(INLINE)
 
     def __init__(self) -> None:
         self.casts = 0
@@ -102,7 +102,7 @@ class Lifted(Native):
         return found
 
     def _parameter(self, value: Any) -> Any:
-        """A parameter that names a dtype, or holds code (the sum in a scatter-add), lifted."""
+        """A parameter that names a dtype, or holds code (a loop's, the sum in a scatter-add), lifted."""
         if isinstance(value, np.dtype) and value in WIDE:
             self.casts += 1
             return WIDE[value]
@@ -110,11 +110,13 @@ class Lifted(Native):
             return self._code(value)
         if isinstance(value, Jaxpr):
             return self._code(ClosedJaxpr(value, ())).jaxpr
-        return value
+        return tuple(map(self._parameter, value)) if type(value) is tuple else value
 
     def _code(self, code: ClosedJaxpr) -> ClosedJaxpr:
+        avals = [var.aval for var in code.jaxpr.invars]
         arguments = [
-            jax.ShapeDtypeStruct(v.aval.shape, WIDE.get(v.aval.dtype, v.aval.dtype)) for v in code.jaxpr.invars
+            jax.ShapeDtypeStruct(aval.shape, WIDE.get(aval.dtype, aval.dtype), sharding=aval.sharding)
+            for aval in avals
         ]
         evaluate = Evaluator(lambda _, value: value, self)
         return jax.make_jaxpr(lambda *given: evaluate(code.jaxpr, code.consts, given))(*arguments)
