@@ -14,7 +14,7 @@ from harness.errors import PortError
 from harness.run.adapters.base import AdaptedPort
 from harness.run.adapters.calls import is_watching, marked_call
 from harness.run.adapters.table import Row, at_paths, by_path
-from harness.run.adapters.tree import Methods, ModelPort, child_of, marking, method_at, modules_in, placed
+from harness.run.adapters.tree import Methods, ModelPort, child_of, marking, modules_in, placed
 from harness.run.tracing.program import Ids, Mask
 
 
@@ -49,9 +49,7 @@ class NnxPort(ModelPort):
 
 def _places(model: nnx.Module, rows: tuple[Row, ...]) -> list[tuple[Any, Methods]]:
     """Every sub-module that the rows name, with its rows by method."""
-    return placed(
-        rows, lambda path: method_at(model, path, nnx.Module, "__call__", child_of, _names, "nnx.Module")
-    )
+    return placed(model, rows, nnx.Module, "__call__", child_of, _names, "nnx.Module")
 
 
 def _inside(module: nnx.Module) -> Iterable[tuple[Any, Any]]:

@@ -14,7 +14,7 @@ from harness.architecture import Config
 from harness.errors import HarnessError, PortError
 from harness.run.adapters.calls import marked_call
 from harness.run.adapters.table import Row
-from harness.run.adapters.tree import Methods, ModelPort, child_of, method_at, modules_in, placed
+from harness.run.adapters.tree import Methods, ModelPort, child_of, modules_in, placed
 from harness.run.tracing.program import Ids, Mask
 
 # What Keras asks of every layer, and what it calls by itself.
@@ -62,7 +62,7 @@ class KerasPort(ModelPort):
         from keras import Operation
 
         kind = "Keras layer or operation"
-        return placed(rows, lambda path: method_at(self.model, path, Operation, "call", _child, _names, kind))
+        return placed(self.model, rows, Operation, "call", _child, _names, kind)
 
     def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
         with contextlib.ExitStack() as stack:

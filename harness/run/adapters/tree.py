@@ -76,49 +76,45 @@ def marking(original: Any, marks: Marks) -> Any:
     return made
 
 
-def placed(rows: Iterable[Row], find: Callable[[str], tuple[Any, str]]) -> list[tuple[Any, Methods]]:
-    """Every sub-module that rows name, with its rows by method: two paths may lead to one.
-
-    Args:
-        find: of a path, the sub-module and its method.
-    """
-    found: dict[int, tuple[Any, dict[str, tuple[Row, ...]]]] = {}
-    for path, own in by_path(rows).items():
-        module, method = find(path)
-        methods = found.setdefault(id(module), (module, {}))[1]
-        methods[method] = (*methods.get(method, ()), *own)
-    return list(found.values())
-
-
-def method_at(
+def placed(
     model: Any,
-    path: str,
+    rows: Iterable[Row],
     kind: type,
     usual: str,
     child: Callable[[Any, str], Any],
     names: Callable[[Any], Sequence[str]],
     called: str,
-) -> tuple[Any, str]:
-    """The sub-module at a path, and which of its methods: the path's last name, or the usual one.
+) -> list[tuple[Any, Methods]]:
+    """Every sub-module that rows name, with its rows by method: two paths may lead to one.
 
     Args:
         kind: of sub-modules, which messages call `called`.
+        usual: the method that a path means which names none.
         child: what an object has under a name.
         names: of what an object holds, for messages.
 
     Raises:
-        PortError: there is none.
+        PortError: there is none at a path.
     """
-    parent, node = None, model
-    for part in path.split("."):
-        parent, node = node, child(node, part)
-        if node is None:
-            raise has_nothing(path, part, parent, names(parent))
-    if isinstance(node, kind) and callable(node):
-        return node, usual
-    if isinstance(parent, kind) and getattr(node, "__self__", None) is parent:
-        return parent, path.rpartition(".")[2]
-    raise has_nothing_to_call(path, node, "cannot be called" if isinstance(node, kind) else f"is no {called}")
+
+    def method_at(path: str) -> tuple[Any, str]:
+        parent, node = None, model
+        for part in path.split("."):
+            parent, node = node, child(node, part)
+            if node is None:
+                raise has_nothing(path, part, parent, names(parent))
+        if isinstance(node, kind) and callable(node):
+            return node, usual
+        if isinstance(parent, kind) and getattr(node, "__self__", None) is parent:
+            return parent, path.rpartition(".")[2]
+        raise has_nothing_to_call(path, node, "cannot be called" if isinstance(node, kind) else f"is no {called}")
+
+    found: dict[int, tuple[Any, dict[str, tuple[Row, ...]]]] = {}
+    for path, own in by_path(rows).items():
+        module, method = method_at(path)
+        methods = found.setdefault(id(module), (module, {}))[1]
+        methods[method] = (*methods.get(method, ()), *own)
+    return list(found.values())
 
 
 def modules_in(

@@ -42,7 +42,10 @@ def function_paths(classes: Iterable[type], function: Callable[..., Any]) -> tup
     own = [f"{module.__name__}:{name}" for module in around.values() for name in _functions(module)]
     called = {name for module in around.values() for name in _names(module)}
     known = [
-        f"{module}:{name}" for module, names in KNOWN.items() for name in names if _is_there(module, name, called)
+        f"{module}:{name}"
+        for module, names in KNOWN.items()
+        for name in names
+        if name in called and _has(module, name)
     ]
     inside = [f"{module}:{name}" for module, names in ANYWHERE.items() for name in names if _has(module, name)]
     return (*dict.fromkeys([*own, *known, *inside]),)
@@ -82,10 +85,6 @@ def _names_in(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names_in(constant)
-
-
-def _is_there(module: str, name: str, called: set[str]) -> bool:
-    return name in called and _has(module, name)
 
 
 def _has(module: str, name: str) -> bool:

@@ -112,24 +112,21 @@ def _fits(layers: Mapping[int, list[Option]]) -> Iterable[Pattern]:
                 yield Pattern(_written_out(start.written, slopes, at), start.layout, fitting)
 
 
-def _parts(written: Written) -> tuple[str, str, str, str]:
-    return (
-        written.path,
-        "" if written.call is None else f"#{written.call}",
-        written.field,
-        f" in {written.scope}" if written.scope else "",
-    )
+def _parts(written: Written) -> tuple[str, str, str]:
+    """What numbers of layers can stand in, with the field between."""
+    call = "" if written.call is None else f"#{written.call}"
+    return f"{written.path}{call}", written.field, f" in {written.scope}" if written.scope else ""
 
 
 def _template(option: Option) -> tuple[object, ...]:
-    path, call, field, scope = _parts(option.written)
-    texts = (NUMBER.sub("0", path), bool(call), field, NUMBER.sub("0", scope))
+    place, field, scope = _parts(option.written)
+    texts = NUMBER.sub("0", place), field, NUMBER.sub("0", scope)
     return (*texts, option.layout, option.written.mark.loop, option.iteration is None)
 
 
 def _numbers(option: Option) -> list[int]:
-    path, call, _, scope = _parts(option.written)
-    return [int(number) for part in (path, call, scope) for number in NUMBER.findall(part)]
+    place, _, scope = _parts(option.written)
+    return [int(number) for number in NUMBER.findall(place + scope)]
 
 
 def _written_out(written: Written, slopes: list[int], at: list[int]) -> str:
@@ -141,5 +138,5 @@ def _written_out(written: Written, slopes: list[int], at: list[int]) -> str:
             return str(offset)
         return f"{{{'' if slope == 1 else slope}i{f'+{offset}' if offset else ''}}}"
 
-    path, call, field, scope = _parts(written)
-    return f"{NUMBER.sub(number, path)}{NUMBER.sub(number, call)}{field}{NUMBER.sub(number, scope)}"
+    place, field, scope = _parts(written)
+    return f"{NUMBER.sub(number, place)}{field}{NUMBER.sub(number, scope)}"

@@ -126,29 +126,22 @@ class Program:
         Raises:
             PortError: either.
         """
-        self._refuse_silent(closed, watched)
-        self._refuse_dead(closed, watched, self.source.recorded_only | unread)
-
-    def _refuse_silent(self, closed: ClosedJaxpr, watched: Sequence[str | None]) -> None:
         made = tap_names(closed.jaxpr) | set(watched)
-        for name in sorted(self.source.expected - made):
+        for lacking in sorted(self.source.expected - made):
             problem = "the model never makes a value that the port's table names"
             hint = "correct the path in the table, or leave it out: it is then reported as not covered"
-            raise PortError(problem, name, "one call of that sub-module in every forward pass", "none", hint=hint)
-
-    def _refuse_dead(self, closed: ClosedJaxpr, watched: Sequence[str | None], unread: frozenset[str]) -> None:
+            raise PortError(
+                problem, lacking, "one call of that sub-module in every forward pass", "none", hint=hint
+            )
         for slot, name in enumerate(watched):
-            if name is None or kind_of(name) in unread:
+            if name is None or kind_of(name) in self.source.recorded_only | unread:
                 continue
             if not goes_on(closed.jaxpr, slot):
-                raise PortError(
-                    "replay cannot put the golden in place of an intermediate: nothing is computed from it",
-                    where=name,
-                    expected="the value that the model goes on with",
-                    found="a value made for the dictionary alone",
-                    hint=f"return the value itself and declare its layout, or declare that it can only be "
-                    f"recorded: recorded_only = ({kind_of(name)!r},)",
-                )
+                problem = "replay cannot put the golden in place of an intermediate: nothing is computed from it"
+                hint = "return the value itself and declare its layout, or declare that it can only be recorded: "
+                hint += f"recorded_only = ({kind_of(name)!r},)"
+                found = "a value made for the dictionary alone"
+                raise PortError(problem, name, "the value that the model goes on with", found, hint=hint)
 
 
 def _rearranged(way: Callable[[Array], Array], value: Array) -> Array:
