@@ -8,8 +8,7 @@ layouts.py     which layouts of a tap a value's shape allows
 matching.py    which taps a value equals within the noise
 dataflow.py    one pass through the program: what equals a tap, and where it stops
 standing.py    which tap feeds which, and what stands there
-places.py      how a place can be written as a row
-patterns.py    rows of single layers -> rows with {i}
+places.py      how a place can be written as a row, and rows of single layers as one with {i}
 rows.py        the plainest rows for every kind of tap, which hold for calls through a cache as well
 proposal.py    all of it for one port: plain data
 """

@@ -13,8 +13,7 @@ from harness.layout import layer_of
 from harness.run.adapters.table import To, is_variable
 from harness.run.proposing.flat import Flat, Place, Step
 from harness.run.proposing.matching import Matcher
-from harness.run.proposing.patterns import Option, Pattern, chosen
-from harness.run.proposing.places import Places
+from harness.run.proposing.places import Option, Pattern, Places, chosen
 from harness.run.proposing.standing import LOGITS, Standing, Traced
 from harness.run.proposing.watched import Shapes
 from harness.taps import kind_of, name_of, recorded_inputs

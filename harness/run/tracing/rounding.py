@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.extend.source_info_util import summarize
 
 from harness.run.tracing.evaluate import INLINE, Evaluator, Native, Watched
-from harness.run.tracing.meant import meant, meant_all
+from harness.run.tracing.lift import meant, meant_all
 from harness.run.tracing.versions import jaxprs_in_params
 from harness.taps import kind_of
 

@@ -22,8 +22,7 @@ from harness.run.adapters.calls import Site
 from harness.run.check import check
 from harness.run.progress import SILENT
 from harness.run.proposing.layouts import layouts
-from harness.run.proposing.patterns import Option, chosen
-from harness.run.proposing.places import Written
+from harness.run.proposing.places import Option, Written, chosen
 from harness.run.proposing.proposal import propose
 from harness.run.proposing.watched import Mark
 from harness.run.question import Question

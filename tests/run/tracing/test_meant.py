@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from harness.run.tracing.meant import meant, meant_all
+from harness.run.tracing.lift import meant, meant_all
 
 
 @pytest.mark.parametrize(
