@@ -1,7 +1,6 @@
 """A proposed table for a model that nobody has read: its values are compared with the golden's taps.
 
-functions.py   functions of the model's own modules, and a few of JAX
-watched.py     the model's program, with every value marked that a call is given or returns
+watched.py     the model's program, with every value marked that a call of its modules and functions has
 flat.py        the program without nesting, and its variables: of calls, or all of them (`goldens port --discover`)
 values.py      its values, golden ones in the place of some
 layouts.py     which layouts of a tap a value's shape allows

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.run.adapters.table import is_function, is_variable
-from harness.run.proposing.functions import is_own
-from harness.run.proposing.watched import Mark
+from harness.run.proposing.watched import Mark, is_own
 
 NUMBER = re.compile(r"\d+")
 # Primitives that compute nothing. Which of them a program has depends on its shapes and dtypes.

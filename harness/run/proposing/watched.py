@@ -1,10 +1,16 @@
-"""The program of a model on one case, with every float value marked that a call is given or returns."""
+"""The program of a model on one case, with every float value marked that a call is given or returns.
+
+Of functions those may hold taps that are the model's own modules', and a few of JAX that these call.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from types import CodeType, ModuleType
 from typing import Any
 
 import jax
@@ -20,7 +26,6 @@ from harness.run.adapters.replaced import all_replaced, functions_of
 from harness.run.adapters.running import traced_for
 from harness.run.adapters.table import at_paths
 from harness.run.contained import blaming_the_port, origin
-from harness.run.proposing.functions import function_paths
 from harness.run.tracing.answers import MOST, UNANSWERED, Question, answering, untraceable, without_end
 from harness.run.tracing.evaluate import ITERATION
 from harness.run.tracing.numbering import PLAIN, Calls, _Walk
@@ -29,6 +34,21 @@ from harness.run.tracing.program import marks_in
 
 Shapes = Mapping[tuple[str, str], tuple[int, ...]]  # by path and field
 KINDS = (NnxPort, LinenPort, EquinoxPort, KerasPort, FunctionPort)
+# Not the model's own: their functions are its parts, and not its operations.
+FRAMEWORKS = frozenset({
+    "builtins", "einops", "equinox", "flax", "functools", "haliax", "harness", "jax", "jaxlib", "jaxtyping",
+    "keras", "math", "numpy", "typing",
+})  # fmt: skip
+# Of these the model has taps: attention's probabilities, activations, products.
+KNOWN = {
+    "jax.nn": ("softmax", "silu", "swish", "gelu", "relu", "dot_product_attention"),
+    "flax.linen": ("softmax", "silu", "swish", "gelu", "relu"),
+    "flax.nnx": ("softmax", "silu", "swish", "gelu", "relu"),
+    "jax.numpy": ("einsum", "matmul", "dot", "where"),
+    "keras.ops": ("softmax", "einsum", "matmul"),
+}
+# These are called in packages that the model's own modules use, and not only in these.
+ANYWHERE = {"jax.nn": ("softmax",), "jax._src.nn.functions": ("softmax",)}  # the second in dot_product_attention
 
 
 @dataclass(frozen=True)
@@ -157,3 +177,69 @@ def _program(model: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Close
         place = place or origin(questions[0])[1]
         answers.append(np.asarray(jaxpr_as_fun(closed)(*jax.tree.leaves(arguments))[0]))
     raise without_end(place)
+
+
+def function_paths(classes: Iterable[type], function: Callable[..., Any]) -> tuple[str, ...]:
+    """The functions to watch, `package.module:name`, each where it is looked up.
+
+    Args:
+        classes: of the model's sub-modules.
+        function: the port's `run`.
+    """
+    names = {kind.__module__ for one in classes for kind in one.__mro__} | {function.__module__}
+    modules = [sys.modules[name] for name in sorted(names) if is_own(name) and name in sys.modules]
+    around = {id(module): module for module in modules}
+    for module in modules:  # `utils.shard(x)`: a function of another module of the same package
+        for held in vars(module).values():
+            if isinstance(held, ModuleType) and _package(held.__name__) == _package(module.__name__):
+                around.setdefault(id(held), held)
+    own = [f"{module.__name__}:{name}" for module in around.values() for name in _functions(module)]
+    called = {name for module in around.values() for name in _names(module)}
+    known = [
+        f"{module}:{name}"
+        for module, names in KNOWN.items()
+        for name in names
+        if name in called and _has(module, name)
+    ]
+    inside = [f"{module}:{name}" for module, names in ANYWHERE.items() for name in names if _has(module, name)]
+    return (*dict.fromkeys([*own, *known, *inside]),)
+
+
+def is_own(module: str) -> bool:
+    """Whether a module may be the model's own."""
+    return _package(module) not in FRAMEWORKS
+
+
+def _package(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _functions(module: ModuleType) -> Iterator[str]:
+    """A module's functions, and those that it has imported from its package; jitted ones too."""
+    for name, held in vars(module).items():
+        original = inspect.unwrap(held) if callable(held) and not inspect.isclass(held) else None
+        if inspect.isfunction(original) and name.isidentifier() and is_own(original.__module__ or ""):
+            yield name
+
+
+def _names(module: ModuleType) -> Iterator[str]:
+    """All names that a module's own code looks up."""
+    for held in list(vars(module).values()):
+        if getattr(held, "__module__", None) != module.__name__:
+            continue
+        inside = vars(held).values() if inspect.isclass(held) else [held]
+        for one in inside:
+            original = inspect.unwrap(one) if callable(one) else None
+            if inspect.isfunction(original):
+                yield from _names_in(original.__code__)
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
+
+
+def _has(module: str, name: str) -> bool:
+    return hasattr(sys.modules.get(module), name)
