@@ -136,13 +136,10 @@ def must_pass(right: Sequence[Deviation], precision: str) -> None:
     wrong = [seen for seen in right if is_wrong(seen.verdict)]
     if wrong:
         worst = max(wrong, key=lambda seen: seen.margin)
-        raise PortError(
-            "the right decoder does not match the golden: no mutant can be judged by it",
-            where=f"{worst.tap} in case {worst.case}, {precision}, {worst.mode}: {worst.verdict}",
-            expected="within the limit",
-            found=f"{worst.margin:.2g} times the limit",
-            hint="`goldens check` with the same golden and weights must pass first",
-        )
+        problem = "the right decoder does not match the golden: no mutant can be judged by it"
+        where = f"{worst.tap} in case {worst.case}, {precision}, {worst.mode}: {worst.verdict}"
+        hint = "`goldens check` with the same golden and weights must pass first"
+        raise PortError(problem, where, "within the limit", f"{worst.margin:.2g} times the limit", hint=hint)
 
 
 def must_fail(right: Sequence[Deviation], failures: Sequence[Deviation], precision: str) -> None:
@@ -154,13 +151,11 @@ def must_fail(right: Sequence[Deviation], failures: Sequence[Deviation], precisi
     failed = {(seen.case, seen.tap) for seen in failures if is_wrong(seen.verdict)}
     passed = [s for s in right if s.mode == "replay" and (s.case, s.tap) not in failed]
     if passed:
-        raise PortError(
-            "a forced failure passes: at this tap nothing would be caught",
-            where=f"{passed[0].tap} in case {passed[0].case}, {precision}",
-            expected="2 f(x) + 1 in the place of f(x) to diverge",
-            found=f"{len(passed)} comparisons that match",
-            hint="look at the noise that this golden records: `goldens show GOLDEN`",
-        )
+        problem = "a forced failure passes: at this tap nothing would be caught"
+        where = f"{passed[0].tap} in case {passed[0].case}, {precision}"
+        expected = "2 f(x) + 1 in the place of f(x) to diverge"
+        hint = "look at the noise that this golden records: `goldens show GOLDEN`"
+        raise PortError(problem, where, expected, f"{len(passed)} comparisons that match", hint=hint)
 
 
 def write_on(

@@ -151,13 +151,8 @@ def checkpoint_directory(model: str) -> Path:
     if _is_directory(model):
         return Path(model)
     if not HUB_ID.fullmatch(model) or model.startswith("."):
-        raise CheckpointError(
-            "there is no such checkpoint",
-            where=shown(model),
-            expected="a directory with config.json, or an id on the hub (Qwen/Qwen2.5-0.5B)",
-            found=_what_is_at(model),
-            hint="check --model",
-        )
+        expected, hint = "a directory with config.json, or an id on the hub (Qwen/Qwen2.5-0.5B)", "check --model"
+        raise CheckpointError("there is no such checkpoint", shown(model), expected, _what_is_at(model), hint=hint)
     from huggingface_hub import list_repo_files, snapshot_download
 
     try:

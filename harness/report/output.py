@@ -49,13 +49,9 @@ def check_output(path: Path) -> None:
         return
     folder = path.parent
     if path.exists() and not path.is_file():  # renaming a file over a device or a pipe would replace it
-        raise UsageError(
-            "the output cannot be written",
-            where=path,
-            expected="an ordinary file, or one that does not exist yet",
-            found="a folder" if path.is_dir() else "a device or a pipe",
-            hint="name a file, or - for stdout",
-        )
+        problem, expected = "the output cannot be written", "an ordinary file, or one that does not exist yet"
+        found = "a folder" if path.is_dir() else "a device or a pipe"
+        raise UsageError(problem, path, expected, found, hint="name a file, or - for stdout")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         expected = "a file in a folder that exists and can be written to"
         hint = f"create the folder: mkdir -p {folder}"

@@ -80,15 +80,10 @@ def refuse_no_backend() -> None:
         jax.default_backend()
     except RuntimeError as error:
         asked = os.environ.get(VARIABLE)
-        raise UsageError(
-            "JAX cannot start the backend that was asked for",
-            where=f"the environment variable {VARIABLE}={asked}"
-            if asked
-            else "jax.config, or the installed plugins",
-            expected="a device of that platform on this machine",
-            found=described(error),
-            hint=f"run this where there is one, or unset {VARIABLE}: JAX then takes what the machine has",
-        ) from None
+        problem, found = "JAX cannot start the backend that was asked for", described(error)
+        where = f"the environment variable {VARIABLE}={asked}" if asked else "jax.config, or the installed plugins"
+        hint = f"run this where there is one, or unset {VARIABLE}: JAX then takes what the machine has"
+        raise UsageError(problem, where, "a device of that platform on this machine", found, hint=hint) from None
 
 
 @dataclass(frozen=True)
@@ -105,13 +100,10 @@ class Spread:
     def __post_init__(self) -> None:
         unknown = set(self._axes) - {DATA, MODEL}
         if unknown:
-            raise PortError(
-                "the built-in decoder has nothing to split along an axis of this name",
-                where=f"mesh {self._axes}",
-                expected=f"{DATA} (the batch), {MODEL} (heads, intermediate size, vocabulary)",
-                found=", ".join(sorted(unknown)),
-                hint="for example --mesh data=2,model=4",
-            )
+            problem = "the built-in decoder has nothing to split along an axis of this name"
+            expected = f"{DATA} (the batch), {MODEL} (heads, intermediate size, vocabulary)"
+            hint = "for example --mesh data=2,model=4"
+            raise PortError(problem, f"mesh {self._axes}", expected, ", ".join(sorted(unknown)), hint=hint)
 
     @property
     def _axes(self) -> dict[str, int]:

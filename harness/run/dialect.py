@@ -32,13 +32,9 @@ def in_both_dialects(config: Config) -> dict[str, Any]:
     family.read(Named(looked_at, family.names))
     dtypes = {str(config[name]) for name in ("dtype", "torch_dtype") if config.get(name) is not None}
     if len(dtypes) > 1:
-        raise CheckpointError(
-            "the config gives two dtypes",
-            where="config.json: dtype and torch_dtype",
-            expected="one of them, or both the same",
-            found=" and ".join(sorted(dtypes)),
-            hint="remove the wrong one",
-        )
+        problem, where = "the config gives two dtypes", "config.json: dtype and torch_dtype"
+        expected = "one of them, or both the same"
+        raise CheckpointError(problem, where, expected, " and ".join(sorted(dtypes)), hint="remove the wrong one")
     slides = [window is not None for window in arch.windows]
     first = slides.index(True) if any(slides) else len(slides)
     ropes = _ropes(config, arch, family.ropes_by_type)
@@ -118,13 +114,10 @@ class Parameters(Mapping[str, Num[np.ndarray, "..."]]):
             return
         own = self._read.setdefault(stored.get(head, head), embedding)
         if own == head and not np.array_equal(self._checkpoint.read(head), self._checkpoint.read(embedding)):
-            raise CheckpointError(
-                "the config ties the head to the embedding, and the checkpoint holds another head",
-                where=f"{checkpoint_dir}: {stored[head]}",
-                expected=f"{stored[embedding]}, or no head at all",
-                found="other values",
-                hint="restore tie_word_embeddings from the published config.json, or remove the head",
-            )
+            where, expected = f"{checkpoint_dir}: {stored[head]}", f"{stored[embedding]}, or no head at all"
+            problem = "the config ties the head to the embedding, and the checkpoint holds another head"
+            hint = "restore tie_word_embeddings from the published config.json, or remove the head"
+            raise CheckpointError(problem, where, expected, "other values", hint=hint)
 
     def __getitem__(self, name: str) -> Num[np.ndarray, "..."]:
         """One parameter, as it is stored, or as it is widened.

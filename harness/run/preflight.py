@@ -33,13 +33,8 @@ def preflight(golden: Golden, checkpoint: Path, cases: Sequence[CaseEntry]) -> C
         CorpusError: the checkpoint's own tokenizer gives other ids, or an id is outside the vocabulary.
     """
     if not checkpoint.is_dir():
-        raise CheckpointError(
-            "there is no checkpoint directory",
-            where=checkpoint,
-            expected=f"the checkpoint of {golden.manifest.model.id}",
-            found="nothing",
-            hint="say where it is: --weights DIR",
-        )
+        problem, expected = "there is no checkpoint directory", f"the checkpoint of {golden.manifest.model.id}"
+        raise CheckpointError(problem, checkpoint, expected, "nothing", hint="say where it is: --weights DIR")
     config = read_config(checkpoint)
     same_config(golden.manifest.model.config, config, checkpoint)
     verify_parameters(open_checkpoint(checkpoint, golden.manifest.model.config), golden.manifest.model.parameters)
@@ -52,13 +47,10 @@ def preflight(golden: Golden, checkpoint: Path, cases: Sequence[CaseEntry]) -> C
 def same_config(golden: Config, candidate: Config, checkpoint: Path) -> None:
     """Refuse a config that describes another function than the golden's, whatever dialect it uses."""
     for field, expected, found in difference(golden, candidate):
-        raise CheckpointError(
-            "the config describes another architecture than the golden's",
-            where=f"{checkpoint / 'config.json'}: {field}",
-            expected=_short(expected),
-            found=_short(found),
-            hint="use the config.json that the golden was recorded with; `goldens show` prints it",
-        )
+        problem = "the config describes another architecture than the golden's"
+        where = f"{checkpoint / 'config.json'}: {field}"
+        hint = "use the config.json that the golden was recorded with; `goldens show` prints it"
+        raise CheckpointError(problem, where, _short(expected), _short(found), hint=hint)
 
 
 def _short(value: object) -> object:
@@ -90,13 +82,10 @@ def _same_row(tokenizer: Tokenizer, entry: CaseEntry, text: str, recorded: list[
         (i for i, (a, b) in enumerate(zip(recorded, found, strict=False)) if a != b),
         min(len(recorded), len(found)),
     )
-    raise CorpusError(
-        "the checkpoint's tokenizer gives other token ids than the golden holds",
-        where=f"case {entry.name}, token {at} ({'same' if same_file else 'another'} tokenizer.json)",
-        expected=_around(recorded, at),
-        found=_around(found, at),
-        hint="use the tokenizer.json that the golden was recorded with",
-    )
+    problem = "the checkpoint's tokenizer gives other token ids than the golden holds"
+    where = f"case {entry.name}, token {at} ({'same' if same_file else 'another'} tokenizer.json)"
+    hint = "use the tokenizer.json that the golden was recorded with"
+    raise CorpusError(problem, where, _around(recorded, at), _around(found, at), hint=hint)
 
 
 def _around(ids: Sequence[int], at: int) -> str:

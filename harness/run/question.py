@@ -67,13 +67,8 @@ class Question:
             self.limit(precision)
         for mode in self.modes:
             if mode not in MODES:
-                raise UsageError(
-                    "unknown mode",
-                    where="--mode",
-                    expected=", ".join((*SEVERAL, *MODES)),
-                    found=mode,
-                    hint="for example --mode forward,replay",
-                )
+                hint = "for example --mode forward,replay"
+                raise UsageError("unknown mode", "--mode", ", ".join((*SEVERAL, *MODES)), mode, hint=hint)
         if not self.precisions or not self.modes:
             hint = f"--precision takes {', '.join(PRECISIONS)}, --mode {', '.join((*SEVERAL, *MODES))}"
             raise UsageError("nothing is to be checked", hint=hint)
@@ -131,13 +126,8 @@ def parse_mesh(text: str | None) -> Axes:
     found = [re.fullmatch(r"\s*([^\W\d]\w*)\s*=\s*(-?[0-9]{1,9})\s*", part) for part in text.split(",")]
     for part, axis in zip(text.split(","), found, strict=True):
         if axis is None:
-            raise UsageError(
-                "this is not a mesh of devices",
-                where=f"--mesh {text}",
-                expected="NAME=SIZE, several with commas",
-                found=repr(part),
-                hint=MESH_HINT,
-            )
+            problem, where = "this is not a mesh of devices", f"--mesh {text}"
+            raise UsageError(problem, where, "NAME=SIZE, several with commas", repr(part), hint=MESH_HINT)
     return tuple((axis[1], int(axis[2])) for axis in found if axis is not None)
 
 

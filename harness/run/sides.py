@@ -113,12 +113,10 @@ def _parse(request: Request) -> list[_Side]:
         if side.saved is None and side.spec is None:
             other = specs[1 - index]
             if other is None:
-                raise UsageError(
-                    "neither side says which port it is",
-                    where=f"--before {request.before} --after {request.after}",
-                    expected="git:REV:package.module:Name on one side at least",
-                    hint=f"for example {side.option} {side.label}:my_package.my_port:Port",
-                )
+                problem = "neither side says which port it is"
+                where = f"--before {request.before} --after {request.after}"
+                hint = f"for example {side.option} {side.label}:my_package.my_port:Port"
+                raise UsageError(problem, where, "git:REV:package.module:Name on one side at least", hint=hint)
             sides[index] = replace(side, spec=other)
     live = {
         "--weights": request.weights is not None,

@@ -227,11 +227,8 @@ class Named:
         as_meant = tensor.mT if path[-1] == "kernel" else tensor
         value = self._spread.of_layer(kind, path[-1], as_meant if turned else tensor)
         if as_meant.shape != shape:
-            raise CheckpointError(
-                "a parameter does not have the shape that the config implies",
-                where=f"{self._family.layers}.{index}.{paths.get(kind, kind)}.{name}",
-                expected=shape,
-                found=as_meant.shape,
-                hint="config.json and the weights must come from one checkpoint",
-            )
+            problem = "a parameter does not have the shape that the config implies"
+            where = f"{self._family.layers}.{index}.{paths.get(kind, kind)}.{name}"
+            hint = "config.json and the weights must come from one checkpoint"
+            raise CheckpointError(problem, where, shape, as_meant.shape, hint=hint)
         return value

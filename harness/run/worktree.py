@@ -60,13 +60,9 @@ def resolve(name: str) -> Revision:
     try:
         sha = _git(here, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     except subprocess.CalledProcessError:
-        raise UsageError(
-            "the repository has no such revision",
-            where=f"git:{name}",
-            expected="a branch, a tag or a commit of this repository",
-            found=name or "nothing",
-            hint="`git fetch` brings branches here; a shallow checkout needs `git fetch --unshallow`",
-        ) from None
+        problem, expected = "the repository has no such revision", "a branch, a tag or a commit of this repository"
+        hint = "`git fetch` brings branches here; a shallow checkout needs `git fetch --unshallow`"
+        raise UsageError(problem, f"git:{name}", expected, name or "nothing", hint=hint) from None
     return Revision(name, sha, Path(root), here.relative_to(root))
 
 
@@ -83,12 +79,9 @@ def worktree(revision: Revision, scratch: Path) -> Iterator[Path]:
                 *("worktree", "add", "--detach", str(tree), revision.sha),
             )
         except subprocess.CalledProcessError as error:
-            raise UsageError(
-                "git could not check the revision out",
-                where=f"git:{revision.name} ({revision.sha[:12]})",
-                found=_last_line(error.stderr),
-                hint=f"try it: git worktree add --detach /tmp/tree {revision.name}",
-            ) from None
+            problem, where = "git could not check the revision out", f"git:{revision.name} ({revision.sha[:12]})"
+            hint = f"try it: git worktree add --detach /tmp/tree {revision.name}"
+            raise UsageError(problem, where, found=_last_line(error.stderr), hint=hint) from None
         yield tree
     finally:
         if tree.exists():

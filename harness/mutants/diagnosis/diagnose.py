@@ -282,10 +282,7 @@ def _refuse_uncompared(report: Report) -> None:
     """Nothing is wrong where something was compared, and elsewhere nothing could be."""
     for result in report.results:
         if result.verdict in UNCOMPARED:
-            raise PortError(
-                "the port breaks its contract, so that its values cannot be compared with anything",
-                where=f"{result.tap} in case {result.case}, {result.precision}, {result.mode}: {result.verdict}",
-                expected=result.expected,
-                found=result.found,
-                hint="mend this first; `goldens check` lists all such taps",
-            )
+            problem = "the port breaks its contract, so that its values cannot be compared with anything"
+            where = f"{result.tap} in case {result.case}, {result.precision}, {result.mode}: {result.verdict}"
+            hint = "mend this first; `goldens check` lists all such taps"
+            raise PortError(problem, where, result.expected, result.found, hint=hint)

@@ -97,13 +97,10 @@ def _found(path: str, rows: tuple[Row, ...]) -> Function:
     try:
         owner = importlib.import_module(module_name)
     except Exception as error:
-        raise PortError(
-            "a row of the port's table names a module that cannot be imported",
-            where=path,
-            expected="package.module:function",
-            found=f"{type(error).__name__}: {first_line(error)}",
-            hint="correct the row: it names the module whose own name for the function is looked up at the call",
-        ) from error
+        problem = "a row of the port's table names a module that cannot be imported"
+        found = f"{type(error).__name__}: {first_line(error)}"
+        hint = "correct the row: it names the module whose own name for the function is looked up at the call"
+        raise PortError(problem, path, "package.module:function", found, hint=hint) from error
     *classes, last = name.split(".")
     for part in classes:
         owner = getattr(owner, part, None)
