@@ -64,15 +64,15 @@ class DecoderLayer(nnx.Module):
         sizes = {kind: size for kind, size in outputs(arch, sparse).items() if kind in kinds_of(arch, sparse)}
         made |= {kind: ("kernel", (inputs(arch, kind), size), kind in arch.biases) for kind, size in sizes.items()}
         self.sinks = _shaped((arch.heads,), dtype) if arch.sinks else None
-        self.router_scores = None
+        corrected = sparse and experts_of(arch).corrected
+        # Never narrow: in bfloat16 it would choose other experts.
+        self.router_scores = _shaped((experts_of(arch).count,), wide(dtype)) if corrected else None
         if sparse:
             experts, hidden = experts_of(arch), arch.hidden
             count, inner = experts.count, experts.intermediate
             made["router_logits"] = ("kernel", (hidden, count), experts.bias)
             made |= dict.fromkeys(("experts_gate", "experts_up"), ("kernel", (count, hidden, inner), experts.bias))
             made["experts_down"] = ("kernel", (count, inner, hidden), experts.bias)
-            # Never narrow: in bfloat16 it would choose other experts.
-            self.router_scores = _shaped((count,), wide(dtype)) if experts.corrected else None
         for kind, part in made.items():
             setattr(self, kind, Weighted(*part, dtype))
 
