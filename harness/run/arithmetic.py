@@ -95,13 +95,9 @@ def operations_of(arch: Architecture) -> Operations:
         changed["grow_q"] = _bound(_grown, *turned[0].growth)
     if arch.experts is not None:
         changed |= _of_experts(arch.experts, arch.activation)
-    factors = {
-        "embed_scale": arch.embed_scale,
-        "residual_scale": arch.residual_scale,
-        "logit_scale": arch.logit_scale,
-    }
+    factors = {name: getattr(arch, name) for name in ("embed_scale", "residual_scale", "logit_scale")}
     changed |= {name: _bound(_times, factor) for name, factor in factors.items() if factor != 1.0}
-    caps = {"score_cap": arch.score_cap, "logit_cap": arch.logit_cap}
+    caps = {name: getattr(arch, name) for name in ("score_cap", "logit_cap")}
     changed |= {name: _bound(_capped, cap) for name, cap in caps.items() if cap is not None}
     changed = {name: made for name, made in changed.items() if made is not getattr(OPERATIONS, name)}
     return replace(OPERATIONS, **changed) if changed else OPERATIONS

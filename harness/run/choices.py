@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float
 
 from harness.calibration import Floor
 from harness.choice import Choosing, margins
@@ -20,7 +20,7 @@ from harness.metrics import UNIT_ROUNDOFF, noise_floor
 from harness.results import TapResult
 from harness.run.port import Declarations
 from harness.run.source import GoldenSource
-from harness.taps import PINNED, Tap, kind_of, name_of
+from harness.taps import PINNED, kind_of, name_of
 from harness.tolerances import Limit
 
 PerToken = Bool[np.ndarray, "batch position"]
@@ -69,15 +69,6 @@ def pins(source: GoldenSource, declared: Declarations) -> bool:
 def shows_choices(declared: Declarations) -> bool:
     """Whether a port hands over its choices, and goes on with what it is given there."""
     return not PINNED & {*declared.without, *declared.recorded_only}
-
-
-def replacement(
-    source: GoldenSource, case: str, tap: Tap, replaying: bool, pinning: bool
-) -> Num[np.ndarray, "..."]:
-    """What is handed to a port for a tap (`harness.run.tapping.Session.goldens`)."""
-    if replaying or (pinning and tap.kind in PINNED):
-        return source.rounded(case, tap.name)
-    return source.blank(case, tap.name)
 
 
 def scores_of(source: GoldenSource, routing: str) -> str:

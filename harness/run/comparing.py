@@ -27,15 +27,21 @@ from harness.run.source import GoldenSource
 from harness.taps import CACHE_KINDS, PINNED, Tap, recorded_inputs
 from harness.tolerances import Limit
 
+if TYPE_CHECKING:
+    from harness.top import Largest
+
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """What one comparison was made of: the port's values and the golden's at the same tokens.
+    """What one comparison is made of: the port's values and the golden's at the same tokens.
 
     Attributes:
         actual: of the port; a cache, after the call that was compared last.
         noise: PyTorch's own error; None in float64.
         rounding: the precision whose rounding it is judged by, where that is not its own.
+        largest: which logits the truth has, where it has not all.
+        choosing: of the weights of experts, what other choices are judged by.
+        left_out: how many tokens say nothing in replay, if any do.
     """
 
     case: CaseEntry
@@ -46,10 +52,10 @@ class Compared:
     noise: Floor | None
     scope: Scope
     rounding: str | None = None
+    largest: Largest | None = None
+    choosing: Choosing | None = None
+    left_out: Choices | None = None
 
-
-if TYPE_CHECKING:
-    from harness.top import Largest
 
 Watch = Callable[[Compared], None]
 
@@ -96,44 +102,26 @@ class Reference(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Expected:
-    """What a value is compared with.
+def judged(given: Compared, precision: str, limit: Limit, dtype: str, watch: Watch = unseen) -> TapResult:
+    """The result of a comparison at a precision.
 
-    Attributes:
-        truth: of the same tokens.
-        noise: PyTorch's own error; None in float64.
-        largest: which logits the truth has, where it has not all.
-        choosing: of the weights of experts, what other choices are judged by.
-        left_out: how many tokens say nothing in replay, if any do.
+    Args:
+        watch: shown what it is made of, of logits those that are compared.
     """
-
-    place: Place
-    truth: Float[np.ndarray, "..."]
-    noise: Floor | None
-    limit: Limit
-    scope: Scope
-    largest: Largest | None = None
-    choosing: Choosing | None = None
-    left_out: Choices | None = None
-
-
-def judged(
-    expected: Expected, case: CaseEntry, actual: Num[np.ndarray, "..."], dtype: str, watch: Watch = unseen
-) -> TapResult:
-    """A value against what it is compared with."""
-    place, truth, scope, largest = expected.place, expected.truth, expected.scope, expected.largest
-    if largest and actual.shape != largest.shape:
-        return place.result("shape", f"{largest.shape} [{', '.join(place.tap.dims)}]", str(actual.shape))
-    statistics = largest.statistics(actual, truth) if largest else None
-    actual = largest.of(actual) if largest else actual
-    if expected.left_out and not scope.counted.any():
-        return replace(place.result("tied"), choice=expected.left_out, calls=scope.calls)
-    if actual.shape == truth.shape:
-        watch(Compared(case, place.mode, place.tap, actual, truth, expected.noise, scope, place.rounding))
-    judging = expected.noise, expected.limit, dtype, scope, statistics, expected.choosing
-    result = compare(place, actual, truth, *judging)
-    result = replace(result, choice=expected.left_out) if expected.left_out else result
+    place, scope = Place(given.case.name, precision, given.mode, given.tap, given.rounding), given.scope
+    statistics, largest = None, given.largest
+    if largest and given.actual.shape != largest.shape:
+        return place.result("shape", f"{largest.shape} [{', '.join(place.tap.dims)}]", str(given.actual.shape))
+    if given.left_out and not scope.counted.any():
+        return replace(place.result("tied"), choice=given.left_out, calls=scope.calls)
+    if largest:
+        statistics = largest.statistics(given.actual, given.truth)
+        given = replace(given, actual=largest.of(given.actual))
+    if given.actual.shape == given.truth.shape:
+        watch(given)
+    judging = given.noise, limit, dtype, scope, statistics, given.choosing
+    result = compare(place, given.actual, given.truth, *judging)
+    result = replace(result, choice=given.left_out) if given.left_out else result
     return largest.named(result, scope.positions) if largest else result
 
 
@@ -188,8 +176,8 @@ class Comparing:
         """The taps of which this mode says nothing."""
         return self.unpinned.silent(self.mode)
 
-    def place(self, tap: Tap, rounding: str | None = None) -> Place:
-        return Place(self.case.name, self.source.precision, self.mode, tap, rounding)
+    def place(self, tap: Tap) -> Place:
+        return Place(self.case.name, self.source.precision, self.mode, tap)
 
     def dtype(self, kind: str) -> str:
         """A port may be wider than the precision by design; nothing is wider than float64."""
@@ -234,33 +222,38 @@ def compared(
         rounding: the precision whose rounding it is judged by, where that is not the check's own.
         watch: shown what every comparison is made of.
     """
-    case, truth, dtype = by.case, by.source.truth(by.case.name, tap.name), by.dtype(tap.kind)
+    case, truth, limit = by.case, by.source.truth(by.case.name, tap.name), by.judgement.limit_of(rounding)
+    judging = by.source.precision, limit, by.dtype(tap.kind), watch
     if not case.cached or tap.kind not in CACHE_KINDS:
         truth = truth if case.cached else along.at_kept(tap, truth, case.shape[1], case.kept)
-        expected = _expected(by, tap, truth, rounding)
-        return with_expert(by.source, judged(expected, case, joined, dtype, watch))
+        return with_expert(by.source, judged(_given(by, tap, joined, truth, rounding), *judging))
     results = []
     for value, span in zip(values, by.spans, strict=True):
         filled = slice(span.stop)  # [B, slot, ...]
-        expected = _expected(by, tap, truth[:, filled], rounding, filled)
-        results.append(judged(expected, case, value[:, filled], dtype, watch))
+        given = _given(by, tap, value[:, filled], truth[:, filled], rounding, filled)
+        results.append(judged(given, *judging))
     wrong = [call for call, result in enumerate(results) if result.verdict != "match"]
     worst = max(results, key=lambda r: (r.verdict != "match", r.rms_multiple is None, r.rms_multiple or 0.0))
     return replace(worst, calls=case.calls, since_call=wrong[0] if wrong else None)
 
 
-def _expected(
-    by: Comparing, tap: Tap, truth: np.ndarray, rounding: str | None, tokens: slice = slice(None)
-) -> Expected:
-    """What a value is compared with at some of the case's tokens, whose truth this is."""
-    source, case, left_out = by.source, by.case, None
+def _given(
+    by: Comparing,
+    tap: Tap,
+    actual: np.ndarray,
+    truth: np.ndarray,
+    rounding: str | None,
+    tokens: slice = slice(None),
+) -> Compared:
+    """A value and its truth, at some of the case's tokens."""
+    source, case, left_out, choices = by.source, by.case, None, None
     noise, scope = source.at(rounding).noise(case, by.noise_of(tap.name), tap.name), source.scope(case.name)
-    limit, choices, counted = by.judgement.limit_of(rounding), None, scope.counted
+    counted, largest = scope.counted, source.largest(case.name, tap.name)
     hidden = by.unpinned.tokens.get(tap.name) if by.mode == "replay" else None
     if hidden is not None:
         left_out, counted = Choices(int(counted.sum()), unseen=int(hidden.sum())), counted & ~hidden
     if tap.kind in PINNED:
-        choices = choosing(source, case, tap.name, by.noise_of(scores_of(source, tap.name)), limit, rounding)
+        limit, mode = by.judgement.limit_of(rounding), by.noise_of(scores_of(source, tap.name))
+        choices = choosing(source, case, tap.name, mode, limit, rounding)
     scope, noise = Scope(counted[:, tokens], scope.positions[tokens], scope.calls), noise and noise.at(tokens)
-    largest = source.largest(case.name, tap.name)
-    return Expected(by.place(tap, rounding), truth, noise, limit, scope, largest, choices, left_out)
+    return Compared(case, by.mode, tap, actual, truth, noise, scope, rounding, largest, choices, left_out)

@@ -148,13 +148,8 @@ def _wrapped(error: BaseException, libraries: tuple[str, ...]) -> Iterator[BaseE
         frames = list(_frames(one.__traceback__))
         if frames and not frames[-1][0].startswith(foreign):  # raised by the port: it may still be a copy
             inner = [x for x in inner if list(_frames(x.__traceback__))[-1:] == frames[-1:]]
-        one = next((x for x in inner if _caught_in(x, foreign)), None)
-
-
-def _caught_in(error: BaseException, folders: tuple[str, ...]) -> bool:
-    """Whether code of some folders has caught an exception: its traceback begins where that was."""
-    frames = list(_frames(error.__traceback__))
-    return bool(frames) and frames[0][0].startswith(folders)
+        # The traceback of what has been caught begins where that was.
+        one = next((x for x in inner if next(_frames(x.__traceback__), ("", 0))[0].startswith(foreign)), None)
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, int]]:

@@ -46,11 +46,9 @@ def places(arch: Architecture, ops: Operations) -> list[Place]:
     turned = next((rope for rope in arch.ropes if rope), None)
     found = []
     for window, rope in zip(arch.windows, arch.ropes, strict=True):
-        speeds, factor = None, 1.0
-        if rope is not None:
-            speeds, factor = _speeds(rope, ops)
-        elif turned is not None:
-            speeds = np.zeros_like(_speeds(turned, ops)[0])
+        speeds, factor = _speeds(rope or turned, ops) if turned else (None, 1.0)
+        if rope is None and speeds is not None:
+            speeds, factor = np.zeros_like(speeds), 1.0
         found.append((np.int32(min(window or NO_WINDOW, NO_WINDOW)), speeds, np.float64(factor)))
     plain = all(factor == 1.0 for *_, factor in found)
     return [Place(window, speeds, None if plain else factor) for window, speeds, factor in found]

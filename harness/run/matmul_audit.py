@@ -74,16 +74,6 @@ def kinds_of(sequences: Sequence[Sequence[Call]]) -> dict[Kind, Sequence[Call]]:
     return {(*calls[0].input_ids.shape, len(calls) > 1): calls for calls in sequences}
 
 
-def together(audits: Collection[Audit]) -> Audit:
-    """What several traces showed: of each what the others had not, or the first failure where there is nothing."""
-    products: list[ReducedMatmul] = []
-    for one in audits:
-        known = set(products)
-        products += [matmul for matmul in one.found if matmul not in known]
-    failures = (one.failure for one in audits if one.failure is not None)
-    return Audit(tuple(products), None if products else next(failures, None))
-
-
 def audit(port: Port, calls: Sequence[Call]) -> Audit:
     """Trace the calls of a case and read what their matrix products ask for. Nothing is computed.
 
@@ -116,19 +106,21 @@ def _run(port: Port, calls: Sequence[Call]) -> list[jax.Array]:
     return found
 
 
-def judge(audit: Audit, precision: str, allow_reduced: bool) -> tuple[str, ...]:
-    """What a report has to say about an audit.
+def judge(audits: Collection[Audit], precision: str, allow_reduced: bool) -> tuple[str, ...]:
+    """What a report has to say about audits: of each what the others had not, or the first failure.
 
     Raises:
         PortError: the port reduces the precision of float32 or float64, and that is not waived.
     """
-    if audit.failure is not None:
-        return (f"precision settings inside the port could not be inspected: {audit.failure}",)
-    if not audit.found:
-        return ()
-    settings = ", ".join(dict.fromkeys(matmul.asks_for for matmul in audit.found))
-    count = f"{len(audit.found)} matrix product{'' if len(audit.found) == 1 else 's'}"
-    first = audit.found[0]
+    products: list[ReducedMatmul] = []
+    for audit in audits:
+        known = set(products)
+        products += [matmul for matmul in audit.found if matmul not in known]
+    if not products:
+        failures = [audit.failure for audit in audits if audit.failure is not None]
+        return tuple(f"precision settings inside the port could not be inspected: {why}" for why in failures[:1])
+    settings = ", ".join(dict.fromkeys(matmul.asks_for for matmul in products))
+    count, first = f"{len(products)} matrix product{'' if len(products) == 1 else 's'}", products[0]
     if allow_reduced and precision == "float32":
         return (f"waived: {count} of the port ran at {settings}, set inside it; first at {first.where}",)
     raise PortError(
@@ -164,7 +156,7 @@ class Inspection:
         for kind, calls in kinds_of(sequences).items():
             if kind not in known:
                 known[kind] = audit(port, calls)
-        return judge(together(known.values()), precision, allow_reduced)
+        return judge(known.values(), precision, allow_reduced)
 
 
 def _reduction(equation: JaxprEqn, backend: str) -> str | None:

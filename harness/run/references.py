@@ -28,7 +28,7 @@ from harness.comparison import Place
 from harness.golden import CaseEntry
 from harness.results import TapResult
 from harness.run.choices import choosing, choosing_by, scores_of
-from harness.run.comparing import Expected, Judgement, judged
+from harness.run.comparing import Compared, Judgement, judged
 from harness.run.session import CaseSession
 from harness.run.source import GoldenSource
 from harness.run.tapping import TapFunction, fired_twice, whole
@@ -81,7 +81,7 @@ class OwnPrefill(CaseSession):
     ) -> TapResult:
         """Compare what all calls together gave for a tap; a cache is what it holds after the last call."""
         source, case = self._source, self.case
-        place = Place(case.name, source.precision, self.mode, tap, rounding)
+        place = Place(case.name, source.precision, self.mode, tap)
         own = self._taken(_uncached(tap))
         if own is None:
             return place.result("missing", f"tapped {EXPECTED}", "never tapped")
@@ -100,7 +100,8 @@ class OwnPrefill(CaseSession):
         if tap.kind in PINNED:
             choices = choosing(source, case, tap.name, "forward", limit, rounding)
         known = largest and replace(largest, top=None)  # whose sums are the golden's, and not of this pass
-        return judged(Expected(place, truth, noise, limit, scope, known, choices), case, actual, dtype)
+        given = Compared(case, self.mode, tap, actual, truth, noise, scope, rounding, known, choices)
+        return judged(given, source.precision, limit, dtype)
 
     def _taken(self, name: str) -> np.ndarray | None:
         """A value, which is let go of when it has been asked for as often as it will be."""
@@ -123,20 +124,15 @@ def prompts_of(golden: Golden, entry: CaseEntry) -> tuple[CaseEntry | None, ...]
         return ()
     batch = golden.case(entry.name)
     single = [case for case in golden.manifest.cases if case.shape[0] == 1 and not (case.cached or case.kept)]
-    return tuple(_same(golden, single, batch, row) for row in range(batch.batch))
+    tokens = {case.name: _tokens(golden.case(case.name), 0) for case in single}
+    alike = [[case for case in single if tokens[case.name] == _tokens(batch, row)] for row in range(batch.batch)]
+    return tuple(max(same, key=lambda case: len(case.taps), default=None) for same in alike)
 
 
-def _same(golden: Golden, single: list[CaseEntry], batch: Case, row: int) -> CaseEntry | None:
-    real = batch.mask[row]
-    ids, positions = batch.input_ids[row][real], batch.positions[row][real]
-    same = [
-        entry
-        for entry in single
-        if entry.shape[1] == len(ids)
-        and np.array_equal(golden.case(entry.name).input_ids[0], ids)
-        and np.array_equal(golden.case(entry.name).positions[0], positions)
-    ]
-    return max(same, key=lambda entry: len(entry.taps), default=None)
+def _tokens(case: Case, row: int) -> tuple[list[int], list[int]]:
+    """The ids of a row's tokens, and their positions."""
+    real = case.mask[row]
+    return case.input_ids[row][real].tolist(), case.positions[row][real].tolist()
 
 
 def rows_not_covered(golden: Golden, entry: CaseEntry) -> Iterator[str]:
@@ -181,12 +177,11 @@ class AloneGolden:
         self, tap: Tap, actual: Num[np.ndarray, "..."], dtype: str, rounding: str | None = None
     ) -> TapResult:
         """Compare the batch's value, of all calls together, with the rows' prompts."""
-        place = Place(self.entry.name, self.source.precision, self.mode, tap, rounding)
         truth, noise, scope = self._truth(tap), self._noise(tap, rounding), self._scope(tap)
-        limit = self.judgement.limit_of(rounding)
+        limit, largest = self.judgement.limit_of(rounding), self._largest(tap)
         choices = self._choosing(tap, scope, limit, rounding) if tap.kind in PINNED else None
-        expected = Expected(place, truth, noise, limit, scope, self._largest(tap), choices)
-        return replace(judged(expected, self.entry, actual, dtype), against=self._against(tap))
+        given = Compared(self.entry, self.mode, tap, actual, truth, noise, scope, rounding, largest, choices)
+        return replace(judged(given, self.source.precision, limit, dtype), against=self._against(tap))
 
     def _choosing(self, tap: Tap, scope: Scope, limit: Limit, rounding: str | None) -> Choosing:
         """What the rows' choices are judged by: their prompts' scores."""

@@ -18,7 +18,6 @@ from harness.comparison import Place
 from harness.errors import shortened
 from harness.golden import CaseEntry
 from harness.results import TapResult
-from harness.run.choices import replacement
 from harness.run.comparing import Comparing, Judgement, Reference, compared, refusal
 from harness.run.source import GoldenSource
 from harness.run.tapping import Around, Goldens, TapFunction, fired_twice, going_on, refuse_tracer, whole
@@ -82,16 +81,19 @@ class CaseSession:
             span: the tokens of the call that asks; None is one call of all of them.
         """
         tap = self._by.wanted.get(name)
-        if tap is None or name == "logits" or not (self.replaying or (self._by.pins and tap.kind in PINNED)):
-            return None
-        value = self._source.rounded(self.case.name, name)
-        return value if span is None else along.give(tap, value, span)
+        return self._handed(tap, span) if tap and name != "logits" and self._replaces(tap) else None
 
     def goldens(self, stage: str, span: slice | None = None) -> dict[str, np.ndarray]:
-        taps = self._by_stage.get(stage, ())
-        pins = self._by.pins
-        goldens = {tap: replacement(self._source, self.case.name, tap, self.replaying, pins) for tap in taps}
-        return {t.kind: value if span is None else along.give(t, value, span) for t, value in goldens.items()}
+        return {tap.kind: self._handed(tap, span) for tap in self._by_stage.get(stage, ())}
+
+    def _replaces(self, tap: Tap) -> bool:
+        """Whether a golden takes the place of a tap, or pins it."""
+        return self.replaying or (self._by.pins and tap.kind in PINNED)
+
+    def _handed(self, tap: Tap, span: slice | None) -> np.ndarray:
+        """What a call is handed for a tap: its golden, or where that takes no place, what looks like it."""
+        value = (self._source.rounded if self._replaces(tap) else self._source.blank)(self.case.name, tap.name)
+        return value if span is None else along.give(tap, value, span)
 
     def expect(self, stage: str) -> None:
         """Read what a stage's taps will be compared with; `head` is the last one."""

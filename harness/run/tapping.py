@@ -113,9 +113,7 @@ class TracedTap:
         golden = self.goldens.get(name)
         if golden is None:
             return value
-        if kind_of(name) in PINNED:
-            return jnp.where(self._replaying, handed_on(name, golden, value), pinned(name, golden, value))
-        return jnp.where(self._replaying, handed_on(name, golden, value), value)
+        return jnp.where(self._replaying, handed_on(name, golden, value), pinned(name, golden, value))
 
 
 def is_asked(tap: TapFunction, kind: str) -> bool:
@@ -149,8 +147,8 @@ def handed_on(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> ja
 
 
 def pinned(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> jax.Array:
-    """What a port goes on with at the weights of experts: the golden's, of tokens that go to other experts."""
-    if golden.shape != value.shape:
+    """What a port goes on with on its own values: the golden's weights of experts, of tokens that go to others."""
+    if kind_of(name) not in PINNED or golden.shape != value.shape:
         return value
     if isinstance(value, Tracer):
         theirs = laid_out(jnp.asarray(golden), value)
@@ -165,9 +163,7 @@ def going_on(name: str, golden: np.ndarray | None, value: jax.Array, replaying: 
     """What a port goes on with outside a trace; `golden` is None where there is none for this tap."""
     if golden is None:
         return value
-    if replaying:
-        return handed_on(name, golden, value)
-    return pinned(name, golden, value) if kind_of(name) in PINNED else value
+    return (handed_on if replaying else pinned)(name, golden, value)
 
 
 def whole(value: jax.Array | np.ndarray) -> np.ndarray:
