@@ -18,7 +18,7 @@ from harness.families.options import Experts
 from harness.families.parameters import experts_of
 from harness.run.cache import Past
 from harness.run.layer import Layer
-from harness.run.operations import Hidden, aligned, wide
+from harness.run.operations import Hidden, aligned, linear, wide
 from harness.run.tapping import is_asked
 
 Logits = Float[Array, "batch position expert"]
@@ -51,11 +51,10 @@ def router(
     is_wide: bool, x: Hidden, kernel: Float[Array, "hidden expert"], bias: Float[Array, " expert"] | None = None
 ) -> Logits:
     """x @ kernel + bias, made and kept wide where the family does so."""
+    if not is_wide:
+        return linear(x, kernel, bias)
     dtype = wide(x.dtype)
-    if is_wide:
-        y = jnp.matmul(x.astype(dtype), kernel.astype(dtype), precision=jax.lax.Precision.HIGHEST)
-    else:
-        y = jnp.matmul(x, kernel, preferred_element_type=dtype).astype(x.dtype)
+    y = jnp.matmul(x.astype(dtype), kernel.astype(dtype), precision=jax.lax.Precision.HIGHEST)
     return y if bias is None else y + aligned(bias, y)
 
 
@@ -141,7 +140,7 @@ def experts_out(
 
     def add(total: Hidden, one: tuple[Logits, Matrices, Matrices, Matrices]) -> tuple[Hidden, None]:
         weight, gate, up, down = one
-        y = _of_one(act(_of_one(x, gate), _of_one(x, up)), down)
+        y = linear(act(linear(x, *gate), linear(x, *up)), *down)
         return total + (y * weight[..., None]).astype(total.dtype), None
 
     each = jnp.moveaxis(routing, -1, 0), gate, up, down  # [B, S, E] -> [E, B, S]
@@ -157,7 +156,7 @@ def _sum_of_chosen(x: Hidden, routing: Logits, parts: tuple[Matrices, ...], act:
 
     def put(made: Array, one: tuple[Array, Matrices, Matrices, Matrices]) -> tuple[Array, None]:
         number, gate, up, down = one
-        y = _of_one(act(_of_one(x, gate), _of_one(x, up)), down)
+        y = linear(act(linear(x, *gate), linear(x, *up)), *down)
         return jnp.where((chosen == number)[..., None], y[..., None, :], made), None
 
     empty = jnp.zeros((*chosen.shape, x.shape[-1]), x.dtype)
@@ -167,11 +166,6 @@ def _sum_of_chosen(x: Hidden, routing: Logits, parts: tuple[Matrices, ...], act:
     for one in range(apart.chosen):
         total = total + (made[..., one, :] * weights[..., one, None]).astype(total.dtype)
     return total
-
-
-def _of_one(x: Array, own: Matrices) -> Array:
-    y = jnp.matmul(x, own.kernel, preferred_element_type=wide(x.dtype)).astype(x.dtype)
-    return y if own.bias is None else y + aligned(own.bias, y)
 
 
 def gated_shared(shared: Hidden, weight: Float[Array, "batch position single"]) -> Hidden:

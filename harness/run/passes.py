@@ -102,14 +102,11 @@ def covered(cases: Sequence[CaseEntry], port: Port, declared: Declarations) -> t
 def uncovered(cases: Sequence[CaseEntry], port: Port, declared: Declarations) -> Iterator[str]:
     """One line for each reason why cases, or their replay, are left out."""
     reasons: dict[str, list[str]] = {}
+    unread = "replay: what attention reads at positions that are not stored"
     for case in cases:
-        reason = obstacle(case, port, declared)
+        reason = obstacle(case, port, declared) or (None if replayable(case, declared) else unread)
         if reason is not None:
             reasons.setdefault(reason, []).append(case.name)
-        elif not replayable(case, declared):
-            reasons.setdefault("replay: what attention reads at positions that are not stored", []).append(
-                case.name
-            )
     for reason, names in reasons.items():
         yield f"{reason}: {', '.join(names)}"
     for case in cases:
@@ -179,12 +176,12 @@ def calls_of(port: Any, golden: Golden, session: CaseSession, precision: str) ->
     Raises:
         PortError: `init_cache` raises.
     """
-    case, taps = golden.case(session.case.name), session.calls()
+    case, taps, cache = golden.case(session.case.name), session.calls(), None
     ids, positions = case.input_ids.astype(np.int32), case.positions.astype(np.int32)
-    if len(taps) == 1:
-        return [Call(jax.device_put(ids), jax.device_put(positions), jax.device_put(case.mask), None, taps[0])]
-    with blaming_the_port("init_cache"):
-        cache = port.init_cache(case.batch, case.length, jax_dtype(precision))
+    spans = case.spans if len(taps) > 1 else [slice(0, case.length)]
+    if len(taps) > 1:
+        with blaming_the_port("init_cache"):
+            cache = port.init_cache(case.batch, case.length, jax_dtype(precision))
     return [
         Call(
             jax.device_put(ids[:, span]),
@@ -193,11 +190,10 @@ def calls_of(port: Any, golden: Golden, session: CaseSession, precision: str) ->
             None if span.start else cache,
             tap,
         )
-        for span, tap in zip(case.spans, taps, strict=True)
+        for span, tap in zip(spans, taps, strict=True)
     ]
 
 
 def filled(mask: np.ndarray, span: slice) -> jax.Array:
     """The mask over all slots of a cache once a call's tokens are in it."""
-    slots = np.arange(mask.shape[1]) < span.stop
-    return jax.device_put(mask & slots)
+    return jax.device_put(mask & (np.arange(mask.shape[1]) < span.stop))

@@ -170,15 +170,6 @@ def main(file: str) -> None:
 
 def _report(task: Task) -> object:
     from harness.run.check import check
-
-    _find(task)
-    _refuse_strangers(task)
-    report = check(task.golden, task.weights, task.spec, task.question)
-    _refuse_strangers(task)  # what the port imported while it ran
-    return report
-
-
-def _find(task: Task) -> None:
     from harness.run.loading import find_port
 
     try:
@@ -187,6 +178,10 @@ def _find(task: Task) -> None:
         error.expected = "the port, at that revision"
         error.hint = "if it had another name there, say so: git:REV:package.module:Name"
         raise
+    _refuse_strangers(task)
+    report = check(task.golden, task.weights, task.spec, task.question)
+    _refuse_strangers(task)  # what the port imported while it ran
+    return report
 
 
 def _refuse_strangers(task: Task) -> None:
