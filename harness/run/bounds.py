@@ -84,11 +84,9 @@ def with_bounds(
         largest = bound(worst, source, weights, arch)
         if largest is not None:
             found[_key(worst)] = largest
-    return (
-        replace(report, results=tuple(replace(r, bound=found.get(_key(r))) for r in report.results))
-        if found
-        else report
-    )
+    if not found:
+        return report
+    return replace(report, results=tuple(replace(r, bound=found.get(_key(r))) for r in report.results))
 
 
 def _key(result: TapResult) -> tuple[str, str, str, str]:
@@ -192,9 +190,8 @@ def _context(e: Element) -> float:
     if e.arch.mla is None:
         values = Attended.given(e.input(1)[:, [e.at["head_dim"]]])
     else:
-        values = _of_latents(
-            e, slice(e.arch.mla.nope + e.at["value_dim"], e.arch.mla.nope + e.at["value_dim"] + 1)
-        )
+        dim = e.arch.mla.nope + e.at["value_dim"]
+        values = _of_latents(e, slice(dim, dim + 1))
     seen = np.flatnonzero(probs)
     rounding = _gamma(FEW, e.unit) + _gamma(len(probs) + FEW, e.wide)
     return float(np.abs(probs[seen]) @ (rounding * values.sizes + values.wrong)[seen, 0])

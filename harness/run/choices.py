@@ -47,9 +47,6 @@ class Unpinned:
         return self.replay if mode == "replay" else self.forward
 
 
-ALL_JUDGED = Unpinned()
-
-
 def with_expert(source: GoldenSource, result: TapResult) -> TapResult:
     """The result, with the number of the worst expert in place of its place among those of its token."""
     if result.worst is None or "chosen" not in result.worst.index:
@@ -129,7 +126,7 @@ def may_tie(source: GoldenSource, case: CaseEntry, routing: str, mode: str, limi
 def unpinned(source: GoldenSource, case: CaseEntry, declared: Declarations, limit: Limit) -> Unpinned:
     """What a port's own choices leave unjudged of a case, at the source's precision."""
     if source.experts is None or source.precision == "float64":
-        return ALL_JUDGED
+        return Unpinned()
     layers = [tap for tap in source.taps.values() if tap.kind in PINNED]
     # Whether another choice is a tie, only scores say.
     unknown = frozenset(

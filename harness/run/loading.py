@@ -125,11 +125,9 @@ def port_from_object(port: Any, question: Question) -> tuple[str, Loader | None]
     name = _name(port)
     if isinstance(port, type | ModuleType):
         if callable(getattr(port, "load", None)):
-
-            def load(directory: Path, config: Config, dtype: Any) -> Port:
-                return load_from(port, name, directory, config, dtype, mesh_of(question.mesh))
-
-            return name, load
+            return name, lambda directory, config, dtype: load_from(
+                port, name, directory, config, dtype, mesh_of(question.mesh)
+            )
     elif callable(getattr(port, "forward", None)):
         if len(question.precisions) != 1:
             problem = "a port that is already loaded has one dtype and cannot be checked at several precisions"

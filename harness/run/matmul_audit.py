@@ -69,11 +69,6 @@ def reduced_matmuls(jaxpr: Jaxpr, backend: str) -> tuple[ReducedMatmul, ...]:
     return tuple(found)
 
 
-def kinds_of(sequences: Sequence[Sequence[Call]]) -> dict[Kind, Sequence[Call]]:
-    """The calls that are worth a trace, one case for each kind: a port may take another way for another shape."""
-    return {(*calls[0].input_ids.shape, len(calls) > 1): calls for calls in sequences}
-
-
 def audit(port: Port, calls: Sequence[Call]) -> Audit:
     """Trace the calls of a case and read what their matrix products ask for. Nothing is computed.
 
@@ -153,7 +148,10 @@ class Inspection:
         if precision == "bfloat16" or not sequences:
             return ()
         known = self._known.setdefault(precision, {})
-        for kind, calls in kinds_of(sequences).items():
+        # One case for each kind is worth a trace: a port may take another way for another shape.
+        kinds: dict[Kind, Sequence[Call]]
+        kinds = {(*calls[0].input_ids.shape, len(calls) > 1): calls for calls in sequences}
+        for kind, calls in kinds.items():
             if kind not in known:
                 known[kind] = audit(port, calls)
         return judge(known.values(), precision, allow_reduced)

@@ -6,6 +6,7 @@ These are phases 1 and 2 of the port that this project began with. Each refuses 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,10 +79,7 @@ def _same_row(tokenizer: Tokenizer, entry: CaseEntry, text: str, recorded: list[
         recorded = recorded[: len(recorded) - (entry.generated - 1)]
     if found == recorded:
         return
-    at = next(
-        (i for i, (a, b) in enumerate(zip(recorded, found, strict=False)) if a != b),
-        min(len(recorded), len(found)),
-    )
+    at = next(i for i, (a, b) in enumerate(itertools.zip_longest(recorded, found)) if a != b)
     problem = "the checkpoint's tokenizer gives other token ids than the golden holds"
     where = f"case {entry.name}, token {at} ({'same' if same_file else 'another'} tokenizer.json)"
     hint = "use the tokenizer.json that the golden was recorded with"

@@ -20,8 +20,6 @@ from harness.tolerances import PRECISIONS, SMALL, Limit, is_small, limit, share
 # Names for several modes. `both` are those that compare every tap of every case.
 BOTH = ("forward", "replay")
 SEVERAL = {"all": MODES, "both": BOTH}
-
-
 # What is asked where nothing is said; of a golden that cannot carry float64, what it can.
 USUAL = ("float64", "float32")
 

@@ -164,12 +164,11 @@ class AloneGolden:
 
     def wants(self, tap: Tap) -> bool:
         """Whether a prompt has this tap: a prompt has no cache; and of choices what they are judged by."""
-        return tap.kind not in CACHE_KINDS and any(self._against(tap)) and self._says_why(tap)
-
-    def _says_why(self, tap: Tap) -> bool:
-        """Whether the rows' prompts have the scores of a choice, by which alone it may be a tie."""
+        if tap.kind in CACHE_KINDS or not any(self._against(tap)):
+            return False
         if tap.kind not in PINNED or self.source.precision == "float64":
             return True
+        # By the scores alone a choice may be a tie.
         scores = scores_of(self.source, tap.name)
         return all(scores in prompt.taps for _, prompt, _ in self._rows(tap))
 
