@@ -15,11 +15,13 @@ from harness.run.check import check
 from harness.run.port import BUILT_IN
 from harness.run.question import Question
 
-MOST_FRAMES, MOST_FILES = 9, 160
-# The catalogue and all that runs mutants; other ports; float64 by tracing; proofs that an error is no rounding.
+MOST_FRAMES, MOST_FILES = 9, 90
+# The catalogue and all that runs mutants; other ports; what is traced; proofs that an error is no rounding; what
+# few models have; several processes.
 NOT_NEEDED = (
-    *("harness.mutants", "harness.record", "harness.run.adapters", "harness.run.proposing"),
-    *("harness.run.tracing.program", "harness.run.bounds", "harness.run.element", "harness.cli.audit_command"),
+    *("harness.mutants", "harness.record", "harness.run.adapters", "harness.run.proposing", "harness.run.tracing"),
+    *("harness.run.matmul_audit", "harness.run.bounds", "harness.run.element", "harness.cli.audit_command"),
+    *("harness.run.latent", "harness.run.mixture", "harness.run.processes"),
 )
 CASES = ("hello", "digits", "decode")  # as it is, padded, and call by call
 
