@@ -27,18 +27,9 @@ import click
 from harness import __version__
 from harness.errors import HarnessError
 
-COMMANDS = {
-    "audit": "audit_command:audit",
-    "check": "check_command:check",
-    "diagnose": "diagnose_command:diagnose",
-    "diff": "diff_command:diff",
-    "list": "reading_commands:list_",
-    "port": "port_command:port",
-    "record": "record_command:record",
-    "report": "reading_commands:report",
-    "show": "reading_commands:show",
-    "verify": "reading_commands:verify",
-}
+COMMANDS = {name: f"{name}_command:{name}" for name in ("audit", "check", "diagnose", "diff", "port", "record")}
+COMMANDS |= {name: f"reading_commands:{name}" for name in ("report", "show", "verify")}
+COMMANDS["list"] = "reading_commands:list_"
 MATCH, DIVERGED, COULD_NOT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 # What becomes of a stream whose disk is full, or that nobody reads any more.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -24,7 +25,7 @@ def audit(
     precision: str,
     mutants: tuple[str, ...],
     cases: tuple[str, ...],
-    **outputs: Path | None,
+    outputs: Mapping[str, Path | None],
 ) -> None:
     """Which known bugs can GOLDEN (default: the embedded one) see, and which cases see them?
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.exceptions import Exit
@@ -65,19 +66,11 @@ def check(
     golden: str,
     port: str,
     weights: Path | None,
-    precision: str,
-    mode: str,
-    cases: tuple[str, ...],
-    lift: bool,
-    limit_rms: float | None,
-    limit_max: float | None,
-    criteria: str,
-    mesh: str | None,
     processes: int | None,
     process_id: int | None,
     coordinator: str | None,
-    allow_reduced_precision: bool,
-    **outputs: Path | None,
+    outputs: Mapping[str, Path | None],
+    **asked: Any,
 ) -> None:
     """Check a port against GOLDEN (default: the embedded one), operation by operation.
 
@@ -96,24 +89,13 @@ def check(
     Exit codes: 0 match, 1 diverged, 2 could not check.
     """
     from harness.cli.console import Progress, show, stdout_to_stderr
-    from harness.report.criteria import parse_criteria
     from harness.report.summary import is_comparable
     from harness.run.check import Checker, checked
     from harness.run.progress import SILENT
-    from harness.run.question import Question, parse_mesh, parse_modes, parse_precisions
+    from harness.run.question import question_of
 
-    question = Question(
-        precisions=parse_precisions(precision),
-        modes=parse_modes(mode),
-        cases=cases,
-        limit_rms=limit_rms,
-        limit_max=limit_max,
-        lift=lift,
-        allow_reduced_precision=allow_reduced_precision,
-        mesh=parse_mesh(mesh),
-        criteria=parse_criteria(criteria),
-    )
-    asked = options.chosen(outputs, options.inputs(golden, weights, port))
+    question = question_of(**asked)
+    views = options.chosen(outputs, options.inputs(golden, weights, port))
     several: Processes | None = None
     together: AbstractContextManager[None] = nullcontext()
     if (processes, process_id, coordinator) != (None, None, None):
@@ -144,7 +126,7 @@ def check(
                 report = replace(report, looks_like=hint(checker, report))
     if not reports:
         raise Exit(code)
-    show(report, asked)
+    show(report, views)
     if broken is not None:
         raise broken
     raise Exit(code)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from click.exceptions import Exit
@@ -21,15 +23,7 @@ from harness.cli import DIVERGED, MATCH, options
 @options.reduced_precision_option
 @options.output_options("json", "html", "markdown")
 def diagnose(
-    golden: str,
-    port: str,
-    weights: Path | None,
-    precision: str,
-    cases: tuple[str, ...],
-    lift: bool,
-    mesh: str | None,
-    allow_reduced_precision: bool,
-    **outputs: Path | None,
+    golden: str, port: str, weights: Path | None, outputs: Mapping[str, Path | None], **asked: Any
 ) -> None:
     """Which bug is this? The evidence first, then the known bug that does the same on the same inputs.
 
@@ -46,18 +40,11 @@ def diagnose(
     from harness.cli.console import Progress, show, stdout_to_stderr
     from harness.mutants.diagnosis.diagnose import diagnose as run_diagnosis
     from harness.run.check import Checker
-    from harness.run.question import BOTH, Question, parse_mesh, parse_precisions
+    from harness.run.question import question_of
 
-    question = Question(
-        precisions=parse_precisions(precision),
-        modes=BOTH,  # a bug is known by what an operation does on golden inputs
-        cases=cases,
-        lift=lift,
-        allow_reduced_precision=allow_reduced_precision,
-        mesh=parse_mesh(mesh),
-    )
-    asked = options.chosen(outputs, options.inputs(golden, weights, port))
+    question = question_of(mode="both", **asked)  # a bug is known by what an operation does on golden inputs
+    views = options.chosen(outputs, options.inputs(golden, weights, port))
     with stdout_to_stderr(), Progress() as progress, Checker(golden, weights, port, question) as checker:
         found = run_diagnosis(checker, port, progress)
-    show(found, asked)
+    show(found, views)
     raise Exit(MATCH if found.verdict == "match" else DIVERGED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -32,12 +33,9 @@ def diff(
     precision: str | None,
     mode: str | None,
     cases: tuple[str, ...],
-    lift: bool,
-    intersection: bool,
-    before_may_fail: bool,
     mesh: str | None,
-    allow_reduced_precision: bool,
-    **outputs: Path | None,
+    outputs: Mapping[str, Path | None],
+    **asked: bool,
 ) -> None:
     """What a candidate fix changes: fixed, improved, worse or broken, beyond the noise, operation by operation.
 
@@ -65,25 +63,14 @@ def diff(
 
     sides = {"--before": options.side_file(before), "--after": options.side_file(after)}
     named = golden and embedded.resolved(golden)
-    asked = options.chosen(outputs, {"the golden": named or embedded.golden(), "the weights": weights, **sides})
+    views = options.chosen(outputs, {"the golden": named or embedded.golden(), "the weights": weights, **sides})
     selection = Selection(
         precisions=None if precision is None else parse_precisions(precision),
         modes=None if mode in (None, "all") else parse_modes(mode),
         cases=cases,
     )
-    request = Request(
-        named,
-        weights,
-        before,
-        after,
-        selection,
-        intersection,
-        lift,
-        allow_reduced_precision,
-        before_may_fail,
-        parse_mesh(mesh),
-    )
+    request = Request(named, weights, before, after, selection, mesh=parse_mesh(mesh), **asked)
     with stdout_to_stderr(), Progress() as progress:
         found = diff_of(request, progress)
-    show(found, asked)
+    show(found, views)
     raise Exit(DIVERGED if any(found.counts[kind] for kind in WORSE) else MATCH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import sys
 from collections.abc import Callable, Mapping
@@ -46,14 +47,18 @@ mesh_option = click.option(
 
 
 def output_options(*views: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add an option `--VIEW FILE` for each view; the command takes them as keyword arguments of that name."""
+    """Add an option `--VIEW FILE` for each view; the command is given all of them, by view, as `outputs`."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_outputs(**given: Any) -> Any:
+            return command(outputs={view: given.pop(view) for view in tuple(given) if view in views}, **given)
+
         for view in reversed(views):
             path = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
             text = f"{OUTPUTS[view]} {'- is stdout.' if view == views[0] else ''}".strip()
-            command = click.option(f"--{view}", type=path, metavar="FILE", help=text)(command)
-        return command
+            with_outputs = click.option(f"--{view}", type=path, metavar="FILE", help=text)(with_outputs)
+        return with_outputs
 
     return decorate
 

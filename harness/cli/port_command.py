@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -30,7 +31,7 @@ def port(
     case: str | None,
     precision: str | None,
     discover: bool,
-    **outputs: Path | None,
+    outputs: Mapping[str, Path | None],
 ) -> None:
     """Propose the table of taps of an adapted port: NnxPort, LinenPort, EquinoxPort, KerasPort or FunctionPort.
 

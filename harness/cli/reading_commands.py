@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -55,7 +56,7 @@ def verify(golden: str) -> None:
 @click.command(short_help="Render a saved check, diff or audit again.")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.json")
 @output_options("html", "markdown", "junit")
-def report(file: Path, **outputs: Path | None) -> None:
+def report(file: Path, outputs: Mapping[str, Path | None]) -> None:
     """Render a saved check, diff, audit or diagnosis again; without an option, print it.
 
     It does not judge again: exit code 0 says that it was rendered, whatever the verdict.

@@ -130,12 +130,8 @@ def record(
             run_units(model, manifest, cases, work, progress.unit)
             progress.notice(f"writing {out}")
             tally = Tally()
-            identity = write_golden(
-                out,
-                ahead(golden_arrays(model, manifest, cases, work, tally)),
-                manifest,
-                overwrite=options.overwrite,
-            )
+            arrays = ahead(golden_arrays(model, manifest, cases, work, tally))
+            identity = write_golden(out, arrays, manifest, overwrite=options.overwrite)
             work.finish()
     return Summary(
         id=identity,

@@ -7,11 +7,12 @@ import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from harness import embedded
 from harness.errors import UsageError
 from harness.golden import CaseEntry
-from harness.report.criteria import PHASE_3
+from harness.report.criteria import PHASE_3, PHASE_3_NAME, parse_criteria
 from harness.report.document import Criteria, Report
 from harness.results import MODES
 from harness.selecting import select
@@ -101,6 +102,18 @@ class Question:
 
 
 STANDARD = Question()
+
+
+def question_of(
+    precision: str, mode: str = "both", mesh: str | None = None, criteria: str = PHASE_3_NAME, **others: Any
+) -> Question:
+    """What options ask for: those that are texts are parsed, the others are fields of the question.
+
+    Raises:
+        UsageError: axes or criteria of another form.
+    """
+    asked = parse_precisions(precision), parse_modes(mode)
+    return Question(*asked, mesh=parse_mesh(mesh), criteria=parse_criteria(criteria), **others)
 
 
 def parse_precisions(text: str) -> tuple[str, ...]:

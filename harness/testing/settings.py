@@ -90,20 +90,10 @@ class Settings:
 
     def question(self) -> Question:
         """The same as the harness takes it."""
-        from harness.report.criteria import parse_criteria
-        from harness.run.question import Question, parse_mesh, parse_modes, parse_precisions
+        from harness.run.question import question_of
 
-        return Question(
-            precisions=parse_precisions(self.precision),
-            modes=parse_modes(self.mode),
-            cases=self.cases,
-            limit_rms=self.limit_rms,
-            limit_max=self.limit_max,
-            lift=self.lift,
-            allow_reduced_precision=self.allow_reduced_precision,
-            mesh=parse_mesh(self.mesh),
-            criteria=parse_criteria(self.criteria),
-        )
+        whose = ("golden", "port", "weights", "weights_from")
+        return question_of(**{name: value for name, value in vars(self).items() if name not in whose})
 
 
 def add_options(parser: pytest.Parser) -> None:
