@@ -48,13 +48,10 @@ def marked_call(
         elif isinstance(row.argument, str) and row.argument in named:
             named[row.argument] = marked_array(row, _array(row, named[row.argument]))
         elif row.argument is not None:
-            raise PortError(
-                "a sub-module or function is not given the argument that the port's table names",
-                where=row,
-                expected=f"argument {row.argument}",
-                found=f"{len(arguments)} positional arguments, and {', '.join(named) or 'none'} by name",
-                hint="correct the table: arguments are named as the model's code passes them",
-            )
+            problem = "a sub-module or function is not given the argument that the port's table names"
+            given = f"{len(arguments)} positional arguments, and {', '.join(named) or 'none'} by name"
+            hint = "correct the table: arguments are named as the model's code passes them"
+            raise PortError(problem, row, f"argument {row.argument}", given, hint=hint)
     with while_running(row.path for row in found if not row.tap):
         result = call(*arguments, **named)
     for row in here.values():
@@ -101,7 +98,7 @@ def _with_marked(row: Row, result: Any) -> Any:
 
 def _other(problem: str, row: Row, expected: str, value: Any, hint: str) -> PortError:
     """The refusal of a value that is another one than its row says."""
-    return PortError(problem, where=row, expected=expected, found=described(value), hint=hint)
+    return PortError(problem, row, expected, described(value), hint=hint)
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,11 @@ class FunctionPort(AdaptedPort):
         super().__init__(config, dtype)
         for row in self.rows:
             if str(row) != row.path or row.cut is not None or not row.tap:
-                raise PortError(
-                    "a function's intermediates have keys, not items or arguments, and no calls that could be cut",
-                    where=row,
-                    expected="'layers.{i}.q', or a function: 'my_model.rope:apply_rope'",
-                    hint="join the keys of nested dicts and lists by dots",
+                problem = (
+                    "a function's intermediates have keys, not items or arguments, and no calls that could be cut"
                 )
+                expected = "'layers.{i}.q', or a function: 'my_model.rope:apply_rope'"
+                raise PortError(problem, row, expected, hint="join the keys of nested dicts and lists by dots")
 
     def run(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Any]]:
         """Returns logits [batch, position, vocab], or with a cache (logits, cache); and the intermediates."""

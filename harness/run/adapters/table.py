@@ -249,4 +249,4 @@ def _number_or_name(text: str | None) -> int | str | None:
 def bad(problem: str, where: str, expected: str, module: str = "table") -> PortError:
     """The refusal of something in a table; the head of that module says how it is written."""
     hint = f"see the head of harness/run/adapters/{module}.py"
-    return PortError(problem, where=where, expected=expected, hint=hint)
+    return PortError(problem, where, expected, hint=hint)

@@ -188,15 +188,11 @@ def copied(node: Any, kind: Any, changes: Mapping[str, Any] | None = None) -> An
 
 def has_nothing(path: str, part: str, node: Any, names: Sequence[str] = ()) -> PortError:
     """The refusal of a path at which there is nothing, with what there is."""
-    return PortError(
-        "the model has nothing at a path of the port's table",
-        where=f"{path}, at {part!r}",
-        expected="a sub-module, or a method of one",
-        found=f"a {type(node).__name__} with {', '.join(names or _names(node)) or 'nothing in it'}",
-        hint="correct the path in the table"
-        + "; what follows the last layer has a row of its own: 'norm(0)' -> 'layers.{last}.resid_post'"
-        * part.isdigit(),
-    )
+    problem, hint = "the model has nothing at a path of the port's table", "correct the path in the table"
+    found = f"a {type(node).__name__} with {', '.join(names or _names(node)) or 'nothing in it'}"
+    if part.isdigit():
+        hint += "; what follows the last layer has a row of its own: 'norm(0)' -> 'layers.{last}.resid_post'"
+    return PortError(problem, f"{path}, at {part!r}", "a sub-module, or a method of one", found, hint=hint)
 
 
 def has_nothing_to_call(path: str, node: Any, lacks: str = "cannot be called") -> PortError:

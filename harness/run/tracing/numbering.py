@@ -110,15 +110,11 @@ def _refuse_ambiguous(wanted: Wanted, found: Calls, never: Never) -> None:
         problem = "a row of the port's table names something that is called more than once"
         expected = "one call, or the number of the one that is meant"
         hint = f"number it: {_numbers(wanted.site, most)}{scoped}"
-        raise _refused(problem, f"{wanted.site} -> {wanted.tap}", expected, f"{several}{also}", hint)
+        raise PortError(problem, f"{wanted.site} -> {wanted.tap}", expected, f"{several}{also}", hint=hint)
     if wanted.call is not None and not -most <= wanted.call < most:
         problem = "a row of the port's table numbers a call that is not made"
         where = f"call {wanted.call} of {wanted.site}, for {wanted.tap}"
-        raise _refused(problem, where, f"0 to {most - 1}", several, "correct the number; they count from 0")
-
-
-def _refused(problem: str, where: str, expected: str, found: str, hint: str) -> PortError:
-    return PortError(problem, where=where, expected=expected, found=found, hint=hint)
+        raise PortError(problem, where, f"0 to {most - 1}", several, hint="correct the number; they count from 0")
 
 
 def _numbers(site: str, count: int) -> str:
@@ -141,12 +137,12 @@ def _not_called(wanted: Wanted, found: Calls, never: Never) -> PortError:
         expected = "{i} on both sides, or a scan over the layers"
         hint = "write {i} on the left as well: in the path, in what has to be running "
         hint += "('... in layers.{i}.attn'), or in the number of the call ('#{i}')"
-        return PortError(problem, where=f"{wanted.site} -> {wanted.tap}", expected=expected, hint=hint)
+        return PortError(problem, f"{wanted.site} -> {wanted.tap}", expected, hint=hint)
     if elsewhere:
         problem = "the value of a tap of one layer is made inside a scan"
         expected = "{i} on the right side alone: the iteration of the scan"
         hint = "write {i} on the right side and not on the left"
-        return PortError(problem, where=f"{wanted.site} -> {wanted.tap}", expected=expected, hint=hint)
+        return PortError(problem, f"{wanted.site} -> {wanted.tap}", expected, hint=hint)
     return never(wanted)
 
 
@@ -159,7 +155,8 @@ def _by_call(wanted: Iterable[Wanted], found: Calls) -> Mapping[tuple[str, int, 
             if key in names:
                 problem, where = "two rows of the port's table name one call", f"call {key[2]} of {one.site}"
                 hint = "correct the numbers; calls count from 0, and from -1 at the end"
-                raise _refused(problem, where, "one row for every call", f"{names[key]} and {one.tap}", hint)
+                named = f"{names[key]} and {one.tap}"
+                raise PortError(problem, where, "one row for every call", named, hint=hint)
             names[key] = one.tap
     return names
 

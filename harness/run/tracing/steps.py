@@ -209,7 +209,7 @@ class Steps:
             expected = tree if form != tree else "arrays of the same shapes and dtypes"
             found = form if form != tree else shortened("; ".join(wrong))
             hint = "replace the contents alone: all else in the cache stays as it is"
-            raise _refused(problem, "write_cache", expected, found, hint)
+            raise PortError(problem, "write_cache", expected, found, hint=hint)
 
     def _reading(self, tree: jax.tree_util.PyTreeDef, leaves: Sequence[Any]) -> tuple[Any, list[str]]:
         """The reading of a cache as a program, and what it reads."""
@@ -235,14 +235,14 @@ def _strong(path: str, leaf: Any) -> Array:
     except TypeError:
         problem, expected = "a cache holds something that is no array", "a tree of arrays and numbers"
         hint = "keep it in the port, or register its class with JAX as static data"
-        raise _refused(problem, f"cache{path}", expected, type(leaf).__name__, hint) from None
+        raise PortError(problem, f"cache{path}", expected, type(leaf).__name__, hint=hint) from None
 
 
 def _refuse_without_slots(name: str, value: Any) -> None:
     if getattr(value, "ndim", 0) < 2:
         problem, expected = "read_cache() does not return arrays with slots", "[batch, slot, kv_head, head_dim]"
         hint = "the names are those of taps, and the values arrays with a row for every slot of the cache"
-        raise _refused(problem, name, expected, getattr(value, "shape", type(value).__name__), hint)
+        raise PortError(problem, name, expected, getattr(value, "shape", type(value).__name__), hint=hint)
 
 
 def _before(first: Int[Array, ""], golden: Array, own: Array) -> Array:
@@ -268,8 +268,5 @@ def _refuse_unfaithful(lost: Mapping[str, float]) -> None:
             expected = "read_cache(write_cache(cache, values)) gives the values again"
             found = f"a value that is off by {share:.2g} times the rms of the array"
             hint = "make one the inverse of the other, or declare that the cache is only recorded: "
-            raise _refused(problem, name, expected, found, f"{hint}recorded_only = ({kind_of(name)!r},)")
-
-
-def _refused(problem: str, where: str, expected: object, found: object, hint: str) -> PortError:
-    return PortError(problem, where=where, expected=expected, found=found, hint=hint)
+            hint += f"recorded_only = ({kind_of(name)!r},)"
+            raise PortError(problem, name, expected, found, hint=hint)
