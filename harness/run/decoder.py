@@ -250,8 +250,10 @@ class Decoder:
         return self._quick if is_small(self.arch, call) else self._well
 
 
-def _cut(logits: Logits, length: int) -> Logits | np.ndarray:
+def _cut(logits: Logits, length: int) -> Logits:
     """Without padding, where there is any: outside of JAX, in which every slice is a small program of its own."""
     if logits.shape[1] == length:
         return logits
-    return (logits if isinstance(logits, Tracer) else whole(logits))[:, :length]
+    if isinstance(logits, Tracer | np.ndarray):
+        return logits[:, :length]
+    return jax.device_put(whole(logits)[:, :length])  # who wraps this port is given an array of JAX
