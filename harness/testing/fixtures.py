@@ -78,10 +78,9 @@ class CheckGolden:
             "mesh": mesh,
             "criteria": criteria,
             "weights": None if weights is None else Path(weights),
+            "weights_from": None if weights is None else "check_golden(weights=...)",
         }
         settings = replace(self.settings, **{name: value for name, value in asked.items() if value is not None})
-        if weights is not None:
-            settings = replace(settings, weights_from="check_golden(weights=...)")
         try:
             question = settings.question()
             spec, load = port_from_object(chosen, question)
