@@ -155,15 +155,16 @@ def is_small(arch: Architecture, call: Call) -> bool:
 
 def at_few_lengths(arch: Architecture, sequences: Sequence[Sequence[Call]]) -> list[Sequence[Call]]:
     """Calls of sequences, those without a cache at the lengths that cost least."""
-    alone = [len(calls) == 1 and calls[0].cache is None for calls in sequences]
-    shapes = [calls[0].input_ids.shape for calls, one in zip(sequences, alone, strict=True) if one]
+    uncached = [len(calls) == 1 and calls[0].cache is None for calls in sequences]
+    shapes = [calls[0].input_ids.shape for calls, pads in zip(sequences, uncached, strict=True) if pads]
     small = [
         elements(arch, batch * padded_length(length), padded_length(length)) <= FEW for batch, length in shapes
     ]
     long = [shape for shape, few in zip(shapes, small, strict=True) if not few]
     shared = shared_lengths(long, partial(operations, arch), OPERATIONS_OF_COMPILING)
     lengths = iter(None if few else shared[length] for (_, length), few in zip(shapes, small, strict=True))
-    return [[pad(calls[0], next(lengths))] if one else calls for calls, one in zip(sequences, alone, strict=True)]
+    both = zip(sequences, uncached, strict=True)
+    return [[pad(calls[0], next(lengths))] if pads else calls for calls, pads in both]
 
 
 @cache
