@@ -85,7 +85,6 @@ def test_its_cache_is_bfloat16_by_default():
 def test_its_table_is_proposed_around_all_that_is_bfloat16_in_it(monkeypatch):
     found, share = proposed(monkeypatch, "qwen2-tiny", Port)
     assert share >= 0.9
-    assert {row.tap.rpartition(".")[2] for row in found.rows if row.wrong} == {
-        *("q_rope", "k_rope", "probs", "context", "attn_out")
-    }
+    wrong = {row.tap.rpartition(".")[2] for row in found.rows if row.wrong}
+    assert wrong == {"q_rope", "k_rope", "probs", "context"}  # its output projection is as it should be
     assert (found.missing, found.logits) == ((), True)
