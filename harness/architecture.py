@@ -70,19 +70,19 @@ def architecture_of(config: Config) -> Architecture:
             feature that nothing here computes.
     """
     family, seen = family_of(config), Read(config)
-    found = family.read(Named(seen, family.names))
+    arch = family.read(Named(seen, family.names))
     refuse_unknown(config, seen.fields, family)
-    return found
+    return arch
 
 
 def difference(golden: Config, candidate: Config) -> list[tuple[str, object, object]]:
     """The fields in which two configs describe different functions: (field, golden, candidate)."""
-    expected, found = (
-        {**dict(_facts(architecture_of(one))), FIELD: quantisation_of(one, family_of(one))}
-        for one in (golden, candidate)
+    expected, actual = (
+        {**dict(_facts(architecture_of(config))), FIELD: quantisation_of(config, family_of(config))}
+        for config in (golden, candidate)
     )
-    names = dict.fromkeys((*expected, *found))
-    return [(n, expected.get(n), found.get(n)) for n in names if expected.get(n) != found.get(n)]
+    names = dict.fromkeys((*expected, *actual))
+    return [(n, expected.get(n), actual.get(n)) for n in names if expected.get(n) != actual.get(n)]
 
 
 def _facts(value: object, name: str = "") -> Iterator[tuple[str, object]]:
@@ -90,8 +90,8 @@ def _facts(value: object, name: str = "") -> Iterator[tuple[str, object]]:
     if is_dataclass(value):
         for field in fields(value):
             yield from _facts(getattr(value, field.name), f"{name}.{field.name}".lstrip("."))
-    elif isinstance(value, tuple) and any(is_dataclass(one) for one in value):
-        for index, one in enumerate(value):
-            yield from _facts(one, f"{name}.{index}")
+    elif isinstance(value, tuple) and any(is_dataclass(item) for item in value):
+        for index, item in enumerate(value):
+            yield from _facts(item, f"{name}.{index}")
     else:
         yield name, value

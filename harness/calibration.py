@@ -106,7 +106,7 @@ def calibrated(cases: Mapping[str, Recorded]) -> dict[str, dict[str, Floor]]:
     Every kind of tap is calibrated over all cases and layers of the golden, so that a selection of cases changes
     no verdict.
     """
-    found: dict[str, dict[str, Floor]] = {name: {} for name in cases}
+    by_case: dict[str, dict[str, Floor]] = {name: {} for name in cases}
     kinds = dict.fromkeys(kind_of(tap) for case in cases.values() for tap in case.taps)
     for kind in kinds:
         groups = {name: [i for i, tap in enumerate(c.taps) if kind_of(tap) == kind] for name, c in cases.items()}
@@ -116,8 +116,8 @@ def calibrated(cases: Mapping[str, Recorded]) -> dict[str, dict[str, Floor]]:
         contest = _contest(list(parts.values()))
         for name, part in parts.items():
             floors = part.floors(common, shared, contest)
-            found[name] |= dict(zip((cases[name].taps[i] for i in groups[name]), floors, strict=True))
-    return found
+            by_case[name] |= dict(zip((cases[name].taps[i] for i in groups[name]), floors, strict=True))
+    return by_case
 
 
 @dataclass(frozen=True, eq=False)

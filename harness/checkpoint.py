@@ -71,17 +71,17 @@ class Checkpoint:
             dtypes = {name: self._tensors.dtypes[stored] for name, stored in self.stored.items()}
             shapes = {name: self._tensors.shapes[stored] for name, stored in self.stored.items()}
             self.quantised = quantised_parameters(quantisation, dtypes, shapes, directory)
-        widened = {name for one in self.quantised.values() for name in (one.values, one.scales)}
-        for name, one in self.quantised.items():
+        widened = {name for packed in self.quantised.values() for name in (packed.values, packed.scales)}
+        for name, packed in self.quantised.items():
             if name in self.stored and name not in widened:
-                raise _twice(directory, self.stored[name], self.stored[one.values])
+                raise _twice(directory, self.stored[name], self.stored[packed.values])
         self._values = {*self.stored, *self.quantised} - (widened - self.quantised.keys())
         self._pieces: dict[str, Pieces] = {}
         if each:
             from harness.packed import pieces_of
 
             self._pieces = pieces_of(sorted(self._values), each, directory)
-        self._in_pieces = {name for one in self._pieces.values() for parts in one for name in parts}
+        self._in_pieces = {name for experts in self._pieces.values() for parts in experts for name in parts}
         for name in self.tensors:
             if name not in widened:
                 self._check_dtype(self.stored[name])
@@ -151,15 +151,15 @@ class Checkpoint:
             sum(shape[0] for shape in parts) for parts in shapes
         }
         if len(alike) != 2:
-            problem, other = "the matrices of experts differ in shape", next(x for x in shapes if x != shapes[0])
-            raise unfit(problem, f"{self.directory}: {name}", shapes[0], other, INTO_AN_EMPTY_ONE)
+            problem, second = "the matrices of experts differ in shape", next(x for x in shapes if x != shapes[0])
+            raise unfit(problem, f"{self.directory}: {name}", shapes[0], second, INTO_AN_EMPTY_ONE)
         whole: np.ndarray | None = None
         for expert, parts in enumerate(experts):
             start = 0
             for part, shape in zip(parts, shapes[expert], strict=True):
                 piece = self.read(part)
                 if whole is None:
-                    size = (len(experts), sum(one[0] for one in shapes[expert]), *shape[1:])
+                    size = (len(experts), sum(part_shape[0] for part_shape in shapes[expert]), *shape[1:])
                     whole = np.empty(size, piece.dtype)
                 whole[expert, start : start + shape[0]] = piece
                 start += shape[0]
@@ -220,9 +220,9 @@ def open_checkpoint(directory: Path, config: Config, kind: type[Checkpoint] = Ch
     return kind(directory, renamed, family.each, quantisation_of(config, family))
 
 
-def _twice(directory: Path, one: str, other: str) -> CheckpointError:
+def _twice(directory: Path, first: str, second: str) -> CheckpointError:
     problem = "two tensors of the checkpoint are one parameter of the model"
-    where = f"{directory}: {one[:200]} and {other[:200]}"
+    where = f"{directory}: {first[:200]} and {second[:200]}"
     return unfit(problem, where, "one of them", "both", INTO_AN_EMPTY_ONE)
 
 
@@ -248,9 +248,9 @@ def verify_parameters(checkpoint: Checkpoint, expected: Mapping[str, ParameterEn
         if name not in expected:
             problem = "the checkpoint has a parameter that the golden does not know"
             raise unfit(problem, f"{checkpoint.directory}: {name[:200]}", None, None, _ANOTHER)
-    for (name, entry), found in zip(expected.items(), checkpoint.entries(expected), strict=True):
+    for (name, entry), actual in zip(expected.items(), checkpoint.entries(expected), strict=True):
         for fact in ("shape", "dtype", "sha256"):
-            own, recorded = getattr(found, fact), getattr(entry, fact)
+            own, recorded = getattr(actual, fact), getattr(entry, fact)
             if own != recorded:
                 problem = f"these are not the weights that the golden was recorded with: another {fact}"
                 raise unfit(problem, f"{checkpoint.directory}: {name}", recorded, own, _ANOTHER)

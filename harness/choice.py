@@ -64,17 +64,17 @@ def judged(
         positions: which of the case's tokens these are.
     """
     own, theirs = actual != 0, expected != 0
-    other = (own != theirs).any(axis=-1) & counted
-    fewer = other & (own.sum(axis=-1) < choosing.experts.chosen)
+    differs = (own != theirs).any(axis=-1) & counted
+    fewer = differs & (own.sum(axis=-1) < choosing.experts.chosen)
     gap = np.full(counted.shape, np.inf)
     # A value that is not finite is an error, whatever its expert.
-    explained = other & np.isfinite(actual.astype(np.float64)).all(axis=-1)
+    explained = differs & np.isfinite(actual.astype(np.float64)).all(axis=-1)
     if choosing.scores is not None and explained.any():
         scores = choosing.scores[explained]
-        gap[explained] = np.maximum(*(gaps(choosing.experts, scores, one[explained]) for one in (own, theirs)))
+        gap[explained] = np.maximum(*(gaps(choosing.experts, scores, side[explained]) for side in (own, theirs)))
     allowed = 2 * choosing.allowed
-    tied = other & (gap <= allowed)
-    wrong = other & ~tied
+    tied = differs & (gap <= allowed)
+    wrong = differs & ~tied
 
     def widest(tokens: PerToken) -> Choice | None:
         if not tokens.any():
@@ -118,11 +118,11 @@ def gaps(experts: Experts, scores: Scores, chosen: Chosen) -> Gaps:
     """
     low = np.where(chosen, scores, np.inf).min(axis=-1)
     if experts.chosen_groups == experts.groups:
-        found = np.where(chosen, -np.inf, scores).max(axis=-1) - low
+        gap = np.where(chosen, -np.inf, scores).max(axis=-1) - low
     else:
-        found = _gaps_in_groups(experts, _by_group(experts, scores), _by_group(experts, chosen), low)
-    found = np.where(np.isnan(found), np.inf, found)
-    return np.asarray(np.where(chosen.sum(axis=-1) == experts.chosen, found, np.inf))
+        gap = _gaps_in_groups(experts, _by_group(experts, scores), _by_group(experts, chosen), low)
+    gap = np.where(np.isnan(gap), np.inf, gap)
+    return np.asarray(np.where(chosen.sum(axis=-1) == experts.chosen, gap, np.inf))
 
 
 def _gaps_in_groups(
@@ -159,16 +159,16 @@ def _gaps_in_groups(
 
 def margins(experts: Experts, scores: Scores) -> Gaps:
     """How far scores have to move, at least, for any other choice than the one that they make."""
-    found = np.full(scores.shape[:-1], np.inf)
+    margin = np.full(scores.shape[:-1], np.inf)
     if experts.chosen_groups < experts.groups:
         by_group = _by_group(experts, scores)
         of_group, moves = group_scores(experts, by_group)
-        found = _last_over_next(of_group, experts.chosen_groups) / moves
+        margin = _last_over_next(of_group, experts.chosen_groups) / moves
         rank = np.argsort(np.argsort(-of_group, axis=-1, kind="stable"), axis=-1)
         scores = np.where((rank < experts.chosen_groups)[..., None], by_group, -np.inf).reshape(scores.shape)
     if experts.chosen == experts.count:
-        return found
-    return np.asarray(np.minimum(found, _last_over_next(scores, experts.chosen)))
+        return margin
+    return np.asarray(np.minimum(margin, _last_over_next(scores, experts.chosen)))
 
 
 def _last_over_next(values: Scores, count: int) -> Gaps:

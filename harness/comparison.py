@@ -75,10 +75,10 @@ def compare(
     if actual.shape != truth.shape:
         dims = ", ".join(place.tap.dims)
         return place.result("shape", f"{truth.shape} [{dims}]", str(actual.shape))
-    found, scope = actual.dtype.name, scope or Scope.whole(truth.shape[0], truth.shape[place.tap.position_axis])
-    wider = _is_wider(found, dtype)
-    if found != dtype and not wider:
-        return replace(place.result("dtype", dtype, found), held_by=metrics.held_by(actual, place.precision))
+    given, scope = actual.dtype.name, scope or Scope.whole(truth.shape[0], truth.shape[place.tap.position_axis])
+    wider = _is_wider(given, dtype)
+    if given != dtype and not wider:
+        return replace(place.result("dtype", dtype, given), held_by=metrics.held_by(actual, place.precision))
     if choosing is None:
         result = _of_values(place, actual, truth, noise, limit, scope, statistics)
     else:  # the choices first, then the values of tokens whose choice is no tie
@@ -93,11 +93,11 @@ def compare(
     if not wider or place.tap.kind in ROUTING_KINDS:
         return result
     verdict = "dtype" if result.verdict == "match" else result.verdict
-    return replace(result, verdict=verdict, expected=dtype, found=found)
+    return replace(result, verdict=verdict, expected=dtype, found=given)
 
 
-def _is_wider(found: str, dtype: str) -> bool:
-    return found in FLOATS and dtype in FLOATS and FLOATS.index(found) > FLOATS.index(dtype)
+def _is_wider(given: str, dtype: str) -> bool:
+    return given in FLOATS and dtype in FLOATS and FLOATS.index(given) > FLOATS.index(dtype)
 
 
 def _of_values(
@@ -200,8 +200,8 @@ def _three_digits(values: Float[np.ndarray, " position"]) -> tuple[float | None,
     whole = np.rint(np.where(up, values * scale, values / scale))
     short = np.where(up, whole / scale, whole * scale).tolist()
     return tuple(
-        one if known else finite(float(f"{value:.3g}"))
-        for one, known, value in zip(short, usual.tolist(), values.tolist(), strict=True)
+        rounded if known else finite(float(f"{value:.3g}"))
+        for rounded, known, value in zip(short, usual.tolist(), values.tolist(), strict=True)
     )
 
 

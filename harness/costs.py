@@ -37,16 +37,16 @@ def nbytes(form: Form) -> int:
 
 def costs(manifest: Manifest) -> Costs:
     """What each part of each case takes. The list of arrays is not asked: it may not be there yet."""
-    found: dict[str, Counter[str]] = {case.name: Counter() for case in manifest.cases}
+    by_case: dict[str, Counter[str]] = {case.name: Counter() for case in manifest.cases}
     for path, form in Layout(manifest).forms():
         _, case, *rest = path.split("/")
-        found[case][_part(rest)] += nbytes(form)
-    return found
+        by_case[case][_part(rest)] += nbytes(form)
+    return by_case
 
 
-def by_part(found: Costs) -> dict[str, int]:
+def by_part(by_case: Costs) -> dict[str, int]:
     """The same over all cases, in the order of `PARTS`."""
-    return {part: sum(parts.get(part, 0) for parts in found.values()) for part in PARTS}
+    return {part: sum(parts.get(part, 0) for parts in by_case.values()) for part in PARTS}
 
 
 def _part(rest: list[str]) -> str:

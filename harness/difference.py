@@ -110,12 +110,12 @@ def classify(before: TapResult | None, after: TapResult | None, limits: Limits) 
         return "broken" if after.verdict == "extra" else "gained"
     if "tied" in (before.verdict, after.verdict):
         # Which of the two it is, the noise decides; where nothing was compared nothing is known to have changed.
-        right = not is_wrong(before.verdict), not is_wrong(after.verdict)
-        return "unchanged" if all(right) else "broken" if right[0] else "fixed"
-    right = before.verdict == "match", after.verdict == "match"
-    if all(right):
+        was_right, is_right = not is_wrong(before.verdict), not is_wrong(after.verdict)
+        return "unchanged" if was_right and is_right else "broken" if was_right else "fixed"
+    was_right, is_right = before.verdict == "match", after.verdict == "match"
+    if was_right and is_right:
         return "unchanged"
-    factor = 1.0 if any(right) else FACTORS[after.mode]
+    factor = 1.0 if was_right or is_right else FACTORS[after.mode]
     # However tight the user's own limit, it does not make the noise smaller.
     moves = {
         _move(
@@ -129,10 +129,10 @@ def classify(before: TapResult | None, after: TapResult | None, limits: Limits) 
         for name in ("rms", "max", "overall")
     }
     moves.add(_move(_wrong_choices(before), _wrong_choices(after), 0.0, factor))
-    if "up" in moves and not right[1]:
-        return "broken" if right[0] else "worse"
-    if "down" in moves and not right[0]:
-        return "fixed" if right[1] else "improved"
+    if "up" in moves and not is_right:
+        return "broken" if was_right else "worse"
+    if "down" in moves and not was_right:
+        return "fixed" if is_right else "improved"
     return "unchanged"
 
 

@@ -115,12 +115,12 @@ def read_entry(kind: type[Entry], table: object, where: str) -> Entry:
     Raises:
         CorpusError: a field is missing, unknown, or of the wrong type or value.
     """
-    known = {one.name: str(one.type) for one in fields(kind) if one.init}
+    known = {field.name: str(field.type) for field in fields(kind) if field.init}
     if not isinstance(table, Mapping):
         raise CorpusError(f"a {kind.kind} is not a table", where, f"[[{kind.kind}]]", hint=SEE_THE_FORM)
     for name, form in known.items():
         if name not in OPTIONAL and not table.get(name):
-            needed = ", ".join(one for one in known if one not in OPTIONAL)
+            needed = ", ".join(field for field in known if field not in OPTIONAL)
             raise CorpusError(f"a {kind.kind} has no {name}", where=where, hint=f"every {kind.kind} has {needed}")
         if name in table and not _fits(table[name], form):
             raise refused(f"a {kind.kind}'s {name} has the wrong type", where, form, reprlib.repr(table[name]))
@@ -174,7 +174,7 @@ def _check_positions(positions: tuple[int, ...] | str, where: str) -> None:
 def _fits(value: object, form: str) -> bool:
     """Whether a TOML value has the form of an annotation; bool is no int here, nor is what no array can count."""
     if " | " in form:
-        return any(_fits(value, one) for one in form.split(" | "))
+        return any(_fits(value, part) for part in form.split(" | "))
     if form == "int":
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
     if form == "str":
@@ -186,11 +186,11 @@ def _fits(value: object, form: str) -> bool:
         return all(
             isinstance(pair, list) and len(pair) == 2 and all(_fits(n, "int") for n in pair) for pair in value
         )
-    return all(_fits(one, item) for one in value)
+    return all(_fits(element, item) for element in value)
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
+    return tuple(_frozen(element) for element in value) if isinstance(value, list) else value
 
 
 def _ascending(values: tuple[int, ...]) -> bool:
@@ -214,6 +214,6 @@ def shown(value: object) -> str:
 
 def listed(names: Iterable[str], most: int = 20) -> str:
     """Names in a message: the first of them, and how many there are."""
-    every = list(names)
-    more = f", ... ({len(every):,} in all)" if len(every) > most else ""
-    return ", ".join(map(shown, every[:most])) + more
+    names = list(names)
+    more = f", ... ({len(names):,} in all)" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more

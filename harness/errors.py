@@ -53,7 +53,7 @@ class HarnessError(Exception):
 
     def kind(self) -> type[HarnessError]:
         """Which of the classes of this file it is: one that is made from a problem and its facts."""
-        return next(one for one in type(self).__mro__ if one.__module__ == __name__)
+        return next(base for base in type(self).__mro__ if base.__module__ == __name__)
 
     def __str__(self) -> str:
         facts = (("where", self.where), ("expected", self.expected), ("found", self.found))

@@ -38,14 +38,14 @@ def number(config: Config, field: str, least: float = -math.inf, most: float = m
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise wrong("a field of the config is not a number", field, "a number", value)
     try:
-        found = float(value)
+        as_float = float(value)
     except OverflowError:  # a whole number of hundreds of digits
-        found = math.inf
-    if not math.isfinite(found):
+        as_float = math.inf
+    if not math.isfinite(as_float):
         raise wrong("a field of the config is not a finite number", field, "a number", value)
-    if not least <= found <= most:
+    if not least <= as_float <= most:
         raise wrong("a field of the config has an absurd value", field, f"{least:g} to {most:g}", value)
-    return found
+    return as_float
 
 
 def integer(config: Config, field: str, least: int = 1, most: int = MOST) -> int:

@@ -137,7 +137,7 @@ def is_deeper(value: Any, levels: int) -> bool:
     """Whether lists and objects are nested deeper than so many levels, however deep they are."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(levels):
-        below = (inner for one in level for inner in (one.values() if isinstance(one, dict) else one))
+        below = (inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer))
         level = [inner for inner in below if isinstance(inner, (dict, list))]
     return bool(level)
 

@@ -80,7 +80,7 @@ class LabelledCase:
         self._paths = {name: layout.input_path(entry.name, name) for name in layout.INPUTS}
         self._paths |= golden.stacks(entry.name)
         if entry.top:
-            self._paths |= {f"top_{what}": layout.top_path(entry.name, what) for what in layout.TOP}
+            self._paths |= {f"top_{name}": layout.top_path(entry.name, name) for name in layout.TOP}
         kinds = product(golden.manifest.precisions, NOISE_KINDS)
         noise = {key: layout.noise_path(entry.name, *key) for key in kinds}
         self.noise = ByKey("noise floor", noise, self._labelled)
@@ -124,14 +124,14 @@ class LabelledCase:
 class ByKey(Mapping[Key, "DataArray"]):
     """Arrays by two words: `noise["float32", "forward"]`."""
 
-    def __init__(self, what: str, paths: Mapping[Key, str], read: Callable[[str], DataArray]) -> None:
-        self._what, self._paths, self._read = what, paths, read
+    def __init__(self, noun: str, paths: Mapping[Key, str], read: Callable[[str], DataArray]) -> None:
+        self._noun, self._paths, self._read = noun, paths, read
 
     def __getitem__(self, key: Key) -> DataArray:
         if key not in self._paths:
-            known = {", ".join(one): one for one in self._paths}
+            known = {", ".join(parts): parts for parts in self._paths}
             asked = ", ".join(key) if isinstance(key, tuple) else str(key)
-            raise _unknown(self._what, asked, "precision, and kind", known)
+            raise _unknown(self._noun, asked, "precision, and kind", known)
         return self._read(self._paths[key])
 
     def __iter__(self) -> Iterator[Key]:
@@ -141,10 +141,10 @@ class ByKey(Mapping[Key, "DataArray"]):
         return len(self._paths)
 
 
-def _unknown(what: str, name: str, where: str, known: Iterable[str]) -> UnknownNameError:
+def _unknown(noun: str, name: str, where: str, known: Iterable[str]) -> UnknownNameError:
     """The refusal of a name, with those that are near."""
     names = list(known)
     near = get_close_matches(name, names, NEAR, 0.5) or names[:NEAR]
     shown = f"one of {len(names)} names" if names else "none: nothing of this kind was recorded"
     hint = f"did you mean {', '.join(near)}?" if names else "`goldens show GOLDEN` lists what it holds"
-    return UnknownNameError(f"the golden has no {what} of this name", where, shown, name, hint=hint)
+    return UnknownNameError(f"the golden has no {noun} of this name", where, shown, name, hint=hint)

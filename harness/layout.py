@@ -63,16 +63,16 @@ def noise_path(case: str, precision: str, kind: str) -> str:
     return f"cases/{case}/noise/{precision}_{kind}"
 
 
-def generated_path(case: str, precision: str, what: str) -> str:
+def generated_path(case: str, precision: str, name: str) -> str:
     """Where the reference's greedy continuation lies, at float64 and float32: `tokens` int32 [batch, step], and
     `margins` float64 [batch, step], by how much the logits prefer each over the runner-up."""
-    return f"cases/{case}/generated/{precision}_{what}"
+    return f"cases/{case}/generated/{precision}_{name}"
 
 
-def top_path(case: str, what: str) -> str:
+def top_path(case: str, name: str) -> str:
     """Where lies what a case has beside its largest logits: `ids` int32 [batch, position, rank], else float64
     [batch, position]."""
-    return f"cases/{case}/top/{what}"
+    return f"cases/{case}/top/{name}"
 
 
 def stored_dims(case: CaseEntry, tap: Tap) -> tuple[str, ...]:
@@ -140,30 +140,30 @@ class Layout:
             for precision in manifest.precisions:
                 for kind in NOISE_KINDS:
                     yield noise_path(case.name, precision, kind), noise
-            for what, dtype in TOP.items() if case.top else ():
+            for name, dtype in TOP.items() if case.top else ():
                 sizes, dims = (batch, len(case.kept) or length, case.top or 0), ("batch", position, RANK)
-                count = 3 if what == "ids" else 2
-                yield top_path(case.name, what), Form(sizes[:count], dtype, dims[:count])
+                count = 3 if name == "ids" else 2
+                yield top_path(case.name, name), Form(sizes[:count], dtype, dims[:count])
             for precision in GENERATED_PRECISIONS if case.generated else ():
-                for what, dtype in GENERATED.items():
+                for name, dtype in GENERATED.items():
                     form = Form((batch, case.generated), dtype, GENERATED_DIMS)
-                    yield generated_path(case.name, precision, what), form
+                    yield generated_path(case.name, precision, name), form
 
     @cached_property
     def labels(self) -> dict[str, Labels]:
         """The labels of every dimension that has some, by `label_path`."""
-        found: dict[str, Labels] = {}
+        labels: dict[str, Labels] = {}
         for case in self._manifest.cases:
             if case.kept:
-                found[label_path(input_path(case.name, "mask"), KEPT)] = case.kept
+                labels[label_path(input_path(case.name, "mask"), KEPT)] = case.kept
             for stack in self.stacks(case):
                 if stack.layers:
-                    found[label_path(stack_path(case.name, stack.name), stack.dims[0])] = stack.layers
+                    labels[label_path(stack_path(case.name, stack.name), stack.dims[0])] = stack.layers
             if self._manifest.precisions:
                 noise = noise_path(case.name, "", "")
-                found[label_path(noise, TAP)] = case.taps
-                found[label_path(noise, STATISTIC)] = self._manifest.statistics
-        return found
+                labels[label_path(noise, TAP)] = case.taps
+                labels[label_path(noise, STATISTIC)] = self._manifest.statistics
+        return labels
 
     def _form(self, case: CaseEntry, stack: Stack) -> Form:
         tap = self._taps[stack.taps[0]]

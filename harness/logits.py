@@ -26,16 +26,16 @@ def of_all(
     """What the usual criteria say of all logits."""
 
     def statistics(error: metrics.Errors, noise: metrics.PerPosition, scope: Scope) -> LogitStatistics:
-        every = scope.counted.all()
-        rows, expected = (x.reshape(-1, x.shape[-1]) if every else x[scope.counted] for x in (actual, truth))
+        whole = scope.counted.all()
+        rows, expected = (x.reshape(-1, x.shape[-1]) if whole else x[scope.counted] for x in (actual, truth))
         predicted = metrics.predictions(rows, expected)
 
         def flip(n: int) -> tuple[float, bool]:
             golden, chosen = int(predicted.expected[n]), int(predicted.chosen[n])
             return float(expected[n, golden] - expected[n, chosen]), False
 
-        found = statistics_of(predicted.kl, predicted.chosen, predicted.expected, flip, noise, scope)
-        return replace(found, nmse=finite(error.nmse), pcc=metrics.pcc(rows, expected))
+        common = statistics_of(predicted.kl, predicted.chosen, predicted.expected, flip, noise, scope)
+        return replace(common, nmse=finite(error.nmse), pcc=metrics.pcc(rows, expected))
 
     return statistics
 
@@ -118,10 +118,10 @@ class Continuation:
             line += f" (PyTorch itself: {self.pytorch})"
         if self.mismatch is None:
             return line
-        what = "a tie" if self.mismatch.tie else "a real divergence"
+        outcome = "a tie" if self.mismatch.tie else "a real divergence"
         margin = f"margin {'at least ' * self.mismatch.at_least}{self.mismatch.margin:.2g}"
         return (
-            f"{line}, then {what}: token {self.mismatch.actual} for {self.mismatch.golden}, {margin}, "
+            f"{line}, then {outcome}: token {self.mismatch.actual} for {self.mismatch.golden}, {margin}, "
             f"PyTorch's own noise {self.mismatch.noise:.2g}"
         )
 

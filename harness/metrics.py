@@ -85,7 +85,7 @@ def errors(
         sizes[:, here] = _squares(truth)
         scale_max[:, here] = np.maximum(truth.max(axis=(1, 3)), -truth.min(axis=(1, 3)))
         total += float(difference.sum())
-        worst = max(worst, _largest(difference, here, shape), key=lambda one: (one[0], -one[1]))
+        worst = max(worst, _largest(difference, here, shape), key=lambda pair: (pair[0], -pair[1]))
     numbers = shape[1] * shape[3]
     share = 1.0 if counted is None else float(counted.mean())
     rms, scale_rms = np.sqrt(squares / numbers), np.sqrt(sizes / numbers)
@@ -121,11 +121,11 @@ def _largest(
     difference: Float[np.ndarray, "batch before position after"], here: slice, shape: tuple[int, int, int, int]
 ) -> tuple[float, int]:
     """The largest of a block, and its index in the whole array laid out flat."""
-    found = int(difference.argmax())
-    value = float(difference.ravel()[found])
+    index = int(difference.argmax())
+    value = float(difference.ravel()[index])
     if difference.shape == shape:
-        return value, found
-    b, before, position, after = np.unravel_index(found, difference.shape)
+        return value, index
+    b, before, position, after = np.unravel_index(index, difference.shape)
     return value, int(np.ravel_multi_index((b, before, here.start + position, after), shape))
 
 
@@ -146,8 +146,8 @@ def _worst(
 
 def per_position(values: Values, position_axis: int) -> tuple[PerPosition, PerPosition]:
     """rms and largest absolute value over all axes but the batch (0) and the position axis."""
-    found = errors(values, np.zeros_like(values), position_axis)
-    return found.rms, found.max
+    sizes = errors(values, np.zeros_like(values), position_axis)
+    return sizes.rms, sizes.max
 
 
 def noise_floor(own: PerPosition, scale: PerPosition, unit: float) -> PerPosition:
@@ -189,11 +189,11 @@ def _survives(values: Num[np.ndarray, " n"], dtype: np.dtype) -> bool:
 def pcc(actual: Values, expected: Values) -> float | None:
     """Pearson's correlation over all elements; None where one side is constant (it means nothing)."""
     both = actual.reshape(-1), expected.reshape(-1)
-    means = [float(one.mean(dtype=np.float64)) for one in both]
+    means = [float(side.mean(dtype=np.float64)) for side in both]
     sums = np.zeros(3)
     for start in range(0, len(both[0]), BLOCK):
         here = slice(start, start + BLOCK)
-        x, y = (one[here].astype(np.float64) - mean for one, mean in zip(both, means, strict=True))
+        x, y = (side[here].astype(np.float64) - mean for side, mean in zip(both, means, strict=True))
         sums += [np.einsum("n,n->", *pair) for pair in ((x, x), (y, y), (x, y))]  # BLAS would share out each block
     norm = float(np.sqrt(sums[0] * sums[1]))
     if len(both[0]) < 2 or not np.isfinite(sums).all() or norm == 0:
@@ -230,10 +230,10 @@ def predictions(actual: Float[np.ndarray, "row vocab"], expected: Float[np.ndarr
     kl, chosen, golden = np.zeros(rows), np.zeros(rows, np.int64), np.zeros(rows, np.int64)
     step = max(1, BLOCK // max(1, vocab))
     for here in (slice(start, start + step) for start in range(0, rows, step)):
-        found, truth = (np.asarray(one[here], np.float64) for one in (actual, expected))
-        chosen[here], golden[here] = found.argmax(-1), truth.argmax(-1)
+        own, truth = (np.asarray(logits[here], np.float64) for logits in (actual, expected))
+        chosen[here], golden[here] = own.argmax(-1), truth.argmax(-1)
         with np.errstate(invalid="ignore", over="ignore"):
-            kl[here] = _divergence(found, truth)
+            kl[here] = _divergence(own, truth)
     # Rounding can leave -1e-17 for equal inputs; the divergence itself is never negative.
     return Predictions(np.where(np.isfinite(kl), np.maximum(kl, 0.0), np.inf), chosen, golden)
 
@@ -244,9 +244,9 @@ def _divergence(
     """sum p (log p - log q), where log p - log q is the difference of the logits but for two sums over all."""
     high, top = actual.max(-1, keepdims=True), expected.max(-1, keepdims=True)
     weights = np.exp(expected - top)
-    total, other = weights.sum(-1), np.exp(actual - high).sum(-1)
+    total, actual_total = weights.sum(-1), np.exp(actual - high).sum(-1)
     shift = (expected - top) - (actual - high)
-    return np.asarray(np.einsum("rv,rv->r", weights, shift) / total - np.log(total) + np.log(other))
+    return np.asarray(np.einsum("rv,rv->r", weights, shift) / total - np.log(total) + np.log(actual_total))
 
 
 def growth_p_value(profile: Float[np.ndarray, " position"], permutations: int = 999) -> float | None:

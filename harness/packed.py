@@ -115,10 +115,10 @@ def from_fp8(
     first = 0
     for index in range(len(scales)):
         last = min(rows, (index + 1) * high - start)
-        found = _float32(values[first:last].view(np.uint8))
+        widened = _float32(values[first:last].view(np.uint8))
         with np.errstate(all="ignore"):
-            found *= np.repeat(scales[index], wide)[:columns]
-            made[first:last] = found.astype(BFLOAT16)
+            widened *= np.repeat(scales[index], wide)[:columns]
+            made[first:last] = widened.astype(BFLOAT16)
         first = last
     return made
 
@@ -134,8 +134,8 @@ def _float32(codes: UInt8[np.ndarray, "row column"]) -> Float32[np.ndarray, "row
 def _two() -> Shaped[np.ndarray, "65536"]:
     """By the codes of two neighbours as one number, both values as one number."""
     codes = np.arange(2**16, dtype=np.uint16).view(np.uint8)
-    found: np.ndarray = np.take(_FP8, codes).view(np.uint64)
-    return found
+    values: np.ndarray = np.take(_FP8, codes).view(np.uint64)
+    return values
 
 
 def quantised_parameters(
@@ -152,7 +152,7 @@ def quantised_parameters(
             that is not to be quantised; no such parameter at all.
     """
     (value, value_dtype), (scale, scale_dtype) = TENSORS[how.method]
-    found = {}
+    packed = {}
     names = {name.removesuffix(value) for name in dtypes if name.endswith(value) and dtypes[name] == value_dtype}
     names |= {name.removesuffix(scale) for name in dtypes if name.endswith(scale)}
     for name in sorted(names):
@@ -167,13 +167,13 @@ def quantised_parameters(
             problem = "a parameter is quantised, and the config says that its module is not"
             expected = f"no {values[:200]}: {FIELD}.{KEPT} names it"
             raise unfit(problem, f"{where}: {name[:200]}", expected, dtypes[values])
-        found[name] = Quantised(how, values, scales, _shape(how, values, shapes[values], shapes[scales], where))
-    if not found:
+        packed[name] = Quantised(how, values, scales, _shape(how, values, shapes[values], shapes[scales], where))
+    if not packed:
         problem = f"the config says that weights are quantised ({how.method}), and none are"
         expected = f"parameters in {value_dtype}, with scales that are called {scale}"
         hint = f"where these are the weights as they were widened, remove {FIELD} from a copy of config.json"
         raise unfit(problem, f"{where}: {FIELD}", expected, "none", hint)
-    return found
+    return packed
 
 
 def _shape(how: Quantisation, name: str, values: Shape, scales: Shape, where: object) -> Shape:
@@ -214,12 +214,12 @@ def pieces_of(names: Iterable[str], each: Each, where: Path) -> dict[str, Pieces
     Raises:
         CheckpointError: a piece of one is missing.
     """
-    found: dict[str, dict[int, dict[int, str]]] = {}
+    by_target: dict[str, dict[int, dict[int, str]]] = {}
     for name in names:
         for target, expert, part in _matches(name, each):
-            found.setdefault(target, {}).setdefault(expert, {})[part] = name
+            by_target.setdefault(target, {}).setdefault(expert, {})[part] = name
     made: dict[str, Pieces] = {}
-    for target, experts in found.items():
+    for target, experts in by_target.items():
         path = next(path for path in each if target.endswith(path))
         prefix = target.removesuffix(path)
         count = max(experts) + 1

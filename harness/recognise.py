@@ -69,9 +69,9 @@ OTHERS: Mapping[str, tuple[str, str]] = {
 
 def by_files(names: Iterable[str]) -> str:
     """What to do about files among which there are no weights that are read here."""
-    found = tuple(names)
+    names = tuple(names)
     for pattern, kind, remedy in FILES:
-        for name in found:
+        for name in names:
             if fnmatch.fnmatchcase(name, pattern):
                 return f"{name[:80]} is there, {kind}: {remedy}"
     return FORMAT

@@ -60,19 +60,19 @@ def positions_of(rule: str, length: int) -> tuple[int, ...]:
     Raises:
         ValueError: it is no rule.
     """
-    found: set[int] = set()
+    positions: set[int] = set()
     for part in rule.split(","):
         match = PART.fullmatch(part.strip())
         if match is None:
             raise ValueError(f"{part!r} is no part of a rule such as {EXAMPLE!r}")
         count = int(match["count"] or 1)
         if match["step"]:
-            found.update(range(0, length, int(match["step"])))
+            positions.update(range(0, length, int(match["step"])))
         elif match["which"] == "first":
-            found.update(range(min(length, count)))
+            positions.update(range(min(length, count)))
         else:
-            found.update(range(max(0, length - count), length))
-    return tuple(sorted(found))
+            positions.update(range(max(0, length - count), length))
+    return tuple(sorted(positions))
 
 
 @dataclass(frozen=True)
@@ -169,15 +169,15 @@ def refuse_unmatched(taps: Sequence[Tap], cases: Iterable[tuple[str, str, bool]]
 def folded(names: Collection[str], taps: Iterable[Tap]) -> str:
     """Names of taps in few words: `layers.*.q` where it is in all layers, `layers.1,2.q` where it is in some."""
     by_kind: dict[str, list[str]] = {}
-    every: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for tap in taps:
         word = re.sub(r"\.\d+\.", ".*.", tap.name)
-        every[word] = every.get(word, 0) + 1
+        counts[word] = counts.get(word, 0) + 1
         if tap.name in names:
             by_kind.setdefault(word, []).append(tap.stage.rpartition(".")[2])
     return ", ".join(
-        word if len(found) == every[word] else word.replace("*", ",".join(found))
-        for word, found in by_kind.items()
+        word if len(layers) == counts[word] else word.replace("*", ",".join(layers))
+        for word, layers in by_kind.items()
     )
 
 

@@ -152,13 +152,13 @@ def _weight_map(index: Path) -> dict[str, str]:
     """Parameter name -> name of its shard, as the index says."""
     try:
         document = parse(read_regular(index, LONGEST))
-        found = document["weight_map"]
-        if not found or not all(_is_plain(shard) for shard in found.values()):
+        shards = document["weight_map"]
+        if not shards or not all(_is_plain(shard) for shard in shards.values()):
             raise ValueError("weight_map is not a table of parameters and names of files beside it")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         problem = f"the index of the shards cannot be read: {error!r}"[:300]
         raise CheckpointError(problem, index, hint="copy it again") from None
-    return dict(found)
+    return dict(shards)
 
 
 def _is_plain(shard: object) -> bool:
@@ -188,10 +188,10 @@ def _read_bytes(
         length = int.from_bytes(file.read(LENGTH), "little")
         begin, _end = json.loads(file.read(length))[name]["data_offsets"]
         file.seek(LENGTH + length + begin + start * row)
-        found = np.fromfile(file, np.uint8, count * row)
-    if found.size != count * row:
+        raw = np.fromfile(file, np.uint8, count * row)
+    if raw.size != count * row:
         raise _damaged(path, "it ends before its header says")
-    return found.view(dtype).reshape(count, *shape[1:]) if shape else found.view(dtype).reshape(())
+    return raw.view(dtype).reshape(count, *shape[1:]) if shape else raw.view(dtype).reshape(())
 
 
 def _names(path: Path) -> tuple[str, ...]:

@@ -152,8 +152,8 @@ def recorded_inputs(taps: Sequence[Tap], recorded: Iterable[str]) -> dict[str, t
     kept = set(recorded)
     nearest: dict[str, tuple[str, ...]] = {}
     for tap in taps:  # data-flow order: inputs come first
-        found: dict[str, None] = {}
+        upstream: dict[str, None] = {}
         for name in tap.inputs:
-            found.update(dict.fromkeys((name,) if name in kept else nearest[name]))
-        nearest[tap.name] = tuple(found)
+            upstream.update(dict.fromkeys((name,) if name in kept else nearest[name]))
+        nearest[tap.name] = tuple(upstream)
     return {name: inputs for name, inputs in nearest.items() if name in kept}

@@ -238,6 +238,6 @@ def rms_chance(multiple: PerPosition, floor: Floor, reordered: bool = False) -> 
         share = floor.known / (floor.known + floor.dof * np.square(multiple))
     chance = betainc(floor.known / 2, floor.dof / 2, share)
     if reordered:
-        one = floor.numbers * np.exp(-np.sqrt(2 * floor.numbers) * multiple)
-        chance = np.where(floor.estimated, np.maximum(chance, np.minimum(one, 1.0)), chance)
+        bound = floor.numbers * np.exp(-np.sqrt(2 * floor.numbers) * multiple)
+        chance = np.where(floor.estimated, np.maximum(chance, np.minimum(bound, 1.0)), chance)
     return np.asarray(chance)

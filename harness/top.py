@@ -100,10 +100,10 @@ def of_largest(
         def flip(n: int) -> tuple[float, bool]:
             return margin(expected[n], ids[n], int(ids[n, 0]), int(chosen[n]))
 
-        found = statistics_of(high, chosen, ids[:, 0], flip, noise, scope)
+        common = statistics_of(high, chosen, ids[:, 0], flip, noise, scope)
         own = np.take_along_axis(rows, ids.astype(np.int64), -1)
         return replace(
-            found,
+            common,
             nmse=finite(error.nmse),
             pcc=metrics.pcc(own, expected),
             top=ids.shape[-1],
@@ -127,18 +127,18 @@ def kl_bounds(
         logits: the golden's largest.
         where: rows and positions of the case that these are.
     """
-    found = [
+    bounds = [
         _bounds(
-            np.asarray(one, np.float64),
+            np.asarray(own, np.float64),
             np.asarray(stored, np.float64),
             top.ids[row, position],
             float(top.log_sum_exp[row, position]),
             float(top.outside[row, position]),
             float(top.outside_logit[row, position]),
         )
-        for one, stored, row, position in zip(actual, logits, *where, strict=True)
+        for own, stored, row, position in zip(actual, logits, *where, strict=True)
     ]
-    low, high = np.array(found).T
+    low, high = np.array(bounds).T
     return low, high
 
 

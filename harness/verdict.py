@@ -94,8 +94,8 @@ def judge(
 
     def wrong_inputs(result: TapResult, tap: str) -> bool:
         """Whether any of the nearest taps upstream that were compared in this mode is wrong."""
-        found = ((name, known(result, result.mode, name)) for name in graphs[result.case].get(tap, ()))
-        return any(wrong_inputs(result, name) if v is None else v != "match" for name, v in found)
+        nearest = ((name, known(result, result.mode, name)) for name in graphs[result.case].get(tap, ()))
+        return any(wrong_inputs(result, name) if v is None else v != "match" for name, v in nearest)
 
     def is_inherited(result: TapResult) -> bool:
         if result.mode == "replay":
@@ -127,9 +127,9 @@ def _first_of_those_that_share(
             wrong.setdefault((r.case, r.precision), set()).add(r.tap)
     later: dict[tuple[str, str], set[str]] = {}
     cached = {r.case for r in results if r.calls}
-    for key, found in wrong.items():
+    for key, names in wrong.items():
         seen: set[str] = set()
-        for tap in (name for name in taps if name in found):
+        for tap in (name for name in taps if name in names):
             inside = span(taps, tap, recorded[key[0]])
             if key[0] not in cached:  # what would go into a cache goes on as it is
                 inside = {name for name in inside if kind_of(name) not in CACHE_KINDS}
@@ -177,8 +177,8 @@ def span(taps: Graph, tap: str, known: Collection[str]) -> set[str]:
 
 def introduced(results: Iterable[TapResult], order: Sequence[str]) -> tuple[str, ...]:
     """The taps that are wrong on their own, in data-flow order."""
-    found = {r.tap for r in results if r.verdict in ("introduced", "nonfinite")}
-    return tuple(name for name in order if name in found)
+    names = {r.tap for r in results if r.verdict in ("introduced", "nonfinite")}
+    return tuple(name for name in order if name in names)
 
 
 def first_divergence(results: Iterable[TapResult], order: Sequence[str]) -> Divergence | None:
@@ -201,7 +201,7 @@ def first_divergence(results: Iterable[TapResult], order: Sequence[str]) -> Dive
 def overall(results: Sequence[TapResult], written: Iterable[Continuation] = ()) -> Literal["match", "diverged"]:
     """`match` or `diverged`; nothing compared is not a pass."""
     matched = any(r.verdict == "match" for r in results) and not any(is_wrong(r.verdict) for r in results)
-    matched = matched and all(one.verdict == "match" for one in written)
+    matched = matched and all(continuation.verdict == "match" for continuation in written)
     return "match" if matched else "diverged"
 
 
@@ -265,6 +265,6 @@ def _is_rounding(results: Sequence[TapResult], dtype: str) -> bool:
     return bool(sizes) and median(sizes) <= USUAL * unit and max(sizes) <= LARGEST * unit
 
 
-def explained(found: Sequence[Narrower]) -> Mapping[str, frozenset[str]]:
+def explained(models: Sequence[Narrower]) -> Mapping[str, frozenset[str]]:
     """By precision, the kinds of taps of which it is enough to say that."""
-    return {one.precision: frozenset(one.rounding) for one in found}
+    return {model.precision: frozenset(model.rounding) for model in models}

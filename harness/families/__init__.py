@@ -135,10 +135,10 @@ class Family:
 @cache
 def families() -> dict[str, Family]:
     """Every family by its `model_type`, in alphabetical order: what the modules here call FAMILIES."""
-    found: list[Family] = []
+    unsorted: list[Family] = []
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        found += getattr(importlib.import_module(module.name), "FAMILIES", ())
-    return {family.model_type: family for family in sorted(found, key=lambda one: one.model_type)}
+        unsorted += getattr(importlib.import_module(module.name), "FAMILIES", ())
+    return {family.model_type: family for family in sorted(unsorted, key=lambda f: f.model_type)}
 
 
 @cache

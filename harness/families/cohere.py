@@ -20,8 +20,8 @@ def read(config: Config) -> Architecture:
 
 def read_2(config: Config) -> Architecture:
     slides = by_pattern(config, 4)  # Cohere2Config's default
-    one = ropes_of(config, interleaved=True, wide="products")[0]
-    ropes = tuple(one if sliding else None for sliding in slides)
+    rope = ropes_of(config, interleaved=True, wide="products")[0]
+    ropes = tuple(rope if sliding else None for sliding in slides)
     return _read(config, ropes=ropes, windows=widths(config, slides))
 
 

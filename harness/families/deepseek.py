@@ -85,22 +85,22 @@ def _sizes(config: Config, mla: Latent) -> Sizes:
 
 def _scale(mla: Latent, rope: Rope) -> float:
     """What scores are multiplied by: with YaRN, twice what is left out of cosines and sines."""
-    found: float = (mla.nope + mla.rope) ** -0.5
+    scale: float = (mla.nope + mla.rope) ** -0.5
     given = dict(rope.parameters)
     all_dims = given.get("mscale_all_dim", 0.0)
     if not all_dims or given["factor"] <= 1:
-        return found
+        return scale
     longer = 0.1 * all_dims * math.log(given["factor"]) + 1.0
-    return found * longer * longer
+    return scale * longer * longer
 
 
-def _read(config: Config, one: Rope, mla: Latent, more: frozenset[str], experts: Experts | None) -> Architecture:
+def _read(config: Config, rope: Rope, mla: Latent, more: frozenset[str], experts: Experts | None) -> Architecture:
     """The decoder of both; defaults are those of their configs."""
     return decoder(
         config,
         sizes=_sizes(config, mla),
-        ropes=(one,) * layers_of(config),
-        scale=_scale(mla, one),
+        ropes=(rope,) * layers_of(config),
+        scale=_scale(mla, rope),
         biases=biased(config, BIASED) | more,
         tied_head=flag(config, "tie_word_embeddings", False),
         mla=mla,
@@ -110,17 +110,17 @@ def _read(config: Config, one: Rope, mla: Latent, more: frozenset[str], experts:
 
 def read_2(config: Config) -> Architecture:
     mla = _latent(config)
-    one = rope(config, mla.rope, kinds=("default", "yarn"), interleaved=True, wide="all")
+    rotation = rope(config, mla.rope, kinds=("default", "yarn"), interleaved=True, wide="all")
     of_mlps = biased(config, MLP | {"shared_gate", "shared_up", "shared_out"}, "mlp_bias")
-    return _read(config, replace(one, last=True), mla, of_mlps, _experts(config))
+    return _read(config, replace(rotation, last=True), mla, of_mlps, _experts(config))
 
 
 def read_3(config: Config) -> Architecture:
     mla = _latent(config)
     interleaved = flag(config, "rope_interleave", True)
-    one = rope(config, mla.rope, kinds=("default", "yarn"), interleaved=interleaved)
-    one = replace(one, deinterleaved=interleaved, last=True)
-    return _read(config, one, mla, frozenset(), sigmoid_mixture(config))
+    rotation = rope(config, mla.rope, kinds=("default", "yarn"), interleaved=interleaved)
+    rotation = replace(rotation, deinterleaved=interleaved, last=True)
+    return _read(config, rotation, mla, frozenset(), sigmoid_mixture(config))
 
 
 def _experts(config: Config) -> Experts | None:
@@ -128,12 +128,12 @@ def _experts(config: Config) -> Experts | None:
     if method not in (None, GREEDY, LIMITED):
         problem = "experts are chosen in a way that is not known here"
         raise wrong(problem, "topk_method", f"{GREEDY} or {LIMITED}", method)
-    found = deepseek_mixture(config)
+    experts = deepseek_mixture(config)
     if method != LIMITED:
         for field in ("n_group", "topk_group"):  # where experts of any group will do, they say nothing
             config.get(field)
-        return found
-    return in_groups(config, found)
+        return experts
+    return in_groups(config, experts)
 
 
 FAMILIES = (

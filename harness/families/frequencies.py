@@ -107,8 +107,8 @@ def _yarn(plain: Frequencies, rope: Rope, given: Mapping[str, float]) -> tuple[F
     first, last = max(first, 0), min(last, rope.dims - 1)
     ramp = np.clip((np.arange(rope.dims // 2) - first) / (last - first or 0.001), 0, 1)
     by_hand = given.get("attention_factor")
-    one, other = given.get("mscale", 0.0), given.get("mscale_all_dim", 0.0)
-    length = by_hand if by_hand is not None else longer(one) / longer(other) if one and other else longer(1.0)
+    above, below = given.get("mscale", 0.0), given.get("mscale_all_dim", 0.0)
+    length = by_hand if by_hand is not None else longer(above) / longer(below) if above and below else longer(1.0)
     return plain * (1 - ramp) + plain / given["factor"] * ramp, length
 
 

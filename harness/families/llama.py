@@ -33,20 +33,20 @@ def _turning(config: Config) -> tuple[bool, ...]:
     """By layer, whether it has RoPE: `no_rope_layers` has a 1 where there is one, in spite of its name."""
     listed, layers = config.get("no_rope_layers"), layers_of(config)
     if listed is None:
-        every = integer(config, "no_rope_layer_interval")
-        return tuple((index + 1) % every != 0 for index in range(layers))
+        interval = integer(config, "no_rope_layer_interval")
+        return tuple((index + 1) % interval != 0 for index in range(layers))
     config.get("no_rope_layer_interval")  # the list goes before it
-    if not isinstance(listed, list) or len(listed) != layers or not all(one in (0, 1) for one in listed):
+    if not isinstance(listed, list) or len(listed) != layers or not all(entry in (0, 1) for entry in listed):
         problem = "this list does not say which layers have RoPE"
         raise wrong(problem, "no_rope_layers", f"{layers} times 0 or 1", listed)
-    return tuple(bool(one) for one in listed)
+    return tuple(bool(entry) for entry in listed)
 
 
 def read_smollm3(config: Config) -> Architecture:
     ropes = ropes_of(config, kinds=("default", "yarn"))
     return decoder(
         config,
-        ropes=tuple(one if turns else None for one, turns in zip(ropes, _turning(config), strict=True)),
+        ropes=tuple(rope if turns else None for rope, turns in zip(ropes, _turning(config), strict=True)),
         biases=_biases(config),
         tied_head=flag(config, "tie_word_embeddings", True),  # SmolLM3Config's default
     )

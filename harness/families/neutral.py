@@ -227,7 +227,7 @@ def quantisation_of(config: Config, family: Family) -> Quantisation | None:
     if fields.get(f"{FIELD}.{WIDEN}") is not None:
         boolean(fields, f"{FIELD}.{WIDEN}")  # whether transformers widens them as it loads: we always do
     kept = fields.get(f"{FIELD}.{KEPT}") or []
-    if not isinstance(kept, list) or not all(isinstance(one, str) and one for one in kept):
+    if not isinstance(kept, list) or not all(isinstance(module, str) and module for module in kept):
         raise wrong("a field of the config is no list of modules", f"{FIELD}.{KEPT}", "a list of names", kept)
     if method == MXFP4:
         return Quantisation(method, kept=tuple(kept))

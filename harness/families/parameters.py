@@ -27,31 +27,31 @@ def shapes(family: Family, arch: Architecture) -> dict[str, Shape]:
     Matrices are [output, input], or the other way round where the family stores them so.
     """
     family = family.of(arch)
-    found: dict[str, Shape] = {f"{family.model['embed']}.weight": (arch.vocab, arch.hidden)}
+    by_name: dict[str, Shape] = {f"{family.model['embed']}.weight": (arch.vocab, arch.hidden)}
     if arch.learned_positions:
-        found[f"{family.model['positions']}.weight"] = (arch.learned_positions, arch.hidden)
-    found |= _norm(family.model["final_norm"], arch.norm, (arch.hidden,))
-    found |= _matrix(family, arch, family.model["logits"], ("logits",), arch.vocab, arch.hidden)
+        by_name[f"{family.model['positions']}.weight"] = (arch.learned_positions, arch.hidden)
+    by_name |= _norm(family.model["final_norm"], arch.norm, (arch.hidden,))
+    by_name |= _matrix(family, arch, family.model["logits"], ("logits",), arch.vocab, arch.hidden)
     layers = {sparse: _of_a_layer(family, arch, sparse) for sparse in map(arch.is_sparse, range(arch.layers))}
     for index in range(arch.layers):
         layer = layers[arch.is_sparse(index)]
-        found |= {f"{family.layers}.{index}.{name}": shape for name, shape in layer.items()}
-    return found
+        by_name |= {f"{family.layers}.{index}.{name}": shape for name, shape in layer.items()}
+    return by_name
 
 
 def _of_a_layer(family: Family, arch: Architecture, sparse: bool) -> dict[str, Shape]:
     kinds, paths = kinds_of(arch, sparse), family.paths(sparse)
-    found: dict[str, Shape] = expert_shapes(family, arch) if sparse else {}
+    by_name: dict[str, Shape] = expert_shapes(family, arch) if sparse else {}
     for kind, norm, shape in norms(arch, sparse):
-        found |= _norm(paths[kind], norm, shape)
+        by_name |= _norm(paths[kind], norm, shape)
     if arch.sinks:
-        found[f"{paths['probs']}.sinks"] = (arch.heads,)
+        by_name[f"{paths['probs']}.sinks"] = (arch.heads,)
     sizes = outputs(arch, sparse)
     for path in dict.fromkeys(paths[kind] for kind in sizes if kind in kinds):
         sharing = tuple(kind for kind in sizes if kind in kinds and paths[kind] == path)
         rows, columns = sum(sizes[kind] for kind in sharing), inputs(arch, sharing[0])
-        found |= _matrix(family, arch, path, sharing, rows, columns)
-    return found
+        by_name |= _matrix(family, arch, path, sharing, rows, columns)
+    return by_name
 
 
 def outputs(arch: Architecture, sparse: bool = False) -> Mapping[str, int]:
@@ -127,13 +127,13 @@ def part_of(family: Family, arch: Architecture, kind: str, tensor: Tensor) -> Te
     """The rows of a weight or a bias, [output, ...], that belong to a kind: all of them, unless it is shared."""
     family, sizes = family.of(arch), {**outputs(arch, sparse=True), **outputs(arch)}
     paths = {**family.sparse, **family.layer} if kind in outputs(arch) else family.paths(sparse=True)
-    sharing = [other for other in sizes if other in paths and paths[other] == paths[kind]]
+    sharing = [output for output in sizes if output in paths and paths[output] == paths[kind]]
     if len(sharing) == 1:
         return tensor
     if family.by_head:
         parts = tensor.reshape(arch.heads, len(sharing), arch.head_dim, *tensor.shape[1:])
         return parts[:, sharing.index(kind)].reshape(-1, *tensor.shape[1:])
-    start = sum(sizes[other] for other in sharing[: sharing.index(kind)])
+    start = sum(sizes[output] for output in sharing[: sharing.index(kind)])
     return tensor[start : start + sizes[kind]]
 
 
@@ -149,8 +149,8 @@ def made_with(family: Family, name: str) -> tuple[int | None, tuple[str, ...], s
 
 def rows_of(family: Family, arch: Architecture, kind: str, outputs_in_all: int) -> Num[np.ndarray, " rows"]:
     """Which of the outputs of a parameter belong to a kind."""
-    every = np.arange(outputs_in_all)
-    return part_of(family, arch, kind, every) if kind in outputs(arch) else every
+    rows = np.arange(outputs_in_all)
+    return part_of(family, arch, kind, rows) if kind in outputs(arch) else rows
 
 
 def _norm(path: str, norm: Norm, shape: Shape) -> dict[str, Shape]:
@@ -169,18 +169,18 @@ def expert_shapes(family: Family, arch: Architecture) -> dict[str, tuple[int, ..
     """The shape of every parameter of router and experts in a layer that has some, without the shared one's."""
     experts = experts_of(arch)
     router, path = family.sparse["router_logits"], family.sparse["experts_out"]
-    found: dict[str, tuple[int, ...]] = {f"{router}.weight": (experts.count, arch.hidden)}
+    by_name: dict[str, tuple[int, ...]] = {f"{router}.weight": (experts.count, arch.hidden)}
     if experts.bias:
-        found[f"{router}.bias"] = (experts.count,)
+        by_name[f"{router}.bias"] = (experts.count,)
     if experts.corrected:
-        found[f"{router}.{CORRECTION}"] = (experts.count,)
+        by_name[f"{router}.{CORRECTION}"] = (experts.count,)
     sizes = {GATE_UP: (2 * experts.intermediate, arch.hidden), DOWN: (arch.hidden, experts.intermediate)}
     for name, (outputs, inputs) in sizes.items():
         matrix = (inputs, outputs) if family.experts_transposed else (outputs, inputs)
-        found[f"{path}.{name}"] = (experts.count, *matrix)
+        by_name[f"{path}.{name}"] = (experts.count, *matrix)
         if experts.bias:
-            found[f"{path}.{name}_bias"] = (experts.count, outputs)
-    return found
+            by_name[f"{path}.{name}_bias"] = (experts.count, outputs)
+    return by_name
 
 
 def experts_of(arch: Architecture) -> Experts:

@@ -99,26 +99,26 @@ def mixture(
         count, intermediate: the fields that say how many there are, and how large.
     """
     number_of_them, sparse = integer(config, count), layers or (True,) * layers_of(config)
-    found = Experts(
+    experts = Experts(
         layers=sparse,
         count=number_of_them,
         chosen=integer(config, "num_experts_per_tok", most=number_of_them),
         intermediate=integer(config, intermediate),
         **options,
     )
-    return found if any(sparse) else None
+    return experts if any(sparse) else None
 
 
 def sigmoid_mixture(config: Config) -> Experts | None:
     """DeepSeek-V3's: in groups, with a correction of the choice."""
-    found = deepseek_mixture(
+    experts = deepseek_mixture(
         config,
         score="sigmoid",
         corrected=True,
         group_by="best_two",
         renormed=1e-20 if boolean(config, "norm_topk_prob") else None,
     )
-    return in_groups(config, found)
+    return in_groups(config, experts)
 
 
 def deepseek_mixture(config: Config, **options: Any) -> Experts | None:
@@ -161,11 +161,11 @@ def in_groups(config: Config, experts: Experts | None) -> Experts | None:
 def sparse_layers(config: Config) -> tuple[bool, ...]:
     """By layer, whether it has experts: every n-th from the n-th on, but for those that the config names."""
     # Qwen2MoeConfig's and Qwen3MoeConfig's defaults are every layer, and none that is named.
-    every = 1 if config.get("decoder_sparse_step") is None else integer(config, "decoder_sparse_step")
+    step = 1 if config.get("decoder_sparse_step") is None else integer(config, "decoder_sparse_step")
     layers, dense = layers_of(config), config.get("mlp_only_layers") or []
-    if not isinstance(dense, list) or not all(type(one) is int and 0 <= one < layers for one in dense):
+    if not isinstance(dense, list) or not all(type(layer) is int and 0 <= layer < layers for layer in dense):
         raise wrong("this is no list of layers", "mlp_only_layers", f"numbers below {layers}", dense)
-    return tuple(index not in dense and (index + 1) % every == 0 for index in range(layers))
+    return tuple(index not in dense and (index + 1) % step == 0 for index in range(layers))
 
 
 def factor(config: Config, field: str) -> float:

@@ -48,10 +48,10 @@ def rope(
             here; two descriptions of it.
     """
     tables = {name: table(config, name) for name in TABLES}
-    for name, one in tables.items():
-        _refuse_unknown(name, one, kinds, ((PARTIAL,) if partial is not None else ()) + (GROWTH if grows else ()))
+    for name, said in tables.items():
+        _refuse_unknown(name, said, kinds, ((PARTIAL,) if partial is not None else ()) + (GROWTH if grows else ()))
     if all(tables.values()) and not _alike(config, *tables.values()):
-        problem, both = "the config describes RoPE twice, in two dialects", [dict(one) for one in tables.values()]
+        problem, both = "the config describes RoPE twice, in two dialects", list(map(dict, tables.values()))
         hint = "remove the wrong one; transformers goes by rope_scaling where both are given"
         raise wrong(problem, " and ".join(TABLES), "one of the two", both, hint)
     name, given = described(tables)
@@ -88,8 +88,8 @@ def ropes_by_type(
         False: {**full, "rope_parameters": by_type.get(FULL)},
         True: {"rope_theta": config.get(local), "rope_parameters": by_type.get(SLIDING)},
     }
-    found = {sliding: rope(described[sliding], head_dim, **options) for sliding in set(slides)}
-    return tuple(found[sliding] for sliding in slides)
+    ropes = {sliding: rope(described[sliding], head_dim, **options) for sliding in set(slides)}
+    return tuple(ropes[sliding] for sliding in slides)
 
 
 # The fields of each kind: those that have to be there, and those that may be.
@@ -104,17 +104,17 @@ FIELDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def _alike(config: Config, one: Config, other: Config) -> bool:
+def _alike(config: Config, first: Config, second: Config) -> bool:
     """Whether both tables say the same, and theta stands where it is found with either of them."""
-    if kind_of(one) != kind_of(other) or config.get("rope_theta") is None:
+    if kind_of(first) != kind_of(second) or config.get("rope_theta") is None:
         return False
-    names = {*one, *other} - {*TYPES, "rope_theta"}
-    return all(one.get(name) == other.get(name) for name in names)
+    names = {*first, *second} - {*TYPES, "rope_theta"}
+    return all(first.get(name) == second.get(name) for name in names)
 
 
 def described(tables: Mapping[str, Config]) -> tuple[str, Config]:
     """The name of the table that describes RoPE, and what it says; an empty one where none does."""
-    return next(((name, one) for name, one in tables.items() if one), (TABLES[1], {}))
+    return next(((name, given) for name, given in tables.items() if given), (TABLES[1], {}))
 
 
 def kind_of(given: Config) -> str:
@@ -124,21 +124,21 @@ def kind_of(given: Config) -> str:
 
 def _parameters(given: Config, name: str, kind: str) -> dict[str, float]:
     needed, optional = FIELDS[kind]
-    found: dict[str, float] = {}
+    parameters: dict[str, float] = {}
     for field in (*needed, *(field for field in optional if given.get(field) is not None)):
         where = f"{name}.{field}"
         value = {where: given.get(field)}
         if field == ORIGINAL:
-            found[field] = float(integer(value, where))
+            parameters[field] = float(integer(value, where))
         elif field == "truncate":
-            found[field] = float(boolean(value, where))
+            parameters[field] = float(boolean(value, where))
         else:
-            found[field] = number(value, where, 1.0 if field == "factor" else 0.0, 1e9)
-    if kind == "llama3" and found["low_freq_factor"] >= found["high_freq_factor"]:
-        expected = f"less than high_freq_factor, {found['high_freq_factor']:g}"
+            parameters[field] = number(value, where, 1.0 if field == "factor" else 0.0, 1e9)
+    if kind == "llama3" and parameters["low_freq_factor"] >= parameters["high_freq_factor"]:
+        expected = f"less than high_freq_factor, {parameters['high_freq_factor']:g}"
         problem, field = "the bands of RoPE's frequencies overlap", f"{name}.low_freq_factor"
-        raise wrong(problem, field, expected, found["low_freq_factor"])
-    return found
+        raise wrong(problem, field, expected, parameters["low_freq_factor"])
+    return parameters
 
 
 def turned(config: Config, given: Config, name: str, head_dim: int, absent: float) -> int:
@@ -147,11 +147,11 @@ def turned(config: Config, given: Config, name: str, head_dim: int, absent: floa
         f"{name}.{PARTIAL}": given.get(PARTIAL),
         **{field: config.get(field) for field in (PARTIAL, "rotary_pct")},
     }
-    found = {where: number({where: part}, where, 0.0, 1.0) for where, part in places.items() if part is not None}
-    if len(set(found.values())) > 1:
+    shares = {where: number({where: part}, where, 0.0, 1.0) for where, part in places.items() if part is not None}
+    if len(set(shares.values())) > 1:
         problem = "the config says twice how much of a head is turned"
-        raise wrong(problem, " and ".join(found), "one of them", found)
-    where, share = next(iter(found.items()), (PARTIAL, absent))
+        raise wrong(problem, " and ".join(shares), "one of them", shares)
+    where, share = next(iter(shares.items()), (PARTIAL, absent))
     dims = int(share * head_dim)
     if dims < 2 or dims % 2:
         raise wrong("RoPE turns pairs of dimensions", where, f"an even part of {head_dim}", share)
@@ -164,20 +164,20 @@ def theta_of(config: Config, tables: Mapping[str, Config]) -> float:
     Raises:
         CheckpointError: it stands nowhere, or in two places with two values.
     """
-    places = {f"{name}.rope_theta": one for name, one in tables.items()} | {"rope_theta": config}
-    found = {
+    places = {f"{name}.rope_theta": given for name, given in tables.items()} | {"rope_theta": config}
+    thetas = {
         where: number({where: place["rope_theta"]}, where, *THETAS)
         for where, place in places.items()
         if place.get("rope_theta") is not None
     }
-    if not found:
+    if not thetas:
         problem = "the config says nowhere what the RoPE theta is"
         raise refused(problem, "rope_theta or rope_parameters.rope_theta", "a number", "nothing", GUESS)
-    if len(set(found.values())) > 1:
-        first, second = found.values()
-        problem, both = "the config gives two RoPE thetas", " and ".join(found)
+    if len(set(thetas.values())) > 1:
+        first, second = thetas.values()
+        problem, both = "the config gives two RoPE thetas", " and ".join(thetas)
         raise refused(problem, both, first, second, "remove the wrong one")
-    return next(iter(found.values()))
+    return next(iter(thetas.values()))
 
 
 def _growth(given: Config, name: str) -> tuple[float, float]:

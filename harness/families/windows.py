@@ -78,12 +78,12 @@ def by_pattern(config: Config, absent: int) -> tuple[bool, ...]:
     Args:
         absent: n where there is no `sliding_window_pattern` either.
     """
-    every = absent
+    step = absent
     if config.get("sliding_window_pattern") is not None:
-        every = integer(config, "sliding_window_pattern")
-    pattern, types = tuple((index + 1) % every != 0 for index in range(layers_of(config))), by_layer_types(config)
+        step = integer(config, "sliding_window_pattern")
+    pattern, types = tuple((index + 1) % step != 0 for index in range(layers_of(config))), by_layer_types(config)
     if types is not None and config.get("sliding_window_pattern") is not None and types != pattern:
-        expected = f"full attention in every layer {every}"
+        expected = f"full attention in every layer {step}"
         raise wrong(TWICE, "sliding_window_pattern and layer_types", expected, config["layer_types"], WHICH)
     return pattern if types is None else types
 

@@ -109,14 +109,14 @@ def parents(path: str) -> list[str]:
     return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
-def agree(what: str, where: str, expected: object, found: object) -> None:
+def agree(fact: str, where: str, expected: object, found: object) -> None:
     """Hold the disk to the manifest.
 
     Raises:
         GoldenError: they differ.
     """
     if expected != found:
-        raise damaged(f"{what} on disk is not what the manifest says", where, expected, found)
+        raise damaged(f"{fact} on disk is not what the manifest says", where, expected, found)
 
 
 Piece = tuple[str, ArrayEntry, int]  # one slab: the array's path, its entry, and which

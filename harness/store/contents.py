@@ -156,8 +156,8 @@ def _check_taps(manifest: Manifest, where: str) -> None:
         if case.taps != expected:
             different = [pair for pair in zip(expected, case.taps, strict=False) if pair[0] != pair[1]]
             first = different[0] if different else (f"{len(expected)} taps", f"{len(case.taps)} taps")
-            what = f"its level {case.level!r}{' and the selection' if manifest.selection else ''}"
-            raise damaged(f"a case's taps are not those of {what}", f"{where}: {case.name}", *first)
+            source = f"its level {case.level!r}{' and the selection' if manifest.selection else ''}"
+            raise damaged(f"a case's taps are not those of {source}", f"{where}: {case.name}", *first)
         if not case.taps:
             raise damaged("a case records nothing", f"{where}: {case.name}", "a tap", "none")
         if bool(case.partly) != (case.taps != whole[key]):
@@ -255,10 +255,10 @@ def _check_stages(manifest: Manifest, where: str) -> None:
             layers.setdefault(tap.name.partition(".")[0], {})[layer] = None
     for name in (inside & outside) | ((inside | outside) & (layers.keys() | {LAYER})) | (layers.keys() & {LAYER}):
         raise damaged("one name stands for two kinds of things", where, "a name for each", name)
-    for prefix, found in layers.items():
-        if list(found) != list(range(len(found))):
+    for prefix, indices in layers.items():
+        if list(indices) != list(range(len(indices))):
             problem = "the layers are not counted from 0 without a gap"
-            raise damaged(problem, where, len(found), f"{prefix}.{max(found)}")
+            raise damaged(problem, where, len(indices), f"{prefix}.{max(indices)}")
     stated, count = manifest.model.config.get("num_hidden_layers"), len(layers.get(LAYERS, ()))
     if type(stated) is int and stated != count:
         raise damaged("taps and config differ in num_hidden_layers", f"{where}: model.config", stated, count)

@@ -44,13 +44,13 @@ class Files(ABC):
 
     def read_many(self, wanted: list[Wanted]) -> list[bytes | Exception]:
         """What `read` returns or raises for each, in their order; up to `at_once` are under way together."""
-        found: list[bytes | Exception] = []
+        blobs: list[bytes | Exception] = []
         for path, limit in wanted:
             try:
-                found.append(self.read(path, limit))
+                blobs.append(self.read(path, limit))
             except Exception as error:
-                found.append(error)
-        return found
+                blobs.append(error)
+        return blobs
 
     @abstractmethod
     def write(self, path: str, data: bytes | memoryview) -> None:
@@ -144,12 +144,12 @@ class ReadAhead:
 
     def read(self, path: str, limit: int) -> bytes:
         """The whole blob; see `Files.read`."""
-        found = self._held.pop(path, None)
-        if found is None:
+        held = self._held.pop(path, None)
+        if held is None:
             return self._files.read(path, limit)
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if isinstance(held, Exception):
+            raise held
+        return held
 
     def ahead(self, wanted: Iterable[T], blobs: Callable[[T], list[Wanted]]) -> Iterator[T]:
         """The same things, one after the other; what `blobs` says of each is fetched with that of those behind it.
@@ -162,16 +162,16 @@ class ReadAhead:
             return
         batch: list[T] = []
         asked: dict[str, int] = {}
-        for one in wanted:
-            more = dict(blobs(one))
+        for item in wanted:
+            more = dict(blobs(item))
             if not batch and self._held.keys() >= more.keys():
-                yield one
+                yield item
                 continue
             if batch and sum(asked.values()) + sum(more.values()) > HELD_BYTES:
                 self._fetch(asked)
                 yield from batch
-                batch, asked, more = [], {}, dict(blobs(one))
-            batch.append(one)
+                batch, asked, more = [], {}, dict(blobs(item))
+            batch.append(item)
             asked |= more
         if batch:
             self._fetch(asked)
@@ -185,5 +185,5 @@ class ReadAhead:
         while self._held and held > room:
             blob = self._held.pop(next(iter(self._held)))
             held -= len(blob) if isinstance(blob, bytes) else 0
-        found = self._files.read_many(list(asked.items()))
-        self._held |= zip(asked, found, strict=True)
+        fetched = self._files.read_many(list(asked.items()))
+        self._held |= zip(asked, fetched, strict=True)

@@ -67,10 +67,10 @@ class Hdf5Reader(Reader):
 
     def _check_signature(self, path: Path) -> None:
         with open_regular(path) as file:
-            found = file.read(len(SIGNATURE))
-        if found != SIGNATURE:
-            problem = "this file is not a golden: it is not HDF5" if found else "the golden is an empty file"
-            raise damaged(problem, self.where, f"a file that begins with {SIGNATURE!r}", found)
+            signature = file.read(len(SIGNATURE))
+        if signature != SIGNATURE:
+            problem = "this file is not a golden: it is not HDF5" if signature else "the golden is an empty file"
+            raise damaged(problem, self.where, f"a file that begins with {SIGNATURE!r}", signature)
 
     def read_manifest(self) -> tuple[bytes, str]:
         if not self._groups[""].links.exists(MANIFEST.encode()):
@@ -121,11 +121,11 @@ class Hdf5Reader(Reader):
             references = h5py.check_vlen_dtype(attribute.dtype) == h5py.ref_dtype
             agree("the type of dimension scales", where, "references", "references" if references else "another")
             # By address: HDF5 finds the name behind a reference only by walking the file.
-            found = [
-                [h5o.get_info(h5r.dereference(one, self._file.id)).addr for one in axis]
+            addresses = [
+                [h5o.get_info(h5r.dereference(reference, self._file.id)).addr for reference in axis]
                 for axis in h5py.Dataset(dataset).attrs["DIMENSION_LIST"]
             ]
-            if found != [[scale] for scale in scales]:
+            if addresses != [[scale] for scale in scales]:
                 agree("the naming of an array's dimensions", where, entry.dims, "other dimension scales")
 
     def is_whole(self) -> bool:
@@ -139,7 +139,7 @@ class Hdf5Reader(Reader):
         for path, entry in arrays.items():
             scales.update(label_path(path, dim) for dim in entry.dims)
         for scale in scales:
-            first, second = (h5o.get_info(self._dataset(one)).addr for one in (scale, early_path(scale)))
+            first, second = (h5o.get_info(self._dataset(name)).addr for name in (scale, early_path(scale)))
             agree("the second name of a dimension", f"{self.where}: {scale}", first, second)
         for path in [*arrays, *scales, *map(early_path, scales)]:
             for inner, outer in zip([*parents(path), path], ["", *parents(path)], strict=True):
@@ -168,8 +168,8 @@ class Hdf5Reader(Reader):
                 expected = labels_array(labels[path])
                 form = Form(expected.shape, expected.dtype.str, ("",))
                 self._check_form(path, scale, form)
-                found = self._data(scale, form, 0)
-                agree("the labels of a dimension", where, expected.tolist(), found.tolist())
+                stored = self._data(scale, form, 0)
+                agree("the labels of a dimension", where, expected.tolist(), stored.tolist())
             else:
                 agree("what a dimension scale stores", where, 0, scale.get_storage_size())
             self._scales[path] = (h5o.get_info(scale).addr, scale.shape)
@@ -253,8 +253,8 @@ def is_whole(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         file.seek(size)
-        found = file.read()
-    return found == MARK + _digest(path, size)
+        end = file.read()
+    return end == MARK + _digest(path, size)
 
 
 def _digest(path: Path, size: int) -> bytes:

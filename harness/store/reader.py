@@ -129,8 +129,8 @@ class Golden:
             GoldenError: it is damaged.
         """
         form = self.manifest.arrays[path]
-        dims, every = list(form.dims), self._layout.labels
-        labels = {dim: every[where] for dim in dims if (where := layout.label_path(path, dim)) in every}
+        dims, by_path = list(form.dims), self._layout.labels
+        labels = {dim: by_path[where] for dim in dims if (where := layout.label_path(path, dim)) in by_path}
         if form.stacked:
             layers = {LAYER: labels.pop(dims.pop(0))}
             if index is None:
@@ -164,25 +164,25 @@ class Golden:
         Raises:
             GoldenError: an array is damaged, or is not what it says.
         """
-        paths = [layout.top_path(case, what) for what in layout.TOP]
+        paths = [layout.top_path(case, name) for name in layout.TOP]
         pieces = self._reader.ahead((path, self.manifest.arrays[path], 0) for path in paths)
-        found = dict(zip(layout.TOP, (self._array(path) for path, _, _ in pieces), strict=True))
-        ids = found["ids"]
+        top = dict(zip(layout.TOP, (self._array(path) for path, _, _ in pieces), strict=True))
+        ids = top["ids"]
         [vocabulary] = {size for name, size in self.manifest.sizes.items() if name == "vocab"}
-        sound = all(np.isfinite(values).all() for values in found.values())
-        if not sound or ids.min() < 0 or ids.max() >= vocabulary or found["outside"].min() < 0:
+        sound = all(np.isfinite(values).all() for values in top.values())
+        if not sound or ids.min() < 0 or ids.max() >= vocabulary or top["outside"].min() < 0:
             problem, where = "what a golden says of its largest logits is impossible", paths[0].rpartition("/")[0]
             expected = f"ids from 0 to {vocabulary - 1}, finite figures, no probability below 0"
             raise damaged(problem, f"{self.path}: {where}", expected)
-        return found
+        return top
 
-    def generated(self, case: str, precision: str, what: str) -> np.ndarray:
+    def generated(self, case: str, precision: str, name: str) -> np.ndarray:
         """What the reference generated: `tokens` int32 or `margins` float64, [batch, step].
 
         Raises:
             GoldenError: nothing was generated in this case, or at this precision, or the array is damaged.
         """
-        path = layout.generated_path(case, precision, what)
+        path = layout.generated_path(case, precision, name)
         if path not in self.manifest.arrays:
             generating = [entry.name for entry in self.manifest.cases if entry.generated]
             problem, hint = "the golden holds no such continuation", "`goldens show GOLDEN` lists its cases"
@@ -229,7 +229,7 @@ class Golden:
         return self._reader.array(path, self.manifest.arrays[path], index, called)
 
     def _not_recorded(self, case: str, tap: str) -> GoldenError:
-        known, where = {one.name: one for one in self.manifest.taps}, f"{self.path}: {case}"
+        known, where = {t.name: t for t in self.manifest.taps}, f"{self.path}: {case}"
         if tap not in known:
             expected = f"one of {len(known)} names, {', '.join(list(known)[:3])} and so on"
             hint = "names are matched exactly; the grammar is in harness/taps.py"

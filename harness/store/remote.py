@@ -52,9 +52,9 @@ class RemoteFiles(Files):
         self._answered = False
 
     def below(self, folder: str) -> RemoteFiles:
-        found = copy(self)
-        found.where, found._root = f"{self.where.rstrip('/')}/{folder}", f"{self._root}/{folder}"
-        return found
+        below = copy(self)
+        below.where, below._root = f"{self.where.rstrip('/')}/{folder}", f"{self._root}/{folder}"
+        return below
 
     def read(self, path: str, limit: int) -> bytes:
         # A range request for one byte more than allowed: the answer is bounded whatever lies there.
@@ -70,7 +70,7 @@ class RemoteFiles(Files):
         got = self._call(
             "cat_ranges", paths, [0] * len(paths), ends, on_error="return", nbytes=sum(ends), **options
         )
-        return [self._checked(*one) for one in zip(wanted, got, strict=True)]
+        return [self._checked(*pair) for pair in zip(wanted, got, strict=True)]
 
     def _checked(self, wanted: Wanted, got: Any) -> bytes | Exception:
         path, limit = wanted
@@ -101,8 +101,8 @@ class RemoteFiles(Files):
     def paths(self) -> Iterator[str]:
         self._files.invalidate_cache()
         above = self._root.strip("/") + "/"  # some file systems answer with a leading slash, some without
-        for found in self._call("find", self._root):
-            path = found.lstrip("/").removeprefix(above)
+        for name in self._call("find", self._root):
+            path = name.lstrip("/").removeprefix(above)
             if not path.rpartition("/")[2].startswith("."):
                 yield path
 

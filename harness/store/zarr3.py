@@ -83,8 +83,8 @@ def new_array(form: Form, **attributes: str) -> tuple[Any, Blobs]:
 def document(form: Form | None = None, **attributes: str) -> dict[str, Any]:
     """The zarr.json of an array or, where there is no form, of a group."""
     blobs = new_array(form, **attributes)[1] if form else in_memory("create_group", attributes=attributes)[1]
-    found: dict[str, Any] = json.loads(blobs[DOCUMENT].to_bytes())
-    return found
+    parsed: dict[str, Any] = json.loads(blobs[DOCUMENT].to_bytes())
+    return parsed
 
 
 def encoded_document(**attributes: str) -> bytes:
@@ -92,10 +92,10 @@ def encoded_document(**attributes: str) -> bytes:
     return bytes(in_memory("create_group", attributes=attributes)[1][DOCUMENT].to_bytes())
 
 
-def as_before(found: dict[str, Any]) -> dict[str, Any]:
+def as_before(current: dict[str, Any]) -> dict[str, Any]:
     """An array's document as this package wrote it before zarr-python did: without what is empty."""
-    codecs = [{name: value for name, value in codec.items() if value} for codec in found["codecs"]]
-    return {name: value for name, value in found.items() if name != TRANSFORMERS} | {"codecs": codecs}
+    codecs = [{name: value for name, value in codec.items() if value} for codec in current["codecs"]]
+    return {name: value for name, value in current.items() if name != TRANSFORMERS} | {"codecs": codecs}
 
 
 def label_array(path: str, labels: Labels) -> tuple[Form, np.ndarray]:
@@ -127,14 +127,14 @@ class ZarrReader(Reader):
         self.where = files.where
 
     def read_manifest(self) -> tuple[bytes, str]:
-        found = self._document(MANIFEST)
+        stored = self._document(MANIFEST)
         data = self._read(f"{MANIFEST}/c.0", MANIFEST_LIMIT)
-        attributes = found.get("attributes")
+        attributes = stored.get("attributes")
         digest = attributes.get(SHA256) if isinstance(attributes, dict) else None
         if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
             agree("the sha256 beside the manifest", f"{self.where}/{MANIFEST}", "64 digits", type(digest).__name__)
         form = Form((len(data),), "uint8", (MANIFEST_DIM,))
-        self._compare(MANIFEST, document(form, **{SHA256: str(digest)}), found)
+        self._compare(MANIFEST, document(form, **{SHA256: str(digest)}), stored)
         return data, str(digest)
 
     def ahead(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
@@ -190,10 +190,10 @@ class ZarrReader(Reader):
         return self._files.nbytes
 
     def _document(self, path: str) -> dict[str, Any]:
-        found = json.loads(self._read(f"{path}/{DOCUMENT}".lstrip("/"), DOCUMENT_LIMIT))
-        if not isinstance(found, dict):
+        parsed = json.loads(self._read(f"{path}/{DOCUMENT}".lstrip("/"), DOCUMENT_LIMIT))
+        if not isinstance(parsed, dict):
             raise ValueError(f"{path}/{DOCUMENT} is not a JSON object")
-        return found
+        return parsed
 
     def _read(self, name: str, limit: int) -> bytes:
         try:
@@ -232,9 +232,9 @@ def is_golden(files: Files) -> bool:
 
 def edition_of(files: Files) -> str:
     """The edition that the root names; empty where the golden lies in the root itself, or none is there."""
-    found = _root(files)
-    name = _named(found.get("attributes"))
-    return name if name and found == document(**root_attributes(name)) else ""
+    root = _root(files)
+    name = _named(root.get("attributes"))
+    return name if name and root == document(**root_attributes(name)) else ""
 
 
 def current(files: Files) -> Files:
@@ -256,7 +256,7 @@ def _named(attributes: object) -> str:
 def _root(files: Files) -> dict[str, object]:
     """The root's zarr.json; empty where there is none, or none that can be read as one."""
     try:
-        found = json.loads(files.read(DOCUMENT, DOCUMENT_LIMIT))
+        parsed = json.loads(files.read(DOCUMENT, DOCUMENT_LIMIT))
     except (FileNotFoundError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
