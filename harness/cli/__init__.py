@@ -67,8 +67,8 @@ def _raise(number: int, frame: FrameType | None) -> NoReturn:
 def command(name: str) -> click.Command:
     """One of the commands, imported."""
     module, _, function = COMMANDS[name].partition(":")
-    found: click.Command = getattr(importlib.import_module(f"harness.cli.{module}"), function)
-    return found
+    imported: click.Command = getattr(importlib.import_module(f"harness.cli.{module}"), function)
+    return imported
 
 
 class _Refusing(click.Group):

@@ -47,6 +47,6 @@ def audit(
     asked = chosen(outputs, inputs(golden, weights))
     question = AuditQuestion(parse_precisions(precision), mutants, cases)
     with stdout_to_stderr(), Progress() as progress:
-        found = run_audit(golden, weights, question, progress=progress)
-    show(found, asked)
-    raise Exit(MATCH if found.verdict == "sees" else DIVERGED)
+        document = run_audit(golden, weights, question, progress=progress)
+    show(document, asked)
+    raise Exit(MATCH if document.verdict == "sees" else DIVERGED)

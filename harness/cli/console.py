@@ -47,7 +47,7 @@ def console(stderr: bool = False) -> Console:
     return _Console(stderr=stderr, width=width, soft_wrap=False, markup=False, emoji=False)
 
 
-def show(found: Document, asked: Mapping[str, Path]) -> None:
+def show(document: Document, asked: Mapping[str, Path]) -> None:
     """What a command has found: in the files that were asked for, and for whoever reads the terminal.
 
     Args:
@@ -61,9 +61,9 @@ def show(found: Document, asked: Mapping[str, Path]) -> None:
         from harness.report.output import STDOUT
         from harness.report.views import write_views
 
-        write_views(found, asked)
+        write_views(document, asked)
         on_stderr = STDOUT in asked.values()
-    print_page(page_of(found, "screen"), console(on_stderr))
+    print_page(page_of(document, "screen"), console(on_stderr))
 
 
 class _Unclosable:

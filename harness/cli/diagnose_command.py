@@ -45,6 +45,6 @@ def diagnose(
     question = question_of(mode="both", **asked)  # a bug is known by what an operation does on golden inputs
     views = options.chosen(outputs, options.inputs(golden, weights, port))
     with stdout_to_stderr(), Progress() as progress, Checker(golden, weights, port, question) as checker:
-        found = run_diagnosis(checker, port, progress)
-    show(found, views)
-    raise Exit(MATCH if found.verdict == "match" else DIVERGED)
+        diagnosis = run_diagnosis(checker, port, progress)
+    show(diagnosis, views)
+    raise Exit(MATCH if diagnosis.verdict == "match" else DIVERGED)

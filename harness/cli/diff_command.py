@@ -71,6 +71,6 @@ def diff(
     )
     request = Request(named, weights, before, after, selection, mesh=parse_mesh(mesh), **asked)
     with stdout_to_stderr(), Progress() as progress:
-        found = diff_of(request, progress)
-    show(found, views)
-    raise Exit(DIVERGED if any(found.counts[kind] for kind in WORSE) else MATCH)
+        document = diff_of(request, progress)
+    show(document, views)
+    raise Exit(DIVERGED if any(document.counts[kind] for kind in WORSE) else MATCH)

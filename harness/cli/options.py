@@ -92,12 +92,12 @@ def port_file(spec: str) -> Path | None:
     if not package.isidentifier():
         return None
     here = str(Path.cwd())
-    found = importlib.machinery.PathFinder.find_spec(package, [here, *sys.path])
-    if found is None or (found.origin is None and not found.submodule_search_locations):
+    module_spec = importlib.machinery.PathFinder.find_spec(package, [here, *sys.path])
+    if module_spec is None or (module_spec.origin is None and not module_spec.submodule_search_locations):
         return None
-    folder = next(iter(found.submodule_search_locations or ()), None)
+    folder = next(iter(module_spec.submodule_search_locations or ()), None)
     if folder is None or not parts:
-        return Path(found.origin) if found.origin else None
+        return Path(module_spec.origin) if module_spec.origin else None
     module = Path(folder, *parts)
     return module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
 

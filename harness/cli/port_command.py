@@ -60,8 +60,8 @@ def port(
 
     asked = chosen(outputs, inputs(golden, weights, port))
     with stdout_to_stderr(), Progress() as progress:
-        found = propose(golden, weights, port, case, precision, progress, discover)
+        proposal = propose(golden, weights, port, case, precision, progress, discover)
     for file in asked.values():
-        write_output(file, encode(found))
-    print_proposal(found, console(stderr=STDOUT in asked.values()))
-    raise Exit(MATCH if found.rows else COULD_NOT)
+        write_output(file, encode(proposal))
+    print_proposal(proposal, console(stderr=STDOUT in asked.values()))
+    raise Exit(MATCH if proposal.rows else COULD_NOT)

@@ -18,14 +18,14 @@ from harness.taps import kind_of
 NUMBERED = re.compile(r"(?<![0-9A-Za-z])\d+(?![0-9A-Za-z])")
 
 
-def print_proposal(found: Proposal, console: Console) -> None:
-    among = "" if found.discovered is None else f", among {found.discovered:,} variables"
-    console.print(f"case {found.case}, {found.tokens} tokens, {found.precision}{among}\n")
-    if found.note:
-        console.print(Text(found.note + "\n"))
-    console.print(_tree(found.modules))
+def print_proposal(proposal: Proposal, console: Console) -> None:
+    among = "" if proposal.discovered is None else f", among {proposal.discovered:,} variables"
+    console.print(f"case {proposal.case}, {proposal.tokens} tokens, {proposal.precision}{among}\n")
+    if proposal.note:
+        console.print(Text(proposal.note + "\n"))
+    console.print(_tree(proposal.modules))
     console.print()
-    for line in (*_table(found.rows), *_left_over(found)):
+    for line in (*_table(proposal.rows), *_left_over(proposal)):
         console.print(Text(line), soft_wrap=True)  # what is pasted has no line breaks of the terminal's
 
 
@@ -99,27 +99,27 @@ def _several(names: Sequence[str]) -> str:
     return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
 
 
-def _absent(found: Proposal) -> Iterator[str]:
+def _absent(proposal: Proposal) -> Iterator[str]:
     """Taps of one kind whose place something else has, together."""
-    for alike in grouped(found.absent, lambda absent: kind_of(absent.tap)).values():
+    for alike in grouped(proposal.absent, lambda absent: kind_of(absent.tap)).values():
         first = alike[0]
-        names = _several([one.tap for one in alike])
+        names = _several([absent.tap for absent in alike])
         yield f"\nNOT THERE: {names}; {', '.join(first.instead)} is read in its place at {first.place}"
 
 
-def _left_over(found: Proposal) -> Iterator[str]:
-    yield from _absent(found)
-    if found.logits is False:
+def _left_over(proposal: Proposal) -> Iterator[str]:
+    yield from _absent(proposal)
+    if proposal.logits is False:
         yield "\nthe logits are not the golden's: the head is wrong as well, or something that was not found"
-    if not found.missing:
+    if not proposal.missing:
         return
     yield "\nnot found (left out of the table they are reported as not covered):"
-    for kind, names in grouped(found.missing, kind_of).items():
+    for kind, names in grouped(proposal.missing, kind_of).items():
         yield f"    {kind}: {_several(names)}"
-    if found.discovered is not None:
+    if proposal.discovered is not None:
         yield "hint: no variable of the program equals them: they are inside a kernel, or part of a larger array"
         return
     hint = "no value that the model's sub-modules and functions are given or return equals them"
     yield f"hint: {hint}; try --discover, a row of another function, with `in` and `#`, or another layout"
-    if found.functions:
-        yield f"functions that were called: {', '.join(found.functions)}"
+    if proposal.functions:
+        yield f"functions that were called: {', '.join(proposal.functions)}"

@@ -69,8 +69,8 @@ def _case_arrays(
                 path, index = places.place(entry, tap.name)
                 yield NewArray(path, truth, index or 0, unit.digests[name] if truth is stored else "")
             if entry.top and taps[-1].kind == LOGITS:
-                for what in layout.TOP:
-                    yield NewArray(layout.top_path(case.name, what), unit.tensor(f"top/{what}").numpy().copy())
+                for name in layout.TOP:
+                    yield NewArray(layout.top_path(case.name, name), unit.tensor(f"top/{name}").numpy().copy())
             # A tensor that is kept keeps the whole file mapped, and with it every page that was read.
             del stored, truth
             for (precision, kind), parts in floors.items():
@@ -83,9 +83,9 @@ def _case_arrays(
     if entry.generated:
         with work.reading(GENERATION, case.name) as unit:
             for precision in layout.GENERATED_PRECISIONS:
-                for what in layout.GENERATED:
-                    value = unit.tensor(f"{precision}/{what}").numpy().copy()
-                    yield NewArray(layout.generated_path(case.name, precision, what), value)
+                for name in layout.GENERATED:
+                    value = unit.tensor(f"{precision}/{name}").numpy().copy()
+                    yield NewArray(layout.generated_path(case.name, precision, name), value)
 
 
 def _louder(so_far: Loudest, entry: CaseEntry, noise: Floors) -> Loudest:

@@ -55,11 +55,11 @@ def tapped_eager_attention(
         The context [batch, position, heads, head_dim], and the probabilities.
     """
     eager = sys.modules[type(module).__module__].eager_attention_forward
-    found = _tap.get()
-    if found is None:
+    current = _tap.get()
+    if current is None:
         context, probs = eager(module, query, key, value, attention_mask, **options)
         return context, probs
-    tap, mla = found
+    tap, mla = current
     query = _swapped(tap, "q_rope", query)
     if mla is not None:
         query, key = query.contiguous(), tapped_keys(tap, key, query.shape[2], mla.rope)
@@ -146,12 +146,12 @@ def tapped_keys(tap: Tap, key: Tensor, own: int, shared: int) -> Tensor:
     rest, turned = key[..., :-shared], key[:, 0, :, -shared:]  # [B, H, T, nope], [B, T, rope]
     earlier = turned[:, : turned.shape[1] - own]
     replaced = tap("k_pe_rope", turned[:, earlier.shape[1] :])
-    found = turned if replaced is None else torch.cat([earlier, replaced], dim=1)
-    held = tap("cache_k_pe", found)
+    k_pe = turned if replaced is None else torch.cat([earlier, replaced], dim=1)
+    held = tap("cache_k_pe", k_pe)
     if replaced is None and held is None:
         return key
-    found = found if held is None else held
-    return torch.cat([rest, found[:, None].expand(-1, key.shape[1], -1, -1)], dim=-1)
+    k_pe = k_pe if held is None else held
+    return torch.cat([rest, k_pe[:, None].expand(-1, key.shape[1], -1, -1)], dim=-1)
 
 
 # Without a mask function under the same name, transformers would silently hand over no causal mask at all.

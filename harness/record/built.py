@@ -80,8 +80,8 @@ def _arithmetic(family: Family, arch: Architecture, model: Any, layers: list[Any
         with torch.inference_mode():
             theirs = activation(torch.tensor(PROBES)).numpy()
         same = np.allclose(theirs, ACTIVATIONS[arch.activation](PROBES), rtol=1e-12, atol=1e-13)
-        found = arch.activation if same else type(activation).__name__
-        yield f"the activation of layers.{index}", arch.activation, found
+        name = arch.activation if same else type(activation).__name__
+        yield f"the activation of layers.{index}", arch.activation, name
 
 
 def _experts(arch: Architecture, index: int, router: Any) -> Iterator[Fact]:
@@ -110,9 +110,9 @@ def _rope(arch: Architecture, model: Any, rotary: Any) -> Iterator[Fact]:
             continue
         prefix = f"{types[index]}_" if hasattr(rotary, f"{types[index]}_inv_freq") else ""
         expected, factor = frequencies(rope)
-        found = getattr(rotary, f"{prefix}inv_freq").cpu().numpy()
-        if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-12, atol=0):
-            yield f"RoPE's frequencies of layers.{index}", expected[:8].tolist(), found[:8].tolist()
+        theirs = getattr(rotary, f"{prefix}inv_freq").cpu().numpy()
+        if theirs.shape != expected.shape or not np.allclose(theirs, expected, rtol=1e-12, atol=0):
+            yield f"RoPE's frequencies of layers.{index}", expected[:8].tolist(), theirs[:8].tolist()
         scaling = float(getattr(rotary, f"{prefix}attention_scaling"))
         yield f"RoPE's factor of layers.{index}", factor, factor if np.isclose(factor, scaling, 1e-12) else scaling
 

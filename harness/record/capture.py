@@ -135,8 +135,8 @@ def _made(
     tap: Collector, kinds: tuple[str, ...], family: Family, arch: Architecture, shape: tuple[int, int]
 ) -> Hook:
     """A forward hook on the module that makes these kinds of taps."""
-    (first, *others) = kinds
-    if others:
+    (first, *rest) = kinds
+    if rest:
         return _parts(tap, kinds, family, arch)
     if "head_dim" not in DIMS[first]:
         return _whole(tap, first, lambda value: value.reshape(*shape, -1))

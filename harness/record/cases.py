@@ -156,9 +156,9 @@ def _batch(entry: Batch, rows: Sequence[Ids], pad: int) -> Case:
     return Case(entry.name, input_ids, positions, mask, _calls(length, entry.steps))
 
 
-def _enough(entry: Entry, found: int, needed: int) -> None:
-    if found < needed:
+def _enough(entry: Entry, tokens: int, needed: int) -> None:
+    if tokens < needed:
         problem = f"a {entry.kind} has fewer tokens than it asks for"
         hint = "give it a longer text, or ask for less"
         expected = f"at least {needed}, for its chunks, steps, starts or positions"
-        raise refused(problem, f"{entry.kind} {entry.name}", expected, found, hint)
+        raise refused(problem, f"{entry.kind} {entry.name}", expected, tokens, hint)

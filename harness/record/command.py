@@ -114,8 +114,8 @@ def largest_of(logits: str | None) -> int:
     Raises:
         UsageError: it is neither `all` nor `top-` and a number from 2 on: with one there is no runner-up.
     """
-    found = re.fullmatch(r"top-([1-9]\d{0,8})", logits or "")
-    count = int(found[1]) if found else 0
+    match = re.fullmatch(r"top-([1-9]\d{0,8})", logits or "")
+    count = int(match[1]) if match else 0
     if logits in (None, "all") or count > 1:
         return count
     problem, where = "this is no choice of logits", f"--logits {shown(logits)}"
@@ -158,14 +158,14 @@ def checkpoint_directory(model: str) -> Path:
     try:
         patterns = ["*.json", "*.safetensors", "merges.txt", "vocab.txt"]
         directory = Path(snapshot_download(model, allow_patterns=patterns))
-        found = () if any(directory.glob("*.safetensors")) else list_repo_files(model)
+        files = () if any(directory.glob("*.safetensors")) else list_repo_files(model)
     except Exception as error:  # the hub's client raises its own errors, the network's and the file system's
         problem = f"the model cannot be fetched from the hub: {first_line(error)}"
         hint = "check the id and the network, or download it elsewhere and give the directory to --model"
         raise CheckpointError(problem, shown(model), hint=hint) from None
-    if found:
+    if files:
         problem = "the model has no weights in safetensors on the hub"
-        raise CheckpointError(problem, shown(model), found=listed(found), hint=recognise.by_files(found))
+        raise CheckpointError(problem, shown(model), found=listed(files), hint=recognise.by_files(files))
     return directory
 
 

@@ -73,18 +73,18 @@ def estimate(checkpoint: Path, corpus: Corpus, options: Options) -> Estimate:
     )
 
 
-def show(found: Estimate, out: str, console: Console) -> None:
+def show(needs: Estimate, out: str, console: Console) -> None:
     """The estimate on one screen; a disk or a memory that it does not fit into is pointed out."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("case", "passes", "size"):
         table.add_column(column, justify="left" if column == "case" else "right")
-    for name, parts in found.costs.items():
-        table.add_row(name, f"{found.passes[name]:.4g}", decimal(sum(parts.values())))
+    for name, parts in needs.costs.items():
+        table.add_row(name, f"{needs.passes[name]:.4g}", decimal(sum(parts.values())))
     console.print(table)
-    whole = by_part(found.costs)
+    whole = by_part(needs.costs)
     golden = sum(whole.values())
-    disk, memory = 2 * golden + found.unfinished, found.weights + found.values
-    stage = f"one stage: weights in three precisions {decimal(found.weights)}, values {decimal(found.values)}"
+    disk, memory = 2 * golden + needs.unfinished, needs.weights + needs.values
+    stage = f"one stage: weights in three precisions {decimal(needs.weights)}, values {decimal(needs.values)}"
     for label, value in (
         ("golden", f"{decimal(golden)}: {', '.join(f'{part} {decimal(n)}' for part, n in whole.items() if n)}"),
         ("disk", f"{decimal(disk)} until it is finished{_beside(disk, _free(out), 'free')}"),
@@ -95,10 +95,10 @@ def show(found: Estimate, out: str, console: Console) -> None:
     console.print("nothing was recorded: this was a dry run", highlight=False)
 
 
-def _beside(needed: int, there: int | None, what: str) -> str:
+def _beside(needed: int, there: int | None, word: str) -> str:
     if there is None:
         return ""
-    return f" ({decimal(there)} {what}{': too little' if needed > there else ''})"
+    return f" ({decimal(there)} {word}{': too little' if needed > there else ''})"
 
 
 def _free(out: str) -> int | None:
@@ -114,15 +114,15 @@ def passes(manifest: Manifest, stages: Sequence[str]) -> dict[str, dict[str, flo
 
     See `harness.record.unit`: truth once, the others in forward and replay for every draw; one case twice.
     """
-    witness, found = witness_of(manifest.cases), {}
+    witness, by_case = witness_of(manifest.cases), {}
     layers = stages[1:-1]
     for entry in manifest.cases:
         replays = replays_of(stages, entry, manifest.taps)
         replayed = sum(replays[stage].runs for stage in layers) / len(layers)
         times = 2 if entry.name == witness else 1
         noisy = times * entry.draws * (1 + replayed)
-        found[entry.name] = {"float64": float(times)} | dict.fromkeys(NOISE_PRECISIONS, noisy)
-    return found
+        by_case[entry.name] = {"float64": float(times)} | dict.fromkeys(NOISE_PRECISIONS, noisy)
+    return by_case
 
 
 def _weights(model: Reference) -> int:
@@ -142,19 +142,19 @@ def _experts(model: Reference) -> int:
     """Of a layer's experts: as they are read, as many as there is room for, and of one of them in a stream."""
     if model.arch.experts is None:
         return 0
-    found = expert_shapes(model.family, model.arch)
+    shapes = expert_shapes(model.family, model.arch)
     path = model.family.sparse["experts_out"]
-    numbers = sum(math.prod(shape) for name, shape in found.items() if name.startswith(f"{path}."))
-    one: int = numbers // model.arch.experts.count * DTYPES["float64"].itemsize
-    return min(numbers * BF16, room()) + one
+    numbers = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(f"{path}."))
+    per_expert: int = numbers // model.arch.experts.count * DTYPES["float64"].itemsize
+    return min(numbers * BF16, room()) + per_expert
 
 
 def _values(model: Reference, manifest: Manifest, entry: CaseEntry) -> int:
     """Of one case in its largest stage: truth, its replacements, and every draw of forward and replay."""
     whole = replace(manifest, cases=(replace(entry, kept=(), top=UNSET),), truth_dtype="float64")
-    found = costs(whole)[entry.name]
+    parts = costs(whole)[entry.name]
     layers = sum(bool(recorded(stage, entry, manifest.taps)) for stage in model.stages[1:-1])
-    stage = max(found.get("logits", 0), found.get("other taps", 0) // max(1, layers))
+    stage = max(parts.get("logits", 0), parts.get("other taps", 0) // max(1, layers))
     return stage + stage // 2 * (1 + 2 * entry.draws)
 
 

@@ -59,9 +59,9 @@ class StoredExperts:
     def _read(self, expert: int) -> dict[str, Tensor]:
         here = slice(expert, expert + 1)
         with torch._C.DisableTorchFunction():  # in the midst of a pass, whose arithmetic is another one
-            found = {last: tensor_of(self._checkpoint.read(name, here))[0] for last, name in self._names.items()}
+            stored = {last: tensor_of(self._checkpoint.read(name, here))[0] for last, name in self._names.items()}
             # Copies, which torch has aligned: how a kernel rounds may depend on where a matrix lies.
-            return {last: tensor.clone() for last, tensor in found.items()}
+            return {last: tensor.clone() for last, tensor in stored.items()}
 
 
 def room() -> int:
@@ -133,8 +133,8 @@ def tapped_experts(module: Any, tap: Tap, shape: tuple[int, int]) -> Iterator[No
     """
 
     def apart(made: Tensor) -> Tensor:
-        other = tap("expert_out", made.view(*shape, *made.shape[1:]))
-        return made if other is None else other.reshape(made.shape).to(made.dtype)
+        replaced = tap("expert_out", made.view(*shape, *made.shape[1:]))
+        return made if replaced is None else replaced.reshape(made.shape).to(made.dtype)
 
     module.apart = apart
     try:
@@ -158,8 +158,8 @@ def tapped_router(
     correction = getattr(router, CORRECTION, None)
 
     def through(kind: str, value: Tensor) -> Tensor:
-        other = tap(kind, value.view(*shape, -1))
-        return value if other is None else other.reshape(value.shape).to(value.dtype)
+        replaced = tap(kind, value.view(*shape, -1))
+        return value if replaced is None else replaced.reshape(value.shape).to(value.dtype)
 
     def forward(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with _Choosing(through, correction, pinned) as choosing:
@@ -205,7 +205,7 @@ class _Choosing(EveryCall):
         result = func(*args, **kwargs)
         if func is nn.functional.linear:
             return self._through("router_logits", result)
-        if func in _ADD and self._correction is not None and any(one is self._correction for one in args):
+        if func in _ADD and self._correction is not None and any(arg is self._correction for arg in args):
             return self._through("router_scores", result)
         if func in _TOPK:
             if self._pinned is not None:

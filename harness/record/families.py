@@ -105,17 +105,17 @@ def _drawn(
 
 def in_pieces(family: Family, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Parameters as files have them: of all experts in one, those of each (`Family.each`)."""
-    found: dict[str, np.ndarray] = {}
+    pieces: dict[str, np.ndarray] = {}
     for name, tensor in tensors.items():
         path = next((path for path in family.each if name.endswith(f".{path}")), None)
         if path is None:
-            found[name] = tensor
+            pieces[name] = tensor
             continue
         prefix, experts = name.removesuffix(path), range(len(tensor))
-        found |= cut(
+        pieces |= cut(
             tensor, [[f"{prefix}{part.format(expert)}" for part in family.each[path]] for expert in experts]
         )
-    return found
+    return pieces
 
 
 def write_checkpoint(directory: Path, fields: Mapping[str, Any], seed: int = SEED) -> None:

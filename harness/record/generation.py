@@ -85,11 +85,11 @@ def generate_missing(
             tensors[f"{precision}/tokens"] = torch.tensor([stream.tokens], dtype=torch.int32)
             tensors[f"{precision}/margins"] = torch.tensor([stream.margins], dtype=torch.float64)
         work.put(GENERATION, name, tensors)
-    found = {}
+    written = {}
     for name in texts:
         with work.reading(GENERATION, name) as unit:
-            found[name] = unit.tensor("float64/tokens")[0].tolist()
-    return found
+            written[name] = unit.tensor("float64/tokens")[0].tolist()
+    return written
 
 
 def run_streams(model: Reference, streams: Sequence[Stream]) -> None:

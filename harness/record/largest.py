@@ -38,12 +38,12 @@ def beside(logits: Tensor, ids: Tensor) -> dict[str, Tensor]:
         ids: of the largest.
     """
     total = logits.logsumexp(-1)
-    others = (logits - total[..., None]).exp().scatter(-1, ids, 0.0)
+    outside = (logits - total[..., None]).exp().scatter(-1, ids, 0.0)
     return {
         "ids": ids.to(torch.int32),
         "log_sum_exp": total,
-        "outside": others.sum(-1),
-        "outside_logit": (others * logits).sum(-1),
+        "outside": outside.sum(-1),
+        "outside_logit": (outside * logits).sum(-1),
     }
 
 

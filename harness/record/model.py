@@ -147,11 +147,11 @@ class Reference:
         Args:
             nudged: each frequency one unit in the last place higher, but for those that are exact (1).
         """
-        found = self._rotary_module()
-        if found is None:
+        module = self._rotary_module()
+        if module is None:
             return None
         with arithmetic(precision), self.device:
-            rotary = type(found)(found.config)
+            rotary = type(module)(module.config)
         for name, speeds in rotary.named_buffers() if nudged else ():
             if name.endswith("inv_freq") and not name.endswith("original_inv_freq"):
                 setattr(rotary, name, _higher(speeds))
@@ -214,8 +214,8 @@ class Embedding(Stage):
 
     def _forward(self, precision: str, state: Tensor | None, inputs: Inputs, tap: Collector) -> Tensor:
         rows, ids = inputs.ids.unique(return_inverse=True)
-        found = self._table[rows].to(DTYPES[precision])
-        self._modules[precision].weight = nn.Parameter(found, requires_grad=False)
+        weight = self._table[rows].to(DTYPES[precision])
+        self._modules[precision].weight = nn.Parameter(weight, requires_grad=False)
         shell = self._shells[precision]
         with tapped_module(shell.layer(0), "embed", tap):
             return shell.run(replace(inputs.alone(), ids=ids), None)

@@ -86,21 +86,21 @@ def _floors(
 ) -> Float[np.ndarray, "statistic batch position"]:
     """Of one tap, some positions at a time: what is computed of them stays in a core's cache."""
     expected = truth[tap.kind].movedim(tap.position_axis, 1)  # [batch, position, ...]
-    values = [one[tap.kind].movedim(tap.position_axis, 1) for one in draws]
+    values = [draw[tap.kind].movedim(tap.position_axis, 1) for draw in draws]
     step = max(1, BLOCK * expected.shape[1] // max(1, expected.numel() * len(draws)))
     parts = []
     for here in (slice(start, start + step) for start in range(0, expected.shape[1], step)):
         truth_here = expected[:, here]
         errors = torch.empty((len(values), *truth_here.shape), dtype=torch.float64, device=truth_here.device)
-        for error, one in zip(errors, values, strict=True):
-            error.copy_(one[:, here]).sub_(truth_here)
+        for error, value in zip(errors, values, strict=True):
+            error.copy_(value[:, here]).sub_(truth_here)
         parts.append(_sums(errors.flatten(3).cpu()))
     numbers = expected.numel() // max(1, expected.shape[0] * expected.shape[1])
     sums, largest, fourth = (torch.cat(part, dim=-1) for part in zip(*parts, strict=True))
-    found = _statistics(sums, largest, fourth, numbers)
-    if not np.isfinite(found[NOISE_STATISTICS.index("max")]).all():
+    floors = _statistics(sums, largest, fourth, numbers)
+    if not np.isfinite(floors[NOISE_STATISTICS.index("max")]).all():
         raise not_finite(tap.name, stream)
-    return found
+    return floors
 
 
 PerDraw = Float[Tensor, "draw batch position"]
@@ -121,13 +121,13 @@ def _statistics(
     share = torch.where(fourth > 0, 3 * sums.square() / fourth, torch.ones_like(fourth))
     logs = torch.where(mean > 0, mean, mean.amax(0, keepdim=True).clamp(min=1e-300) * 1e-6).log()
     spread = logs.var(0) if len(sums) > 1 else torch.zeros_like(mean[0])
-    found = {
+    statistics = {
         "rms": mean.mean(0).sqrt(),
         "max": largest.mean(0).sqrt(),
         "numbers": share.mean(0).clamp(1, numbers),
         "spread": torch.where(mean.amax(0) > 0, spread, torch.zeros_like(spread)),
     }
-    return np.asarray(torch.stack([found[name] for name in NOISE_STATISTICS]).numpy())
+    return np.asarray(torch.stack([statistics[name] for name in NOISE_STATISTICS]).numpy())
 
 
 def not_finite(tap: str, stream: str) -> RecordError:

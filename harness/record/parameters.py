@@ -69,11 +69,11 @@ def parameter_table(checkpoint: Checkpoint, shapes: Shapes, tied: Tied) -> dict[
     """
 
     for name in checkpoint.names:
-        if (found := checkpoint.shape(name)) != shapes[name]:
+        if (stored := checkpoint.shape(name)) != shapes[name]:
             problem = "a parameter does not have the shape that the config implies"
-            raise unfit(problem, f"{checkpoint.directory}: {name}", shapes[name], found)
+            raise unfit(problem, f"{checkpoint.directory}: {name}", shapes[name], stored)
 
-    widened = {tensor: name for name, one in checkpoint.quantised.items() for tensor in (one.values, one.scales)}
+    widened = {tensor: name for name, raw in checkpoint.quantised.items() for tensor in (raw.values, raw.scales)}
 
     def looked_at(name: str) -> Iterator[Num[np.ndarray, "..."]]:
         where, suspect = f"{checkpoint.directory}: {widened.get(name, name)}", False
@@ -114,8 +114,8 @@ def _refuse_not_finite(tensor: Num[np.ndarray, "..."], where: str, first: int = 
         finite = (narrow.view(np.uint16) & EXPONENT) != EXPONENT
         if not finite.all():
             at = start + int(finite.argmin())
-            index = [int(one) for one in np.unravel_index(at, tensor.shape)]
-            index[:1] = [one + first for one in index[:1]]
+            index = [int(i) for i in np.unravel_index(at, tensor.shape)]
+            index[:1] = [row + first for row in index[:1]]
             problem = "a parameter has a value that is not finite, or beyond what bfloat16 can hold"
             hint = "copy the checkpoint again; where it was saved like this, no truth can be recorded from it"
             raise unfit(problem, f"{where}, at {index}", "finite values", float(flat[at]), hint)

@@ -62,7 +62,7 @@ def tokenize(checkpoint: Path, corpus: Corpus, selected: Sequence[Entry], vocab:
         pad = 0 if pad is None else int(pad)
     is_qwen2 = all(bare.token_to_id(token) == known for token, known in QWEN2_SPECIAL.items())
     published = _published() if is_qwen2 else {}
-    every: dict[str, Sequence[int]] = {}
+    ids_by_name: dict[str, Sequence[int]] = {}
     for name, text in _texts(corpus, selected).items():
         where = f"prompt {name}"
         with refusing("this text cannot be tokenized", where, "mend the text, or the checkpoint's tokenizer"):
@@ -73,13 +73,13 @@ def tokenize(checkpoint: Path, corpus: Corpus, selected: Sequence[Entry], vocab:
             raise CorpusError("a prompt has no tokens", where=name, hint="give it a text with content")
         wide = np.asarray([ids], np.int64)  # a damaged tokenizer.json has ids beyond int32
         check_vocabulary(Case(name, wide, wide, wide >= 0), min(vocab, 2**31))
-        every[name] = ids
+        ids_by_name[name] = ids
     digest = hashlib.sha256(content).hexdigest()
     if not 0 <= pad < vocab:
         problem = "the token that fills padding is outside the vocabulary"
         file = checkpoint / "tokenizer_config.json"
         raise refused(problem, file, f"0 to {vocab - 1}", pad, ANOTHER_TOKENIZER)
-    return Tokenized(TokenizerEntry(digest, "Qwen2" if is_qwen2 else ""), every, pad)
+    return Tokenized(TokenizerEntry(digest, "Qwen2" if is_qwen2 else ""), ids_by_name, pad)
 
 
 def _refuse_irregular(checkpoint: Path) -> None:

@@ -120,15 +120,15 @@ def compute(stage: Stage, task: Task, state: State) -> Unit:
         given = _given(stage, precision, task.replay, state, truth) if task.replay.runs else {}
         for draw in range(task.draws):
             stream = _stream(precision, "forward", draw)
-            one = replace(task, inputs=replace(task.inputs, nudged=far and draw > 0))
+            drawn = replace(task, inputs=replace(task.inputs, nudged=far and draw > 0))
             if state or not draw:  # tokens come in the same in every draw
-                ran = _run(stage, one, stream, precision, state.get(stream), None, truth.chosen)
+                ran = _run(stage, drawn, stream, precision, state.get(stream), None, truth.chosen)
             nudge = draw and not state  # once, where the tokens come in
             out[stream] = nudged(ran.out, f"{task.seed} {stream}") if nudge else ran.out
             forward.append(narrowed(ran.values, ids))
             if task.replay.runs:
                 own = state.get(_stream(precision, task.replay.entering, draw))
-                again = _replay(stage, one, precision, draw, given, own, truth.chosen)
+                again = _replay(stage, drawn, precision, draw, given, own, truth.chosen)
                 replay.append(narrowed(again.values, ids))
                 if task.replay.carries:
                     out[_stream(precision, "replay", draw)] = again.out
@@ -244,7 +244,7 @@ def replays(recorded: Mapping[str, Sequence[Tap]]) -> dict[str, Replay]:
     stages = list(recorded)
     # Of a single tap everything comes from the tokens, in replay as well.
     several = sum(map(len, recorded.values())) > 1
-    found: dict[str, Replay] = {}
+    passes: dict[str, Replay] = {}
     before, upstream = "", False
     for index, stage in enumerate(stages):
         taps = recorded[stage]
@@ -258,9 +258,9 @@ def replays(recorded: Mapping[str, Sequence[Tap]]) -> dict[str, Replay]:
         carries = follows and changed and _leaving(stage) not in {tap.name for tap in taps}
         # What leaves a stage is not put in its own place: of that tap alone, replay is what forward is.
         differs = entering != "forward" or any(tap.name != _leaving(stage) for tap in taps)
-        found[stage] = Replay(several and differs and (bool(taps) or carries), entering, carries)
+        passes[stage] = Replay(several and differs and (bool(taps) or carries), entering, carries)
         before, upstream = stage, changed
-    return found
+    return passes
 
 
 def _leaving(stage: str) -> str:

@@ -77,14 +77,14 @@ class Work:
         Returns:
             Whether work under other settings was discarded.
         """
-        found = self._settings.read_bytes() if self._settings.is_file() else None
-        if found != settings:
+        earlier = self._settings.read_bytes() if self._settings.is_file() else None
+        if earlier != settings:
             with _writing(self.directory):
                 shutil.rmtree(self.directory / "units", ignore_errors=True)
                 aside = self._settings.with_suffix(".tmp")
                 aside.write_bytes(settings)
                 aside.replace(self._settings)
-        return found not in (None, settings)
+        return earlier not in (None, settings)
 
     def finish(self) -> None:
         """The golden is written: nothing here is needed any more."""
@@ -94,13 +94,13 @@ class Work:
         """Whether this unit is done, and its file what was written: one that is damaged is removed."""
         if (stage, case) in self._sound:
             return True
-        found = self._found(stage, case)
-        for path in found:
-            if len(found) > 1 or not _is_sound(path):
+        files = self._files(stage, case)
+        for path in files:
+            if len(files) > 1 or not _is_sound(path):
                 path.unlink(missing_ok=True)
                 return False
-        self._sound.update([(stage, case)] if found else [])
-        return bool(found)
+        self._sound.update([(stage, case)] if files else [])
+        return bool(files)
 
     def save(self, stage: str, case: str, unit: Unit) -> int:
         """Write one unit; returns its size in bytes.
@@ -126,7 +126,7 @@ class Work:
             folder.mkdir(parents=True, exist_ok=True)
             save_file(here, aside, {name: _digest(tensor) for name, tensor in here.items()})
             size = aside.stat().st_size
-            for old in self._found(stage, case):
+            for old in self._files(stage, case):
                 old.unlink()
             # Not synced: what a power cut takes of it shows when it is read.
             aside.replace(folder / f"{case}.{_digest_of_header(aside)}.safetensors")
@@ -145,14 +145,14 @@ class Work:
         Raises:
             RecordError: it is not what was written; also later, when a tensor is asked for.
         """
-        found = self._found(stage, case)
+        files = self._files(stage, case)
         where = self.directory / "units" / stage / case
-        if len(found) != 1 or not _has_its_header(found[0]):
-            raise damaged(where, f"{len(found)} files")
-        with _opened(found[0], where) as file:
+        if len(files) != 1 or not _has_its_header(files[0]):
+            raise damaged(where, f"{len(files)} files")
+        with _opened(files[0], where) as file:
             yield Stored(where, file, file.metadata())
 
-    def _found(self, stage: str, case: str) -> list[Path]:
+    def _files(self, stage: str, case: str) -> list[Path]:
         """The files of a unit: one, or none."""
         return [*(self.directory / "units" / stage).glob(f"{case}.{'[0-9a-f]' * 64}.safetensors")]
 

@@ -93,10 +93,10 @@ def call_evidence(results: Sequence[TapResult]) -> Iterable[str]:
     A cache that is wrong is told apart from an operation that is right in the prefill and wrong in a later call;
     in replay both see a golden past.
     """
-    found = [r for r in results if r.calls and r.since_call is not None]
-    if not found:
+    since = [r for r in results if r.calls and r.since_call is not None]
+    if not since:
         return
-    first = min(found, key=lambda r: r.since_call or 0)
+    first = min(since, key=lambda r: r.since_call or 0)
     name, where = call_name(first.calls, first.since_call or 0), f"case {first.case}"
     if kind_of(first.tap) in CACHE_KINDS:
         slot = first.worst.index.get("slot") if first.worst else None

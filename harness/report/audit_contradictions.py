@@ -16,9 +16,9 @@ def contradictions(audit: Audit) -> Iterator[Contradiction]:
         if count > 1:
             yield f"mutant {name}", "one entry", f"{count} entries"
     for mutant in audit.mutants:
-        found = tuple(result.precision for result in mutant.results)
-        if found != tuple(audit.scores):
-            yield f"mutant {mutant.id}", f"results at {_names(audit.scores)}", f"results at {_names(found)}"
+        precisions = tuple(result.precision for result in mutant.results)
+        if precisions != tuple(audit.scores):
+            yield f"mutant {mutant.id}", f"results at {_names(audit.scores)}", f"results at {_names(precisions)}"
             return  # what follows looks results up by precision
     for precision in audit.scores:
         if precision not in audit.limits:
@@ -71,11 +71,11 @@ def _of_score(precision: str, score: Score, results: list[AuditResult]) -> Itera
             yield f"score at {precision}: {name}", expected, getattr(score, name)
     if score.right > 1:
         yield f"score at {precision}: right", "at most 1, since the right decoder passes", score.right
-    for name, found in score.criteria.items():
+    for name, count in score.criteria.items():
         visible = [result for result in results if result.outcome in (*BLIND, "caught")]
         expected = sum(name in result.criteria for result in visible)
-        if found != expected:
-            yield f"score at {precision}: {name}", expected, found
+        if count != expected:
+            yield f"score at {precision}: {name}", expected, count
 
 
 def _names(names: Iterable[str]) -> str:

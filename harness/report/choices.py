@@ -32,25 +32,25 @@ class ChoiceFigures:
 
 def figures(results: Iterable[TapResult]) -> ChoiceFigures:
     """Those of results that have any."""
-    found = [r.choice for r in results if r.choice is not None]
+    choices = [r.choice for r in results if r.choice is not None]
     return ChoiceFigures(
-        *(sum(getattr(one, name) for one in found) for name in ("tokens", "ties", "wrong", "dropped", "unseen"))
+        *(sum(getattr(c, name) for c in choices) for name in ("tokens", "ties", "wrong", "dropped", "unseen"))
     )
 
 
 def by_mode(results: Iterable[TapResult]) -> dict[tuple[str, str], list[TapResult]]:
     """By precision and mode, the results that have choices which are not all the golden's."""
-    other = (r for r in results if r.choice is not None and (r.choice.others or r.choice.unseen))
-    return grouped(other, lambda r: (r.precision, r.mode))
+    differing = (r for r in results if r.choice is not None and (r.choice.others or r.choice.unseen))
+    return grouped(differing, lambda r: (r.precision, r.mode))
 
 
 def sentences(results: Sequence[TapResult]) -> tuple[str, ...]:
     """One for every precision and mode in which a token goes to other experts, and one for what is dropped."""
     said: list[str] = []
-    for (precision, mode), other in by_mode(results).items():
+    for (precision, mode), differing in by_mode(results).items():
         here = [r for r in results if (r.precision, r.mode) == (precision, mode)]
-        said.append(f"{precision} {mode}: {_counts(figures(here))}{_widest(other)}")
-        dropping = next((r for r in other if r.choice is not None and r.choice.dropped), None)
+        said.append(f"{precision} {mode}: {_counts(figures(here))}{_widest(differing)}")
+        dropping = next((r for r in differing if r.choice is not None and r.choice.dropped), None)
         if dropping is not None and dropping.choice is not None:
             where = f"{dropping.tap} in {dropping.case}"
             said.append(f"{precision} {mode}: dropped at {where} {dropped_by(dropping)}")
@@ -69,7 +69,7 @@ def _widest(results: Iterable[TapResult]) -> str:
     ties = [(r, r.choice.tie) for r in results if r.choice is not None and r.choice.tie is not None]
     if not ties:
         return ""
-    r, tie = max(ties, key=lambda one: ((one[1].gap or 0.0) - one[1].allowed) / (one[1].allowed or 1.0))
+    r, tie = max(ties, key=lambda pair: ((pair[1].gap or 0.0) - pair[1].allowed) / (pair[1].allowed or 1.0))
     return f"; the widest tie {tie.gap or 0.0:.2g} with {tie.allowed:.2g} allowed, {r.tap} in {r.case}"
 
 
@@ -123,9 +123,9 @@ def pinned_note(results: Sequence[TapResult]) -> str | None:
         of_mode = (
             figures(r for r in results if (r.precision, r.mode) == (precision, m)) for m in ("forward", "alone")
         )
-        others = next((n for one in of_mode if (n := one.ties + one.wrong + one.dropped)), 0)
-        if others:
-            counts[precision] = others
+        elsewhere = next((n for figure in of_mode if (n := figure.ties + figure.wrong + figure.dropped)), 0)
+        if elsewhere:
+            counts[precision] = elsewhere
     if not counts:
         return None
     said = ", ".join(f"{count:,} at {precision}" for precision, count in counts.items())

@@ -23,7 +23,7 @@ def broken_contract(report: Report) -> PortError | None:
     broken = [result for result in report.results if breaks_contract(result)]
     first = broken[0]
     reasons = [breach(result) for result in broken]
-    as_it_is = next((one for one in report.narrower if one.precision == first.precision), None)
+    as_it_is = next((narrow for narrow in report.narrower if narrow.precision == first.precision), None)
     kinds = ", ".join(dict.fromkeys(reasons))
     problem = f"{len(broken)} taps could not be compared ({kinds})"
     if as_it_is is not None and kinds == "dtype":

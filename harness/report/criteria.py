@@ -32,18 +32,18 @@ def parse_criteria(text: str) -> Criteria:
     if text.strip() == PHASE_3_NAME:
         return PHASE_3
     known = tuple(field.name for field in fields(Criteria))
-    found: dict[str, float] = {}
+    given: dict[str, float] = {}
     for part in text.split(","):
         name, _, number = (word.strip() for word in part.partition("="))
         value = _number(number)
-        if name not in known or name in found or not is_threshold(value):
-            problem = "a criterion is given twice" if name in found else "this is not a threshold"
+        if name not in known or name in given or not is_threshold(value):
+            problem = "a criterion is given twice" if name in given else "this is not a threshold"
             problem = problem if name in known else "unknown criterion"
             expected = f"{PHASE_3_NAME}, or NAME=NUMBER with commas, of {', '.join(known)}, each above 0"
             hint = f"for example --criteria max_abs=1e-4,mean_abs=1e-5,position_r=0.1, which is {PHASE_3_NAME}"
             raise UsageError(problem, f"--criteria {text}", expected, part.strip() or "nothing", hint=hint)
-        found[name] = value
-    return Criteria(**found)
+        given[name] = value
+    return Criteria(**given)
 
 
 def _number(text: str) -> float:
@@ -65,8 +65,8 @@ def criteria_of(acceptance: Acceptance | None) -> Criteria:
 
 def criteria_of_both(before: Report, after: Report) -> Criteria:
     """One set for both sides of a diff: what either was asked, the later one first."""
-    found = (criteria_of(side.acceptance) for side in (after, before))
-    return next((criteria for criteria in found if criteria != PHASE_3), PHASE_3)
+    asked = (criteria_of(side.acceptance) for side in (after, before))
+    return next((criteria for criteria in asked if criteria != PHASE_3), PHASE_3)
 
 
 def acceptance(
@@ -89,12 +89,12 @@ def acceptance(
     mean_abs = largest(r.mean_abs for r in logits)
     meaningful = [r.position_r for r in logits if r.position_r is not None and r.position_note is None]
     correlation = max(meaningful, key=abs, default=None)
-    written = [one for one in generations if one.precision == precision]
+    written = [generation for generation in generations if generation.precision == precision]
     passed = (
         _is_below(max_abs, criteria.max_abs)
         and _is_below(mean_abs, criteria.mean_abs)
         and _is_below(abs(correlation or 0.0), criteria.position_r)
-        and all(one.verdict == "match" for one in written)
+        and all(generation.verdict == "match" for generation in written)
     )
     return Acceptance(
         precision=precision,
@@ -103,7 +103,7 @@ def acceptance(
         position_correlation=correlation,
         passed=passed,
         remark=_remark(forward, criteria),
-        generation="; ".join(one.text for one in written) or None,
+        generation="; ".join(generation.text for generation in written) or None,
         criteria=msgspec.UNSET if criteria == PHASE_3 else criteria,
     )
 

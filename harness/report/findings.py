@@ -55,8 +55,8 @@ def findings(report: Report) -> tuple[Finding, ...]:
     """
     wrong = [r for r in report.results if r.verdict in ("introduced", "nonfinite")]
     kinds = dict.fromkeys(kind_of(tap) for tap in report.introduced)
-    found = [_finding(report, kind, [r for r in wrong if kind_of(r.tap) == kind]) for kind in kinds]
-    return tuple(sorted(found, key=lambda finding: bool(finding.since)))
+    by_kind = [_finding(report, kind, [r for r in wrong if kind_of(r.tap) == kind]) for kind in kinds]
+    return tuple(sorted(by_kind, key=lambda finding: bool(finding.since)))
 
 
 def unexplained(report: Report) -> tuple[Finding, ...]:

@@ -142,12 +142,12 @@ def _test(name: str, result: FinalResult | None = None, text: str = "") -> TestC
 
 
 def _skipped(title: str, lines: Iterable[str]) -> Iterator[TestCase]:
-    """A skipped test for each line, `what: reason`."""
+    """A skipped test for each line, `subject: reason`."""
     for line in lines:
-        what, _, reason = line.partition(": ")
-        yield _test(f"{title}: {what}", Skipped(legal(reason or what)))
+        subject, _, reason = line.partition(": ")
+        yield _test(f"{title}: {subject}", Skipped(legal(reason or subject)))
 
 
 def legal(text: str) -> str:
     """Text as XML can hold it: a character that it cannot is written as its escape, \\x1b."""
-    return re.sub(ILLEGAL, lambda found: escaped(found.group()), text)
+    return re.sub(ILLEGAL, lambda match: escaped(match.group()), text)

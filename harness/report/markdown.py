@@ -146,8 +146,8 @@ def code(outside: str) -> str:
     return f"<code>{re.sub(r'[^A-Za-z0-9 ]', _entity, plain)}</code>"
 
 
-def _entity(found: re.Match[str]) -> str:
-    return "".join(f"&#{ord(character)};" for character in found.group())
+def _entity(match: re.Match[str]) -> str:
+    return "".join(f"&#{ord(character)};" for character in match.group())
 
 
 def _shortened(outside: str) -> str:

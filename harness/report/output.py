@@ -34,8 +34,8 @@ def check_outputs(paths: Mapping[str, Path]) -> None:
 def _place(path: Path) -> tuple[object, ...]:
     """What is one for two paths of one file: its inode, or where it will be."""
     if path != STDOUT and path.exists():
-        found = path.stat()
-        return found.st_dev, found.st_ino
+        stat = path.stat()
+        return stat.st_dev, stat.st_ino
     return (path if path == STDOUT else path.resolve(),)
 
 
@@ -77,9 +77,9 @@ def refuse_inputs(outputs: Mapping[str, Path], inputs: Mapping[str, Input]) -> N
             if _is_same(path, given) or _is_in(path, given):
                 raise _refused(option, path, name, given)
         for folder in path.resolve().parents:
-            what = _holds(folder)
-            if what == "a Zarr golden" or (what and folder == path.resolve().parent):
-                raise _refused(option, path, what, folder)
+            kind = _holds(folder)
+            if kind == "a Zarr golden" or (kind and folder == path.resolve().parent):
+                raise _refused(option, path, kind, folder)
 
 
 def _refused(option: str, path: Path, name: str, given: Path) -> UsageError:
@@ -107,8 +107,8 @@ def _is_in(path: Path, folder: Path) -> bool:
     if not folder.is_dir() or not path.exists():
         return False
     own = path.stat()
-    found = (file.stat() for file in folder.rglob("*") if file.is_file())
-    return any((one.st_dev, one.st_ino) == (own.st_dev, own.st_ino) for one in found)
+    stats = (file.stat() for file in folder.rglob("*") if file.is_file())
+    return any((stat.st_dev, stat.st_ino) == (own.st_dev, own.st_ino) for stat in stats)
 
 
 def _holds(folder: Path) -> str | None:

@@ -104,9 +104,9 @@ def _left_out(side: Candidate, other: frozenset[Cell], when: str) -> Iterator[st
     known = [{cell[axis] for cell in other} for axis in range(3)]
 
     def name(cell: Cell) -> str:
-        for what, value, seen in zip(("precision", "mode", "case"), cell, known, strict=True):
+        for field, value, seen in zip(("precision", "mode", "case"), cell, known, strict=True):
             if value not in seen:
-                return f"{what} {value}"
+                return f"{field} {value}"
         return f"case {cell[2]} at {cell[0]}, {cell[1]}"
 
     counts = Counter(name(_cell(result)) for result in results)

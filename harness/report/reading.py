@@ -136,9 +136,9 @@ def _of_choices(r: TapResult) -> Iterator[tuple[object, object]]:
     counts = {name: getattr(r.choice, name) for name in ("ties", "wrong", "dropped", "unseen")}
     if min(counts.values()) < 0 or sum(counts.values()) > r.choice.tokens:
         yield f"parts of {r.choice.tokens} choices", counts
-    for one, tie in ((r.choice.tie, True), (r.choice.worst, False)):
-        if one is not None and (one.gap is not None and one.gap <= one.allowed) != tie:
-            yield f"a gap {'up to' if tie else 'beyond'} what is allowed, {one.allowed}", one.gap
+    for choice, tie in ((r.choice.tie, True), (r.choice.worst, False)):
+        if choice is not None and (choice.gap is not None and choice.gap <= choice.allowed) != tie:
+            yield f"a gap {'up to' if tie else 'beyond'} what is allowed, {choice.allowed}", choice.gap
     if not is_wrong(r.verdict) and r.choice.wrong + r.choice.dropped:
         yield f"no wrong choice, since it is {r.verdict}", counts
     if r.verdict == "tied" and r.choice.ties + r.choice.unseen != r.choice.tokens:
@@ -151,12 +151,12 @@ def _of_judgement(report: Report) -> Iterator[tuple[str, object, object]]:
     thresholds = [value for value in asdict(criteria).values() if value is not None]
     if not thresholds or not all(map(is_threshold, thresholds)):
         yield "acceptance: criteria", "at least one, each above 0", criteria
-    found = acceptance(report.results, report.generations, criteria)
+    judged = acceptance(report.results, report.generations, criteria)
     for name, expected, said in (
         ("verdict", overall(report.results, report.generations), report.verdict),
         ("introduced", introduced(report.results, order), report.introduced),
         ("first_divergence", first_divergence(report.results, order), report.first_divergence),
-        ("acceptance", _figures(found), _figures(report.acceptance)),
+        ("acceptance", _figures(judged), _figures(report.acceptance)),
     ):
         if expected != said:
             yield f"{name}, which follows from the results", expected, said
@@ -169,7 +169,7 @@ def _of_environment(report: Report) -> Iterator[tuple[str, object, object]]:
     if not isinstance(libraries, dict) or not {"jax", "flax"} <= set(libraries):
         yield "environment: libraries", "versions of jax and flax at least", libraries
     devices = environment.get("devices")
-    if not isinstance(devices, list) or not all(isinstance(one, str) for one in devices):
+    if not isinstance(devices, list) or not all(isinstance(device, str) for device in devices):
         yield "environment: devices", "a list of names", devices
     mesh = environment.get("mesh", {})
     if not isinstance(mesh, dict) or not all(type(size) is int and size > 0 for size in mesh.values()):
@@ -184,20 +184,20 @@ def _of_environment(report: Report) -> Iterator[tuple[str, object, object]]:
             yield f"environment: precision {name}", "x64 and matmul_precision", settings
 
 
-def _figures(found: Acceptance | None) -> tuple[object, ...] | None:
+def _figures(judged: Acceptance | None) -> tuple[object, ...] | None:
     """An acceptance without its remarks, whose words a release may change."""
-    if found is None:
+    if judged is None:
         return None
-    return found.precision, found.max_abs, found.mean_abs, found.position_correlation, found.passed
+    return judged.precision, judged.max_abs, judged.mean_abs, judged.position_correlation, judged.passed
 
 
 def _of_diff(diff: Diff) -> Iterable[tuple[str, object, object]]:
     """Where a diff says two things: (where, expected, found)."""
     changed = Counter(change.status for change in diff.changes)
     for status in STATUSES:
-        found = diff.counts.get(status)
-        if found is None or (status != "unchanged" and found != changed[status]):
-            yield f"counts: {status}", changed[status], found
+        count = diff.counts.get(status)
+        if count is None or (status != "unchanged" and count != changed[status]):
+            yield f"counts: {status}", changed[status], count
     if diff.verdict != (expected := verdict_of(diff.counts)):
         yield "verdict", f"{expected}, by the counts", diff.verdict
     if changed["unchanged"]:

@@ -132,8 +132,8 @@ def logit_summary(results: Sequence[TapResult]) -> LogitSummary:
 
 def largest(values: Iterable[float | None]) -> float | None:
     """The largest; None where one is not finite, or there is none."""
-    found = list(values)
-    return None if any(v is None for v in found) else _largest_known(found)
+    listed = list(values)
+    return None if any(v is None for v in listed) else _largest_known(listed)
 
 
 def _largest_known(values: Iterable[float | None]) -> float | None:

@@ -219,10 +219,10 @@ def inherited(report: Report) -> str | None:
 
 def in_a_narrower_dtype(report: Report) -> Iterator[str]:
     """That the whole model computes in another dtype than it is asked for, a sentence for each such dtype."""
-    for dtype in dict.fromkeys(one.dtype for one in report.narrower):
-        found = [one for one in report.narrower if one.dtype == dtype]
-        asked, first = " and ".join(one.precision for one in found), found[0]
-        kinds = tuple(dict.fromkeys(kind for one in found for kind in one.rounding))
+    for dtype in dict.fromkeys(narrow.dtype for narrow in report.narrower):
+        alike = [narrow for narrow in report.narrower if narrow.dtype == dtype]
+        asked, first = " and ".join(narrow.precision for narrow in alike), alike[0]
+        kinds = tuple(dict.fromkeys(kind for narrow in alike for kind in narrow.rounding))
         held = f"the values of {len(first.kinds)} of {counted(first.of, 'kind')} of taps are {dtype} numbers"
         sized = f", and the errors at {some(kinds)} are of the size of that rounding" if kinds else ""
         command = f"; `{first.command}` checks it as it is" if first.command else ""
@@ -272,9 +272,9 @@ def power(value: float) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def counted(count: int, what: str) -> str:
+def counted(count: int, noun: str) -> str:
     """`1 case`, `2 cases`."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def escaped(character: str) -> str:

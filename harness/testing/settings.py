@@ -111,8 +111,8 @@ def add_options(parser: pytest.Parser) -> None:
     )
     modes = "comma-separated: forward, replay (both: the two), prefill, alone; all by default"
     option("--golden-mode", "mode", modes, default="all", metavar="LIST")
-    for name, what in (("rms", "rms"), ("max", "max-abs")):
-        factor = f"factor on every {what} limit: above 1 misses bugs, below 1 accuses correct ports"
+    for name, measure in (("rms", "rms"), ("max", "max-abs")):
+        factor = f"factor on every {measure} limit: above 1 misses bugs, below 1 accuses correct ports"
         option(f"--golden-limit-{name}", f"limit_{name}", factor, type=float, metavar="X")
     option(
         "--golden-lift", "lift", "in float64, lift the float32 that is hard-coded in the port", action="store_true"

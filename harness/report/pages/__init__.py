@@ -60,11 +60,11 @@ def criteria(acceptance: Acceptance) -> str:
     )
 
 
-def _threshold(value: float | None, what: str = "< ") -> str:
+def _threshold(value: float | None, prefix: str = "< ") -> str:
     if value is None:
         return ""
     as_power = value < 0.01 and float(power(value)) == value
-    return f" ({what}{power(value) if as_power else f'{value:g}'})"
+    return f" ({prefix}{power(value) if as_power else f'{value:g}'})"
 
 
 def figures_of(x: LogitSummary) -> dict[str, str]:

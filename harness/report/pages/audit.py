@@ -70,12 +70,12 @@ def _body(audit: Audit, detail: Detail) -> Iterator[Block]:
     folded = True if detail == "summary" else None
     yield from part(detail, "What this golden cannot see", _unseen(audit, detail), link="Blind spots")
     yield from part(detail, "Score", _score(audit, folded), link="Score")
-    every: tuple[Block, ...] = ()
+    cases: tuple[Block, ...] = ()
     if detail == "page":
         from harness.report.pages import audit_mutants  # what nothing else needs
 
         yield Section("Every mutant", tuple(audit_mutants.mutants(audit)), link="Mutants")
-        every = (audit_mutants.cases(audit),)
+        cases = (audit_mutants.cases(audit),)
     else:
         tallies = ((f.name, *(", ".join(map(str, tally)) for tally in f.tallies)) for f in families(audit))
         table = Table(("family: caught, named, of", *audit.scores), tuple(tallies))
@@ -88,14 +88,14 @@ def _body(audit: Audit, detail: Detail) -> Iterator[Block]:
         f"the other {len(audit.spare)} add nothing for the arithmetic (they may be there for their tokens): "
         f"{', '.join(audit.spare) or 'none'}",
     )
-    yield Section("Cases", (Lines(needed), *every), link="Cases", folded=folded)
+    yield Section("Cases", (Lines(needed), *cases), link="Cases", folded=folded)
     yield from listed("Not covered", audit.not_covered, detail)
     yield from closing(detail, audit.golden, audit.limits, {"ran on": audit.environment})
 
 
 def _unseen(audit: Audit, detail: Detail) -> Iterator[Block]:
     """What is caught at no precision, not at one of them, or caught and not named."""
-    found: dict[str, list[tuple[str, Text]]] = {}
+    by_title: dict[str, list[tuple[str, Text]]] = {}
     if detail == "page":
         yield Prose(PLANTED)
         yield from _blind(audit)
@@ -104,12 +104,12 @@ def _unseen(audit: Audit, detail: Detail) -> Iterator[Block]:
             yield Prose(f"Every mutant that is a bug here is caught at one of these precisions at least: {at}.")
     else:
         spots = (unseen for m in audit.mutants if m.id in audit.blind for unseen in _grouped(m, BLIND))
-        found["Caught at no precision"] = [_reason(unseen) for unseen in spots]
+        by_title["Caught at no precision"] = [_reason(unseen) for unseen in spots]
     for precision in audit.scores:
         missed = f"Not caught at {precision}, and caught at another precision"
         unnamed = f"Caught at {precision}, but not at the operation where it is and there alone"
-        found[missed], found[unnamed] = list(_missed(audit, precision)), list(_unnamed(audit, precision))
-    for title, facts in found.items():
+        by_title[missed], by_title[unnamed] = list(_missed(audit, precision)), list(_unnamed(audit, precision))
+    for title, facts in by_title.items():
         if facts:
             yield Section(title, (Facts(tuple(facts)),), f"{len(facts)}")
 
@@ -145,9 +145,9 @@ def _unnamed(audit: Audit, precision: str) -> Iterator[tuple[str, Text]]:
 
 def _grouped(mutant: AuditedMutant, outcomes: Collection[str]) -> Iterator[Unseen]:
     """The results of these outcomes, those of one reason together."""
-    found = [result for result in mutant.results if result.outcome in outcomes]
-    for outcome, reason in dict.fromkeys((result.outcome, result.reason) for result in found):
-        alike = [result for result in found if (result.outcome, result.reason) == (outcome, reason)]
+    results = [result for result in mutant.results if result.outcome in outcomes]
+    for outcome, reason in dict.fromkeys((result.outcome, result.reason) for result in results):
+        alike = [result for result in results if (result.outcome, result.reason) == (outcome, reason)]
         where = tuple(result.precision for result in alike)
         yield Unseen(mutant, outcome, where, reason or "", alike[-1].remedy)
 
@@ -235,9 +235,9 @@ def families(audit: Audit) -> Iterator[Family]:
 
 
 def _tally(mutants: Collection[AuditedMutant], precision: str) -> tuple[int, int, int]:
-    found = [_at(mutant, precision) for mutant in mutants]
-    visible = sum(r.outcome in (*BLIND, "caught") for r in found)
-    return sum(r.outcome == "caught" for r in found), sum(r.named for r in found), visible
+    results = [_at(mutant, precision) for mutant in mutants]
+    visible = sum(r.outcome in (*BLIND, "caught") for r in results)
+    return sum(r.outcome == "caught" for r in results), sum(r.named for r in results), visible
 
 
 def _at(mutant: AuditedMutant, precision: str) -> AuditResult:

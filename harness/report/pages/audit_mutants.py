@@ -67,10 +67,10 @@ def _where(result: AuditResult, mutant: AuditedMutant) -> tuple[str | Cell, ...]
     if result.outcome != "caught":
         remedy = f"; would be caught by {result.remedy}" if result.remedy else ""
         return (Cell(f"{result.reason}{remedy}", columns=2),)
-    found = ", ".join(result.introduced)
+    places = ", ".join(result.introduced)
     if not result.named:
-        found = f"{found or 'nowhere: forward only'} (it is in {', '.join(mutant.expected)})"
-    return found, f"{len(result.cases)}: {some(result.cases, SHOWN_CASES)}"
+        places = f"{places or 'nowhere: forward only'} (it is in {', '.join(mutant.expected)})"
+    return places, f"{len(result.cases)}: {some(result.cases, SHOWN_CASES)}"
 
 
 def _outcome(result: AuditResult) -> str:

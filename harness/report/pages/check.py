@@ -86,8 +86,8 @@ def _body(report: Report, detail: Detail) -> Iterator[Block]:
     yield from pages.part(detail, "Logits", (*acceptance, *logits) if on_page else acceptance, link="Logits")
     yield from pages.listed("Not covered", report.not_covered, detail)
     if detail == "summary":
-        if found := _worst_first(report):
-            evidence = tuple(_finding(f, report, but="worst at") for f in found[:SHOWN_IN_SUMMARY])
+        if worst := _worst_first(report):
+            evidence = tuple(_finding(f, report, but="worst at") for f in worst[:SHOWN_IN_SUMMARY])
             yield Section("Evidence", evidence, folded=True)
         if logits:
             yield Section("Logits", logits, folded=True)
@@ -122,18 +122,18 @@ def _findings(report: Report, detail: Detail) -> Iterator[Block]:
     from harness.report.findings import unexplained
 
     if detail == "screen":
-        found = unexplained(report)
-        yield from (_finding(f, report) for f in found[:SHOWN_ON_SCREEN])
-        if len(found) > SHOWN_ON_SCREEN:
-            yield Prose(f"also introduced at: {', '.join(f.kind for f in found[SHOWN_ON_SCREEN:])}")
+        in_order = unexplained(report)
+        yield from (_finding(f, report) for f in in_order[:SHOWN_ON_SCREEN])
+        if len(in_order) > SHOWN_ON_SCREEN:
+            yield Prose(f"also introduced at: {', '.join(f.kind for f in in_order[SHOWN_ON_SCREEN:])}")
     elif detail == "page":
         from harness.report.pages.check_details import worst_elements
 
         yield from (_finding(f, report, body=worst_elements(f, report)) for f in _worst_first(report))
-    elif found := _worst_first(report):
-        rows = tuple(_finding_row(f, report) for f in found[:SHOWN_IN_SUMMARY])
+    elif worst := _worst_first(report):
+        rows = tuple(_finding_row(f, report) for f in worst[:SHOWN_IN_SUMMARY])
         heads = ("introduced at", "layers", "precisions", "x noise", "worst element")
-        yield Table(heads, rows, rest=len(found) - len(rows))
+        yield Table(heads, rows, rest=len(worst) - len(rows))
 
 
 def _worst_first(report: Report) -> tuple[Wrong, ...]:
@@ -183,18 +183,18 @@ def _figures(report: Report) -> Table:
 
 def _logits(report: Report) -> Iterator[Table]:
     """A line for each precision at which there are logits."""
-    found = forward_logits(report.results)
-    rows = tuple((p, *pages.figures_of(logit_summary(results)).values()) for p, results in found.items())
+    by_precision = forward_logits(report.results)
+    rows = tuple((p, *pages.figures_of(logit_summary(results)).values()) for p, results in by_precision.items())
     if rows:
         yield Table(("logits", *numbers(*pages.LOGITS)), rows, "logits")
 
 
 def _acceptance(report: Report, detail: Detail) -> Iterator[Prose]:
-    found = report.acceptance
-    if found is not None:
-        figures = f"{'   ' if detail == 'screen' else ', '}{pages.criteria(found)}"
-        yield Prose((f"{pages.judged_by(found)}: ", pages.outcome(found), figures))
-        if found.generation:
-            yield Prose(f"generation: {found.generation}", "note")
-        if found.remark:
-            yield Prose(found.remark, "note")
+    acceptance = report.acceptance
+    if acceptance is not None:
+        figures = f"{'   ' if detail == 'screen' else ', '}{pages.criteria(acceptance)}"
+        yield Prose((f"{pages.judged_by(acceptance)}: ", pages.outcome(acceptance), figures))
+        if acceptance.generation:
+            yield Prose(f"generation: {acceptance.generation}", "note")
+        if acceptance.remark:
+            yield Prose(acceptance.remark, "note")

@@ -125,7 +125,7 @@ def logits(report: Report) -> Iterator[Section]:
             f"{total.agreed:,} of {total.positions:,} positions, {total.flips} flips, {total.ties} ties"
         )
         flips = [(r.case, flip) for r in results if r.logits is not None for flip in r.logits.flips]
-        flips.sort(key=lambda found: (found[1].tie, -found[1].margin))
+        flips.sort(key=lambda pair: (pair[1].tie, -pair[1].margin))
         shown = (_flips(precision, flips),) if flips else ()
         yield Section(precision, (_by_case(precision, results), *shown), note, folded=place > 0)
 

@@ -21,12 +21,12 @@ def page(diagnosis: Diagnosis, detail: Detail) -> Page:
     facts: list[tuple[str, Text]] = [("golden", f"{golden.path}  {golden.id[:12]}"), ("port", diagnosis.port)]
     if diagnosis.precision is not None:
         facts.append(("looked at", f"{diagnosis.precision}, {', '.join(diagnosis.cases)}"))
-    right = diagnosis.verdict == "match"
+    passed = diagnosis.verdict == "match"
     return Page(
         command="goldens diagnose",
         title=f"{diagnosis.port} against {golden.model}",
-        word="PASS" if right else "FAIL",
-        style="good" if right else "bad",
+        word="PASS" if passed else "FAIL",
+        style="good" if passed else "bad",
         said=_said(diagnosis),
         facts=(*facts, *((fact.topic, fact.text) for fact in diagnosis.facts)),
         notes=(),

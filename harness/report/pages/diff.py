@@ -96,24 +96,24 @@ def _body(diff: Diff, detail: Detail) -> Iterator[Block]:
 
 def _changed(diff: Diff, detail: Detail) -> Iterator[Finding]:
     """Status by status: on a screen what was mended first, elsewhere what was broken."""
-    found = list(sections(diff))
-    for section in found if detail == "screen" else sorted(found, key=lambda section: section.better):
+    by_status = list(sections(diff))
+    for section in by_status if detail == "screen" else sorted(by_status, key=lambda section: section.better):
         own = (_operations(section.operations, section.status, detail),) if section.operations else ()
         rest = Prose(f"{'and ' if own else ''}{section.inheritance}")
         yield Finding(section.status, body=(*own, rest) if section.inherited else own, better=section.better)
 
 
 def _still_wrong(diff: Diff, detail: Detail) -> tuple[Block, ...]:
-    found, sentence = tuple(_by_kind(diff, diff.still_wrong)), Prose(_what_is_wrong(diff))
-    body = (_operations(found, "still wrong", detail), sentence) if found else (sentence,)
-    if detail == "page" or (detail == "screen" and not found):
+    operations, sentence = tuple(_by_kind(diff, diff.still_wrong)), Prose(_what_is_wrong(diff))
+    body = (_operations(operations, "still wrong", detail), sentence) if operations else (sentence,)
+    if detail == "page" or (detail == "screen" and not operations):
         return body
     return (Finding("still wrong" if detail == "screen" else "Still wrong", body=body),)
 
 
-def _operations(found: Sequence[Operation], label: str, detail: Detail) -> Table:
+def _operations(operations: Sequence[Operation], label: str, detail: Detail) -> Table:
     """One line per operation: where, and the largest multiple before and after."""
-    to, shown, rest = TO[detail], found[: SHOWN[detail]], found[SHOWN[detail] :]
+    to, shown, rest = TO[detail], operations[: SHOWN[detail]], operations[SHOWN[detail] :]
     figures = [f"{o.before} {to} {o.after} x {o.unit}" for o in shown]
     also = f"and at {some([o.kind for o in rest], SHOWN['screen'])}" if rest else ""
     if detail == "screen":

@@ -90,8 +90,8 @@ def _tap_cell(name: str, results: Sequence[TapResult]) -> Cell:
         return _no_figure(f"{name}: every token is a tie")
     worst = max(results, key=lambda r: r.share)
     wrong = sum(is_wrong(r.verdict) for r in results)
-    what = f"{wrong} of {len(results)} cases beyond the limit; " if wrong else ""
-    title = f"{name}: {what}largest in {worst.case}"
+    beyond = f"{wrong} of {len(results)} cases beyond the limit; " if wrong else ""
+    title = f"{name}: {beyond}largest in {worst.case}"
     value = math.inf if worst.rms_multiple is None else worst.rms_multiple
     return _cell(value, worst.share, bool(wrong), title)
 
@@ -104,9 +104,9 @@ def _profiles(
     for row, r in enumerate(results):
         # Nothing is compared at padding: None is not finite only in a result that has such a value at all.
         gap = math.inf if r.rms_multiple is None else -math.inf
-        found = np.array([gap if value is None else value for value in r.profile])
-        values[row, : len(found)] = found
-        shares[row, : len(found)] = found / [limit or 1.0 for limit in r.limits]
+        multiples = np.array([gap if value is None else value for value in r.profile])
+        values[row, : len(multiples)] = multiples
+        shares[row, : len(multiples)] = multiples / [limit or 1.0 for limit in r.limits]
     return shares, values
 
 
@@ -148,5 +148,5 @@ def _label(stage: str) -> str:
 
 def modes(report: Report, precision: str) -> Iterable[str]:
     """The modes checked at a precision; replay first, since it says where."""
-    found = {r.mode for r in report.results if r.precision == precision}
-    return (mode for mode in sorted(MODES, key=lambda mode: mode != "replay") if mode in found)
+    checked = {r.mode for r in report.results if r.precision == precision}
+    return (mode for mode in sorted(MODES, key=lambda mode: mode != "replay") if mode in checked)

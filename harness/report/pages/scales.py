@@ -106,15 +106,15 @@ def ladder(precision: str, unit: str, limits: LimitEntry, measured: Sequence[Mea
         ("limit", "limit", limit, "the largest that still matches, where this port is nearest to it"),
         ("bug", "weakest known bug", limits.weakest_bug, "planted, in the embedded golden"),
     )
-    rungs = [(*one, one[2]) for one in fixed]
+    rungs = [(*rung, rung[2]) for rung in fixed]
     rungs += [(m.kind, m.name, m.multiple, _where(m), at) for m, at in zip(measured, drawn, strict=True)]
     rungs.sort(key=lambda rung: math.inf if rung[4] is None else rung[4])
-    every = math.ceil((high - low) / MAX_TICKS)
+    decades = math.ceil((high - low) / MAX_TICKS)
     return Ladder(
         precision,
         tuple(Rung(kind, name, number(value), where, left(at)) for kind, name, value, where, at in rungs),
         left(limit),
-        tuple((left(10.0**e), short(10.0**e) if e >= -1 else f"1e{e}") for e in range(low, high + 1, every)),
+        tuple((left(10.0**e), short(10.0**e) if e >= -1 else f"1e{e}") for e in range(low, high + 1, decades)),
         f"{ABOUT} {BLIND}" if limits.weakest_bug <= limit else ABOUT,
     )
 
