@@ -88,8 +88,8 @@ def operations_of(arch: Architecture) -> Operations:
     if any(
         r.interleaved or r.wide != "none" or r.dims < arch.head_dim or frequencies(r)[1] != 1.0 for r in turned
     ):
-        one = turned[0]  # which layers have in common
-        rotate = _bound(_rotate, one.interleaved, one.wide, one.last, one.deinterleaved)
+        rope = turned[0]  # which layers have in common
+        rotate = _bound(_rotate, rope.interleaved, rope.wide, rope.last, rope.deinterleaved)
         changed |= dict.fromkeys(("rotate_q", "rotate_k"), rotate)
     if turned and turned[0].growth:
         changed["grow_q"] = _bound(_grown, *turned[0].growth)
@@ -230,7 +230,7 @@ def one_by_one(operations: Operations) -> Operations:
     replaced runs primitive by primitive, and the rest is compiled once for all such decoders.
     """
     own = {field.name: getattr(operations, field.name) for field in fields(Operations)}
-    made = {name: one if name in WIRING else _compiled(one, STATIC.get(name, ())) for name, one in own.items()}
+    made = {name: op if name in WIRING else _compiled(op, STATIC.get(name, ())) for name, op in own.items()}
     if made["norm_heads"] is norm_all_heads:
         made["norm_heads"] = partial(norm_all_heads, join=_compiled(join_heads), split=_compiled(split_heads))
     return Operations(**made)

@@ -70,7 +70,7 @@ def with_bounds(
     report: Report, declared: Declarations, source_of: Callable[[str], GoldenSource], checkpoint: Path
 ) -> Report:
     """The report with the bounds of what it shows of its findings, where all inputs were goldens."""
-    found: dict[tuple[str, str, str, str], float] = {}
+    bounds: dict[tuple[str, str, str, str], float] = {}
     weights, arch = None, None
     for worst in (finding.worst for finding in unexplained(report)):
         if worst.mode != "replay" or worst.verdict != "introduced":
@@ -83,10 +83,10 @@ def with_bounds(
         arch = arch or architecture_of(source.golden.manifest.model.config)
         largest = bound(worst, source, weights, arch)
         if largest is not None:
-            found[_key(worst)] = largest
-    if not found:
+            bounds[_key(worst)] = largest
+    if not bounds:
         return report
-    return replace(report, results=tuple(replace(r, bound=found.get(_key(r))) for r in report.results))
+    return replace(report, results=tuple(replace(r, bound=bounds.get(_key(r))) for r in report.results))
 
 
 def _key(result: TapResult) -> tuple[str, str, str, str]:

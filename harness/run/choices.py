@@ -116,11 +116,11 @@ def choosing(
 
 def may_tie(source: GoldenSource, case: CaseEntry, routing: str, mode: str, limit: Limit) -> PerToken:
     """The tokens for which a correct port may choose other experts than the golden; all where it has no scores."""
-    found = choosing(source, case, routing, mode, limit)
+    judged_by = choosing(source, case, routing, mode, limit)
     counted = source.scope(case.name).counted
-    if found.scores is None:
+    if judged_by.scores is None:
         return counted
-    return np.asarray(counted & (margins(found.experts, found.scores) <= 2 * found.allowed))
+    return np.asarray(counted & (margins(judged_by.experts, judged_by.scores) <= 2 * judged_by.allowed))
 
 
 def unpinned(source: GoldenSource, case: CaseEntry, declared: Declarations, limit: Limit) -> Unpinned:
@@ -151,11 +151,11 @@ def unpinned(source: GoldenSource, case: CaseEntry, declared: Declarations, limi
 
 def _downstream(source: GoldenSource, start: str) -> frozenset[str]:
     """Every tap that follows from one."""
-    found = {start}
+    reached = {start}
     for tap in source.taps.values():  # in data-flow order
-        if found.intersection(tap.inputs):
-            found.add(tap.name)
-    return frozenset(found - {start})
+        if reached.intersection(tap.inputs):
+            reached.add(tap.name)
+    return frozenset(reached - {start})
 
 
 def _reached(source: GoldenSource, case: CaseEntry, declared: Declarations, start: str) -> Iterator[str]:
@@ -184,11 +184,11 @@ def not_judged(
         why = f"the port does not show it and go on with it (tap routing; `{command}` proposes where)"
     lines: dict[str, list[str]] = {}
     for case in cases:
-        found = unpinned(source, case, declared, limit)
-        if found.since:
-            what = f"{source.precision} in all modes but replay, after {found.since}"
-            lines.setdefault(f"{what}: the choice may be a tie there, and {why}", []).append(case.name)
-        if found.replay:
-            what = f"{source.precision} replay of {', '.join(sorted({kind_of(tap) for tap in found.replay}))}"
-            lines.setdefault(f"{what}: the choice before it may be a tie, and {why}", []).append(case.name)
+        unjudged = unpinned(source, case, declared, limit)
+        if unjudged.since:
+            where = f"{source.precision} in all modes but replay, after {unjudged.since}"
+            lines.setdefault(f"{where}: the choice may be a tie there, and {why}", []).append(case.name)
+        if unjudged.replay:
+            where = f"{source.precision} replay of {', '.join(sorted({kind_of(tap) for tap in unjudged.replay}))}"
+            lines.setdefault(f"{where}: the choice before it may be a tie, and {why}", []).append(case.name)
     return dict.fromkeys(f"{line}: {', '.join(names)}" for line, names in lines.items())

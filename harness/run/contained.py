@@ -74,7 +74,7 @@ class blaming_the_port:  # noqa: N801 - reads as a sentence at its call sites
             raise self._interrupt from None
         if error is None or error is self._interrupt or isinstance(error, HarnessError):
             return
-        ours = next((one for one in _chain(error) if isinstance(one, HarnessError)), None)
+        ours = next((inner for inner in _chain(error) if isinstance(inner, HarnessError)), None)
         if ours is not None:
             raise ours from None
         raised, line = origin(error)
@@ -122,11 +122,11 @@ def origin(error: BaseException) -> tuple[BaseException, str | None]:
         built-in port, which is the harness's, the innermost frame of the harness. None where there is none.
     """
     libraries = _library_folders()
-    for one in reversed(list(_wrapped(error, libraries))):
-        foreign = [frame for frame in _frames(one.__traceback__) if not frame[0].startswith(libraries)]
+    for raised in reversed(list(_wrapped(error, libraries))):
+        foreign = [frame for frame in _frames(raised.__traceback__) if not frame[0].startswith(libraries)]
         own = [frame for frame in foreign if not frame[0].startswith(HARNESS)]
         if own:
-            return one, f"{own[-1][0]}:{own[-1][1]}"
+            return raised, f"{own[-1][0]}:{own[-1][1]}"
     frames = [frame for frame in _frames(error.__traceback__) if not frame[0].startswith(libraries)]
     inside = [frame for frame in frames if frame[0] != __file__ and not frame[0].endswith(OURS)]
     return error, f"{inside[-1][0]}:{inside[-1][1]}" if inside else None
@@ -139,17 +139,17 @@ def _wrapped(error: BaseException, libraries: tuple[str, ...]) -> Iterator[BaseE
     has caught, from the same line.
     """
     foreign = (*libraries, HARNESS)
-    one: BaseException | None = error
+    raised: BaseException | None = error
     seen: set[int] = set()
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        yield one
-        inner = [x for x in (one.__cause__, one.__context__) if x is not None]
-        frames = list(_frames(one.__traceback__))
+    while raised is not None and id(raised) not in seen:
+        seen.add(id(raised))
+        yield raised
+        inner = [x for x in (raised.__cause__, raised.__context__) if x is not None]
+        frames = list(_frames(raised.__traceback__))
         if frames and not frames[-1][0].startswith(foreign):  # raised by the port: it may still be a copy
             inner = [x for x in inner if list(_frames(x.__traceback__))[-1:] == frames[-1:]]
         # The traceback of what has been caught begins where that was.
-        one = next((x for x in inner if next(_frames(x.__traceback__), ("", 0))[0].startswith(foreign)), None)
+        raised = next((x for x in inner if next(_frames(x.__traceback__), ("", 0))[0].startswith(foreign)), None)
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
@@ -164,22 +164,22 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[str, int]]:
 def _library_folders() -> tuple[str, ...]:
     """The folders of libraries; of the standard library its files alone, for site-packages lies below it."""
     packages = [find_spec(name) for name in LIBRARIES]
-    found = [place for spec in packages if spec for place in spec.submodule_search_locations or ()]
+    places = [place for spec in packages if spec for place in spec.submodule_search_locations or ()]
     standard = Path(sysconfig.get_path("stdlib"))
     files = [str(path) for path in standard.iterdir() if path.suffix == ".py"]
     folders = [str(path) + os.sep for path in standard.iterdir() if path.is_dir() and path.name != "site-packages"]
-    return (*(place + os.sep for place in found), *files, *folders)
+    return (*(place + os.sep for place in places), *files, *folders)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """What an exception was raised from, while handling what, and of several what is in it; nearest first."""
     seen, waiting = {id(error)}, [error]
     while waiting:
-        one = waiting.pop(0)
-        if one is not error:
-            yield one
-        within = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
-        for inner in (one.__cause__, one.__context__, *within):
+        raised = waiting.pop(0)
+        if raised is not error:
+            yield raised
+        within = raised.exceptions if isinstance(raised, BaseExceptionGroup) else ()
+        for inner in (raised.__cause__, raised.__context__, *within):
             if inner is not None and id(inner) not in seen:
                 seen.add(id(inner))
                 waiting.append(inner)

@@ -129,11 +129,11 @@ class Decoder:
             [backlog.call(self._spread.call(call)) for call in calls]
             for calls in at_few_lengths(self.arch, sequences)
         ]
-        every = [call for calls in inputs for call in calls]
+        flat = [call for calls in inputs for call in calls]
         with ReadingAhead() as ahead:
-            hidden = self._embedded(every)
+            hidden = self._embedded(flat)
             self._go_through_layers(inputs, hidden, caches, ahead)
-            logits = iter(self._logits(every, hidden))
+            logits = iter(self._logits(flat, hidden))
         backlog.finish()
         results = []
         for calls, cache in zip(sequences, caches, strict=True):
@@ -167,7 +167,7 @@ class Decoder:
 
     def _reads_ahead(self) -> bool:
         """Whether layers are so large that it pays to read the next one in another thread."""
-        numbers = max(sum(math.prod(x.shape) for x in jax.tree.leaves(one)) for one in self._abstract)
+        numbers = max(sum(math.prod(x.shape) for x in jax.tree.leaves(layer)) for layer in self._abstract)
         large = numbers * jnp.dtype(self.weights.dtype).itemsize > LARGE_LAYER
         return large and self._spread.mesh is None and not is_tracing()
 
@@ -193,8 +193,8 @@ class Decoder:
         normed = [self._for(call).norm(call.tap, "", of_norm, x) for call, x in zip(calls, hidden, strict=True)]
         logits = [np.empty((*x.shape[:2], self.arch.vocab), dtype) for x in normed]
         for rows, of_head in head_parts(self._named, self.arch, dtype):
-            for call, x, every in zip(calls, normed, logits, strict=True):
-                every[..., rows] = self._for(call).part(no_tap, "", of_head, x)
+            for call, x, out in zip(calls, normed, logits, strict=True):
+                out[..., rows] = self._for(call).part(no_tap, "", of_head, x)
         return logits
 
     def _in_parts(self) -> bool:

@@ -113,7 +113,7 @@ class Spread:
     def notes(self) -> tuple[str, ...]:
         """What is not split, and why: a line for each axis that does not divide something."""
         notes, parts, rows = [], self._axes.get(MODEL, 1), self._axes.get(DATA, 1)
-        sizes = [(getattr(self.arch, what), name) for what, name in SIZES.items()]
+        sizes = [(getattr(self.arch, field), name) for field, name in SIZES.items()]
         whole = ", ".join(f"{name} {size}" for size, name in sizes if size % parts)
         if whole:
             notes.append(f"whole on all devices along {MODEL}, since {parts} does not divide them: {whole}")
@@ -126,7 +126,7 @@ class Spread:
     def of_layer(self, kind: str, name: str, value: Num[np.ndarray | Array, "..."]) -> Array:
         """A parameter of a layer: a `kernel` [input, output], a `bias` [output], the `weight` of a norm."""
         across = {"kernel": (INPUTS.get(kind), OUTPUTS.get(kind)), "bias": (OUTPUTS.get(kind),)}
-        return self._put(value, *(self._along_model(what) for what in across.get(name, ())))
+        return self._put(value, *(self._along_model(field) for field in across.get(name, ())))
 
     def of_model(self, kind: str, value: Num[np.ndarray | Array, "..."]) -> Array:
         """A parameter outside the layers: what embedding and head have of each token comes first in it."""
@@ -155,8 +155,8 @@ class Spread:
         here = np.asarray(value)
         return jax.make_array_from_callback(here.shape, sharding, lambda part: here[part])
 
-    def _along_model(self, what: str | None) -> str | None:
-        return None if what is None else self._along(MODEL, getattr(self.arch, what))
+    def _along_model(self, field: str | None) -> str | None:
+        return None if field is None else self._along(MODEL, getattr(self.arch, field))
 
     def _along(self, axis: str, size: int) -> str | None:
         """The axis, where there is one and it divides what it is to split."""

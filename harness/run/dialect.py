@@ -38,7 +38,7 @@ def in_both_dialects(config: Config) -> dict[str, Any]:
     slides = [window is not None for window in arch.windows]
     first = slides.index(True) if any(slides) else len(slides)
     ropes = _ropes(config, arch, family.ropes_by_type)
-    other: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "head_dim": arch.turned_dim,
         "qk_head_dim": arch.head_dim,
         # What transformers 5 writes out, and the hub's files leave to the defaults of each family.
@@ -54,11 +54,11 @@ def in_both_dialects(config: Config) -> dict[str, Any]:
         **ropes,
     }
     for name, own in family.names.items():
-        value = next((one[key] for one in (config, other) for key in (own, name) if key in one), None)
-        other |= {name: value, own: value}
+        value = next((source[key] for source in (config, fields) for key in (own, name) if key in source), None)
+        fields |= {name: value, own: value}
     # What is there stays as it is: a port that misreads it has to be seen misreading it.
     known = looked_at.fields | {"dtype", "torch_dtype"}
-    missing = {name: value for name, value in other.items() if config.get(name) is None and name in known}
+    missing = {name: value for name, value in fields.items() if config.get(name) is None and name in known}
     absent: dict[str, Any] = {name: ropes[name] for name in ("rope_scaling",) if name in ropes}
     if "use_sliding_window" in known:
         absent["sliding_window"] = None
@@ -68,10 +68,10 @@ def in_both_dialects(config: Config) -> dict[str, Any]:
 
 def _ropes(config: Config, arch: Architecture, by_type: bool) -> dict[str, Any]:
     """What both dialects say of RoPE."""
-    found = {window is not None: rope for window, rope in zip(arch.windows, arch.ropes, strict=True) if rope}
-    if not found:
+    by_window = {window is not None: rope for window, rope in zip(arch.windows, arch.ropes, strict=True) if rope}
+    if not by_window:
         return {}
-    usual = found.get(False) or found[True]
+    usual = by_window.get(False) or by_window[True]
     tables, scaling = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
     given: dict[str, Any] = dict(scaling or (tables.get(FULL, {}) if by_type else tables))
     table = {"rope_type": usual.kind, "rope_theta": usual.theta, **given}
@@ -85,8 +85,8 @@ def _ropes(config: Config, arch: Architecture, by_type: bool) -> dict[str, Any]:
         table[PARTIAL] = fields[PARTIAL]
     if not by_type:
         return fields | {"rope_parameters": table}
-    fields["rope_parameters"] = {FULL: table} if False in found else {}
-    if local := found.get(True):
+    fields["rope_parameters"] = {FULL: table} if False in by_window else {}
+    if local := by_window.get(True):
         of_windows = {"rope_type": local.kind, "rope_theta": local.theta, **dict(local.parameters)}
         fields["rope_parameters"][SLIDING] = of_windows | tables.get(SLIDING, {})
         fields["rope_local_base_freq"] = local.theta

@@ -83,11 +83,11 @@ class Element:
         kind, family = kind_of(self.tap), family_named(self.arch.family)
         if self.stage:
             index = layer_of(self.tap) or 0
-            found = parameter_of(family, self.arch, self.weights.read, kind, index, name)
+            read = parameter_of(family, self.arch, self.weights.read, kind, index, name)
         else:
             tied = kind == "logits" and self.arch.tied_head
-            found = self.weights.read(f"{family.model['embed' if tied else kind]}.{name}")
-        return np.asarray(found, np.float64)
+            read = self.weights.read(f"{family.model['embed' if tied else kind]}.{name}")
+        return np.asarray(read, np.float64)
 
 
 class Attended(NamedTuple):
@@ -116,10 +116,10 @@ class Attended(NamedTuple):
             earlier: how many slots are of earlier calls.
             rounding: of such a sum, as a share of the sizes of its products.
         """
-        found = cls.given(values)
+        attended = cls.given(values)
         sizes = np.abs(latents[:earlier]) @ np.abs(matrix).T  # [slot, rank] -> [slot, size]
-        found.sizes[:earlier], found.wrong[:earlier] = sizes, rounding * sizes
-        return found
+        attended.sizes[:earlier], attended.wrong[:earlier] = sizes, rounding * sizes
+        return attended
 
     def beside(self, other: Attended) -> Attended:
         """The other's dimensions behind these."""
@@ -127,4 +127,4 @@ class Attended(NamedTuple):
 
     def of(self, slots: np.ndarray) -> Attended:
         """Some slots alone."""
-        return Attended(*(one[slots] for one in self))
+        return Attended(*(array[slots] for array in self))

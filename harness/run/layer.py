@@ -44,20 +44,20 @@ class Place:
 def places(arch: Architecture, ops: Operations) -> list[Place]:
     """The place of every layer."""
     turned = next((rope for rope in arch.ropes if rope), None)
-    found = []
+    by_layer = []
     for window, rope in zip(arch.windows, arch.ropes, strict=True):
         speeds, factor = _speeds(rope or turned, ops) if turned else (None, 1.0)
         if rope is None and speeds is not None:
             speeds, factor = np.zeros_like(speeds), 1.0
-        found.append((np.int32(min(window or NO_WINDOW, NO_WINDOW)), speeds, np.float64(factor)))
-    plain = all(factor == 1.0 for *_, factor in found)
-    return [Place(window, speeds, None if plain else factor) for window, speeds, factor in found]
+        by_layer.append((np.int32(min(window or NO_WINDOW, NO_WINDOW)), speeds, np.float64(factor)))
+    plain = all(factor == 1.0 for *_, factor in by_layer)
+    return [Place(window, speeds, None if plain else factor) for window, speeds, factor in by_layer]
 
 
 def _speeds(rope: Rope, ops: Operations) -> tuple[np.ndarray, float]:
     """Frequencies, [half] or two tables of them, and the factor on cosines and sines."""
     plain = ops.inverse_frequencies(rope.theta, rope.dims)
-    made = [ops.scaled_frequencies(plain, one) for one in both(rope)]
+    made = [ops.scaled_frequencies(plain, turned) for turned in both(rope)]
     speeds = [own for own, _ in made]
     return (speeds[0] if len(made) == 1 else np.stack(speeds)), made[0][1]
 
@@ -107,8 +107,8 @@ class Layer:
         update = ops.residual_scale(attend(read))
         again = functools.partial(self.norm, "mlp_norm" if two else "attn_norm")
         read = ops.read_beside(x, update, again, None if two else read)
-        other = ops.residual_scale(mlp(tap("mlp_norm", read) if two else read))
-        return tap("resid_post", ops.parallel_residual(x, update, other))
+        from_mlp = ops.residual_scale(mlp(tap("mlp_norm", read) if two else read))
+        return tap("resid_post", ops.parallel_residual(x, update, from_mlp))
 
     def _added(self, x: Hidden, block: Block, kind: str) -> Hidden:
         """The residual stream with what a block makes of it, attention or MLP with the norms that it has."""

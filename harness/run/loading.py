@@ -38,15 +38,15 @@ def find_port(spec: str) -> Any:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     with blaming_the_port(f"--port {spec}", "the port cannot be imported:", _SPEC_HINT):
-        found = importlib.import_module(module_name)
+        port = importlib.import_module(module_name)
         for part in filter(None, name.split(".")):
-            found = getattr(found, part)
-        loads = callable(getattr(found, "load", None))
+            port = getattr(port, part)
+        loads = callable(getattr(port, "load", None))
     if not loads:
         expected = "load(checkpoint_dir, config, dtype, mesh) -> port"
         hint = "see the contract at the head of harness/run/port.py"
-        raise PortError("the port has no load()", f"--port {spec}", expected, found, hint=hint)
-    return found
+        raise PortError("the port has no load()", f"--port {spec}", expected, port, hint=hint)
+    return port
 
 
 def load_port(spec: str, checkpoint: Path, config: Config, dtype: Any, mesh: Mesh | None = None) -> Port:

@@ -46,7 +46,7 @@ class ReducedMatmul:
 class Audit:
     """What the trace of a port showed, or why there is none."""
 
-    found: tuple[ReducedMatmul, ...] = ()
+    reduced: tuple[ReducedMatmul, ...] = ()
     failure: str | None = None
 
 
@@ -58,15 +58,15 @@ def reduced_matmuls(jaxpr: Jaxpr, backend: str) -> tuple[ReducedMatmul, ...]:
     """
     from harness.run.tracing.versions import jaxprs_in_params
 
-    found: list[ReducedMatmul] = []
+    reduced: list[ReducedMatmul] = []
     for equation in jaxpr.eqns:
         asked = _reduction(equation, backend)
         if asked is not None:
             where = source_info_util.summarize(equation.source_info)
-            found.append(ReducedMatmul(equation.primitive.name, asked, where))
+            reduced.append(ReducedMatmul(equation.primitive.name, asked, where))
         for inner in jaxprs_in_params(equation.params):
-            found += reduced_matmuls(inner, backend)
-    return tuple(found)
+            reduced += reduced_matmuls(inner, backend)
+    return tuple(reduced)
 
 
 def audit(port: Port, calls: Sequence[Call]) -> Audit:
@@ -85,20 +85,20 @@ def audit(port: Port, calls: Sequence[Call]) -> Audit:
             traced = jax.make_jaxpr(lambda: _run(port, calls))()
     except HarnessError as error:
         return Audit(failure=described(error.__cause__ or error))
-    return Audit(found=reduced_matmuls(traced.jaxpr, jax.default_backend()))
+    return Audit(reduced=reduced_matmuls(traced.jaxpr, jax.default_backend()))
 
 
 def _run(port: Port, calls: Sequence[Call]) -> list[jax.Array]:
     """The logits of a case's calls, the cache handed on; of calls of one length the first alone."""
     cache, seen = calls[0].cache, set[int]()
-    found: list[jax.Array] = []
+    returned: list[jax.Array] = []
     for call in calls:
         length = call.input_ids.shape[1]
         if length not in seen:
             logits, cache = port.forward(call.input_ids, call.positions, call.mask, cache, no_tap)
-            found.append(logits)
+            returned.append(logits)
         seen.add(length)
-    return found
+    return returned
 
 
 def judge(audits: Collection[Audit], precision: str, allow_reduced: bool) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ def judge(audits: Collection[Audit], precision: str, allow_reduced: bool) -> tup
     products: list[ReducedMatmul] = []
     for audit in audits:
         known = set(products)
-        products += [matmul for matmul in audit.found if matmul not in known]
+        products += [matmul for matmul in audit.reduced if matmul not in known]
     if not products:
         failures = [audit.failure for audit in audits if audit.failure is not None]
         return tuple(f"precision settings inside the port could not be inspected: {why}" for why in failures[:1])

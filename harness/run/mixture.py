@@ -138,8 +138,8 @@ def experts_out(
     if apart is not None:
         return _sum_of_chosen(x, routing, (gate, up, down), act, apart)
 
-    def add(total: Hidden, one: tuple[Logits, Matrices, Matrices, Matrices]) -> tuple[Hidden, None]:
-        weight, gate, up, down = one
+    def add(total: Hidden, expert: tuple[Logits, Matrices, Matrices, Matrices]) -> tuple[Hidden, None]:
+        weight, gate, up, down = expert
         y = linear(act(linear(x, *gate), linear(x, *up)), *down)
         return total + (y * weight[..., None]).astype(total.dtype), None
 
@@ -154,8 +154,8 @@ def _sum_of_chosen(x: Hidden, routing: Logits, parts: tuple[Matrices, ...], act:
     last = jnp.where(routing != 0, numbers, numbers + count)  # behind the chosen, where there are too few
     chosen = jnp.sort(last, axis=-1)[..., : apart.chosen]  # [B, S, E] -> [B, S, k]
 
-    def put(made: Array, one: tuple[Array, Matrices, Matrices, Matrices]) -> tuple[Array, None]:
-        number, gate, up, down = one
+    def put(made: Array, expert: tuple[Array, Matrices, Matrices, Matrices]) -> tuple[Array, None]:
+        number, gate, up, down = expert
         y = linear(act(linear(x, *gate), linear(x, *up)), *down)
         return jnp.where((chosen == number)[..., None], y[..., None, :], made), None
 
@@ -163,8 +163,8 @@ def _sum_of_chosen(x: Hidden, routing: Logits, parts: tuple[Matrices, ...], act:
     made = apart.tap(jax.lax.scan(put, empty, (numbers, *parts))[0])
     weights = jnp.take_along_axis(routing, chosen % count, axis=-1)
     total = jnp.zeros_like(x)
-    for one in range(apart.chosen):
-        total = total + (made[..., one, :] * weights[..., one, None]).astype(total.dtype)
+    for n in range(apart.chosen):
+        total = total + (made[..., n, :] * weights[..., n, None]).astype(total.dtype)
     return total
 
 

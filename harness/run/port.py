@@ -222,13 +222,13 @@ def run_sequences(port: Port, sequences: Sequence[Sequence[Call]]) -> Iterator[l
 
 
 def _step_by_step(port: Port, calls: Sequence[Call]) -> list[jax.Array]:
-    cache, found = calls[0].cache, []
+    cache, logits = calls[0].cache, []
     for call in calls:
         with blaming_the_port("forward"):
             returned = port.forward(call.input_ids, call.positions, call.mask, cache, call.tap)
-        found.append(_logits(returned))
+        logits.append(_logits(returned))
         cache = returned[1]
-    return found
+    return logits
 
 
 def _logits(value: Any) -> jax.Array:

@@ -74,16 +74,16 @@ def same_token_ids(golden: Golden, checkpoint: Path, cases: Sequence[CaseEntry])
 
 def _same_row(tokenizer: Tokenizer, entry: CaseEntry, text: str, recorded: list[int], same_file: bool) -> None:
     """One row's real tokens; what the reference generated after the text is not the tokenizer's."""
-    found = token_ids(tokenizer, text, f"case {entry.name}")
+    ids = token_ids(tokenizer, text, f"case {entry.name}")
     if entry.generated:
         recorded = recorded[: len(recorded) - (entry.generated - 1)]
-    if found == recorded:
+    if ids == recorded:
         return
-    at = next(i for i, (a, b) in enumerate(itertools.zip_longest(recorded, found)) if a != b)
+    at = next(i for i, (a, b) in enumerate(itertools.zip_longest(recorded, ids)) if a != b)
     problem = "the checkpoint's tokenizer gives other token ids than the golden holds"
     where = f"case {entry.name}, token {at} ({'same' if same_file else 'another'} tokenizer.json)"
     hint = "use the tokenizer.json that the golden was recorded with"
-    raise CorpusError(problem, where, _around(recorded, at), _around(found, at), hint=hint)
+    raise CorpusError(problem, where, _around(recorded, at), _around(ids, at), hint=hint)
 
 
 def _around(ids: Sequence[int], at: int) -> str:

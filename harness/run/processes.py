@@ -134,7 +134,7 @@ def agree(code: int) -> None:
     if len(set(codes)) > 1:
         raise PortError(
             "the processes of the check do not come to one verdict",
-            where=", ".join(f"process {index}: exit code {one}" for index, one in enumerate(codes)),
+            where=", ".join(f"process {index}: exit code {exit_code}" for index, exit_code in enumerate(codes)),
             expected="the same in all: they compare the same values",
             hint="a value that JAX takes for replicated is another one in each process: look for a missing psum, "
             "or for inputs that depend on jax.process_index()",
@@ -206,11 +206,11 @@ def _shared(port: int, key: bytes) -> tuple[int, bytes]:
 
 def _received(peer: socket.socket, count: int) -> bytes:
     """So many bytes, or fewer where the connection ends before."""
-    found = b""
+    received = b""
     with contextlib.suppress(OSError):
-        while len(found) < count and (part := peer.recv(count - len(found))):
-            found += part
-    return found
+        while len(received) < count and (part := peer.recv(count - len(received))):
+            received += part
+    return received
 
 
 def _watch(asked: Processes, index: int, peer: socket.socket, dead: Dead) -> None:

@@ -134,12 +134,12 @@ def parse_mesh(text: str | None) -> Axes:
     """
     if text is None:
         return ()
-    found = [re.fullmatch(r"\s*([^\W\d]\w*)\s*=\s*(-?[0-9]{1,9})\s*", part) for part in text.split(",")]
-    for part, axis in zip(text.split(","), found, strict=True):
+    matches = [re.fullmatch(r"\s*([^\W\d]\w*)\s*=\s*(-?[0-9]{1,9})\s*", part) for part in text.split(",")]
+    for part, axis in zip(text.split(","), matches, strict=True):
         if axis is None:
             problem, where = "this is not a mesh of devices", f"--mesh {text}"
             raise UsageError(problem, where, "NAME=SIZE, several with commas", repr(part), hint=MESH_HINT)
-    return tuple((axis[1], int(axis[2])) for axis in found if axis is not None)
+    return tuple((axis[1], int(axis[2])) for axis in matches if axis is not None)
 
 
 def shown_axes(axes: Axes) -> str:
@@ -231,5 +231,5 @@ def with_commands(report: Report, given: Given, recorded: Collection[str]) -> Re
         asked = replace(given, question=replace(given.question, precisions=(dtype,), lift=False))
         return repeated("check", asked, report.golden.model) if dtype in recorded else None
 
-    said = tuple(replace(one, command=command(one.dtype)) for one in report.narrower)
+    said = tuple(replace(narrow, command=command(narrow.dtype)) for narrow in report.narrower)
     return replace(report, narrower=said)

@@ -78,8 +78,8 @@ def assemble(
     by_precision, names = {run.precision: run for run in runs}, {result.case for result in raw}
     seen = dict.fromkeys(result.precision for result in raw)
     cases = [case for case in asked if case.name in names]
-    written = {(one.case, one.precision): one for run in runs for one in run.generations}
-    generations = tuple(one for (case, p), one in written.items() if case in names and p in seen)
+    written = {(generated.case, generated.precision): generated for run in runs for generated in run.generations}
+    generations = tuple(generated for (case, p), generated in written.items() if case in names and p in seen)
     limits = dict.fromkeys((*seen, *(r.rounding for r in raw if r.rounding is not None)))
     notes = dict.fromkeys(note for p in seen for note in by_precision[p].notes)
     order = tuple(tap.name for tap in manifest.taps)
@@ -173,10 +173,10 @@ def _partly_recorded(cases: Sequence[CaseEntry]) -> Iterator[str]:
             f"logits beside the {largest[0].top} largest at each position, known to the golden as sums alone: "
             f"KL is known within bounds ({', '.join(case.name for case in largest)})"
         )
-    for level, what in (("logits", "the logits"), ("layers", "the residual stream")):
+    for level, recorded in (("logits", "the logits"), ("layers", "the residual stream")):
         names = [case.name for case in cases if case.level == level and not case.partly]
         if names:
-            yield f"operations inside {len(names)} cases recorded at {what} only: {', '.join(names)}"
+            yield f"operations inside {len(names)} cases recorded at {recorded} only: {', '.join(names)}"
 
 
 def environment(mesh: Mesh | None = None) -> dict[str, Any]:

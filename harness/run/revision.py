@@ -131,13 +131,13 @@ def _folder_of(spec: str) -> Iterator[Path]:
     """The folder that the port's top-level package is imported from here, if it can be imported here at all."""
     package = spec.partition(":")[0].partition(".")[0]
     try:
-        found = importlib.util.find_spec(package) if package else None
+        package_spec = importlib.util.find_spec(package) if package else None
     except ValueError:  # a module that was not imported, such as __main__
         return
-    if found is not None and found.submodule_search_locations:
-        yield from (Path(location).parent for location in found.submodule_search_locations)
-    elif found is not None and found.has_location and found.origin:
-        yield Path(found.origin).parent
+    if package_spec is not None and package_spec.submodule_search_locations:
+        yield from (Path(location).parent for location in package_spec.submodule_search_locations)
+    elif package_spec is not None and package_spec.has_location and package_spec.origin:
+        yield Path(package_spec.origin).parent
 
 
 def _outcome(task: Task, code: int) -> Report:
@@ -218,5 +218,5 @@ def _refuse_strangers(task: Task) -> None:
 def _places(module: ModuleType) -> list[Path]:
     """The file of a module, or the folders of a package without one."""
     file = getattr(module, "__file__", None)
-    found = [file] if file else list(getattr(module, "__path__", ()))
-    return [Path(place).resolve() for place in found if isinstance(place, str)]
+    places = [file] if file else list(getattr(module, "__path__", ()))
+    return [Path(place).resolve() for place in places if isinstance(place, str)]

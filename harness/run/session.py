@@ -126,9 +126,9 @@ class CaseSession:
         joined = along.take(tap, values, self.case)
         if by.mode in modes:
             self._judgement.sink(compared(by, tap, values, joined, rounding, self._judgement.watch))
-        for other in self._references:
-            if other.mode in modes:
-                self._judgement.sink(other.result(tap, joined, by.dtype(tap.kind), rounding))
+        for reference in self._references:
+            if reference.mode in modes:
+                self._judgement.sink(reference.result(tap, joined, by.dtype(tap.kind), rounding))
 
     def _complete(self, name: str, value: jax.Array | np.ndarray, call: int) -> list[Any]:
         """The values of all calls, once they have come; nothing before."""
@@ -158,7 +158,7 @@ class CaseSession:
         if tap.name in self._by.silent:
             return ()
         own = (self._by.mode,) if self._golden_too else ()
-        return (*own, *(other.mode for other in self._references if other.wants(tap)))
+        return (*own, *(reference.mode for reference in self._references if reference.wants(tap)))
 
     def _say(self, result: TapResult, modes: Sequence[str]) -> None:
         """What is said alike in several modes."""

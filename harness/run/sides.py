@@ -82,7 +82,7 @@ def diff_of(request: Request, progress: Progress = SILENT) -> Diff:
     question = _question(request, [side.saved for side in sides if side.saved is not None])
     question.check()
     _same_limits(question, sides)
-    found: dict[str, Candidate] = {}
+    candidates: dict[str, Candidate] = {}
     failed: PortError | None = None
     # Revisions first: their process needs the accelerator that a port in this one would hold on to.
     for side in sorted(sides, key=lambda side: side.revision is None):
@@ -96,12 +96,12 @@ def diff_of(request: Request, progress: Progress = SILENT) -> Diff:
             failed = error
             continue
         report = narrowed(report, request.selection, side.label)
-        found[side.option] = Candidate(side.label, report, side.sha)
+        candidates[side.option] = Candidate(side.label, report, side.sha)
     if failed is not None:
         before = next(side for side in sides if side.option == "--before")
-        report = failing(found["--after"].report, before.spec, failed)
-        found["--before"] = Candidate(before.label, report, before.sha)
-    return diff(found["--before"], found["--after"], intersection=request.intersection)
+        report = failing(candidates["--after"].report, before.spec, failed)
+        candidates["--before"] = Candidate(before.label, report, before.sha)
+    return diff(candidates["--before"], candidates["--after"], intersection=request.intersection)
 
 
 def _parse(request: Request) -> list[_Side]:
@@ -111,13 +111,13 @@ def _parse(request: Request) -> list[_Side]:
     specs = [side.saved.port if side.saved is not None else side.spec for side in sides]
     for index, side in enumerate(sides):
         if side.saved is None and side.spec is None:
-            other = specs[1 - index]
-            if other is None:
+            spec = specs[1 - index]
+            if spec is None:
                 problem = "neither side says which port it is"
                 where = f"--before {request.before} --after {request.after}"
                 hint = f"for example {side.option} {side.label}:my_package.my_port:Port"
                 raise UsageError(problem, where, "git:REV:package.module:Name on one side at least", hint=hint)
-            sides[index] = replace(side, spec=other)
+            sides[index] = replace(side, spec=spec)
     live = {
         "--weights": request.weights is not None,
         "--lift": request.lift,

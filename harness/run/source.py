@@ -68,7 +68,7 @@ class GoldenSource:
         self.scope = functools.cache(self._scope)
         self._largest = functools.cache(self._of_largest)
         self._case = functools.cache(golden.case)
-        self._at = functools.cache(lambda other: GoldenSource(golden, other, keep))
+        self._at = functools.cache(lambda p: GoldenSource(golden, p, keep))
 
     def at(self, precision: str | None) -> GoldenSource:
         """The same golden at another precision, for its noise; None is this one."""

@@ -74,7 +74,7 @@ def _made(arch: Architecture, dtype: jnp.dtype, operations: Operations, quick: b
         partial(_final_norm, operations, arch.norm),
         partial(_part, operations),
     )
-    return Stages(*(Tapped(one, KINDS, QUICKLY if quick else None) for one in functions))
+    return Stages(*(Tapped(function, KINDS, QUICKLY if quick else None) for function in functions))
 
 
 def _embed(ops: Operations, tap: TapFunction, embedding: Embedding, ids: Ids, positions: Ids) -> Hidden:

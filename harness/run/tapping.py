@@ -152,8 +152,8 @@ def pinned(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> jax.A
         return value
     if isinstance(value, Tracer):
         theirs = laid_out(jnp.asarray(golden), value)
-        other = ((theirs != 0) != (value != 0)).any(axis=-1, keepdims=True)
-        return handed_on(name, jnp.where(other, theirs, jnp.full_like(theirs, jnp.nan)), value)
+        changed = ((theirs != 0) != (value != 0)).any(axis=-1, keepdims=True)
+        return handed_on(name, jnp.where(changed, theirs, jnp.full_like(theirs, jnp.nan)), value)
     here = np.asarray(golden)
     differs = ((here != 0) != (whole(value) != 0)).any(axis=-1, keepdims=True) & ~np.isnan(here)
     return handed_on(name, np.where(differs, here, np.full_like(here, np.nan)), value) if differs.any() else value
