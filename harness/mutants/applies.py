@@ -41,9 +41,9 @@ def not_here(mutant: Mutant, model: ModelFacts) -> str | None:
         if change.replaced and change.replaced.keys() <= _never_run(arch):
             return f"this model has no {' or '.join(sorted(change.replaced))}"
         own = operations_of(arch)
-        other = [name for name in change.formulas() if getattr(own, name) is not getattr(OPERATIONS, name)]
-        if other:
-            return f"{', '.join(other)}: this model has another formula, of which this is no variant"
+        differing = [name for name in change.formulas() if getattr(own, name) is not getattr(OPERATIONS, name)]
+        if differing:
+            return f"{', '.join(differing)}: this model has another formula, of which this is no variant"
     return None
 
 

@@ -75,8 +75,8 @@ def _with_sink(value: float) -> OperationChange:
 def _narrow(scores: Probs, allowed: Allowed, *sinks: Array) -> Probs:
     y = jnp.where(allowed, scores.astype(jnp.bfloat16), jnp.finfo(jnp.bfloat16).min)
     for own in sinks:
-        one = jnp.broadcast_to(own[:, None, None].astype(y.dtype), (*y.shape[:-1], 1))
-        y = jnp.concatenate([y, one], axis=-1)
+        column = jnp.broadcast_to(own[:, None, None].astype(y.dtype), (*y.shape[:-1], 1))
+        y = jnp.concatenate([y, column], axis=-1)
     return jax.nn.softmax(y, axis=-1)[..., : scores.shape[-1]].astype(scores.dtype)
 
 

@@ -105,15 +105,15 @@ def audit(
                 yield Trial(MutantRun(RIGHT), [MutantRun(mutant) for mutant in through_cache], 0)
 
         def trials(precision: str, mutants: Sequence[Mutant]) -> list[Trial]:
-            found = list(compared(precision, mutants))
-            if found and generated:
-                runs = [found[0].right, *(one for trial in found for one in trial.mutants)]
+            observed = list(compared(precision, mutants))
+            if observed and generated:
+                runs = [observed[0].right, *(run for trial in observed for run in trial.mutants)]
                 write_on(golden, weights, config, generated, precision, runs, progress)
-            return found
+            return observed
 
         ran = {precision: _run(trials, precision, chosen, facts) for precision in question.precisions}
         results = {name: tuple(ran[p].results[name] for p in question.precisions) for name in chosen}
-        blind = tuple(name for name, found in results.items() if is_blind(found))
+        blind = tuple(name for name, by_precision in results.items() if is_blind(by_precision))
         needed = smallest_cover(_catches([case.name for case in cases], results))
         return Audit(
             schema=1,
@@ -167,11 +167,11 @@ def _run(
     """Every mutant that is a bug in this architecture, at one precision."""
     no_bug = {m.id: reason for m in chosen.values() if (reason := not_here(m, facts.model))}
     trials = trials_of(precision, [mutant for name, mutant in chosen.items() if name not in no_bug])
-    found = {name: not_planted(precision, reason) for name, reason in no_bug.items()}
-    for one in (one for trial in trials for one in trial.mutants):
-        found[one.mutant.id] = judge(one, precision, facts)
+    results = {name: not_planted(precision, reason) for name, reason in no_bug.items()}
+    for run in (run for trial in trials for run in trial.mutants):
+        results[run.mutant.id] = judge(run, precision, facts)
     with precisions.in_force(precision) as in_force:
-        return _Ran(found, _score(list(found.values()), trials), asdict(in_force))
+        return _Ran(results, _score(list(results.values()), trials), asdict(in_force))
 
 
 def select_mutants(catalogue: Catalogue, patterns: Sequence[str]) -> dict[str, Mutant]:
@@ -194,13 +194,13 @@ def select_mutants(catalogue: Catalogue, patterns: Sequence[str]) -> dict[str, M
 def _catches(
     cases: Sequence[str], results: Mapping[str, Sequence[AuditResult]]
 ) -> dict[str, frozenset[tuple[str, ...]]]:
-    """By case: (mutant, precision, what), where what is that it was caught, or that its operation was named."""
+    """By case: (mutant, precision, success): that it was caught, or that its operation was named."""
     return {
         case: frozenset(
-            (mutant, result.precision, what)
-            for mutant, found in results.items()
-            for result in found
-            for what, by in (("caught", result.cases), ("named", result.naming))
+            (mutant, result.precision, success)
+            for mutant, by_precision in results.items()
+            for result in by_precision
+            for success, by in (("caught", result.cases), ("named", result.naming))
             if case in by
         )
         for case in cases
@@ -209,9 +209,9 @@ def _catches(
 
 def _score(results: Sequence[AuditResult], trials: Sequence[Trial]) -> Score:
     visible = [result for result in results if result.outcome in (*BLIND, "caught")]
-    right = [seen for trial in trials for seen in trial.right.deviations]
+    deviations = [seen for trial in trials for seen in trial.right.deviations]
     figures = [figure for trial in trials for figure in trial.right.logits.values()]
-    written = [one for trial in trials for one in trial.right.generations]
+    written = [generation for trial in trials for generation in trial.right.generations]
     criteria = (*CRITERIA, GREEDY) if written else CRITERIA
     return Score(
         visible=len(visible),
@@ -221,8 +221,8 @@ def _score(results: Sequence[AuditResult], trials: Sequence[Trial]) -> Score:
         refused=sum(result.outcome == "refused" for result in results),
         criteria={name: sum(name in result.criteria for result in visible) for name in criteria},
         false_alarms=says_no(figures, written),
-        right=max((seen.margin for seen in right), default=0.0),
-        comparisons=len(right),
+        right=max((seen.margin for seen in deviations), default=0.0),
+        comparisons=len(deviations),
         forced=sum(trial.forced for trial in trials),
     )
 

@@ -61,7 +61,7 @@ class CaseBatch:
     def inputs(self, call: int) -> tuple[Array, Array, Array]:
         """Token ids and positions of one call, and the mask: of all slots that a cache has by then."""
         span = self.spans[call]
-        ids, positions = (jax.device_put(one[:, span]) for one in (self.input_ids, self.positions))
+        ids, positions = (jax.device_put(array[:, span]) for array in (self.input_ids, self.positions))
         return ids, positions, filled(self.mask, span) if self.cached else jax.device_put(self.mask)
 
     def recorded(self, tap: str) -> tuple[Rows, ...]:

@@ -68,9 +68,9 @@ def _all_filled(mask: Mask, slots: Slots, window: Window) -> Array:
 
 def _every_slot(mask: Mask, slots: Slots, window: Window) -> Array:
     """A decoded token has no causal mask, since no token comes after it; but there are slots after its own."""
-    right = allowed(mask, slots, window)
+    causal = allowed(mask, slots, window)
     later = jnp.arange(mask.shape[1], dtype=slots.dtype)[None] > slots[:, None]
-    return right | later[None, None] if len(slots) == 1 else right
+    return causal | later[None, None] if len(slots) == 1 else causal
 
 
 def _over_another(buffer: KeyValues, new: KeyValues, start: Start) -> KeyValues:

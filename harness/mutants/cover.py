@@ -21,9 +21,9 @@ def smallest_cover(catches: Mapping[str, frozenset[Hashable]]) -> tuple[str, ...
     needs = sorted(set(by_element.values()), key=lambda names: (len(names), sorted(names)))
     needs = [names for i, names in enumerate(needs) if not any(other < names for other in needs[:i])]
     size = 0
-    while (found := _cover(needs, size)) is None:
+    while (cover := _cover(needs, size)) is None:
         size += 1
-    return tuple(name for name in catches if name in found)
+    return tuple(name for name in catches if name in cover)
 
 
 def _cover(needs: Sequence[frozenset[str]], size: int) -> frozenset[str] | None:

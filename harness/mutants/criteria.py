@@ -44,8 +44,8 @@ def figures_of(result: TapResult) -> LogitFigures | None:
     Where the golden has the largest alone, they are of these, and KL is what it is at least: no criterion rejects
     a port for what is not known.
     """
-    found = result.logits
-    if found is None or result.verdict in ("shape", "dtype"):
+    logits = result.logits
+    if logits is None or result.verdict in ("shape", "dtype"):
         return None
 
     def or_infinite(value: float | None) -> float:
@@ -54,14 +54,14 @@ def figures_of(result: TapResult) -> LogitFigures | None:
     return LogitFigures(
         max_abs=or_infinite(result.max_abs),
         mean_abs=or_infinite(result.mean_abs),
-        max_kl=or_infinite(found.max_kl if found.top is None else found.max_kl_low),
-        pcc=found.pcc if result.max_abs is not None else 0.0,
-        nmse=or_infinite(found.nmse),
-        same_top1=found.top1_agreement == 1.0,
+        max_kl=or_infinite(logits.max_kl if logits.top is None else logits.max_kl_low),
+        pcc=logits.pcc if result.max_abs is not None else 0.0,
+        nmse=or_infinite(logits.nmse),
+        same_top1=logits.top1_agreement == 1.0,
     )
 
 
 def says_no(of_cases: Sequence[LogitFigures], written: Sequence[Continuation]) -> tuple[str, ...]:
     """The criteria that reject the port: those that any case fails. Another token that is a tie fails nothing."""
     of_logits = tuple(name for name, passes in CRITERIA.items() if not all(passes(f) for f in of_cases))
-    return (*of_logits, GREEDY) if any(one.verdict == "diverged" for one in written) else of_logits
+    return (*of_logits, GREEDY) if any(c.verdict == "diverged" for c in written) else of_logits

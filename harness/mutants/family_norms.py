@@ -45,17 +45,17 @@ def _of_a_sample(norm: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return wrong
 
 
-every = partial(Mutant, introduced=EVERY_NORM)
+of_norms = partial(Mutant, introduced=EVERY_NORM)
 of_heads = partial(Mutant, right=QK_NORM, introduced=HEAD_NORMS)
 MUTANTS = (
-    every(
+    of_norms(
         "norm_plus_one_missing",
         wrong="w x / rms(x)",
         right="(1 + w) x / rms(x)",
         change=OptionChange(norms_having(plus_one=False), "norm weights are stored as they are here"),
         seen=github("ggml-org/llama.cpp/pull/5631", "utensils/mold/pull/1078"),
     ),
-    every(
+    of_norms(
         "norm_plus_one_doubled",
         wrong="(2 + w) x / rms(x): a converter had added the 1",
         right="(1 + w) x / rms(x)",
@@ -63,7 +63,7 @@ MUTANTS = (
         needs=(PLUS_ONE,),
         seen=github("vllm-project/vllm/pull/31464", "NeuraLegion/shainet/pull/176"),
     ),
-    every(
+    of_norms(
         "norm_cast_early",
         wrong="w cast(x / rms(x)), as in Llama",
         right="cast(w x / rms(x))",
@@ -71,13 +71,13 @@ MUTANTS = (
         needs=(ROUNDED,),
         seen=github("huggingface/transformers/pull/29402"),
     ),
-    every(
+    of_norms(
         "layer_norm_not_centered",
         wrong="w x / rms(x) + b",
         right=LAYER_NORM,
         change=OptionChange(norms_having(centered=False), NO_MEAN),
     ),
-    every(
+    of_norms(
         "layer_norm_sample_variance",
         wrong="the variance over N - 1",
         right="the variance over N",

@@ -69,8 +69,8 @@ def _attention_factor(change: Callable[[float], float]) -> Callable[[Rope], Rope
 
 def _by_window(arch: Architecture) -> dict[bool, Rope]:
     """The rotation of layers with a window and of those without, where both have one and they differ."""
-    found = {window is not None: rope for window, rope in zip(arch.windows, arch.ropes, strict=True) if rope}
-    return found if len(set(found.values())) == 2 else {}
+    ropes = {window is not None: rope for window, rope in zip(arch.windows, arch.ropes, strict=True) if rope}
+    return ropes if len(set(ropes.values())) == 2 else {}
 
 
 def _rope_of(choose: Callable[[bool], bool]) -> Callable[[Architecture], Architecture]:

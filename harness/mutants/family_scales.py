@@ -55,11 +55,11 @@ def _head_as_embedding(arch: Architecture) -> Architecture:
     return replace(arch, logit_scale=arch.logit_scale * (arch.embed_scale if arch.tied_head else 1.0))
 
 
-def _activated(other: Callable[[str], str]) -> OptionChange:
+def _activated(swap: Callable[[str], str]) -> OptionChange:
     """Another activation in the place of a GELU: the config's -> what is done."""
 
     def options(arch: Architecture) -> Architecture:
-        return replace(arch, activation=other(arch.activation) if arch.activation in GELUS else arch.activation)
+        return replace(arch, activation=swap(arch.activation) if arch.activation in GELUS else arch.activation)
 
     return OptionChange(options, "the activation is no GELU here")
 

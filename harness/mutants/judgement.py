@@ -30,29 +30,29 @@ def not_planted(precision: str, reason: str) -> AuditResult:
     return AuditResult(precision, "equivalent", False, (), (), (), 0.0, 0.0, 0, (), reason)
 
 
-def judge(one: MutantRun, precision: str, facts: Facts) -> AuditResult:
+def judge(run: MutantRun, precision: str, facts: Facts) -> AuditResult:
     """The outcome of a mutant at one precision."""
-    if one.refusal is not None:
-        return AuditResult(precision, "refused", False, (), (), (), None, None, 0, (), one.refusal)
-    wrong = [seen for seen in one.deviations if is_wrong(seen.verdict)]
-    margin = max((seen.margin for seen in one.deviations), default=0.0)
-    unmet = () if wrong else tuple(_unmet(one.mutant, precision, facts))
-    outcome = _outcome(wrong, one.deviations, unmet)
-    naming = tuple(case for case in _cases(wrong) if _is_named(one.mutant, facts, _replayed(wrong, case)))
+    if run.refusal is not None:
+        return AuditResult(precision, "refused", False, (), (), (), None, None, 0, (), run.refusal)
+    wrong = [seen for seen in run.deviations if is_wrong(seen.verdict)]
+    margin = max((seen.margin for seen in run.deviations), default=0.0)
+    unmet = () if wrong else tuple(_unmet(run.mutant, precision, facts))
+    outcome = _outcome(wrong, run.deviations, unmet)
+    naming = tuple(case for case in _cases(wrong) if _is_named(run.mutant, facts, _replayed(wrong, case)))
     return AuditResult(
         precision=precision,
         outcome=outcome,
-        named=_is_named(one.mutant, facts, _replayed(wrong)),
+        named=_is_named(run.mutant, facts, _replayed(wrong)),
         introduced=tuple(dict.fromkeys(kind_of(seen.tap) for seen in _replayed(wrong))),
         cases=_cases(wrong),
         naming=naming,
         margin=finite(margin),
-        rms_multiple=finite(max((seen.rms for seen in one.deviations), default=0.0)),
-        compared=len(one.deviations),
-        criteria=says_no(list(one.logits.values()), one.generations),
+        rms_multiple=finite(max((seen.rms for seen in run.deviations), default=0.0)),
+        compared=len(run.deviations),
+        criteria=says_no(list(run.logits.values()), run.generations),
         reason=_reason(outcome, margin, unmet),
         remedy=next((need.remedy for need in unmet if need.remedy), None),
-        generations=tuple(one.generations),
+        generations=tuple(run.generations),
     )
 
 
@@ -103,8 +103,8 @@ def _is_named(mutant: Mutant, facts: Facts, introduced: Sequence[Deviation]) -> 
     layers = mutant.in_layers(facts.model.architecture.layers)
     expected = {kind for kind in mutant.introduced if kind in OUTSIDE_LAYERS}
     expected |= {f"layers.{i}.{kind}" for i in layers for kind in mutant.introduced - OUTSIDE_LAYERS}
-    found = {seen.tap for seen in introduced}
-    return bool(found) and found <= expected
+    taps = {seen.tap for seen in introduced}
+    return bool(taps) and taps <= expected
 
 
 def _cases(wrong: Iterable[Deviation]) -> tuple[str, ...]:

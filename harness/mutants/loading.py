@@ -59,7 +59,7 @@ def loaded(kinds_: Iterable[str], make: Make, *names: str, layer: int | None = N
 
 def exchanged(**others: str) -> WeightChange:
     """Parameters of two kinds that are each loaded as the other's."""
-    either = others | {other: kind for kind, other in others.items()}
+    either = others | {partner: kind for kind, partner in others.items()}
     return loaded(either, lambda own, kind, arch: own(either[kind]))
 
 
@@ -81,7 +81,7 @@ def everything(change: Callable[[np.ndarray], np.ndarray]) -> WeightChange:
     return WeightChange(lambda name, read, arch: change(read(name)))
 
 
-def layer_from(other: Callable[[int, int], int]) -> WeightChange:
+def layer_from(source: Callable[[int, int], int]) -> WeightChange:
     """Layers that are loaded from others: (index, number of layers) -> the index that is read."""
 
     def load(name: str, read: Read, arch: Architecture) -> np.ndarray:
@@ -89,7 +89,7 @@ def layer_from(other: Callable[[int, int], int]) -> WeightChange:
         if not name.startswith(layers):
             return read(name)
         index, _, inner = name.removeprefix(layers).partition(".")
-        return read(f"{layers}{other(int(index), arch.layers)}.{inner}")
+        return read(f"{layers}{source(int(index), arch.layers)}.{inner}")
 
     return WeightChange(load)
 
@@ -99,10 +99,10 @@ def _from(value: float) -> WeightChange:
     return layer_from(lambda index, count: round(value) % count)
 
 
-def alike(other: Callable[[int, int], int]) -> Need:
+def alike(source: Callable[[int, int], int]) -> Need:
     """A layer and the one that is loaded in its place have parameters of the same names."""
     return model_has(
-        lambda arch: all(arch.is_sparse(i) == arch.is_sparse(other(i, arch.layers)) for i in range(arch.layers)),
+        lambda arch: all(arch.is_sparse(i) == arch.is_sparse(source(i, arch.layers)) for i in range(arch.layers)),
         "some layers have experts here: a parameter of another layer is missing, and loading refuses that",
     )
 

@@ -182,22 +182,22 @@ def github(*threads: str) -> tuple[str, ...]:
     return tuple(f"https://github.com/{thread}" for thread in threads)
 
 
-def planted(right: Operations, changes: Iterable[Change]) -> Operations:
+def planted(ops: Operations, changes: Iterable[Change]) -> Operations:
     """These operations with changes planted: first other formulas, then what is done around an operation."""
     of_operations = [change for change in changes if isinstance(change, OperationChange)]
     for change in of_operations:
-        right = replace(right, **change.formulas())
+        ops = replace(ops, **change.formulas())
     for change in of_operations:
         wrong: dict[str, Callable[..., Any]] = {}
         for name, made in change.replaced.items():
             if isinstance(made, Around | Among):
-                wrong[name] = made.make(right) if isinstance(made, Among) else made.make(getattr(right, name))
-        right = replace(right, **wrong)
-    return right
+                wrong[name] = made.make(ops) if isinstance(made, Among) else made.make(getattr(ops, name))
+        ops = replace(ops, **wrong)
+    return ops
 
 
-def with_options(right: Architecture, changes: Iterable[Change]) -> Architecture:
+def with_options(arch: Architecture, changes: Iterable[Change]) -> Architecture:
     """This architecture with the options of the changes."""
     for change in changes:
-        right = change.options(right) if isinstance(change, OptionChange) else right
-    return right
+        arch = change.options(arch) if isinstance(change, OptionChange) else arch
+    return arch

@@ -131,8 +131,8 @@ def model_facts(checkpoint: Path, config: Config) -> ModelFacts:
     return ModelFacts(
         architecture,
         config,
-        zero=frozenset(kind for kind, found in vectors.items() if not any(v.any() for v in found)),
-        constant=frozenset(kind for kind, found in vectors.items() if all(np.ptp(v) == 0 for v in found)),
+        zero=frozenset(kind for kind, arrays in vectors.items() if not any(v.any() for v in arrays)),
+        constant=frozenset(kind for kind, arrays in vectors.items() if all(np.ptp(v) == 0 for v in arrays)),
         dtypes=frozenset(dtypes),
         fits_float16=changed <= FEW * parameters,
     )
@@ -176,9 +176,9 @@ def steps(count: int) -> Need:
     )
 
 
-def model_has(what: Callable[[Architecture], object], lacking: str) -> Need:
+def model_has(holds: Callable[[Architecture], object], lacking: str) -> Need:
     """Something about the architecture."""
-    return Need("architecture", lambda model: bool(what(model.architecture)), lacking)
+    return Need("architecture", lambda model: bool(holds(model.architecture)), lacking)
 
 
 def bias(*kinds: str) -> tuple[Need, ...]:

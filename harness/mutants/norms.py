@@ -18,7 +18,7 @@ from harness.run.operations import Hidden, aligned, rms_norm, wide
 WEIGHTS = (varied("attn_norm"), varied("mlp_norm"), varied("final_norm"))
 
 
-def every(norm: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
+def at_norms(norm: Callable[..., Array]) -> dict[str, Callable[..., Array]]:
     """The same norm at its places, but of queries and keys."""
     return dict.fromkeys(sorted(ALIKE_NORMS), norm)
 
@@ -31,7 +31,7 @@ def _divided(by: Callable[[Array, float], Array]) -> OperationChange:
         root = jnp.sqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True))
         return aligned(weight, y) * (y / by(root, eps)).astype(x.dtype)
 
-    return OperationChange(every(divided))
+    return OperationChange(at_norms(divided))
 
 
 def _centered(x: Hidden, weight: Array, eps: float) -> Hidden:
@@ -65,7 +65,7 @@ def _narrow_squares(x: Hidden, weight: Array, eps: float) -> Hidden:
 
 def _plus(value: float) -> OperationChange:
     return OperationChange(
-        every(lambda x, weight, eps: rms_norm(x, weight + jnp.asarray(value, weight.dtype), eps))
+        at_norms(lambda x, weight, eps: rms_norm(x, weight + jnp.asarray(value, weight.dtype), eps))
     )
 
 
@@ -96,7 +96,7 @@ MUTANTS = (
     norm(
         "norm_centered",
         wrong="w (x - mean(x)) / sqrt(var(x) + eps), LayerNorm",
-        change=OperationChange(every(_centered)),
+        change=OperationChange(at_norms(_centered)),
         seen=github("sonos/tract/pull/2749", "mit-han-lab/omniserve/issues/32"),
     ),
     norm(
@@ -109,7 +109,7 @@ MUTANTS = (
     norm(
         "norm_weight_ignored",
         wrong="x / sqrt(mean(x^2) + eps)",
-        change=OperationChange(every(lambda x, weight, eps: rms_norm(x, jnp.ones_like(weight), eps))),
+        change=OperationChange(at_norms(lambda x, weight, eps: rms_norm(x, jnp.ones_like(weight), eps))),
         needs=WEIGHTS,
         seen=github("lucidrains/x-transformers/issues/352"),
     ),
@@ -142,7 +142,7 @@ MUTANTS = (
         "norm_cast_late",
         wrong="cast(w x / sqrt(mean(x^2) + eps)), as in Gemma",
         right="w cast(x / sqrt(mean(x^2) + eps))",
-        change=NumericsChange(every(_weighted_wide)),
+        change=NumericsChange(at_norms(_weighted_wide)),
         needs=(ROUNDED, *WEIGHTS),
         seen=github(
             "huggingface/transformers/issues/33133",
@@ -154,10 +154,10 @@ MUTANTS = (
         "norm_narrow",
         wrong="square, mean and root in bfloat16",
         right="in float32 or wider",
-        change=NumericsChange(every(_narrow)),
+        change=NumericsChange(at_norms(_narrow)),
         free=forms(
-            divided_by_a_root=OperationChange(every(_narrow_divided)),
-            squares_alone=OperationChange(every(_narrow_squares)),
+            divided_by_a_root=OperationChange(at_norms(_narrow_divided)),
+            squares_alone=OperationChange(at_norms(_narrow_squares)),
         ),
         seen=github(
             "meta-llama/llama/issues/1048", "keras-team/keras-hub/pull/1532", "tenstorrent/tt-metal/issues/49600"

@@ -103,15 +103,15 @@ class Misled:
             misled.append([replace(call, positions=self._misled(call.positions)) for call in calls])
         if not hasattr(self._port, "forward_sequences"):
             return [self._step_by_step(calls) for calls in misled]
-        found: list[list[tuple[Array, Any]]] = self._port.forward_sequences(misled)
-        return found
+        outputs: list[list[tuple[Array, Any]]] = self._port.forward_sequences(misled)
+        return outputs
 
     def _step_by_step(self, calls: Sequence[Call]) -> list[tuple[Array, Any]]:
-        cache, found = calls[0].cache, []
+        cache, outputs = calls[0].cache, []
         for call in calls:
             logits, cache = self._port.forward(call.input_ids, call.positions, call.mask, cache, call.tap)
-            found.append((logits, cache))
-        return found
+            outputs.append((logits, cache))
+        return outputs
 
     def _misled(self, positions: Array) -> Array:
         """The positions of a call, given wrongly, and the tokens counted."""

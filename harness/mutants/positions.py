@@ -23,9 +23,9 @@ Positions = Int[Array, "batch position"]
 Frequencies = Float[np.ndarray, " half"]
 
 
-def _at(other: Callable[[Positions], Array]) -> dict[str, Callable[..., Angles]]:
+def _at(moved: Callable[[Positions], Array]) -> dict[str, Callable[..., Angles]]:
     """Angles of other positions."""
-    return {"rope_angles": lambda positions, *more: rope_angles(other(positions), *more)}
+    return {"rope_angles": lambda positions, *more: rope_angles(moved(positions), *more)}
 
 
 def _shifted(value: float) -> OperationChange:

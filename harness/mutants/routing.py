@@ -34,9 +34,9 @@ def experts_having(**options: Any) -> Callable[[Architecture], Architecture]:
     return of_experts(lambda experts: replace(experts, **options))
 
 
-def experts_have(what: Callable[[Experts], bool], lacking: str) -> Need:
+def experts_have(holds: Callable[[Experts], bool], lacking: str) -> Need:
     """The experts of the model have this option."""
-    return model_has(lambda arch: arch.experts and what(arch.experts), lacking)
+    return model_has(lambda arch: arch.experts and holds(arch.experts), lacking)
 
 
 SOFTMAX = experts_have(lambda e: e.score != "sigmoid", "weights are sigmoids here")

@@ -87,63 +87,65 @@ class StageTrial:
             self._left(right.run, right.leaving)
         return made
 
-    def observe(self, one: MutantRun) -> None:
+    def observe(self, run: MutantRun) -> None:
         """Take a mutant through the stage: what differs from the right decoder is added to its deviations."""
-        index, right = layer_of(self.stage), self._right[one.exact]
-        if index is not None and index >= one.decoders[0].arch.layers:  # it has fewer
-            one.deviations += self._missing()
+        index, right = layer_of(self.stage), self._right[run.exact]
+        if index is not None and index >= run.decoders[0].arch.layers:  # it has fewer
+            run.deviations += self._missing()
             return
-        own = self._bench.parameters(one.decoders[0], self.stage)
-        touched = self._touches(one, own)
+        own = self._bench.parameters(run.decoders[0], self.stage)
+        touched = self._touches(run, own)
         if touched:
-            one.deviations += self.observe_replay(one, own)
+            run.deviations += self.observe_replay(run, own)
         leaving = [
-            right.leaving[i] if not touched and _identical(x, right.entering[i]) else self._forward(one, own, i, x)
-            for i, x in enumerate(one.hidden or right.entering)
+            right.leaving[i] if not touched and _identical(x, right.entering[i]) else self._forward(run, own, i, x)
+            for i, x in enumerate(run.hidden or right.entering)
         ]
-        self._left(one, leaving)
+        self._left(run, leaving)
         if self.stage == HEAD:
-            one.deviations += self._logits(one, leaving, right)
+            run.deviations += self._logits(run, leaving, right)
 
-    def observe_replay(self, one: MutantRun, own: Any = None) -> list[Deviation]:
+    def observe_replay(self, run: MutantRun, own: Any = None) -> list[Deviation]:
         """What differs from the right decoder on golden inputs."""
-        own = self._bench.parameters(one.decoders[0], self.stage) if own is None else own
-        values = [self._replay(one, own, index) for index in range(len(self._batches))]
-        return self._differing(values, self._right[one.exact])
+        own = self._bench.parameters(run.decoders[0], self.stage) if own is None else own
+        values = [self._replay(run, own, index) for index in range(len(self._batches))]
+        return self._differing(values, self._right[run.exact])
 
     def _differing(self, replayed: Sequence[dict[str, Calls]], right: _Right | None) -> list[Deviation]:
         """The comparisons of what is not the right decoder's; None: of everything. Tap by tap within a batch."""
         made: list[Deviation] = []
         for index, (batch, by_tap) in enumerate(zip(self._batches, replayed, strict=True)):
-            theirs, order, here = right.replayed[index] if right else {}, list(by_tap), list[Deviation]()
+            theirs, order, in_batch = right.replayed[index] if right else {}, list(by_tap), list[Deviation]()
             for rows in (rows for rows in batch.cases if rows.replayed):
                 recorded = {name: values for name, values in by_tap.items() if name in rows.entry.taps}
-                other = {
+                changed = {
                     name: values
                     for name, values in recorded.items()
                     if not _equal(self._taps[name], batch, rows, values, theirs.get(name, []))
                 }
-                here += [deviation(result, rows.entry) for result in self._results("replay", batch, rows, other)]
-            made += sorted(here, key=lambda one: order.index(one.tap))
+                in_batch += [
+                    deviation(result, rows.entry) for result in self._results("replay", batch, rows, changed)
+                ]
+            made += sorted(in_batch, key=lambda seen: order.index(seen.tap))
         return made
 
-    def _left(self, one: MutantRun, leaving: list[Calls]) -> None:
-        one.hidden = leaving
+    def _left(self, run: MutantRun, leaving: list[Calls]) -> None:
+        run.hidden = leaving
         if layer_of(self.stage) is not None:
-            one.residual = left_by(self.stage)
+            run.residual = left_by(self.stage)
 
-    def _touches(self, one: MutantRun, own: Any) -> bool:
+    def _touches(self, run: MutantRun, own: Any) -> bool:
         """Whether the stage can differ from the right decoder's: other operations, parameters or config."""
-        index, change = layer_of(self.stage), one.mutant.change
+        index, change = layer_of(self.stage), run.mutant.change
         if isinstance(change, OperationChange):
             replaced = set(change.replaced)
             if index is None:
                 return bool(replaced & (OF_EMBED if self.stage == EMBED else OF_HEAD))
-            return bool(replaced - OF_EMBED - OF_HEAD) and index in one.mutant.in_layers(self._bench.arch.layers)
+            return bool(replaced - OF_EMBED - OF_HEAD) and index in run.mutant.in_layers(self._bench.arch.layers)
         both = jax.tree.leaves(own), jax.tree.leaves(self._parameters)
         return not isinstance(change, WeightChange) or not _identical(*both)
 
-    def _replay(self, one: MutantRun, parameters: Any, index: int) -> dict[str, Calls]:
+    def _replay(self, run: MutantRun, parameters: Any, index: int) -> dict[str, Calls]:
         """The values of the stage's recorded taps, each made of golden inputs, by call."""
         batch, values = self._batches[index], dict[str, Calls]()
         if not any(rows.replayed for rows in batch.cases):
@@ -151,8 +153,8 @@ class StageTrial:
 
         def entering(call: int) -> Array:
             # At padding nothing is recorded. It is the same for all mutants, but for those that may see it.
-            own = (one.exact and one.hidden) or self._entering
-            return self._bench.goes_on(batch, call, one.residual, own[index][call])
+            own = (run.exact and run.hidden) or self._entering
+            return self._bench.goes_on(batch, call, run.residual, own[index][call])
 
         def tap(call: int, name: str, value: Array) -> Array:
             if name not in self._taps or not batch.recorded(name):
@@ -160,21 +162,21 @@ class StageTrial:
             values.setdefault(name, []).append(value)
             return self._bench.goes_on(batch, call, name, value)
 
-        given = one.decoders[index], self.stage, batch, parameters
-        after = self._bench.run(*given, entering, tap, misled=_misled(one))
+        given = run.decoders[index], self.stage, batch, parameters
+        after = self._bench.run(*given, entering, tap, misled=_misled(run))
         return {**values, "logits": after} if self.stage == HEAD else values
 
-    def _forward(self, one: MutantRun, parameters: Any, index: int, x: Calls) -> Calls:
+    def _forward(self, run: MutantRun, parameters: Any, index: int, x: Calls) -> Calls:
         batch = self._batches[index]
 
         def tap(call: int, name: str, value: Array) -> Array:
             chosen = self._pins and name in self._taps and self._taps[name].kind in PINNED
             return self._bench.pinned(batch, call, name, value) if chosen else value
 
-        given = one.decoders[index], self.stage, batch, parameters
-        return self._bench.run(*given, x.__getitem__, tap, misled=_misled(one), remember=False)
+        given = run.decoders[index], self.stage, batch, parameters
+        return self._bench.run(*given, x.__getitem__, tap, misled=_misled(run), remember=False)
 
-    def _logits(self, one: MutantRun, logits: Sequence[Calls], right: _Right | None) -> Iterator[Deviation]:
+    def _logits(self, run: MutantRun, logits: Sequence[Calls], right: _Right | None) -> Iterator[Deviation]:
         """Compare the logits of the forward pass, and keep the figures that the usual criteria look at.
 
         Args:
@@ -186,12 +188,12 @@ class StageTrial:
                 name = rows.entry.name
                 if right is not None and _equal(tap, batch, rows, values, right.leaving[index]):
                     if name in right.run.logits:
-                        one.logits[name] = right.run.logits[name]
+                        run.logits[name] = right.run.logits[name]
                     continue
                 [result] = self._results("forward", batch, rows, {tap.name: values})
-                found = figures_of(result)
-                if found is not None:
-                    one.logits[name] = found
+                figures = figures_of(result)
+                if figures is not None:
+                    run.logits[name] = figures
                 yield deviation(result, rows.entry)
 
     def _results(self, mode: str, batch: CaseBatch, rows: Rows, values: Mapping[str, Calls]) -> list[TapResult]:
@@ -201,7 +203,7 @@ class StageTrial:
         for name, calls in values.items():
             if name in by.wanted and name not in by.silent and len(calls) == len(by.spans):
                 tap = by.wanted[name]
-                own = [batch.cut(tap, rows, np.asarray(one)) for one in calls]
+                own = [batch.cut(tap, rows, np.asarray(value)) for value in calls]
                 results.append(refusal(by, tap, own) or compared(by, tap, own, along.take(tap, own, by.case)))
         return results
 
@@ -216,8 +218,8 @@ class StageTrial:
         ]
 
 
-def _misled(one: MutantRun) -> tuple[CallChange, ...]:
-    return (one.mutant.change,) if isinstance(one.mutant.change, CallChange) else ()
+def _misled(run: MutantRun) -> tuple[CallChange, ...]:
+    return (run.mutant.change,) if isinstance(run.mutant.change, CallChange) else ()
 
 
 def _identical(some: Sequence[Array], others: Sequence[Array]) -> bool:
@@ -229,12 +231,12 @@ def _equal(tap: Tap, batch: CaseBatch, rows: Rows, values: Calls, right: Calls) 
     """Whether a case's values are the right decoder's, bit for bit, in all calls."""
     if len(values) != len(right):
         return False
-    for one, other in zip(values, right, strict=True):
-        if one is other:
+    for own, expected in zip(values, right, strict=True):
+        if own is expected:
             continue
-        if one.shape != other.shape or one.dtype != other.dtype:
+        if own.shape != expected.shape or own.dtype != expected.dtype:
             return False
-        mine, theirs = (batch.cut(tap, rows, np.asarray(value)) for value in (one, other))
+        mine, theirs = (batch.cut(tap, rows, np.asarray(value)) for value in (own, expected))
         if mine.tobytes() != theirs.tobytes():
             return False
     return True

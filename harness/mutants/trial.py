@@ -127,13 +127,13 @@ def _refusing(run: MutantRun) -> Iterator[None]:
         run.refusal = first_line(error)
 
 
-def must_pass(right: Sequence[Deviation], precision: str) -> None:
+def must_pass(comparisons: Sequence[Deviation], precision: str) -> None:
     """The first phase.
 
     Raises:
         PortError: a comparison of the right decoder does not match.
     """
-    wrong = [seen for seen in right if is_wrong(seen.verdict)]
+    wrong = [seen for seen in comparisons if is_wrong(seen.verdict)]
     if wrong:
         worst = max(wrong, key=lambda seen: seen.margin)
         problem = "the right decoder does not match the golden: no mutant can be judged by it"
@@ -142,14 +142,14 @@ def must_pass(right: Sequence[Deviation], precision: str) -> None:
         raise PortError(problem, where, "within the limit", f"{worst.margin:.2g} times the limit", hint=hint)
 
 
-def must_fail(right: Sequence[Deviation], failures: Sequence[Deviation], precision: str) -> None:
+def must_fail(comparisons: Sequence[Deviation], failures: Sequence[Deviation], precision: str) -> None:
     """The second phase; of the forced failure, what did not change at all is not there.
 
     Raises:
         PortError: a comparison that replay makes of the right decoder does not fail.
     """
     failed = {(seen.case, seen.tap) for seen in failures if is_wrong(seen.verdict)}
-    passed = [s for s in right if s.mode == "replay" and (s.case, s.tap) not in failed]
+    passed = [s for s in comparisons if s.mode == "replay" and (s.case, s.tap) not in failed]
     if passed:
         problem = "a forced failure passes: at this tap nothing would be caught"
         where = f"{passed[0].tap} in case {passed[0].case}, {precision}"

@@ -33,12 +33,12 @@ def slides(config: Config) -> list[bool]:
 
 def by_type(config: Config) -> bool:
     """Whether the types of layers, and they alone, say which have a window, and nothing else."""
-    right = architecture_of(config)
+    arch = architecture_of(config)
     try:
-        without = architecture_of({**config, "layer_types": [FULL] * right.layers, "max_window_layers": None})
+        without = architecture_of({**config, "layer_types": [FULL] * arch.layers, "max_window_layers": None})
     except CheckpointError:
         return False
-    return without.ropes == right.ropes
+    return without.ropes == arch.ropes
 
 
 BY_TYPE = Need(
@@ -52,10 +52,10 @@ def in_layers(choose: Callable[[Sequence[bool]], Sequence[bool]]) -> ConfigChang
     """The window in other layers; nothing where no layer has one."""
 
     def fields(config: Config) -> Mapping[str, Any]:
-        right = slides(config)
-        if not any(right):
+        windowed = slides(config)
+        if not any(windowed):
             return {}
-        types = [SLIDING if sliding else FULL for sliding in choose(right)]
+        types = [SLIDING if sliding else FULL for sliding in choose(windowed)]
         return {"layer_types": types, "max_window_layers": None}
 
     return ConfigChange(fields)
@@ -73,9 +73,9 @@ def _in_steps(wrong: Callable[[Mask, Slots, Window], Array]) -> OperationChange:
     return OperationChange({"allowed": only_in_steps(wrong, allowed, lambda mask, slots, window: len(slots))})
 
 
-def _starts_late(right: Sequence[bool]) -> list[bool]:
-    first = right.index(True)
-    return [sliding and layer != first for layer, sliding in enumerate(right)]
+def _starts_late(windowed: Sequence[bool]) -> list[bool]:
+    first = windowed.index(True)
+    return [sliding and layer != first for layer, sliding in enumerate(windowed)]
 
 
 width = partial(Mutant, right=RIGHT_WIDTH, introduced=kinds("probs"))
@@ -89,7 +89,7 @@ MUTANTS = (
     width(
         "window_missing",
         wrong="key <= query, whatever use_sliding_window says",
-        change=in_layers(lambda right: [False for _ in right]),
+        change=in_layers(lambda windowed: [False for _ in windowed]),
         needs=(WINDOWED, BY_TYPE, OVER_WINDOW),
         seen=WINDOWS,
     ),
@@ -110,13 +110,13 @@ MUTANTS = (
     layered(
         "window_in_every_layer",
         wrong="a window in all layers, max_window_layers ignored",
-        change=in_layers(lambda right: [True for _ in right]),
+        change=in_layers(lambda windowed: [True for _ in windowed]),
         seen=github("huggingface/transformers/issues/35896", "huggingface/transformers/pull/36162"),
     ),
     layered(
         "window_layers_swapped",
         wrong="a window in the layers before max_window_layers",
-        change=in_layers(lambda right: [not sliding for sliding in right]),
+        change=in_layers(lambda windowed: [not sliding for sliding in windowed]),
         seen=github("huggingface/transformers/issues/40126", "huggingface/transformers/pull/31775"),
     ),
     layered(

@@ -74,7 +74,7 @@ class Answer:
     built_in: bool = False
 
 
-def indistinguishable(found: Sequence[Explanation], sure: float) -> tuple[Explanation, ...]:
+def indistinguishable(explanations: Sequence[Explanation], sure: float) -> tuple[Explanation, ...]:
     """The best explanations, all that are equally good: they explain most and claim least beyond it.
 
     Those nearer to the port than `sure`, in noise multiples, or nearly as near as the nearest, come first.
@@ -82,13 +82,13 @@ def indistinguishable(found: Sequence[Explanation], sure: float) -> tuple[Explan
     A fitted value that does as well as the catalogue as it is only imitates it.
     """
 
-    near = max(sure, NEARLY * min(e.rms for e in found))
+    near = max(sure, NEARLY * min(e.rms for e in explanations))
 
     def quality(e: Explanation) -> tuple[bool, int, int, bool, int]:
         return e.rms > near, -len(e.kinds), len(e.beyond), not e.every_layer, len(e.elsewhere)
 
-    best = min(map(quality, found))
-    equal = [e for e in found if quality(e) == best]
+    best = min(map(quality, explanations))
+    equal = [e for e in explanations if quality(e) == best]
     equal = [e for e in equal if not e.hypothesis.value] or equal
     ranked = sorted(equal, key=lambda e: (PLAUSIBLE.index(e.hypothesis.mutants[0].kind), e.rms))
     nearest: dict[frozenset[str], Explanation] = {}
@@ -116,4 +116,4 @@ def ranking(others: Iterable[Ranked], most: int = 3) -> tuple[Ranked, ...]:
 def _adds_little(pair: Ranked, singles: Mapping[str, float]) -> bool:
     """Whether one of two explains nearly as much as both."""
     alone = [singles[i] for i in pair.hypothesis.ids if i in singles]
-    return any(pair.explained - one < MOST * (1 - one) for one in alone)
+    return any(pair.explained - share < MOST * (1 - share) for share in alone)

@@ -86,11 +86,11 @@ def diagnose(checker: Checker, spec: str, progress: Progress = SILENT) -> Diagno
     for answer in answers(port, search, progress):
         seen, said = port, answer
         for narrower in _narrower(port, answer):
-            other, again = looked_at(narrower)
+            narrow_port, narrow_search = looked_at(narrower)
             with in_force(narrower):
-                found = again.explain(answer.kind)
-            if found.named:
-                seen, said = other, found
+                narrow_answer = narrow_search.explain(answer.kind)
+            if narrow_answer.named:
+                seen, said = narrow_port, narrow_answer
                 break
         operations.append(operation(seen, said))
     return _document(checker, spec, report, precision, tuple(c.name for c in port.cases), tuple(operations))
@@ -168,7 +168,7 @@ def searching(port: ReplayedPort, thorough: bool = True) -> Search:
                 source, checker.checkpoint, checker.config, replaced, earlier=frozenset(declared.earlier_only)
             ),
             port.replays,
-            {kind: frozenset(found) for kind, found in layers.items()},
+            {kind: frozenset(indices) for kind, indices in layers.items()},
             architecture_of(checker.config).layers,
             frozenset(declared.without),
             thorough,
@@ -198,7 +198,7 @@ def operation(port: ReplayedPort, answer: Answer) -> Operation:
         precision=port.precision,
         facts=tuple(about_the_kind(port.report, answer.kind, port.replays)),
         named=tuple(_named(explanation, port, kinds) for explanation in answer.named),
-        others=tuple(_suspect(other, (answer.kind,), remark=other.reason or None) for other in answer.others),
+        others=tuple(_suspect(entry, (answer.kind,), remark=entry.reason or None) for entry in answer.others),
         tried=answer.tried,
         built_in=answer.built_in,
     )
@@ -206,7 +206,7 @@ def operation(port: ReplayedPort, answer: Answer) -> Operation:
 
 def _narrower(port: ReplayedPort, answer: Answer) -> Iterator[str]:
     """The precisions at which to look again, where only a rounding may keep the nearest from being the bug."""
-    if answer.named or not any(other.explained > NEAR for other in answer.others):
+    if answer.named or not any(entry.explained > NEAR for entry in answer.others):
         return
     asked = [p for p in PRECISIONS if p in port.checker.question.precisions]
     for precision in asked[asked.index(port.precision) + 1 :]:
@@ -236,18 +236,18 @@ def _named(explanation: Explanation, port: ReplayedPort, kinds: Sequence[str]) -
 
 
 def _suspect(
-    found: Explanation | Ranked, kinds: Sequence[str], rms_multiple: float | None = None, remark: str | None = None
+    entry: Explanation | Ranked, kinds: Sequence[str], rms_multiple: float | None = None, remark: str | None = None
 ) -> Suspect:
-    hypothesis = found.hypothesis
+    hypothesis = entry.hypothesis
     return Suspect(
         mutants=hypothesis.ids,
-        value=found.value,
+        value=entry.value,
         wrong=hypothesis.wrong,
         right=tuple(m.right for m in hypothesis.mutants),
         seen=tuple(url for m in hypothesis.mutants for url in m.seen),
         line=", ".join(dict.fromkeys(right_line(change, kinds) for change in hypothesis.changes)),
         kinds=tuple(kinds),
-        explained=found.explained,
+        explained=entry.explained,
         rms_multiple=rms_multiple,
         remark=remark,
     )

@@ -93,9 +93,9 @@ def about_the_values(seen: Observation) -> Iterator[Fact]:
 
 def _relation(seen: Observation, actual: facts.Values, golden: facts.Values) -> Iterator[Fact]:
     """The simplest relation that holds; a factor that holds makes the rest of them hold as well."""
-    found = facts.factor(actual, golden)
-    if found is not None:
-        yield Fact("values", f"actual = {found.value:.6g} x golden (that leaves {found.left:.1e} of the error)")
+    factor = facts.factor(actual, golden)
+    if factor is not None:
+        yield Fact("values", f"actual = {factor.value:.6g} x golden (that leaves {factor.left:.1e} of the error)")
         return
     added = facts.offset(actual, golden)
     if added is not None:

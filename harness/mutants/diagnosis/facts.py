@@ -136,9 +136,9 @@ def without_a_key(
     probs: Float[np.ndarray, "batch head position key"], golden: Float[np.ndarray, "batch head position key"]
 ) -> Bool[np.ndarray, "batch head position"]:
     """The rows that are the same at all keys and were not: a softmax over nothing but hidden scores."""
-    flat, right = (np.ptp(p, axis=-1) <= 1e-4 * np.abs(p).max(axis=-1) for p in (probs, golden))
-    found: np.ndarray = flat & ~right & probs.any(axis=-1)
-    return found
+    flat, golden_flat = (np.ptp(p, axis=-1) <= 1e-4 * np.abs(p).max(axis=-1) for p in (probs, golden))
+    hidden: np.ndarray = flat & ~golden_flat & probs.any(axis=-1)
+    return hidden
 
 
 def sums(probs: Float[np.ndarray, "batch head position key"]) -> tuple[float, float]:

@@ -60,13 +60,13 @@ def _looks_like(checker: Checker, report: Report, precision: str) -> tuple[list[
     port = replayed_again(checker, report, precision, MOST_TOKENS)
     if not port.replays:
         return None
-    found = [operation(port, answer) for answer in answers(port, searching(port, thorough=False))]
+    operations = [operation(port, answer) for answer in answers(port, searching(port, thorough=False))]
     told = [
-        f"{verdict_line(one, precision)}, at {some(one.taps, 2)}" for one in found if one.named or one.built_in
+        f"{verdict_line(op, precision)}, at {some(op.taps, 2)}" for op in operations if op.named or op.built_in
     ]
-    unnamed = [one for one in found if not (one.named or one.built_in)]
+    unnamed = [op for op in operations if not (op.named or op.built_in)]
     if unnamed:
-        where = f" at {some([tap for one in unnamed for tap in one.taps], 2)}" if told else ""
+        where = f" at {some([tap for op in unnamed for tap in op.taps], 2)}" if told else ""
         told.append(f"{UNKNOWN}{where}")
-    known = [line for one in found for line in known_as(one)] if len(found) == 1 else []
+    known = [line for op in operations for line in known_as(op)] if len(operations) == 1 else []
     return told, known

@@ -54,7 +54,7 @@ def hard_coded(results: Sequence[TapResult]) -> tuple[str, ...]:
         kind = kind_of(r.tap)
         if kind in sizes and (r.precision, r.mode) == ("float64", "replay") and r.verdict in FAULTY:
             sizes[kind].append(float("inf") if r.rel_rms is None else r.rel_rms)
-    return tuple(kind for kind, found in sizes.items() if median(found) < FLOAT32_SIZED)
+    return tuple(kind for kind, errors in sizes.items() if median(errors) < FLOAT32_SIZED)
 
 
 def telling(results: Sequence[TapResult]) -> str | None:

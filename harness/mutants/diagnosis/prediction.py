@@ -93,11 +93,11 @@ class Predictor:
     def _run(self, hypothesis: Hypothesis, decoder: Decoder, replay: StageReplay, until: str | None) -> Values:
         batch = self._batch(replay.case.name)
         calls = range(len(batch.spans)) if replay.only is None else (replay.only,)
-        found: dict[str, list[np.ndarray]] = {}
+        by_kind: dict[str, list[np.ndarray]] = {}
 
         def tap(call: int, name: str, value: jax.Array) -> jax.Array:
             kind = kind_of(name)
-            found.setdefault(kind, []).append(np.asarray(value))
+            by_kind.setdefault(kind, []).append(np.asarray(value))
             if kind == until and call == calls[-1]:
                 raise _EnoughError
             replaced = kind in self._replaced and (not replay.case.partly or name in replay.case.taps)
@@ -110,10 +110,10 @@ class Predictor:
             given = decoder, replay.stage, batch, self._bench.parameters(decoder, replay.stage)
             after = self._bench.run(*given, entering, tap, calls=calls, past=past, misled=misled)
             if replay.stage == HEAD:
-                found["logits"] = [np.asarray(value) for value in after]
+                by_kind["logits"] = [np.asarray(value) for value in after]
         spans = [batch.spans[call] for call in calls]
-        taps = {kind: seen.tap for kind, seen in replay.taps.items() if len(found.get(kind, ())) == len(spans)}
-        values = {kind: _compared(replay.case, tap, found[kind], spans) for kind, tap in taps.items()}
+        taps = {kind: seen.tap for kind, seen in replay.taps.items() if len(by_kind.get(kind, ())) == len(spans)}
+        values = {kind: _compared(replay.case, tap, by_kind[kind], spans) for kind, tap in taps.items()}
         largest = self.source.largest(replay.case.name, "logits") if "logits" in values else None
         if largest and replay.case.cached:
             largest = replace(largest, ids=largest.ids[:, spans[0].start : spans[-1].stop])
@@ -154,8 +154,8 @@ class Predictor:
 
 def _instead(golden: np.ndarray, own: np.ndarray | None, value: np.ndarray) -> np.ndarray:
     """A golden, and where it has nothing the port's own value, or what there is otherwise."""
-    other = value if own is None or own.shape != golden.shape else own
-    filled: np.ndarray = np.where(np.isnan(golden), other, golden)
+    elsewhere = value if own is None or own.shape != golden.shape else own
+    filled: np.ndarray = np.where(np.isnan(golden), elsewhere, golden)
     return filled
 
 

@@ -160,7 +160,7 @@ def _widened(
         return noise
     rounding, _ = _finite_sides(predicted, exactly)
     own = metrics.per_position(rounding - _finite_sides(exactly, exactly)[0], position_axis)
-    rms, largest = (np.where(np.isfinite(one), one, 0.0) for one in own)
+    rms, largest = (np.where(np.isfinite(error), error, 0.0) for error in own)
     return replace(noise, rms=np.maximum(noise.rms, rms), max=np.maximum(noise.max, largest))
 
 

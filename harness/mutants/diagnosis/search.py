@@ -83,7 +83,7 @@ class Search:
             return Answer(kind, (), (), 0, built_in=True)
         tried: list[tuple[Hypothesis, Match]] = []
         others: list[Ranked] = []
-        found: list[Explanation] = []
+        explanations: list[Explanation] = []
         sure = max(SURE * replay.taps[kind].limit.plain, AS_NOISY)
         for attempt in self._attempts:
             new = list(attempt(kind, replay, tried))
@@ -91,17 +91,19 @@ class Search:
             for hypothesis, matched in new:
                 said = self._said(hypothesis, matched, kind)
                 if isinstance(said, Explanation):
-                    found.append(said)
+                    explanations.append(said)
                 elif kind in matched.explained:
                     own = _by_layer(hypothesis) is not None
                     value = f"{replay.stage}: {hypothesis.value}" if own else hypothesis.value
                     others.append(Ranked(hypothesis, matched.explained[kind], value, said))
             # Where rounding is coarse the catalogue's own may be within it, and another value nearer by far.
-            if found and (attempt != self._singles or not self._thorough or min(e.rms for e in found) <= sure):
+            if explanations and (
+                attempt != self._singles or not self._thorough or min(e.rms for e in explanations) <= sure
+            ):
                 pairs = attempt == self._two_at_once  # two fit better than one: nearer says nothing there
-                named = indistinguishable(found, float("inf") if pairs else sure)
+                named = indistinguishable(explanations, float("inf") if pairs else sure)
                 best = {e.hypothesis for e in named}
-                rest = (Ranked(e.hypothesis, e.explained, e.value, _narrower(e)) for e in found)
+                rest = (Ranked(e.hypothesis, e.explained, e.value, _narrower(e)) for e in explanations)
                 others += (r for r in rest if r.hypothesis not in best)
                 return Answer(kind, named, ranking(others), len(tried))
         return Answer(kind, (), ranking(others), len(tried))
@@ -144,9 +146,9 @@ class Search:
         self, mutant: Mutant, replay: StageReplay, kind: str, below: Hypothesis = NOTHING
     ) -> Iterator[tuple[Hypothesis, Match]]:
         hypotheses = fitted(mutant, self._predictor, replay, kind, self._layers, below)
-        for hypothesis, found in self._matched(hypotheses, replay, kind):
-            yield hypothesis, found
-            if kind in found.reproduced:
+        for hypothesis, matched in self._matched(hypotheses, replay, kind):
+            yield hypothesis, matched
+            if kind in matched.reproduced:
                 return  # another start would find the same value
 
     def _free(self, kind: str) -> Iterator[Mutant]:
@@ -163,7 +165,7 @@ class Search:
         """
         nearest = sorted(tried, key=lambda pair: -pair[1].explained.get(kind, float("-inf")))
         rounding = (A_FEW * UNIT_ROUNDOFF[replay.taps[kind].precision]) ** 2
-        best = [c for c, found in nearest if found.explained.get(kind, 0.0) < 1 - rounding]
+        best = [c for c, matched in nearest if matched.explained.get(kind, 0.0) < 1 - rounding]
         for some in ([c for c in best if not c.value], best):
             pairs = filter(None, (a.together(b) for a, b in combinations(some, 2)))
             yield from self._matched(islice(pairs, MOST_PAIRS), replay, kind)
@@ -183,12 +185,12 @@ class Search:
 
     def _match(self, hypothesis: Hypothesis, replay: StageReplay, predicted: Values, kind: str) -> Match:
         """The match, with the hypothesis's own rounding allowed for where that may decide it."""
-        found = match(replay, predicted, sorts=self._sorts)
-        near = found.explained.get(kind, 0.0) > NEAR or (kind in found.overreached)
-        if kind in found.reproduced or not near:
-            return found
+        matched = match(replay, predicted, sorts=self._sorts)
+        near = matched.explained.get(kind, 0.0) > NEAR or (kind in matched.overreached)
+        if kind in matched.reproduced or not near:
+            return matched
         exactly = self._predictor.exactly(hypothesis, replay, until=next(reversed(tuple(predicted))))
-        return found if exactly is None else match(replay, predicted, exactly, self._sorts)
+        return matched if exactly is None else match(replay, predicted, exactly, self._sorts)
 
     def _confirm(self, hypothesis: Hypothesis, kind: str) -> Explanation | str:
         """The hypothesis held against every replay; what speaks against it, where one of them does."""
@@ -204,17 +206,17 @@ class Search:
             predicted = self._predictor.predict(here, replay, until=last)
             if predicted is None:
                 return f"it does not run at {place}"
-            found = self._match(here, replay, predicted, kind)
+            matched = self._match(here, replay, predicted, kind)
             wrong_here = self._wrong_in(replay, kind)
-            if kind in found.unexplained:
+            if kind in matched.unexplained:
                 return f"but not at {place}"
-            if kind in found.overreached and wrong_here:
+            if kind in matched.overreached and wrong_here:
                 return f"but {place} is right, and with it would not be"
-            wrong_nowhere |= found.overreached - self._wrong
-            right_layers |= not wrong_here and (kind in found.overreached or kind in found.elsewhere)
-            right_sorts |= found.elsewhere.get(kind, frozenset()) if wrong_here else frozenset()
+            wrong_nowhere |= matched.overreached - self._wrong
+            right_layers |= not wrong_here and (kind in matched.overreached or kind in matched.elsewhere)
+            right_sorts |= matched.elsewhere.get(kind, frozenset()) if wrong_here else frozenset()
             if wrong_here or layer_of(replay.stage) is None:
-                matches.append(found)
+                matches.append(matched)
             if kind in replay.faulty and _by_layer(hypothesis) is not None:
                 values[replay.stage] = f"{replay.stage}: {here.value}"
         faulty = frozenset().union(*(m.reproduced | m.unexplained for m in matches))
@@ -231,11 +233,11 @@ class Search:
             elsewhere=right_sorts,
         )
 
-    def _left(self, found: Match, kind: str) -> str:
+    def _left(self, matched: Match, kind: str) -> str:
         """Why a hypothesis that explains nearly everything is not the bug."""
-        if found.explained.get(kind, 0.0) <= NEAR:
+        if matched.explained.get(kind, 0.0) <= NEAR:
             return ""
-        return f"but {found.rms[kind]:.2g} times the noise is left"
+        return f"but {matched.rms[kind]:.2g} times the noise is left"
 
     def _in_stage(self, hypothesis: Hypothesis, replay: StageReplay, kind: str) -> Hypothesis:
         """The hypothesis as it is in this replay: a value that is each layer's own is fitted anew."""
@@ -246,7 +248,7 @@ class Search:
 
     def _wrong_in(self, replay: StageReplay, kind: str) -> bool:
         """Whether the port is wrong at this kind in this replay's stage, in some case."""
-        return any(kind in other.faulty for other in self._replays if other.stage == replay.stage)
+        return any(kind in s.faulty for s in self._replays if s.stage == replay.stage)
 
     def _wrong_sorts(self, kind: str) -> frozenset[str]:
         """The sorts of calls in which a kind is wrong in some replay."""
