@@ -203,6 +203,6 @@ class AdaptedPort:
         return kinds if own["read_cache"] else self._table.kinds
 
 
-def _adaptations(found: tuple[Row, ...], arch: Architecture) -> dict[str, Any]:
+def _adaptations(table: tuple[Row, ...], arch: Architecture) -> dict[str, Any]:
     by_kind, fixed = {tap.kind: tap for tap in taps_of(arch)}, fixed_sizes(arch)
-    return {row.kind: adaptation(row.layout, by_kind[row.kind], fixed) for row in found if row.layout is not None}
+    return {row.kind: adaptation(row.layout, by_kind[row.kind], fixed) for row in table if row.layout is not None}

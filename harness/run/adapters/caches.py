@@ -107,9 +107,9 @@ def refuse_other_arguments(port: Any, further: Sequence[str]) -> None:
         PortError: it lacks the cache, say, or has one and the port has none.
     """
     mro = type(port).__mro__
-    kind = next(one for one in mro if one.__module__.startswith(f"{__package__}.") and "run" in vars(one))
+    kind = next(base for base in mro if base.__module__.startswith(f"{__package__}.") and "run" in vars(base))
     parameters = inspect.signature(vars(kind)["run"]).parameters.values()
-    given = [*(one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD)][1:]
+    given = [*(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)][1:]
     if not given:  # of no kind
         return
     given += further
@@ -153,7 +153,7 @@ def _index(text: str, row: str, sizes: Mapping[str, int]) -> Index:
             raise _bad("a row of a cache's table has a malformed index", row, expected)
         return sizes[part]
 
-    def one(part: str) -> int | slice | EllipsisType:
+    def axis(part: str) -> int | slice | EllipsisType:
         if part == "...":
             return ...
         if ":" not in part:
@@ -161,7 +161,7 @@ def _index(text: str, row: str, sizes: Mapping[str, int]) -> Index:
         bounds = [number(bound.strip()) if bound.strip() else None for bound in part.split(":")]
         return slice(*bounds)
 
-    return tuple(one(part.strip()) for part in text.split(","))
+    return tuple(axis(part.strip()) for part in text.split(","))
 
 
 def _leaf(place: Place, leaves: Mapping[str, Any]) -> Any:

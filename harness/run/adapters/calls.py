@@ -29,18 +29,18 @@ APART = "\t"  # in no path, and in no name of an argument
 
 
 def marked_call(
-    found: Iterable[Row], call: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]
+    rows: Iterable[Row], call: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]
 ) -> Any:
     """Call a sub-module or a function with its taps marked: arguments before, results after.
 
     Args:
-        found: the rows of its path. Those that are `in` another place count where that is running; which of
+        rows: of its path. Those that are `in` another place count where that is running; which of
             several calls a row means is decided when all have been made (`numbering.py`).
     """
-    found = tuple(found)
-    if is_watching() and found:
-        return watched_call(found[0].path, call, args, kwargs)
-    here = {row.site: row for row in found if row.tap and (row.scope is None or row.scope in running())}
+    rows = tuple(rows)
+    if is_watching() and rows:
+        return watched_call(rows[0].path, call, args, kwargs)
+    here = {row.site: row for row in rows if row.tap and (row.scope is None or row.scope in running())}
     arguments, named = list(args), dict(kwargs)
     for row in here.values():
         if isinstance(row.argument, int) and row.argument < len(arguments):
@@ -52,7 +52,7 @@ def marked_call(
             given = f"{len(arguments)} positional arguments, and {', '.join(named) or 'none'} by name"
             hint = "correct the table: arguments are named as the model's code passes them"
             raise PortError(problem, row, f"argument {row.argument}", given, hint=hint)
-    with while_running(row.path for row in found if not row.tap):
+    with while_running(row.path for row in rows if not row.tap):
         result = call(*arguments, **named)
     for row in here.values():
         if row.argument is None:

@@ -48,9 +48,9 @@ class EquinoxPort(ModelPort):
     framework = frozenset({"equinox", "haliax", "flax"})
 
     def sub_modules(self) -> Iterable[tuple[str, Any]]:
-        found: dict[str, Any] = {}
-        _collect(self.model, (), found)
-        return found.items()
+        callables: dict[str, Any] = {}
+        _collect(self.model, (), callables)
+        return callables.items()
 
     def _place(self, rows: tuple[Row, ...]) -> Any:
         """A copy of the model's tree whose values are marked."""
@@ -67,21 +67,21 @@ class EquinoxPort(ModelPort):
         return self.run(self._placed, input_ids, positions, mask, *cache), {}
 
 
-def _collect(node: Any, where: tuple[str, ...], found: dict[str, Any], inside: tuple[int, ...] = ()) -> None:
+def _collect(node: Any, where: tuple[str, ...], callables: dict[str, Any], inside: tuple[int, ...] = ()) -> None:
     """What can be called, by path: modules, and functions that they have as fields. One module may have two."""
     if isinstance(node, Mapping):
         inner = dict(node)
     elif isinstance(node, (list, tuple)):
         inner = dict(enumerate(node))
     elif dataclasses.is_dataclass(node) and not isinstance(node, type) and not is_named(node):
-        found[".".join(where)], inner = node, vars(node)
+        callables[".".join(where)], inner = node, vars(node)
     elif inspect.isfunction(node) or callable(getattr(node, "__wrapped__", None)):
-        found[".".join(where)], inner = node, {}
+        callables[".".join(where)], inner = node, {}
     else:
         return
     for name, child in inner.items():
         if id(child) not in inside:
-            _collect(child, (*where, str(name)), found, (*inside, id(node)))
+            _collect(child, (*where, str(name)), callables, (*inside, id(node)))
 
 
 def _place(model: Any, path: str) -> tuple[tuple[str, ...], str]:
@@ -106,10 +106,10 @@ def _marking(node: Any, marks: Marks) -> Any:
         return MarkedFunction(node, marks[0][1])
     original: Any = type(node)
     made = marking(original, marks)
-    found = copied(node, made)
-    if not is_leaf and jax.tree_util.all_leaves([found]):
+    marked = copied(node, made)
+    if not is_leaf and jax.tree_util.all_leaves([marked]):
         _register(made, original)
-    return found
+    return marked
 
 
 @dataclass(frozen=True)

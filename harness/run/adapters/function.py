@@ -42,12 +42,12 @@ class FunctionPort(AdaptedPort):
 
     def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
         returned, intermediates = self.run(input_ids, positions, mask, *cache)
-        found = named_leaves(intermediates)
+        leaves = named_leaves(intermediates)
         if is_watching():
-            return returned, found
+            return returned, leaves
         for row in self.rows:
-            if row.path not in found:
+            if row.path not in leaves:
                 problem = "the function returns no intermediate of that key"
                 hint = "correct the port's table: keys of nested dicts and lists are joined by dots"
-                raise PortError(problem, row.path, ", ".join(found) or "intermediates", hint=hint)
-        return returned, {row.tap: found[row.path] for row in self.rows}
+                raise PortError(problem, row.path, ", ".join(leaves) or "intermediates", hint=hint)
+        return returned, {row.tap: leaves[row.path] for row in self.rows}

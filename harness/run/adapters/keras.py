@@ -92,13 +92,13 @@ def _inside(layer: Any) -> list[tuple[str, Any]]:
 
 
 def _child(node: Any, part: str) -> Any:
-    found = child_of(node, part)
-    return _operations(node).get(part) if found is None else found
+    child = child_of(node, part)
+    return _operations(node).get(part) if child is None else child
 
 
 def _operations(node: Any) -> dict[str, Any]:
     """A model's layers by name; in a functional model the operations between them as well."""
-    return {one.name: one for one in getattr(node, "operations", getattr(node, "layers", ()))}
+    return {operation.name: operation for operation in getattr(node, "operations", getattr(node, "layers", ()))}
 
 
 def _names(node: Any) -> list[str]:
@@ -109,7 +109,7 @@ def _names(node: Any) -> list[str]:
 
     def holds_layers(value: Any) -> bool:
         several = list(value.values()) if isinstance(value, Mapping) else value
-        return isinstance(several, (list, tuple)) and any(isinstance(one, Operation) for one in several)
+        return isinstance(several, (list, tuple)) and any(isinstance(held, Operation) for held in several)
 
     stored = {name for name, value in vars(node).items() if isinstance(value, Operation) or holds_layers(value)}
     return sorted({*stored, *_operations(node)} - {"_layers"})  # those are all of them, as Keras tracks them

@@ -177,11 +177,11 @@ def refuse_other_than_zeros(name: str, value: jax.Array | np.ndarray) -> None:
         PortError: it is not.
     """
     rest = whole(value)
-    other = np.argwhere(rest != 0)  # NaN as well
-    if len(other):
-        place = tuple(map(int, other[0]))
+    nonzero = np.argwhere(rest != 0)  # NaN as well
+    if len(nonzero):
+        place = tuple(map(int, nonzero[0]))
         problem = "what the port's table cuts off a value is not zeros"
         where = f"{name.removesuffix(REST)}, at {list(place)} of {list(rest.shape)} as the model has it"
-        found = f"{rest[place]!s}, and {len(other) - 1:,} more that are not 0"
+        found = f"{rest[place]!s}, and {len(nonzero) - 1:,} more that are not 0"
         hint = "declare the layout that the value has; numbers that mean something are part of the tap"
         raise PortError(problem, where, "0, where the layout says zeros", found, hint=hint)

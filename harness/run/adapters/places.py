@@ -122,7 +122,7 @@ class Places:
         row = next(row for row in self._table if row.site == wanted.site.removesuffix(REST))
         if row.is_variable:
             return self._variables.never(row)
-        function = next((one for one in self._functions if one.path == row.path), None)
+        function = next((known for known in self._functions if known.path == row.path), None)
         hint = "correct the path in the table, or leave it out: it is then reported as not covered"
         if function is not None:
             others = bound_elsewhere(function)

@@ -78,8 +78,8 @@ def functions_of(table: Iterable[Row]) -> tuple[Function, ...]:
     Raises:
         PortError: a module that cannot be imported, or that has no such function.
     """
-    found = by_path(row for row in table if row.is_function)
-    return tuple(_found(path, rows) for path, rows in found.items())
+    by_place = by_path(row for row in table if row.is_function)
+    return tuple(_found(path, rows) for path, rows in by_place.items())
 
 
 @contextmanager
@@ -128,10 +128,10 @@ def _callables(owner: Any) -> str:
 def bound_elsewhere(function: Function) -> tuple[str, ...]:
     """Where else a function is bound: the names that other modules have for it."""
     held = function.held
-    found = [
+    names = [
         f"{name}:{attribute}"
         for name, module in list(sys.modules.items())
         for attribute, value in list(getattr(module, "__dict__", {}).items())
         if value is held and (module, attribute) != (function.owner, function.name)
     ]
-    return tuple(sorted(found)[:MOST_NAMED])
+    return tuple(sorted(names)[:MOST_NAMED])

@@ -56,7 +56,7 @@ def marked_choice(routed: Routed, experts: int, mark: Callable[[Array], Array], 
         PortError: it did not return weights and indices.
     """
     pair = result if isinstance(result, (tuple, list)) else ()
-    arrays = len(pair) >= 2 and all(is_array(one) for one in pair[:2])
+    arrays = len(pair) >= 2 and all(is_array(array) for array in pair[:2])
     if not arrays or not jnp.issubdtype(pair[1].dtype, jnp.integer):
         problem = "a place whose row is a choice of experts does not return weights and indices"
         hint = "name jax.lax:top_k, or the function that calls it, `in` the router"
@@ -66,9 +66,9 @@ def marked_choice(routed: Routed, experts: int, mark: Callable[[Array], Array], 
     marked = mark(spread(own, indices, experts))
     given, chosen = top_k(marked, indices.shape[-1])
     # Not by what was marked: in replay the golden stands in its place as well.
-    other = (jnp.take_along_axis(marked, indices, axis=-1) != own).any(axis=-1, keepdims=True)
-    found = jnp.where(other, given.astype(weights.dtype), weights), jnp.where(other, chosen, indices)
-    return type(result)((*found, *pair[2:])) if type(result) in (tuple, list) else type(result)(*found, *pair[2:])
+    changed = (jnp.take_along_axis(marked, indices, axis=-1) != own).any(axis=-1, keepdims=True)
+    new = jnp.where(changed, given.astype(weights.dtype), weights), jnp.where(changed, chosen, indices)
+    return type(result)((*new, *pair[2:])) if type(result) in (tuple, list) else type(result)(*new, *pair[2:])
 
 
 def spread(weights: Weights, indices: Int[Array, "... chosen"], experts: int) -> Float[Array, "... expert"]:

@@ -72,10 +72,10 @@ def on_mesh(mesh: Mesh) -> AbstractContextManager[Any]:
     Inside a trace JAX refuses `set_mesh`, since what is traced has no devices yet: there it is the mesh's shape.
     """
     try:
-        found: AbstractContextManager[Any] = jax.set_mesh(mesh)
+        context: AbstractContextManager[Any] = jax.set_mesh(mesh)
     except ValueError:
-        found = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
-    return found
+        context = jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+    return context
 
 
 @contextmanager

@@ -143,10 +143,10 @@ def at_paths(paths: Iterable[str]) -> tuple[Row, ...]:
 
 def by_path(rows: Iterable[Row]) -> dict[str, tuple[Row, ...]]:
     """Rows by the place that they name."""
-    found: dict[str, tuple[Row, ...]] = {}
+    places: dict[str, tuple[Row, ...]] = {}
     for row in rows:
-        found[row.path] = (*found.get(row.path, ()), row)
-    return found
+        places[row.path] = (*places.get(row.path, ()), row)
+    return places
 
 
 def rows(table: Table, arch: Architecture) -> tuple[Row, ...]:
@@ -156,17 +156,17 @@ def rows(table: Table, arch: Architecture) -> tuple[Row, ...]:
         PortError: a malformed row, a tap that the architecture does not have, or one that stands twice.
     """
     known = {tap.name: tap for tap in taps_of(arch)}
-    written_out = [(row, every) for left, right in table.items() for row, every in _expanded(left, right, arch)]
-    own = {row.tap for row, every in written_out if not every}
-    found = [row for row, every in written_out if not (every and row.tap in own)]
-    for row in found:
+    written_out = [(row, has_i) for left, right in table.items() for row, has_i in _expanded(left, right, arch)]
+    own = {row.tap for row, has_i in written_out if not has_i}
+    kept = [row for row, has_i in written_out if not (has_i and row.tap in own)]
+    for row in kept:
         _check(row, known)
-    for row in found:
-        if sum(other.tap == row.tap for other in found) > 1:
+    for row in kept:
+        if sum(other.tap == row.tap for other in kept) > 1:
             raise bad("two rows of the port's table name one tap", row.tap, "one row for every tap")
-        if any(other.kind == row.kind and other.layout != row.layout for other in found):
+        if any(other.kind == row.kind and other.layout != row.layout for other in kept):
             raise bad("two rows give one kind of tap two layouts", row.kind, "one layout for every kind")
-    return tuple(found)
+    return tuple(kept)
 
 
 def _expanded(left: str, right: str | To | Routed, arch: Architecture) -> Iterable[tuple[Row, bool]]:
@@ -174,10 +174,10 @@ def _expanded(left: str, right: str | To | Routed, arch: Architecture) -> Iterab
     routed = right if isinstance(right, Routed) else None
     target = right if isinstance(right, To) else To(right.tap if isinstance(right, Routed) else right)
     layout, cut = (None, None) if target.layout is None else without_zeros(target.layout, fixed_sizes(arch))
-    every = INDEX.search(left) is not None
-    if every and LAYER not in target.tap:
+    has_i = INDEX.search(left) is not None
+    if has_i and LAYER not in target.tap:
         raise bad("a row has {i} on its left side alone", f"{left} -> {target.tap}", "{i} in the tap's name too")
-    for index in range(arch.layers) if every else (None,):
+    for index in range(arch.layers) if has_i else (None,):
         match = ROW.fullmatch(_written_out(left, index, arch.layers))
         if match is None or not _well_formed(match):
             raise bad(
@@ -194,7 +194,7 @@ def _expanded(left: str, right: str | To | Routed, arch: Architecture) -> Iterab
             cut,
             None if routed is None or arch.experts is None else (routed, arch.experts.count),
         )
-        yield row, every
+        yield row, has_i
 
 
 def fixed_sizes(arch: Architecture) -> dict[str, int]:

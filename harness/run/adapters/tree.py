@@ -109,12 +109,12 @@ def placed(
             return parent, path.rpartition(".")[2]
         raise has_nothing_to_call(path, node, "cannot be called" if isinstance(node, kind) else f"is no {called}")
 
-    found: dict[int, tuple[Any, dict[str, tuple[Row, ...]]]] = {}
+    modules: dict[int, tuple[Any, dict[str, tuple[Row, ...]]]] = {}
     for path, own in by_path(rows).items():
         module, method = method_at(path)
-        methods = found.setdefault(id(module), (module, {}))[1]
+        methods = modules.setdefault(id(module), (module, {}))[1]
         methods[method] = (*methods.get(method, ()), *own)
-    return list(found.values())
+    return list(modules.values())
 
 
 def modules_in(
@@ -125,12 +125,12 @@ def modules_in(
     Args:
         inside: what a sub-module holds, by name.
     """
-    found: dict[int, tuple[str, Any]] = {}
+    modules: dict[int, tuple[str, Any]] = {}
 
     def collect(node: Any, where: tuple[str, ...]) -> None:
         inner: Iterable[tuple[Any, Any]] = ()
-        if isinstance(node, kind) and id(node) not in found:
-            found[id(node)] = ".".join(where), node
+        if isinstance(node, kind) and id(node) not in modules:
+            modules[id(node)] = ".".join(where), node
             inner = inside(node)
         elif isinstance(node, Mapping):
             inner = node.items()
@@ -140,7 +140,7 @@ def modules_in(
             collect(child, (*where, str(name)))
 
     collect(model, ())
-    return list(found.values())
+    return list(modules.values())
 
 
 def child_of(node: Any, part: str) -> Any:

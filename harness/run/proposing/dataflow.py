@@ -57,7 +57,7 @@ class DataFlow:
         outputs = values.own(at)
         values.keep(step, outputs)
         before = self._before(at)
-        stands = {one.variable for one in known.standing.values() if not one.is_input}
+        stands = {held.variable for held in known.standing.values() if not held.is_input}
         seen = False
         for variable, value in zip(step.outputs, outputs, strict=True):
             known.origin[variable] = before
@@ -78,14 +78,14 @@ class DataFlow:
         known, matches = self._known, self._matcher.matches(value)
         if not matches:
             return False
-        stands = {tap for tap, one in known.standing.items() if one.root in before}
+        stands = {tap for tap, held in known.standing.items() if held.root in before}
         if any(match.tap in stands for match in matches):
             return False  # what was put somewhere is itself in all that hands it on
         match = self._chosen(matches, before)
         known.tap[variable] = match.tap
         self._feeding.settled.discard(match.tap)
         self._values.put[variable] = match.tap, match.layout
-        known.found.setdefault(match.tap, []).append((variable, match))
+        known.matched.setdefault(match.tap, []).append((variable, match))
         known.also.setdefault(match.tap, set()).update(x.tap for x in matches if x.tap != match.tap)
         return True
 
@@ -95,14 +95,14 @@ class DataFlow:
 
         def fit(match: Match) -> tuple[int, bool]:
             exact = 0 if set(inputs[match.tap]) == names else 1 if names == {match.tap} else 2
-            return exact, match.tap in self._known.found
+            return exact, match.tap in self._known.matched
 
         return min(matches, key=fit)
 
     def _before(self, at: int) -> frozenset[int]:
         """The nearest taps before a step, by what stands for them."""
         known = self._known
-        edges = {(e, one.variable): one.root for one in known.standing.values() for e in one.edges}
+        edges = {(e, held.variable): held.root for held in known.standing.values() for e in held.edges}
 
         def roots(variable: int) -> frozenset[int]:
             if (at, variable) in edges:
@@ -117,10 +117,10 @@ class DataFlow:
         known = self._known
         for at, step in enumerate(self._flat.steps):
             known.origin.update(dict.fromkeys(step.outputs, self._before(at)))
-        for tap, one in known.standing.items():
-            names = known.names(one.variable)
-            told = one.computed_from if one.is_input else tuple(x for x in self._matcher.taps if x in names)
-            known.standing[tap] = replace(one, computed_from=told)
+        for tap, held in known.standing.items():
+            names = known.names(held.variable)
+            told = held.computed_from if held.is_input else tuple(x for x in self._matcher.taps if x in names)
+            known.standing[tap] = replace(held, computed_from=told)
 
     # Where it stops.
 
@@ -134,7 +134,7 @@ class DataFlow:
             if (back := self._past(front, at)) is not None:
                 return back
             for tap in front:
-                nearest = [one for one in candidates[tap] if one.tier <= FROM_THESE]
+                nearest = [candidate for candidate in candidates[tap] if candidate.tier <= FROM_THESE]
                 if nearest:
                     return self._stand({tap: nearest[0]}, at, is_sure=False)
             self._feeding.settled.add(front[0])  # it is nowhere: what follows from it may be found all the same
@@ -146,21 +146,21 @@ class DataFlow:
         self._feeding.settled.update(front)
         behind = self._feeding.front(self._known.is_known)
         for tap in behind:
-            for one in self._candidates.of(tap, at):
-                if one.tier <= FROM_THESE and self._candidates.follows({tap: one}, at):
-                    return self._stand({tap: one}, at, is_sure=True)
+            for candidate in self._candidates.of(tap, at):
+                if candidate.tier <= FROM_THESE and self._candidates.follows({tap: candidate}, at):
+                    return self._stand({tap: candidate}, at, is_sure=True)
         self._feeding.settled.intersection_update(settled)
         return None
 
     def _stand(self, tried: Tried, at: int, is_sure: bool) -> int:
-        taken = {tap: self._candidates.standing(one, at, is_sure) for tap, one in tried.items()}
-        for tap, one in taken.items():
-            self._known.standing[tap], self._known.tap[one.root] = one, tap
-            put = tap, one.layout
-            self._values.edges.update({(edge, one.variable): put for edge in one.edges})
-            if not one.is_input:
-                self._values.put[one.variable] = put
-        return min(min(one.edges) - 1 if one.is_input else self._made(one.variable) for one in taken.values())
+        taken = {tap: self._candidates.standing(candidate, at, is_sure) for tap, candidate in tried.items()}
+        for tap, held in taken.items():
+            self._known.standing[tap], self._known.tap[held.root] = held, tap
+            put = tap, held.layout
+            self._values.edges.update({(edge, held.variable): put for edge in held.edges})
+            if not held.is_input:
+                self._values.put[held.variable] = put
+        return min(min(held.edges) - 1 if held.is_input else self._made(held.variable) for held in taken.values())
 
     def _made(self, variable: int) -> int:
         return self._flat.made_at[variable]
@@ -168,17 +168,17 @@ class DataFlow:
     def _rewound(self, at: int) -> int:
         """Forget what comes after a step, but for what stands; the step after it."""
         known = self._known
-        standing = {one.variable for one in known.standing.values() if not one.is_input}
+        standing = {held.variable for held in known.standing.values() if not held.is_input}
         later = {x for step in self._flat.steps[at + 1 :] for x in step.outputs}
         for variable in later - standing:
             known.tap.pop(variable, None)
             self._values.put.pop(variable, None)
         for step in self._flat.steps[at + 1 :]:
             self._values.forget(step)
-        for tap, found in list(known.found.items()):
-            known.found[tap] = [(x, match) for x, match in found if x not in later]
-            if not known.found[tap]:
-                del known.found[tap]
+        for tap, pairs in list(known.matched.items()):
+            known.matched[tap] = [(x, match) for x, match in pairs if x not in later]
+            if not known.matched[tap]:
+                del known.matched[tap]
         return at + 1
 
     # What is wrong, and stops nothing.
@@ -188,16 +188,16 @@ class DataFlow:
         known = self._known
         self._feeding.settled.clear()
         candidates = {
-            tap: [one for one in self._candidates.of(tap, end) if one.tier <= FROM_THESE]
+            tap: [candidate for candidate in self._candidates.of(tap, end) if candidate.tier <= FROM_THESE]
             for tap in self._matcher.taps
             if not known.is_known(tap) and all(map(known.is_known, self._feeding.inputs[tap]))
         }
         for tried in tries(list(candidates), candidates):
             if not set(tried) & set(known.standing) and self._candidates.follows(tried, end):
                 self._stand(tried, end, is_sure=True)
-        for tap, every in candidates.items():
-            standing = {one.variable for one in known.standing.values()}
+        for tap, ranked in candidates.items():
+            standing = {held.variable for held in known.standing.values()}
             behind = any(name in known.standing for name in self._feeding.readers(tap))
-            free = [one for one in every if one.variable not in standing]
+            free = [candidate for candidate in ranked if candidate.variable not in standing]
             if tap not in known.standing and behind and free:
                 self._stand({tap: free[0]}, end, is_sure=False)

@@ -79,11 +79,11 @@ class Flat:
 
     def readers(self) -> dict[int, list[int]]:
         """By variable, the steps that read it."""
-        found: dict[int, list[int]] = {}
+        readers: dict[int, list[int]] = {}
         for at, step in enumerate(self.steps):
             for variable in dict.fromkeys(step.inputs):
-                found.setdefault(variable, []).append(at)
-        return found
+                readers.setdefault(variable, []).append(at)
+        return readers
 
     def without_dead(self, output: int) -> None:
         """Leave the steps alone from which a variable is computed."""
@@ -204,7 +204,7 @@ class _Flattening:
         rows: dict[int, list[int]] = {}
         for count, step in enumerate(reversed(range(length)) if params["reverse"] else range(length)):
             self._iteration, self._cursor = step, None if count == 0 else 0
-            seen = [self._plain((one,), origin, step) for one in stacked]
+            seen = [self._plain((variable,), origin, step) for variable in stacked]
             outputs = self._body(body, constants, [*fixed, *carry, *seen], origin)
             carry, rows[step] = outputs[:carried], outputs[carried:]
         self._loop, self._iteration, self._cursor = PLAIN, None, None
@@ -230,8 +230,8 @@ class _Flattening:
 
     def _put(self, variable: int, site: Site, aval: Any) -> None:
         if self._cursor is None:
-            other = str(aval.dtype) != self._dtype
-            mark = Mark(len(self._flat.marks), site, self._loop, is_other=other)
+            is_other = str(aval.dtype) != self._dtype
+            mark = Mark(len(self._flat.marks), site, self._loop, is_other=is_other)
             self._flat.marks.append(mark)
             self._remembered.append(mark)
         else:

@@ -24,8 +24,8 @@ def layouts(
         sizes: of all dimensions.
     """
     named = dict(sizes)
-    found = [layout for layout, own in _all(dims, named) if own == shape]
-    return tuple(dict.fromkeys([*found, *_with_units(dims, named, shape), *_with_zeros(dims, named, shape)]))
+    exact = [layout for layout, own in _all(dims, named) if own == shape]
+    return tuple(dict.fromkeys([*exact, *_with_units(dims, named, shape), *_with_zeros(dims, named, shape)]))
 
 
 def _with_units(dims: tuple[str, ...], sizes: Mapping[str, int], shape: tuple[int, ...]) -> Iterator[str]:

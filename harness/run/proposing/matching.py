@@ -93,16 +93,16 @@ class Matcher:
         return self._known[key]
 
     def _found(self, value: Num[np.ndarray, "..."]) -> list[Match]:
-        found: dict[str, Match] = {}
+        matches: dict[str, Match] = {}
         for dims, layout in self.fitting(value.shape):
             taps = self._by_dims[dims]
             seen = self._as_tap(value, layout, taps[0])
             for at in np.flatnonzero(self._distances(dims, seen) < FAR[self._source.precision]):
                 tap = taps[at]
-                match = self._compared(tap, layout, seen) if tap.name not in found else None
+                match = self._compared(tap, layout, seen) if tap.name not in matches else None
                 if match is not None:
-                    found[tap.name] = match
-        return list(found.values())
+                    matches[tap.name] = match
+        return list(matches.values())
 
     def are_logits(self, value: Num[np.ndarray, "..."]) -> bool | None:
         """Whether a model returned the golden's logits; None where that has none, or the largest alone."""
@@ -119,8 +119,8 @@ class Matcher:
 
     def same(self, tap: str, other: str) -> bool:
         """Whether two taps have the same golden values."""
-        one, two = (self._source.truth(self._case.name, name) for name in (tap, other))
-        return self.taps[tap].dims == self.taps[other].dims and np.array_equal(one, two)
+        first, second = (self._source.truth(self._case.name, name) for name in (tap, other))
+        return self.taps[tap].dims == self.taps[other].dims and np.array_equal(first, second)
 
     def _distances(self, dims: tuple[str, ...], seen: np.ndarray) -> np.ndarray:
         """From a sample of every tap of these dimensions."""

@@ -157,17 +157,17 @@ def chosen(options: Sequence[Option]) -> Iterator[Pattern]:
     """A row for as many layers as one has, and rows for the others."""
     if not options:
         return
-    every = patterns(options)
+    several = patterns(options)
     single = [alone(x) for x in options if x.iteration is None]
     left = {x.layer for x in options}
     layouts: set[str | None] = set()
-    for pool in (every, single):
+    for pool in (several, single):
         while left:
             fitting = [x for x in pool if x.layers & left and (not layouts or x.layout in layouts)]
             if not fitting:
                 break
             best = min(fitting, key=lambda x: (-len(x.layers & left), x.rank))
-            if pool is every and layouts:
+            if pool is several and layouts:
                 break  # one row with {i}, and others by layer
             layouts.add(best.layout)
             left -= best.layers
@@ -185,7 +185,7 @@ def patterns(options: Iterable[Option]) -> list[Pattern]:
     for option in options:
         if option.layer is not None and (option.iteration is None or option.iteration == option.layer):
             groups[_template(option)][option.layer].append(option)
-    return [found for layers in groups.values() for found in _fits(layers)]
+    return [pattern for layers in groups.values() for pattern in _fits(layers)]
 
 
 def _fits(layers: Mapping[int, list[Option]]) -> Iterable[Pattern]:
@@ -201,10 +201,10 @@ def _fits(layers: Mapping[int, list[Option]]) -> Iterable[Pattern]:
             at = [number - slope * first for number, slope in zip(_numbers(start), slopes, strict=True)]
             wanted = {layer: [b + a * layer for a, b in zip(slopes, at, strict=True)] for layer in layers}
             chosen = [
-                next((one for one in layers[layer] if _numbers(one) == wanted[layer]), None)
+                next((option for option in layers[layer] if _numbers(option) == wanted[layer]), None)
                 for layer in sorted(layers)
             ]
-            fitting = tuple(one for one in chosen if one is not None)
+            fitting = tuple(option for option in chosen if option is not None)
             if (
                 len(fitting) > 1
                 and all(number >= 0 for number in at)

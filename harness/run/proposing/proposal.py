@@ -139,11 +139,11 @@ def discovered(
     progress.begin(f"{precision}: comparing {len(flat.shapes):,} variables")
     with watched.port.context():
         values = Values(flat, arithmetic, matcher.golden)
-        found = DataFlow(flat, values, matcher, progress.advance)(arch.layers)
+        known = DataFlow(flat, values, matcher, progress.advance)(arch.layers)
     cached = through_cache(port, arguments, precisions.jax_dtype(precision))
-    rows = Rows(flat, found, matcher, Places(flat.marks, watched.methods), watched.shapes, cached)
+    rows = Rows(flat, known, matcher, Places(flat.marks, watched.methods), watched.shapes, cached)
     proposed, absent = rows(), tuple(rows.absent())
-    covered = rows.covered | {one.tap for one in absent}
+    covered = rows.covered | {gap.tap for gap in absent}
     return Proposal(
         case=case.name,
         tokens=case.shape[1],
@@ -152,7 +152,7 @@ def discovered(
         modules=modules(flat),
         missing=tuple(tap for tap in matcher.taps if tap not in covered),
         functions=tuple(dict.fromkeys(m.site.path for m in watched.marks if is_function(m.site.path))),
-        logits=found.logits,
+        logits=known.logits,
         discovered=len(flat.shapes) if among_variables else None,
         absent=absent,
     )
@@ -165,10 +165,10 @@ def _case(golden: Golden, name: str | None) -> CaseEntry:
         UsageError: it is no prompt alone, or there is none.
     """
     cases = select_cases(golden.manifest.cases, () if name is None else (name,))
-    alone = [one for one in cases if one.shape[0] == 1 and not one.calls and not one.kept and one.level == "ops"]
+    alone = [c for c in cases if c.shape[0] == 1 and not c.calls and not c.kept and c.level == "ops"]
     if not alone:
         hint, found = "`goldens show GOLDEN` lists the cases and their levels", name or f"{len(cases)} others"
         problem = "a table is proposed from a prompt alone, with every operation recorded"
         expected = "a case of one row, one call and all positions, of level ops"
         raise UsageError(problem, "--case" if name is not None else "the golden", expected, found, hint=hint)
-    return min(alone, key=lambda one: (one.shape[1] < FEWEST_TOKENS, abs(one.shape[1] - FEWEST_TOKENS)))
+    return min(alone, key=lambda c: (c.shape[1] < FEWEST_TOKENS, abs(c.shape[1] - FEWEST_TOKENS)))

@@ -80,9 +80,9 @@ class Rows:
     """
 
     def __init__(
-        self, flat: Flat, found: Traced, matcher: Matcher, places: Places, whole: Shapes, cached: Shapes
+        self, flat: Flat, known: Traced, matcher: Matcher, places: Places, whole: Shapes, cached: Shapes
     ) -> None:
-        self._flat, self._found, self._matcher, self._places = flat, found, matcher, places
+        self._flat, self._known, self._matcher, self._places = flat, known, matcher, places
         self._whole, self._cached = whole, cached
         self._readers = flat.readers()
         self._inputs = recorded_inputs(matcher.graph, {*matcher.taps, LOGITS})
@@ -111,16 +111,16 @@ class Rows:
 
     def absent(self) -> Iterator[Absent]:
         """The taps whose operation is not there."""
-        for tap, one in self._found.standing.items():
-            if one.is_input:
-                yield Absent(tap, one.computed_from, _line(self._flat.steps[min(one.edges)]))
+        for tap, held in self._known.standing.items():
+            if held.is_input:
+                yield Absent(tap, held.computed_from, _line(self._flat.steps[min(held.edges)]))
 
     def _variables(self, tap: str) -> list[tuple[int, str | None]]:
         """The variables in whose place the golden reaches all that reads the tap, with their layouts."""
-        standing = self._found.standing.get(tap)
+        standing = self._known.standing.get(tap)
         if standing is not None:
             return [] if standing.is_input else [(standing.variable, standing.layout)]
-        layouts = {variable: match.layout for variable, match in self._found.found.get(tap, ())}
+        layouts = {variable: match.layout for variable, match in self._known.matched.get(tap, ())}
         covering = [(x, layout) for x, layout in layouts.items() if self._covers(x, layouts)]
         return covering or list(layouts.items())
 
@@ -139,9 +139,9 @@ class Rows:
 
     def _row(self, kind: str, pattern: Pattern) -> ProposedRow:
         taps = [_tap_of(kind, option.layer) for option in pattern.options]
-        standing = {tap: self._found.standing[tap] for tap in taps if tap in self._found.standing}
-        right = [
-            max((match.multiple, match.allowed) for _, match in self._found.found[tap])
+        standing = {tap: self._known.standing[tap] for tap in taps if tap in self._known.standing}
+        multiples = [
+            max((match.multiple, match.allowed) for _, match in self._known.matched[tap])
             for tap in taps
             if tap not in standing
         ]
@@ -150,16 +150,16 @@ class Rows:
             for option, tap in zip(pattern.options, taps, strict=True)
             if tap in standing or is_variable(option.written.path)
         ]
-        also = {kind_of(other) for tap in taps for other in self._found.also.get(tap, ())} - {kind}
+        also = {kind_of(alike) for tap in taps for alike in self._known.also.get(tap, ())} - {kind}
         self.covered.update(taps)
         return ProposedRow(
             self._left(pattern),
             _tap_of(kind, "{i}") if len(taps) > 1 else taps[0],
             pattern.layout,
-            max(right, default=None),
+            max(multiples, default=None),
             tuple(standing),
-            max((one.far for one in standing.values()), default=0.0),
-            tuple(other for other in self._kinds if other in also),
+            max((held.far for held in standing.values()), default=0.0),
+            tuple(alike for alike in self._kinds if alike in also),
             self._place(variables[0]) if variables else "",
             self._told(*next(iter(standing.items()))) if standing else "",
         )

@@ -101,7 +101,7 @@ class Traced:
     """What is known of a program.
 
     Attributes:
-        found: by tap, the variables that equal it, in the order of the program.
+        matched: by tap, the variables that equal it, in the order of the program.
         also: by tap, others with the same golden values.
         standing: by tap that no variable equals.
         logits: whether they are the golden's, with golden values before them.
@@ -109,7 +109,7 @@ class Traced:
         origin: the nearest variables before another one that are taps.
     """
 
-    found: dict[str, list[tuple[int, Match]]] = field(default_factory=dict)
+    matched: dict[str, list[tuple[int, Match]]] = field(default_factory=dict)
     also: dict[str, set[str]] = field(default_factory=dict)
     standing: dict[str, Standing] = field(default_factory=dict)
     logits: bool | None = None
@@ -118,7 +118,7 @@ class Traced:
 
     def is_known(self, tap: str) -> bool:
         """Whether a tap is found, or something stands for it."""
-        return bool(self.logits) if tap == LOGITS else tap in self.found or tap in self.standing
+        return bool(self.logits) if tap == LOGITS else tap in self.matched or tap in self.standing
 
     def names(self, variable: int) -> set[str]:
         """The taps that a variable is computed from."""
@@ -127,7 +127,7 @@ class Traced:
     def holding(self, tap: str) -> list[int]:
         """The variables that a tap goes on from."""
         standing = self.standing.get(tap)
-        return [standing.variable] if standing else [variable for variable, _ in self.found.get(tap, ())]
+        return [standing.variable] if standing else [variable for variable, _ in self.matched.get(tap, ())]
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ class Candidates:
     def of(self, tap: str, until: int) -> list[Candidate]:
         """The variables for a tap among some steps, the likeliest first."""
         inputs, dims = set(self._feeding.inputs[tap]), self._matcher.taps[tap].dims
-        alike = [one for other, one in self._known.standing.items() if kind_of(other) == kind_of(tap)]
-        before = {site for one in alike for site in self._sites(one.variable)}
+        alike = [held for name, held in self._known.standing.items() if kind_of(name) == kind_of(tap)]
+        before = {site for held in alike for site in self._sites(held.variable)}
         first = min((self._flat.made_at[x] for name in inputs for x in self._known.holding(name)), default=0)
         ranked: list[tuple[float, Candidate]] = []
         for step in self._flat.steps[first:until]:
@@ -179,8 +179,8 @@ class Candidates:
 
     def follows(self, tried: Tried, until: int) -> bool:
         """Whether, with golden values in some places, a tap is found that is computed from all of them."""
-        put = {one.variable: one.put for one in tried.values() if one.edge is None}
-        edges = {(one.edge, one.variable): one.put for one in tried.values() if one.edge is not None}
+        put = {c.variable: c.put for c in tried.values() if c.edge is None}
+        edges = {(c.edge, c.variable): c.put for c in tried.values() if c.edge is not None}
         return any(self._following(set(tried), put, edges, until))
 
     def standing(self, candidate: Candidate, until: int, is_sure: bool) -> Standing:
@@ -202,10 +202,10 @@ class Candidates:
         others = [at for at in self._readers[candidate.variable] if at != candidate.edge]
         for at in (candidate.edge, *others):
             edges = {(edge, candidate.variable): candidate.put for edge in (*taken, at)}
-            found = len({*self._following({candidate.put[0]}, {}, edges, until)})
-            if found > most or not taken:
+            count = len({*self._following({candidate.put[0]}, {}, edges, until)})
+            if count > most or not taken:
                 taken.append(at)
-                most = found
+                most = count
         return tuple(taken)
 
     def _following(
@@ -217,7 +217,7 @@ class Candidates:
             for name in taps
             for tap in self._feeding.readers(name)
             if taps <= set(self._feeding.inputs[tap])
-            and not (tap != LOGITS and any(self._matcher.same(tap, one) for one in taps))
+            and not (tap != LOGITS and any(self._matcher.same(tap, given) for given in taps))
         }
         if not readers:
             return
@@ -243,9 +243,9 @@ class Candidates:
 def tries(front: Sequence[str], candidates: Mapping[str, Sequence[Candidate]]) -> Iterator[Tried]:
     """One variable after the other for one tap, then for two."""
     for tap in front:
-        yield from ({tap: one} for one in candidates[tap])
+        yield from ({tap: candidate} for candidate in candidates[tap])
     for n, a in enumerate(front):
         for b in front[n + 1 :]:
-            for one, other in product(candidates[a][:MOST_PAIRED], candidates[b][:MOST_PAIRED]):
-                if (one.variable, one.edge) != (other.variable, other.edge):
-                    yield {a: one, b: other}
+            for first, second in product(candidates[a][:MOST_PAIRED], candidates[b][:MOST_PAIRED]):
+                if (first.variable, first.edge) != (second.variable, second.edge):
+                    yield {a: first, b: second}

@@ -42,11 +42,11 @@ class Values:
         """What goes on from a variable: the golden, where one is put there."""
         waiting = [variable]
         while waiting:
-            one = waiting[-1]
-            if self._is_there(one):
+            needed = waiting[-1]
+            if self._is_there(needed):
                 waiting.pop()
                 continue
-            step = self._flat.step_of(one)
+            step = self._flat.step_of(needed)
             lacking = [x for x in step.inputs if not self._is_there(x)]
             if lacking:
                 waiting += lacking
@@ -131,12 +131,12 @@ class Values:
 
     def _outputs(self, step: Step, operands: list[Any]) -> list[Any]:
         if step.equation is not None:
-            found = self._evaluate.one(step.equation, operands)
+            outputs = self._evaluate.equation(step.equation, operands)
         elif step.row is not None:
-            found = [self._arithmetic.row(operands[0], step.row)]
+            outputs = [self._arithmetic.row(operands[0], step.row)]
         else:
-            found = [self._arithmetic.stack(operands)]
-        for variable, value in zip(step.outputs, found, strict=True):
+            outputs = [self._arithmetic.stack(operands)]
+        for variable, value in zip(step.outputs, outputs, strict=True):
             if variable in self._flat.shapes:
                 self._like[variable] = value.dtype, value.sharding
-        return found
+        return outputs

@@ -114,9 +114,9 @@ class Watched:
                 stack.enter_context(all_replaced(functions))
                 stack.enter_context(traced_for(("watched", id(self))))
                 stack.enter_context(watching())
-                returned, found = watched._model(*given)
+                returned, values = watched._model(*given)
             logits = returned[0] if port.has_cache else returned
-            return logits, {key: value for key, value in found.items() if is_float(value)}
+            return logits, {key: value for key, value in values.items() if is_float(value)}
 
         closed, shape = _program(model, self.arguments)
         names = [*[None] * len(jax.tree.leaves(shape[0])), *sorted(shape[1])]
@@ -186,7 +186,7 @@ def function_paths(classes: Iterable[type], function: Callable[..., Any]) -> tup
         classes: of the model's sub-modules.
         function: the port's `run`.
     """
-    names = {kind.__module__ for one in classes for kind in one.__mro__} | {function.__module__}
+    names = {kind.__module__ for cls in classes for kind in cls.__mro__} | {function.__module__}
     modules = [sys.modules[name] for name in sorted(names) if is_own(name) and name in sys.modules]
     around = {id(module): module for module in modules}
     for module in modules:  # `utils.shard(x)`: a function of another module of the same package
@@ -228,8 +228,8 @@ def _names(module: ModuleType) -> Iterator[str]:
         if getattr(held, "__module__", None) != module.__name__:
             continue
         inside = vars(held).values() if inspect.isclass(held) else [held]
-        for one in inside:
-            original = inspect.unwrap(one) if callable(one) else None
+        for member in inside:
+            original = inspect.unwrap(member) if callable(member) else None
             if inspect.isfunction(original):
                 yield from _names_in(original.__code__)
 

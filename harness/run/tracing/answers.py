@@ -207,10 +207,10 @@ class Answered:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a report has to say about how it was run."""
-        found = dict.fromkeys(note for program in self._programs.values() for note in program.notes)
+        notes = dict.fromkeys(note for program in self._programs.values() for note in program.notes)
         if self.place is not None:
-            found[
+            notes[
                 f"the model looks at values while it runs, first at {self.place}: it is traced and compiled again "
                 "wherever they differ, which is slow"
             ] = None
-        return tuple(found)
+        return tuple(notes)

@@ -63,8 +63,8 @@ class Native:
 def bind(equation: JaxprEqn, operands: Sequence[Any], params: dict[str, Any]) -> list[Any]:
     """Apply an equation's primitive under the settings that it was traced with."""
     with equation.ctx.manager:
-        found = bound(equation, operands, params)
-    return list(found) if equation.primitive.multiple_results else [found]
+        outputs = bound(equation, operands, params)
+    return list(outputs) if equation.primitive.multiple_results else [outputs]
 
 
 class Evaluator:
@@ -89,7 +89,7 @@ class Evaluator:
         arguments = [self._arithmetic.constant(value) for value in arguments]
         return self._run(jaxpr, constants, arguments, watched, ())
 
-    def one(self, equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    def equation(self, equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
         """Evaluate a single equation, whose operands are in this arithmetic already."""
         return self._equation(equation, list(operands), [None] * len(equation.outvars), ())[0]
 
@@ -123,8 +123,8 @@ class Evaluator:
                 values[equation.invars[0]] = values[equation.outvars[0]] = marked
                 continue
             inner = [next(iter(names.get(var, ())), None) for var in equation.outvars]
-            found, handed_over = self._equation(equation, operands, inner, iterations)
-            for var, value, done in zip(equation.outvars, found, handed_over, strict=True):
+            outputs, handed_over = self._equation(equation, operands, inner, iterations)
+            for var, value, done in zip(equation.outvars, outputs, handed_over, strict=True):
                 values[var] = value if done else hand_over(var, value)
         return [read(atom) for atom in jaxpr.outvars]
 
@@ -135,8 +135,8 @@ class Evaluator:
         name, params = equation.primitive.name, equation.params
         tapped = _has_taps(params) or any(watched)
         if name in INLINE and (tapped or name in self._arithmetic.opens):
-            found = self._run(*self._opened(params[INLINE[name]]), operands, watched, iterations)
-            return found, [tap is not None for tap in watched]
+            outputs = self._run(*self._opened(params[INLINE[name]]), operands, watched, iterations)
+            return outputs, [tap is not None for tap in watched]
         if name == "scan" and (_has_taps(params) or any(_is_iterated(tap) for tap in watched)):
             return self._unrolled(equation, operands, watched, iterations)
         if _has_taps(params):

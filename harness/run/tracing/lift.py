@@ -122,12 +122,12 @@ class Lifted(Native):
         if name in ("dot_general", "conv_general_dilated"):
             params["precision"] = None  # presets name narrow types; float64 has only one precision
         try:
-            found = bind(equation, operands, params)
+            outputs = bind(equation, operands, params)
         except Exception as error:  # it was traced as it stands: what it refuses is the lifting
             raise _refused(equation, error) from error
-        if any(value.dtype in WIDE for value in found):
+        if any(value.dtype in WIDE for value in outputs):
             raise _refused(equation)
-        return found
+        return outputs
 
     def _parameter(self, value: Any) -> Any:
         """A parameter that names a dtype, or holds code (a loop's, the sum in a scatter-add), lifted."""
@@ -173,10 +173,10 @@ def meant(number: np.ndarray | np.generic) -> Meant | None:
     value = float(number)
     if not np.isfinite(value) or value == 0 or abs(value) > ENORMOUS:
         return Meant(value)
-    found = [m for m in _candidates(number) if np.asarray(m.value).astype(number.dtype) == number]
-    if not found or any(abs(m.value - found[0].value) > SAME * abs(value) for m in found):
+    fitting = [m for m in _candidates(number) if np.asarray(m.value).astype(number.dtype) == number]
+    if not fitting or any(abs(m.value - fitting[0].value) > SAME * abs(value) for m in fitting):
         return None
-    return found[0]
+    return fitting[0]
 
 
 def meant_all(values: np.ndarray) -> np.ndarray | None:
@@ -190,8 +190,8 @@ def meant_all(values: np.ndarray) -> np.ndarray | None:
     if values.size > MOST_RECOGNISED:
         return None
     known = [meant(number) for number in values.ravel()]
-    found = [m.value for m in known if m is not None]
-    return np.reshape(found, values.shape) if len(found) == len(known) else None
+    recognised = [m.value for m in known if m is not None]
+    return np.reshape(recognised, values.shape) if len(recognised) == len(known) else None
 
 
 def _candidates(number: np.ndarray | np.generic) -> Iterator[Meant]:

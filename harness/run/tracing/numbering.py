@@ -79,12 +79,12 @@ def numbered(closed: ClosedJaxpr, wanted: Sequence[Wanted], never: Never | None)
     Raises:
         PortError: a row whose place is never called, or called more often than it says.
     """
-    found = Calls()
-    _Walk(found.count, found)(closed.jaxpr)
+    calls = Calls()
+    _Walk(calls.count, calls)(closed.jaxpr)
     if never is not None:
-        for one in wanted:
-            _refuse_ambiguous(one, found, never)
-    names, seen = _by_call(wanted, found), dict[tuple[str, int], int]()
+        for row in wanted:
+            _refuse_ambiguous(row, calls, never)
+    names, seen = _by_call(wanted, calls), dict[tuple[str, int], int]()
 
     def named(site: str, loop: int) -> str | None:
         call = seen[site, loop] = seen.get((site, loop), -1) + 1
@@ -93,19 +93,19 @@ def numbered(closed: ClosedJaxpr, wanted: Sequence[Wanted], never: Never | None)
     return closed.replace(jaxpr=_Walk(named, Calls())(closed.jaxpr))
 
 
-def _refuse_ambiguous(wanted: Wanted, found: Calls, never: Never) -> None:
+def _refuse_ambiguous(wanted: Wanted, made: Calls, never: Never) -> None:
     """A row has to mean one call.
 
     Raises:
         PortError: it means none, or could mean several.
     """
-    calls = found.of(wanted)
+    calls = made.of(wanted)
     most = max(calls.values(), default=0)
     several = f"{most} call{'' if most == 1 else 's'}"
     if not calls:
-        raise _not_called(wanted, found, never)
-    if wanted.call is None and (most > 1 or wanted.site in found.closed):
-        also = f", and inside {found.closed[wanted.site]}" if wanted.site in found.closed else ""
+        raise _not_called(wanted, made, never)
+    if wanted.call is None and (most > 1 or wanted.site in made.closed):
+        also = f", and inside {made.closed[wanted.site]}" if wanted.site in made.closed else ""
         scoped = "" if " in " in wanted.site else "; or say what has to be running: '... in layers.{i}.attn'"
         problem = "a row of the port's table names something that is called more than once"
         expected = "one call, or the number of the one that is meant"
@@ -128,10 +128,10 @@ def _split(site: str) -> tuple[str, str]:
     return site[:end], site[end:]
 
 
-def _not_called(wanted: Wanted, found: Calls, never: Never) -> PortError:
-    if wanted.site in found.closed:
-        return not_handed_over(f"{wanted.site}, inside {found.closed[wanted.site]}")
-    elsewhere = {loop for site, loop in found.counts if site == wanted.site}
+def _not_called(wanted: Wanted, made: Calls, never: Never) -> PortError:
+    if wanted.site in made.closed:
+        return not_handed_over(f"{wanted.site}, inside {made.closed[wanted.site]}")
+    elsewhere = {loop for site, loop in made.counts if site == wanted.site}
     if elsewhere and wanted.looped:
         problem = "a tap's name has {i}, but its value is not made inside a scan"
         expected = "{i} on both sides, or a scan over the layers"
@@ -146,18 +146,18 @@ def _not_called(wanted: Wanted, found: Calls, never: Never) -> PortError:
     return never(wanted)
 
 
-def _by_call(wanted: Iterable[Wanted], found: Calls) -> Mapping[tuple[str, int, int], str]:
+def _by_call(wanted: Iterable[Wanted], made: Calls) -> Mapping[tuple[str, int, int], str]:
     """The names of the marks that are taps: by place, scan and number of the call there."""
     names: dict[tuple[str, int, int], str] = {}
-    for one in wanted:
-        for loop, count in found.of(one).items():
-            key = (one.site, loop, (one.call or 0) % count)
+    for row in wanted:
+        for loop, count in made.of(row).items():
+            key = (row.site, loop, (row.call or 0) % count)
             if key in names:
-                problem, where = "two rows of the port's table name one call", f"call {key[2]} of {one.site}"
+                problem, where = "two rows of the port's table name one call", f"call {key[2]} of {row.site}"
                 hint = "correct the numbers; calls count from 0, and from -1 at the end"
-                named = f"{names[key]} and {one.tap}"
+                named = f"{names[key]} and {row.tap}"
                 raise PortError(problem, where, "one row for every call", named, hint=hint)
-            names[key] = one.tap
+            names[key] = row.tap
     return names
 
 
@@ -166,11 +166,11 @@ class _Walk:
 
     Args:
         name: the name of a mark at a place, in a scan.
-        found: told of places in nested code in which no value can be handed over. Marks there are removed.
+        made: told of places in nested code in which no value can be handed over. Marks there are removed.
     """
 
-    def __init__(self, name: Callable[[str, int], str | None], found: Calls) -> None:
-        self._name, self._found = name, found
+    def __init__(self, name: Callable[[str, int], str | None], made: Calls) -> None:
+        self._name, self._made = name, made
         self._scans = PLAIN
 
     def __call__(self, jaxpr: Jaxpr) -> Jaxpr:
@@ -198,7 +198,7 @@ class _Walk:
         return jaxpr.replace(eqns=equations, outvars=[read(atom) for atom in jaxpr.outvars])
 
     def _closed(self, primitive: str, site: str, loop: int) -> None:
-        self._found.closed[site] = primitive
+        self._made.closed[site] = primitive
 
     def _params(self, equation: JaxprEqn, loop: int) -> Mapping[str, Any]:
         params: dict[str, Any] = equation.params
@@ -209,7 +209,7 @@ class _Walk:
             self._scans += 1
             loop = self._scans
         elif name not in INLINE:
-            walk = _Walk(functools.partial(self._closed, name), self._found)
+            walk = _Walk(functools.partial(self._closed, name), self._made)
 
         def replaced(value: Any) -> Any:
             if isinstance(value, ClosedJaxpr):

@@ -54,12 +54,12 @@ def origin_of(equation: JaxprEqn, around: Origin, modules: Mapping[str, str]) ->
 
 def loaded_modules() -> dict[str, str]:
     """The modules that are loaded, by file."""
-    found: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if isinstance(file, str) and name != "__main__":
-            found.setdefault(file, name)
-    return found
+            modules.setdefault(file, name)
+    return modules
 
 
 def place_of(equation: JaxprEqn, origin: Origin) -> str:

@@ -72,7 +72,7 @@ class Program:
 
     def goldens(self, tap: Session) -> dict[str, np.ndarray]:
         """The golden of every tap that a session has, by its whole name."""
-        stages = dict.fromkeys(one.stage for one in self.source.taps)
+        stages = dict.fromkeys(known.stage for known in self.source.taps)
         return {name_of(stage, kind): value for stage in stages for kind, value in tap.goldens(stage).items()}
 
     def hand_over(
@@ -228,4 +228,4 @@ def _is_live(jaxpr: Jaxpr, var: object, live: Sequence[bool], slot: int) -> bool
     """Whether anything reads a variable, in here or from another output than `slot`."""
     if any(var is atom for eqn in jaxpr.eqns for atom in eqn.invars):
         return True
-    return any(other is var and live[n] for n, other in enumerate(jaxpr.outvars) if n != slot)
+    return any(out is var and live[n] for n, out in enumerate(jaxpr.outvars) if n != slot)

@@ -27,12 +27,12 @@ class Unlifted:
     """A number, or a table of them, whose value before it was rounded is not known.
 
     Attributes:
-        what: as a report says it.
+        shown: as a report says it.
         dtype: what rounded it.
         place: the line that computes with it.
     """
 
-    what: str
+    shown: str
     dtype: str
     place: str = ""
 
@@ -42,7 +42,7 @@ class Unlifted:
         return "float32" if self.dtype == "float32" else "bfloat16"
 
     def __str__(self) -> str:
-        return f"{self.what} at {self.place}" if self.place else self.what
+        return f"{self.shown} at {self.place}" if self.place else self.shown
 
 
 Sources = frozenset[Unlifted | str]  # numbers, and the taps that a value is computed from
@@ -68,21 +68,21 @@ class Rounding:
             replaced: the taps in whose place a golden goes on. It is exact.
         """
         held = {tap: {u.precision for u in self.numbers(tap, replaced)} for tap in self.feeds}
-        return {tap: min(found) for tap, found in held.items() if found}  # bfloat16 before float32
+        return {tap: min(precisions) for tap, precisions in held.items() if precisions}  # bfloat16 before float32
 
     def numbers(self, tap: str, replaced: Collection[str]) -> frozenset[Unlifted]:
         """The numbers whose rounding a tap holds."""
-        found: set[Unlifted] = set()
+        numbers: set[Unlifted] = set()
         seen: set[Unlifted | str] = set()
         waiting = [tap]
         while waiting:
             for source in self.feeds.get(waiting.pop(), EXACT) - seen:
                 seen.add(source)
                 if isinstance(source, Unlifted):
-                    found.add(source)
+                    numbers.add(source)
                 elif source not in replaced:
                     waiting.append(source)
-        return frozenset(found)
+        return frozenset(numbers)
 
 
 def rounding(
@@ -111,19 +111,19 @@ def rounding(
     if reading is not None:
         read, names = reading
         given = outputs[len(outputs) - len(read.jaxpr.invars) :]
-        found = Evaluator(on_tap, arithmetic)(read.jaxpr, read.consts, given)
-        feeds |= dict(zip(names, found, strict=True))
+        values = Evaluator(on_tap, arithmetic)(read.jaxpr, read.consts, given)
+        feeds |= dict(zip(names, values, strict=True))
     return Rounding(feeds, tuple(arithmetic.recognised))
 
 
-def rounding_notes(found: Iterable[Rounding]) -> Iterator[str]:
+def rounding_notes(roundings: Iterable[Rounding]) -> Iterator[str]:
     """What a report says: which numbers were recognised, which were not, and what is judged by their rounding."""
     recognised: dict[str, None] = {}
     unlifted: dict[Unlifted, set[str]] = {}
-    for one in found:
-        recognised |= dict.fromkeys(one.recognised)
-        for tap in one.feeds:
-            for number in one.numbers(tap, one.feeds):
+    for rounding in roundings:
+        recognised |= dict.fromkeys(rounding.recognised)
+        for tap in rounding.feeds:
+            for number in rounding.numbers(tap, rounding.feeds):
                 unlifted.setdefault(number, set()).add(kind_of(tap))
     if recognised:
         yield f"float64: read as {'; '.join(recognised)}"
@@ -175,9 +175,9 @@ class _Following(Native):
     def _recognise(self, equation: JaxprEqn, place: str) -> None:
         for atom in equation.invars:
             if isinstance(atom, Literal) and _is_narrow(atom.val) and np.ndim(atom.val) == 0:
-                found = meant(np.asarray(atom.val))
-                if found is not None and found.form:
-                    self.recognised[f"{np.asarray(atom.val)!s} as {found.form} at {place}"] = None
+                number = meant(np.asarray(atom.val))
+                if number is not None and number.form:
+                    self.recognised[f"{np.asarray(atom.val)!s} as {number.form} at {place}"] = None
 
 
 def of_constant(value: Any) -> Sources:

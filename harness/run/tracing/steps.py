@@ -134,7 +134,7 @@ class Steps:
         self._program.refuse(closed, names, frozenset(CACHED.values() if arguments[3:] else ()))
         self._written(tree, arguments[3:])
         if self._program.lift:
-            self._dtypes[after[0], tuple(one.shape for one in outputs)] = tuple(one.dtype for one in outputs)
+            self._dtypes[after[0], tuple(out.shape for out in outputs)] = tuple(out.dtype for out in outputs)
             self._program.rounding[key] = rounding(closed, names, reading=self._reading(after[0], outputs))
         known = frozenset(tap.name for tap in self._program.source.taps)
 
@@ -144,17 +144,17 @@ class Steps:
             ids, positions, mask, *incoming = given
             first = first_slot(mask, ids.shape[1]) if incoming else jnp.asarray(0)
             leaves, held, lost = self._replayed(tree, incoming, goldens, replaying, first)
-            tap = TracedTap({n: one for n, one in goldens.items() if n not in held}, replaying, known)
+            tap = TracedTap({n: golden for n, golden in goldens.items() if n not in held}, replaying, known)
             evaluate = Evaluator(self._program.adapted(tap, ids.shape[0]), self._program.arithmetic())
-            found = evaluate(closed.jaxpr, constants, (ids, positions, mask, *leaves), names)
-            outputs = found[len(names) :]
+            returned = evaluate(closed.jaxpr, constants, (ids, positions, mask, *leaves), names)
+            outputs = returned[len(names) :]
             recorded = dict(tap.recorded)
             for name, value in self._access.read(jax.tree.unflatten(after[0], outputs)).items():
                 if name in recorded:
                     raise fired_twice(name)
                 if name in goldens or name not in known:
                     recorded[name] = value
-            return found[0], recorded, outputs, lost
+            return returned[0], recorded, outputs, lost
 
         return _Traced(jax.jit(run), closed.consts, after[0])
 
@@ -198,11 +198,11 @@ class Steps:
                 _refuse_without_slots(name, value)
             return self._access.write(cache, own) if own else cache
 
-        found, form = jax.tree.flatten(jax.eval_shape(through, *leaves))
+        written, form = jax.tree.flatten(jax.eval_shape(through, *leaves))
         wrong = [
-            f"{found.dtype} {found.shape} for {leaf.dtype} {leaf.shape}"
-            for found, leaf in zip(found, leaves, strict=False)
-            if (found.shape, found.dtype) != (leaf.shape, leaf.dtype)
+            f"{new.dtype} {new.shape} for {leaf.dtype} {leaf.shape}"
+            for new, leaf in zip(written, leaves, strict=False)
+            if (new.shape, new.dtype) != (leaf.shape, leaf.dtype)
         ]
         if form != tree or wrong:
             problem = "write_cache() does not return a cache of the form that it was given"
@@ -217,8 +217,8 @@ class Steps:
         def read(*leaves: Array) -> dict[str, Array]:
             return dict(self._access.read(jax.tree.unflatten(tree, leaves)))
 
-        closed, found = jax.make_jaxpr(read, return_shape=True)(*leaves)
-        return closed, sorted(found)
+        closed, read_out = jax.make_jaxpr(read, return_shape=True)(*leaves)
+        return closed, sorted(read_out)
 
 
 def _arrays(cache: Any) -> tuple[list[Array], jax.tree_util.PyTreeDef]:

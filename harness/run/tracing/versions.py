@@ -14,11 +14,11 @@ __all__ = ["bound", "jaxprs_in_params"]
 def _jaxprs_in_params(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
     """The programs among an equation's parameters, alone or in a tuple of several: the branches of a cond."""
     for value in params.values():
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, Jaxpr):
-                yield one
-            elif isinstance(one, ClosedJaxpr):
-                yield one.jaxpr
+        for program in value if isinstance(value, tuple) else (value,):
+            if isinstance(program, Jaxpr):
+                yield program
+            elif isinstance(program, ClosedJaxpr):
+                yield program.jaxpr
 
 
 # Offered since jax 0.10.

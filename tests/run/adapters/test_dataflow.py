@@ -62,7 +62,7 @@ def discovered(model, goldens):
     def primitive(variable):
         return flat.step_of(variable).equation.primitive.name
 
-    at = {tap: [primitive(variable) for variable, _ in every] for tap, every in found.found.items()}
+    at = {tap: [primitive(variable) for variable, _ in every] for tap, every in found.matched.items()}
     return found, at, {tap: (primitive(one.variable), one) for tap, one in found.standing.items()}
 
 
@@ -102,7 +102,7 @@ def test_equal_values_are_told_apart_by_what_they_are_computed_from():
         "c": "mul",
         "d": "add",
     }
-    variables = {tap: [variable for variable, _ in every] for tap, every in found.found.items()}
+    variables = {tap: [variable for variable, _ in every] for tap, every in found.matched.items()}
     assert variables["b"][0] < variables["c"][0] < variables["d"][0]
     assert found.also["d"] == {"a", "b"} and standing == {}
 
