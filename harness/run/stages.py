@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from harness.architecture import Architecture
 from harness.families.options import Norm
 from harness.run.arithmetic import operations_of
+from harness.run.block import through
 from harness.run.cache import Past
 from harness.run.layer import Ids, Layer, Mask, Place, norm
 from harness.run.operations import Hidden, Operations
@@ -94,7 +95,7 @@ def _layer(
     past: Past | None,
 ) -> tuple[Hidden, Past | None]:
     state = state.turned() if isinstance(state, AsStored) else state
-    return layer(tap, nnx.merge(graph, state), positions, mask, place)(x, past)
+    return through(layer(tap, nnx.merge(graph, state), positions, mask, place), x, past)
 
 
 def _head(ops: Operations, spec: Norm, tap: TapFunction, of_norm: Pair, of_head: Pair, x: Hidden) -> Array:
