@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -130,3 +130,35 @@ def is_blind(results: Iterable[AuditResult]) -> bool:
     """Whether a mutant is a bug at some precision and is caught at none."""
     outcomes = {result.outcome for result in results}
     return not outcomes.isdisjoint(BLIND) and "caught" not in outcomes
+
+
+@dataclass(frozen=True)
+class Topic:
+    """The mutants of one topic: by precision, how many are caught, caught and named, and bugs here."""
+
+    name: str
+    mutants: tuple[AuditedMutant, ...]
+    tallies: tuple[tuple[int, int, int], ...]
+
+
+def criteria(audit: Audit) -> tuple[str, ...]:
+    """The usual criteria that this audit computed, in its order."""
+    return tuple(dict.fromkeys(name for score in audit.scores.values() for name in score.criteria))
+
+
+def topics(audit: Audit) -> Iterator[Topic]:
+    """The sections of the catalogue that were audited, in its order."""
+    for name in dict.fromkeys(mutant.family for mutant in audit.mutants):
+        mutants = tuple(mutant for mutant in audit.mutants if mutant.family == name)
+        yield Topic(name, mutants, tuple(_tally(mutants, precision) for precision in audit.scores))
+
+
+def _tally(mutants: Collection[AuditedMutant], precision: str) -> tuple[int, int, int]:
+    results = [at_precision(mutant, precision) for mutant in mutants]
+    visible = sum(r.outcome in (*BLIND, "caught") for r in results)
+    return sum(r.outcome == "caught" for r in results), sum(r.named for r in results), visible
+
+
+def at_precision(mutant: AuditedMutant, precision: str) -> AuditResult:
+    """A mutant's result at one precision."""
+    return next(result for result in mutant.results if result.precision == precision)

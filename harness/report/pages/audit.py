@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResult, Score
+from harness.report.audit_document import (
+    BLIND,
+    Audit,
+    AuditedMutant,
+    Score,
+    at_precision,
+    criteria,
+    topics,
+)
 from harness.report.blocks import Block, Detail, Facts, Finding, Lines, Page, Prose, Section
 from harness.report.pages import closing, listed, part, ran_on
 from harness.report.tables import BEYOND, Span, Table, Text, code, strong
@@ -22,15 +30,6 @@ SCORE = (
     "Named: found in replay at the operation where the bug is, and nowhere else. Neither equivalent nor refused "
     "ones count as bugs, or as caught."
 )
-
-
-@dataclass(frozen=True)
-class Family:
-    """The mutants of one family: by precision, how many are caught, caught and named, and bugs here."""
-
-    name: str
-    mutants: tuple[AuditedMutant, ...]
-    tallies: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def _body(audit: Audit, detail: Detail) -> Iterator[Block]:
         yield Section("Every mutant", tuple(audit_mutants.mutants(audit)), link="Mutants")
         cases = (audit_mutants.cases(audit),)
     else:
-        tallies = ((f.name, *(", ".join(map(str, tally)) for tally in f.tallies)) for f in families(audit))
+        tallies = ((f.name, *(", ".join(map(str, tally)) for tally in f.tallies)) for f in topics(audit))
         table = Table(("family: caught, named, of", *audit.scores), tuple(tallies))
         yield Section("Families", (table,), folded=folded)
         if no_bugs := tuple(_reason(unseen) for m in audit.mutants for unseen in _grouped(m, NO_BUG)):
@@ -129,14 +128,14 @@ def _blind(audit: Audit) -> Iterator[Finding]:
 def _missed(audit: Audit, precision: str) -> Iterator[tuple[str, Text]]:
     """The mutants that this precision does not catch and another one does."""
     for mutant in audit.mutants:
-        if mutant.id not in audit.blind and _at(mutant, precision).outcome in BLIND:
+        if mutant.id not in audit.blind and at_precision(mutant, precision).outcome in BLIND:
             yield _reason(next(unseen for unseen in _grouped(mutant, BLIND) if precision in unseen.precisions))
 
 
 def _unnamed(audit: Audit, precision: str) -> Iterator[tuple[str, Text]]:
     """The mutants that are caught, but not at the operation where they are and there alone."""
     for mutant in audit.mutants:
-        result = _at(mutant, precision)
+        result = at_precision(mutant, precision)
         if result.outcome == "caught" and not result.named:
             kinds = ", ".join(result.introduced)
             where = f"introduced at {kinds}" if kinds else "in the forward pass only"
@@ -196,7 +195,7 @@ def _rejected(score: Score, name: str) -> str:
 
 def _weakest(audit: Audit, precision: str) -> Text:
     """The catches with the smallest margins, in multiples of the limit, smallest first."""
-    caught = [(_at(mutant, precision), mutant.id) for mutant in audit.mutants]
+    caught = [(at_precision(mutant, precision), mutant.id) for mutant in audit.mutants]
     margins = sorted((r.margin, name) for r, name in caught if r.outcome == "caught" and r.margin is not None)
     said: list[str | Span] = []
     for margin, name in margins[:WEAKEST]:
@@ -207,7 +206,7 @@ def _weakest(audit: Audit, precision: str) -> Text:
 def _overlooked(audit: Audit, precision: str) -> str:
     """The mutants that are caught, and whose logits pass every usual criterion that passes the right decoder."""
     alarms = audit.scores[precision].false_alarms
-    results = [(mutant.id, _at(mutant, precision)) for mutant in audit.mutants]
+    results = [(mutant.id, at_precision(mutant, precision)) for mutant in audit.mutants]
     caught = [(name, result.criteria) for name, result in results if result.outcome == "caught"]
     names = [name for name, rejecting in caught if all(criterion in alarms for criterion in rejecting)]
     which = f": {', '.join(names)}" if names else ""
@@ -220,26 +219,3 @@ def _sanity(score: Score) -> str:
         f"the right decoder passes {counted(score.comparisons, 'comparison')} (at most {score.right:.2g} of the "
         f"limit), a forced failure fails all of {score.forced:,}"
     )
-
-
-def criteria(audit: Audit) -> tuple[str, ...]:
-    """The usual criteria that this audit computed, in its order."""
-    return tuple(dict.fromkeys(name for score in audit.scores.values() for name in score.criteria))
-
-
-def families(audit: Audit) -> Iterator[Family]:
-    """The sections of the catalogue that were audited, in its order."""
-    for name in dict.fromkeys(mutant.family for mutant in audit.mutants):
-        mutants = tuple(mutant for mutant in audit.mutants if mutant.family == name)
-        yield Family(name, mutants, tuple(_tally(mutants, precision) for precision in audit.scores))
-
-
-def _tally(mutants: Collection[AuditedMutant], precision: str) -> tuple[int, int, int]:
-    results = [_at(mutant, precision) for mutant in mutants]
-    visible = sum(r.outcome in (*BLIND, "caught") for r in results)
-    return sum(r.outcome == "caught" for r in results), sum(r.named for r in results), visible
-
-
-def _at(mutant: AuditedMutant, precision: str) -> AuditResult:
-    """A mutant's result at one precision."""
-    return next(result for result in mutant.results if result.precision == precision)

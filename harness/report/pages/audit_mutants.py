@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResult
+from harness.report.audit_document import BLIND, Audit, AuditedMutant, AuditResult, criteria, topics
 from harness.report.blocks import Block, Prose, Section
 from harness.report.pages import scales
-from harness.report.pages.audit import criteria, families
 from harness.report.tables import BEYOND, NOT_COMPARED, Cell, Column, Group, Head, Row, Span, Table, code, numbers
 from harness.report.wording import counted, some
 
@@ -23,7 +22,7 @@ CASES = "How many mutants each case catches, and how many of those it also names
 
 
 def mutants(audit: Audit) -> Iterator[Block]:
-    """The table of mutants, family by family; those that need looking at are open."""
+    """The table of mutants, topic by topic; those that need looking at are open."""
     names = criteria(audit)
     alarms = {name for score in audit.scores.values() for name in score.false_alarms}
     at = ", ".join(precision for precision, score in audit.scores.items() if score.false_alarms)
@@ -33,13 +32,13 @@ def mutants(audit: Audit) -> Iterator[Block]:
     yield scales.legend(beyond="")
     upright = tuple(Column(f"{name} *" if name in alarms else name, "narrow") for name in names)
     fixed = ("precision", "outcome", *numbers("× limit"), *_long("introduced at", "cases that see it"))
-    for family in families(audit):
-        tallies = zip(audit.scores, family.tallies, strict=True)
+    for topic in topics(audit):
+        tallies = zip(audit.scores, topic.tallies, strict=True)
         note = "; ".join(f"{p} {caught} of {bugs} caught, {named} named" for p, (caught, named, bugs) in tallies)
-        fine = all(caught == named == bugs for caught, named, bugs in family.tallies)
-        rows = tuple(row for mutant in family.mutants for row in _rows(audit, mutant, names))
-        table = Table((*fixed, *upright), rows, f"mutants: {family.name}", kind="grouped")
-        yield Section(family.name, (table,), note, folded=fine)
+        fine = all(caught == named == bugs for caught, named, bugs in topic.tallies)
+        rows = tuple(row for mutant in topic.mutants for row in _rows(audit, mutant, names))
+        table = Table((*fixed, *upright), rows, f"mutants: {topic.name}", kind="grouped")
+        yield Section(topic.name, (table,), note, folded=fine)
 
 
 def _rows(audit: Audit, mutant: AuditedMutant, names: tuple[str, ...]) -> Iterator[Row]:
