@@ -16,7 +16,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -129,7 +128,7 @@ def _create_file(sink: Sink) -> h5py.File:
     return h5py.File(h5f.create(b"golden", h5f.ACC_TRUNC, fapl=access, fcpl=creation))
 
 
-class Sink(io.FileIO):
+class Sink:
     """What h5py's `fileobj` driver asks of a file, with `error` in place of exceptions.
 
     libhdf5 does not survive a full disk: it tries again at every release of every handle, and version 2.0.0
@@ -141,7 +140,7 @@ class Sink(io.FileIO):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+")
+        self._file = path.open("w+b", buffering=0)  # by `open`, where a campaign of faults can be in between
         self.error: OSError | None = None
 
     def check(self) -> None:
@@ -153,13 +152,22 @@ class Sink(io.FileIO):
         if self.error is not None:
             raise self.error
 
-    def write(self, data: Any) -> int:
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: memoryview) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def write(self, data: memoryview) -> int:
         """Write all of it: one call may write less than asked where a limit or the end of the disk is near."""
         left = memoryview(data)
         size = left.nbytes
         try:
             while self.error is None and left.nbytes:
-                left = left[super().write(left) or 0 :]
+                left = left[self._file.write(left) or 0 :]
         except OSError as error:
             self.error = error
         return size
@@ -167,13 +175,16 @@ class Sink(io.FileIO):
     def truncate(self, size: int | None = None) -> int:
         try:
             if self.error is None:
-                return super().truncate(size)
+                return self._file.truncate(size)
         except OSError as error:
             self.error = error
         return size or 0
 
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
     def close(self) -> None:
         try:
-            super().close()
+            self._file.close()
         except OSError as error:
             self.error = self.error or error
