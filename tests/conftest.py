@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from harness import embedded
-from tests.compiled import Compiled, share_context
+from tests.compiled import Compiled, share, share_context
 
 # What one test compiled is not compiled again by the next, nor in processes that tests start: every port has
 # functions of its own, but they are mostly the same program. JAX looks these variables up when it is imported, and
-# other conftest files do that. Workers of pytest-xdist have a directory each, and exchange what they compiled.
+# other conftest files do that.
 COMPILED = Compiled(os.environ)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
@@ -50,6 +50,7 @@ os.environ["XLA_FLAGS"] = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), *Q
 
 
 def pytest_configure() -> None:
+    share(COMPILED)
     share_context()
 
 

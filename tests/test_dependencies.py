@@ -30,6 +30,7 @@ BY_NAME = {
     "ruff": "run by .ci/lint",
     "gcsfs": "found by fsspec",
     "s3fs": "found by fsspec",
+    "zstandard": "found by JAX's compilation cache",
     "flask": "the server of moto",
     "flask-cors": "the server of moto",
 }
