@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from harness.errors import CorpusError
 from harness.layout import stack_path
 from harness.store import abc, writer
+from tests import zygote
 from tests.campaign import damage, kills, trials
 from tests.campaign.__main__ import PARTS
 from tests.campaign.forked import forked, held
@@ -24,13 +24,16 @@ from tests.store import places
 
 TRIALS = {"kills": 6, "damage": 8, "goldens": 5, "reports": 5, "ports": 8, "inputs": 12}
 TORCH = importlib.util.find_spec("torch") is not None
+IMPORTED = zygote.RECORDING if TORCH else ()
 
 
 def ran(part: str, trials: int) -> None:
     """In a process of its own: its children are forked before any other test has started a thread."""
     words = [sys.executable, "-m", "tests.campaign", part, "--trials", str(trials), "--seed", "20251125"]
     root = Path(__file__).parents[1]
-    done = subprocess.run([*words, "--seconds", "30"], capture_output=True, text=True, cwd=root, timeout=500)
+    done = zygote.run(
+        [*words, "--seconds", "30"], imported=IMPORTED, capture_output=True, text=True, cwd=root, timeout=500
+    )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
 

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import harness
 from harness.cli import COMMANDS, cli
+from tests import zygote
 
 ROOT = Path(__file__).parent.parent
 FAST = ("--precision", "float32", "--case", "digits")
@@ -195,10 +196,11 @@ def test_a_newcomer_breaks_one_line_of_the_decoder_and_is_told_which_operation_b
 FULL = Path("/dev/full")
 
 
-def ended(*args, **streams):
+def ended(*args, run=zygote.run, **streams):
     """The command in a process of its own."""
     command = [sys.executable, "-m", "harness.cli", *map(str, args)]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, text=True, timeout=120, **streams)
+    buffered = {name: value for name, value in os.environ.items() if name != zygote.UNBUFFERED}
+    return run(command, stdin=subprocess.DEVNULL, text=True, timeout=120, env=buffered, **streams)
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no device that is always full")
@@ -225,7 +227,7 @@ def test_a_pipe_that_is_closed_is_no_divergence():
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as closed:
-        done = ended("show", stdout=closed, stderr=subprocess.PIPE)
+        done = ended("show", run=subprocess.run, stdout=closed, stderr=subprocess.PIPE)
     assert done.returncode == 2
     assert "cannot be written: Broken pipe" in done.stderr and "Traceback" not in done.stderr
 

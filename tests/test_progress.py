@@ -13,6 +13,7 @@ from harness.cli import console as module
 from harness.run.check import Checker
 from harness.run.progress import Prefixed
 from harness.run.question import Question
+from tests import zygote
 
 CHECK = [sys.executable, "-m", "harness.cli", "check", "--precision", "float32", "--case", "digits"]
 
@@ -76,7 +77,7 @@ def on_terminal(**environment: str) -> tuple[str, str]:
     """(stdout, what a terminal on stderr received) of a check."""
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", **environment}
-    with subprocess.Popen(CHECK, stdout=subprocess.PIPE, stderr=slave, env=environment) as process:
+    with zygote.Popen(CHECK, stdout=subprocess.PIPE, stderr=slave, env=environment) as process:
         os.close(slave)
         seen = b""
         while True:

@@ -14,6 +14,7 @@ import pytest
 
 from harness.run.devices import COUNT_FLAG
 from harness.run.processes import FAREWELL, VARIABLE, Processes, _watch, processes_of
+from tests import zygote
 from tests.compiled import OWN
 from tests.test_cli import FAST, goldens, refused
 
@@ -39,7 +40,7 @@ def both(*args: object) -> list[tuple[int, str, str]]:
     coordinator = f"localhost:{free_port()}"
     command = [sys.executable, "-m", "harness.cli", "check", *map(str, args), "--processes", "2"]
     started = [
-        subprocess.Popen(
+        zygote.Popen(
             [*command, "--process-id", str(index), "--coordinator", coordinator],
             env=environment(),
             cwd=ROOT,
@@ -89,7 +90,7 @@ def test_where_the_others_do_not_come_it_ends_with_a_message():
         f"join(Processes(2, 0, 'localhost:{free_port()}'), give_up, seconds=1)"
     )
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False)
+    done = zygote.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "not all processes of the check have come" in done.stdout
     assert "hint: start the same command once for each --process-id" in done.stdout

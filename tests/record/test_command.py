@@ -22,22 +22,28 @@ from harness.errors import CheckpointError, HarnessError, RecordError, UsageErro
 from harness.record import command
 from harness.record.command import Job, Request, checkpoint_directory, plan, require_torch
 from harness.store import open_golden
+from tests import zygote
 
 ROOT = Path(harness.__file__).parents[1]
 SCRIPT = ROOT / "generate_goldens.py"
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1"}
 
 
-def run(*args, **environment):
-    env = os.environ | ENVIRONMENT | environment
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, args)], capture_output=True, text=True, timeout=120, env=env
+def words(*args):
+    return [sys.executable, str(SCRIPT), *map(str, args)]
+
+
+def run(*args):
+    env = os.environ | ENVIRONMENT
+    return zygote.run(
+        words(*args), imported=zygote.RECORDING, capture_output=True, text=True, timeout=120, env=env
     )
 
 
 def test_a_recording_prints_its_id_on_stdout_and_its_summary_on_stderr(tiny, tmp_path):
     out = tmp_path / "a.h5"
-    done = run("--model", tiny, "--out", out, "--case", "hello", "--case", "digits", "--level", "layers")
+    args = ("--model", tiny, "--out", out, "--case", "hello", "--case", "digits", "--level", "layers")
+    done = subprocess.run(words(*args), capture_output=True, text=True, timeout=120, env=os.environ | ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     with open_golden(out) as golden:
         assert done.stdout.strip() == golden.id
@@ -185,8 +191,9 @@ def test_a_model_without_safetensors_on_the_hub_says_what_is_there(monkeypatch, 
     ("sent", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
 def test_a_recording_that_is_stopped_says_that_it_goes_on(tiny, tmp_path, sent, code, said):
-    words = [sys.executable, str(SCRIPT), "--model", str(tiny), "--out", str(tmp_path / "a.h5")]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT) as process:
+    args = words("--model", tiny, "--out", tmp_path / "a.h5")
+    how = {"stderr": subprocess.PIPE, "text": True, "env": os.environ | ENVIRONMENT}
+    with zygote.Popen(args, imported=zygote.RECORDING, **how) as process:
         until = time.monotonic() + 120
         while not (tmp_path / "a.h5.partial" / "units").exists() and time.monotonic() < until:
             time.sleep(0.02)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from harness.cli import cli
 from harness.errors import MOST_CHARACTERS, HarnessError, PortError, UsageError
 from harness.run.check import check
 from harness.run.question import Question
+from tests import zygote
 
 ROOT = Path(__file__).parents[2]
 QUESTION = Question(precisions=("float32",), modes=("forward",), cases=("digits",))
@@ -55,9 +55,7 @@ def test_a_port_that_ends_the_process_where_its_cache_is_made_is_an_error(golden
 @pytest.mark.parametrize("name", ["IsInterrupted", "SwallowsTheInterrupt"])
 def test_a_real_interrupt_ends_the_command_with_130(name):
     args = ("check", "--port", f"tests.run.hostile_ports:{name}", *FAST)
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *args], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = zygote.run([sys.executable, "-m", "harness.cli", *args], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130, done.stderr
     assert "interrupted" in done.stderr
 
@@ -105,7 +103,7 @@ def test_a_check_that_compared_nothing_is_exit_2(command):
 
 def test_what_a_port_prints_is_not_part_of_the_json_on_stdout():
     args = ("check", "--port", "tests.run.hostile_ports:Prints", *FAST, "--json", "-")
-    done = subprocess.run([sys.executable, "-m", "harness.cli", *args], cwd=ROOT, capture_output=True, check=False)
+    done = zygote.run([sys.executable, "-m", "harness.cli", *args], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["verdict"] == "match"
     for line in (b"hello from Python", b"hello from below"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import jax
@@ -15,6 +14,7 @@ from harness.errors import UsageError
 from harness.run.check import check
 from harness.run.precision import in_force, is_reduced
 from harness.run.question import Question
+from tests import zygote
 
 ALLOWED = Question(precisions=("float32",), cases=("digits",), allow_reduced_precision=True)
 ALWAYS_FULL = ("highest", "float32", "F64_F64_F64")
@@ -128,7 +128,7 @@ def test_the_environment_variable_is_named_where_it_is_the_cause():
         "'--allow-reduced-precision'])",
     )
     refused, waived = (
-        subprocess.run(
+        zygote.run(
             [sys.executable, "-c", code],
             env={**os.environ, "JAX_DEFAULT_MATMUL_PRECISION": "BF16_BF16_F32"},
             capture_output=True,

@@ -17,9 +17,10 @@ from click.testing import CliRunner
 import harness
 from harness.cli import cli
 from harness.run.revision import paths_at
+from tests import zygote
 from tests.run import canned
 
-FAST = ("--precision", "float32", "--case", "digits")
+FAST = ("--precision", "float32", "--case", "digits", "--mode", "replay")
 PORT = """
 from dataclasses import replace
 from harness.run.decoder import Decoder
@@ -106,18 +107,24 @@ def wrong(tmp_path_factory):
 
 
 @pytest.fixture
-def canned_check(monkeypatch, right, wrong):
+def canned_check(monkeypatch, forked_check, right, wrong):
     """For tests that are not about what a check computes: see `tests.run.canned`."""
     monkeypatch.setattr("harness.run.revision.BOOTSTRAP", canned.bootstrap(right, wrong))
+
+
+@pytest.fixture
+def forked_check(monkeypatch):
+    """For tests that are not about how the process at the revision starts."""
+    monkeypatch.setattr("harness.run.revision.subprocess", zygote)
 
 
 def diff(*args: str):
     return CliRunner().invoke(cli, ["diff", *FAST, *args])
 
 
-def diff_outside(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def diff_outside(*args: str, run=zygote.run, **environment: str) -> subprocess.CompletedProcess[str]:
     """The same in a process of its own: a port in this one would stay imported."""
-    return subprocess.run(
+    return run(
         [sys.executable, "-m", "harness.cli", "diff", *FAST, *args],
         env={**os.environ, "PYTHONPATH": str(Path(harness.__file__).parent.parent), **environment},
         capture_output=True,
@@ -133,14 +140,14 @@ def refused(result, *words):
 
 
 def test_a_pull_request_needs_one_command(repository):
-    result = diff_outside("--before", "git:HEAD~1", "--after", "my_port:Port")
+    result = diff_outside("--before", "git:HEAD~1", "--after", "my_port:Port", run=subprocess.run)
     assert result.returncode == 0, result.stderr
     assert "BETTER" in result.stdout
     assert "layers.*.k_rope" in result.stdout
     assert f"git:HEAD~1  my_port:Port  commit {repository.git('rev-parse', 'HEAD~1')[:12]}" in result.stdout
 
 
-def test_two_revisions_and_the_broken_one_exits_with_1(repository):
+def test_two_revisions_and_the_broken_one_exits_with_1(repository, forked_check):
     result = diff("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1")
     assert result.exit_code == 1, result.output
     assert "WORSE" in result.stdout
@@ -169,17 +176,19 @@ def test_a_saved_check_says_which_port_a_revision_is_about(repository, tmp_path,
 
 
 @pytest.mark.parametrize("how", ["sys.path", "editable install"])
-def test_a_package_under_src_is_taken_from_the_revision(repository, tmp_path, how, right):
+def test_a_package_under_src_is_taken_from_the_revision(repository, tmp_path, monkeypatch, how, right):
     """As an editable install puts it there: by a path, or by a finder that no path tells of."""
     repository.commit({"src/other_port.py": PORT})
     repository.commit({"src/other_port.py": MENDED})
     source = repository.root / "src"
     home = Path(harness.__file__).parent.parent
     if how == "sys.path":
-        path = f"{source}:{home}"
+        path = source
+        monkeypatch.syspath_prepend(source)
     else:
-        (tmp_path / "site").mkdir()
-        (tmp_path / "site" / "sitecustomize.py").write_text(
+        path = tmp_path / "site"
+        path.mkdir()
+        finder = (
             "import importlib.util, sys\n"
             "class Finder:\n"
             "    @staticmethod\n"
@@ -188,9 +197,12 @@ def test_a_package_under_src_is_taken_from_the_revision(repository, tmp_path, ho
             f"            return importlib.util.spec_from_file_location(name, {str(source / 'other_port.py')!r})\n"
             "sys.meta_path.append(Finder)\n"
         )
-        path = f"{tmp_path / 'site'}:{home}"
-    result = diff_outside("--before", "git:HEAD~1:other_port:Port", "--after", right, PYTHONPATH=path)
-    assert result.returncode == 0, result.stderr
+        (path / "sitecustomize.py").write_text(finder)
+        monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+        exec(finder, {})
+    monkeypatch.setenv("PYTHONPATH", f"{path}:{home}")  # of the process at the revision
+    result = diff("--before", "git:HEAD~1:other_port:Port", "--after", right)
+    assert result.exit_code == 0, result.output
     assert "BETTER" in result.stdout
 
 
@@ -217,7 +229,9 @@ def test_the_same_place_below_the_top_of_the_repository(repository, monkeypatch,
     )
 
 
-def test_a_relative_path_of_weights_is_the_users_and_not_the_revisions(repository, checkpoint, right):
+def test_a_relative_path_of_weights_is_the_users_and_not_the_revisions(
+    repository, checkpoint, right, forked_check
+):
     shutil.copytree(checkpoint, repository.root / "weights")
     (repository.root / ".git" / "info" / "exclude").write_text("weights\n")
     result = diff("--before", "git:HEAD~1:my_port:Port", "--after", right, "--weights", "weights")
@@ -358,7 +372,7 @@ WAITS = "import time; open({!r}, 'w').close(); time.sleep(60)"
 
 def start(*program: str) -> subprocess.Popen[str]:
     """A diff of a revision in a session of its own."""
-    return subprocess.Popen(
+    return zygote.Popen(
         [
             *(sys.executable, *program, "diff", *FAST),
             *("--before", "git:HEAD:my_port:Port", "--after", "git:HEAD~1"),
