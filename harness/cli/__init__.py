@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
@@ -108,6 +108,7 @@ class _Refusing(click.Group):
             ctx.exit(COULD_NOT)
         except BaseException as error:
             if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                _forget_what_is_left()
                 _say(f"error: what this command prints cannot be written: {error.strerror}\n\n{ELSEWHERE}")
             else:
                 _say(traceback.format_exc())
@@ -123,8 +124,19 @@ def _say(text: str) -> None:
     try:
         click.echo(text, err=True)
     except OSError:
-        # Python ends with an exit code of its own where it cannot write what is left in a stream.
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        sys.stderr = _nowhere()
+
+
+def _forget_what_is_left() -> None:
+    """Of stdout, where it cannot be written: Python would try again, and end with an exit code of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = _nowhere()
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 @click.group(cls=_Refusing, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
