@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Int, Num
@@ -103,6 +104,11 @@ class Scope:
     def whole(cls, batch: int, length: int) -> Scope:
         """All tokens, none of them padding."""
         return cls(np.ones((batch, length), bool), np.arange(length))
+
+    @cached_property
+    def all_counted(self) -> bool:
+        """Whether there is no padding."""
+        return bool(self.counted.all())
 
     def first_call(self, wrong: Bool[np.ndarray, "batch position"]) -> int | None:
         """The first call that got a token that is wrong; None where none is, or where there was one call."""

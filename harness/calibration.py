@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,8 +22,7 @@ from harness.taps import kind_of
 MOST_SHARED = 60.0
 # What the numbers of one error have in common is not told from nothing at all beyond this.
 MOST_COMMON = 1e4
-# Degrees of freedom of what is not estimated at all.
-EXACT = 1e9
+EXACT = 1e9  # degrees of freedom of what is not estimated at all
 # The least that a fit needs: fewer places than this say nothing of how they vary.
 FEWEST = 8
 
@@ -63,24 +62,26 @@ class Floor:
     @classmethod
     def nowhere(cls, shape: tuple[int, int]) -> Floor:
         """Nothing is known anywhere: to be filled in."""
-        zeros, ones = partial(np.zeros, shape), partial(np.ones, shape)
-        return cls(zeros(), zeros(), ones(), ones(), ones(), ones(), ones(), zeros())
+        return cls(*(np.full(shape, value) for value in (0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)))
 
-    @property
+    @cached_property
     def estimated(self) -> Bool[np.ndarray, "batch position"]:
         """Where it is an estimate: PyTorch is not exact there."""
         return np.asarray(self.dof < EXACT)
 
     def at(self, tokens: slice) -> Floor:
-        """At some of the positions."""
-        if tokens == slice(None):
-            return self  # its limits are worked out once
-        return Floor(*(values[:, tokens] for values in self.arrays))
+        """At some of the positions: the same object for the same ones, whose limits are worked out once."""
+        return self if tokens == slice(None) else _part(self, tokens.start, tokens.stop, tokens.step)
 
     @property
     def arrays(self) -> tuple[PerPosition, ...]:
         """Its attributes, in their order."""
         return tuple(getattr(self, field.name) for field in fields(self))
+
+
+@lru_cache(maxsize=2048)
+def _part(floor: Floor, *tokens: int | None) -> Floor:
+    return Floor(*(values[:, slice(*tokens)] for values in floor.arrays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +156,9 @@ class _Part:
         weight = self.real.astype(np.float64)
 
         def mean(axes: tuple[int, ...]) -> np.ndarray:
-            total = weight.sum(axes, keepdims=True)
-            return np.asarray((logs * weight).sum(axes, keepdims=True) / np.maximum(total, 1))
+            return np.asarray(
+                (logs * weight).sum(axes, keepdims=True) / np.maximum(weight.sum(axes, keepdims=True), 1)
+            )
 
         return np.asarray(mean((1, 2)) + mean((0,)) - mean((0, 1, 2)))
 
@@ -173,8 +175,7 @@ class _Part:
     def floors(self, common: float, shared: float, contest: _Contest) -> Iterator[Floor]:
         """The estimate of each layer: its own, drawn towards what it has in common with the others."""
         dof = self.dof(common)
-        logs = self.logs(dof)
-        own = dof * self.draws
+        logs, own = self.logs(dof), dof * self.draws
         weight = shared if self.freedom >= FEWEST else 0.0
         pooled = (weight * np.exp(self.expected(logs)) + own * np.square(self.rms)) / (weight + own)
         peers = self.real.any(0) & (weight > 0)  # one that is exact by luck has what the others have

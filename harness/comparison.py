@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from harness.calibration import Floor
 from harness.logits import Statistics, of_all
 from harness.results import TapResult, Verdict, Worst, finite, unit_of
 from harness.taps import ROUTING_KINDS, Tap
-from harness.tolerances import Limit
+from harness.tolerances import Allowed, Limit
 
 if TYPE_CHECKING:
     from harness.choice import Choosing
@@ -115,29 +117,29 @@ def _of_values(
     Args:
         wrong: tokens that do not match, whatever their values are.
     """
-    axis = place.tap.position_axis
-    error = metrics.errors(actual, truth, axis, scope.counted)
+    axis, counted, positions = place.tap.position_axis, scope.counted, scope.positions
+    error = metrics.errors(actual, truth, axis, None if scope.all_counted else counted)
     unit, scales = metrics.UNIT_ROUNDOFF[place.rounding or place.precision], (error.scale_rms, error.scale_max)
     rms, largest, max_floor = multiples(error, noise, scales, unit, unit_of(place.mode))
-    allowed, counted = limit.of(noise, scope.counted), scope.counted
+    allowed = limit.of(noise, counted)
     overall = allowed.overall_of(rms)
     beyond = allowed.beyond(rms, largest)
     beyond = beyond if wrong is None else beyond | wrong
     within = not beyond.any()
-    shares = (np.where(counted, share, -1.0) for share in (rms / allowed.rms, largest / allowed.max))
-    at, at_max = (np.unravel_index(int(share.argmax()), rms.shape) for share in shares)
-    row, several = int(at[0]), len(rms) > 1
-    real = scope.counted[row]
-    r, note = _position_correlation(scope.positions[real], error.rms[row][real], within)
+    at, at_max = (_first_of_largest(shares, scope) for shares in (rms / allowed.rms, largest / allowed.max))
+    row, several = at[0], len(rms) > 1
+    real = counted[row]
+    r, note = _position_correlation(positions[real], error.rms[row][real], within)
     above_noise = not within and np.isfinite(rms[row]).all()
     worst = dict(zip(place.tap.dims, error.worst, strict=True))
-    worst[place.tap.dims[axis]] = int(scope.positions[error.worst[axis]])
+    worst[place.tap.dims[axis]] = int(positions[error.worst[axis]])
+    limits, noise_max = _shown(allowed, noise, counted.tobytes(), row)
     return TapResult(
         case=place.case,
         precision=place.precision,
         mode=place.mode,
         tap=place.tap.name,
-        verdict="nonfinite" if not np.isfinite(error.max_abs) else "match" if within else "diverged",
+        verdict="nonfinite" if not math.isfinite(error.max_abs) else "match" if within else "diverged",
         rms_multiple=finite(rms[at]),
         max_multiple=finite(largest[at_max]),
         overall_multiple=finite(overall),
@@ -148,23 +150,44 @@ def _of_values(
         max_abs=finite(error.max_abs),
         mean_abs=finite(error.mean_abs),
         rel_rms=finite(error.relative_rms),
-        noise_max=None if noise is None else finite(noise.recorded_max[scope.counted].max()),
+        noise_max=noise_max,
         position_r=r,
         position_note=note,
         growth_p=metrics.growth_p_value(rms[row][real]) if above_noise else None,
         worst=Worst(worst, finite(actual[error.worst]), float(truth[error.worst])),
         profile=_three_digits(np.where(real, rms[row], np.nan)),
-        limits=_three_digits(np.where(real, allowed.rms[row], np.nan)),
+        limits=limits,
         logits=(statistics or of_all(actual, truth))(error, max_floor, scope)
         if place.tap.kind == "logits"
         else None,
         calls=scope.calls,
-        since_call=scope.first_call(beyond),
+        since_call=None if within else scope.first_call(beyond),
         row=row if several else None,
-        wrong_rows=tuple(np.flatnonzero(beyond.any(axis=1)).tolist()) if several else (),
+        wrong_rows=() if within or not several else tuple(np.flatnonzero(beyond.any(axis=1)).tolist()),
         rounding=place.rounding,
         held_by=metrics.held_by(actual, place.precision),
     )
+
+
+def _first_of_largest(shares: metrics.PerPosition, scope: Scope) -> tuple[int, int]:
+    """Row and position of the largest of the shares that count."""
+    at = (shares if scope.all_counted else np.where(scope.counted, shares, -1.0)).argmax()
+    row, position = divmod(int(at), shares.shape[1])
+    return row, position
+
+
+@functools.lru_cache(maxsize=8192)
+def _shown(
+    allowed: Allowed, noise: Floor | None, which: bytes, row: int
+) -> tuple[tuple[float | None, ...], float | None]:
+    """What the results of the same places have in common: the limits of a row, and PyTorch's own largest error.
+
+    Args:
+        which: the bytes of `Scope.counted`.
+    """
+    counted = np.frombuffer(which, bool).reshape(allowed.rms.shape)
+    limits = _three_digits(np.where(counted[row], allowed.rms[row], np.nan))
+    return limits, None if noise is None else finite(noise.recorded_max[counted].max())
 
 
 def multiples(
@@ -181,8 +204,7 @@ def multiples(
         unit: unit roundoff.
         runs: how many runs' rounding the error holds.
     """
-    zero = np.zeros(error.rms.shape)
-    own_rms, own_max = (zero, zero) if noise is None else (noise.rms, noise.max)
+    own_rms, own_max = (0.0, 0.0) if noise is None else (noise.rms, noise.max)
     rms_floor = runs * metrics.noise_floor(own_rms, scales[0], unit)
     max_floor = runs * metrics.noise_floor(own_max, scales[1], unit)
     rms, largest = metrics.noise_multiple(error.rms, rms_floor), metrics.noise_multiple(error.max, max_floor)
@@ -193,12 +215,15 @@ def _three_digits(values: Float[np.ndarray, " position"]) -> tuple[float | None,
     """Each with three significant digits; None where it is not finite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         places = 2 - np.floor(np.log10(np.abs(values)))
-    usual = np.abs(places) <= EXACT_POWERS
-    scale = 10.0 ** np.where(usual, np.abs(places), 0)
-    up = places > 0
+    powers, up = np.abs(places), places > 0
+    usual = powers <= EXACT_POWERS
+    all_usual = usual.all()
+    scale = 10.0 ** (powers if all_usual else np.where(usual, powers, 0))
     # Products and quotients of whole numbers, rounded once: what the decimal numeral means.
     whole = np.rint(np.where(up, values * scale, values / scale))
     short = np.where(up, whole / scale, whole * scale).tolist()
+    if all_usual:
+        return tuple(short)
     return tuple(
         rounded if known else finite(float(f"{value:.3g}"))
         for rounded, known, value in zip(short, usual.tolist(), values.tolist(), strict=True)
@@ -209,7 +234,7 @@ def _position_correlation(
     positions: Int[np.ndarray, " position"], profile: Float[np.ndarray, " position"], within_noise: bool
 ) -> tuple[float | None, str | None]:
     """Pearson's r of the rms error with position, and the reason where it means nothing."""
-    r = metrics.pearson(positions.astype(np.float64), profile)
+    r = metrics.pearson(np.asarray(positions, np.float64), profile)
     if len(profile) < MEANINGFUL_POSITIONS:
         return r, f"r means nothing with {len(profile)} position{'s'[: len(profile) > 1]}"
     if within_noise:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -23,7 +23,7 @@ BLOCK = 1 << 16  # numbers, of each side
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8}
 # From narrow to wide; float64 is what nothing is narrower than.
 NARROW = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
-FIRST = 4096  # numbers, of which one is hardly ever held by accident: most values are looked at no further
+FIRST = 64  # numbers, of which one is hardly ever held by accident: most values are looked at no further
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +66,7 @@ def errors(
     whole = expected.shape
     shape = batch, _, length, _ = _form(whole, position_axis)
     actual, expected = actual.reshape(shape), expected.reshape(shape)
-    squares, largest, sizes, scale_max = (np.zeros((batch, length)) for _ in range(4))
-    total, worst = 0.0, (-1.0, 0)
+    parts, total, worst = [], 0.0, (-1.0, 0)
     for here in _blocks(shape):
         truth = np.asarray(expected[:, :, here], np.float64)  # [batch, before, position, after]
         difference = actual[:, :, here].astype(np.float64)
@@ -77,15 +76,16 @@ def errors(
                 padding = ~counted[:, None, here, None]
                 np.copyto(difference, 0.0, where=padding)
                 truth = np.where(padding, 0.0, truth)
-            top = difference.max(axis=(1, 3))
-            if not np.isfinite(top).all():
+            top = np.maximum.reduce(difference, axis=(1, 3))
+            if not math.isfinite(np.add.reduce(top, axis=None)):  # of what is not negative: one of them is not
                 difference[~np.isfinite(difference)] = np.inf
-                top = difference.max(axis=(1, 3))
-            squares[:, here], largest[:, here] = _squares(difference), top
-        sizes[:, here] = _squares(truth)
-        scale_max[:, here] = np.maximum(truth.max(axis=(1, 3)), -truth.min(axis=(1, 3)))
-        total += float(difference.sum())
+                top = np.maximum.reduce(difference, axis=(1, 3))
+            squares = _squares(difference)
+        high, low = np.maximum.reduce(truth, axis=(1, 3)), np.minimum.reduce(truth, axis=(1, 3))
+        parts.append((squares, top, _squares(truth), np.maximum(high, -low)))
+        total += float(np.add.reduce(difference, axis=None))
         worst = max(worst, _largest(difference, here, shape), key=lambda pair: (pair[0], -pair[1]))
+    squares, largest, sizes, scale_max = parts[0] if len(parts) == 1 else map(_joined, zip(*parts, strict=True))
     numbers = shape[1] * shape[3]
     share = 1.0 if counted is None else float(counted.mean())
     rms, scale_rms = np.sqrt(squares / numbers), np.sqrt(sizes / numbers)
@@ -113,6 +113,10 @@ def _blocks(shape: tuple[int, int, int, int]) -> Iterator[slice]:
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
+def _joined(parts: Sequence[PerPosition]) -> PerPosition:
+    return np.concatenate(parts, axis=1)
+
+
 def _squares(values: Float[np.ndarray, "batch before position after"]) -> PerPosition:
     return np.asarray(np.einsum("bpsn,bpsn->bs", values, values))
 
@@ -122,7 +126,7 @@ def _largest(
 ) -> tuple[float, int]:
     """The largest of a block, and its index in the whole array laid out flat."""
     index = int(difference.argmax())
-    value = float(difference.ravel()[index])
+    value = float(difference.item(index))
     if difference.shape == shape:
         return value, index
     b, before, position, after = np.unravel_index(index, difference.shape)
@@ -150,7 +154,7 @@ def per_position(values: Values, position_axis: int) -> tuple[PerPosition, PerPo
     return sizes.rms, sizes.max
 
 
-def noise_floor(own: PerPosition, scale: PerPosition, unit: float) -> PerPosition:
+def noise_floor(own: PerPosition | float, scale: PerPosition, unit: float) -> PerPosition:
     """The error that counts as 1 noise multiple, per position: PyTorch's own, or half an ulp of the values there.
 
     Args:
@@ -164,19 +168,21 @@ def noise_floor(own: PerPosition, scale: PerPosition, unit: float) -> PerPositio
 
 def noise_multiple(error: PerPosition, floor: PerPosition) -> PerPosition:
     """Error divided by the noise floor: 1 means "as good as PyTorch itself"."""
-    multiple: PerPosition = np.divide(error, floor, out=np.where(error > 0, np.inf, 0.0), where=floor > 0)
-    return multiple
+    known = floor > 0
+    if known.all():
+        return np.asarray(error / floor)
+    return np.asarray(np.divide(error, floor, out=np.where(error > 0, np.inf, 0.0), where=known))
 
 
 def held_by(values: Num[np.ndarray, "..."], precision: str) -> str | None:
     """The narrowest dtype that holds every value exactly, where it is narrower than the precision; else None."""
     if not values.size or values.dtype.name not in UNIT_ROUNDOFF:
         return None
-    flat = np.ravel(values)
+    first = values.flat[:FIRST]
     for name, dtype in NARROW.items():
         if name == precision:
             return None
-        if values.dtype == dtype or all(_survives(part, dtype) for part in (flat[:FIRST], flat[FIRST:])):
+        if values.dtype == dtype or (_survives(first, dtype) and _survives(np.ravel(values)[FIRST:], dtype)):
             return name
     return None
 
@@ -205,9 +211,13 @@ def pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float | N
     """Pearson's r; None for fewer than 2 points, a constant side, or a value that is not finite."""
     if len(x) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return None
-    x, y = x - x.mean(), y - y.mean()
-    norm = float(np.sqrt(np.square(x).sum() * np.square(y).sum()))
-    return float(np.clip((x * y).sum() / norm, -1.0, 1.0)) if norm > 0 else None
+    total = np.add.reduce
+    x, y = x - total(x) / len(x), y - total(y) / len(y)
+    norm = float(np.sqrt(total(np.square(x)) * total(np.square(y))))
+    if not norm > 0:
+        return None
+    r = float(total(x * y) / norm)
+    return -1.0 if r < -1 else 1.0 if r > 1 else r
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +282,7 @@ def _shuffles(length: int, permutations: int) -> Int[np.ndarray, "permutation po
 
 
 def _mean_square(values: PerPosition) -> float:
-    return float(np.square(values).mean())
+    return float(np.add.reduce(np.square(values), axis=None) / values.size)
 
 
 def _ratio(numerator: float, denominator: float) -> float:

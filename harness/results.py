@@ -11,10 +11,9 @@ and what its values are compared with.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
 
 MODES = ("forward", "replay", "prefill", "alone")
 AGREEMENT_MODES = ("prefill", "alone")
@@ -242,4 +241,4 @@ def _share(multiple: float | None, limit: float | None) -> float:
 
 def finite(value: float) -> float | None:
     """The value as a plain float, or None where it is not finite (JSON has no infinity)."""
-    return float(value) if np.isfinite(value) else None
+    return float(value) if math.isfinite(value) else None

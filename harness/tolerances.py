@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool
@@ -32,21 +33,33 @@ SMALL = 1 / 3  # of a limit: what the rounding of a stored truth may be (`harnes
 
 @dataclass(frozen=True, eq=False)
 class Allowed:
-    """The largest multiples that still match: rms and max of every position, and of some positions together."""
+    """The largest multiples that still match: rms and max of every position, and of some positions together.
+
+    Comparisons of the same places share one, which is not to be changed.
+    """
 
     rms: PerPosition
     max: PerPosition
     overall: float
     together: Bool[np.ndarray, "batch position"]
 
+    @cached_property
+    def _many(self) -> int:
+        return int(self.together.sum())
+
     def beyond(self, rms: PerPosition, largest: PerPosition) -> Bool[np.ndarray, "batch position"]:
         """Which positions do not match: by themselves, or among those that together do not."""
-        together = (self.overall_of(rms) > self.overall) & self.together & (rms > self.overall)
-        return (rms > self.rms) | (largest > self.max) | together
+        alone: Bool[np.ndarray, "batch position"] = (rms > self.rms) | (largest > self.max)
+        if self.overall_of(rms) > self.overall:
+            alone |= self.together & (rms > self.overall)
+        return alone
 
     def overall_of(self, rms: PerPosition) -> float:
         """The root of the mean square of rms multiples over the positions that `overall` is about."""
-        return float(np.sqrt(np.square(rms[self.together]).mean())) if self.together.any() else 0.0
+        if not self._many:
+            return 0.0
+        squares = np.square(rms.ravel() if self._many == rms.size else rms[self.together])
+        return float(np.sqrt(np.add.reduce(squares) / self._many))
 
 
 @dataclass(frozen=True)
@@ -84,24 +97,7 @@ class Limit:
             floor: PyTorch's own error; None where none is recorded.
             counted: the positions that are compared: together they have the budget of one comparison.
         """
-        if floor is None:
-            largest = self.max * (self.half_ulps[1] if self.half_ulps else self.allowance)
-            return Allowed(
-                np.full(counted.shape, self.plain), np.full(counted.shape, largest), self.plain, counted
-            )
-        rms_limit, max_limit = limits(floor, BUDGET / max(int(counted.sum()), 1), self.reordered)
-        together = counted & floor.estimated
-        overall = overall_limit(floor, together, BUDGET) if together.any() else 1.0
-        # What one position may be by itself, all of them together may be with it.
-        overall = max(
-            overall, float(np.sqrt(np.square(rms_limit[together]).max(initial=0.0) / max(together.sum(), 1)))
-        )
-        return Allowed(
-            self.rms * self.allowance * rms_limit,
-            self.max * self.allowance * max_limit,
-            self.rms * self.allowance * overall,
-            together,
-        )
+        return _allowed(self, floor, counted.tobytes(), counted.shape)
 
     def chance(self, floor: Floor | None, rms: PerPosition, places: int) -> float | None:
         """The chance of a correct port to have such an rms multiple anywhere; None where no noise is recorded."""
@@ -168,7 +164,31 @@ def is_small(truth_dtype: str, precision: str, limit: Limit) -> bool:
     return share(truth_dtype, precision, limit) <= SMALL
 
 
-@functools.lru_cache(maxsize=2048)  # a floor is compared with in several modes, and by every mutant
+@functools.lru_cache(maxsize=8192)  # a floor is compared with in several modes, and by every mutant
+def _allowed(limit: Limit, floor: Floor | None, which: bytes, shape: tuple[int, ...]) -> Allowed:
+    """`Limit.of`, worked out once for all comparisons of the same places.
+
+    Args:
+        which: the bytes of `counted`, whose shape is `shape`.
+    """
+    counted = np.frombuffer(which, bool).reshape(shape)
+    if floor is None:
+        largest = limit.max * (limit.half_ulps[1] if limit.half_ulps else limit.allowance)
+        return Allowed(np.full(shape, limit.plain), np.full(shape, largest), limit.plain, counted)
+    rms_limit, max_limit = limits(floor, BUDGET / max(int(counted.sum()), 1), limit.reordered)
+    together = counted & floor.estimated
+    overall = overall_limit(floor, together, BUDGET) if together.any() else 1.0
+    # What one position may be by itself, all of them together may be with it.
+    most = np.square(rms_limit[together]).max(initial=0.0)
+    overall = max(overall, float(np.sqrt(most / max(together.sum(), 1))))
+    return Allowed(
+        limit.rms * limit.allowance * rms_limit,
+        limit.max * limit.allowance * max_limit,
+        limit.rms * limit.allowance * overall,
+        together,
+    )
+
+
 def limits(floor: Floor, chance: float, reordered: bool = False) -> tuple[PerPosition, PerPosition]:
     """The noise multiples, rms and max, that a correct port exceeds with this chance, in one place.
 

@@ -255,5 +255,6 @@ def _given(
     if tap.kind in PINNED:
         limit, mode = by.judgement.limit_of(rounding), by.noise_of(scores_of(source, tap.name))
         choices = choosing(source, case, tap.name, mode, limit, rounding)
-    scope, noise = Scope(counted[:, tokens], scope.positions[tokens], scope.calls), noise and noise.at(tokens)
+    if hidden is not None or tokens != slice(None):
+        scope, noise = Scope(counted[:, tokens], scope.positions[tokens], scope.calls), noise and noise.at(tokens)
     return Compared(case, by.mode, tap, actual, truth, noise, scope, rounding, largest, choices, left_out)
