@@ -70,34 +70,43 @@ def reduced_matmuls(jaxpr: Jaxpr, backend: str) -> tuple[ReducedMatmul, ...]:
 
 
 def audit(port: Port, calls: Sequence[Call]) -> Audit:
-    """Trace the calls of a case and read what their matrix products ask for. Nothing is computed.
+    """Read what the matrix products of a case's calls ask for, in a trace of them. Nothing is computed.
 
-    Of several calls those are traced that differ in length: steps are all alike.
+    Of several calls those are traced that differ in length: steps are all alike. None is, where the port keeps the
+    programs that it ran (`programs(calls)`).
 
     Inputs are constants of the trace and not its arguments, so that a port may look at them. A port that reads its
     weights as it runs offers `without_weights()`, itself with zeros in their place: a trace of the port itself
     would hold all of them at once.
     """
+    calls = _of_each_length(calls)
     # Our own default is in force, so that what is found was asked for by the port.
+    in_force = jax.config.jax_default_matmul_precision == FULL
     try:
         with blaming_the_port("forward, traced"), jax.default_matmul_precision(FULL):
+            programs = port.programs(calls) if in_force and hasattr(port, "programs") else []
             port = port.without_weights() if hasattr(port, "without_weights") else port
-            traced = jax.make_jaxpr(lambda: _run(port, calls))()
+            programs = programs or [jax.make_jaxpr(lambda: _run(port, calls))().jaxpr]
+            backend = jax.default_backend()
+            return Audit(tuple(one for program in programs for one in reduced_matmuls(program, backend)))
     except HarnessError as error:
         return Audit(failure=described(error.__cause__ or error))
-    return Audit(reduced=reduced_matmuls(traced.jaxpr, jax.default_backend()))
+
+
+def _of_each_length(calls: Sequence[Call]) -> list[Call]:
+    """Of calls of one length the first alone."""
+    first: dict[int, Call] = {}
+    for call in calls:
+        first.setdefault(call.input_ids.shape[1], call)
+    return list(first.values())
 
 
 def _run(port: Port, calls: Sequence[Call]) -> list[jax.Array]:
-    """The logits of a case's calls, the cache handed on; of calls of one length the first alone."""
-    cache, seen = calls[0].cache, set[int]()
-    returned: list[jax.Array] = []
+    """The logits of a case's calls, the cache handed on."""
+    cache, returned = calls[0].cache, list[jax.Array]()
     for call in calls:
-        length = call.input_ids.shape[1]
-        if length not in seen:
-            logits, cache = port.forward(call.input_ids, call.positions, call.mask, cache, no_tap)
-            returned.append(logits)
-        seen.add(length)
+        logits, cache = port.forward(call.input_ids, call.positions, call.mask, cache, no_tap)
+        returned.append(logits)
     return returned
 
 

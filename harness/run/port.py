@@ -42,8 +42,9 @@ that is every case with a cache. Further:
 A port may also offer `forward_sequences(sequences)`, to push many cases through one layer before it loads the
 next: the calls of each case in order, of which only the first has a cache; it returns what `forward` would for
 each call (see `harness.run.decoder`). And `without_weights()`: itself with zeros for weights, which is traced in
-its place (`harness.run.matmul_audit`). `notes` are lines that the report has to show. `lifts = True` says that
-it computes in float64 whatever its model hard-codes, so that `--lift` leaves it as it is. `harness.run.adapters`
+its place (`harness.run.matmul_audit`); or `programs(calls)`: the jaxprs that it has run for such calls of a case,
+which are then not traced again. `notes` are lines that the report has to show. `lifts = True` says that it
+computes in float64 whatever its model hard-codes, so that `--lift` leaves it as it is. `harness.run.adapters`
 makes ports of models that nobody edits.
 """
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Jaxpr
 from jaxtyping import Array
 
 from harness.architecture import Architecture, Config, architecture_of
@@ -91,11 +92,15 @@ class AdaptedPort:
             hint = "write init_cache(batch, length, dtype), or pass None: whole prompts only"
             raise PortError("this adapted port has no KV cache", "cache", hint=hint)
         call = Call(input_ids, positions, mask, cache, tap)
-        padded = pad(call) if self.pads and cache is None else call
+        padded = self._padded(call)
         given = padded.input_ids, padded.positions, padded.mask, padded.cache
         with self.context():
             logits, after = self._answered(*given, tap=self.places.without_rest(padded.tap))
         return logits if padded is call else logits[:, : input_ids.shape[1]], after
+
+    def programs(self, calls: Sequence[Call]) -> list[Jaxpr]:
+        """What was run for such calls in a check (`harness.run.port`)."""
+        return self._answered.ran(calls if calls[0].cache is not None else [*map(self._padded, calls)])
 
     def context(self) -> AbstractContextManager[Any]:
         """What the model is traced and run in: a mesh (`on_mesh`), rules for the names of axes, and the like."""
@@ -131,6 +136,9 @@ class AdaptedPort:
     def notes(self) -> tuple[str, ...]:
         """What the report has to say about how the port was run."""
         return self._answered.notes
+
+    def _padded(self, call: Call) -> Call:
+        return pad(call) if self.pads and call.cache is None else call
 
     def _model(self, input_ids: Ids, positions: Ids, mask: Mask, *cache: Any) -> tuple[Any, Mapping[str, Array]]:
         """Run the model once, while it is traced: mark its values, or return them.

@@ -17,9 +17,11 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from jax.core import Tracer
+from jax.extend.core import Jaxpr
 
 from harness.errors import PortError, first_line
 from harness.run.contained import origin
+from harness.run.port import Call
 from harness.run.tapping import Around, Session, TapFunction, no_tap, whole
 
 MOST = 100  # questions in one forward pass
@@ -151,6 +153,8 @@ class Runs(Protocol):
 
     def __call__(self, *arguments: Any) -> Any: ...
 
+    def ran(self, calls: Sequence[Call]) -> list[Jaxpr]: ...
+
     @property
     def notes(self) -> tuple[str, ...]: ...
 
@@ -203,6 +207,10 @@ class Answered:
                 seen = Unseen(tap) if isinstance(tap, Session) else no_tap
                 answers = (*answers, np.asarray(whole(self._questions[key](*arguments, seen))))
         raise without_end(self.place)
+
+    def ran(self, calls: Sequence[Call]) -> list[Jaxpr]:
+        """The programs that were run for sessions on such calls, whatever was answered."""
+        return [made for program in self._programs.values() for made in program.ran(calls)]
 
     @property
     def notes(self) -> tuple[str, ...]:

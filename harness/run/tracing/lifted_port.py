@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from jax.extend.core import Jaxpr
 from jaxtyping import Array
 
 from harness.architecture import Config, architecture_of
 from harness.families.graph import taps_of
-from harness.run.port import Port
+from harness.run.port import Call, Port
 from harness.run.tapping import TapFunction
 from harness.run.tracing.mark import mark
 from harness.run.tracing.program import Ids, Logits, Mask, Program, Source
@@ -36,6 +38,10 @@ class LiftedPort:
     @property
     def notes(self) -> tuple[str, ...]:
         return self._steps.notes
+
+    def programs(self, calls: Sequence[Call]) -> list[Jaxpr]:
+        """What was run for such calls in a check (`harness.run.port`)."""
+        return self._steps.ran(calls)
 
     def forward(
         self, input_ids: Ids, positions: Ids, mask: Mask, cache: Any, tap: TapFunction

@@ -14,10 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Jaxpr
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.errors import PortError, shortened
 from harness.run.cache import first_slot
+from harness.run.port import Call
 from harness.run.tapping import Session, TapFunction, TracedTap, fired_twice, handed_on, whole
 from harness.run.tracing.evaluate import Evaluator
 from harness.run.tracing.lift import WIDE
@@ -64,6 +66,7 @@ class Steps:
         self._traced: dict[Hashable, _Traced] = {}
         self._dtypes: dict[Hashable, tuple[np.dtype, ...]] = {}
         self._faithful: set[Hashable] = set()
+        self._ran: dict[Hashable, Jaxpr] = {}
 
     def like(self, program: Program, step: Step) -> Steps:
         """Steps of the same cache with another program, between which a case may go to and fro."""
@@ -75,6 +78,12 @@ class Steps:
     def notes(self) -> tuple[str, ...]:
         """What a report has to say about how they were run."""
         return self._program.notes
+
+    def ran(self, calls: Sequence[Call]) -> list[Jaxpr]:
+        """The programs that were run for sessions on such calls; nothing where there is none for one of them."""
+        shapes = [(call.input_ids.shape, call.mask.shape) for call in calls]
+        by_call = [[made for (ids, filled, *_), made in self._ran.items() if (ids, filled) == s] for s in shapes]
+        return [made for found in by_call for made in found] if all(by_call) else []
 
     def __call__(
         self, input_ids: Ids, positions: Ids, mask: Filled, cache: Any, tap: TapFunction
@@ -107,9 +116,8 @@ class Steps:
         checked = isinstance(tap, Session)
         goldens = self._program.goldens(tap) if isinstance(tap, Session) else {}
         replaying = isinstance(tap, Session) and tap.replaying
-        logits, recorded, after, lost = run(
-            traced.constants, goldens, np.bool_(replaying), input_ids, positions, mask, *given
-        )
+        arguments = (traced.constants, goldens, np.bool_(replaying), input_ids, positions, mask, *given)
+        logits, recorded, after, lost = run(*arguments)
         if checked and replaying and key not in self._faithful:
             shares = {name: float(whole(value)) for name, value in lost.items()}
             _refuse_unfaithful(shares)
@@ -117,6 +125,8 @@ class Steps:
                 self._faithful.add(key)
         if isinstance(tap, Session):
             self._program.hand_over(tap, key, goldens, recorded)
+            if key not in self._ran:
+                self._ran[key] = traced.run.trace(*arguments).jaxpr.jaxpr  # JAX has kept it
         return logits, jax.tree.unflatten(traced.after, after)
 
     def _trace(self, key: Hashable, tree: jax.tree_util.PyTreeDef, arguments: Sequence[Any]) -> _Traced:
