@@ -4,7 +4,8 @@ A server (`python -m tests.zygote`), one for every process of pytest that asks f
 forks for each process that is started: `run` and `Popen` are those of `subprocess`, for `[sys.executable, ...]`.
 It has neither started a thread nor a backend of JAX, so that what it forks is what an interpreter is after its
 imports: with arguments, environment, streams, working directory, signals and exit code of its own. What importing
-reads from the environment is the server's: for other such variables there is another server.
+reads from the environment is the server's: for other such variables there is another server. What such a process
+starts as `[sys.executable, ...]` is a fork too, but in a session of its own.
 
 Where start-up itself is tested, processes are started by `subprocess`.
 """
@@ -17,6 +18,7 @@ import functools
 import gc
 import importlib
 import io
+import itertools
 import json
 import os
 import runpy
@@ -26,7 +28,7 @@ import socket
 import subprocess
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +38,9 @@ from tests.compiled import share_context
 ROOT = Path(__file__).parent.parent
 HERE = str(ROOT)
 FORKS = hasattr(os, "pidfd_open")
-# What importing reads of the environment, as far as anybody here sets it.
+# What importing reads of the environment, as far as anybody here sets it; but these two, put in force everywhere.
 READ = ("PYTHON", "JAX_", "OMP_", "HF_", "LANG", "LC_")
-UNBUFFERED = "PYTHONUNBUFFERED"  # put in force in every process
+PATH, UNBUFFERED = "PYTHONPATH", "PYTHONUNBUFFERED"
 IMPORTED = (
     "flax.nnx",
     "harness.cli.check_command",
@@ -59,6 +61,7 @@ IMPORTED = (
 )
 # What `goldens record` imports besides.
 RECORDING = ("harness.cli.record_command", "harness.record.recorder", "transformers.models.qwen2.modeling_qwen2")
+START = subprocess.Popen
 SIZE = 1 << 18  # of a message
 
 
@@ -66,7 +69,7 @@ class Popen(subprocess.Popen):
     """A process that starts as a fork of the server, where there can be one; else as any other.
 
     Args:
-        words: `sys.executable` and `-c`, `-m` or the path of a script, with or without `-P` before it.
+        words: `sys.executable` and `-c`, `-m` or the path of a script, with or without `-P` or `-u` before it.
         imported: modules that it has imported besides.
         options: of `subprocess.Popen`, of those that the tests need.
     """
@@ -81,10 +84,10 @@ class Popen(subprocess.Popen):
             given
         )
         environment = dict(os.environ if env is None else env)
-        server = _server(_settings(environment), self._imported) if FORKS else None
-        if server is None:
+        if not FORKS or not _is_understood(args):
             super()._execute_child(args, executable, *given)
             return
+        server = _server(_settings(environment), self._imported)
         self._answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         task = Task([str(word) for word in args], str(cwd or Path.cwd()), environment, session)
         streams = [own if own != -1 else usual for own, usual in ((p2cread, 0), (c2pwrite, 1), (errwrite, 2))]
@@ -147,47 +150,72 @@ class Task:
     session: bool
 
 
+def _is_understood(words: Any) -> bool:
+    if not isinstance(words, list | tuple) or words[0] != sys.executable:
+        return False
+    what = str(words[1 + len(_flags(words))])
+    return what == "-c" or what.startswith("-m") or not what.startswith("-")
+
+
+def _flags(words: Sequence[Any]) -> list[Any]:
+    return list(itertools.takewhile(lambda word: word in ("-P", "-u"), words[1:]))
+
+
 def _settings(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What the server is started with; harness and tests are those of this checkout without PYTHONPATH, too."""
+    """What the server is started with; harness and tests are those of this checkout, whatever is on the path."""
     read = {name: value for name, value in environment.items() if name.startswith(READ) and name != UNBUFFERED}
-    return tuple(sorted({**read, "PYTHONPATH": read.get("PYTHONPATH", HERE)}.items()))
+    return tuple(sorted({**read, PATH: HERE}.items()))
 
 
 @functools.cache
 def _server(settings: tuple[tuple[str, str], ...], imported: tuple[str, ...]) -> socket.socket:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if (settings, imported) in _inherited:
+        return _inherited[settings, imported]
+    asking, asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = socket.socketpair()
     others = {name: value for name, value in os.environ.items() if not name.startswith(READ)}
-    words = [sys.executable, "-m", "tests.zygote", str(theirs.fileno()), *imported]
-    with theirs:
-        process = subprocess.Popen(words, env=others | dict(settings), cwd=ROOT, pass_fds=[theirs.fileno()])
+    handles = [one.fileno() for one in (asked, asking, theirs)]
+    words = [sys.executable, "-m", "tests.zygote", json.dumps([handles, settings, imported])]
+    with asked, theirs:
+        process = START(words, env=others | dict(settings), cwd=ROOT, pass_fds=handles)
 
     def end() -> None:
-        ours.close()
+        asking.close()
+        ours.close()  # which the server notices
         process.wait()
 
     atexit.register(end)
-    return ours
+    return asking
 
 
-def _serve(control: socket.socket) -> tuple[Task, list[int]]:
-    """Fork for every task that comes, and tell how each process ends; returns in those that were forked."""
+# In a process that was forked, the socket on which its server is asked for another.
+_inherited: dict[tuple[tuple[tuple[str, str], ...], tuple[str, ...]], socket.socket] = {}
+
+
+def _serve(asked: socket.socket, life: socket.socket) -> tuple[Task, list[int]]:
+    """Fork for every task that comes, and tell how each process ends; returns in those that were forked.
+
+    Args:
+        life: ends when nobody is there any more.
+    """
     running: dict[int, tuple[int, socket.socket]] = {}
     selector = selectors.DefaultSelector()
-    selector.register(control, selectors.EVENT_READ)
+    selector.register(asked, selectors.EVENT_READ)
+    selector.register(life, selectors.EVENT_READ)
     while True:
         for key, _ in selector.select():
-            if key.fileobj is not control:
+            if key.fileobj is life:
+                for pid, _ in running.values():
+                    os.kill(pid, signal.SIGKILL)
+                os._exit(0)
+            if key.fileobj is not asked:
                 selector.unregister(key.fileobj)
                 pid, answers = running.pop(key.fd)
                 os.close(key.fd)
                 with answers:
                     _tell(answers, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
                 continue
-            content, handles, _, _ = socket.recv_fds(control, SIZE, 4)
-            if not content:  # nobody asks any more
-                for pid, _ in running.values():
-                    os.kill(pid, signal.SIGKILL)
-                os._exit(0)
+            content, handles, _, _ = socket.recv_fds(asked, SIZE, 4)
             answers = socket.socket(fileno=handles.pop())
             pid = os.fork()
             if pid == 0:
@@ -196,7 +224,7 @@ def _serve(control: socket.socket) -> tuple[Task, list[int]]:
                     os.setsid()
                 _tell(answers, os.getpid())
                 selector.close()
-                for own in (control, answers, *(other for _, other in running.values())):
+                for own in (asked, life, answers, *(other for _, other in running.values())):
                     own.close()  # all objects that would close a descriptor when it is another's
                 return task, handles
             for handle in handles:
@@ -215,12 +243,14 @@ def _become(task: Task, streams: list[int]) -> None:
     """Put in force what the process was started with."""
     for handle, stream in zip(streams, (0, 1, 2), strict=True):
         os.dup2(handle, stream)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        os.close(handle)
+    if not task.session:  # a fork of the server could not join this process's group
+        subprocess.Popen = Popen  # type: ignore[misc]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(task.environment)
     os.chdir(task.folder)
-    at_once = bool(task.environment.get(UNBUFFERED))
+    at_once = bool(task.environment.get(UNBUFFERED)) or "-u" in _flags(task.words)
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
     sys.stdout = sys.__stdout__ = _written(1, "strict", os.isatty(1), at_once)
     sys.stderr = sys.__stderr__ = _written(2, "backslashreplace", True, at_once)
@@ -234,16 +264,18 @@ def _written(stream: int, errors: str, by_line: bool, at_once: bool) -> io.TextI
 
 def _main(task: Task) -> None:
     """What an interpreter does with its arguments."""
-    _, *words = task.words
-    safe = words[0] == "-P"
-    option, *rest = words[safe:]
+    flags = _flags(task.words)
+    option, *rest = task.words[1 + len(flags) :]
+    if option.startswith("-m") and option != "-m":
+        option, rest = "-m", [option[2:], *rest]
     if option == "-c":
         folder, code, sys.argv = "", rest[0], ["-c", *rest[1:]]
     elif option == "-m":
         folder, sys.argv = task.folder, rest
     else:
         folder, sys.argv = str(Path(option).parent.resolve()), [option, *rest]
-    sys.path[:1] = [] if safe else [folder]  # the server's own
+    path = task.environment.get(PATH, "").split(os.pathsep)
+    sys.path[:2] = [*([] if "-P" in flags else [folder]), *filter(None, path)]  # in place of the server's own
     if option == "-c":
         main = sys.modules["__main__"] = types.ModuleType("__main__")
         exec(compile(code, "<string>", "exec"), vars(main))
@@ -288,7 +320,7 @@ class Leaving:
         os._exit(self.code)
 
 
-def main(control: str, *imported: str) -> None:
+def main(handles: list[int], settings: list[list[str]], imported: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     leaving = Leaving()
     for module in (*IMPORTED, *imported):
@@ -296,10 +328,12 @@ def main(control: str, *imported: str) -> None:
     share_context()
     gc.collect()
     gc.freeze()
-    task, streams = _serve(socket.socket(fileno=int(control)))
+    asked, asking, life = (socket.socket(fileno=handle) for handle in handles)
+    _inherited[tuple((name, value) for name, value in settings), tuple(imported)] = asking
+    task, streams = _serve(asked, life)
     _become(task, streams)
     leaving.watch(task)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*json.loads(sys.argv[1]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import harness.report.terminal
 import harness.run.check
 import harness.run.decoder
 import harness.run.loading  # noqa: F401
+from tests import zygote
 
 ROOT = Path(__file__).parents[2]
 BUILT_IN = "harness.run.decoder:Decoder"
@@ -25,9 +27,13 @@ def inner(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callabl
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
-    def run(*args: object, subprocess: bool = False) -> pytest.RunResult:
-        how = pytester.runpytest_subprocess if subprocess else pytester.runpytest_inprocess
-        return how("-p", "harness.pytest_plugin", *map(str, args))
+    def run(*args: object, apart: bool = False) -> pytest.RunResult:
+        words = ("-p", "harness.pytest_plugin", *map(str, args))
+        if not apart:
+            return pytester.runpytest_inprocess(*words)
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", zygote.Popen)
+            return pytester.runpytest_subprocess(*words)
 
     return run
 

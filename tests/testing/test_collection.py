@@ -304,7 +304,7 @@ def test_what_cannot_be_lifted_is_a_named_skip_beside_float32_and_float32_in_its
 
 def test_two_workers_collect_the_same_tests_and_the_summary_is_complete(checked):
     args = ("-p", "xdist", "-n", "2", "--golden-case", "hello", "-v")
-    result = checked(*args, port="tests.run.ports:DeclaresNoProbs", subprocess=True)
+    result = checked(*args, port="tests.run.ports:DeclaresNoProbs", apart=True)
     assert result.ret == 0
     result.assert_outcomes(passed=2)
     text = result.stdout.str()
@@ -315,7 +315,7 @@ def test_two_workers_collect_the_same_tests_and_the_summary_is_complete(checked)
 
 
 def test_two_workers_report_a_refusal_once(inner):
-    result = inner("--golden", "none.h5", "--port", BUILT_IN, "-p", "xdist", "-n", "2", subprocess=True)
+    result = inner("--golden", "none.h5", "--port", BUILT_IN, "-p", "xdist", "-n", "2", apart=True)
     assert result.ret != 0
     assert result.stdout.str().count("ERROR collecting goldens") == 1
     assert "no tests ran" not in result.stdout.str()

@@ -73,7 +73,7 @@ def test_a_configured_checkpoint_that_is_missing_names_that_setting(project, inn
 
 
 def test_workers_check_what_is_configured_as_well(project, inner):
-    result = inner("-p", "xdist", "-n", "2", subprocess=True)
+    result = inner("-p", "xdist", "-n", "2", apart=True)
     assert result.ret == 0
     result.assert_outcomes(passed=2)
 
