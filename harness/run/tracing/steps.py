@@ -47,7 +47,7 @@ class Access:
 class _Traced:
     """One shape of call: its compiled function, the model's parameters, and the form of the cache after it."""
 
-    run: Callable[..., Any]
+    run: Any  # of `jax.jit`
     constants: Sequence[Any]
     after: jax.tree_util.PyTreeDef
 
@@ -66,7 +66,7 @@ class Steps:
         self._traced: dict[Hashable, _Traced] = {}
         self._dtypes: dict[Hashable, tuple[np.dtype, ...]] = {}
         self._faithful: set[Hashable] = set()
-        self._ran: dict[Hashable, Jaxpr] = {}
+        self._ran: dict[tuple[Any, ...], Jaxpr] = {}
 
     def like(self, program: Program, step: Step) -> Steps:
         """Steps of the same cache with another program, between which a case may go to and fro."""
@@ -82,7 +82,7 @@ class Steps:
     def ran(self, calls: Sequence[Call]) -> list[Jaxpr]:
         """The programs that were run for sessions on such calls; nothing where there is none for one of them."""
         shapes = [(call.input_ids.shape, call.mask.shape) for call in calls]
-        by_call = [[made for (ids, filled, *_), made in self._ran.items() if (ids, filled) == s] for s in shapes]
+        by_call = [[made for key, made in self._ran.items() if key[:2] == shape] for shape in shapes]
         return [made for found in by_call for made in found] if all(by_call) else []
 
     def __call__(

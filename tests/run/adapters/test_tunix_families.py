@@ -34,12 +34,16 @@ def default_promotion():
         yield
 
 
-def checked(name, port, *precisions):
+# One token; more than a window; a batch whose rows they have alone; positions that jump.
+CASES = ("single", "seven", "left", "far")
+
+
+def checked(name, port, *precisions, **asked):
     def load(directory, config, dtype):
         return port.load(directory, config, dtype)
 
     directory = embedded.directory()
-    return check(directory / f"{name}.h5", directory / name, name, Question(precisions), load=load)
+    return check(directory / f"{name}.h5", directory / name, name, Question(precisions, **asked), load=load)
 
 
 def wrong(report):
@@ -62,10 +66,11 @@ def repaired(monkeypatch, module, owner, name, *lines):
 
 def test_qwen3_never_reads_its_rope_theta(monkeypatch):
     """It has 1e6 built in; the 2507 models of Qwen3 have 5e6."""
-    assert wrong(checked("qwen3", tunix_ports.Qwen3, "float64"))[:2] == ({"q_rope", "k_rope"}, {"0", "1", "2"})
+    report = checked("qwen3", tunix_ports.Qwen3, "float64", modes=("replay",), cases=("seven",))
+    assert wrong(report)[:2] == ({"q_rope", "k_rope"}, {"0", "1", "2"})
     read = "head_dim=self.head_dim, rope_theta=self.config.rope_theta,"
     repaired(monkeypatch, qwen3, qwen3.Attention, "block", ("head_dim=self.head_dim,", read))
-    report = checked("qwen3", tunix_ports.Qwen3, *PRECISIONS)
+    report = checked("qwen3", tunix_ports.Qwen3, *PRECISIONS, cases=CASES)
     assert report.verdict == "match", report.introduced
     assert {(r.precision, r.mode) for r in report.results} == {
         (precision, mode) for precision in PRECISIONS for mode in ("forward", "replay", "alone")
@@ -79,13 +84,15 @@ SLOTS = ("segment_pos,\n        cache_len", "jnp.arange(seq_len)[None],\n       
 
 def test_gemma2_scales_by_head_dim_and_counts_its_window_in_positions(monkeypatch):
     """query_pre_attn_scalar is not head_dim in the 27B model, and in padded rows positions are not slots."""
-    assert wrong(checked("gemma2", tunix_ports.Gemma2, "float64"))[:2] == ({"probs"}, {"0", "1", "2"})
+    report = checked("gemma2", tunix_ports.Gemma2, "float64", modes=("replay",), cases=("seven",))
+    assert wrong(report)[:2] == ({"probs"}, {"0", "1", "2"})
     right = gemma2.Attention.block
     repaired(monkeypatch, gemma2, gemma2.Attention, "block", SCALE)
-    assert wrong(checked("gemma2", tunix_ports.Gemma2, "float64")) == ({"probs"}, {"0", "2"}, {"far"})
+    report = checked("gemma2", tunix_ports.Gemma2, "float64", modes=("replay",))
+    assert wrong(report) == ({"probs"}, {"0", "2"}, {"far"})
     monkeypatch.setattr(gemma2.Attention, "block", right)
     repaired(monkeypatch, gemma2, gemma2.Attention, "block", SCALE, SLOTS)
-    report = checked("gemma2", tunix_ports.Gemma2, *PRECISIONS)
+    report = checked("gemma2", tunix_ports.Gemma2, *PRECISIONS, cases=CASES)
     assert report.verdict == "match", report.introduced
 
 
@@ -93,6 +100,6 @@ def test_gemma3_matches_in_every_mode_at_every_precision(monkeypatch):
     """Its pattern of layers is a constant of the module; ours is shorter, for a model of three layers."""
     local, every = gemma3.AttentionType.LOCAL_SLIDING, gemma3.AttentionType.GLOBAL
     monkeypatch.setattr(gemma3, "GEMMA3_ATTENTION_PATTERN", (local, every))
-    report = checked("gemma3", tunix_ports.Gemma3, *PRECISIONS)
+    report = checked("gemma3", tunix_ports.Gemma3, *PRECISIONS, cases=CASES)
     assert report.verdict == "match", report.introduced
     assert max(r.rel_rms for r in report.results if r.precision == "float64" and r.case != "far") < 1e-13
