@@ -11,7 +11,7 @@ import pytest
 
 from harness.run.check import Checker, check
 from harness.run.question import Question
-from harness.run.tracing import program
+from harness.run.tracing import steps
 from harness.taps import CACHE_KINDS
 from harness.tolerances import PRECISIONS
 from tests.run.adapters import functions
@@ -107,8 +107,12 @@ NEAR_ROUNDING = {("eps_outside", "float32")}
 @pytest.fixture
 def operation_by_operation(monkeypatch):
     """The opened program is not compiled as a whole, as it is above where the ports are right."""
-    uncompiled = SimpleNamespace(**{**vars(jax), "jit": lambda run: run})
-    monkeypatch.setattr(program, "jax", uncompiled)
+
+    def uncompiled(run):
+        run.trace = lambda *_: SimpleNamespace(jaxpr=SimpleNamespace(jaxpr=None))  # which nobody looks into here
+        return run
+
+    monkeypatch.setattr(steps, "jax", SimpleNamespace(**{**vars(jax), "jit": uncompiled}))
 
 
 @pytest.mark.usefixtures("operation_by_operation")
