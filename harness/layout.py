@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from harness.golden import LAYER, NOISE_KINDS, CaseEntry, Form, Manifest
-from harness.taps import FULL_KINDS, TOKENS, Tap, kind_of
+from harness.taps import FULL_KINDS, TOKENS, Tap
 
 INPUTS = {"input_ids": "int32", "positions": "int32", "mask": "bool"}
 CASE_DIMS = ("batch", "position", "key", "slot")  # their size is a matter of the case
@@ -102,28 +102,40 @@ def layer_of(tap: str) -> int | None:
     return int(parts[1]) if len(parts) == 3 else None
 
 
+_Alike = tuple[tuple[str, ...], bool, bool]  # what cases have in common that have the same stacks
+
+
+def _alike(case: CaseEntry) -> _Alike:
+    return case.taps, bool(case.kept), bool(case.top)
+
+
 class Layout:
     """The arrays of one golden."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._taps = {tap.name: tap for tap in manifest.taps}
-        self._stacks: dict[tuple[tuple[str, ...], bool, bool], tuple[Stack, ...]] = {}
+        self._stacks: dict[_Alike, tuple[Stack, ...]] = {}
+        self._places: dict[_Alike, dict[str, tuple[str, int | None]]] = {}
 
     def stacks(self, case: CaseEntry) -> tuple[Stack, ...]:
         """The stacks of a case, in data-flow order."""
-        key = (case.taps, bool(case.kept), bool(case.top))
+        key = _alike(case)
         if key not in self._stacks:
             self._stacks[key] = tuple(self._stacked(case))
         return self._stacks[key]
 
     def place(self, case: CaseEntry, tap: str) -> tuple[str, int | None]:
         """The array in which a tap lies, and its place along the layers; None outside the layers."""
-        kind = kind_of(tap)
-        for stack in self.stacks(case):
-            if kind_of(stack.taps[0]) == kind and tap in stack.taps:
-                return stack_path(case.name, stack.name), stack.taps.index(tap) if stack.layers else None
-        raise KeyError(tap)
+        key = _alike(case)
+        if key not in self._places:
+            self._places[key] = {
+                name: (stack.name, index if stack.layers else None)
+                for stack in self.stacks(case)
+                for index, name in enumerate(stack.taps)
+            }
+        stack_name, layer = self._places[key][tap]
+        return stack_path(case.name, stack_name), layer
 
     def forms(self) -> Iterator[tuple[str, Form]]:
         """Every array's path and form, in storage order."""

@@ -39,6 +39,7 @@ LEAST_KEPT, MOST_KEPT = 32 * 2**20, 512 * 2**20
 # By golden, precision and mode: what several checks in one process need (a test run, a diff, a diagnosis).
 MOST_CALIBRATED = 8
 _CALIBRATED: dict[tuple[str, str, str], dict[str, dict[str, Floor]]] = {}
+_WORKING_SETS: dict[str, int] = {}
 
 
 class GoldenSource:
@@ -168,6 +169,12 @@ class GoldenSource:
 
 def _working_set(golden: Golden) -> int:
     """How many bytes of a golden are in use at a time where a port runs layer by layer."""
+    if golden.id not in _WORKING_SETS:
+        _WORKING_SETS[golden.id] = _counted_working_set(golden)
+    return _WORKING_SETS[golden.id]
+
+
+def _counted_working_set(golden: Golden) -> int:
     manifest = golden.manifest
     stages = {tap.name: tap.stage for tap in manifest.taps}
     most = LEAST_KEPT

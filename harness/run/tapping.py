@@ -143,7 +143,7 @@ def handed_on(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> ja
     here = _fitted(np, np.asarray(golden), value.shape).astype(value.dtype)
     replaced = np.where(np.isnan(here), whole(value), here)
     placed = isinstance(value, jax.Array) and value.committed
-    return jax.device_put(replaced, value.sharding if placed else None)
+    return jax.device_put(replaced, value.sharding) if placed else jnp.asarray(replaced)
 
 
 def pinned(name: str, golden: jax.Array | np.ndarray, value: jax.Array) -> jax.Array:

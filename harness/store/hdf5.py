@@ -1,9 +1,9 @@
 """Reading the HDF5 form of a golden: one file, every array contiguous and uncompressed.
 
-h5py's low-level interface, because what is read must be what is on disk. Data is read in the type that the file
-declares, so that no conversion stands between the disk and the sha256 (h5py would turn a bool of value 5 into
+h5py's low-level interface, because what is read must be what is on disk. Data is read as the bytes that lie where
+HDF5 says, so that no conversion stands between the disk and the sha256 (h5py would turn a bool of value 5 into
 True), and every link is seen to be a hard one before it is followed. Groups are not listed, members are looked up
-by name: see `check_nothing_else`.
+by name: see `check_nothing_else`. Where an array lies is looked up and checked once, not for every slab of it.
 
 The file ends with a seal: 40 bytes, with the sha256 of all bytes before them. HDF5's metadata has checksums but
 for the heap that holds the references of dimension scales, and with a damaged heap HDF5 1.14 never returns. The
@@ -22,7 +22,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5l, h5o, h5r, h5s
+from h5py import h5a, h5d, h5g, h5l, h5o, h5r
 
 from harness.errors import GoldenError
 from harness.foreign import open_regular
@@ -40,6 +40,7 @@ from harness.store.abc import (
     labels_array,
     little_endian,
     parents,
+    raw,
     reading,
 )
 
@@ -62,7 +63,7 @@ class Hdf5Reader(Reader):
             self._file = h5py.File(path, "r", locking=False)
             self._size = os.fstat(self._file.id.get_vfd_handle()).st_size
         self._groups: dict[str, h5g.GroupID] = {"": h5g.open(self._file.id, b"/")}
-        self._latest: tuple[str, h5d.DatasetID | None] = ("", None)
+        self._starts: dict[str, int] = {}
         self._scales: dict[str, tuple[int, tuple[int, ...]]] = {}
 
     def _check_signature(self, path: Path) -> None:
@@ -83,8 +84,7 @@ class Hdf5Reader(Reader):
             length = f"{math.prod(shape):,}"
             agree("the length of the manifest", self.where, f"at most {MANIFEST_LIMIT:,} bytes", length)
         form = Form(shape, "uint8", (MANIFEST_DIM,))
-        self._check_form(MANIFEST, dataset, form)
-        data = self._data(dataset, form, 0)
+        data = self._data(self._start(MANIFEST, dataset, form), form, 0)
         return data.tobytes(), self._digest(dataset)
 
     def _digest(self, dataset: h5d.DatasetID) -> str:
@@ -101,18 +101,15 @@ class Hdf5Reader(Reader):
         return bytes(digest.item()).decode("ascii")
 
     def read(self, path: str, entry: ArrayEntry, slab: int) -> np.ndarray:
-        latest, dataset = self._latest
-        if path != latest or dataset is None:  # the slabs of a stack are read one after the other
-            dataset = self._dataset(path)
-            self._check_form(path, dataset, entry)
-            self._latest = path, dataset
-        return self._data(dataset, entry, slab)
+        if path not in self._starts:
+            self._starts[path] = self._start(path, self._dataset(path), entry)
+        return self._data(self._starts[path], entry, slab)
 
     def check_structure(self, path: str, entry: ArrayEntry, labels: Mapping[str, Labels]) -> None:
         where = f"{self.where}: {path}"
         with reading(where):
             dataset = self._dataset(path)
-            self._check_form(path, dataset, entry)
+            self._start(path, dataset, entry)
             scales = []
             for dim, size in zip(entry.dims, entry.shape, strict=True):
                 scales.append(self._scale(label_path(path, dim), size, labels))
@@ -155,7 +152,6 @@ class Hdf5Reader(Reader):
 
     def close(self) -> None:
         self._groups.clear()
-        self._latest = "", None
         self._file.close()
 
     def _scale(self, path: str, size: int, labels: Mapping[str, Labels]) -> int:
@@ -167,8 +163,7 @@ class Hdf5Reader(Reader):
             if path in labels:
                 expected = labels_array(labels[path])
                 form = Form(expected.shape, expected.dtype.str, ("",))
-                self._check_form(path, scale, form)
-                stored = self._data(scale, form, 0)
+                stored = self._data(self._start(path, scale, form), form, 0)
                 agree("the labels of a dimension", where, expected.tolist(), stored.tolist())
             else:
                 agree("what a dimension scale stores", where, 0, scale.get_storage_size())
@@ -177,20 +172,19 @@ class Hdf5Reader(Reader):
         agree("the length of a dimension", f"{self.where}: {path}", (size,), shape)
         return address
 
-    @staticmethod
-    def _data(dataset: h5d.DatasetID, form: Form, slab: int) -> np.ndarray:
-        """One slab of a dataset that is known to be of that form."""
+    def _data(self, start: int, form: Form, slab: int) -> np.ndarray:
+        """One slab of an array that is known to be of that form, and to begin there."""
         array = np.empty(form.slab, little_endian(form.dtype))
-        if form.stacked:
-            place = dataset.get_space()
-            place.select_hyperslab((slab, *[0] * array.ndim), (1, *form.slab))
-            dataset.read(h5s.create_simple(form.slab), place, array, dataset.get_type())
-        else:
-            dataset.read(h5s.ALL, h5s.ALL, array, dataset.get_type())
+        place, left = start + slab * array.nbytes, raw(array)
+        while left:
+            read = os.preadv(self._file.id.get_vfd_handle(), [left], place)
+            if not read:
+                raise OSError(f"the file ends at byte {place}")
+            place, left = place + read, left[read:]
         return array
 
-    def _check_form(self, path: str, dataset: h5d.DatasetID, form: Form) -> None:
-        """All that decides how many bytes HDF5 writes into the buffer, and where it takes them from."""
+    def _start(self, path: str, dataset: h5d.DatasetID, form: Form) -> int:
+        """Where an array begins in the file, in which it lies as a whole and in one piece, in that form."""
         where, dtype = f"{self.where}: {path}", little_endian(form.dtype)
         agree("the shape of an array", where, form.shape, dataset.shape)
         agree("the dtype of an array", where, dtype.str, dataset.dtype.str)
@@ -203,6 +197,7 @@ class Hdf5Reader(Reader):
         start = dataset.get_offset()
         inside = start is not None and start + nbytes <= self._size
         agree("the place of an array", where, "inside the file", "inside the file" if inside else "outside")
+        return int(start)
 
     def _dataset(self, path: str) -> h5d.DatasetID:
         return self._member(path, h5d.DatasetID)
