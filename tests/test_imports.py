@@ -6,6 +6,7 @@ The imports themselves are refused, whatever is installed. Tried once is enough,
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 
@@ -44,31 +45,71 @@ def command(*args: str) -> str:
     return f"from harness.cli import cli; cli({list(args)!r})"
 
 
-def test_a_check_never_imports_torch_nor_the_catalogue_where_it_passes_nor_models_that_no_port_has():
-    code = "import harness.run.adapters; " + command("check", "--precision", "float32", "--case", "hello")
-    result = run(code, "torch", "transformers", "harness.mutants", "equinox", "haliax", "keras")
+EACH = """
+import contextlib, io, json
+from harness.cli import cli
+outputs = []
+for args in {commands}:
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8")) as out:
+        code = cli.main(args, prog_name="goldens", standalone_mode=False)
+    out.flush()
+    outputs.append(out.buffer.getvalue().decode())
+    assert not code, (args, code, outputs[-1])
+print(json.dumps(outputs))
+"""
+
+
+def outputs(commands: list[list[str]], *forbidden: str) -> list[str]:
+    """What commands print, one after the other in one process that refuses these packages for all of them."""
+    result = run(EACH.format(commands=commands), *forbidden)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+TORCH = ("torch", "transformers")
+MODELS = ("harness.mutants", "equinox", "haliax", "keras")
+ZARR = ("zarr", "numcodecs", "fsspec")
+JAX = ("jax", "jaxlib", "flax")
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    """A check in a process that refuses all that a check of an HDF5 golden must not import, and its report."""
+    path = tmp_path_factory.mktemp("checked") / "report.json"
+    code = "import harness.run.adapters; "
+    code += command("check", "--precision", "float32", "--case", "hello", "--json", str(path))
+    return run(code, *TORCH, *MODELS, *ZARR), path
+
+
+@pytest.fixture(scope="module")
+def read():
+    """`show` and `verify` of the embedded golden, in a process that refuses all that these must not import."""
+    return run(EACH.format(commands=[["show"], ["verify"]]), *TORCH, *JAX, *ZARR)
+
+
+def test_a_check_never_imports_torch_nor_the_catalogue_where_it_passes_nor_models_that_no_port_has(checked):
+    result, _ = checked
     assert result.returncode == 0, result.stderr
     assert "PASS" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["show", "verify"])
-def test_reading_a_golden_needs_neither_torch_nor_jax(name):
-    result = run(command(name), "torch", "transformers", "jax", "jaxlib", "flax")
-    assert result.returncode == 0, result.stderr
+def test_reading_a_golden_needs_neither_torch_nor_jax(read, name):
+    assert read.returncode == 0, read.stderr
+    assert {"show": "qwen2-tiny", "verify": "verified"}[name] in read.stdout
 
 
 @pytest.mark.parametrize("args", [("show",), ("verify",), ("check", "--precision", "float32", "--case", "hello")])
-def test_an_hdf5_golden_needs_no_zarr(args):
-    result = run(command(*args), "zarr", "numcodecs", "fsspec")
+def test_an_hdf5_golden_needs_no_zarr(read, checked, args):
+    result = checked[0] if args[0] == "check" else read
     assert result.returncode == 0, result.stderr
 
 
-def test_comparing_saved_checks_needs_neither_torch_nor_jax(tmp_path):
-    path = tmp_path / "report.json"
-    saving = run(command("check", "--precision", "float32", "--case", "hello", "--json", str(path)))
+def test_comparing_saved_checks_needs_neither_torch_nor_jax(checked):
+    saving, path = checked
     assert saving.returncode == 0, saving.stderr
     args = ("diff", "--before", str(path), "--after", str(path))
-    result = run(command(*args), "torch", "transformers", "jax", "jaxlib", "flax")
+    result = run(command(*args), *TORCH, *JAX)
     assert result.returncode == 0, result.stderr
     assert "SAME" in result.stdout
 
@@ -85,10 +126,9 @@ def test_comparing_saved_checks_needs_neither_torch_nor_jax(tmp_path):
 def test_rendering_a_saved_report_needs_neither_torch_nor_jax(document, word, views, tmp_path):
     saved = tmp_path / "report.json"
     saved.write_bytes(encode(document))
-    for args in ((), *((f"--{view}", "-") for view in views)):
-        result = run(command("report", str(saved), *args), "torch", "transformers", "jax", "jaxlib", "flax")
-        assert result.returncode == 0, result.stderr
-        assert word in result.stdout
+    each = [["report", str(saved)], *(["report", str(saved), f"--{view}", "-"] for view in views)]
+    for text in outputs(each, *TORCH, *JAX):
+        assert word in text
 
 
 HEAVY = (
@@ -107,10 +147,8 @@ HEAVY = (
 
 
 def test_help_imports_nothing_heavy():
-    for args in (["--help"], *([name, "--help"] for name in COMMANDS)):
-        result = run(command(*args), *HEAVY)
-        assert result.returncode == 0, result.stderr
-        assert "Usage: " in result.stdout
+    for text in outputs([["--help"], *([name, "--help"] for name in COMMANDS)], *HEAVY):
+        assert "Usage: " in text
 
 
 def pytest_with_the_plugin(*args: str) -> str:
@@ -124,9 +162,11 @@ def pytest_with_the_plugin(*args: str) -> str:
 
 def test_the_pytest_plugin_imports_nothing_heavy_until_a_golden_is_used(tmp_path):
     (tmp_path / "test_own.py").write_text("def test_own(): pass")
-    result = run("import harness.pytest_plugin", *HEAVY)
-    assert result.returncode == 0, result.stderr
-    shown = run(pytest_with_the_plugin("--rootdir", str(tmp_path), str(tmp_path), "--help"), *HEAVY)
+    shown = run(
+        "import harness.pytest_plugin\n"
+        + pytest_with_the_plugin("--rootdir", str(tmp_path), str(tmp_path), "--help"),
+        *HEAVY,
+    )
     assert shown.returncode == 0, shown.stderr
     assert "--golden=PATH" in shown.stdout
     ran = run(pytest_with_the_plugin("--rootdir", str(tmp_path), str(tmp_path)), *HEAVY)
