@@ -33,14 +33,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.compiled import share_context
+import jax
+
+from tests.compiled import OWN, share_context
 
 ROOT = Path(__file__).parent.parent
 HERE = str(ROOT)
 FORKS = hasattr(os, "pidfd_open")
-# What importing reads of the environment, as far as anybody here sets it; but these two, put in force everywhere.
+# What importing reads of the environment, as far as anybody here sets it; but what every process puts in force.
 READ = ("PYTHON", "JAX_", "OMP_", "HF_", "LANG", "LC_")
-PATH, UNBUFFERED = "PYTHONPATH", "PYTHONUNBUFFERED"
+PATH, UNBUFFERED, PLATFORMS = "PYTHONPATH", "PYTHONUNBUFFERED", "JAX_PLATFORMS"
+IN_FORCE = (PATH, UNBUFFERED, PLATFORMS, OWN)
 IMPORTED = (
     "flax.nnx",
     "harness.cli.check_command",
@@ -163,7 +166,7 @@ def _flags(words: Sequence[Any]) -> list[Any]:
 
 def _settings(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """What the server is started with; harness and tests are those of this checkout, whatever is on the path."""
-    read = {name: value for name, value in environment.items() if name.startswith(READ) and name != UNBUFFERED}
+    read = {name: value for name, value in environment.items() if name.startswith(READ) and name not in IN_FORCE}
     return tuple(sorted({**read, PATH: HERE}.items()))
 
 
@@ -244,6 +247,8 @@ def _become(task: Task, streams: list[int]) -> None:
     for handle, stream in zip(streams, (0, 1, 2), strict=True):
         os.dup2(handle, stream)
         os.close(handle)
+    for name in (PLATFORMS, OWN):
+        jax.config.update(name.lower(), task.environment.get(name))
     if not task.session:  # a fork of the server could not join this process's group
         subprocess.Popen = Popen  # type: ignore[misc]
     signal.signal(signal.SIGINT, signal.default_int_handler)

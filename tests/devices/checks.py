@@ -102,8 +102,8 @@ def main() -> None:
         "layouts": layouts(),
         "rounded differently": rounded_differently(),
         "marked": marked.facts(),
-        "typed": said(checked(typed.Typed, question(typed.AXES, cases=("one-to-five", "batch-decode")))),
-        "adapted": said(checked(adapted.OnMesh, question(adapted.AXES, ("float64", "float32")))),
+        "typed": said(checked(typed.Typed, question(typed.AXES, cases=("batch-decode",)))),
+        "adapted": said(checked(adapted.OnMesh, question(adapted.AXES))),
         "split": said(checked(split.Split, question(split.AXES, cases=("one-to-five", "batch-decode")))),
         "bugs": {bug.name: planted(bug) for bug in split.BUGS},
     }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from harness.run.devices import COUNT_FLAG
+from tests import zygote
 from tests.devices.checks import ALONE
 from tests.devices.split import BUGS
 
@@ -25,7 +25,7 @@ def found():
     flags = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), f"{COUNT_FLAG}=8")))
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.devices.checks"]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = zygote.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["devices"] == 8
