@@ -46,6 +46,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "gelu_pytorch_tanh": jax.nn.gelu,
 }
 USUAL = Norm(eps=0.0)
+NO_EXPERTS = Experts(layers=(), count=0, chosen=0, intermediate=0)
 # Arguments that are no arrays, by operation.
 STATIC = {
     "rope_angles": ("dtype",),
@@ -107,16 +108,20 @@ def _of_experts(experts: Experts, activation: str) -> dict[str, Callable[..., An
     """What a mixture of experts adds."""
     from harness.run import mixture  # few models have it
 
+    def having(*options: str) -> Experts:
+        """Experts with these options: what an operation does not look at makes no other one of it."""
+        return replace(NO_EXPERTS, **{name: getattr(experts, name) for name in options})
+
     act = gated if activation == "silu" else _bound(_gated, activation)
     return {
         "router": _bound(mixture.router, experts.logits_wide),
         "corrected": mixture.corrected,
-        "in_groups": _bound(mixture.grouped, experts),
-        "choose": _bound(mixture.choose, experts),
-        "weigh": _bound(mixture.weigh, experts),
-        "renormed": _bound(mixture.renormed, experts),
+        "in_groups": _bound(mixture.grouped, having("groups", "chosen_groups", "group_by")),
+        "choose": _bound(mixture.choose, having("chosen")),
+        "weigh": _bound(mixture.weigh, having("score")),
+        "renormed": _bound(mixture.renormed, having("renormed")),
         "routing_scale": _bound(mixture.scaled, experts.factor) if experts.factor != 1.0 else unchanged,
-        "dense": _bound(mixture.dense, experts),
+        "dense": _bound(mixture.dense, having("count", "weights_wide")),
         "expert_act": _bound(mixture.clamped, *experts.clamp) if experts.clamp else act,
         "experts_out": mixture.experts_out,
         "shared_act": act,
