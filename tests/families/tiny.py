@@ -135,10 +135,10 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "gpt_neox": {
-        "parallel": {**NEOX, "rotary_pct": 0.25},
+        "parallel": {**NEOX, "rotary_pct": 0.5},
         "sequential": {**NEOX, "rotary_pct": 1.0, "use_parallel_residual": False, "attention_bias": False},
     },
-    "glm4": {"plain": {"head_dim": 16, "partial_rotary_factor": 0.5, "attention_bias": True}},
+    "glm4": {"plain": {"head_dim": 12, "partial_rotary_factor": 0.5, "attention_bias": True}},
     "phi": {
         "plain": {
             "hidden_act": "gelu_new",
@@ -149,7 +149,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "smollm3": {"plain": {"no_rope_layer_interval": 3, "num_hidden_layers": 3, "tie_word_embeddings": None}},
     "stablelm": {
-        "plain": {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.25, "use_qkv_bias": True},
+        "plain": {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5, "use_qkv_bias": True},
         "parallel": {"layer_norm_eps": 1e-5, "partial_rotary_factor": 0.5, "use_parallel_residual": True},
     },
     "starcoder2": {
@@ -199,7 +199,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
         "groups": {
             **SIGMOID,
             "attention_bias": True,
-            "head_dim": 16,
+            "head_dim": 12,
             "partial_rotary_factor": 0.5,
             "use_qk_norm": True,
         }
