@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from dataclasses import replace
@@ -32,21 +33,21 @@ from harness.record.cases import case_of
 from harness.record.environment import reproducible
 from harness.record.model import Reference
 from harness.record.recorder import Options, record
-from harness.run.check import check
+from harness.run.check import Checker, check, checked
 from harness.run.dialect import Parameters
 from harness.run.question import Question
 from tests.families import tiny
 from tests.record.stepping import assert_equal_bits, layer_major, plain
 from tests.record.test_windows import CASES, IDS
 
-# Every kind of case, in few shapes, for each is compiled in three precisions: calls of 1, 3 and 8 tokens, and
-# caches of 8 slots. (The chunks and steps of a cache are compared with one call of them all.)
+# Every kind of case, in few shapes, for each is compiled in three precisions: calls of 1, 5 and 7 tokens, and
+# caches of 7 slots. (The chunks and steps of a cache are compared with one call of them all.)
 CORPUS = Corpus(
-    (Prompt("one", "A b", "few tokens", level="logits"), Prompt("some", "1 2 3 45", "more than a window")),
-    decodes=(Decode("chunk", "a cached", "two chunks and steps", steps=2, chunks=(3,)),),
+    (Prompt("one", "A b c", "few tokens", level="logits"), Prompt("some", "1 2 3 4", "more than a window")),
+    decodes=(Decode("chunk", "a cache", "two chunks and a step", steps=1, chunks=(1,)),),
     batches=(Batch("left", ("one", "some"), "left", "pads"),),
-    offsets=(Offset("far", "1 2 3 45", ((0, 0), (3, 300)), "far"),),
-    generations=(Generation("free", "The", "tokens", tokens=6),),
+    offsets=(Offset("far", "1 2 3 4", ((0, 0), (3, 300)), "far"),),
+    generations=(Generation("free", "Then ", "tokens", tokens=3),),
 )
 each = pytest.mark.parametrize(("family", "name"), tiny.ALL, ids=["-".join(one) for one in tiny.ALL])
 
@@ -64,6 +65,19 @@ def checkpoints(tmp_path_factory):
     return {one: tiny.write(folder / "-".join(one), *one) for one in tiny.ALL}
 
 
+@pytest.fixture(scope="module")
+def reference():
+    """A checkpoint as it is recorded, its stages loaded once for all cases, as by the recorder."""
+
+    @functools.cache
+    def opened(directory, apart):
+        model = Reference(directory, apart=apart)
+        model.load = functools.cache(model.load)
+        return model
+
+    return opened
+
+
 def test_every_family_is_tried():
     assert tiny.CONFIGS.keys() == families().keys()
 
@@ -78,10 +92,12 @@ def test_both_dialects_of_its_config_describe_one_architecture(checkpoints, fami
 @each
 @pytest.mark.parametrize("case", ["decode", "chunks", "left", "ragged decode"])
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
-def test_what_is_recorded_is_what_transformers_computes_bit_for_bit(checkpoints, family, name, case, precision):
+def test_what_is_recorded_is_what_transformers_computes_bit_for_bit(
+    checkpoints, reference, family, name, case, precision
+):
     the, directory = case_of(CASES[case], IDS, {}, pad=tiny.BYTES), checkpoints[family, name]
     with reproducible():
-        model = Reference(directory, apart=precision == "float32")
+        model = reference(directory, precision == "float32")
         taps = layer_major(model, precision, the, again=case == "ragged decode")
         outputs, cache = plain(directory, precision, the)
     assert_equal_bits(taps, the, outputs, cache)
@@ -157,7 +173,8 @@ def test_the_built_in_decoder_computes_it(checkpoints, family, name, tmp_path):
     record(directory, "model", CORPUS, str(golden))
     question = Question(precisions=("float64", "float32", "bfloat16"))
     # Operation by operation; compiled as a whole it is checked on the embedded goldens.
-    report = check(golden, directory, "built-in", question, load=loader(RIGHT))
+    with Checker(golden, directory, "built-in", question, load=loader(RIGHT), inspect=False) as checker:
+        report = checked(checker)
     assert report.verdict == "match", report.introduced
     assert {result.mode for result in report.results} == {"forward", "replay", "prefill", "alone"}
     half_ulps = [r.rms_multiple for r in report.results if r.precision == "float64" and r.case != "far"]

@@ -28,8 +28,11 @@ from tests.families.independent_experts import BUGS, PORTS, TOGETHER
 from tests.mutants.diagnosis.test_parts import OTHERS, stage
 
 CORPUS = Corpus(
-    (Prompt("short", "1 2 3 45", "few tokens"), Prompt("some", "one, two; three.", "enough tokens")),
-    decodes=(Decode("chunks", "a cached", "two chunks and steps", steps=2, chunks=(4,)),),
+    (
+        Prompt("short", "1 2 3 45", "few tokens", level="logits"),
+        Prompt("some", "one, two; three.", "enough tokens"),
+    ),
+    decodes=(Decode("chunks", "a cached", "two chunks and steps", steps=2, chunks=(3,)),),
     batches=(Batch("left", ("short", "some"), "left", "pads"),),
 )
 PLANTED = [(name, bugs) for name, planted in TOGETHER.items() for bugs in planted]
@@ -71,7 +74,7 @@ def test_every_bug_is_planted():
 
 @pytest.mark.parametrize(("name", "bugs"), PLANTED, ids=[f"{name}: {bugs}" for name, bugs in PLANTED])
 def test_planted_bugs_are_named(recorded, name, bugs):
-    question = Question(precisions=("float64",), modes=("replay",), cases=("some", "left"))
+    question = Question(precisions=("float64",), modes=("replay",), cases=("left",))
     with Checker(*recorded(name), name, question, load=loading(name, bugs), inspect=False) as checker:
         found = diagnose(checker, name)
     assert found.verdict == "diverged"

@@ -29,7 +29,7 @@ from tests.families.latent_ports import Absorbed, Expanded
 
 CORPUS = Corpus(
     (Prompt("one", "A b", "few tokens", level="logits"), Prompt("some", "1 2 3 45", "tokens")),
-    decodes=(Decode("chunk", "a cached", "two chunks and steps", steps=2, chunks=(4,)),),
+    decodes=(Decode("chunk", "a cached", "two chunks and steps", steps=2, chunks=(3,)),),
     batches=(Batch("left", ("one", "some"), "left", "pads"),),
     offsets=(Offset("far", "1 2 3 45", ((0, 0), (3, 300)), "far"),),
 )

@@ -17,7 +17,10 @@ from harness.record.recorder import record
 from tests.families import tiny
 
 CORPUS = Corpus(
-    (Prompt("one", "A b", "few tokens", level="logits"), Prompt("some", "1 2 3 45", "more than a window")),
+    (
+        Prompt("one", "A b", "few tokens", level="logits"),
+        Prompt("some", "1 2 3 45", "more than a window", level="logits"),
+    ),
     batches=(Batch("left", ("one", "some"), "left", "pads"),),
     offsets=(Offset("far", "1 2 3 45", ((0, 0), (3, 300)), "far"),),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import torch
@@ -32,7 +33,9 @@ def layer_major(model: Reference, precision: str, case: Case, again: bool = Fals
     return found
 
 
+@functools.cache
 def load(directory, precision):
+    """transformers' own model, loaded once for all cases; nobody changes it."""
     settings = {"dtype": DTYPES[precision], "attn_implementation": "eager", "experts_implementation": "eager"}
     with arithmetic(precision):
         return aligned(AutoModelForCausalLM.from_pretrained(directory, **settings)).eval()
