@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,15 @@ def small() -> Corpus:
             Prompt("shallow", "Hello", "the logits", level="logits"),
         )
     )
+
+
+@pytest.fixture(scope="module")
+def few_draws() -> Iterator[None]:
+    """PyTorch's error is drawn twice where it would be four times, as that of long cases is: for tests that look at
+    none of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.record.noise.DRAWS_OF_SHORT", 2)
+        yield
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 from collections import Counter
 
 import pytest
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.record
+pytestmark = [pytest.mark.record, pytest.mark.usefixtures("few_draws")]
 
 from harness.corpus import Corpus
 from harness.entries import Prompt
@@ -42,15 +43,21 @@ class Listener(Silent):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny, small, tmp_path_factory):
+def uninterrupted(tiny, small, few_draws, tmp_path_factory):
     return record(tiny, "t", small, str(tmp_path_factory.mktemp("whole") / "a.h5"))
 
 
+@pytest.fixture(scope="module")
+def old(tiny, few_draws, tmp_path_factory):
+    path = tmp_path_factory.mktemp("old") / "a.h5"
+    record(tiny, "t", Corpus((Prompt("old", "Hello", "old"),)), str(path), Options(level="logits"))
+    return path
+
+
 @pytest.fixture
-def out(tiny, tmp_path):
+def out(old, tmp_path):
     """A path with an old golden at it."""
-    record(tiny, "t", Corpus((Prompt("old", "Hello", "old"),)), str(tmp_path / "a.h5"), Options(level="logits"))
-    return tmp_path / "a.h5"
+    return shutil.copy(old, tmp_path / "a.h5")
 
 
 def is_old(path):
