@@ -1,12 +1,10 @@
-import functools
 import os
-import tempfile
-from pathlib import Path
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from tests.store import places
+from harness.store.writer import write_golden
+from tests.store import places, small_golden
 
 
 @pytest.fixture(autouse=True)
@@ -26,20 +24,18 @@ def place(request, tmp_path):
     MemoryFileSystem.pseudo_dirs[:] = [""]  # it looks through all of them at every write
 
 
-@functools.cache
-def small_blobs(kind: str) -> dict[str, bytes]:
-    """The files of the small golden, written once for all tests."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = places.make(kind, Path(folder))
-        place.write()
-        return place.blobs()
-
-
 @pytest.fixture
 def golden(place):
     """A place with the small golden in it."""
-    for blob, data in small_blobs(place.kind).items():
-        place.put(blob, data)
+    place.lay()
+    return place
+
+
+@pytest.fixture
+def slight(place):
+    """A place with fewer cases in it, for tests that read all of it for every file of it."""
+    cases = {name: small_golden.CASES[name] for name in ("chunked", "padded", "greedy")}
+    write_golden(place.path, small_golden.arrays(cases=cases), small_golden.manifest(cases=cases))
     return place
 
 
@@ -47,6 +43,5 @@ def golden(place):
 def standing(request, tmp_path_factory):
     """The same, one for all tests of a module: who damages it puts back what was there, however it ends."""
     place = places.make(request.param, tmp_path_factory.mktemp("standing"))
-    for blob, data in small_blobs(place.kind).items():
-        place.put(blob, data)
+    place.lay()
     return place

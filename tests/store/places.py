@@ -49,6 +49,11 @@ class Place(ABC):
             self.path, small_golden.arrays(), small_golden.manifest(**changes), overwrite=overwrite
         )
 
+    def lay(self) -> None:
+        """Let the golden lie there as `write` leaves it."""
+        for blob, data in written(self.kind).items():
+            self.put(blob, data)
+
     def contents(self):
         """Everything that can be read from it, verified, in a form that compares bit for bit."""
         with open_golden(self.path) as golden:
@@ -178,6 +183,15 @@ def _of_kind(kind: str, folder: Path) -> Place:
         return ZarrPlace(f"local://{folder}/small.zarr", f"{folder}/small.zarr")
     url = f"memory://{folder.name}-{next(NUMBERS)}/small.zarr"
     return UrlPlace(url, url)
+
+
+@functools.cache
+def written(kind: str) -> dict[str, bytes]:
+    """The files of the small golden, written once for all tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = make(kind, Path(folder))
+        place.write()
+        return place.blobs()
 
 
 def labels():

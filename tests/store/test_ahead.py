@@ -89,7 +89,7 @@ def test_what_is_wrong_with_a_blob_is_told_when_it_is_read(monkeypatch):
 
 def test_a_damaged_blob_that_came_along_is_refused_by_its_own_name(tmp_path):
     place = places.make("zarr-memory-url", tmp_path)
-    place.write()
+    place.lay()
     name, _ = place.data_of("cases/two-tokens/taps/logits", 3)
     place.put(name, bytes(len(place.blobs()[name])))
     with open_golden(place.path) as golden:

@@ -20,7 +20,7 @@ TAP = stack_path("two-tokens", "embed")
 @pytest.fixture
 def file(tmp_path):
     place = places.make("h5", tmp_path)
-    place.write()
+    place.lay()
     return place.file
 
 
@@ -173,7 +173,7 @@ def older(document, *empty):
 )
 def test_documents_that_this_package_wrote_before_zarr_python_did_are_read_and_no_others(tmp_path, empty, reads):
     place = places.make("zarr", tmp_path)
-    place.write()
+    place.lay()
     before = place.contents()
     for blob, data in place.blobs().items():
         if b'"codecs"' in data:
@@ -187,14 +187,14 @@ def test_documents_that_this_package_wrote_before_zarr_python_did_are_read_and_n
 @pytest.mark.parametrize("name", ["notes.txt", "cases/padded/mask/c.0.1", "cases/padded/taps/embed/zarr.bak"])
 def test_a_stray_file_in_a_zarr_is_refused(tmp_path, name):
     place = places.make("zarr", tmp_path)
-    place.write()
+    place.lay()
     place.put(name, b"x")
     refusal(place.path, "no part of the golden", name)
 
 
 def test_dot_files_that_systems_leave_behind_are_not_minded(tmp_path):
     place = places.make("zarr", tmp_path)
-    place.write()
+    place.lay()
     place.put(".DS_Store", b"x")
     with open_golden(place.path) as golden:
         golden.verify()

@@ -42,14 +42,14 @@ def patience():
 @pytest.fixture
 def file(tmp_path):
     place = places.make("h5", tmp_path)
-    place.write()
+    place.lay()
     return place.file
 
 
 @pytest.fixture
 def folder(tmp_path):
     place = places.make("zarr", tmp_path)
-    place.write()
+    place.lay()
     return tmp_path / "small.zarr"
 
 
@@ -106,7 +106,7 @@ def test_elements_that_are_wider_on_disk_than_they_look_are_refused(file):
 @pytest.mark.parametrize("backend", ["h5", "zarr", "zarr-memory-url"])
 def test_a_manifest_beyond_the_limit_is_neither_read_nor_written(tmp_path, monkeypatch, backend):
     place = places.make(backend, tmp_path)
-    place.write()
+    place.lay()
     length = len(encode(small_golden.complete()))
     for module in (hdf5, zarr3, writer):
         monkeypatch.setattr(module, "MANIFEST_LIMIT", length)

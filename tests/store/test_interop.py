@@ -25,7 +25,7 @@ ENGINES = {"h5": {"engine": "h5netcdf"}, "zarr": {"engine": "zarr", "consolidate
 @pytest.fixture(params=list(ENGINES))
 def written(request, tmp_path):
     place = places.make(request.param, tmp_path)
-    place.write()
+    place.lay()
     return place.path, ENGINES[request.param]
 
 
@@ -79,7 +79,7 @@ def test_the_same_dimension_has_its_own_length_in_every_case(written):
 
 def test_zarr_python_reads_every_array_and_finds_the_layout_that_is_promised(tmp_path):
     place = places.make("zarr", tmp_path)
-    place.write()
+    place.lay()
     group = zarr.open_group(place.path, mode="r")
     entries = small_golden.entries()
     for path, stored in small_golden.stored().items():
@@ -93,7 +93,7 @@ def test_zarr_python_reads_every_array_and_finds_the_layout_that_is_promised(tmp
 
 def test_a_zarr_is_file_by_file_what_zarr_python_writes_to_a_directory(tmp_path):
     place = places.make("zarr", tmp_path)
-    place.write()
+    place.lay()
     root = zarr.create_group(tmp_path / "theirs.zarr", attributes={"format": "goldens"})
 
     def create(path, values, dims, chunks, attributes=None):
@@ -119,7 +119,7 @@ def test_a_zarr_is_file_by_file_what_zarr_python_writes_to_a_directory(tmp_path)
 
 def test_the_users_configuration_of_zarr_python_changes_no_byte(tmp_path):
     place = places.make("zarr", tmp_path)
-    place.write()
+    place.lay()
     before = place.blobs()
     own = {"json_indent": None, "default_zarr_format": 2, "array.order": "F", "array.write_empty_chunks": False}
     with zarr.config.set(own):
@@ -131,7 +131,7 @@ def test_the_users_configuration_of_zarr_python_changes_no_byte(tmp_path):
 def test_the_documents_of_this_format_are_these_whatever_zarr_python_writes(tmp_path):
     """A release of zarr-python that writes others fails here: goldens of before would be refused with it."""
     place = places.make("zarr", tmp_path)
-    place.write()
+    place.lay()
     documents = {blob: json.loads(data) for blob, data in place.blobs().items() if blob.endswith("zarr.json")}
     group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
     assert documents["cases/zarr.json"] == group
@@ -167,7 +167,7 @@ def test_a_slab_goes_through_zarr_python_uncopied():
 
 def test_h5py_finds_standard_scales_without_storage(tmp_path):
     place = places.make("h5", tmp_path)
-    place.write()
+    place.lay()
     with h5py.File(place.path) as file:
         labels = places.labels()
         for path, entry in small_golden.entries().items():
@@ -184,7 +184,7 @@ def test_h5py_finds_standard_scales_without_storage(tmp_path):
 @pytest.mark.imports
 def test_the_store_needs_neither_torch_nor_jax_nor_what_only_its_tests_need(tmp_path):
     place = places.make("h5", tmp_path)
-    place.write()
+    place.lay()
     code = f"""
         import sys
         from harness.store import open_golden

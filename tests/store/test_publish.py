@@ -67,7 +67,7 @@ KILLS = {
 
 @pytest.mark.parametrize("kill", KILLS)
 def test_a_sigkill_leaves_the_old_golden_and_the_next_write_cleans_up(local, kill):
-    local.write()
+    local.lay()
     before = local.contents()
     assert in_another_process(local, KILLS[kill]).returncode == -signal.SIGKILL
     assert local.contents() == before
@@ -85,7 +85,7 @@ def test_a_sigkill_where_nothing_was_leaves_nothing(local, kill):
 
 
 def test_a_sigkill_once_the_name_is_taken_leaves_the_new_golden(local):
-    local.write()
+    local.lay()
     prelude = """
         exchange, replace = publish._exchange, publish.Path.replace
         publish._exchange = lambda *names: (exchange(*names), die())
@@ -114,7 +114,7 @@ def interrupted_while_iterating():
     [(fail_while_iterating, RuntimeError), (interrupted_while_iterating, KeyboardInterrupt)],
 )
 def test_an_exception_of_the_recorder_passes_and_changes_nothing(local, there, arrays, error):
-    before = (local.write(), local.contents())[1] if there else None
+    before = (local.lay(), local.contents())[1] if there else None
     with pytest.raises(error):
         write_golden(local.path, arrays(), small_golden.manifest(), overwrite=True)
     assert siblings(local) == []
@@ -127,7 +127,7 @@ def test_an_exception_of_the_recorder_passes_and_changes_nothing(local, there, a
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_at_any_write_ends_the_writing_and_changes_nothing(local, name):
     """HDF5 waits for ever where an exception comes out of a write."""
-    local.write()
+    local.lay()
     before = local.contents()
     done = in_another_process(
         local,
@@ -161,7 +161,7 @@ def test_a_signal_at_any_write_ends_the_writing_and_changes_nothing(local, name)
         count = Path({local.path!r}).with_name("count" + Path({local.path!r}).suffix)
         write_golden(count, small_golden.arrays(seed=2), manifest)  # no document of it serves again
         every = writes
-        for at in sorted({{*range(0, every, max(every // 12, 1)), every - 2, every - 1}}):
+        for at in sorted({{*range(0, every, max(every // 6, 1)), every - 2, every - 1}}):
             writes = 0
             try:
                 write_golden({local.path!r}, small_golden.arrays(seed=3), manifest, overwrite=True)
@@ -187,7 +187,7 @@ def interruptible():
 def test_a_signal_between_two_renames_waits_for_the_second(tmp_path, no_exchange, monkeypatch, interruptible):
     place = places.make("zarr", tmp_path)
     place.folder = tmp_path
-    place.write()
+    place.lay()
     rename, calls = Path.rename, []
 
     def interrupted_first(path, target):
@@ -210,7 +210,7 @@ def test_a_full_disk_is_a_refusal_and_changes_nothing(local, room):
 
     The first array is larger than the limit where the files of a Zarr are all smaller.
     """
-    local.write()
+    local.lay()
     before = local.contents()
     done = in_another_process(
         local,
@@ -229,14 +229,14 @@ def test_a_full_disk_is_a_refusal_and_changes_nothing(local, room):
 
 def test_a_disk_that_fills_with_the_last_metadata_is_a_refusal(local):
     """Every size of a file up to the one that is needed, in steps: also the failures at closing."""
-    local.write()
+    local.lay()
     before = local.contents()
     largest = max(len(data) for data in local.blobs().values())
     done = in_another_process(
         local,
         f"""
         from harness.errors import GoldenError
-        for room in range(50, {largest}, {max(largest // 12, 1)}):
+        for room in range(50, {largest}, {max(largest // 6, 1)}):
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
             try:
                 write_golden({local.path!r}, small_golden.arrays(seed=1), manifest, overwrite=True)
@@ -302,7 +302,7 @@ def test_a_file_is_not_replaced_by_a_directory_nor_the_reverse(tmp_path):
 
 
 def test_a_symbolic_link_stays_and_its_target_is_replaced(local):
-    local.write()
+    local.lay()
     suffix = local.path[local.path.rindex(".") :]
     link = local.folder / f"link{suffix}"
     link.symlink_to(local.path)
@@ -326,7 +326,7 @@ def test_a_second_writer_is_refused_and_the_first_unharmed(local):
 
 def test_a_golden_open_for_reading_is_not_disturbed_by_its_replacement(tmp_path):
     place = places.make("h5", tmp_path)
-    place.write()
+    place.lay()
     with open_golden(place.path) as golden:
         write_golden(place.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
         assert golden.verify()
@@ -334,7 +334,7 @@ def test_a_golden_open_for_reading_is_not_disturbed_by_its_replacement(tmp_path)
 
 def test_a_zarr_replaced_while_it_is_read_is_refused_not_mixed(tmp_path):
     place = places.make("zarr", tmp_path)
-    place.write()
+    place.lay()
     with open_golden(place.path) as golden:
         write_golden(place.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
         with pytest.raises(GoldenError, match="sha256"):
@@ -350,7 +350,7 @@ def no_exchange(monkeypatch):
 def test_without_exchange_two_renames_do(tmp_path, no_exchange):
     place = places.make("zarr", tmp_path)
     place.folder = tmp_path
-    place.write()
+    place.lay()
     id_ = write_golden(place.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
     assert place.contents()[0] == id_
     assert siblings(place) == []
@@ -359,7 +359,7 @@ def test_without_exchange_two_renames_do(tmp_path, no_exchange):
 def test_a_kill_between_two_renames_is_explained_and_the_next_write_restores(tmp_path):
     place = places.make("zarr", tmp_path)
     place.folder = tmp_path
-    place.write()
+    place.lay()
     before = place.contents()
     prelude = """
         publish._exchange = lambda *_: False
@@ -380,7 +380,7 @@ def test_a_kill_between_two_renames_is_explained_and_the_next_write_restores(tmp
 
 
 def test_everything_is_on_the_disk_before_the_name_is_taken(local, monkeypatch):
-    local.write()
+    local.lay()
     calls = []
     monkeypatch.setattr(os, "fsync", lambda handle: calls.append(os.fstat(handle).st_ino))
     exchange, replace = publish._exchange, publish.Path.replace
