@@ -43,8 +43,7 @@ def small() -> Corpus:
 
 @pytest.fixture(scope="module")
 def few_draws() -> Iterator[None]:
-    """PyTorch's error is drawn twice where it would be four times, as that of long cases is: for tests that look at
-    none of it."""
+    """PyTorch's error is drawn twice and not four times, as in long cases: for tests that look at none of it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.record.noise.DRAWS_OF_SHORT", 2)
         yield

@@ -202,11 +202,12 @@ def test_a_cache_that_changes_what_it_held_is_refused(tiny, tmp_path, monkeypatc
     assert refusal.value.where == "layers.0.cache_k"
 
 
-def test_what_was_generated_is_taken_up_by_the_next_run(tiny, tmp_path, monkeypatch, recorded):
+def test_what_was_generated_is_taken_up_by_the_next_run(tiny, tmp_path, monkeypatch):
     from harness.record import generation
     from harness.record.work import Work
 
-    save = Work.save
+    save, alone = Work.save, Options(cases=("free",))
+    uninterrupted = record(tiny, "t", CORPUS, str(tmp_path / "b.h5"), alone)
 
     def dying(self, stage, case, unit):
         save(self, stage, case, unit)
@@ -214,13 +215,13 @@ def test_what_was_generated_is_taken_up_by_the_next_run(tiny, tmp_path, monkeypa
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Work, "save", dying)
-        record(tiny, "t", CORPUS, str(tmp_path / "a.h5"))
+        record(tiny, "t", CORPUS, str(tmp_path / "a.h5"), alone)
     runs = []
     run = generation.run_streams
     monkeypatch.setattr(
         generation, "run_streams", lambda model, streams: runs.extend(streams) or run(model, streams)
     )
-    assert record(tiny, "t", CORPUS, str(tmp_path / "a.h5"), progress=Listener()).id == recorded.id
+    assert record(tiny, "t", CORPUS, str(tmp_path / "a.h5"), alone, Listener()).id == uninterrupted.id
     assert runs == []
 
 

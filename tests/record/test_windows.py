@@ -161,20 +161,26 @@ def test_it_is_stored_in_float32_with_values_that_float16_cannot_hold(window_che
     assert max(lost.values()) < 2**-11
 
 
+@pytest.fixture(scope="module")
+def two_prompts(window_checkpoint, tmp_path_factory):
+    path = tmp_path_factory.mktemp("two") / "r.h5"
+    prompts = Corpus((Prompt("short", "able", "why"), Prompt("long", "a window that is long", "why")))
+    record(window_checkpoint, "qwen2-window", prompts, str(path))
+    return path
+
+
 @pytest.mark.parametrize("precision", ["float64", "float32", "bfloat16"])
 def test_weights_that_went_through_float16_show_at_every_precision(
-    window_checkpoint, tmp_path, precision, monkeypatch
+    window_checkpoint, two_prompts, precision, monkeypatch
 ):
-    prompts = Corpus((Prompt("short", "able", "why"), Prompt("long", "a window that is long", "why")))
-    record(window_checkpoint, "qwen2-window", prompts, str(tmp_path / "r.h5"))
     question = Question(precisions=(precision,), modes=("replay",))
-    assert check(tmp_path / "r.h5", window_checkpoint, question=question).verdict == "match"
+    assert check(two_prompts, window_checkpoint, question=question).verdict == "match"
 
     def through_float16(self, name):
         return jnp.asarray(self.checkpoint.read(name).astype(np.float16).astype(self.dtype))
 
     monkeypatch.setattr(Weights, "read", through_float16)
-    report = check(tmp_path / "r.h5", window_checkpoint, question=question)
+    report = check(two_prompts, window_checkpoint, question=question)
     assert report.verdict == "diverged"
     if precision == "bfloat16":
         assert report.introduced == ("layers.2.up",), "and there alone: elsewhere float16 has more bits"
