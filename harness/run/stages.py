@@ -7,9 +7,9 @@ time as `PART` bytes hold, and each part makes its part of the logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +32,8 @@ from harness.taps import DIMS
 KINDS = frozenset(DIMS)
 LARGE, PART = 256 * 2**20, 32 * 2**20  # bytes
 Pair = tuple[Array, Array | None]  # a weight, and a bias
+Operation = Callable[..., Any]
+OwnNorm = tuple[Operation, Norm]
 
 
 class Embedding(NamedTuple):
@@ -64,23 +66,43 @@ def _usual(arch: Architecture, dtype: jnp.dtype, quick: bool) -> Stages:
 
 
 def _made(arch: Architecture, dtype: jnp.dtype, operations: Operations, quick: bool) -> Stages:
-    layers = (
+    dense, sparse = (
         partial(_layer, skeleton(arch, dtype, sparse)[0], partial(Layer, arch, operations, sparse))
         for sparse in (False, arch.experts is not None)
     )
-    functions = (
-        partial(_embed, operations),
-        *layers,
-        partial(_head, operations, arch.norm),
-        partial(_final_norm, operations, arch.norm),
-        partial(_part, operations),
+    norm_of_head = operations.final_norm, arch.norm
+    logits = operations.head, operations.logit_scale, operations.logit_cap
+    return Stages(
+        _shared(_embed, quick, operations.embed, operations.embed_scale, operations.add_positions),
+        _tapped(dense, quick),
+        _tapped(sparse, quick),
+        _shared(_head, quick, norm_of_head, logits),
+        _shared(_final_norm, quick, norm_of_head),
+        _shared(_part, quick, logits),
     )
-    return Stages(*(Tapped(function, KINDS, QUICKLY if quick else None) for function in functions))
 
 
-def _embed(ops: Operations, tap: TapFunction, embedding: Embedding, ids: Ids, positions: Ids) -> Hidden:
-    x = ops.embed_scale(ops.embed(embedding.table, ids))
-    return tap("embed", x if embedding.positions is None else ops.add_positions(x, embedding.positions, positions))
+def _tapped(function: Callable[..., Any], quick: bool) -> Tapped:
+    return Tapped(function, KINDS, QUICKLY if quick else None)
+
+
+@lru_cache(maxsize=32)
+def _shared(function: Callable[..., Any], quick: bool, *own: Hashable) -> Tapped:
+    """What is compiled of embedding and head, which decoders share that have the same operations there."""
+    return _tapped(partial(function, *own), quick)
+
+
+def _embed(
+    look_up: Operation,
+    scale: Operation,
+    add_positions: Operation,
+    tap: TapFunction,
+    embedding: Embedding,
+    ids: Ids,
+    positions: Ids,
+) -> Hidden:
+    x = scale(look_up(embedding.table, ids))
+    return tap("embed", x if embedding.positions is None else add_positions(x, embedding.positions, positions))
 
 
 def _layer(
@@ -98,22 +120,26 @@ def _layer(
     return through(layer(tap, nnx.merge(graph, state), positions, mask, place), x, past)
 
 
-def _head(ops: Operations, spec: Norm, tap: TapFunction, of_norm: Pair, of_head: Pair, x: Hidden) -> Array:
-    return _logits(ops, of_head, _final_norm(ops, spec, tap, of_norm, x))
+def _head(
+    own_norm: OwnNorm, logits: Sequence[Operation], tap: TapFunction, of_norm: Pair, of_head: Pair, x: Hidden
+) -> Array:
+    return _logits(logits, of_head, _final_norm(own_norm, tap, of_norm, x))
 
 
-def _final_norm(ops: Operations, spec: Norm, tap: TapFunction, of_norm: Pair, x: Hidden) -> Hidden:
-    return tap("final_norm", norm(ops.final_norm, spec, x, *of_norm))
+def _final_norm(own_norm: OwnNorm, tap: TapFunction, of_norm: Pair, x: Hidden) -> Hidden:
+    operation, spec = own_norm
+    return tap("final_norm", norm(operation, spec, x, *of_norm))
 
 
-def _logits(ops: Operations, of_head: Pair, x: Hidden) -> Array:
-    capped: Array = ops.logit_cap(ops.logit_scale(ops.head(x, *of_head)))
+def _logits(operations: Sequence[Operation], of_head: Pair, x: Hidden) -> Array:
+    head, scale, cap = operations
+    capped: Array = cap(scale(head(x, *of_head)))
     return capped
 
 
-def _part(ops: Operations, tap: TapFunction, of_head: Pair, x: Hidden) -> Array:
+def _part(logits: Sequence[Operation], tap: TapFunction, of_head: Pair, x: Hidden) -> Array:
     weight, bias = of_head  # as the checkpoint has it, [row, hidden]
-    return _logits(ops, (weight.T, bias), x)
+    return _logits(logits, (weight.T, bias), x)
 
 
 def is_large(arch: Architecture, dtype: jnp.dtype) -> bool:
