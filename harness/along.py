@@ -158,14 +158,15 @@ def _with_keys(probs: Values, length: int) -> Values:
 
 def misshapen(tap: Tap, values: Sequence[Values], spans: Sequence[slice], shape: Sequence[int]) -> str | None:
     """What is wrong with the shapes of a tap's values, if anything: call by call, cache and keys may be longer."""
+    growing = {axis for axis, dim in enumerate(tap.dims) if dim in ("slot", "key")}
     for call, (value, span) in enumerate(zip(values, spans, strict=True)):
-        expected = dict(zip(tap.dims, shape, strict=True)) | {"position": span.stop - span.start}
-        least = {"slot": span.stop, "key": span.stop}
-        wrong = len(value.shape) != len(tap.dims) or any(
-            size < least[dim] if dim in least else size != expected[dim]
-            for dim, size in zip(tap.dims, value.shape, strict=True)
-        )
-        if wrong:
+        expected = list(shape)
+        if "position" in tap.dims:
+            expected[tap.dims.index("position")] = span.stop - span.start
+        if len(value.shape) == len(expected):
+            for axis in growing:
+                expected[axis] = max(span.stop, value.shape[axis])
+        if value.shape != tuple(expected):
             return f"{tuple(value.shape)} in call {call}"
     return None
 

@@ -267,7 +267,7 @@ def _contest(parts: Sequence[_Part]) -> _Contest:
 
     def varies(share: float) -> float:
         dof = draws * _dof_of_largest(np.maximum(share * np.exp2(logs_of_numbers), 1.0))
-        return float(np.average(_variance(dof), weights=weight))
+        return float((_variance(dof) * weight).sum() / weight.sum())
 
     low, high = np.log(LEAST), 0.0
     for _ in range(STEPS):  # it varies less where the share is larger

@@ -44,7 +44,7 @@ class World:
 
     def noise(self, draws=DRAWS):
         """As it is recorded: [tap, statistic, batch, position]."""
-        return np.stack([statistics(e) for e in self.errors(draws).transpose(1, 0, 2, 3)])[:, :, None]
+        return statistics(self.errors(draws)).transpose(1, 0, 2)[:, :, None]
 
     def floors(self, draws=DRAWS):
         return floors(self.noise(draws), draws)
@@ -58,7 +58,7 @@ def floors(noise, draws=DRAWS):
 
 
 def statistics(errors):
-    """What is recorded of [draw, position, number]: [statistic, position]."""
+    """What is recorded of [draw, layer, position, number]: [statistic, layer, position]."""
     squares = np.square(errors)
     mean, total, fourth = squares.mean(-1), squares.sum(-1), np.square(squares).sum(-1)
     share = np.divide(3 * total**2, fourth, out=np.ones_like(total), where=fourth > 0).mean(0)
@@ -67,7 +67,7 @@ def statistics(errors):
         "rms": np.sqrt(mean.mean(0)),
         "max": np.sqrt(np.square(np.abs(errors).max(-1)).mean(0)),
         "numbers": share.clip(1, errors.shape[-1]),
-        "spread": logs.var(0, ddof=1) if len(errors) > 1 else np.zeros(len(mean[0])),
+        "spread": logs.var(0, ddof=1) if len(errors) > 1 else np.zeros_like(mean[0]),
     }
     return np.stack([found[name] for name in NOISE_STATISTICS])
 

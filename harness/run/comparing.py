@@ -193,7 +193,7 @@ def refusal(by: Comparing, tap: Tap, values: Sequence[np.ndarray]) -> TapResult 
     """Why the values of several calls do not fit together; None where they do."""
     if not by.case.cached:
         return None
-    place, dtypes = by.place(tap), {value.dtype.name for value in values}
+    place, dtypes = by.place(tap), {dtype.name for dtype in {value.dtype for value in values}}
     if len(dtypes) > 1:
         return place.result("dtype", "one dtype in all calls", " and ".join(sorted(dtypes)))
     largest = by.source.largest(by.case.name, tap.name)
