@@ -82,13 +82,12 @@ LONGEST = (
     ("store/test_damage.py",),
     ("devices/test_devices.py",),
     ("run/test_revision.py",),
-    ("test_campaign.py",),
+    ("test_campaign.py", "record/test_command.py"),
     ("record/test_resume.py",),
     ("families/test_independent.py",),
     ("run/adapters/test_adapters.py",),
     ("testing/test_collection.py",),
     ("test_imports.py",),
-    ("record/test_command.py",),
     ("record/test_recorder.py",),
 )
 PLACES = {file: place for place, file in enumerate(file for together in LONGEST for file in together)}

@@ -24,16 +24,16 @@ from tests.store import places
 
 TRIALS = {"kills": 6, "damage": 8, "goldens": 5, "reports": 5, "ports": 8, "inputs": 12}
 TORCH = importlib.util.find_spec("torch") is not None
-IMPORTED = zygote.RECORDING if TORCH else ()
+IMPORTED = zygote.RECORDING if TORCH else ()  # as in record/test_command.py: one server for both
 
 
 def ran(part: str, trials: int) -> None:
     """In a process of its own: its children are forked before any other test has started a thread."""
     words = [sys.executable, "-m", "tests.campaign", part, "--trials", str(trials), "--seed", "20251125"]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
     root = Path(__file__).parents[1]
-    done = zygote.run(
-        [*words, "--seconds", "30"], imported=IMPORTED, capture_output=True, text=True, cwd=root, timeout=500
-    )
+    how = {"capture_output": True, "text": True, "cwd": root, "env": offline, "timeout": 500}
+    done = zygote.run([*words, "--seconds", "30"], imported=IMPORTED, **how)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
 

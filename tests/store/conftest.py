@@ -3,8 +3,7 @@ import os
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from harness.store.writer import write_golden
-from tests.store import places, small_golden
+from tests.store import places
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +33,8 @@ def golden(place):
 @pytest.fixture
 def slight(place):
     """A place with fewer cases in it, for tests that read all of it for every file of it."""
-    cases = {name: small_golden.CASES[name] for name in ("chunked", "padded", "greedy")}
-    write_golden(place.path, small_golden.arrays(cases=cases), small_golden.manifest(cases=cases))
+    place.few = True
+    place.lay()
     return place
 
 

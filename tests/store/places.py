@@ -38,20 +38,21 @@ def editing(path):
 
 
 class Place(ABC):
-    """`path` is what a user would type. A blob is a file of which a golden consists."""
+    """`path` is what a user would type. A blob is one file of a golden. With `few` it has few cases."""
 
     path: str
     kind: str
+    few = False
     has_rename = True
 
     def write(self, overwrite=False, **changes) -> str:
-        return write_golden(
-            self.path, small_golden.arrays(), small_golden.manifest(**changes), overwrite=overwrite
-        )
+        cases = small_golden.FEW if self.few else small_golden.CASES
+        manifest = small_golden.manifest(cases=cases, **changes)
+        return write_golden(self.path, small_golden.arrays(cases=cases), manifest, overwrite=overwrite)
 
     def lay(self) -> None:
         """Let the golden lie there as `write` leaves it."""
-        for blob, data in written(self.kind).items():
+        for blob, data in written(self.kind, self.few).items():
             self.put(blob, data)
 
     def contents(self):
@@ -186,10 +187,11 @@ def _of_kind(kind: str, folder: Path) -> Place:
 
 
 @functools.cache
-def written(kind: str) -> dict[str, bytes]:
+def written(kind: str, few: bool) -> dict[str, bytes]:
     """The files of the small golden, written once for all tests."""
     with tempfile.TemporaryDirectory() as folder:
         place = make(kind, Path(folder))
+        place.few = few
         place.write()
         return place.blobs()
 

@@ -20,9 +20,22 @@ from tests.store.test_store import refusal
 @pytest.fixture(params=["h5", "zarr"])
 def local(request, tmp_path):
     """A place with a name that can be exchanged for another."""
-    place = places.make(request.param, tmp_path)
-    place.folder = tmp_path
+    return with_few_cases(request.param, tmp_path)
+
+
+def with_few_cases(kind, folder):
+    """All cases have the same way onto the disk."""
+    place = places.make(kind, folder)
+    place.folder, place.few = folder, True
     return place
+
+
+def arrays_of(seed=0):
+    return small_golden.arrays(cases=small_golden.FEW, seed=seed)
+
+
+def manifest_of():
+    return small_golden.manifest(cases=small_golden.FEW)
 
 
 def siblings(place):
@@ -37,11 +50,12 @@ def in_another_process(place, prelude="", overwrite=True):
     from harness.store import publish, writer
     from harness.store.writer import write_golden
     from tests.store import small_golden
+    from tests.store.test_publish import arrays_of, manifest_of
 
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    arrays, manifest = small_golden.arrays(seed=1), small_golden.manifest()
+    arrays, manifest = arrays_of(seed=1), manifest_of()
     """
     code = textwrap.dedent(code) + textwrap.dedent(prelude)
     code += f"\nwrite_golden({place.path!r}, arrays, manifest, overwrite={overwrite})\n"
@@ -94,17 +108,17 @@ def test_a_sigkill_once_the_name_is_taken_leaves_the_new_golden(local):
     done = in_another_process(local, prelude)
     assert done.returncode == -signal.SIGKILL
     id_ = local.contents()[0]
-    assert id_ == write_golden(local.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
+    assert id_ == write_golden(local.path, arrays_of(seed=1), manifest_of(), overwrite=True)
     assert siblings(local) == []
 
 
 def fail_while_iterating():
-    yield from list(small_golden.arrays(seed=1))[:20]
+    yield from list(arrays_of(seed=1))[:20]
     raise RuntimeError("the recording went wrong")
 
 
 def interrupted_while_iterating():
-    yield from list(small_golden.arrays(seed=1))[:-1]
+    yield from list(arrays_of(seed=1))[:-1]
     raise KeyboardInterrupt
 
 
@@ -116,7 +130,7 @@ def interrupted_while_iterating():
 def test_an_exception_of_the_recorder_passes_and_changes_nothing(local, there, arrays, error):
     before = (local.lay(), local.contents())[1] if there else None
     with pytest.raises(error):
-        write_golden(local.path, arrays(), small_golden.manifest(), overwrite=True)
+        write_golden(local.path, arrays(), manifest_of(), overwrite=True)
     assert siblings(local) == []
     if there:
         assert local.contents() == before
@@ -159,12 +173,12 @@ def test_a_signal_at_any_write_ends_the_writing_and_changes_nothing(local, name)
             from zarr.storage import MemoryStore
             MemoryStore.set = counted(MemoryStore.set)  # zarr's own thread is at work then
         count = Path({local.path!r}).with_name("count" + Path({local.path!r}).suffix)
-        write_golden(count, small_golden.arrays(seed=2), manifest)  # no document of it serves again
+        write_golden(count, arrays_of(seed=2), manifest)  # no document of it serves again
         every = writes
         for at in sorted({{*range(0, every, max(every // 6, 1)), every - 2, every - 1}}):
             writes = 0
             try:
-                write_golden({local.path!r}, small_golden.arrays(seed=3), manifest, overwrite=True)
+                write_golden({local.path!r}, arrays_of(seed=3), manifest, overwrite=True)
             except Came:
                 continue
             raise SystemExit(f"write {{at}} of {{every}}: the signal is lost")
@@ -185,8 +199,7 @@ def interruptible():
 
 
 def test_a_signal_between_two_renames_waits_for_the_second(tmp_path, no_exchange, monkeypatch, interruptible):
-    place = places.make("zarr", tmp_path)
-    place.folder = tmp_path
+    place = with_few_cases("zarr", tmp_path)
     place.lay()
     rename, calls = Path.rename, []
 
@@ -199,7 +212,7 @@ def test_a_signal_between_two_renames_waits_for_the_second(tmp_path, no_exchange
 
     monkeypatch.setattr(Path, "rename", interrupted_first)
     with pytest.raises(KeyboardInterrupt):
-        write_golden(place.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
+        write_golden(place.path, arrays_of(seed=1), manifest_of(), overwrite=True)
     assert len(calls) == 2
     assert place.contents()[0]
 
@@ -215,7 +228,7 @@ def test_a_full_disk_is_a_refusal_and_changes_nothing(local, room):
     done = in_another_process(
         local,
         f"""
-        cases = small_golden.CASES | {{"large": ("ops", (1, 500))}}
+        cases = small_golden.FEW | {{"large": ("ops", (1, 500))}}
         arrays, manifest = small_golden.arrays(cases=cases), small_golden.manifest(cases=cases)
         resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
         """,
@@ -239,7 +252,7 @@ def test_a_disk_that_fills_with_the_last_metadata_is_a_refusal(local):
         for room in range(50, {largest}, {max(largest // 6, 1)}):
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
             try:
-                write_golden({local.path!r}, small_golden.arrays(seed=1), manifest, overwrite=True)
+                write_golden({local.path!r}, arrays_of(seed=1), manifest, overwrite=True)
             except GoldenError as error:
                 assert "cannot be written" in error.problem, error
             else:
@@ -259,7 +272,7 @@ def test_a_parent_that_is_missing_or_a_file_is_refused_early(tmp_path):
         path = tmp_path / parent / "golden.h5"
         for attempt in (
             lambda path=path: check_writable(path, True),
-            lambda path=path: write_golden(path, [], small_golden.manifest()),
+            lambda path=path: write_golden(path, [], manifest_of()),
         ):
             with pytest.raises(GoldenError, match="directory to write to does not exist") as caught:
                 attempt()
@@ -267,7 +280,7 @@ def test_a_parent_that_is_missing_or_a_file_is_refused_early(tmp_path):
 
 
 def test_a_name_that_the_file_system_does_not_take_is_refused(tmp_path):
-    for attempt in (check_writable, lambda path, _: write_golden(path, [], small_golden.manifest())):
+    for attempt in (check_writable, lambda path, _: write_golden(path, [], manifest_of())):
         with pytest.raises(GoldenError, match="cannot be written"):
             attempt(tmp_path / ("n" * 300 + ".h5"), False)
 
@@ -287,7 +300,7 @@ def test_an_unknown_suffix_is_refused_early(tmp_path, name):
 
 def test_file_urls_are_local_paths(tmp_path):
     for name in ("small.h5", "small.zarr"):
-        id_ = write_golden(f"file://{tmp_path}/{name}", small_golden.arrays(), small_golden.manifest())
+        id_ = write_golden(f"file://{tmp_path}/{name}", arrays_of(), manifest_of())
         for path in (tmp_path / name, f"file://{tmp_path}/{name}"):
             with open_golden(path) as golden:
                 assert golden.id == id_
@@ -306,37 +319,37 @@ def test_a_symbolic_link_stays_and_its_target_is_replaced(local):
     suffix = local.path[local.path.rindex(".") :]
     link = local.folder / f"link{suffix}"
     link.symlink_to(local.path)
-    id_ = write_golden(link, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
+    id_ = write_golden(link, arrays_of(seed=1), manifest_of(), overwrite=True)
     assert link.is_symlink()
     assert local.contents()[0] == id_
 
 
 def test_a_second_writer_is_refused_and_the_first_unharmed(local):
     def arrays():
-        for index, new in enumerate(small_golden.arrays()):
+        for index, new in enumerate(arrays_of()):
             if index == 5:
                 with pytest.raises(GoldenError, match="another write to this golden is under way"):
-                    write_golden(local.path, small_golden.arrays(seed=1), small_golden.manifest())
+                    write_golden(local.path, arrays_of(seed=1), manifest_of())
             yield new
 
-    write_golden(local.path, arrays(), small_golden.manifest())
+    write_golden(local.path, arrays(), manifest_of())
     assert local.contents()[0]
     assert siblings(local) == []
 
 
 def test_a_golden_open_for_reading_is_not_disturbed_by_its_replacement(tmp_path):
-    place = places.make("h5", tmp_path)
+    place = with_few_cases("h5", tmp_path)
     place.lay()
     with open_golden(place.path) as golden:
-        write_golden(place.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
+        write_golden(place.path, arrays_of(seed=1), manifest_of(), overwrite=True)
         assert golden.verify()
 
 
 def test_a_zarr_replaced_while_it_is_read_is_refused_not_mixed(tmp_path):
-    place = places.make("zarr", tmp_path)
+    place = with_few_cases("zarr", tmp_path)
     place.lay()
     with open_golden(place.path) as golden:
-        write_golden(place.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
+        write_golden(place.path, arrays_of(seed=1), manifest_of(), overwrite=True)
         with pytest.raises(GoldenError, match="sha256"):
             golden.tap("padded", "embed")
 
@@ -348,17 +361,15 @@ def no_exchange(monkeypatch):
 
 
 def test_without_exchange_two_renames_do(tmp_path, no_exchange):
-    place = places.make("zarr", tmp_path)
-    place.folder = tmp_path
+    place = with_few_cases("zarr", tmp_path)
     place.lay()
-    id_ = write_golden(place.path, small_golden.arrays(seed=1), small_golden.manifest(), overwrite=True)
+    id_ = write_golden(place.path, arrays_of(seed=1), manifest_of(), overwrite=True)
     assert place.contents()[0] == id_
     assert siblings(place) == []
 
 
 def test_a_kill_between_two_renames_is_explained_and_the_next_write_restores(tmp_path):
-    place = places.make("zarr", tmp_path)
-    place.folder = tmp_path
+    place = with_few_cases("zarr", tmp_path)
     place.lay()
     before = place.contents()
     prelude = """
@@ -374,7 +385,7 @@ def test_a_kill_between_two_renames_is_explained_and_the_next_write_restores(tmp
     message = refusal(place.path, "a write of this golden was interrupted", str(old))
     assert f"mv {old} {place.path}" in message
     with pytest.raises(RuntimeError):
-        write_golden(place.path, fail_while_iterating(), small_golden.manifest(), overwrite=True)
+        write_golden(place.path, fail_while_iterating(), manifest_of(), overwrite=True)
     assert place.contents() == before
     assert siblings(place) == []
 
