@@ -49,14 +49,13 @@ class Port:
 
     def forward(self, ids, positions, mask, cache, tap):
         stored, filled = cache or ([None] * self.config["num_hidden_layers"], 0)
-        x, after = tap("embed", self.embed(self.w["model.embed_tokens.weight"][ids])), []
+        x, after = tap("embed", self._outside("embedded", ids)), []
         for index, past in enumerate(stored):
             layer, weights = self._compiled(index % self.kinds), self._weights(index)
             x, past = layer(tap, f"layers.{index}", weights, x, positions, mask, past, filled)
             after.append(past)
-        x = tap("final_norm", self.norm("model.norm", x))
-        head = self.w.get("lm_head.weight", self.w["model.embed_tokens.weight"])
-        return self.logits(x @ head.T), None if cache is None else (after, filled + ids.shape[1])
+        x = tap("final_norm", self._outside("normed", x))
+        return self._outside("read", x), None if cache is None else (after, filled + ids.shape[1])
 
     @functools.cache  # noqa: B019
     def _compiled(self, index):
@@ -65,9 +64,37 @@ class Port:
             port.w = weights
             return port.layer(index, *args, lambda name, value: tap(name.rpartition(".")[2], value))
 
-        if self.bug and self.in_parts:
+        if self._uncompiled:
             return lambda tap, stage, *args: run(lambda kind, value: tap(f"{stage}.{kind}", value), *args)
         return Tapped(run, frozenset(DIMS))
+
+    @property
+    def _uncompiled(self):
+        return self.bug and self.in_parts
+
+    def _outside(self, part, x):
+        """A part of the model that is outside of its layers."""
+        if self._uncompiled:
+            return getattr(self, part)(x)
+        return self._compiled_outside(part)({n: w for n, w in self.w.items() if ".layers." not in n}, x)
+
+    @functools.cache  # noqa: B019
+    def _compiled_outside(self, part):
+        def run(weights, x):
+            port = copy.copy(self)
+            port.w = weights
+            return getattr(port, part)(x)
+
+        return jax.jit(run)
+
+    def embedded(self, ids):
+        return self.embed(self.w["model.embed_tokens.weight"][ids])
+
+    def normed(self, x):
+        return self.norm("model.norm", x)
+
+    def read(self, x):
+        return self.logits(x @ self.w.get("lm_head.weight", self.w["model.embed_tokens.weight"]).T)
 
     def _weights(self, index):
         """Of one layer, under the names of the first of its kind."""

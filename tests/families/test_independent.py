@@ -34,7 +34,8 @@ def test_an_independent_port_matches_in_every_mode_at_every_precision(name):
 @pytest.mark.parametrize(("name", "bug"), PLANTED, ids=[f"{name}: {bug}" for name, bug in PLANTED])
 def test_a_planted_bug_is_named(name, bug):
     golden, checkpoint = paths(name)
-    question = Question(precisions=("float64",), modes=("replay",), cases=("seven", "far", "chunks"))
+    cases = ("seven", "far", "chunks") if "window" in bug else ("seven", "far")  # theirs show in a cache as well
+    question = Question(precisions=("float64",), modes=("replay",), cases=cases)
     with Checker(golden, checkpoint, name, question, load=loading(name, bug), inspect=False) as checker:
         found = diagnose(checker, name)
     assert found.verdict == "diverged"
