@@ -225,7 +225,7 @@ def _compiled(function: Callable[..., Any], static: tuple[str, ...] = ()) -> Cal
 
 
 def _viewed(function: Callable[..., Any], x: Any, *given: Any) -> Any:
-    return function(x, *given) if isinstance(x, Tracer) else jax.device_put(function(np.asarray(x), *given))
+    return function(x, *given) if isinstance(x, Tracer) else jnp.asarray(function(np.asarray(x), *given))
 
 
 def one_by_one(operations: Operations) -> Operations:
