@@ -155,15 +155,17 @@ class Checker:
         cases: Sequence[CaseEntry] | None = None,
         progress: Progress = SILENT,
         *,
-        watch: Watch | None = None,
+        watch: Watch = unseen,
+        modes: tuple[str, ...] | None = None,
     ) -> Run:
-        """Run cases at one precision, in every mode asked for; in replay alone where its values are watched.
+        """Run cases at one precision.
 
         Args:
             precision: one of the question's.
             cases: some of `self.cases`; None means all.
             progress: told of every comparison as it is made.
             watch: shown what every comparison is made of.
+            modes: some of the question's; None means all.
 
         Returns:
             What came of it; `report` judges it. Where float64 was to be lifted and cannot be, that is of float32,
@@ -188,12 +190,12 @@ class Checker:
                 precisions.in_force(precision, allow_reduced) as in_force,
             ):
                 before = self._before(precision, port, in_force)
-                return self._compared(before, port, cases, progress, watch)
+                return self._compared(before, port, cases, progress, watch, modes or self.question.modes)
         except CannotLift as error:
             asked = "float32" in self.question.precisions
             instead = "see float32" if asked else "float32 was checked instead"
             why = f"precision float64: {error.operation} cannot be lifted from float32; {instead}"
-        ran = before if asked else self.run("float32", cases, progress, watch=watch)
+        ran = before if asked else self.run("float32", cases, progress, watch=watch, modes=modes)
         return replace(ran, not_lifted=why)
 
     def _before(self, precision: str, port: Port, in_force: precisions.Settings) -> Run:
@@ -214,11 +216,16 @@ class Checker:
         )
 
     def _compared(
-        self, before: Run, port: Port, cases: Sequence[CaseEntry], progress: Progress, watch: Watch | None
+        self,
+        before: Run,
+        port: Port,
+        cases: Sequence[CaseEntry],
+        progress: Progress,
+        watch: Watch,
+        modes: tuple[str, ...],
     ) -> Run:
         """The run with its results, and what they were made of and with."""
         precision, declared, ask = before.precision, before.declared, self.question
-        modes = ask.modes if watch is None else ("replay",)
         source, cases = self.source(precision, declared), covered(cases, port, declared)
         results: list[TapResult] = []
 
@@ -226,7 +233,7 @@ class Checker:
             results.append(result)
             progress.advance(f"{result.tap} in {result.case}, {result.mode}")
 
-        judgement = Judgement(ask.limit(precision), declared, keep, watch or unseen, ask.limit)
+        judgement = Judgement(ask.limit(precision), declared, keep, watch, ask.limit)
         sessions = [
             session
             for case in cases

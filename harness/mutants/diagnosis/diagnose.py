@@ -12,7 +12,15 @@ from harness.golden import CaseEntry
 from harness.mutants.diagnosis.answer import Answer, Explanation, Ranked
 from harness.mutants.diagnosis.evidence import about_the_kind, about_the_port
 from harness.mutants.diagnosis.lines import right_line
-from harness.mutants.diagnosis.observe import COMFORTABLE, observe, plan, representatives, telling, wrong_kinds
+from harness.mutants.diagnosis.observe import (
+    Ran,
+    Watched,
+    first_cases,
+    observe,
+    plan,
+    telling,
+    wrong_kinds,
+)
 from harness.mutants.diagnosis.prediction import Predictor
 from harness.mutants.diagnosis.replay import FAULTY, StageReplay
 from harness.mutants.diagnosis.search import NEAR, Search
@@ -71,14 +79,14 @@ def diagnose(checker: Checker, spec: str, progress: Progress = SILENT) -> Diagno
     Raises:
         PortError: the port breaks its contract, so that there is nothing to compare.
     """
-    report = checked(checker, progress)
+    report, ran = checked(checker, progress)
     precision = telling(report.results)
     if precision is None:
         return _document(checker, spec, report, None, (), ())
 
     @functools.cache
     def looked_at(precision: str) -> tuple[ReplayedPort, Search]:
-        port = replayed_again(checker, report, precision, progress=progress)
+        port = replayed_again(checker, report, precision, progress=progress, ran=ran.get(precision))
         return port, searching(port)
 
     port, search = looked_at(precision)
@@ -96,8 +104,10 @@ def diagnose(checker: Checker, spec: str, progress: Progress = SILENT) -> Diagno
     return _document(checker, spec, report, precision, tuple(c.name for c in port.cases), tuple(operations))
 
 
-def checked(checker: Checker, progress: Progress = SILENT) -> Report:
+def checked(checker: Checker, progress: Progress = SILENT) -> tuple[Report, dict[str, Ran]]:
     """A few telling cases first; all of them where replay finds nothing wrong in those.
+
+    Beside the report, by precision: the latest run, and what was seen of all of them.
 
     Raises:
         PortError: a tap is missing, extra, or of another shape or dtype, and nothing else is wrong.
@@ -105,26 +115,16 @@ def checked(checker: Checker, progress: Progress = SILENT) -> Report:
     first = first_cases(checker.cases)
     rest = [case for case in checker.cases if case not in first]
     runs: list[Run] = []
+    watched = {precision: Watched() for precision in checker.question.precisions}
     for cases in filter(None, (first, rest)):
-        runs += [checker.run(precision, cases, progress) for precision in checker.question.precisions]
+        runs += [checker.run(p, cases, progress, watch=watched[p]) for p in watched]
         report = checker.report(runs)
         if telling(report.results) is not None:
             break  # what could be compared is named beside what could not
         _refuse_uncompared(report)
     if not report.results:
         raise nothing_compared(report)
-    return report
-
-
-def first_cases(cases: Sequence[CaseEntry]) -> tuple[CaseEntry, ...]:
-    """A single token, two short prompts, and what else has another sort of call; of those with every operation.
-
-    All cases where there are none.
-    """
-    plain = [c for c in cases if c.complete and c.shape[0] == 1 and not c.cached]
-    full = sorted(plain, key=lambda c: c.shape[1])
-    prompts = [c for c in full if c.shape[1] >= COMFORTABLE] or full[1:]
-    return tuple(dict.fromkeys((*full[:1], *prompts[:2], *representatives(cases)))) or tuple(cases)
+    return report, {run.precision: (run, watched[run.precision]) for run in runs if run.precision in watched}
 
 
 def replayed_again(
@@ -133,19 +133,21 @@ def replayed_again(
     precision: str,
     most: int | None = None,
     progress: Progress = SILENT,
+    ran: Ran | None = None,
 ) -> ReplayedPort:
-    """The port once more, on the cases and layers that are to be looked at.
+    """What the port did on the cases and layers that are to be looked at; it is run once more, where need be.
 
     Args:
         most: tokens of a case; None is whatever there is.
+        ran: as for `observe`.
     """
     replayed = [r for r in report.results if (r.precision, r.mode) == (precision, "replay")]
     cases = [c for c in checker.cases if most is None or c.shape[1] <= most]
     arch, names = architecture_of(checker.config), {c.name for c in cases}
     sorts = tuple(zip(arch.windows, arch.ropes, map(arch.is_sparse, range(arch.layers)), strict=True))
     chosen = plan([r for r in replayed if r.case in names], cases, checker.golden.manifest.taps, sorts)
-    progress.begin(f"{precision}: the port once more, in {len(chosen.stages)} stages")
-    declared, replays = observe(checker, precision, chosen)
+    progress.begin(f"{precision}: the port, in {len(chosen.stages)} stages")
+    declared, replays = observe(checker, precision, chosen, ran)
     return ReplayedPort(checker, report, declared, precision, replays, chosen.cases)
 
 

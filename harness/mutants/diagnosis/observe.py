@@ -1,4 +1,5 @@
-"""Which precision, cases and layers are looked at, and the port's values there: a second replay, of those alone.
+"""Which precision, cases and layers are looked at, and the port's values there: those of the check, where they are
+few, or of a second replay.
 
 In float64 a right port and a wrong one are furthest apart. A port that hard-codes float32 is wrong in float64
 wherever it does so, by float32's own rounding. That is no bug of its formula, so that such a port is looked at in
@@ -8,7 +9,7 @@ float32.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -22,6 +23,7 @@ from harness.results import TapResult
 from harness.run.check import Checker
 from harness.run.comparing import Compared
 from harness.run.port import Declarations
+from harness.run.reporting import Run
 from harness.taps import Tap, kind_of
 from harness.tolerances import PRECISIONS
 
@@ -31,6 +33,8 @@ COMFORTABLE, MOST_TOKENS = 8, 64
 EACH = 3
 # Twenty times float32's unit roundoff: what a few operations in float32 leave.
 FLOAT32_SIZED = 20 * 2.0**-24
+# Of a run that compares no more than this many bytes all are kept: what is to be looked at again is there already.
+MOST_WATCHED = 128 * 2**20
 
 
 def wrong_kinds(results: Sequence[TapResult], precision: str) -> tuple[str, ...]:
@@ -82,6 +86,17 @@ def representatives(cases: Sequence[CaseEntry]) -> tuple[CaseEntry, ...]:
             chosen.append(case)
             times.update(sorts(case))
     return tuple(chosen)
+
+
+def first_cases(cases: Sequence[CaseEntry]) -> tuple[CaseEntry, ...]:
+    """A single token, two short prompts, and what else has another sort of call; of those with every operation.
+
+    All cases where there are none.
+    """
+    plain = [c for c in cases if c.complete and c.shape[0] == 1 and not c.cached]
+    full = sorted(plain, key=lambda c: c.shape[1])
+    prompts = [c for c in full if c.shape[1] >= COMFORTABLE] or full[1:]
+    return tuple(dict.fromkeys((*full[:1], *prompts[:2], *representatives(cases)))) or tuple(cases)
 
 
 @dataclass(frozen=True)
@@ -155,20 +170,58 @@ def _stages(wrong: Sequence[TapResult], taps: Sequence[Tap], layers: Sequence[Ha
     return tuple(stage for stage in order if stage in chosen | ends(clean))
 
 
-def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Declarations, tuple[StageReplay, ...]]:
-    """Replay the port on the chosen cases, and keep what it computes in the chosen stages.
+class Watched:
+    """What comparisons in replay were made of, where that is little.
+
+    Args:
+        most: bytes; None is any number.
+        stages: of which; none means all.
+
+    Attributes:
+        whole: nothing was left out.
+    """
+
+    def __init__(self, most: int | None = MOST_WATCHED, stages: Collection[str] = ()) -> None:
+        self._most, self._stages, self._bytes = most, stages, 0
+        self._kept: dict[tuple[str, str], dict[str, list[Compared]]] = {}
+        self.whole = True
+
+    def __call__(self, compared: Compared) -> None:
+        """Shown one; of a cache there is one for each call."""
+        stage = stage_of(compared.tap)
+        if compared.mode != "replay" or not self.whole or (self._stages and stage not in self._stages):
+            return
+        self._bytes += compared.actual.nbytes + compared.truth.nbytes
+        if self._most is not None and self._bytes > self._most:
+            self.whole = False
+            self._kept.clear()
+            return
+        by_kind = self._kept.setdefault((stage, compared.case.name), {})
+        by_kind.setdefault(compared.tap.kind, []).append(compared)
+
+    def at(self, stage: str, case: CaseEntry) -> Mapping[str, Sequence[Compared]]:
+        """Those of a stage of a case, by kind."""
+        return self._kept.get((stage, case.name), {})
+
+
+Ran = tuple[Run, Watched]  # a run, and what was seen of it
+
+
+def observe(
+    checker: Checker, precision: str, chosen: Plan, ran: Ran | None = None
+) -> tuple[Declarations, tuple[StageReplay, ...]]:
+    """What the port computes in the chosen stages of the chosen cases, where every tap is replaced by its golden.
+
+    Args:
+        ran: a run of them at this precision, and what was seen of it; without it the port is run once more.
 
     Returns:
         What the port declares; and the replays, stage by stage, within a stage in the order of the plan's cases.
     """
-    kept: dict[tuple[str, str], dict[str, list[Compared]]] = {}
-
-    def watch(compared: Compared) -> None:
-        place = stage_of(compared.tap), compared.case.name
-        if place[0] in chosen.stages:
-            kept.setdefault(place, {}).setdefault(compared.tap.kind, []).append(compared)
-
-    run = checker.run(precision, chosen.cases, watch=watch)
+    if ran is None or not ran[1].whole:
+        watched = Watched(most=None, stages=chosen.stages)
+        ran = checker.run(precision, chosen.cases, watch=watched, modes=("replay",)), watched
+    run, watched = ran
     order = [tap.kind for tap in checker.golden.manifest.taps]
     layers = {tap.stage for tap in checker.golden.manifest.taps if tap.stage}
     return run.declared, tuple(
@@ -179,7 +232,7 @@ def observe(checker: Checker, precision: str, chosen: Plan) -> tuple[Declaration
         )
         for stage in chosen.stages
         for case in chosen.cases
-        if (seen := kept.get((stage, case.name))) and _has_golden_inputs(case, stage, len(layers))
+        if (seen := watched.at(stage, case)) and _has_golden_inputs(case, stage, len(layers))
     )
 
 

@@ -6,14 +6,16 @@ import functools
 import shlex
 from dataclasses import replace
 
+import jax
 import pytest
 
 from harness import embedded
 from harness.errors import PortError
 from harness.mutants.catalogue import CATALOGUE
 from harness.mutants.diagnosis import search
-from harness.mutants.diagnosis.diagnose import diagnose, first_cases
+from harness.mutants.diagnosis.diagnose import diagnose
 from harness.mutants.diagnosis.hint import hint
+from harness.mutants.diagnosis.observe import first_cases
 from harness.mutants.planting import loader
 from harness.report.diagnosis import verdict_line
 from harness.run import check as checking
@@ -25,7 +27,7 @@ from tests.second_port.bugs import BUGS, BY_NAME, Bug, both, neighbours, scaled_
 from tests.second_port.fresh_bugs import FRESH
 from tests.second_port.port import SecondPort
 
-CASES = ("hello", "one-to-five", "multi-token")
+CASES = ("hello", "the", "multi-token")  # two lengths to compile
 QUESTION = Question(precisions=("float64",), modes=("replay",), cases=CASES)
 AS_ASKED = shlex.join(["--precision", "float64", *(word for case in CASES for word in ("--case", case))])
 # Of every family one, those with another value, another layer, one tensor alone, and two at once.
@@ -71,9 +73,10 @@ def test_a_value_that_is_fitted_to_what_is_near_rounding_is_no_name(golden_path,
     """A variance over N - 1 scales by 1 %: in bfloat16 some offset of the norm's weight is as good."""
     question = replace(QUESTION, precisions=("bfloat16",), cases=("hello", "multi-token"))
     load = BY_NAME["norm_unbiased"].load
-    assert not any(operation.named for operation in diagnosis(load, golden_path, checkpoint, question).operations)
-    monkeypatch.setattr(search, "TELLING", 0.0)
-    named = [operation.named for operation in diagnosis(load, golden_path, checkpoint, question).operations]
+    with Checker(golden_path, checkpoint, "second", question, load=load, inspect=False) as checker:
+        assert not any(operation.named for operation in diagnose(checker, "second").operations)
+        monkeypatch.setattr(search, "TELLING", 0.0)
+        named = [operation.named for operation in diagnose(checker, "second").operations]
     assert any(named), "without the rule it has a name that is not its own"
 
 
@@ -215,28 +218,36 @@ def test_the_evidence_has_figures(name, sentence):
     assert sentence in texts(operation)
 
 
-def hinted(golden_path, checkpoint, spec, load, question=QUESTION):
+def hinted(golden_path, checkpoint, spec, load, question=QUESTION, inspect=False):
     """What a check ends with."""
-    with Checker(golden_path, checkpoint, spec, question, load=load) as checker:
+    with Checker(golden_path, checkpoint, spec, question, load=load, inspect=inspect) as checker:
         return hint(checker, checked(checker))
 
 
-def test_what_a_check_ends_with_opens_verifies_and_loads_nothing_again(golden_path, checkpoint, monkeypatch):
+@pytest.fixture(scope="module")
+def ended(golden_path, checkpoint):
+    """What a check of a port with a known bug ends with; and what was done for it, in order."""
     done = []
-    for name in ("open_golden", "preflight"):
-        own = getattr(checking, name)
-        monkeypatch.setattr(checking, name, lambda *args, own=own, name=name: (done.append(name), own(*args))[1])
 
     def load(*args):
         done.append("load")
         return BY_NAME["rope_neighbours"].load(*args)
 
-    assert hinted(golden_path, checkpoint, "second", load).startswith("rope_interleaved: ")
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_rank_promotion("allow"):
+        for name in ("open_golden", "preflight"):
+            own = getattr(checking, name)
+            patch.setattr(checking, name, lambda *args, own=own, name=name: (done.append(name), own(*args))[1])
+        return hinted(golden_path, checkpoint, "second", load, inspect=True), done
+
+
+def test_what_a_check_ends_with_opens_verifies_and_loads_nothing_again(ended):
+    line, done = ended
+    assert line.startswith("rope_interleaved: ")
     assert done == ["open_golden", "preflight", "load"]
 
 
-def test_a_check_ends_with_what_the_bug_looks_like(golden_path, checkpoint):
-    line = hinted(golden_path, checkpoint, "second", BY_NAME["rope_neighbours"].load)
+def test_a_check_ends_with_what_the_bug_looks_like(ended):
+    line, _ = ended
     assert line.startswith("rope_interleaved: this port reproduces that bug to ")
     assert line.endswith(f"`goldens diagnose {AS_ASKED} --port second` says more")
 
@@ -248,10 +259,14 @@ def test_a_check_whose_bug_is_not_in_the_catalogue_as_it_is_ends_with_the_comman
     assert command.startswith(f"`goldens diagnose {AS_ASKED} --port second` tries other values")
 
 
+BRIEF = replace(QUESTION, cases=("hello",))
+AS_BRIEF = shlex.join(["--precision", "float64", "--case", "hello"])
+
+
 def test_a_model_that_is_large_gets_the_command_alone(golden_path, checkpoint, monkeypatch):
     monkeypatch.setattr("harness.mutants.diagnosis.hint.MOST_PARAMETERS", 1000)
-    line = hinted(golden_path, checkpoint, "second", BY_NAME["rope_neighbours"].load)
-    assert line == f"`goldens diagnose {AS_ASKED} --port second` looks for the bug that does the same"
+    line = hinted(golden_path, checkpoint, "second", BY_NAME["head_scaled_16"].load, BRIEF)
+    assert line == f"`goldens diagnose {AS_BRIEF} --port second` looks for the bug that does the same"
 
 
 def test_the_command_at_the_end_names_golden_and_weights_that_are_not_the_embedded_ones(
@@ -260,8 +275,8 @@ def test_the_command_at_the_end_names_golden_and_weights_that_are_not_the_embedd
     monkeypatch.setattr("harness.mutants.diagnosis.hint.MOST_PARAMETERS", 1000)
     moved = tmp_path / "my golden.h5"
     moved.symlink_to(golden_path)
-    line = hinted(moved, checkpoint, "second", BY_NAME["rope_neighbours"].load)
-    assert line.startswith(f"`goldens diagnose '{moved}' --weights {checkpoint} {AS_ASKED} --port second`")
+    line = hinted(moved, checkpoint, "second", BY_NAME["head_scaled_16"].load, BRIEF)
+    assert line.startswith(f"`goldens diagnose '{moved}' --weights {checkpoint} {AS_BRIEF} --port second`")
 
 
 def test_a_check_that_matches_ends_without_a_diagnosis(golden_path, checkpoint):
