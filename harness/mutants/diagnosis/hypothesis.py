@@ -117,9 +117,8 @@ def match(
         if predicted[kind].shape != seen.actual.shape:
             unexplained.add(kind)
             continue
-        distance = seen.to(predicted[kind], None if exactly is None else exactly.get(kind))
         # Two that are right may round in opposite directions: a miss is where one of them is wrong.
-        wrong = seen.from_golden.beyond | seen.instead(predicted[kind]).from_golden.beyond
+        distance, wrong = seen.against(predicted[kind], None if exactly is None else exactly.get(kind))
         missed = replay.sorts(kind, distance.beyond & wrong)
         asked = sorts[kind] if sorts and kind in sorts else missed
         if missed - asked:

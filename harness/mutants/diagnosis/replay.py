@@ -21,7 +21,7 @@ from harness.metrics import PerPosition
 from harness.mutants.bench import EMBED, HEAD
 from harness.run.comparing import Compared
 from harness.taps import CACHE_KINDS, Tap
-from harness.tolerances import Limit
+from harness.tolerances import Allowed, Limit
 
 FAULTY = ("introduced", "nonfinite")  # verdicts of what is wrong on golden inputs
 
@@ -104,26 +104,59 @@ class Observation:
             exactly: the same in float64. What separates the two is the mutant's own rounding, as PyTorch's is the
                 golden's: it counts as 1 as well.
         """
-        actual, expected = _finite_sides(self.actual, predicted)
-        counted, axis = self.compared.scope.counted, self.tap.position_axis
-        error = metrics.errors(actual, expected, axis, counted)
-        scale_rms, scale_max = metrics.per_position(self.truth, axis)
+        return self._between(self.actual, predicted, exactly)
+
+    def against(
+        self, predicted: Num[np.ndarray, "..."], exactly: Num[np.ndarray, "..."] | None = None
+    ) -> tuple[Distance, Bool[np.ndarray, "batch position"]]:
+        """The distance from what a mutant computes, as `to`; and where either of them is wrong.
+
+        Most mutants leave most taps as they are: what the first one made of this tap is looked at once.
+        """
+        if exactly is None and self._first and np.array_equal(self._first[0][0], predicted):
+            return self._first[0][1]
+        wrong = self.from_golden.beyond | self._between(predicted, self.truth).beyond
+        found = self.to(predicted, exactly), wrong
+        if exactly is None and not self._first:
+            self._first.append((predicted, found))
+        return found
+
+    def _between(
+        self,
+        actual: Num[np.ndarray, "..."],
+        predicted: Num[np.ndarray, "..."],
+        exactly: Num[np.ndarray, "..."] | None = None,
+    ) -> Distance:
+        """How far the one is from the other."""
+        actual, expected = _finite_sides(actual, predicted)
+        axis = self.tap.position_axis
+        error = metrics.errors(actual, expected, axis, self.compared.scope.counted)
+        scale_rms, scale_max = self._scales
         own = _widened(self.compared.noise, predicted, exactly, axis)
         unit = metrics.UNIT_ROUNDOFF[self.compared.rounding or self.precision]
         scales = np.maximum(error.scale_rms, scale_rms), np.maximum(error.scale_max, scale_max)
         rms, largest, _ = multiples(error, own, scales, unit)
-        allowed = self.limit.of(self.compared.noise, counted)
         per_row = error.rms.size and expected.size / error.rms.size
         return Distance(
             rms_each=rms,
-            max_each=largest / allowed.max,
+            max_each=largest / self._allowed.max,
             square_each=np.square(error.rms) * per_row,
-            beyond=allowed.beyond(rms, largest),
+            beyond=self._allowed.beyond(rms, largest),
         )
 
-    def instead(self, predicted: Num[np.ndarray, "..."]) -> Observation:
-        """The same with other values in place of the port's."""
-        return Observation(replace(self.compared, actual=predicted), self.precision, self.limit)
+    @cached_property
+    def _first(self) -> list[tuple[np.ndarray, tuple[Distance, np.ndarray]]]:
+        """What was predicted first, and what came of it."""
+        return []
+
+    @cached_property
+    def _scales(self) -> tuple[PerPosition, PerPosition]:
+        """The golden's size, rms and max."""
+        return metrics.per_position(self.truth, self.tap.position_axis)
+
+    @cached_property
+    def _allowed(self) -> Allowed:
+        return self.limit.of(self.compared.noise, self.compared.scope.counted)
 
     def part(self, tokens: slice) -> Observation:
         """The same at some of its tokens."""
