@@ -116,11 +116,15 @@ def parameter_of(
         read: gives a parameter by its name, as it is stored.
         name: `weight` or `bias`.
     """
-    sparse, family = arch.is_sparse(index), family.of(arch)
-    tensor = read(f"{family.layers}.{index}.{family.paths(sparse)[kind]}.{name}")
-    if kind not in outputs(arch, sparse):
+    tensor = read(parameter_name(family, arch, kind, index, name))
+    if kind not in outputs(arch, arch.is_sparse(index)):
         return tensor
     return part_of(family, arch, kind, tensor.T if tensor.ndim == 2 and family.stored_transposed else tensor)
+
+
+def parameter_name(family: Family, arch: Architecture, kind: str, index: int, name: str = "weight") -> str:
+    """What the parameter of a layer that makes a kind of tap is called; it may make others as well."""
+    return f"{family.layers}.{index}.{family.of(arch).paths(arch.is_sparse(index))[kind]}.{name}"
 
 
 def part_of(family: Family, arch: Architecture, kind: str, tensor: Tensor) -> Tensor:
@@ -199,11 +203,16 @@ def expert_parameter(
         part: one of `PARTS`.
         name: `weight` or `bias`.
     """
-    last = f"{DOWN if part == 'down' else GATE_UP}{'_bias' if name == 'bias' else ''}"
-    tensor = read(f"{family.layers}.{index}.{family.sparse['experts_out']}.{last}")
+    tensor = read(expert_name(family, part, index, name))
     if name == "weight" and family.experts_transposed:
         tensor = tensor.swapaxes(1, 2)
     return tensor[:, part_rows(family, part, tensor.shape[1])]
+
+
+def expert_name(family: Family, part: str, index: int, name: str = "weight") -> str:
+    """What the parameter of a layer is called that has a part of its experts."""
+    last = f"{DOWN if part == 'down' else GATE_UP}{'_bias' if name == 'bias' else ''}"
+    return f"{family.layers}.{index}.{family.sparse['experts_out']}.{last}"
 
 
 def part_rows(family: Family, part: str, outputs: int) -> slice:

@@ -6,7 +6,8 @@ several calls. The right decoder goes through the same batches, and an audit is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -58,8 +59,15 @@ class CaseBatch:
     spans: tuple[slice, ...]
     cached: bool = False
 
-    def inputs(self, call: int) -> tuple[Array, Array, Array]:
-        """Token ids and positions of one call, and the mask: of all slots that a cache has by then."""
+    @functools.cached_property
+    def inputs(self) -> Callable[[int], tuple[Array, Array, Array]]:
+        """By call, token ids and positions, and the mask: of all slots that a cache has by then.
+
+        They are on the device once for all mutants.
+        """
+        return functools.cache(self._inputs)
+
+    def _inputs(self, call: int) -> tuple[Array, Array, Array]:
         span = self.spans[call]
         ids, positions = (jax.device_put(array[:, span]) for array in (self.input_ids, self.positions))
         return ids, positions, filled(self.mask, span) if self.cached else jax.device_put(self.mask)

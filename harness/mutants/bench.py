@@ -129,15 +129,17 @@ class Bench:
         """
         exact = functools.partial(at_exact_lengths, lengths=lengths)
         given = (self._checkpoint, self.config, self.dtype)
-        return decoder_with(changes, *given, by_layer or {}, self._operations, exact)
+        return decoder_with(changes, *given, by_layer or {}, self._operations, exact, self.arch)
 
     def parameters(self, decoder: Decoder, stage: str) -> Any:
         """The parameters of a stage; each that is the right decoder's is that very object."""
         if stage not in self._parameters:
             self._parameters[stage] = _read(self.right, stage)
         right = self._parameters[stage]
-        alike = type(decoder.weights) is Weights and _with_parameters_of(self.arch, decoder.arch) == self.arch
-        return right if alike else _shared(_read(decoder, stage), right)
+        alike = _with_parameters_of(self.arch, decoder.arch) == self.arch
+        if alike and type(decoder.weights) is Weights:
+            return right
+        return _shared(_read(decoder, stage, right if alike else None), right)
 
     def run(
         self,
@@ -259,11 +261,12 @@ def _with_parameters_of(right: Architecture, arch: Architecture) -> Architecture
     return replace(arch, **{name: getattr(right, name) for name in ARITHMETIC}, **norms)
 
 
-def _read(decoder: Decoder, stage: str) -> Any:
+def _read(decoder: Decoder, stage: str, right: Any = None) -> Any:
+    """A stage's parameters; of a layer each that the decoder has of the checkpoint as it is may be known."""
     if stage == EMBED:
         return decoder.embedding()
     index = layer_of(stage)
-    return decoder.head_parameters(decoder.embedding()) if index is None else decoder.state(index)
+    return decoder.head_parameters(decoder.embedding()) if index is None else decoder.state(index, right)
 
 
 def _shared(own: Any, right: Any) -> Any:
@@ -275,4 +278,6 @@ def _shared(own: Any, right: Any) -> Any:
 
 def _same(mine: Array | np.ndarray, theirs: Array | np.ndarray) -> bool:
     """Bit for bit, but for the sign of 0."""
+    if mine is theirs:
+        return True
     return mine.shape == theirs.shape and mine.dtype == theirs.dtype and np.array_equal(mine, theirs)

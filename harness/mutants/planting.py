@@ -136,6 +136,10 @@ class ChangedWeights(Weights):
     ) -> Float[np.ndarray, "..."]:
         return self._read(name)[rows].astype(dtype or self.dtype)
 
+    def differs(self, name: str) -> bool:
+        loaded, stored = self._read(name), self.checkpoint.read(name)
+        return loaded is not stored and loaded.__array_interface__ != stored.__array_interface__
+
 
 def load_mutants(
     mutants: Sequence[Mutant], checkpoint: Path, config: Config, dtype: jnp.dtype
@@ -174,6 +178,7 @@ def decoder_with(
     by_layer: Mapping[int, Sequence[Change]] = MappingProxyType({}),
     operations_of: Callable[[Architecture], Operations] = one_by_one_of,
     wrapped: Callable[[Operations], Operations] = lambda operations: operations,
+    right: Architecture | None = None,
 ) -> Decoder:
     """The built-in decoder with these changes; those of how it is called are the caller's.
 
@@ -181,14 +186,15 @@ def decoder_with(
         by_layer: changes of operations in some layers alone.
         operations_of: the right ones of an architecture.
         wrapped: what is done to operations once the changes are made.
+        right: what the config describes, where that is known already.
 
     Raises:
         CheckpointError: a changed config or parameter that the decoder does not compute.
     """
-    right = architecture_of(config)
+    right, given = right or architecture_of(config), config
     for change in changes:
         config = config_after(change, config)
-    arch = with_options(architecture_of(config), changes)
+    arch = with_options(right if config is given else architecture_of(config), changes)
     of_weights = [change for change in changes if isinstance(change, WeightChange)]
     weights = ChangedWeights(checkpoint, dtype, of_weights, right) if of_weights else Weights(checkpoint, dtype)
     operations = planted(operations_of(arch), changes)

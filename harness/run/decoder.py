@@ -206,9 +206,13 @@ class Decoder:
         """The embedding's parameters."""
         return self._kept("embedding", lambda: Embedding(self._named.model("embed"), self._learned_positions()))
 
-    def state(self, index: int) -> nnx.State:
-        """The parameters of one layer."""
-        return self._kept(index, lambda: self._named.layer(index, self._abstract[index]))
+    def state(self, index: int, known: nnx.State | None = None) -> nnx.State:
+        """The parameters of one layer.
+
+        Args:
+            known: those of the checkpoint as it is, where another decoder has read them.
+        """
+        return self._kept(index, lambda: self._named.layer(index, self._abstract[index], known=known))
 
     def head_parameters(self, embedding: Embedding) -> tuple[Pair, Pair]:
         """Weight and bias of the last norm and of the head, which may be the embedding's."""

@@ -19,11 +19,13 @@ from harness.families.graph import kinds_of
 from harness.families.options import Architecture
 from harness.families.parameters import (
     CORRECTION,
+    expert_name,
     expert_parameter,
     experts_of,
     inputs,
     norms,
     outputs,
+    parameter_name,
     parameter_of,
 )
 from harness.run.devices import Spread
@@ -117,6 +119,10 @@ class Weights:
             tensor = np.asarray(read(name))[rows]
         return _aligned(tensor, jnp.dtype(dtype or self.dtype))
 
+    def differs(self, name: str) -> bool:
+        """Whether a parameter is another one than the checkpoint's."""
+        return False
+
 
 def _aligned(tensor: Num[np.ndarray, "..."], dtype: jnp.dtype) -> Float[np.ndarray, "..."]:
     """A tensor at a dtype, lying where XLA takes it as it is: anything else JAX copies once more."""
@@ -191,17 +197,25 @@ class Named:
     def __init__(self, weights: Weights, family: Family, arch: Architecture, spread: Spread) -> None:
         self._weights, self._family, self._arch, self._spread = weights, family, arch, spread
 
-    def layer(self, index: int, abstract: nnx.State, turned: bool = True) -> nnx.State:
+    def layer(
+        self, index: int, abstract: nnx.State, turned: bool = True, known: nnx.State | None = None
+    ) -> nnx.State:
         """The parameters of one layer, in the form of `abstract` (the shapes of a `DecoderLayer`).
 
         Args:
             turned: kernels are [input, output], as in `abstract`; else as for `AsStored`, on one device.
+            known: those of the checkpoint as it is: each that these weights leave so is not read again.
 
         Raises:
             CheckpointError: a parameter is missing, or has another shape than the config says.
         """
-        flat = nnx.to_flat_state(abstract)
-        read = [(path, leaf.replace(self._of(path, leaf, index, turned))) for path, leaf in flat]
+        theirs = {} if known is None else dict(nnx.to_flat_state(known))
+        read = [
+            (path, leaf.replace(self._of(path, leaf, index, turned)))
+            if path not in theirs or self._weights.differs(self._name(path, index))
+            else (path, theirs[path])
+            for path, leaf in nnx.to_flat_state(abstract)
+        ]
         return nnx.from_flat_state(read)
 
     def model(self, kind: str, name: str = "weight") -> Array:
@@ -212,6 +226,14 @@ class Named:
         """Some rows of a parameter outside the layers, on one device."""
         return jax.device_put(self._weights.read(f"{self._family.model[kind]}.{name}", rows))
 
+    def _name(self, path: tuple[str, ...], index: int) -> str:
+        """The name in the checkpoint of what belongs at a path."""
+        kind, name = path[0], "bias" if path[-1] == "bias" else "weight"
+        if kind.startswith("experts_"):
+            return expert_name(self._family, kind.removeprefix("experts_"), index, name)
+        kind, name = OWN_NAMES.get(kind, (kind, name))
+        return parameter_name(self._family, self._arch, kind, index, name)
+
     def _of(self, path: tuple[str, ...], leaf: Any, index: int, turned: bool) -> Array:
         """What belongs at a path."""
         kind, name, shape = path[0], "bias" if path[-1] == "bias" else "weight", leaf.get_value().shape
@@ -219,9 +241,8 @@ class Named:
         if kind.startswith("experts_"):
             tensor = expert_parameter(self._family, read, kind.removeprefix("experts_"), index, name)
         elif kind in OWN_NAMES:
-            at, name = OWN_NAMES[kind]
-            of_file = f"{self._family.layers}.{index}.{paths[at]}.{name}"
-            tensor = self._weights.read(of_file, dtype=leaf.get_value().dtype)
+            name = OWN_NAMES[kind][1]
+            tensor = self._weights.read(self._name(path, index), dtype=leaf.get_value().dtype)
         else:
             tensor = parameter_of(self._family, self._arch, read, kind, index, name)
         as_meant = tensor.mT if path[-1] == "kernel" else tensor
