@@ -112,4 +112,10 @@ def attend(config, parts: Parts, tap, block: Block, x, sight: Sight):
 
 def tap_heads(tap, name, value):
     """Tap a [B, H, S, D] as the [B, S, H, D] that the golden has."""
-    return tap(name, value.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+    return turned(tap(name, turned(value)))
+
+
+@jax.jit
+def turned(value):
+    """[B, H, S, D] <-> [B, S, H, D]."""
+    return value.transpose(0, 2, 1, 3)

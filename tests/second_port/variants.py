@@ -13,7 +13,7 @@ from harness.run.adapters import FunctionPort, To
 from harness.run.tapping import Tapped
 from tests.second_port import parts as right
 from tests.second_port.parameters import read
-from tests.second_port.parts import PARTS, at_least_float32
+from tests.second_port.parts import PARTS, at_least_float32, primitive
 from tests.second_port.port import CACHE, KINDS, SecondPort, Sight, run_layer, tap_heads
 
 
@@ -211,7 +211,7 @@ def gathered(table, ids):
 
 
 VARIANTS = (
-    Variant("eager"),
+    Variant("eager", vars(primitive(PARTS))),
     Variant("jit", port=Compiled),
     Variant("scan over layers", port=Scanned),
     Variant("jax.nn.dot_product_attention", port=Fused, lift=True),
