@@ -67,7 +67,7 @@ def replayed(golden_path, checkpoint) -> Run:
     def run(name: str, precision: str, cases: tuple[str, ...]) -> Report:
         question = Question(precisions=(precision,), modes=("replay",), cases=cases)
         load = loader(BY_ID.get(name, RIGHT))
-        with Checker(golden_path, checkpoint, "mutant", question, load=load) as checker:
+        with Checker(golden_path, checkpoint, "mutant", question, load=load, inspect=False) as checker:
             return checker.report([checker.run(precision)])
 
     return run
