@@ -74,9 +74,11 @@ def _attention(layer: Layer, x: Hidden, past: Past | None) -> tuple[Hidden, Past
         k = tap("cache_k", ops.write_k(past.held["cache_k"], k, past.filled))
         v = tap("cache_v", ops.write_v(past.held["cache_v"], v, past.filled))
         past = Past({"cache_k": k, "cache_v": v}, past.filled)
-    groups, sinks = arch.heads // arch.kv_heads, () if layer.own.sinks is None else (layer.own.sinks[...],)
+    groups, sinks = arch.heads // arch.kv_heads, layer.vector("sinks")
     scores = ops.score_cap(ops.scores(q, ops.repeat_k(k, groups)))  # [B, Q, S, T]
-    probs = tap("probs", ops.probabilities(scores, layer.allowed(x.shape[1], past), *sinks))
+    probs = tap(
+        "probs", ops.probabilities(scores, layer.allowed(x.shape[1], past), *(() if sinks is None else (sinks,)))
+    )
     context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))  # [B, S, Q, D]
     return tap("attn_out", layer.linear("attn_out", ops.join_heads(context))), past
 

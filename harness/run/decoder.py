@@ -35,7 +35,7 @@ from harness.run.operations import Hidden, Operations
 from harness.run.padding import at_few_lengths, is_small, is_tracing
 from harness.run.port import Call
 from harness.run.stages import Embedding, Pair, Stages, head_parts, is_large, looked_up, stages, within
-from harness.run.tapping import TapFunction, no_tap, whole
+from harness.run.tapping import TapFunction, is_session, no_tap, whole
 from harness.run.weights import AsStored, Kept, Named, Weights, ZeroWeights, skeleton
 
 Logits = Float[Array, "batch position vocab"]
@@ -64,10 +64,10 @@ class Decoder:
         self.ops = operations_of(arch) if operations is None else operations
         self._named = Named(weights, family_named(arch.family), arch, self._spread)
         self._places = places(arch, self.ops)
-        self._abstract = [skeleton(arch, weights.dtype, arch.is_sparse(n))[1] for n in range(arch.layers)]
+        self._abstract = [skeleton(arch, weights.dtype, arch.is_sparse(n)) for n in range(arch.layers)]
         self._kept = Kept()
-        self._quick = stages(arch, weights.dtype, self.ops, quick=True)
-        self._well = stages(arch, weights.dtype, self.ops, quick=False)
+        self._quick = stages(arch, self.ops, quick=True)
+        self._well = stages(arch, self.ops, quick=False)
 
     also = ("expert_out",)
 
@@ -251,7 +251,8 @@ class Decoder:
         return self._for(call).head(call.tap, "", of_norm, of_head, x)
 
     def _for(self, call: Call) -> Stages:
-        return self._quick if is_small(self.arch, call) else self._well
+        compiled = call.tap is no_tap or is_session(call.tap)
+        return self._quick if compiled and is_small(self.arch, call) else self._well
 
 
 def _cut(logits: Logits, length: int) -> Logits:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from harness.families.frequencies import both, is_beyond
@@ -15,7 +16,7 @@ from harness.families.options import Architecture, Norm, Rope
 from harness.run.cache import Past
 from harness.run.operations import NO_WINDOW, Heads, Operations
 from harness.run.tapping import TapFunction
-from harness.run.weights import DecoderLayer
+from harness.run.weights import arrays_of
 
 Ids = Int[Array, "batch position"]
 Mask = Bool[Array, "batch key"]
@@ -74,7 +75,7 @@ class Layer:
     ops: Operations
     sparse: bool
     tap: TapFunction
-    own: DecoderLayer
+    own: nnx.State
     positions: Ids
     mask: Mask
     place: Place
@@ -103,8 +104,11 @@ class Layer:
 
     def parameters(self, kind: str) -> tuple[Array, Array | None]:
         """What a kind of tap is made with: a matrix or the weight of a norm, and a bias where there is one."""
-        own: tuple[Array, Array | None] = getattr(self.own, kind).arrays
-        return own
+        return arrays_of(self.own, kind)
+
+    def vector(self, name: str) -> Array | None:
+        """A parameter by itself, `sinks` or `router_scores`; None where the layer has none."""
+        return self.own[name].get_value() if name in self.own else None
 
     def linear(self, kind: str, x: Array) -> Array:
         """What the projection that makes a kind of tap makes of an array."""

@@ -202,8 +202,9 @@ def _routing(layer: Layer, tokens: Tokens, x: Hidden) -> Logits:
     """The weight of every expert, [B, S, E]."""
     ops, tap, (kernel, bias) = layer.ops, layer.tap, layer.parameters("router_logits")
     logits = scores = tap("router_logits", ops.router(x, kernel, *(() if bias is None else (bias,))))
-    if layer.own.router_scores is not None:
-        scores = tap("router_scores", ops.corrected(logits, layer.own.router_scores[...]))
+    correction = layer.vector("router_scores")
+    if correction is not None:
+        scores = tap("router_scores", ops.corrected(logits, correction))
     chosen = ops.choose(ops.in_groups(scores))
     weights = ops.routing_scale(ops.renormed(ops.weigh(logits, scores, chosen)))
     return tap("routing", ops.dense(x, weights, chosen, tokens))

@@ -26,7 +26,7 @@ from harness.run.operations import Hidden, Operations
 from harness.run.padding import QUICKLY
 from harness.run.port import Call
 from harness.run.tapping import TapFunction, Tapped
-from harness.run.weights import AsStored, DecoderLayer, Named, skeleton
+from harness.run.weights import AsStored, Named
 from harness.taps import DIMS
 
 KINDS = frozenset(DIMS)
@@ -54,21 +54,20 @@ class Stages(NamedTuple):
     part: Tapped
 
 
-def stages(arch: Architecture, dtype: jnp.dtype, operations: Operations, quick: bool) -> Stages:
+def stages(arch: Architecture, operations: Operations, quick: bool) -> Stages:
     """The functions of embedding, layer and head; with the usual arithmetic decoders share what is compiled."""
     usual = operations is operations_of(arch)
-    return _usual(arch, dtype, quick) if usual else _made(arch, dtype, operations, quick)
+    return _usual(arch, quick) if usual else _made(arch, operations, quick)
 
 
 @lru_cache(maxsize=16)
-def _usual(arch: Architecture, dtype: jnp.dtype, quick: bool) -> Stages:
-    return _made(arch, dtype, operations_of(arch), quick)
+def _usual(arch: Architecture, quick: bool) -> Stages:
+    return _made(arch, operations_of(arch), quick)
 
 
-def _made(arch: Architecture, dtype: jnp.dtype, operations: Operations, quick: bool) -> Stages:
+def _made(arch: Architecture, operations: Operations, quick: bool) -> Stages:
     dense, sparse = (
-        partial(_layer, skeleton(arch, dtype, sparse)[0], partial(Layer, arch, operations, sparse))
-        for sparse in (False, arch.experts is not None)
+        partial(_layer, partial(Layer, arch, operations, sparse)) for sparse in (False, arch.experts is not None)
     )
     norm_of_head = operations.final_norm, arch.norm
     logits = operations.head, operations.logit_scale, operations.logit_cap
@@ -106,7 +105,6 @@ def _embed(
 
 
 def _layer(
-    graph: nnx.GraphDef[DecoderLayer],
     layer: Callable[..., Layer],
     tap: TapFunction,
     state: nnx.State | AsStored,
@@ -117,7 +115,7 @@ def _layer(
     past: Past | None,
 ) -> tuple[Hidden, Past | None]:
     state = state.turned() if isinstance(state, AsStored) else state
-    return through(layer(tap, nnx.merge(graph, state), positions, mask, place), x, past)
+    return through(layer(tap, state, positions, mask, place), x, past)
 
 
 def _head(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,11 @@ class Session(TapFunction, Protocol):
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
         """Take over what a stage's taps were, by kind."""
         ...
+
+
+def is_session(tap: TapFunction) -> TypeGuard[Session]:
+    """Whether a tap is part of a check, by its methods: it is asked at every stage of every call."""
+    return hasattr(tap, "absorb")
 
 
 class Around:
@@ -232,7 +237,7 @@ class Tapped:
         """Run it as the given stage (`layers.3`, or `` outside the layers)."""
         if tap is no_tap:
             return self._plain(*args)
-        if not isinstance(tap, Session):
+        if not is_session(tap):
             return self._function(lambda kind, value: tap(name_of(stage, kind), value), *args)
         goldens: dict[str, Any] = dict(tap.goldens(stage))
         if not tap.replaying:

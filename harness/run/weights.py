@@ -44,14 +44,8 @@ class Weighted(nnx.Module):
 
     def __init__(self, name: str, shape: tuple[int, ...], bias: bool, dtype: jnp.dtype) -> None:
         of_bias = (*shape[:-2], shape[-1]) if name == "kernel" else shape
-        self.name = name
         setattr(self, name, _shaped(shape, dtype))
         self.bias = _shaped(of_bias, dtype) if bias else None
-
-    @property
-    def arrays(self) -> tuple[Array, Array | None]:
-        """The kernel or the weight, and the bias."""
-        return getattr(self, self.name)[...], None if self.bias is None else self.bias[...]
 
 
 class DecoderLayer(nnx.Module):
@@ -84,12 +78,16 @@ def _shaped(shape: tuple[int, ...], dtype: jnp.dtype) -> nnx.Param[Array]:
 
 
 @functools.lru_cache(maxsize=16)
-def skeleton(
-    arch: Architecture, dtype: jnp.dtype, sparse: bool = False
-) -> tuple[nnx.GraphDef[DecoderLayer], nnx.State]:
-    """A layer's structure, and its parameters' shapes: none ever has an initial value that a load could leave."""
-    graph, abstract = nnx.split(DecoderLayer(arch, dtype, sparse))
-    return graph, abstract
+def skeleton(arch: Architecture, dtype: jnp.dtype, sparse: bool = False) -> nnx.State:
+    """The shapes of a layer's parameters: none ever has an initial value that a load could leave."""
+    return nnx.state(DecoderLayer(arch, dtype, sparse))
+
+
+def arrays_of(state: nnx.State, kind: str) -> tuple[Array, Array | None]:
+    """The kernel or the weight that a kind of tap is made with, and the bias."""
+    own = state[kind]
+    weight = own["kernel"] if "kernel" in own else own["weight"]
+    return weight.get_value(), own["bias"].get_value() if "bias" in own else None
 
 
 class Weights:
