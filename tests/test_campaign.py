@@ -97,7 +97,7 @@ class Flipped:
     """A damage that flips one bit of one array's data."""
 
     def __init__(self, kind, folder):
-        self.blob, self.offset = places.make(kind, folder).data_of(stack_path("two-tokens", "embed"), 3)
+        self.blob, self.offset = places.make(kind, folder).data_of(stack_path("chunked", "embed"), 3)
 
     def apply(self, files):
         (path,) = [path for path in files if str(path).endswith(self.blob or ".h5")]

@@ -129,7 +129,9 @@ class Damaged:
         self.golden = open_golden(embedded.golden())
         self.whole.mkdir()
         for kind in ("h5", "zarr"):
-            places.make(kind, self.whole).write()
+            place = places.make(kind, self.whole)
+            place.few = True
+            place.write()
         self.contents = {kind: contents(self.whole / f"small.{kind}") for kind in ("h5", "zarr")}
 
     def copied(self, source: Path) -> tuple[Path, list[Path]]:
@@ -238,7 +240,7 @@ def unfinished(target: Target) -> Callable[[tuple[Damage, float]], None]:
 
 def claims(folder: Path) -> list[Tried]:
     """Those of unfinished work need torch."""
-    imported("xarray", "harness.cli", "harness.cli.console", "harness.report.pages.golden")
+    imported("xarray", "rich.progress", "harness.cli", "harness.cli.console", "harness.report.pages.golden")
     damaged = Damaged(folder)
     made = [
         Tried("damage of an HDF5 golden: seen, or harmless", DAMAGES, damaged.of_golden("h5"), seconds=30),

@@ -234,7 +234,7 @@ def of_zarr(draw: Any, files: list[str], documents: dict[str, Any]) -> Named:
 
 def claims(folder: Path) -> list[Tried]:
     """All of them; the last needs jax."""
-    imported("xarray", "harness.cli", "harness.cli.console", "harness.report.pages.golden")
+    imported("xarray", "rich.progress", "harness.cli", "harness.cli.console", "harness.report.pages.golden")
     hostile = Hostile(folder)
     document = msgspec.json.decode(encode(hostile.manifest))
     sliced = msgspec.json.decode(encode(hostile.sliced))

@@ -120,6 +120,9 @@ def _deep(depth: int, name: str) -> bytes:
 def claims(folder: Path) -> list[Tried]:
     """All of them; the reports that they begin with need jax."""
     imported("harness.cli", "harness.report.views", "harness.report.pages.check", "harness.report.pages.diff")
+    imported(
+        "harness.report.html", "harness.report.junit", "harness.report.markdown", "harness.report.pages.heatmap"
+    )
     reports = Reports(folder)
     return [
         Tried("a hostile report is rendered or refused", reports.documents(), reports.rendered, 1, 40),
