@@ -103,9 +103,9 @@ def test_what_is_recorded_is_what_transformers_computes_bit_for_bit(
     assert_equal_bits(taps, the, outputs, cache)
 
 
-def moved(directory) -> dict[str, set[str]]:
+def moved(model) -> dict[str, set[str]]:
     """By kind of tap, the kinds that change where it is nudged inside transformers' own layer."""
-    model, ids = Reference(directory, apart=True), list(range(1, 30))
+    ids = list(range(1, 30))
     stage, inputs = model.load("layers.1", ("float64",)), replace(model.inputs(prompt_case("case", ids)), kept={})
     generator = torch.Generator().manual_seed(0)
     state = torch.randn(1, len(ids), model.arch.hidden, dtype=torch.float64, generator=generator)
@@ -137,34 +137,35 @@ def downstream(arch) -> dict[str, set[str]]:
 
 
 @each
-def test_nudging_a_tap_changes_what_the_table_calls_downstream_of_it(checkpoints, family, name):
+def test_nudging_a_tap_changes_what_the_table_calls_downstream_of_it(checkpoints, reference, family, name):
     directory = checkpoints[family, name]
-    assert moved(directory) == downstream(architecture_of(read_config(directory)))
+    assert moved(reference(directory, True)) == downstream(architecture_of(read_config(directory)))
 
 
-def test_a_wrong_table_is_seen(checkpoints):
+def test_a_wrong_table_is_seen(checkpoints, reference):
     directory = checkpoints["llama", "llama3"]
-    arch = architecture_of(read_config(directory))
+    arch, found = architecture_of(read_config(directory)), moved(reference(directory, True))
     for wrong in ("post", "parallel_two"):
-        assert moved(directory) != downstream(replace(arch, placement=wrong))
+        assert found != downstream(replace(arch, placement=wrong))
 
 
-def test_a_place_that_means_another_tap_is_seen(checkpoints, monkeypatch):
+def test_a_place_that_means_another_tap_is_seen(checkpoints, reference, monkeypatch):
     """The hook fires, once, and means something else: q and k have changed places."""
     directory = checkpoints["llama", "llama3"]
+    model = reference(directory, True)
     right = capture._made
     monkeypatch.setattr(
         capture,
         "_made",
         lambda tap, kinds, *rest: right(tap, tuple({"gate": "up", "up": "gate"}.get(k, k) for k in kinds), *rest),
     )
-    assert moved(directory)["gate"] == downstream(architecture_of(read_config(directory)))["gate"]
+    assert moved(model)["gate"] == downstream(architecture_of(read_config(directory)))["gate"]
     monkeypatch.setattr(
         capture,
         "_made",
         lambda tap, kinds, *rest: right(tap, tuple({"q": "k", "k": "q"}.get(k, k) for k in kinds), *rest),
     )
-    assert moved(directory) != downstream(architecture_of(read_config(directory)))
+    assert moved(model) != downstream(architecture_of(read_config(directory)))
 
 
 @each
