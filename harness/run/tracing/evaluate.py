@@ -133,13 +133,13 @@ class Evaluator:
     ) -> tuple[list[Any], list[bool]]:
         """The equation's outputs, and which of them have been handed over inside it."""
         name, params = equation.primitive.name, equation.params
-        tapped = _has_taps(params) or any(watched)
-        if name in INLINE and (tapped or name in self._arithmetic.opens):
+        tapped = _has_taps(params)
+        if name in INLINE and (tapped or any(watched) or name in self._arithmetic.opens):
             outputs = self._run(*self._opened(params[INLINE[name]]), operands, watched, iterations)
             return outputs, [tap is not None for tap in watched]
-        if name == "scan" and (_has_taps(params) or any(_is_iterated(tap) for tap in watched)):
+        if name == "scan" and (tapped or any(_is_iterated(tap) for tap in watched)):
             return self._unrolled(equation, operands, watched, iterations)
-        if _has_taps(params):
+        if tapped:
             raise not_handed_over(f"inside {name}")
         return self._arithmetic.apply(equation, operands), [False] * len(equation.outvars)
 
