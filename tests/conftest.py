@@ -109,7 +109,28 @@ def _scope(nodeid: str) -> str:
     return next((str(files) for files in LONGEST if file in files), file)
 
 
+MARKS = ("record", "imports")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m 'one or other'`, a file that names none of these marks has no test to run, and is not imported."""
+    marks = config.option.markexpr.split(" or ")
+    alone = all(mark.isidentifier() for mark in marks)
+    if not alone or not collection_path.name.startswith("test_") or not collection_path.is_file():
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    return None if any(f"mark.{mark}" in text for mark in marks) else True
+
+
+def _unnamed(items: list[pytest.Item]) -> set[str]:
+    """Files with tests of a mark that they do not name: see `pytest_ignore_collect`."""
+    marked = {(item.path, name) for item in items for name in MARKS if item.get_closest_marker(name)}
+    return {str(path) for path, name in marked if f"mark.{name}" not in path.read_text(encoding="utf-8")}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if unnamed := _unnamed(items):
+        raise pytest.UsageError(f"these have a mark that they do not name: {', '.join(sorted(unnamed))}")
     items.sort(key=lambda item: PLACES.get(_file(item.nodeid), len(PLACES)))
 
 
