@@ -32,11 +32,11 @@ def default_promotion():
         yield
 
 
-def checked(*precisions):
+def checked(*precisions, **asked):
     def load(directory, config, dtype):
         return tunix_ports.Qwen3Moe.load(directory, config, dtype)
 
-    return check(GOLDEN, GOLDEN.with_suffix(""), "port", Question(precisions), load=load)
+    return check(GOLDEN, GOLDEN.with_suffix(""), "port", Question(precisions, **asked), load=load)
 
 
 def test_it_matches_in_every_mode_at_every_precision_and_says_where_tokens_go():
@@ -52,13 +52,14 @@ def test_weights_that_are_not_normed_are_introduced_at_the_experts(monkeypatch):
     """The row says that they are; what the experts make of them is where that is wrong."""
     line = "routing_weights / jnp.sum(routing_weights, axis=-1, keepdims=True)"
     repaired(monkeypatch, qwen3, qwen3.MoELayer, "__call__", (line, "routing_weights"))
-    wrong = {r.tap.rpartition(".")[2] for r in checked("float64").results if r.verdict == "introduced"}
+    report = checked("float64", modes=("replay",), cases=("seven",))
+    wrong = {r.tap.rpartition(".")[2] for r in report.results if r.verdict == "introduced"}
     assert "experts_out" in wrong
 
 
 def test_another_expert_is_introduced_at_the_routing(monkeypatch):
     line = "jax.nn.softmax(scores, axis=-1), self.experts_per_tok"
     repaired(monkeypatch, qwen3, qwen3.MoELayer, "__call__", (line, f"-{line}"))
-    report = checked("float32")
-    first = [r for r in report.results if r.mode == "replay" and r.verdict == "introduced"]
+    report = checked("float32", modes=("replay",), cases=("seven",))
+    first = [r for r in report.results if r.verdict == "introduced"]
     assert {r.tap.rpartition(".")[2] for r in first} == {"routing"}
