@@ -55,14 +55,19 @@ class Stages(NamedTuple):
 
 
 def stages(arch: Architecture, operations: Operations, quick: bool) -> Stages:
-    """The functions of embedding, layer and head; with the usual arithmetic decoders share what is compiled."""
+    """The functions of embedding, layer and head; with the same arithmetic decoders share what is compiled."""
     usual = operations is operations_of(arch)
-    return _usual(arch, quick) if usual else _made(arch, operations, quick)
+    return _usual(arch, quick) if usual else _changed(arch, operations, quick)
 
 
 @lru_cache(maxsize=16)
 def _usual(arch: Architecture, quick: bool) -> Stages:
     return _made(arch, operations_of(arch), quick)
+
+
+@lru_cache(maxsize=8)  # apart from the usual ones, which are wanted again when many others have been
+def _changed(arch: Architecture, operations: Operations, quick: bool) -> Stages:
+    return _made(arch, operations, quick)
 
 
 def _made(arch: Architecture, operations: Operations, quick: bool) -> Stages:

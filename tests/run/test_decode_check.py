@@ -52,7 +52,7 @@ def test_decode_is_one_compilation_for_all_steps_and_one_for_each_length_of_pref
 
 
 def test_a_port_that_is_called_step_by_step_matches(golden_path, checkpoint):
-    question = Question(cases=("decode", "chunked", "batch-decode"))
+    question = replace(FLOAT32, cases=("decode", "chunked", "batch-decode"))
     report = check(golden_path, checkpoint, "steps", question, load=loader(WithCache))
     assert report.verdict == "match"
     assert {r.calls for r in report.results} == {(9, *[1] * 8), (5, 11, 1, 1), (6, 1, 1, 1)}

@@ -60,8 +60,16 @@ def saved(tmp_path_factory):
     return {name: folder / f"{name}.json" for name in asked}
 
 
-def test_a_mended_bug_is_fixed_where_it_sat_and_nothing_is_wrong_after():
-    result = diff(f"{CANDIDATES}:WrongRope", RIGHT, *FAST)
+@pytest.fixture(scope="module")
+def mended(tmp_path_factory):
+    """What a fix of RoPE is judged by, and the document of that."""
+    path = tmp_path_factory.mktemp("mended") / "diff.json"
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("allow"):
+        return diff(f"{CANDIDATES}:WrongRope", RIGHT, *FAST, "--json", path), path
+
+
+def test_a_mended_bug_is_fixed_where_it_sat_and_nothing_is_wrong_after(mended):
+    result, _ = mended
     assert result.exit_code == 0
     assert result.stderr == ""
     for words in ("BETTER", "layers.*.k_rope", "in 4 of 4 layers, replay; float32", "nothing is wrong after"):
@@ -101,9 +109,8 @@ def test_another_rounding_of_the_right_port_is_the_same(precision):
     assert "SAME  0 fixed, 0 improved, 134 unchanged, 0 worse, 0 broken" in result.stdout
 
 
-def test_two_saved_checks_are_compared_like_the_ports_they_were_made_of(saved, tmp_path):
-    live, from_files = tmp_path / "live.json", tmp_path / "files.json"
-    diff(f"{CANDIDATES}:WrongRope", RIGHT, *FAST, "--json", live)
+def test_two_saved_checks_are_compared_like_the_ports_they_were_made_of(saved, mended, tmp_path):
+    (_, live), from_files = mended, tmp_path / "files.json"
     assert diff(saved["rope"], saved["right"], "--json", from_files).exit_code == 0
     documents = [json.loads(path.read_text()) for path in (live, from_files)]
     for document in documents:

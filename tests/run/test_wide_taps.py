@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 from click.testing import CliRunner
 
@@ -16,7 +17,9 @@ FAST = ("--precision", "bfloat16", "--case", "digits")
 DECLARE = 'dtypes = {"context": "float32"}'
 
 
+@cache
 def checked(golden_path, checkpoint, name):
+    """The report, made once."""
     return check(golden_path, checkpoint, f"tests.run.wide_ports:{name}", QUESTION)
 
 
