@@ -37,9 +37,12 @@ from harness.run.check import Checker, check, checked
 from harness.run.dialect import Parameters
 from harness.run.question import Question
 from tests.families import tiny
+from tests.record import test_windows as windows
 from tests.record.stepping import assert_equal_bits, layer_major, plain
-from tests.record.test_windows import CASES, IDS
 
+# Over the edge of a window in three steps: each is a run of the whole model.
+IDS = {**windows.IDS, "few": windows.IDS["one"][:8]}
+CASES = {**windows.CASES, "decode": Decode("few", "text", "why", steps=3)}
 # Every kind of case, in few shapes, for each is compiled in three precisions: calls of 1, 5 and 7 tokens, and
 # caches of 7 slots. (The chunks and steps of a cache are compared with one call of them all.)
 CORPUS = Corpus(
