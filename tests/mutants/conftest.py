@@ -10,8 +10,8 @@ from harness.run.progress import Progress
 from tests.conftest import COMPILED
 
 # Short cases recorded at every operation: enough positions for a mask, a scale and RoPE to show; padding on the
-# left, far positions, and a cache.
-CASES = ("one-to-five", "multi-token", "batch-left", "offset", "decode", "chunked", "batch-decode")
+# left, far positions, and a cache: chunks and steps, of one row and of several.
+CASES = ("one-to-five", "multi-token", "batch-left", "offset", "chunked", "batch-decode")
 
 
 class Sharing(Progress):
