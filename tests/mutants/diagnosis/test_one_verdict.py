@@ -93,7 +93,7 @@ def test_a_rounding_to_float32_keeps_no_bug_from_its_name(golden_path, turned, n
     """In float64 that rounding is a thousand limits, and no hypothesis has it: float32 is looked at as well."""
     turn = partial(table_of_numpy, turned)
     load = partial(decoder, rotate_q=turn, rotate_k=turn)
-    found = diagnosis(load, golden_path, "float64", "float32", cases=("hello", "one-to-five", "multi-token"))
+    found = diagnosis(load, golden_path, "float64", "float32", cases=("one-to-five",))
     (operation,) = found.operations
     assert found.precision == "float64"
     if named is None:

@@ -28,6 +28,7 @@ from tests.second_port.parts import PARTS
 WINDOW = embedded.directory() / "qwen2-window.h5"
 QUESTION = Question(precisions=("float32",), modes=("replay",))
 FEW = replace(QUESTION, cases=("one-beyond", "far-beyond", "left"))
+EVERY_SORT = replace(QUESTION, cases=("far-beyond", "left", "across", "chunks"))
 
 
 def port(**operations):
@@ -58,7 +59,7 @@ def chunk_sees_all(mask, slots, window):
 
 
 def test_a_bug_in_calls_of_one_sort_is_named_with_them():
-    (named,) = only(diagnosis(port(allowed=without_padding))).named
+    (named,) = only(diagnosis(port(allowed=without_padding), question=EVERY_SORT)).named
     assert named.mutants == ("window_missing",)
     assert named.remark == "in prompts only: in other calls the port is right"
 
@@ -73,13 +74,13 @@ def test_what_the_config_switches_on_is_not_called_switched_off():
 
 
 def test_a_bug_of_all_layers_that_have_a_window_is_not_called_narrower():
-    (named,) = only(diagnosis(port(allowed=lambda m, s, w: allowed(m, s, w + 1)))).named
+    (named,) = only(diagnosis(port(allowed=lambda m, s, w: allowed(m, s, w + 1)), question=EVERY_SORT)).named
     assert named.mutants == ("window_off_by_one_wider",)
     assert named.remark is None
 
 
 def test_a_chunk_that_sees_everything_is_found_where_prompts_are_right():
-    operation = only(diagnosis(port(allowed=chunk_sees_all)))
+    operation = only(diagnosis(port(allowed=chunk_sees_all), question=EVERY_SORT))
     assert ("chunk_not_causal",) in [s.mutants for s in operation.named]
     assert all(s.remark == "in chunks only: in other calls the port is right" for s in operation.named)
 
