@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 MODES = ("forward", "replay", "prefill", "alone")
@@ -223,7 +224,7 @@ class TapResult:
         """How many times its limit it is, at its worst; infinite where that was not computed, 0 of a tie."""
         return max(self.shares)
 
-    @property
+    @cached_property
     def shares(self) -> tuple[float, float, float]:
         """How many times its limit it is: the rms, the largest error, and all positions together."""
         if self.verdict == "tied":

@@ -104,9 +104,11 @@ def _profiles(
     for row, r in enumerate(results):
         # Nothing is compared at padding: None is not finite only in a result that has such a value at all.
         gap = math.inf if r.rms_multiple is None else -math.inf
-        multiples = np.array([gap if value is None else value for value in r.profile])
+        known = r.profile if None not in r.profile else [gap if value is None else value for value in r.profile]
+        limits = r.limits if all(r.limits) else [limit or 1.0 for limit in r.limits]
+        multiples = np.array(known)
         values[row, : len(multiples)] = multiples
-        shares[row, : len(multiples)] = multiples / [limit or 1.0 for limit in r.limits]
+        shares[row, : len(multiples)] = multiples / np.array(limits)
     return shares, values
 
 
