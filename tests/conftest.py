@@ -93,8 +93,9 @@ LONGEST = (
 PLACES = {file: place for place, file in enumerate(file for together in LONGEST for file in together)}
 
 
-# Its tests share nothing but what is compiled: they are divided by the config at the end of their names.
-DIVIDED = "families/test_families.py"
+# Its tests share nothing but a model: they are divided by the config at the end of their names. The decoders are
+# compiled operation by operation, and have most operations in common.
+DIVIDED, DECODERS = "families/test_families.py", "test_the_built_in_decoder_computes_it"
 
 
 def _file(nodeid: str) -> str:
@@ -104,6 +105,8 @@ def _file(nodeid: str) -> str:
 def _scope(nodeid: str) -> str:
     """What goes to one worker as a whole."""
     file = _file(nodeid)
+    if DECODERS in nodeid:
+        return DECODERS
     if file == DIVIDED:
         return "-".join(nodeid.rpartition("[")[2].split("-")[-2:])
     return next((str(files) for files in LONGEST if file in files), file)
@@ -131,7 +134,7 @@ def _unnamed(items: list[pytest.Item]) -> set[str]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if unnamed := _unnamed(items):
         raise pytest.UsageError(f"these have a mark that they do not name: {', '.join(sorted(unnamed))}")
-    items.sort(key=lambda item: PLACES.get(_file(item.nodeid), len(PLACES)))
+    items.sort(key=lambda item: -1 if DECODERS in item.nodeid else PLACES.get(_file(item.nodeid), len(PLACES)))
 
 
 @pytest.hookimpl(optionalhook=True)
