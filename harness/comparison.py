@@ -176,7 +176,7 @@ def _first_of_largest(shares: metrics.PerPosition, scope: Scope) -> tuple[int, i
     return row, position
 
 
-@functools.lru_cache(maxsize=8192)
+@functools.lru_cache(maxsize=4096)
 def _shown(
     allowed: Allowed, noise: Floor | None, which: bytes, row: int
 ) -> tuple[tuple[float | None, ...], float | None]:

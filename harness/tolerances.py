@@ -164,7 +164,7 @@ def is_small(truth_dtype: str, precision: str, limit: Limit) -> bool:
     return share(truth_dtype, precision, limit) <= SMALL
 
 
-@functools.lru_cache(maxsize=8192)  # a floor is compared with in several modes, and by every mutant
+@functools.lru_cache(maxsize=4096)  # a floor is compared with in several modes, and by every mutant
 def _allowed(limit: Limit, floor: Floor | None, which: bytes, shape: tuple[int, ...]) -> Allowed:
     """`Limit.of`, worked out once for all comparisons of the same places.
 
