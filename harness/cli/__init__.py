@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -40,28 +40,46 @@ class Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def raising_on_sigterm() -> Iterator[None]:
+def raising_on_signals() -> Iterator[None]:
     """Raise `Terminated` where SIGTERM arrives, once; a second one does not cut the cleaning up short.
 
-    Only where nobody else has decided what SIGTERM does, and in the main thread, which alone can say so.
+    Only where nobody else has decided what SIGTERM does, and in the main thread, which alone can say so. Ctrl-C
+    raises what it always does. Either is remembered: see `as_signalled`.
     """
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if not ours:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _raise)
+    _ARRIVED.clear()
+    usual: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    main = threading.current_thread() is threading.main_thread()
+    ours = [number for number, handler in usual.items() if main and signal.getsignal(number) is handler]
+    for number in ours:
+        signal.signal(number, _raise)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, usual[number])
+
+
+@contextlib.contextmanager
+def as_signalled() -> Iterator[None]:
+    """Raise what a signal raised, where a library has put an error of its own in its place; safetensors does."""
+    try:
+        yield
+    except click.exceptions.Exit:
+        raise
+    except Exception as error:
+        if _ARRIVED:
+            raise _ARRIVED[-1] from error
+        raise
+
+
+_ARRIVED: list[type[BaseException]] = []
 
 
 def _raise(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)
-    raise Terminated
+    if number == signal.SIGTERM:
+        signal.signal(number, signal.SIG_IGN)
+    _ARRIVED.append(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+    raise _ARRIVED[-1]
 
 
 def command(name: str) -> click.Command:
@@ -88,7 +106,7 @@ class _Refusing(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            with raising_on_sigterm():
+            with raising_on_signals(), as_signalled():
                 return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit):
             raise

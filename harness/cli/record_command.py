@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from harness.cli import Terminated
+from harness.cli import Terminated, as_signalled
 from harness.selecting import LEVELS
 
 
@@ -87,8 +87,9 @@ def record(**asked: Any) -> None:
     from harness.record.command import Request, run
 
     try:
-        for summary in run(Request(**asked), Console(stderr=True)):
-            click.echo(summary.id)
+        with as_signalled():
+            for summary in run(Request(**asked), Console(stderr=True)):
+                click.echo(summary.id)
     except (KeyboardInterrupt, Terminated):
         click.echo("the same command goes on where this one stopped", err=True)
         raise
