@@ -20,6 +20,53 @@ from harness.results import Flip, LogitStatistics, finite
 Statistics = Callable[[metrics.Errors, metrics.PerPosition, Scope], LogitStatistics | None]
 
 
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What two sets of logits predict.
+
+    Attributes:
+        kl: KL(softmax(expected) || softmax(actual)) of each row, in nats; infinite where `actual` is not finite.
+        chosen, expected: the most likely token of each row.
+    """
+
+    kl: Float[np.ndarray, " row"]
+    chosen: Int[np.ndarray, " row"]
+    expected: Int[np.ndarray, " row"]
+
+
+def predictions(actual: Float[np.ndarray, "row vocab"], expected: Float[np.ndarray, "row vocab"]) -> Predictions:
+    """Compare what logits predict, a few rows at a time: a vocabulary is long."""
+    rows, vocab = expected.shape
+    kl, chosen, golden = np.zeros(rows), np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    step = max(1, metrics.BLOCK // max(1, vocab))
+
+    def block(here: slice) -> None:
+        own, truth = (np.array(logits[here], np.float64) for logits in (actual, expected))
+        chosen[here], golden[here] = own.argmax(-1), truth.argmax(-1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            kl[here] = _divergence(own, truth)
+
+    for _ in metrics.each(block, (slice(start, start + step) for start in range(0, rows, step)), expected.size):
+        pass
+    # Rounding can leave -1e-17 for equal inputs; the divergence itself is never negative.
+    return Predictions(np.where(np.isfinite(kl), np.maximum(kl, 0.0), np.inf), chosen, golden)
+
+
+def _divergence(
+    actual: Float[np.ndarray, "row vocab"], expected: Float[np.ndarray, "row vocab"]
+) -> Float[np.ndarray, " row"]:
+    """sum p (log p - log q), where log p - log q is the difference of the logits but for two sums over all.
+
+    Both are overwritten.
+    """
+    actual -= actual.max(-1, keepdims=True)
+    expected -= expected.max(-1, keepdims=True)
+    weights = np.exp(expected)
+    shift = np.subtract(expected, actual, out=expected)
+    total, actual_total = weights.sum(-1), np.exp(actual, out=actual).sum(-1)
+    return np.asarray(np.einsum("rv,rv->r", weights, shift) / total - np.log(total) + np.log(actual_total))
+
+
 def of_all(
     actual: Num[np.ndarray, "batch position vocab"], truth: Float[np.ndarray, "batch position vocab"]
 ) -> Statistics:
@@ -28,7 +75,7 @@ def of_all(
     def statistics(error: metrics.Errors, noise: metrics.PerPosition, scope: Scope) -> LogitStatistics:
         whole = scope.counted.all()
         rows, expected = (x.reshape(-1, x.shape[-1]) if whole else x[scope.counted] for x in (actual, truth))
-        predicted = metrics.predictions(rows, expected)
+        predicted = predictions(rows, expected)
 
         def flip(n: int) -> tuple[float, bool]:
             golden, chosen = int(predicted.expected[n]), int(predicted.chosen[n])

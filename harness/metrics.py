@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
+T = TypeVar("T")
 Values = Num[np.ndarray, "..."]
 PerPosition = Float[np.ndarray, "batch position"]
 
 BLOCK = 1 << 16  # numbers, of each side
+MANY = 1 << 21  # numbers, of which the blocks are shared out among cores
 
 # Unit roundoff: half the distance from 1 to the next number, by precision.
 UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8}
@@ -66,8 +71,8 @@ def errors(
     whole = expected.shape
     shape = batch, _, length, _ = _form(whole, position_axis)
     actual, expected = actual.reshape(shape), expected.reshape(shape)
-    parts, total, worst = [], 0.0, (-1.0, 0)
-    for here in _blocks(shape):
+
+    def block(here: slice) -> tuple[tuple[PerPosition, ...], float, tuple[float, int]]:
         truth = np.asarray(expected[:, :, here], np.float64)  # [batch, before, position, after]
         difference = actual[:, :, here].astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -82,9 +87,11 @@ def errors(
                 top = np.maximum.reduce(difference, axis=(1, 3))
             squares = _squares(difference)
         high, low = np.maximum.reduce(truth, axis=(1, 3)), np.minimum.reduce(truth, axis=(1, 3))
-        parts.append((squares, top, _squares(truth), np.maximum(high, -low)))
-        total += float(np.add.reduce(difference, axis=None))
-        worst = max(worst, _largest(difference, here, shape), key=lambda pair: (pair[0], -pair[1]))
+        per_position = squares, top, _squares(truth), np.maximum(high, -low)
+        return per_position, float(np.add.reduce(difference, axis=None)), _largest(difference, here, shape)
+
+    parts, totals, largest_of = zip(*each(block, _blocks(shape), expected.size), strict=True)
+    total, worst = sum(totals), max(largest_of, key=lambda pair: (pair[0], -pair[1]))
     squares, largest, sizes, scale_max = parts[0] if len(parts) == 1 else map(_joined, zip(*parts, strict=True))
     numbers = shape[1] * shape[3]
     share = 1.0 if counted is None else float(counted.mean())
@@ -99,6 +106,15 @@ def errors(
         relative_rms=_ratio(_mean_square(rms) ** 0.5, _mean_square(scale_rms) ** 0.5),
         worst=_worst(worst, whole, position_axis, counted),
     )
+
+
+def each(function: Callable[[slice], T], blocks: Iterable[slice], numbers: int) -> Iterable[T]:
+    """What a function gives of each block, in their order: of many numbers on all cores, since numpy lets go of
+    Python's lock while it computes."""
+    if numbers < MANY:
+        return map(function, blocks)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, blocks))
 
 
 def _form(shape: tuple[int, ...], position_axis: int) -> tuple[int, int, int, int]:
@@ -196,11 +212,15 @@ def pcc(actual: Values, expected: Values) -> float | None:
     """Pearson's correlation over all elements; None where one side is constant (it means nothing)."""
     both = actual.reshape(-1), expected.reshape(-1)
     means = [float(side.mean(dtype=np.float64)) for side in both]
-    sums = np.zeros(3)
-    for start in range(0, len(both[0]), BLOCK):
-        here = slice(start, start + BLOCK)
-        x, y = (side[here].astype(np.float64) - mean for side, mean in zip(both, means, strict=True))
-        sums += [np.einsum("n,n->", *pair) for pair in ((x, x), (y, y), (x, y))]  # BLAS would share out each block
+
+    def block(here: slice) -> list[float]:
+        x, y = (side[here].astype(np.float64) for side in both)
+        x -= means[0]
+        y -= means[1]
+        return [np.einsum("n,n->", *pair) for pair in ((x, x), (y, y), (x, y))]  # BLAS would share out each block
+
+    starts = range(0, len(both[0]), BLOCK)
+    sums = sum(map(np.array, each(block, (slice(n, n + BLOCK) for n in starts), len(both[0]))), np.zeros(3))
     norm = float(np.sqrt(sums[0] * sums[1]))
     if len(both[0]) < 2 or not np.isfinite(sums).all() or norm == 0:
         return None
@@ -218,45 +238,6 @@ def pearson(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float | N
         return None
     r = float(total(x * y) / norm)
     return -1.0 if r < -1 else 1.0 if r > 1 else r
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What two sets of logits predict.
-
-    Attributes:
-        kl: KL(softmax(expected) || softmax(actual)) of each row, in nats; infinite where `actual` is not finite.
-        chosen, expected: the most likely token of each row.
-    """
-
-    kl: Float[np.ndarray, " row"]
-    chosen: Int[np.ndarray, " row"]
-    expected: Int[np.ndarray, " row"]
-
-
-def predictions(actual: Float[np.ndarray, "row vocab"], expected: Float[np.ndarray, "row vocab"]) -> Predictions:
-    """Compare what logits predict, a few rows at a time: a vocabulary is long."""
-    rows, vocab = expected.shape
-    kl, chosen, golden = np.zeros(rows), np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-    step = max(1, BLOCK // max(1, vocab))
-    for here in (slice(start, start + step) for start in range(0, rows, step)):
-        own, truth = (np.asarray(logits[here], np.float64) for logits in (actual, expected))
-        chosen[here], golden[here] = own.argmax(-1), truth.argmax(-1)
-        with np.errstate(invalid="ignore", over="ignore"):
-            kl[here] = _divergence(own, truth)
-    # Rounding can leave -1e-17 for equal inputs; the divergence itself is never negative.
-    return Predictions(np.where(np.isfinite(kl), np.maximum(kl, 0.0), np.inf), chosen, golden)
-
-
-def _divergence(
-    actual: Float[np.ndarray, "row vocab"], expected: Float[np.ndarray, "row vocab"]
-) -> Float[np.ndarray, " row"]:
-    """sum p (log p - log q), where log p - log q is the difference of the logits but for two sums over all."""
-    high, top = actual.max(-1, keepdims=True), expected.max(-1, keepdims=True)
-    weights = np.exp(expected - top)
-    total, actual_total = weights.sum(-1), np.exp(actual - high).sum(-1)
-    shift = (expected - top) - (actual - high)
-    return np.asarray(np.einsum("rv,rv->r", weights, shift) / total - np.log(total) + np.log(actual_total))
 
 
 def growth_p_value(profile: Float[np.ndarray, " position"], permutations: int = 999) -> float | None:

@@ -1,4 +1,5 @@
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from harness import metrics
+from harness import logits, metrics
 
 ARRAYS = hnp.arrays(np.float64, (2, 3, 4), elements=st.floats(-1e3, 1e3))
 
@@ -29,7 +30,7 @@ def test_errors_agree_with_a_naive_second_implementation(actual, expected):
 def kl_divergence(actual, expected):
     """KL(softmax(expected) || softmax(actual)) at every position."""
     rows = (one.reshape(-1, one.shape[-1]) for one in (actual, expected))
-    return metrics.predictions(*rows).kl.reshape(expected.shape[:-1])
+    return logits.predictions(*rows).kl.reshape(expected.shape[:-1])
 
 
 def test_the_position_axis_of_probabilities_is_the_query():
@@ -115,3 +116,30 @@ def test_growth_is_seen_and_noise_is_not():
     assert metrics.growth_p_value(np.arange(20.0)[::-1]) == 1.0
     assert metrics.growth_p_value(np.arange(3.0)) is None
     assert metrics.growth_p_value(np.array([1, 2, np.inf, 4.0])) is None
+
+
+def test_many_numbers_are_shared_out_among_threads_and_give_the_same_to_the_last_bit(monkeypatch):
+    rng = np.random.default_rng(3)
+    actual, expected = rng.normal(size=(2, 2, 9, 50)).astype(np.float32), rng.normal(size=(2, 2, 9, 50))
+    actual[1, 0, 4, 7] = np.nan
+    sides = actual[0].reshape(-1, 50), expected[0].reshape(-1, 50)
+    monkeypatch.setattr(metrics, "BLOCK", 100)
+    threads = set()
+
+    def watched(here):
+        threads.add(threading.current_thread() is threading.main_thread())
+        return here
+
+    def everything():
+        found, predicted = metrics.errors(actual, expected, position_axis=2), logits.predictions(*sides)
+        return vars(found) | vars(predicted) | {"pcc": metrics.pcc(*sides)}
+
+    one, blocks = everything(), [slice(n, n + 1) for n in range(20)]
+    assert list(metrics.each(watched, blocks, 20)) == blocks
+    assert threads == {True}
+    monkeypatch.setattr(metrics, "MANY", 1)
+    assert list(metrics.each(watched, blocks, 20)) == blocks
+    assert threads == {True, False}
+    for name, value in everything().items():
+        np.testing.assert_array_equal(value, one[name])
+    assert one["worst"] == (1, 0, 4, 7)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness import metrics
 from harness.comparison import Place, compare
-from harness.logits import first_mismatch, margin
+from harness.logits import first_mismatch, margin, predictions
 from harness.taps import Tap
 from harness.tolerances import limit
 from harness.top import Top, kl_bounds, of_largest
@@ -41,7 +40,7 @@ def bounds(actual, truth, count):
 def test_the_divergence_lies_between_its_bounds_and_they_close_in(scale, wrong):
     truth = logits(1, scale)
     actual = truth + wrong * logits(2, 1.0)
-    exact = metrics.predictions(actual[0], truth[0]).kl
+    exact = predictions(actual[0], truth[0]).kl
     widths = []
     for count in (2, 20, 150, VOCAB - 1):
         low, high = bounds(actual, truth, count)
@@ -91,7 +90,7 @@ def test_a_comparison_of_the_largest_finds_what_is_wrong_among_them_and_who_is_f
     assert first.margin == pytest.approx(kept[0, 1, 0] - kept[0, 1, -1])
     assert (second.position, second.at_least) == (2, False)
     assert second.margin == pytest.approx(kept[0, 2, 0] - kept[0, 2, 1])
-    exact = metrics.predictions(actual[0], truth[0]).kl.max()
+    exact = predictions(actual[0], truth[0]).kl.max()
     assert found.max_kl_low <= exact <= found.max_kl and found.max_kl_low > 0.08
 
 

@@ -1,9 +1,10 @@
 """What computing leaves idle is used: goldens and weights are read ahead, and comparisons are a step behind.
 
 JAX returns from a compiled function before its results are there. Whoever looks at them at once waits; whoever
-looks at those of the call before has them already, and both cores are at work. All comparisons are made by the
-thread that runs the port, in the order in which they would be made otherwise. A second thread reads, verifies and
-converts what will be asked for next; what goes wrong in it is raised where that is asked for.
+looks at those of the call before has them already, and both cores are at work. So comparisons are put off, and
+made in the order in which they would be made otherwise: of a large model by a thread of their own. Another thread
+reads, verifies and converts what will be asked for next. What goes wrong in either is raised where that is waited
+for.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -24,34 +25,43 @@ from harness.run.port import Call
 from harness.run.tapping import Around, Session
 
 T = TypeVar("T")
+# Enough that a large model goes on computing a long prompt's next layer while that of the one before is compared.
+WAITING = 64 * 2**20
 
 
 class Backlog:
     """Work that is put off, and done in its order.
 
     Args:
-        most: how many pieces may wait: each holds a stage's taps.
+        most: how many pieces may wait however large they are: each holds a stage's taps.
         alone: no call of this run is replayed.
+        thread: does the work, from when it is put off, and `WAITING` bytes may wait for it; None: whoever puts off
+            what follows does it.
     """
 
-    def __init__(self, most: int = 1, alone: bool = False) -> None:
-        self._most, self._alone = most, alone
-        self._waiting: deque[Callable[[], None]] = deque()
+    def __init__(self, most: int = 1, alone: bool = False, thread: ThreadPoolExecutor | None = None) -> None:
+        self._most, self._alone, self._thread = most, alone, thread
+        self._bytes = 0 if thread is None else WAITING
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
 
     def call(self, call: Call) -> Call:
         """The call with a session that puts its comparisons off; outside a check the call itself."""
         return replace(call, tap=Behind(call.tap, self, self._alone)) if isinstance(call.tap, Session) else call
 
-    def add(self, work: Callable[[], None]) -> None:
-        """Put this off, and do what has waited for long enough."""
-        self._waiting.append(work)
-        while len(self._waiting) > self._most:
-            self._waiting.popleft()()
+    def add(self, work: Callable[[], None], size: int) -> None:
+        """Put this off, and see that what has waited for long enough is done.
+
+        Args:
+            size: bytes that it holds.
+        """
+        self._waiting.append((size, work if self._thread is None else self._thread.submit(work).result))
+        while len(self._waiting) > self._most and sum(size for size, _ in self._waiting) >= self._bytes:
+            self._waiting.popleft()[1]()
 
     def finish(self) -> None:
-        """Do what is left."""
+        """See that nothing is left."""
         while self._waiting:
-            self._waiting.popleft()()
+            self._waiting.popleft()[1]()
 
 
 class Behind(Around):
@@ -72,35 +82,48 @@ class Behind(Around):
             super().expect(stage)
 
     def absorb(self, stage: str, recorded: Mapping[str, jax.Array | np.ndarray]) -> None:
-        self._backlog.add(partial(self._session.absorb, stage, recorded))
+        size = sum(value.nbytes for value in recorded.values())
+        self._backlog.add(partial(self._session.absorb, stage, recorded), size)
+
+
+@contextmanager
+def one_thread() -> Iterator[ThreadPoolExecutor]:
+    """A thread for the time of a block, which waits for what is under way and leaves what has not begun."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class ReadingAhead:
-    """A second thread that reads ahead; use it as a context manager."""
+    """Reads ahead in another thread.
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
+    Args:
+        wide: whether arrays of JAX that it makes may have 64 bits: JAX's settings are each thread's own.
+    """
 
-    def __enter__(self) -> ReadingAhead:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+    def __init__(self, thread: ThreadPoolExecutor, wide: bool) -> None:
+        self._thread, self._wide = thread, wide
 
     def expect(self, calls: Sequence[Call], stage: str) -> None:
         """Have ready what these calls will need of a stage."""
         for call in calls:
             if isinstance(call.tap, Behind):
-                self._pool.submit(call.tap.expect, stage)
+                self._thread.submit(call.tap.expect, stage)
 
     def each(self, items: Sequence[Callable[[], T]]) -> Iterator[T]:
         """What each of these returns, made while the one before it is used."""
-        following = self._pool.submit(items[0])
+        following = self._thread.submit(self._made, items[0])
         for n in range(len(items)):
             item = following.result()
             if n + 1 < len(items):
-                following = self._pool.submit(items[n + 1])
+                following = self._thread.submit(self._made, items[n + 1])
             else:
                 del following
             yield item
             del item
+
+    def _made(self, item: Callable[[], T]) -> T:
+        with jax.enable_x64(self._wide):
+            return item()

@@ -10,7 +10,7 @@ In a check, inputs are padded on the right to a few lengths, so that it serves p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from harness.architecture import Architecture, Config, architecture_of
 from harness.checkpoint import open_checkpoint
 from harness.families import family_named
 from harness.run.arithmetic import operations_of
-from harness.run.behind import Backlog, ReadingAhead
+from harness.run.behind import Backlog, ReadingAhead, one_thread
 from harness.run.cache import Cache, Past
 from harness.run.devices import Spread
 from harness.run.layer import Ids, Mask, places
@@ -124,17 +124,19 @@ class Decoder:
                 cache.check_room(sum(call.input_ids.shape[1] for call in calls))
         # Several processes gather what they compare: nothing else is to be under way on their devices then.
         replayed = any(getattr(call.tap, "replaying", False) for calls in sequences for call in calls)
-        backlog = Backlog(1 if self._spread.mesh is None else 0, alone=not replayed)
-        inputs = [
-            [backlog.call(self._spread.call(call)) for call in calls]
-            for calls in at_few_lengths(self.arch, sequences)
-        ]
-        flat = [call for calls in inputs for call in calls]
-        with ReadingAhead() as ahead:
+        large, wide = self._is_large(), self.weights.dtype == np.float64
+        with one_thread() as reading, one_thread() as comparing:
+            thread = comparing if large else None
+            backlog = Backlog(1 if self._spread.mesh is None else 0, not replayed, thread)
+            inputs = [
+                [backlog.call(self._spread.call(call)) for call in calls]
+                for calls in at_few_lengths(self.arch, sequences)
+            ]
+            flat, ahead = [call for calls in inputs for call in calls], ReadingAhead(reading, wide)
             hidden = self._embedded(flat)
-            self._go_through_layers(inputs, hidden, caches, ahead)
-            logits = iter(self._logits(flat, hidden))
-        backlog.finish()
+            self._go_through_layers(inputs, hidden, caches, ahead if large else None)
+            logits = iter(self._logits(flat, hidden, ahead))
+            backlog.finish()
         results = []
         for calls, cache in zip(sequences, caches, strict=True):
             after = cache and cache.advanced(sum(call.input_ids.shape[1] for call in calls))
@@ -146,15 +148,17 @@ class Decoder:
         inputs: Sequence[Sequence[Call]],
         hidden: list[Hidden],
         caches: list[Cache | None],
-        ahead: ReadingAhead,
+        ahead: ReadingAhead | None,
     ) -> None:
         """What leaves the last layer, of all calls in their order, and the caches take the place of the given."""
-        large = self._reads_ahead()
-        states = ahead.each([partial(self._state_in_another_thread, n) for n in range(self.arch.layers)])
-        for index in range(self.arch.layers):
-            state, places = next(states) if large else self.state(index), iter(range(len(hidden)))
+        layers = range(self.arch.layers)
+        states: Iterator[nnx.State | AsStored] = map(self.state, layers)
+        if ahead is not None:
+            states = ahead.each([partial(self._stored, n) for n in layers])
+        for index in layers:
+            state, places = next(states), iter(range(len(hidden)))
             for row, (calls, cache) in enumerate(zip(inputs, caches, strict=True)):
-                if large:
+                if ahead is not None:
                     following, at = (row + 1, index) if row + 1 < len(inputs) else (0, index + 1)
                     ahead.expect(inputs[following][:1], f"layers.{at}" if at < self.arch.layers else "head")
                 past = None if cache is None else cache.layer(index)
@@ -165,15 +169,14 @@ class Decoder:
                     caches[row] = cache.with_layer(index, past)
             del state  # before the next but one's weights are read
 
-    def _reads_ahead(self) -> bool:
-        """Whether layers are so large that it pays to read the next one in another thread."""
+    def _is_large(self) -> bool:
+        """Whether layers are so large that it pays to read and to compare in other threads."""
         numbers = max(sum(math.prod(x.shape) for x in jax.tree.leaves(layer)) for layer in self._abstract)
         large = numbers * jnp.dtype(self.weights.dtype).itemsize > LARGE_LAYER
         return large and self._spread.mesh is None and not is_tracing()
 
-    def _state_in_another_thread(self, index: int) -> AsStored:
-        with jax.enable_x64(self.weights.dtype == np.float64):  # JAX's settings are each thread's own
-            return AsStored(self._named.layer(index, self._abstract[index], turned=False))
+    def _stored(self, index: int) -> AsStored:
+        return AsStored(self._named.layer(index, self._abstract[index], turned=False))
 
     def _embedded(self, calls: Sequence[Call]) -> list[Hidden]:
         """The first stage of all calls."""
@@ -184,7 +187,9 @@ class Decoder:
         embedding = Embedding(self._named.rows("embed", rows), self._learned_positions())
         return [self.embed(replace(call, input_ids=within(rows, call)), embedding) for call in calls]
 
-    def _logits(self, calls: Sequence[Call], hidden: Sequence[Hidden]) -> Sequence[Logits | np.ndarray]:
+    def _logits(
+        self, calls: Sequence[Call], hidden: Sequence[Hidden], ahead: ReadingAhead
+    ) -> Sequence[Logits | np.ndarray]:
         """The last stage of all calls."""
         if not self._in_parts():
             of_norm, of_head = self.head_parameters(self.embedding())
@@ -192,7 +197,7 @@ class Decoder:
         of_norm, dtype = self._norm_parameters(), self.weights.dtype
         normed = [self._for(call).norm(call.tap, "", of_norm, x) for call, x in zip(calls, hidden, strict=True)]
         logits = [np.empty((*x.shape[:2], self.arch.vocab), dtype) for x in normed]
-        for rows, of_head in head_parts(self._named, self.arch, dtype):
+        for rows, of_head in ahead.each(head_parts(self._named, self.arch, dtype)):
             for call, x, out in zip(calls, normed, logits, strict=True):
                 out[..., rows] = self._for(call).part(no_tap, "", of_head, x)
         return logits

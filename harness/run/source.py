@@ -10,6 +10,7 @@ import math
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 # What holds the absolute position. Nothing else of a decoder with RoPE does.
 TURNED = frozenset({"q_rope", "k_rope", "cache_k", "k_pe_rope", "cache_k_pe"})
 # Forward and replay of a case ask for the same taps one after the other, layer by layer: what is kept is a layer
-# that is compared and one that is read meanwhile, or the logits. That grows neither in depth nor with the cases.
-# Of a small golden all is kept: it is read once for all that a process asks of it.
+# that is compared, one that waits for it and one that is read meanwhile, or the logits. That grows neither in
+# depth nor with the cases. Of a small golden all is kept: it is read once for all that a process asks of it.
 LEAST_KEPT, MOST_KEPT = 32 * 2**20, 512 * 2**20
 # By golden, precision and mode: what several checks in one process need (a test run, a diff, a diagnosis).
 MOST_CALIBRATED = 8
@@ -182,7 +183,7 @@ def _counted_working_set(golden: Golden) -> int:
         sizes = Counter[str]()
         for tap in case.taps:
             sizes[stages[tap]] += math.prod(golden.shape(case.name, tap)) * np.dtype(manifest.truth_dtype).itemsize
-        most = max(most, *(size * (2 if stage else 1) for stage, size in sizes.items()))
+        most = max(most, *(size * (3 if stage else 1) for stage, size in sizes.items()))
     return min(most, MOST_KEPT)
 
 
@@ -196,24 +197,39 @@ class LRUCache:
     def __init__(self, most: int) -> None:
         self._most, self._bytes = most, 0
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._lock = threading.RLock()
+        self._making: dict[Hashable, Future[Any]] = {}
+        self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], tuple[Any, int]]) -> Any:
         """The value of a key; `make` gives it where it is not kept, with its bytes.
 
-        Whoever asks while another thread makes one waits: what that makes may be what is asked for.
+        Whoever asks for what another thread is making waits for it.
         """
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key][0]
+            made = self._making.get(key)
+            if made is None:
+                own = self._making[key] = Future[Any]()
+        if made is not None:
+            return made.result()
+        try:
             value, size = make()
+        except BaseException as error:
+            with self._lock:
+                del self._making[key]
+            own.set_exception(error)
+            raise
+        with self._lock:
+            del self._making[key]
             if size <= self._most:
                 self._kept[key] = value, size
                 self._bytes += size
             while self._bytes > self._most:
                 self._bytes -= self._kept.popitem(last=False)[1][1]
-            return value
+        own.set_result(value)
+        return value
 
     def forget(self) -> None:
         """Release everything."""

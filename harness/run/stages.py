@@ -7,7 +7,7 @@ time as `PART` bytes hold, and each part makes its part of the logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -169,13 +169,15 @@ def parts(arch: Architecture, dtype: jnp.dtype) -> list[slice]:
     return [slice(start, min(start + size, arch.vocab)) for start in range(0, arch.vocab, size)]
 
 
-def head_parts(named: Named, arch: Architecture, dtype: jnp.dtype) -> Iterator[tuple[slice, Pair]]:
-    """Weight [row, hidden] and bias [row] of each part of the head, read when its turn comes."""
+def head_parts(named: Named, arch: Architecture, dtype: jnp.dtype) -> list[Callable[[], tuple[slice, Pair]]]:
+    """Of each part of the head, what reads its weight [row, hidden] and bias [row]."""
     kind = "embed" if arch.tied_head else "logits"
-    biased = "logits" in arch.biases
-    for rows in parts(arch, dtype):
-        bias = named.rows("logits", rows, "bias") if biased else None
-        yield rows, (named.rows(kind, rows), bias)
+
+    def read(rows: slice) -> tuple[slice, Pair]:
+        bias = named.rows("logits", rows, "bias") if "logits" in arch.biases else None
+        return rows, (named.rows(kind, rows), bias)
+
+    return [partial(read, rows) for rows in parts(arch, dtype)]
 
 
 def _bytes_a_row(arch: Architecture, dtype: jnp.dtype) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 
 from harness.errors import GoldenError, HarnessError
-from harness.run import decoder
-from harness.run.behind import Backlog, Behind, ReadingAhead
+from harness.run import behind, decoder
+from harness.run.behind import Backlog, Behind, ReadingAhead, one_thread
 from harness.run.check import Checker
 from harness.run.port import BUILT_IN, Call
 from harness.run.question import Question
@@ -51,13 +53,13 @@ def call(session):
 
 def test_one_piece_waits_and_all_are_done_in_their_order():
     backlog, session = Backlog(), Session()
-    behind = backlog.call(call(session)).tap
+    tap = backlog.call(call(session)).tap
     for stage in "abc":
-        behind.absorb(stage, {})
+        tap.absorb(stage, {})
         assert session.seen == list("abc"[: "abc".index(stage)])
-    behind("logits", np.ones(1))
+    tap("logits", np.ones(1))
     assert session.seen == ["a", "b", "c", "logits"]
-    behind.absorb("d", {})
+    tap.absorb("d", {})
     backlog.finish()
     assert session.seen[-1] == "d"
 
@@ -69,14 +71,65 @@ def test_outside_a_check_nothing_is_put_off():
 
 def test_what_goes_wrong_while_reading_ahead_is_said_where_it_is_asked_for():
     session = Session(refuses=True)
-    behind = Behind(session, Backlog())
-    with ReadingAhead() as ahead:
-        ahead.expect([call(behind), call(lambda name, value: value)], "layers.1")
+    tap = Behind(session, Backlog())
+    with ThreadPoolExecutor(1) as thread:
+        ReadingAhead(thread, False).expect([call(tap), call(lambda name, value: value)], "layers.1")
     assert session.expected == [("layers.1", False)], "and in another thread"
-    with ReadingAhead() as ahead, pytest.raises(ZeroDivisionError):
-        made = ahead.each([lambda: 1, lambda: 1 // 0, lambda: 3])
+    with one_thread() as thread, pytest.raises(ZeroDivisionError):
+        made = ReadingAhead(thread, False).each([lambda: 1, lambda: 1 // 0, lambda: 3])
         assert next(made) == 1
         next(made)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_what_is_read_ahead_has_the_width_of_the_check(wide):
+    with one_thread() as thread:
+        (made,) = ReadingAhead(thread, wide).each([lambda: jax.device_put(np.ones(1))])
+    assert made.dtype == (np.float64 if wide else np.float32)
+
+
+class Slow(Session):
+    """It notes the thread that it is asked in, and waits before its first stage until it may go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.may = threading.Event()
+        self.threads = set()
+
+    def absorb(self, stage, recorded):
+        assert self.may.wait(10)
+        if stage == "wrong":
+            raise ZeroDivisionError
+        self.threads.add(threading.current_thread() is threading.main_thread())
+        super().absorb(stage, recorded)
+
+
+def test_in_a_thread_of_their_own_pieces_wait_up_to_a_number_of_bytes(monkeypatch):
+    monkeypatch.setattr(behind, "WAITING", 100)
+    session, piece = Slow(), {"q": np.zeros(49, np.uint8)}
+    with one_thread() as thread:
+        backlog = Backlog(1, thread=thread)
+        tap = backlog.call(call(session)).tap
+        for stage in "ab":
+            tap.absorb(stage, piece)
+        assert session.seen == [], "both wait, and nobody waits for them"
+        session.may.set()
+        for stage in "cde":
+            tap.absorb(stage, piece)
+            assert len(session.seen) >= "abcde".index(stage) - 1, "more than 100 bytes do not wait"
+        backlog.finish()
+    assert session.seen == list("abcde")
+    assert session.threads == {False}
+
+
+def test_what_goes_wrong_in_a_comparison_ends_the_run(monkeypatch):
+    session = Slow()
+    session.may.set()
+    with one_thread() as thread:
+        backlog = Backlog(1, thread=thread)
+        backlog.call(call(session)).tap.absorb("wrong", {})
+        with pytest.raises(ZeroDivisionError):
+            backlog.finish()
 
 
 def results(golden, checkpoint, question=QUESTION):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -104,3 +106,36 @@ def test_what_is_forgotten_is_made_again():
     recent("a8")
     recent("a8")
     assert made == ["a8", "a8"]
+
+
+def test_what_is_kept_is_given_while_another_is_made_and_two_who_ask_for_one_make_it_once():
+    asked, goes_on = threading.Event(), threading.Event()
+    made = []
+
+    def make(name):
+        made.append(name)
+        if name == "slow":
+            asked.set()
+            assert goes_on.wait(10)
+        return np.zeros(1)
+
+    recent = CachedArrays(make, 1 << 10)
+    kept = recent("kept")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(recent, "slow")
+        assert asked.wait(10)
+        assert recent("kept") is kept, "though the other is not there yet"
+        second = pool.submit(recent, "slow")
+        goes_on.set()
+        assert first.result() is second.result()
+    assert made == ["kept", "slow"]
+
+
+def test_what_cannot_be_made_is_said_to_all_who_ask_and_is_tried_again():
+    def make(name):
+        raise ZeroDivisionError
+
+    recent = CachedArrays(make, 8)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            recent("a")
