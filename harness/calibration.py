@@ -48,6 +48,8 @@ class Floor:
         contested: how many of them may be the largest.
         known_max: degrees of freedom of the estimate of the largest.
         recorded_max: PyTorch's own largest errors, as they were recorded.
+        single: where a token is a call of its own. Its products are those of a vector, which XLA sums one after
+            the other on a CPU, and PyTorch in as many sums as a register has places.
     """
 
     rms: PerPosition
@@ -58,11 +60,12 @@ class Floor:
     contested: PerPosition
     known_max: PerPosition
     recorded_max: PerPosition
+    single: Bool[np.ndarray, "batch position"]
 
     @classmethod
     def nowhere(cls, shape: tuple[int, int]) -> Floor:
         """Nothing is known anywhere: to be filled in."""
-        return cls(*(np.full(shape, value) for value in (0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)))
+        return cls(*(np.full(shape, value) for value in (0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, False)))
 
     @cached_property
     def estimated(self) -> Bool[np.ndarray, "batch position"]:
@@ -74,7 +77,7 @@ class Floor:
         return self if tokens == slice(None) else _part(self, tokens.start, tokens.stop, tokens.step)
 
     @property
-    def arrays(self) -> tuple[PerPosition, ...]:
+    def arrays(self) -> tuple[np.ndarray, ...]:
         """Its attributes, in their order."""
         return tuple(getattr(self, field.name) for field in fields(self))
 
@@ -93,12 +96,14 @@ class Recorded:
         noise: float32 [tap, statistic, batch, position].
         counted: False at padding.
         draws: how often PyTorch's error was drawn.
+        single: where a token is a call of its own; see `Floor`.
     """
 
     taps: Sequence[str]
     noise: Float[np.ndarray, "tap statistic batch position"]
     counted: Bool[np.ndarray, "batch position"]
     draws: int
+    single: Bool[np.ndarray, "batch position"]
 
 
 def calibrated(cases: Mapping[str, Recorded]) -> dict[str, dict[str, Floor]]:
@@ -131,13 +136,15 @@ class _Part:
     spread: np.ndarray
     real: np.ndarray
     draws: int
+    single: np.ndarray
 
     @classmethod
     def of(cls, case: Recorded, taps: list[int]) -> _Part:
         noise = case.noise[taps].astype(np.float64)
         # Where PyTorch is exact, or nothing is counted, there is nothing to estimate from.
         real = (noise[:, RMS] > 0) & case.counted
-        return cls(noise[:, RMS], noise[:, MAX], noise[:, NUMBERS], noise[:, SPREAD], real, case.draws)
+        statistics = noise[:, RMS], noise[:, MAX], noise[:, NUMBERS], noise[:, SPREAD]
+        return cls(*statistics, real, case.draws, case.single)
 
     def dof(self, common: float) -> np.ndarray:
         """Of one draw: an error in so many numbers that also vary together."""
@@ -195,7 +202,8 @@ class _Part:
         dof, known, numbers, contested, known_max = (
             np.where(exact, EXACT, values) for values in (dof, known, numbers, contested, known_max)
         )
-        for floor in zip(rms, largest, dof, known, numbers, contested, known_max, self.max, strict=True):
+        single = np.broadcast_to(self.single, rms.shape)
+        for floor in zip(rms, largest, dof, known, numbers, contested, known_max, self.max, single, strict=True):
             yield Floor(*floor)
 
 

@@ -41,10 +41,16 @@ WORSE: tuple[Status, ...] = ("broken", "worse", "lost")
 
 
 class Limits(Protocol):
-    """What the limits at a precision follow from: the allowance, and factors on the limits, 1 unless asked for."""
+    """What the limits at a precision follow from.
+
+    The allowance, that of a call of one token where it is another one, and factors on the limits.
+    """
 
     @property
     def allowance(self) -> float: ...
+
+    @property
+    def single(self) -> float | None: ...
 
     @property
     def rms(self) -> float: ...

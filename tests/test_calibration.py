@@ -53,7 +53,8 @@ class World:
 def floors(noise, draws=DRAWS):
     """By layer."""
     counted = np.ones(noise.shape[2:], bool)
-    found = calibrated({"case": Recorded(TAPS[: len(noise)], noise.astype(np.float32), counted, draws)})["case"]
+    case = Recorded(TAPS[: len(noise)], noise.astype(np.float32), counted, draws, ~counted)
+    found = calibrated({"case": case})["case"]
     return list(found.values())
 
 
@@ -205,3 +206,20 @@ def test_the_chance_of_a_multiple_is_that_of_which_it_is_the_limit(numbers, reor
         for chance in (1e-3, 1e-9, 1e-12):
             found = rms_chance(limits(floor, chance, reordered)[0], floor, reordered)
             assert found == pytest.approx(chance, rel=1e-3)
+
+
+@pytest.mark.parametrize("products", [512, 4096, 16384])
+def test_one_long_sum_is_about_four_times_as_far_off_as_sixteen(products):
+    """What a call of one token is allowed: a register of AVX-512 has sixteen places."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=products)
+    terms = (x * random.normal(size=(400, products))).astype(np.float32)
+    exact = terms.sum(-1, dtype=np.float64)
+
+    def off(sums):
+        return np.sqrt(np.square(sums.astype(np.float64) - exact).mean())
+
+    one = np.add.accumulate(terms, axis=-1, dtype=np.float32)[:, -1]
+    lanes = np.add.accumulate(terms.reshape(400, -1, 16), axis=1, dtype=np.float32)[:, -1]
+    sixteen = np.add.accumulate(lanes, axis=-1, dtype=np.float32)[:, -1]
+    assert LIMITS["float32"].allowance < off(one) / off(sixteen) < LIMITS["float32"].single

@@ -9,7 +9,7 @@ from harness.choice import Choosing
 from harness.comparison import Place, compare
 from harness.families.options import Experts
 from harness.taps import Tap
-from harness.tolerances import limit
+from harness.tolerances import LIMITS, limit
 from harness.verdict import overall
 
 TAP = Tap("layers.0.q", ("batch", "position", "hidden"), ())
@@ -21,7 +21,7 @@ def run(actual, truth, noise=None, tap=TAP, precision="float32", dtype="float32"
     return compare(Place("case", precision, "replay", tap), actual, truth, noise, limit(precision), dtype)
 
 
-def floor(size, shape=(1, 6), dof=8.0, known=1e9):
+def floor(size, shape=(1, 6), dof=8.0, known=1e9, single=False):
     """PyTorch's own error, of one size at every position."""
     same = np.full(shape, float(size))
     return Floor(
@@ -31,6 +31,7 @@ def floor(size, shape=(1, 6), dof=8.0, known=1e9):
         np.full(shape, known),
         *(np.full(shape, x) for x in (dof, dof / 8, known)),
         same,
+        np.full(shape, single),
     )
 
 
@@ -271,3 +272,26 @@ def test_how_tokens_are_shared_out_may_be_wider_than_the_model():
     assert (found.verdict, found.expected) == ("match", None)
     narrow = of_weights(WEIGHTS.astype(np.float32), dtype="float64")
     assert narrow.verdict == "dtype"
+
+
+def test_where_a_token_is_a_call_of_its_own_one_long_sum_is_no_bug():
+    """4.5 times PyTorch's error: a bug among other tokens, and what XLA's vector products come to."""
+    truth = np.ones((1, 6, 8))
+    place = Place("case", "float32", "forward", TAP)
+
+    def found(single, times, precision="float32"):
+        noise = floor(1e-6, dof=1e6, single=single)
+        return compare(
+            replace(place, precision=precision), truth + times * 1e-6, truth, noise, LIMITS[precision], "float64"
+        )
+
+    assert found(False, 4.5).verdict == "diverged"
+    alone = found(True, 4.5)
+    assert alone.verdict == "match"
+    assert alone.rms_limit == pytest.approx(LIMITS["float32"].single, rel=0.01)
+    assert alone.chance > 1e-3 > found(False, 4.5).chance
+    assert found(True, 5.7).verdict == "diverged"
+    # All positions together: of each the allowance that it has.
+    steps = floor(1e-6, dof=1e6, single=np.arange(6) >= 3)
+    overall = limit("float32").of(steps, np.ones((1, 6), bool)).overall
+    assert overall == pytest.approx(np.sqrt((3.2**2 + 5.2**2) / 2), rel=0.05)

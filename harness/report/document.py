@@ -80,6 +80,7 @@ class LimitEntry:
         weakest_bug: the rms multiple of the weakest planted bug.
         budget: the chance of a correct port to be beyond a limit, in one comparison; None where no noise is
             recorded.
+        single: the allowance of a token that is a call of its own, where that is another one.
     """
 
     allowance: float
@@ -88,11 +89,13 @@ class LimitEntry:
     why: str
     weakest_bug: float
     budget: float | None = BUDGET
+    single: float | None = None
 
     @classmethod
     def of(cls, limit: Limit) -> LimitEntry:
         budget = None if limit.half_ulps else BUDGET
-        return cls(limit.allowance, limit.rms, limit.max, limit.why, limit.weakest_bug, budget)
+        single = None if limit.single == limit.allowance else limit.single
+        return cls(limit.allowance, limit.rms, limit.max, limit.why, limit.weakest_bug, budget, single)
 
 
 @dataclass(frozen=True)

@@ -82,12 +82,16 @@ def same_limits(before: Mapping[str, Limits], after: Mapping[str, Limits], where
     """
     for precision in before:
         old, new = before[precision], after.get(precision, before[precision])
-        if (old.allowance, old.rms, old.max) != (new.allowance, new.rms, new.max):
+        if (old.allowance, old.single, old.rms, old.max) != (new.allowance, new.single, new.rms, new.max):
             problem = f"the two sides are judged by different limits at {precision}"
-            expected = f"allowance {old.allowance:g}, factors rms {old.rms:g}, max {old.max:g} on both sides"
+            expected = f"{_said(old)} on both sides"
             hint = "save both with the same --limit-rms and --limit-max of goldens check"
-            found = f"allowance {new.allowance:g}, factors rms {new.rms:g}, max {new.max:g}"
-            raise UsageError(problem, where, expected, found, hint=hint)
+            raise UsageError(problem, where, expected, _said(new), hint=hint)
+
+
+def _said(limits: Limits) -> str:
+    single = f" ({limits.single:g} where a call has one token)" if limits.single else ""
+    return f"allowance {limits.allowance:g}{single}, factors rms {limits.rms:g}, max {limits.max:g}"
 
 
 def _cell(result: TapResult) -> Cell:

@@ -256,7 +256,8 @@ def rule(limits: LimitEntry) -> str:
     factors = [f"{name} limits times {x:g}" for name, x in (("rms", limits.rms), ("max", limits.max)) if x != 1]
     if limits.budget is None:
         return ", ".join(["one limit everywhere, in half-ulps", *factors])
-    who = f"a correct port, up to {limits.allowance:g} x as noisy as PyTorch"
+    single = f" ({limits.single:g} x where a call has one token)" if limits.single else ""
+    who = f"a correct port, up to {limits.allowance:g} x as noisy as PyTorch{single}"
     return ", ".join([f"{who}, is beyond one in {power(1 / limits.budget)} comparisons", *factors])
 
 

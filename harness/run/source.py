@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 
 from harness import along
 from harness.along import Case, Scope
@@ -161,11 +161,18 @@ class GoldenSource:
                         self.golden.noise(case.name, self.precision, mode),
                         self.scope(case.name).counted,
                         case.draws,
+                        self._single(case),
                     )
                     for case in self.golden.manifest.cases
                 }
             )
         return _CALIBRATED[key]
+
+    def _single(self, case: CaseEntry) -> Bool[np.ndarray, "batch position"]:
+        """Which of the compared tokens are calls of their own, in a batch of one."""
+        scope, calls = self.scope(case.name), np.asarray(case.calls or (case.shape[1],))
+        single = (np.repeat(calls, calls) == 1) & (case.shape[0] == 1)
+        return np.broadcast_to(single[scope.positions], scope.counted.shape)
 
 
 def _working_set(golden: Golden) -> int:

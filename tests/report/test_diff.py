@@ -159,6 +159,14 @@ def test_different_limits_are_never_compared(rms, largest):
         assert f"found:    allowance 3.2, factors rms {rms:g}, max {largest:g}" in message
 
 
+def test_limits_of_another_version_are_never_compared():
+    known = RIGHT.limits["float32"]
+    message = refusal(RIGHT, replace(RIGHT, limits={"float32": replace(known, single=7.0)}))
+    assert (
+        f"found:    allowance {known.allowance:g} (7 where a call has one token), factors rms 1, max 1" in message
+    )
+
+
 DOUBLE = LimitEntry(1.0, 1.0, 1.0, "measured", 7e12, None)
 
 

@@ -11,8 +11,8 @@ import pytest
 from harness.run import check as checking
 from harness.run.check import Checker
 from harness.run.question import Question
-from harness.run.source import CachedArrays
-from harness.store import Golden
+from harness.run.source import CachedArrays, GoldenSource
+from harness.store import Golden, open_golden
 
 CASES = ("one-to-five", "batch-left")
 
@@ -139,3 +139,17 @@ def test_what_cannot_be_made_is_said_to_all_who_ask_and_is_tried_again():
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             recent("a")
+
+
+def test_it_is_known_which_tokens_are_calls_of_their_own(golden_path):
+    with open_golden(golden_path) as golden:
+        source = GoldenSource(golden, "float32")
+
+        def single(case):
+            noise = source.noise(golden.manifest.case(case), "forward", "layers.0.q")
+            return noise.single.astype(int).tolist()
+
+        assert single("hello") == [[1]]
+        assert single("decode") == [[0] * 9 + [1] * 8]
+        assert single("chunked") == [[0] * 16 + [1] * 2]
+        assert not np.any(single("batch-decode"))
