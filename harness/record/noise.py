@@ -29,6 +29,7 @@ Floors = Float[np.ndarray, "tap statistic batch position"]
 # operations, many enough that every sum has some of them.
 ONE_IN = 8
 BLOCK = 1 << 18  # numbers, of all draws: a megabyte for each of two cores
+NUDGED = 1 << 15  # numbers at a time: they stay in a core's cache, and torch leaves them to one thread
 # A case of up to so many tokens has few numbers at every position, and costs little: it is drawn more often.
 SHORT, DRAWS_OF_SHORT, DRAWS = 64, 4, 2
 
@@ -55,10 +56,17 @@ def nudged(value: Tensor, seed: str) -> Tensor:
         seed: decides which, and which way: the same on every run.
     """
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
-    chance = torch.randint(0, 2 * ONE_IN, value.shape, generator=generator, dtype=torch.int8).to(value.device)
-    up, down = ((chance == way).view(torch.int8) for way in (0, 1))
-    step = up.sub_(down).mul_(value != 0)
-    return (value.contiguous().view(BITS[value.dtype]) + step).view(value.dtype)
+    bits = value.contiguous().view(BITS[value.dtype]).cpu()
+    moved = torch.empty_like(bits)  # by torch, so that it is aligned
+    flat, out = bits.reshape(-1).numpy(), moved.view(-1).numpy()
+    unsigned = np.iinfo(flat.dtype).max
+    for start in range(0, flat.size, NUDGED):
+        here = flat[start : start + NUDGED]
+        chance = torch.randint(0, 2 * ONE_IN, here.shape, generator=generator, dtype=torch.int8).numpy()
+        step = (chance == 0).view(np.int8) - (chance == 1).view(np.int8)
+        step *= here & unsigned != 0
+        np.add(here, step, out[start : start + NUDGED])
+    return moved.view(value.dtype).to(value.device)
 
 
 def noise_floors(
