@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from harness.errors import RecordError
@@ -86,13 +86,26 @@ def noise_floors(
     Raises:
         RecordError: PyTorch gives a value that is not finite at this precision.
     """
-    return np.stack([_floors(draws, truth, tap, stream) for tap in taps]).astype(np.float32)
+    each = [_sums(draws, truth, tap) for tap in taps]
+    numbers = torch.tensor([truth[tap.kind].numel() // each[0][0][0].numel() for tap in taps])
+    sums, largest, fourth = (torch.stack(part, dim=1) for part in zip(*each, strict=True))
+    floors = _statistics(sums, largest, fourth, numbers[:, None, None])
+    for tap, most in zip(taps, floors[:, NOISE_STATISTICS.index("max")], strict=True):
+        if not np.isfinite(most).all():
+            raise not_finite(tap.name, stream)
+    return floors.astype(np.float32)
 
 
-def _floors(
-    draws: Sequence[Mapping[str, Tensor]], truth: Mapping[str, Tensor], tap: Tap, stream: str
-) -> Float[np.ndarray, "statistic batch position"]:
-    """Of one tap, some positions at a time: what is computed of them stays in a core's cache."""
+PerDraw = Float[Tensor, "draw batch position"]
+
+
+def _sums(
+    draws: Sequence[Mapping[str, Tensor]], truth: Mapping[str, Tensor], tap: Tap
+) -> tuple[PerDraw, PerDraw, PerDraw]:
+    """The sum of one tap's squared errors, their largest, and the sum of fourth powers.
+
+    Some positions at a time: what is computed of them stays in a core's cache.
+    """
     expected = truth[tap.kind].movedim(tap.position_axis, 1)  # [batch, position, ...]
     values = [draw[tap.kind].movedim(tap.position_axis, 1) for draw in draws]
     step = max(1, BLOCK * expected.shape[1] // max(1, expected.numel() * len(draws)))
@@ -102,27 +115,19 @@ def _floors(
         errors = torch.empty((len(values), *truth_here.shape), dtype=torch.float64, device=truth_here.device)
         for error, value in zip(errors, values, strict=True):
             error.copy_(value[:, here]).sub_(truth_here)
-        parts.append(_sums(errors.flatten(3).cpu()))
-    numbers = expected.numel() // max(1, expected.shape[0] * expected.shape[1])
+        flat = errors.flatten(3).cpu()
+        squares = flat.mul_(flat)
+        parts.append((squares.sum(-1), squares.amax(-1), squares.mul_(squares).sum(-1)))
     sums, largest, fourth = (torch.cat(part, dim=-1) for part in zip(*parts, strict=True))
-    floors = _statistics(sums, largest, fourth, numbers)
-    if not np.isfinite(floors[NOISE_STATISTICS.index("max")]).all():
-        raise not_finite(tap.name, stream)
-    return floors
+    return sums, largest, fourth
 
 
-PerDraw = Float[Tensor, "draw batch position"]
-
-
-def _sums(errors: Float[Tensor, "draw batch position number"]) -> tuple[PerDraw, PerDraw, PerDraw]:
-    """The sum of squares, their largest, and the sum of fourth powers; the errors are overwritten."""
-    squares = errors.mul_(errors)
-    return squares.sum(-1), squares.amax(-1), squares.mul_(squares).sum(-1)
+PerTap = Float[Tensor, "draw tap batch position"]
 
 
 def _statistics(
-    sums: PerDraw, largest: PerDraw, fourth: PerDraw, numbers: int
-) -> Float[np.ndarray, "statistic batch position"]:
+    sums: PerTap, largest: PerTap, fourth: PerTap, numbers: Int[Tensor, "tap 1 1"]
+) -> Float[np.ndarray, "tap statistic batch position"]:
     mean = sums / numbers
     # The participation ratio, 3 (sum e^2)^2 / sum e^4: n for n Gaussian errors of one size, 3 at least, or all
     # that there are, where one number has nearly all of the error.
@@ -132,10 +137,10 @@ def _statistics(
     statistics = {
         "rms": mean.mean(0).sqrt(),
         "max": largest.mean(0).sqrt(),
-        "numbers": share.mean(0).clamp(1, numbers),
+        "numbers": share.mean(0).clamp(torch.ones_like(numbers), numbers),
         "spread": torch.where(mean.amax(0) > 0, spread, torch.zeros_like(spread)),
     }
-    return np.asarray(torch.stack([statistics[name] for name in NOISE_STATISTICS]).numpy())
+    return np.asarray(torch.stack([statistics[name] for name in NOISE_STATISTICS], dim=1).numpy())
 
 
 def not_finite(tap: str, stream: str) -> RecordError:
