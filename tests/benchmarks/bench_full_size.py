@@ -149,6 +149,7 @@ def measured(
     seconds = time.perf_counter() - started
     if done.returncode:
         sys.exit(f"{' '.join(words)}\n{done.stderr[-3000:]}")
+    Console(stderr=True).print(f"{' '.join(filter(None, (what, precision, modes)))}: {seconds:.0f} s", style="dim")
     return {"seconds": seconds, **json.loads(done.stdout.splitlines()[-1])}
 
 
