@@ -1,7 +1,7 @@
 """Recorded noise -> PyTorch's own error, place by place, and how well it is known. The method: calibration.md.
 
 PyTorch's error is an estimate of its own size, from few draws and, at some positions, few numbers. What is known
-of it decides the limit (`harness.tolerances`). (scipy is imported when it is needed: a report is read without it.)
+of it decides the limit (`harness.tolerances`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,13 @@ from harness.golden import statistic
 from harness.metrics import PerPosition
 from harness.taps import kind_of
 
-# What several places have in common is never trusted further than this, in degrees of freedom.
-MOST_SHARED = 60.0
-# What the numbers of one error have in common is not told from nothing at all beyond this.
-MOST_COMMON = 1e4
+MOST_SHARED = 60.0  # degrees of freedom: what several places have in common is never trusted further
+MOST_COMMON = 1e4  # beyond this what the numbers of one error have in common is not told from nothing at all
 EXACT = 1e9  # degrees of freedom of what is not estimated at all
-# The least that a fit needs: fewer places than this say nothing of how they vary.
-FEWEST = 8
+FEWEST = 8  # places, which a fit needs: fewer say nothing of how they vary
 
-# One in so many numbers of an error may be its largest, where that cannot be fitted.
-UNEVEN = 8.0
-# The least share that is fitted, and in how many halvings.
-LEAST, STEPS = 1 / 256, 16
+UNEVEN = 8.0  # one in so many numbers of an error may be its largest, where that cannot be fitted
+LEAST, STEPS = 1 / 256, 16  # the least share that is fitted, and in how many halvings
 # Of the largest of 1, 2, 4, 8 squared Gaussian numbers, and so on to 1,024.
 DOF_OF_LARGEST = (1.0, 1.868, 3.322, 5.552, 8.699, 12.85, 18.05, 24.33, 31.70, 40.16, 49.63)
 
@@ -48,8 +43,7 @@ class Floor:
         contested: how many of them may be the largest.
         known_max: degrees of freedom of the estimate of the largest.
         recorded_max: PyTorch's own largest errors, as they were recorded.
-        single: where a token is a call of its own. Its products are those of a vector, which XLA sums one after
-            the other on a CPU, and PyTorch in as many sums as a register has places.
+        single: where a token is a call of its own: XLA sums the products of a vector otherwise (calibration.md).
     """
 
     rms: PerPosition
@@ -117,9 +111,8 @@ def calibrated(cases: Mapping[str, Recorded]) -> dict[str, dict[str, Floor]]:
     for kind in kinds:
         groups = {name: [i for i, tap in enumerate(c.taps) if kind_of(tap) == kind] for name, c in cases.items()}
         parts = {name: _Part.of(cases[name], taps) for name, taps in groups.items() if taps}
-        common = _common_dof(list(parts.values()))
-        shared = _shared_dof(list(parts.values()), common)
-        contest = _contest(list(parts.values()))
+        every, common = list(parts.values()), _common_dof(list(parts.values()))
+        shared, contest = _shared_dof(every, common), _contest(every)
         for name, part in parts.items():
             floors = part.floors(common, shared, contest)
             by_case[name] |= dict(zip((cases[name].taps[i] for i in groups[name]), floors, strict=True))
@@ -143,8 +136,8 @@ class _Part:
         noise = case.noise[taps].astype(np.float64)
         # Where PyTorch is exact, or nothing is counted, there is nothing to estimate from.
         real = (noise[:, RMS] > 0) & case.counted
-        statistics = noise[:, RMS], noise[:, MAX], noise[:, NUMBERS], noise[:, SPREAD]
-        return cls(*statistics, real, case.draws, case.single)
+        rms, largest, numbers, spread = (noise[:, statistic] for statistic in (RMS, MAX, NUMBERS, SPREAD))
+        return cls(rms, largest, numbers, spread, real, case.draws, case.single)
 
     def dof(self, common: float) -> np.ndarray:
         """Of one draw: an error in so many numbers that also vary together."""
@@ -163,9 +156,8 @@ class _Part:
         weight = self.real.astype(np.float64)
 
         def mean(axes: tuple[int, ...]) -> np.ndarray:
-            return np.asarray(
-                (logs * weight).sum(axes, keepdims=True) / np.maximum(weight.sum(axes, keepdims=True), 1)
-            )
+            total, count = (values.sum(axes, keepdims=True) for values in (logs * weight, weight))
+            return np.asarray(total / np.maximum(count, 1))
 
         return np.asarray(mean((1, 2)) + mean((0,)) - mean((0, 1, 2)))
 

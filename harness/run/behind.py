@@ -3,8 +3,7 @@
 JAX returns from a compiled function before its results are there. Whoever looks at them at once waits; whoever
 looks at those of the call before has them already, and both cores are at work. So comparisons are put off, and
 made in the order in which they would be made otherwise: of a large model by a thread of their own. Another thread
-reads, verifies and converts what will be asked for next. What goes wrong in either is raised where that is waited
-for.
+reads, verifies and converts what will be asked for next. What goes wrong in either is raised where it is awaited.
 """
 
 from __future__ import annotations

@@ -126,8 +126,7 @@ class Decoder:
         replayed = any(getattr(call.tap, "replaying", False) for calls in sequences for call in calls)
         large, wide = self._is_large(), self.weights.dtype == np.float64
         with one_thread() as reading, one_thread() as comparing:
-            thread = comparing if large else None
-            backlog = Backlog(1 if self._spread.mesh is None else 0, not replayed, thread)
+            backlog = Backlog(1 if self._spread.mesh is None else 0, not replayed, comparing if large else None)
             inputs = [
                 [backlog.call(self._spread.call(call)) for call in calls]
                 for calls in at_few_lengths(self.arch, sequences)
