@@ -109,8 +109,7 @@ def errors(
 
 
 def each(function: Callable[[slice], T], blocks: Iterable[slice], numbers: int) -> Iterable[T]:
-    """What a function gives of each block, in their order: of many numbers on all cores, since numpy lets go of
-    Python's lock while it computes."""
+    """What a function gives of each block, in order; of many numbers on all cores: numpy frees Python's lock."""
     if numbers < MANY:
         return map(function, blocks)
     with ThreadPoolExecutor(os.cpu_count()) as pool:

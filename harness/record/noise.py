@@ -29,7 +29,7 @@ Floors = Float[np.ndarray, "tap statistic batch position"]
 # operations, many enough that every sum has some of them.
 ONE_IN = 8
 BLOCK = 1 << 18  # numbers, of all draws: a megabyte for each of two cores
-NUDGED = 1 << 15  # numbers at a time: they stay in a core's cache, and torch leaves them to one thread
+NUDGED = 1 << 15  # numbers at a time: they stay in a core's cache
 # A case of up to so many tokens has few numbers at every position, and costs little: it is drawn more often.
 SHORT, DRAWS_OF_SHORT, DRAWS = 64, 4, 2
 

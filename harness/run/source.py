@@ -212,31 +212,32 @@ class LRUCache:
 
         Whoever asks for what another thread is making waits for it.
         """
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key][0]
-            made = self._making.get(key)
-            if made is None:
-                own = self._making[key] = Future[Any]()
-        if made is not None:
-            return made.result()
-        try:
-            value, size = make()
-        except BaseException as error:
+        own = Future[Any]()
+        try:  # whatever comes, a signal as well: nobody is to wait for what nobody makes
             with self._lock:
-                del self._making[key]
-            own.set_exception(error)
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    return self._kept[key][0]
+                made = self._making.setdefault(key, own)
+            if made is not own:
+                return made.result()
+            value, size = make()
+            with self._lock:
+                if size <= self._most:
+                    self._kept[key] = value, size
+                    self._bytes += size
+                while self._bytes > self._most:
+                    self._bytes -= self._kept.popitem(last=False)[1][1]
+            own.set_result(value)
+            return value
+        except BaseException as error:
+            if not own.done():
+                own.set_exception(error)
             raise
-        with self._lock:
-            del self._making[key]
-            if size <= self._most:
-                self._kept[key] = value, size
-                self._bytes += size
-            while self._bytes > self._most:
-                self._bytes -= self._kept.popitem(last=False)[1][1]
-        own.set_result(value)
-        return value
+        finally:
+            with self._lock:
+                if self._making.get(key) is own:
+                    del self._making[key]
 
     def forget(self) -> None:
         """Release everything."""
