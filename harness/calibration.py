@@ -7,7 +7,7 @@ of it decides the limit (`harness.tolerances`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 
@@ -111,8 +111,8 @@ def calibrated(cases: Mapping[str, Recorded]) -> dict[str, dict[str, Floor]]:
     for kind in kinds:
         groups = {name: [i for i, tap in enumerate(c.taps) if kind_of(tap) == kind] for name, c in cases.items()}
         parts = {name: _Part.of(cases[name], taps) for name, taps in groups.items() if taps}
-        every, common = list(parts.values()), _common_dof(list(parts.values()))
-        shared, contest = _shared_dof(every, common), _contest(every)
+        common, contest = _common_dof(parts.values()), _contest(parts.values())
+        shared = _shared_dof(parts.values(), common)
         for name, part in parts.items():
             floors = part.floors(common, shared, contest)
             by_case[name] |= dict(zip((cases[name].taps[i] for i in groups[name]), floors, strict=True))
@@ -199,7 +199,7 @@ class _Part:
             yield Floor(*floor)
 
 
-def _common_dof(parts: Sequence[_Part]) -> float:
+def _common_dof(parts: Iterable[_Part]) -> float:
     """How far the numbers of one error vary together, in degrees of freedom.
 
     Independent errors in n numbers have a mean square whose logarithm varies by `_variance(n)` from draw to draw.
@@ -219,7 +219,7 @@ def _common_dof(parts: Sequence[_Part]) -> float:
     return float(1 / max(t, 1 / MOST_COMMON))
 
 
-def _shared_dof(parts: Sequence[_Part], common: float) -> float:
+def _shared_dof(parts: Iterable[_Part], common: float) -> float:
     """How much `expected` is worth, in degrees of freedom: all that the estimates vary beyond their own spread.
 
     Source: G. K. Smyth, Linear models and empirical Bayes methods (2004), section 6.2.
@@ -248,7 +248,7 @@ class _Contest:
     shared: float | None
 
 
-def _contest(parts: Sequence[_Part]) -> _Contest:
+def _contest(parts: Iterable[_Part]) -> _Contest:
     """The share that explains how much PyTorch's largest errors vary from place to place.
 
     The largest of k Gaussian errors, squared, varies the less the more there are (`_dof_of_largest`). What it

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -90,7 +90,8 @@ def errors(
         per_position = squares, top, _squares(truth), np.maximum(high, -low)
         return per_position, float(np.add.reduce(difference, axis=None)), _largest(difference, here, shape)
 
-    parts, totals, largest_of = zip(*each(block, _blocks(shape), expected.size), strict=True)
+    step = max(1, BLOCK // max(1, expected.size // length))  # positions whose numbers a core's cache holds
+    parts, totals, largest_of = zip(*each(block, length, step, expected.size), strict=True)
     total, worst = sum(totals), max(largest_of, key=lambda pair: (pair[0], -pair[1]))
     squares, largest, sizes, scale_max = parts[0] if len(parts) == 1 else map(_joined, zip(*parts, strict=True))
     numbers = shape[1] * shape[3]
@@ -108,8 +109,13 @@ def errors(
     )
 
 
-def each(function: Callable[[slice], T], blocks: Iterable[slice], numbers: int) -> Iterable[T]:
-    """What a function gives of each block, in order; of many numbers on all cores: numpy frees Python's lock."""
+def each(function: Callable[[slice], T], length: int, step: int, numbers: int) -> Iterable[T]:
+    """What a function gives of so many places at a time, in order: everything is computed in one pass over memory.
+
+    Args:
+        numbers: in all; many are shared out among all cores, since numpy frees Python's lock.
+    """
+    blocks = (slice(start, min(start + step, length)) for start in range(0, length, step))
     if numbers < MANY:
         return map(function, blocks)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -119,13 +125,6 @@ def each(function: Callable[[slice], T], blocks: Iterable[slice], numbers: int) 
 def _form(shape: tuple[int, ...], position_axis: int) -> tuple[int, int, int, int]:
     """A shape as [batch, before, position, after], with the axes between and behind those two taken together."""
     return shape[0], math.prod(shape[1:position_axis]), shape[position_axis], math.prod(shape[position_axis + 1 :])
-
-
-def _blocks(shape: tuple[int, int, int, int]) -> Iterator[slice]:
-    """Ranges of positions whose numbers a core's cache holds: everything is computed in one pass over memory."""
-    batch, before, length, after = shape
-    step = max(1, BLOCK // max(1, batch * before * after))
-    return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
 def _joined(parts: Sequence[PerPosition]) -> PerPosition:
@@ -212,14 +211,14 @@ def pcc(actual: Values, expected: Values) -> float | None:
     both = actual.reshape(-1), expected.reshape(-1)
     means = [float(side.mean(dtype=np.float64)) for side in both]
 
-    def block(here: slice) -> list[float]:
+    def block(here: slice) -> Float[np.ndarray, "3"]:
         x, y = (side[here].astype(np.float64) for side in both)
         x -= means[0]
         y -= means[1]
-        return [np.einsum("n,n->", *pair) for pair in ((x, x), (y, y), (x, y))]  # BLAS would share out each block
+        # BLAS would share out each block.
+        return np.array([np.einsum("n,n->", *pair) for pair in ((x, x), (y, y), (x, y))])
 
-    starts = range(0, len(both[0]), BLOCK)
-    sums = sum(map(np.array, each(block, (slice(n, n + BLOCK) for n in starts), len(both[0]))), np.zeros(3))
+    sums = sum(each(block, len(both[0]), BLOCK, len(both[0])), np.zeros(3))
     norm = float(np.sqrt(sums[0] * sums[1]))
     if len(both[0]) < 2 or not np.isfinite(sums).all() or norm == 0:
         return None

@@ -68,7 +68,7 @@ class Limit:
 
     Attributes:
         allowance: how many times PyTorch's own error a correct port's may be, as measured.
-        single: the same of a token that is a call of its own.
+        single: the same of a token that is a call of its own, where that is another.
         why: the measurements that it rests on.
         weakest_bug: the rms multiple of the weakest known bug, at the tap where it sits (embedded golden,
             `goldens audit`).
@@ -79,13 +79,13 @@ class Limit:
     """
 
     allowance: float
-    single: float
     why: str
     weakest_bug: float
     rms: float = 1.0
     max: float = 1.0
     half_ulps: tuple[float, float] | None = None
     reordered: bool = False
+    single: float | None = None
 
     @property
     def plain(self) -> float:
@@ -110,13 +110,12 @@ class Limit:
 
     def allowances(self, floor: Floor) -> PerPosition:
         """The allowance of every position."""
-        return np.where(floor.single, self.single, self.allowance)
+        return np.where(floor.single, self.single or self.allowance, self.allowance)
 
 
 LIMITS = {
     "float64": Limit(
         allowance=1.0,
-        single=1.0,
         half_ulps=(1e5, 1e6),
         why="float64 has no recorded floor, so multiples count half-ulps of the values themselves: the built-in "
         "port reaches 37 (rms) and 69 (max) on the embedded golden, a constant rounded to float32 would be 5e8, "
@@ -136,7 +135,6 @@ LIMITS = {
     ),
     "bfloat16": Limit(
         allowance=1.25,
-        single=1.25,
         why="whoever rounds where PyTorch rounds has its error: 0.5 to 1.05 times as large, by the median of "
         "every operation; smaller bugs (a wrong eps, logits capped at 30) belong to float32 and float64",
         weakest_bug=2.4,

@@ -135,10 +135,10 @@ def test_many_numbers_are_shared_out_among_threads_and_give_the_same_to_the_last
         return vars(found) | vars(predicted) | {"pcc": metrics.pcc(*sides)}
 
     one, blocks = everything(), [slice(n, n + 1) for n in range(20)]
-    assert list(metrics.each(watched, blocks, 20)) == blocks
+    assert list(metrics.each(watched, 20, 1, 20)) == blocks
     assert threads == {True}
     monkeypatch.setattr(metrics, "MANY", 1)
-    assert list(metrics.each(watched, blocks, 20)) == blocks
+    assert list(metrics.each(watched, 20, 1, 20)) == blocks
     assert threads == {True, False}
     for name, value in everything().items():
         np.testing.assert_array_equal(value, one[name])

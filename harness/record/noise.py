@@ -86,9 +86,9 @@ def noise_floors(
     Raises:
         RecordError: PyTorch gives a value that is not finite at this precision.
     """
-    each = [_sums(draws, truth, tap) for tap in taps]
-    numbers = torch.tensor([truth[tap.kind].numel() // each[0][0][0].numel() for tap in taps])
-    sums, largest, fourth = (torch.stack(part, dim=1) for part in zip(*each, strict=True))
+    each = zip(*(_sums(draws, truth, tap) for tap in taps), strict=True)
+    sums, largest, fourth = (torch.stack(part, dim=1) for part in each)  # [draw, tap, batch, position]
+    numbers = torch.tensor([truth[tap.kind].numel() // sums[0, 0].numel() for tap in taps])
     floors = _statistics(sums, largest, fourth, numbers[:, None, None])
     for tap, most in zip(taps, floors[:, NOISE_STATISTICS.index("max")], strict=True):
         if not np.isfinite(most).all():

@@ -94,8 +94,7 @@ class LimitEntry:
     @classmethod
     def of(cls, limit: Limit) -> LimitEntry:
         budget = None if limit.half_ulps else BUDGET
-        single = None if limit.single == limit.allowance else limit.single
-        return cls(limit.allowance, limit.rms, limit.max, limit.why, limit.weakest_bug, budget, single)
+        return cls(limit.allowance, limit.rms, limit.max, limit.why, limit.weakest_bug, budget, limit.single)
 
 
 @dataclass(frozen=True)

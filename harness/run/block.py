@@ -74,11 +74,10 @@ def _attention(layer: Layer, x: Hidden, past: Past | None) -> tuple[Hidden, Past
         k = tap("cache_k", ops.write_k(past.held["cache_k"], k, past.filled))
         v = tap("cache_v", ops.write_v(past.held["cache_v"], v, past.filled))
         past = Past({"cache_k": k, "cache_v": v}, past.filled)
-    groups, sinks = arch.heads // arch.kv_heads, layer.vector("sinks")
+    groups, sink = arch.heads // arch.kv_heads, layer.vector("sinks")
     scores = ops.score_cap(ops.scores(q, ops.repeat_k(k, groups)))  # [B, Q, S, T]
-    probs = tap(
-        "probs", ops.probabilities(scores, layer.allowed(x.shape[1], past), *(() if sinks is None else (sinks,)))
-    )
+    sinks = () if sink is None else (sink,)
+    probs = tap("probs", ops.probabilities(scores, layer.allowed(x.shape[1], past), *sinks))
     context = tap("context", ops.context(probs, ops.repeat_v(v, groups)))  # [B, S, Q, D]
     return tap("attn_out", layer.linear("attn_out", ops.join_heads(context))), past
 

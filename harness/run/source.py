@@ -170,8 +170,10 @@ class GoldenSource:
 
     def _single(self, case: CaseEntry) -> Bool[np.ndarray, "batch position"]:
         """Which of the compared tokens are calls of their own, in a batch of one."""
-        scope, calls = self.scope(case.name), np.asarray(case.calls or (case.shape[1],))
-        single = (np.repeat(calls, calls) == 1) & (case.shape[0] == 1)
+        scope, own = self.scope(case.name), self._case(case.name)
+        single = np.zeros(own.length, bool)
+        for span in own.spans:
+            single[span] = span.stop - span.start == own.batch == 1
         return np.broadcast_to(single[scope.positions], scope.counted.shape)
 
 

@@ -90,7 +90,7 @@ class Tally:
             if not len(multiples):
                 continue
             key, limit = f"{source.precision} {mode}", LIMITS[source.precision]
-            chances = rms_chance(multiples / limit.allowance, floor, limit.reordered)
+            chances = rms_chance(multiples / limit.allowances(floor), floor, limit.reordered)
             _count(self.allowed.setdefault(key, [0] * (DECADES + 1)), chances)
             if len(multiples) < FEWEST:
                 continue
